@@ -1,0 +1,1 @@
+"""automigrator: bring databases to the revision the code expects, at startup."""

@@ -1,0 +1,110 @@
+"""Connections of our own, made the way the application makes its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import NullPool, event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import StaticPool
+
+from automigrator import urls
+from automigrator.target import Target
+
+
+class _Recipe(Exception):
+    """Carries the final connect arguments out of the application's own creator."""
+
+    def __init__(self, cargs: list[Any], cparams: dict[str, Any]) -> None:
+        super().__init__()
+        self.cargs = cargs
+        self.cparams = cparams
+
+
+class Access:
+    """How to reach one database server: the application's engine's creator, or a URL.
+
+    Nothing is ever taken out of the application's pool. `application` is None when the target
+    was given as a URL.
+    """
+
+    def __init__(self, target: Target) -> None:
+        given = target.migrate_with or target.database
+        assert not isinstance(given, str)
+        self.application = (
+            target.database if isinstance(target.database, AsyncEngine) else None
+        )
+        self._engine = given if isinstance(given, AsyncEngine) else None
+        self.url = urls.with_async_driver(
+            given.url if isinstance(given, AsyncEngine) else given
+        )
+        self.rewritten = self.url.drivername != target.application_url.drivername
+
+    @property
+    def shared_memory(self) -> AsyncEngine | None:
+        """The application's engine when the database lives in its connection alone."""
+        engine = self._engine
+        if engine is not None and isinstance(engine.sync_engine.pool, StaticPool):
+            return engine
+        return None
+
+    def engine(self, database: str | None = None) -> AsyncEngine:
+        """A new engine of our own to the target, or to another database of its server."""
+        if self._engine is None:
+            url = self.url if database is None else self.url.set(database=database)
+            return create_async_engine(url, poolclass=NullPool)
+        if database is None:
+            # recreate() is a fresh, empty pool with the same creator, arguments and listeners
+            return create_async_engine(
+                self.url, pool=self._engine.sync_engine.pool.recreate()
+            )
+        return self._elsewhere(self._engine, database)
+
+    def _elsewhere(self, engine: AsyncEngine, database: str) -> AsyncEngine:
+        other = create_async_engine(self.url.set(database=database), poolclass=NullPool)
+
+        @event.listens_for(other.sync_engine, "do_connect")
+        def _as_the_application(
+            dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]
+        ) -> None:
+            recipe = _recipe_of(engine)
+            if recipe is not None:
+                own = {key: cparams[key] for key in ("database",) if key in cparams}
+                cparams.clear()
+                cparams.update({**recipe.cparams, **own})
+
+        return other
+
+    @asynccontextmanager
+    async def connection(
+        self, database: str | None = None, *, autocommit: bool = False
+    ) -> AsyncIterator[AsyncConnection]:
+        """One connection of our own, with its engine disposed afterwards."""
+        engine = self.engine(database)
+        if autocommit:
+            engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            async with engine.connect() as connection:
+                yield connection
+        finally:
+            await engine.dispose()
+
+
+def _recipe_of(engine: AsyncEngine) -> _Recipe | None:
+    """The arguments the application's engine would connect with now, listeners included."""
+
+    def capture(
+        dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]
+    ) -> None:
+        raise _Recipe(list(cargs), dict(cparams))
+
+    event.listen(engine.sync_engine, "do_connect", capture)
+    try:
+        engine.sync_engine.pool.recreate().connect().close()
+    except _Recipe as recipe:
+        return recipe
+    finally:
+        event.remove(engine.sync_engine, "do_connect", capture)
+    return None  # a creator= of the application's: only its own database can be reached that way

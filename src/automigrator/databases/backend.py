@@ -1,0 +1,144 @@
+"""What one kind of database can do; no other module asks which database it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from automigrator.databases.access import Access
+from automigrator.errors import ConfigurationError
+from automigrator.failure import FailureKind
+
+
+@dataclass(frozen=True, slots=True)
+class VersionTable:
+    """Where a history keeps its heads; `schema` None is the connection's default."""
+
+    name: str = "alembic_version"
+    schema: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}" if self.schema else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What one look at a database found; `heads` is per version table, None where it is absent."""
+
+    exists: bool
+    heads: Mapping[VersionTable, tuple[str, ...] | None]
+    has_tables: bool = False
+    """Whether there are tables other than the version tables."""
+
+    def all_heads(self) -> tuple[str, ...]:
+        return tuple(
+            sorted({head for heads in self.heads.values() for head in heads or ()})
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A verified copy of a target's data; `place` says where (a file, a database)."""
+
+    place: str
+    heads: tuple[str, ...]
+    seconds: float
+    run_token: str
+
+
+Progress = Callable[[int, int], None]
+
+
+class Side(Protocol):
+    """A fresh database on the side, not yet in the target's place."""
+
+    engine: AsyncEngine
+    place: str
+
+
+class Backend(Protocol):
+    """One kind of database: how to look, create, lock, classify, snapshot, restore and replace."""
+
+    name: str
+    access: Access
+
+    async def look(self, tables: Sequence[VersionTable]) -> Sight: ...
+
+    async def create(self) -> bool:
+        """Create the database; False when it was there already."""
+
+    def engine(self) -> AsyncEngine:
+        """An engine of our own whose transactions are real; dispose it with `release`."""
+
+    async def release(self, engine: AsyncEngine) -> None: ...
+
+    def lock(
+        self, key: str, timeout_s: float, waiting: Callable[[float], None]
+    ) -> AbstractAsyncContextManager[float]:
+        """Hold the target's migration lock; yields the seconds waited. Raises TimeoutError."""
+
+    def identity(self, connection: Connection) -> Hashable:
+        """Which database a connection leads to, comparable between connections."""
+
+    def session_state(self, connection: Connection) -> Hashable:
+        """What an env.py may have set on a connection before it hands it over."""
+
+    def adopt(self, connection: Connection) -> None:
+        """Make the transactions of an env.py's own connection real, in place."""
+
+    def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
+        """The version table with the schema that this connection would find it in."""
+
+    def interrupter(self, connection: Connection) -> Callable[[], None] | None:
+        """A thread-safe call that interrupts the statement running on the connection."""
+
+    def configure_options(self) -> dict[str, Any]:
+        """What `context.configure` is given where env.py does not say."""
+
+    def classify(self, error: BaseException) -> FailureKind | None:
+        """The kind of failure by the driver's own codes; None when they do not say."""
+
+    async def debris(self) -> tuple[str, ...]:
+        """What half a revision left behind."""
+
+    async def recover(self, tables: Sequence[VersionTable]) -> str | None:
+        """Finish or undo what a dead process left; says what was done."""
+
+    async def snapshot(
+        self, token: str, heads: tuple[str, ...], **options: Any
+    ) -> Snapshot: ...
+
+    async def restore(self, snapshot: Snapshot, **options: Any) -> None: ...
+
+    async def forget(self, snapshot: Snapshot, keep: int, **options: Any) -> None:
+        """The migration succeeded: close the journal, prune all but the newest `keep`."""
+
+    def side(self) -> AbstractAsyncContextManager[Side]:
+        """A fresh, empty database beside the target; removed at exit unless it took its place."""
+
+    async def take_over(self, side: Side, **options: Any) -> str | None:
+        """Put the side database in the target's place; says where the old data was set aside."""
+
+    async def refresh(self) -> None:
+        """Let the application's pool forget what the migration made stale."""
+
+
+def backend_for(access: Access, maintenance_database: str | None = None) -> Backend:
+    """The backend for a URL. Raises ConfigurationError naming the dialects there are."""
+    dialect = access.url.get_backend_name()
+    if dialect == "sqlite":
+        from automigrator.databases.sqlite.backend import SQLite
+
+        return SQLite(access)
+    if dialect == "postgresql":
+        from automigrator.databases.postgresql.backend import PostgreSQL
+
+        return PostgreSQL(access, maintenance_database)
+    raise ConfigurationError(
+        f"no backend for the dialect {dialect!r}; automigrator knows sqlite and postgresql"
+    )

@@ -1,0 +1,84 @@
+"""Everything that happens in a run, as a stream that any number of listeners can read."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened; `at` is seconds since the epoch, `target` None for the whole run."""
+
+    name: str
+    target: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    at: float = field(default_factory=time.time)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", MappingProxyType(dict(self.data)))
+
+    def __str__(self) -> str:
+        facts = " ".join(f"{key}={value}" for key, value in self.data.items())
+        return " ".join(part for part in (self.name, self.target, facts) if part)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "target": self.target, "at": self.at, **self.data}
+
+
+class Subscription(AsyncIterator[Event]):
+    """One listener's view: bounded, so that a slow listener loses the oldest events, never the run.
+
+    `dropped` counts what was lost. Iteration ends with the run.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.dropped = 0
+        self._queue: deque[Event] = deque(maxlen=limit)
+        self._ready = asyncio.Event()
+        self._ended = False
+
+    def put(self, event: Event) -> None:
+        if len(self._queue) == self._queue.maxlen:
+            self.dropped += 1
+        self._queue.append(event)
+        self._ready.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._ready.set()
+
+    async def __anext__(self) -> Event:
+        while not self._queue:
+            if self._ended:
+                raise StopAsyncIteration
+            self._ready.clear()
+            await self._ready.wait()
+        return self._queue.popleft()
+
+
+class EventStream:
+    """Fans events out to the subscriptions that are open."""
+
+    def __init__(self) -> None:
+        self._subscriptions: list[Subscription] = []
+
+    def subscribe(self, limit: int) -> Subscription:
+        subscription = Subscription(limit)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def put(self, event: Event) -> None:
+        for subscription in self._subscriptions:
+            subscription.put(event)
+
+    def end(self) -> None:
+        """End every open subscription; later ones belong to the next run."""
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
+            subscription.end()

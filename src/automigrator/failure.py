@@ -1,0 +1,90 @@
+"""What stopped an attempt, what it left behind, and what a recovery strategy may answer."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+FailureKind = Literal[
+    "unreachable",
+    "auth",
+    "lock-timeout",
+    "timeout",
+    "disk-full",
+    "read-only",
+    "corrupt",
+    "revision",
+    "history",
+    "ahead",
+    "unversioned",
+    "env",
+    "hook",
+]
+KINDS: frozenset[str] = frozenset(get_args(FailureKind))
+
+State = Literal["clean", "partial-at-boundary", "partial-within-revision"]
+
+DISCARDABLE: frozenset[FailureKind] = frozenset({"revision", "corrupt"})
+"""The only kinds that a strategy which discards data is asked about; the state never widens this."""
+
+
+class Decision(enum.Enum):
+    """What happens after a failure."""
+
+    RETRY = "retry"
+    """Look again and make another attempt under the same lock."""
+    CONTINUE = "continue"
+    """Leave the target `degraded` and let the application start."""
+    ABORT = "abort"
+    """Stop the run; later targets are `not-run`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What stopped one attempt on one target.
+
+    `message` says what happened; `advice` what a person should do next; `statement` is SQL
+    without its parameters; `applied` holds the revision ids that stay applied, in order.
+    """
+
+    kind: FailureKind
+    message: str
+    state: State = "clean"
+    revision: str | None = None
+    statement: str | None = None
+    applied: tuple[str, ...] = ()
+    debris: tuple[str, ...] = ()
+    advice: str = ""
+    attempt: int = 1
+    error: BaseException | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        where = f" in revision {self.revision}" if self.revision else ""
+        lines = [f"{self.kind}{where}: {self.message}"]
+        if self.statement:
+            lines.append(f"statement: {self.statement}")
+        lines.append(
+            f"state: {self.state}"
+            + (f", debris: {', '.join(self.debris)}" if self.debris else "")
+        )
+        if self.applied:
+            lines.append(f"applied and kept: {', '.join(self.applied)}")
+        if self.advice:
+            lines.append(f"what to do: {self.advice}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the exception object, as JSON types."""
+        return {
+            "kind": self.kind,
+            "message": self.message,
+            "state": self.state,
+            "revision": self.revision,
+            "statement": self.statement,
+            "applied": list(self.applied),
+            "debris": list(self.debris),
+            "advice": self.advice,
+            "attempt": self.attempt,
+            "error": type(self.error).__name__ if self.error is not None else None,
+        }

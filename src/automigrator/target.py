@@ -1,0 +1,114 @@
+"""One database and the Alembic history it must reach."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from automigrator import urls
+from automigrator.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+Drive = Literal["auto", "loop", "thread"]
+Database = AsyncEngine | URL | str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """One database and the Alembic history it must reach; validated when constructed.
+
+    `config` is an `alembic.ini`, a `pyproject.toml`, a script directory or an
+    `alembic.config.Config`. `revision` is anything Alembic takes. `bootstrap` is called with a
+    connection to an empty database and returns what to stamp, or None to go on from base;
+    `baseline` stamps a database that has tables but no version row (`"base"` runs every
+    revision on it). Limits are seconds. Raises ConfigurationError.
+    """
+
+    database: Database
+    config: Config | str | os.PathLike[str]
+    name: str = field(default="", kw_only=True)
+    revision: str = field(default="heads", kw_only=True)
+    section: str = field(default="alembic", kw_only=True)
+    attributes: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    x: Sequence[str] = field(default=(), kw_only=True)
+    version_table: str | None = field(default=None, kw_only=True)
+    version_table_schema: str | None = field(default=None, kw_only=True)
+    create: bool = field(default=True, kw_only=True)
+    load: Callable[[], Any] | None = field(default=None, kw_only=True)
+    bootstrap: Callable[[Any], Any] | None = field(default=None, kw_only=True)
+    baseline: str | None = field(default=None, kw_only=True)
+    recovery: Sequence[Any] | None = field(default=None, kw_only=True)
+    migrate_with: Database | None = field(default=None, kw_only=True)
+    maintenance_database: str | None = field(default=None, kw_only=True)
+    drive: Drive = field(default="auto", kw_only=True)
+    connect_timeout: float = field(default=60.0, kw_only=True)
+    lock_timeout: float = field(default=900.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        for part in ("database", "migrate_with"):
+            value = getattr(self, part)
+            if isinstance(value, str):
+                set_(self, part, urls.parse(value))
+            elif value is not None and not isinstance(value, URL | AsyncEngine):
+                raise ConfigurationError(
+                    f"{part} must be an AsyncEngine, a URL or a string, not {type(value).__name__}; "
+                    "for a sync Engine pass its url"
+                )
+        if self.drive not in get_args(Drive):
+            raise ConfigurationError(
+                f"drive={self.drive!r} is not one of {get_args(Drive)}"
+            )
+        if isinstance(self.x, str):
+            raise ConfigurationError(
+                'x takes a list such as ["tenant=a"], not one string'
+            )
+        if self.connect_timeout <= 0 or self.lock_timeout <= 0:
+            raise ConfigurationError(
+                "connect_timeout and lock_timeout are seconds above zero"
+            )
+        if (
+            isinstance(self.config, str | os.PathLike)
+            and not Path(self.config).exists()
+        ):
+            raise ConfigurationError(
+                f"{os.fspath(self.config)}: no such Alembic configuration "
+                f"(looked for {Path(self.config).absolute()}); pass the path of an alembic.ini, "
+                "of a pyproject.toml with [tool.alembic], or of the script directory"
+            )
+        if not self.name:
+            set_(self, "name", _default_name(self.application_url))
+
+    @property
+    def application_url(self) -> URL:
+        """The URL the application uses; may hold a password, never print it."""
+        database = self.database
+        if isinstance(database, AsyncEngine):
+            return database.url
+        assert isinstance(database, URL)
+        return database
+
+    @property
+    def url(self) -> str:
+        """The database for people: no password."""
+        return urls.rendered(self.application_url)
+
+    def __repr__(self) -> str:
+        return f"Target({self.name!r}, {self.url!r})"
+
+
+def _default_name(url: URL) -> str:
+    database = url.database or ""
+    if url.get_backend_name() != "sqlite":
+        return database or url.get_backend_name()
+    if not database or database == ":memory:" or "mode=memory" in database:
+        return "memory"
+    return Path(database.removeprefix("file:")).stem

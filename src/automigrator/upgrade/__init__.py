@@ -1,0 +1,1 @@
+"""Driving Alembic; the one package that imports it. Import its modules lazily."""

@@ -1,0 +1,44 @@
+"""The names outside Alembic's documented API that automigrator relies on, all of them.
+
+`tests/upgrade/test_alembic_names.py` fails when a release changes one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import alembic.op
+
+if TYPE_CHECKING:
+    from alembic.script import Script, ScriptDirectory
+
+
+def upgrade_steps(
+    script: ScriptDirectory, revision: str, heads: tuple[str, ...]
+) -> list[Any]:
+    """What `alembic upgrade` would run, in order."""
+    return list(script._upgrade_revs(revision, heads))  # type: ignore[arg-type]  # takes a tuple
+
+
+def downgrade_steps(
+    script: ScriptDirectory, revision: str, heads: tuple[str, ...]
+) -> list[Any]:
+    """What `alembic downgrade` would run, in order."""
+    return list(script._downgrade_revs(revision, heads))  # type: ignore[arg-type]  # takes a tuple
+
+
+def parents(script: Script) -> tuple[str, ...]:
+    """What a revision comes after: its down revisions and resolved dependencies."""
+    return tuple(script._all_down_revisions)
+
+
+def remove_operations_proxy() -> None:
+    """Undo what a failed revision leaves installed in `alembic.op`."""
+    proxy = getattr(alembic.op, "_proxy", None)
+    if proxy is not None:
+        proxy._remove_proxy()
+
+
+def load_revisions(script: ScriptDirectory) -> Any:
+    """The generator behind a revision map."""
+    return script._load_revisions()

@@ -1,0 +1,256 @@
+"""The ways to run an env.py from a running loop, tried in order, each believed only when proved."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import threading
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from sqlalchemy import URL
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from automigrator.databases.backend import Backend
+from automigrator.target import Target
+from automigrator.upgrade.config import alembic_config
+from automigrator.upgrade.environment import (
+    EnvError,
+    Execution,
+    NeedsThreadError,
+    Request,
+    Stopped,
+    execute,
+)
+from automigrator.upgrade.history import History
+from automigrator.upgrade.process import _inside_env, alembic_to_ourselves, in_thread
+
+Offer = Literal["connection", "engine", "nothing"]
+_SYNC_DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "sqlite": ("pysqlite",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to run env.py; `offer` is what it finds in `attributes["connection"]`."""
+
+    drive: Literal["loop", "thread"]
+    offer: Offer
+    url: URL
+    replace: bool = True
+
+    def __str__(self) -> str:
+        if self.drive == "thread":
+            return f"thread ({self.url.drivername})"
+        return f"loop (offering {self.offer})"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The database an env.py is driven to: the target's, or one on the side."""
+
+    engine: AsyncEngine
+    url: URL
+    in_place: bool = False
+    """Whether the database lives in the engine's own connection alone."""
+
+
+def ways(target: Target, place: Place) -> list[Way]:
+    """The ways open to a target, best first."""
+    found: list[Way] = []
+    if target.drive != "thread":
+        offers: tuple[Offer, ...] = ("connection", "engine", "nothing")
+        found += [Way("loop", offer, place.url) for offer in offers]
+    if target.drive != "loop" and not place.in_place:
+        found.append(Way("thread", "nothing", place.url))
+        backend = place.url.get_backend_name()
+        for driver in _SYNC_DRIVERS.get(backend, ()):
+            if driver == "pysqlite" or importlib.util.find_spec(driver) is not None:
+                found.append(
+                    Way(
+                        "thread",
+                        "nothing",
+                        place.url.set(drivername=f"{backend}+{driver}"),
+                    )
+                )
+                break
+    return found
+
+
+async def probe(
+    target: Target,
+    backend: Backend,
+    history: History,
+    place: Place,
+    revision: str | None = None,
+) -> tuple[Way, Execution]:
+    """Find the first way that leads env.py to the database; changes nothing.
+
+    Raises EnvError listing what each way met, chained to the first.
+    """
+    tried: list[tuple[Way, BaseException]] = []
+    for way in ways(target, place):
+        try:
+            execution = await drive(
+                target,
+                backend,
+                history,
+                place,
+                way,
+                revision=revision or target.revision,
+            )
+            several = len(execution.contexts) > 1
+            if several and any(c.how == "replaced" for c in execution.contexts):
+                # one connection of ours cannot stand for several of theirs
+                way = replace(way, replace=False)
+                execution = await drive(
+                    target,
+                    backend,
+                    history,
+                    place,
+                    way,
+                    revision=revision or target.revision,
+                )
+            if any(context.ran for context in execution.contexts):
+                return way, execution
+            raise EnvError("env.py returned without running migrations")
+        except Exception as error:  # noqa: BLE001 - any error only rules out this way
+            tried.append((way, error))
+    # a way that got as far as a database says more than one that could not start
+    first = next((e for _, e in tried if type(e) is EnvError), tried[0][1])
+    detail = "; ".join(
+        f"{way}: {type(error).__name__}: {_first_line(error)}" for way, error in tried
+    )
+    raise EnvError(
+        f"env.py cannot be driven to the target's database: {_first_line(first)} (tried {detail})"
+    ) from first
+
+
+async def drive(
+    target: Target,
+    backend: Backend,
+    history: History,
+    place: Place,
+    way: Way,
+    *,
+    revision: str,
+    apply: bool = False,
+    down: bool = False,
+    started: Callable[[str, int, int], None] | None = None,
+    done: Callable[[str, float], None] | None = None,
+    execution: Execution | None = None,
+) -> Execution:
+    """Run env.py once along `way`. What it raises passes through; so does a cancellation."""
+    execution = Execution() if execution is None else execution
+    stopping = threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def request(
+        connection: Connection | None, expected: Hashable, state: Hashable
+    ) -> Request:
+        attributes: dict[str, Any] = {}
+        if "connection" not in target.attributes and connection is not None:
+            offers = {"connection": connection, "engine": connection.engine}
+            if way.offer in offers:
+                attributes["connection"] = offers[way.offer]
+        asked = Request(
+            alembic_config(target, way.url, attributes),
+            history,
+            backend,
+            revision,
+            expected,
+            connection,
+            state,
+            apply=apply,
+            down=down,
+            replace=way.replace,
+            stop=stopping.is_set,
+        )
+        if started is not None:
+            asked.started = _on(loop, started)
+        if done is not None:
+            asked.done = _on(loop, done)
+        return asked
+
+    def prepared(connection: Connection) -> tuple[Hashable, Hashable]:
+        identity, state = (
+            backend.identity(connection),
+            backend.session_state(connection),
+        )
+        connection.rollback()
+        return identity, state
+
+    def on_loop(connection: Connection) -> None:
+        identity, state = prepared(connection)
+        backend.adopt(connection)
+        interrupt = backend.interrupter(connection)
+        if interrupt is not None:
+            execution.interrupts.append(interrupt)
+        execute(request(connection, identity, state), execution)
+
+    async with alembic_to_ourselves():
+        if way.drive == "loop":
+            async with place.engine.connect() as connection:
+                await _cancellable(connection.run_sync(on_loop), execution, stopping)
+        else:
+            async with place.engine.connect() as connection:
+                identity, state = await connection.run_sync(prepared)
+            thread = in_thread(
+                lambda: execute(request(None, identity, state), execution)
+            )
+            await _cancellable(thread, execution, stopping)
+    return execution
+
+
+async def _cancellable(
+    work: Any, execution: Execution, stopping: threading.Event
+) -> None:
+    """Await `work`; when cancelled, interrupt its statement, wait until it has rolled back."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stopping.set()
+        for interrupt in execution.interrupts:
+            interrupt()
+        if not _inside_env.get() and _is_greenlet(task):
+            task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+        raise
+    except Stopped:
+        raise asyncio.CancelledError from None
+
+
+def _is_greenlet(task: asyncio.Future[Any]) -> bool:
+    """A thread cannot be cancelled; it stops by itself at the next revision."""
+    coroutine = getattr(task, "get_coro", lambda: None)()
+    return getattr(coroutine, "__name__", "") != in_thread.__name__
+
+
+def _on(
+    loop: asyncio.AbstractEventLoop, call: Callable[..., None]
+) -> Callable[..., None]:
+    """Progress arrives on the loop, whichever thread a revision runs in."""
+
+    def forward(*arguments: Any) -> None:
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is loop:
+            call(*arguments)
+        else:
+            loop.call_soon_threadsafe(call, *arguments)
+
+    return forward
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+__all__ = ["NeedsThreadError", "Place", "Way", "drive", "probe", "ways"]

@@ -1,0 +1,236 @@
+"""One execution of a user's env.py, watched: which databases it opened, what it ran."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from sqlalchemy.engine import Connection
+from sqlalchemy.util import await_only
+
+from automigrator.databases.backend import Backend, VersionTable
+from automigrator.errors import AutomigratorError
+from automigrator.upgrade import alembic_names
+from automigrator.upgrade.history import History, revision_id
+from automigrator.upgrade.process import running_env
+
+
+class EnvError(AutomigratorError):
+    """Raised when env.py cannot be driven to the target's database."""
+
+
+class NeedsThreadError(EnvError):
+    """Raised when env.py opens a sync driver, which would block the loop."""
+
+
+class Stopped(BaseException):
+    """Ends an upgrade between two revisions after a cancellation; env.py must not swallow it."""
+
+
+@dataclass(slots=True)
+class Configured:
+    """What one `context.configure` of env.py led to."""
+
+    table: VersionTable
+    how: str
+    heads: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    wanted: tuple[str, ...] = ()
+    one_transaction: bool = True
+    ran: bool = False
+
+
+@dataclass(slots=True)
+class Request:
+    """What to run, on which database, and whom to tell; `apply` False only looks."""
+
+    config: Config
+    history: History
+    backend: Backend
+    revision: str
+    expected: Hashable
+    connection: Connection | None = None
+    session_state: Hashable = None
+    apply: bool = False
+    down: bool = False
+    replace: bool = True
+    started: Callable[[str, int, int], None] = lambda revision, index, total: None
+    done: Callable[[str, float], None] = lambda revision, seconds: None
+    stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(slots=True)
+class Execution:
+    """What env.py did; `current` is the revision that was running when `error` arose."""
+
+    contexts: list[Configured] = field(default_factory=list)
+    current: str | None = None
+    done: list[tuple[str, float]] = field(default_factory=list)
+    error: BaseException | None = None
+    interrupts: list[Callable[[], None]] = field(default_factory=list)
+    undo: list[Callable[[], None]] = field(default_factory=list)
+
+
+def execute(request: Request, execution: Execution) -> None:
+    """Run env.py once, filling in `execution`; what env.py raises passes through."""
+    on_loop = request.connection is not None
+    script = request.history.script
+    environment = EnvironmentContext(
+        request.config,
+        script,
+        fn=lambda heads, context: _steps(request, execution, heads, context),
+        as_sql=False,
+        destination_rev=request.revision,
+        dont_mutate=not request.apply,
+    )
+    original = environment.configure
+
+    def configure(connection: Any = None, *args: Any, **options: Any) -> None:
+        if connection is None:
+            original(connection, *args, **options)
+            return
+        chosen, how = _adopted(request, execution, connection)
+        for option, value in request.backend.configure_options().items():
+            if options.get(option) is None:
+                options[option] = value
+        original(chosen, *args, **options)
+        context = environment.get_context()
+        table = VersionTable(context.version_table, context.version_table_schema)
+        with _untouched(chosen):
+            table = request.backend.resolve(chosen, table)
+        execution.contexts.append(
+            Configured(
+                table, how, one_transaction=not options.get("transaction_per_migration")
+            )
+        )
+
+    environment.configure = configure  # type: ignore[method-assign]  # a subclass breaks its proxies
+    before = _tasks() if on_loop else set()
+    try:
+        with running_env(on_loop=on_loop), environment:
+            script.run_env()
+            if on_loop:
+                _await_own_tasks(before, script.env_py_location)
+    finally:
+        alembic_names.remove_operations_proxy()
+        for undo in reversed(execution.undo):
+            undo()
+
+
+def _steps(
+    request: Request, execution: Execution, heads: Any, context: Any
+) -> Iterator[Any]:
+    history = request.history
+    heads = tuple(heads)
+    steps = history.steps(request.revision, heads, down=request.down)
+    configured = execution.contexts[-1]
+    configured.ran = True
+    configured.heads = heads
+    configured.pending = tuple(revision_id(step) for step in steps)
+    configured.wanted = history.wanted(heads, steps) if not request.down else ()
+    return iter(_applied(request, execution, steps)) if request.apply else iter(())
+
+
+def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterator[Any]:
+    for index, step in enumerate(steps, 1):
+        if request.stop():
+            raise Stopped
+        revision = revision_id(step)
+        execution.current = revision
+        step.migration_fn = _recorded(step.migration_fn, execution)
+        request.started(revision, index, len(steps))
+        began = time.perf_counter()
+        yield step
+        seconds = time.perf_counter() - began
+        execution.done.append((revision, seconds))
+        execution.current = None
+        request.done(revision, seconds)
+    if request.stop():
+        raise Stopped
+
+
+def _recorded(function: Callable[..., Any], execution: Execution) -> Callable[..., Any]:
+    """Keep a revision's error, should env.py swallow it."""
+
+    def run(**arguments: Any) -> None:
+        try:
+            function(**arguments)
+        except BaseException as error:
+            execution.error = error
+            raise
+
+    return run
+
+
+def _adopted(
+    request: Request, execution: Execution, theirs: Any
+) -> tuple[Connection, str]:
+    """The connection to migrate on: ours, or env.py's own where it leads to the same database."""
+    ours, backend = request.connection, request.backend
+    if not isinstance(theirs, Connection):
+        raise EnvError(
+            f"env.py passed a {type(theirs).__name__} to context.configure(connection=); "
+            "it takes a sqlalchemy.engine.Connection"
+        )
+    if ours is not None and (theirs is ours or theirs.engine.pool is ours.engine.pool):
+        if theirs is not ours:
+            _tune(backend, execution, theirs)
+        return theirs, "connection"
+    if theirs.dialect.name != backend.name:
+        raise EnvError(
+            f"env.py opened a {theirs.dialect.name} database, the target is {backend.name}"
+        )
+    with _untouched(theirs):
+        same = backend.identity(theirs) == request.expected
+        state = backend.session_state(theirs) if ours is not None else None
+    if ours is not None:
+        if same and not theirs.dialect.is_async:
+            raise NeedsThreadError("env.py opens its own connection with a sync driver")
+        if (
+            request.replace
+            and not theirs.in_transaction()
+            and state == request.session_state
+        ):
+            return ours, "replaced"
+    if not same:
+        raise EnvError(
+            f"env.py connected to another database ({theirs.engine.url.render_as_string()}) than "
+            "the target's; let it read its URL from config.get_main_option('sqlalchemy.url') or "
+            "take config.attributes['connection']"
+        )
+    _tune(backend, execution, theirs)
+    return theirs, "carried" if ours is not None else "thread"
+
+
+def _tune(backend: Backend, execution: Execution, connection: Connection) -> None:
+    backend.adopt(connection)
+    interrupt = backend.interrupter(connection)
+    if interrupt is not None:
+        execution.interrupts.append(interrupt)
+
+
+@contextmanager
+def _untouched(connection: Connection) -> Iterator[None]:
+    """Ask a connection something without leaving a transaction open on it."""
+    began = connection.in_transaction()
+    yield
+    if not began and connection.in_transaction():
+        connection.rollback()
+
+
+def _tasks() -> set[asyncio.Task[Any]]:
+    return asyncio.all_tasks()
+
+
+def _await_own_tasks(before: set[asyncio.Task[Any]], location: str) -> None:
+    """Wait for tasks that env.py started and did not await, while its context is still there."""
+    for task in _tasks() - before:
+        code = getattr(task.get_coro(), "cr_code", None)
+        if code is not None and code.co_filename == location:
+            await_only(task)

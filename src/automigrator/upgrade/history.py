@@ -1,0 +1,211 @@
+"""What should be: the revisions in the files, checked, and the way to a wanted one."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from alembic.config import Config
+from alembic.script import Script, ScriptDirectory
+from alembic.script.revision import CycleDetected, RangeNotAncestorError, RevisionMap
+from alembic.util import CommandError
+
+from automigrator.errors import AutomigratorError
+from automigrator.report import PendingRevision
+from automigrator.upgrade import alembic_names
+
+_AUTOCOMMIT = re.compile(r"\bautocommit_block\b")
+_OWN_TABLES = re.compile(
+    r"version_table|version_locations|search_path|schema_translate|create_task|for\s+\w+\s+in\b"
+)
+
+
+class HistoryError(AutomigratorError):
+    """Raised when the revision files do not make one sound history."""
+
+
+class RevisionImportError(AutomigratorError):
+    """Raised when a revision file cannot be imported."""
+
+
+class UnknownRevisionError(AutomigratorError):
+    """Raised when the database is at a revision that no file knows."""
+
+    def __init__(self, unknown: tuple[str, ...], known_heads: tuple[str, ...]) -> None:
+        super().__init__(
+            f"the database is at {', '.join(unknown)}, which this code does not know; "
+            f"its own newest revision is {', '.join(known_heads) or 'base'}"
+        )
+        self.unknown = unknown
+
+
+class History:
+    """A loaded Alembic history. Raises HistoryError or RevisionImportError when it is broken."""
+
+    def __init__(self, config: Config) -> None:
+        try:
+            self.script = ScriptDirectory.from_config(config)
+        except CommandError as error:
+            raise HistoryError(str(error)) from error
+        self.script.revision_map = RevisionMap(functools.partial(_checked, self.script))
+        try:
+            self.heads = tuple(self.script.get_heads())
+        except CycleDetected as error:
+            raise HistoryError(f"the revisions form a loop: {error}") from error
+        except CommandError as error:
+            raise HistoryError(str(error)) from error
+
+    @property
+    def plain_environment(self) -> bool:
+        """Whether nothing in env.py's text hints at version tables only it knows."""
+        try:
+            text = Path(self.script.env_py_location).read_text("utf-8")
+        except OSError:
+            return False
+        return _OWN_TABLES.search(text) is None
+
+    def check_known(self, heads: Iterable[str]) -> None:
+        """Raise UnknownRevisionError when a database's head is in no file."""
+        unknown = tuple(
+            h for h in heads if h not in self.script.revision_map._revision_map
+        )
+        if unknown:
+            raise UnknownRevisionError(unknown, self.heads)
+
+    def steps(
+        self, revision: str, heads: tuple[str, ...], *, down: bool = False
+    ) -> list[Any]:
+        """Alembic's own steps from `heads` to `revision`; none when the database is beyond it."""
+        self.check_known(heads)
+        make = alembic_names.downgrade_steps if down else alembic_names.upgrade_steps
+        try:
+            return make(self.script, revision, heads)
+        except CommandError as error:
+            if isinstance(error.__cause__, RangeNotAncestorError) and self._beyond(
+                revision, heads
+            ):
+                return []
+            raise HistoryError(str(error)) from error
+
+    def wanted(self, heads: tuple[str, ...], steps: Iterable[Any]) -> tuple[str, ...]:
+        """The heads a database has once `steps` are applied on top of `heads`."""
+        return self._maximal({*heads, *(revision_id(step) for step in steps)})
+
+    def reached(self, wanted: Iterable[str], heads: Iterable[str]) -> bool:
+        """Whether a database at `heads` has everything that `wanted` asks for."""
+        return set(wanted) <= self._closure(heads)
+
+    def applied(
+        self, candidates: Iterable[str], heads: Iterable[str]
+    ) -> tuple[str, ...]:
+        """Those of `candidates` that a database at `heads` has."""
+        closure = self._closure(heads)
+        return tuple(candidate for candidate in candidates if candidate in closure)
+
+    def describe(self, revisions: Iterable[str]) -> tuple[PendingRevision, ...]:
+        return tuple(_described(self._script(revision)) for revision in revisions)
+
+    def uses_autocommit(self, revisions: Iterable[str]) -> bool:
+        """Whether a pending revision commits in the middle, by its text."""
+        return any(
+            _AUTOCOMMIT.search(_text(self._script(revision))) for revision in revisions
+        )
+
+    def _beyond(self, revision: str, heads: tuple[str, ...]) -> bool:
+        try:
+            wanted = {
+                script.revision
+                for script in self.script.get_revisions(revision)
+                if script
+            }
+        except CommandError:
+            return False
+        return wanted <= self._closure(heads)
+
+    def _script(self, revision: str) -> Script:
+        return self.script.get_revision(revision)
+
+    def _closure(self, revisions: Iterable[str]) -> set[str]:
+        self.check_known(revisions := tuple(revisions))
+        seen: set[str] = set()
+        todo = list(revisions)
+        while todo:
+            revision = todo.pop()
+            if revision not in seen:
+                seen.add(revision)
+                todo.extend(alembic_names.parents(self._script(revision)))
+        return seen
+
+    def _maximal(self, revisions: set[str]) -> tuple[str, ...]:
+        below: set[str] = set()
+        for revision in revisions:
+            below |= self._closure([revision]) - {revision}
+        return tuple(sorted(revisions - below))
+
+
+def revision_id(step: Any) -> str:
+    """The id of the revision a step runs."""
+    return str(step.revision.revision)
+
+
+def _checked(script: ScriptDirectory) -> Iterator[Script]:
+    """The revisions, refused where Alembic would only warn."""
+    seen: dict[str, Script] = {}
+    try:
+        for revision in alembic_names.load_revisions(script):
+            twin = seen.get(revision.revision)
+            if twin is not None:
+                raise HistoryError(
+                    f"revision {revision.revision} is in two files: {twin.path} and {revision.path}"
+                )
+            seen[revision.revision] = revision
+    except (HistoryError, CommandError):
+        raise
+    except Exception as error:
+        name = next(
+            (
+                f.tb_frame.f_code.co_filename
+                for f in _frames(error)
+                if _is_revision(script, f)
+            ),
+            str(getattr(error, "filename", None) or "a revision file"),
+        )
+        raise RevisionImportError(
+            f"{name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    for revision in seen.values():
+        for parent in revision._versioned_down_revisions:
+            if parent not in seen:
+                raise HistoryError(
+                    f"revision {revision.revision} ({revision.path}) comes after {parent}, "
+                    "which is in no file"
+                )
+    yield from seen.values()
+
+
+def _frames(error: BaseException) -> Iterator[Any]:
+    frame = error.__traceback__
+    while frame is not None:
+        yield frame
+        frame = frame.tb_next
+
+
+def _is_revision(script: ScriptDirectory, frame: Any) -> bool:
+    filename = Path(frame.tb_frame.f_code.co_filename)
+    return any(location in filename.parents for location in script._version_locations)
+
+
+def _described(script: Script) -> PendingRevision:
+    down = script.down_revision or ()
+    parents = (down,) if isinstance(down, str) else tuple(down)
+    return PendingRevision(script.revision, parents, script.doc, script.path)
+
+
+def _text(script: Script) -> str:
+    try:
+        return Path(script.path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return "autocommit_block"  # unknown text: assume the worse

@@ -1,0 +1,12 @@
+from automigrator import urls
+
+
+def test_a_password_is_never_rendered() -> None:
+    url = urls.parse("postgresql://u:canary@h/db?sslpassword=canary")
+    assert "canary" not in urls.rendered(url)
+    assert "canary" not in urls.scrubbed("failed for u:canary", url)
+
+
+def test_a_sync_url_is_taken_to_its_async_driver() -> None:
+    url = urls.with_async_driver(urls.parse("sqlite:///a.db"))
+    assert url.drivername == "sqlite+aiosqlite"
