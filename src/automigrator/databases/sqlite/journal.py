@@ -1,0 +1,87 @@
+"""The note beside a SQLite file that lets the next start finish what a killed process began."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from automigrator.databases.sqlite.copying import sync_folder
+
+State = Literal["migrating", "restoring"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is being done: `before` and `after` are heads, `at` is seconds since the epoch."""
+
+    state: State
+    snapshot: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    at: float
+
+
+def path_for(live: Path) -> Path:
+    """Where the journal of a database is; the same one whichever link leads to it."""
+    live = live.resolve()
+    return live.with_name(live.name + ".automigrator-journal.json")
+
+
+def write(live: Path, entry: Entry) -> None:
+    """Replace the journal durably: a kill or power cut leaves the old entry or the new one."""
+    path = path_for(live)
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(asdict(entry), file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def read(live: Path) -> Entry | None:
+    """The open entry, None when there is none; raises ValueError, naming the file, on any other."""
+    path = path_for(live)
+    try:
+        return _entry(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the journal {path} cannot be read: {error}. A migration or restore was not finished "
+            "and what it says is needed to finish it; repair the file, or restore the database "
+            "by hand and delete it"
+        ) from error
+
+
+def clear(live: Path) -> None:
+    """Forget the entry durably; nothing happens when there is none."""
+    path = path_for(live)
+    path.unlink(missing_ok=True)
+    # also when it was gone already: the one who unlinked it may have been killed before this
+    sync_folder(path.parent)
+
+
+def _entry(data: Any) -> Entry:
+    if not isinstance(data, dict):
+        raise ValueError("it is not a JSON object")  # noqa: TRY004 (the file's contents)
+    state = data.get("state")
+    if state != "migrating" and state != "restoring":
+        raise ValueError(f"state is {state!r}, not 'migrating' or 'restoring'")
+    snapshot, at = data.get("snapshot"), data.get("at")
+    if not isinstance(snapshot, str):
+        raise ValueError(f"snapshot is {snapshot!r}, not a string")  # noqa: TRY004
+    if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
+        raise ValueError(f"at is {at!r}, not seconds")
+    return Entry(state, snapshot, _heads(data, "before"), _heads(data, "after"), float(at))
+
+
+def _heads(data: dict[str, Any], name: str) -> tuple[str, ...]:
+    heads = data.get(name)
+    if not isinstance(heads, list) or not all(isinstance(head, str) for head in heads):
+        raise ValueError(f"{name} is {heads!r}, not a list of revision ids")
+    return tuple(heads)

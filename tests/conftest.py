@@ -1,0 +1,46 @@
+"""Real databases for every test: a SQLite file, and a PostgreSQL server once a session."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import postgres_server as _postgres
+import pytest
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[_postgres.Server]:
+    with _postgres.running() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_name(postgres_server: _postgres.Server) -> Iterator[str]:
+    """The name of a database that does not exist; dropped afterwards with all that start so."""
+    name = f"am_{uuid.uuid4().hex[:12]}"
+    yield name
+    postgres_server.drop_all(name)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: _postgres.Server) -> Iterator[str]:
+    """The URL of an empty database; not the one named by `postgres_name`."""
+    name = f"am_{uuid.uuid4().hex[:12]}"
+    postgres_server.create(name)
+    yield postgres_server.url(name)
+    postgres_server.drop_all(name)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of a file that does not exist."""
+    return f"sqlite+aiosqlite:///{tmp_path / 'app.db'}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """An empty database of each kind."""
+    kind = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
+    return str(request.getfixturevalue(kind))

