@@ -1,0 +1,393 @@
+"""Registers plugins, and calls their hooks in the configured order."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import inspect
+import logging
+import traceback
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from automigrator.errors import AutomigratorError, PluginError
+from automigrator.events import Event
+from automigrator.failure import Decision
+from automigrator.hooks.spec import PROJECT, Hookspecs
+from automigrator.report import TargetReport
+from automigrator.urls import scrubbed
+
+if TYPE_CHECKING:
+    from automigrator.run import Run
+
+logger = logging.getLogger(__name__)
+
+HOOKS: dict[str, tuple[str, ...]] = {
+    name: tuple(inspect.signature(spec).parameters)[1:]
+    for name, spec in vars(Hookspecs).items()
+    if inspect.isfunction(spec)
+}
+"""Every hook and the arguments it offers."""
+
+BACKLOG = 1000
+"""Events kept for a slow async `on_event`; beyond it the oldest are dropped."""
+
+_CONSEQUENCES = {
+    "before_migrate": "nothing was changed",
+    "on_failure": "no further plugin was asked",
+    "after_migrate": "the migration stays applied",
+    "on_event": "the run goes on",
+}
+
+
+class HookError(AutomigratorError):
+    """Raised when a plugin's hook raised, ran out of time or answered nonsense.
+
+    `blame` names the plugin and `hook` what it was asked; the plugin's own error is the cause.
+    """
+
+    def __init__(self, message: str, blame: str, hook: str) -> None:
+        super().__init__(message)
+        self.blame = blame
+        self.hook = hook
+
+
+@dataclass(frozen=True, slots=True)
+class Impl:
+    """One plugin's implementation of one hook; `accepts` are the arguments it wants."""
+
+    blame: str
+    function: Callable[..., object]
+    plugin: object
+    strategy: bool
+    accepts: tuple[str, ...]
+    hook: str
+
+    @property
+    def asynchronous(self) -> bool:
+        return inspect.iscoroutinefunction(inspect.unwrap(self.function))
+
+
+class Hooks:
+    """The plugins of a run: in-house ones first, then strategies, each in configured order.
+
+    `deadline_s` limits an in-house hook, and every `on_event`; `grace_s` limits how long `aclose`
+    lets async `on_event` implementations finish. Raises PluginError for a plugin that cannot be
+    used.
+    """
+
+    def __init__(
+        self,
+        in_house: Sequence[object],
+        strategies: Sequence[tuple[str, object]],
+        *,
+        deadline_s: float = 60.0,
+        grace_s: float = 5.0,
+    ) -> None:
+        plugins = [(blame_of(plugin), plugin, False) for plugin in in_house]
+        plugins += [(name, plugin, True) for name, plugin in strategies]
+        self._deadline_s = deadline_s
+        self._grace_s = grace_s
+        self._impls = _registered(plugins)
+        self._logged: set[int] = set()
+        self._muted: set[int] = set()
+        self._waiting: dict[int, deque[Event]] = {}
+        self._tellers: dict[int, asyncio.Task[None]] = {}
+
+    async def before_migrate(self, run: Run) -> None:
+        """Ask every plugin to prepare. Raises HookError at the first that cannot."""
+        for impl in self._impls["before_migrate"]:
+            await self.call(impl, self.deadline_of(impl), run=run)
+
+    async def after_migrate(self, run: Run, report: TargetReport) -> tuple[str, ...]:
+        """Call every plugin, and return what went wrong as notes for the report."""
+        notes = []
+        for impl in self._impls["after_migrate"]:
+            try:
+                await self.call(impl, self.deadline_of(impl), run=run, report=report)
+            except HookError as error:
+                logger.error("%s", error)
+                notes.append(str(error))
+        return tuple(notes)
+
+    def impls_of_on_failure(self) -> list[Impl]:
+        """Whom to ask about a failure, in order; `call` each with `deadline_of` it."""
+        return list(self._impls["on_failure"])
+
+    def deadline_of(self, impl: Impl) -> float | None:
+        """Seconds `impl` may take; None for a strategy, whose restore takes what it takes."""
+        return None if impl.strategy else self._deadline_s
+
+    async def call(self, impl: Impl, deadline_s: float | None, /, **arguments: Any) -> object:
+        """Call `impl` with the arguments it accepts, and await it when it is async.
+
+        Raises HookError when it raises, exceeds `deadline_s`, or answers `on_failure` with
+        anything but a Decision or None.
+        """
+        result: object = None
+        try:
+            async with asyncio.timeout(deadline_s) as deadline:
+                result = impl.function(**_accepted(impl, arguments))
+                if inspect.isawaitable(result):
+                    result = await result
+        except Exception as error:
+            # A plugin's own TimeoutError is its error, not our deadline.
+            if deadline.expired():
+                raise _overdue(impl, deadline_s) from error
+            raise _failed(impl, f"raised {_described(error)}") from error
+        if deadline.expired():
+            # It swallowed its cancellation, so what it did may be half done.
+            raise _overdue(impl, deadline_s)
+        if impl.hook == "on_failure" and not (result is None or isinstance(result, Decision)):
+            raise _failed(
+                impl,
+                f"returned a {type(result).__qualname__}; "
+                "it must return Decision.RETRY, CONTINUE or ABORT, or None to pass",
+            )
+        return result
+
+    def emit(self, event: Event) -> None:
+        """Tell sync listeners now and async ones soon, from the event loop's thread."""
+        for impl in self._impls["on_event"]:
+            if id(impl) in self._muted:
+                continue
+            if not impl.asynchronous:
+                self._tell_sync(impl, event)
+                continue
+            waiting = self._waiting.setdefault(id(impl), deque(maxlen=BACKLOG))
+            waiting.append(event)
+            teller = self._tellers.get(id(impl))
+            if teller is None or teller.done():
+                self._tellers[id(impl)] = asyncio.create_task(
+                    self._tell(impl, waiting), name=f"automigrator on_event of {impl.blame}"
+                )
+
+    async def on_event(self, event: Event) -> None:
+        """Tell every listener, and return when all have been told this and what came before."""
+        self.emit(event)
+        busy = [teller for teller in self._tellers.values() if not teller.done()]
+        if busy:
+            await asyncio.wait(busy)
+
+    async def aclose(self) -> None:
+        """Let async listeners finish within `grace_s`, then cancel them."""
+        busy = [teller for teller in self._tellers.values() if not teller.done()]
+        self._tellers.clear()
+        if not busy:
+            return
+        try:
+            await asyncio.wait(busy, timeout=self._grace_s)
+        finally:
+            self._waiting.clear()
+            for teller in busy:
+                teller.cancel()
+        # Bounded too: a listener may swallow its cancellation.
+        await asyncio.wait(busy, timeout=self._grace_s)
+
+    async def _tell(self, impl: Impl, waiting: deque[Event]) -> None:
+        while waiting:
+            try:
+                await self.call(impl, self._deadline_s, event=waiting.popleft())
+            except HookError as error:
+                if isinstance(error, _OverdueError):
+                    # Else a hung listener would hold up the run once per event.
+                    self._muted.add(id(impl))
+                    waiting.clear()
+                self._log_once(impl, error)
+
+    def _tell_sync(self, impl: Impl, event: Event) -> None:
+        try:
+            result = impl.function(**_accepted(impl, {"event": event}))
+        except Exception as error:  # noqa: BLE001 - a listener changes nothing
+            self._log_once(impl, _failed(impl, f"raised {_described(error)}"))
+            return
+        if isinstance(result, Coroutine):
+            result.close()
+            mistake = "returned a coroutine from a plain function; declare it async def"
+            self._log_once(impl, _failed(impl, mistake))
+
+    def _log_once(self, impl: Impl, error: HookError) -> None:
+        if id(impl.plugin) in self._logged:
+            return
+        self._logged.add(id(impl.plugin))
+        more = "it is told no more" if id(impl) in self._muted else "later errors are not logged"
+        logger.error("%s; %s", error, more)
+
+
+class _OverdueError(HookError):
+    """Raised when a hook exceeded its deadline."""
+
+
+class _Manager(pluggy.PluginManager):
+    """A PluginManager that takes plain hooks only: order is configuration's, not a plugin's."""
+
+    def __init__(self) -> None:
+        super().__init__(PROJECT)
+        self.add_hookspecs(Hookspecs)
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        opts = super().parse_hookimpl_opts(plugin, name)
+        if opts is not None:
+            for option in ("wrapper", "hookwrapper", "tryfirst", "trylast"):
+                if opts.get(option):
+                    raise PluginError(
+                        f"{name} of {blame_of(plugin)} is marked hookimpl({option}=True), which "
+                        "automigrator does not have: plugins are asked one after another, in the "
+                        "configured order; remove the option"
+                    )
+        return opts
+
+
+def blame_of(plugin: object) -> str:
+    """The name an in-house plugin is blamed by."""
+    return plugin.__name__ if inspect.ismodule(plugin) else type(plugin).__qualname__
+
+
+def _registered(plugins: Sequence[tuple[str, object, bool]]) -> dict[str, list[Impl]]:
+    manager = _Manager()
+    owners: dict[int, tuple[str, bool]] = {}
+    # pluggy calls the last registered first.
+    for blame, plugin, strategy in reversed(plugins):
+        if id(plugin) in owners:
+            raise PluginError(f"the same {blame} object is configured twice; leave one out")
+        owners[id(plugin)] = (blame, strategy)
+        _validate(manager, blame, plugin)
+        try:
+            manager.register(plugin, f"{len(owners)}:{blame}")
+        except pluggy.PluginValidationError as error:
+            raise PluginError(f"{blame} cannot be used: {error}") from error
+        except ValueError as error:
+            raise PluginError(
+                f"{blame} is equal (==) to another configured plugin; leave one out, "
+                "or define its class with @dataclass(eq=False)"
+            ) from error
+    return {
+        hook: [
+            Impl(
+                blame=owners[id(impl.plugin)][0],
+                function=impl.function,
+                plugin=impl.plugin,
+                strategy=owners[id(impl.plugin)][1],
+                accepts=_accepts(impl.function, offered),
+                hook=hook,
+            )
+            for impl in reversed(getattr(manager.hook, hook).get_hookimpls())
+        ]
+        for hook, offered in HOOKS.items()
+    }
+
+
+def _validate(manager: _Manager, blame: str, plugin: object) -> None:
+    """Raise PluginError for the mistakes pluggy lets pass or explains badly."""
+    if inspect.isclass(plugin):
+        name = plugin.__name__
+        raise PluginError(f"{name} is a class, not a plugin: pass {name}(), not {name}")
+    if isinstance(plugin, str):
+        raise PluginError(
+            f"{plugin!r} is a string, not a plugin: plugins= takes objects with @hookimpl "
+            "methods; the names of recovery strategies go into recovery="
+        )
+    marked = 0
+    for attribute in dir(plugin):
+        opts = manager.parse_hookimpl_opts(plugin, attribute)
+        if opts is not None:
+            marked += 1
+            _validate_impl(blame, plugin, attribute, opts)
+    unmarked = _lookalikes(manager, plugin)
+    forgotten = [name for name in unmarked if name in HOOKS]
+    if marked and not forgotten:
+        return
+    named = forgotten if marked else unmarked
+    if named:
+        raise PluginError(
+            f"{blame} has {', '.join(named)} without @hookimpl, so nothing would call "
+            f"{'it' if len(named) == 1 else 'them'}; decorate with automigrator.hookimpl"
+        )
+    raise PluginError(
+        f"{blame} has no hooks; decorate at least one of {', '.join(HOOKS)} "
+        "with automigrator.hookimpl"
+    )
+
+
+def _validate_impl(blame: str, plugin: object, attribute: str, opts: pluggy.HookimplOpts) -> None:
+    hook = opts.get("specname") or attribute
+    if hook not in HOOKS:
+        if opts.get("optionalhook"):
+            return
+        raise PluginError(f"{blame} implements {hook}, which is no hook;{_suggestion(hook)}")
+    function = getattr(plugin, attribute)
+    unwrapped = inspect.unwrap(function)
+    if inspect.isgeneratorfunction(unwrapped) or inspect.isasyncgenfunction(unwrapped):
+        raise PluginError(f"{hook} of {blame} yields, so its body would never run; use return")
+    foreign = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.default is parameter.empty
+        and (parameter.name not in HOOKS[hook] or parameter.kind is parameter.POSITIONAL_ONLY)
+    ]
+    if foreign:
+        raise PluginError(
+            f"{hook} of {blame} takes {', '.join(foreign)}; hooks are called with keyword "
+            f"arguments, and {hook} may take any of: {', '.join(HOOKS[hook])}"
+        )
+
+
+def _lookalikes(manager: _Manager, plugin: object) -> list[str]:
+    """Methods that are named like a hook and not marked as one."""
+    found = []
+    for name in dir(plugin):
+        method = inspect.getattr_static(plugin, name, None)
+        method = getattr(method, "__func__", method)
+        if (
+            not name.startswith("_")
+            and callable(method)
+            and not hasattr(method, f"{PROJECT}_spec")
+            and manager.parse_hookimpl_opts(plugin, name) is None
+            and difflib.get_close_matches(name, HOOKS, cutoff=0.8)
+        ):
+            found.append(name)
+    return found
+
+
+def _suggestion(name: str) -> str:
+    close = difflib.get_close_matches(name, HOOKS, n=1)
+    return f" did you mean {close[0]}?" if close else f" the hooks are {', '.join(HOOKS)}"
+
+
+def _accepts(function: Callable[..., object], offered: Iterable[str]) -> tuple[str, ...]:
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return tuple(offered)
+    by_keyword = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+    return tuple(name for name in offered if name in by_keyword)
+
+
+def _accepted(impl: Impl, arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: arguments[name] for name in impl.accepts}
+
+
+def _failed(impl: Impl, what: str) -> HookError:
+    message = f"{impl.hook} of {impl.blame} {what}; {_CONSEQUENCES[impl.hook]}"
+    return HookError(message, impl.blame, impl.hook)
+
+
+def _overdue(impl: Impl, deadline_s: float | None) -> HookError:
+    message = (
+        f"{impl.hook} of {impl.blame} exceeded its deadline of {deadline_s:g} s and was "
+        f"cancelled; {_CONSEQUENCES[impl.hook]}"
+    )
+    return _OverdueError(message, impl.blame, impl.hook)
+
+
+def _described(error: Exception) -> str:
+    """The error and where it was raised; its first line only, as SQL parameters are below."""
+    first, *_ = str(error).splitlines() or [""]
+    text = f"{type(error).__qualname__}: {scrubbed(first)}" if first else type(error).__qualname__
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{text} ({PurePath(frame.filename).name}:{frame.lineno})"

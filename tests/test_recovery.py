@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from automigrator import recovery
+from automigrator.errors import ConfigurationError, PluginError
+from automigrator.failure import KINDS, Failure, State
+
+Install = Callable[..., None]
+
+PURGE = """
+class Purge:
+    effect = "discarding"
+    def __init__(self, *, keep: int = 1, label: str = "") -> None:
+        if keep < 0:
+            raise ValueError("keep must not be negative")
+        self.keep = keep
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Installs a distribution that has one module and, for each name, an entry point."""
+
+    def installed(
+        dist: str, module: str, source: str, *, version: str = "1.0", **entries: str
+    ) -> None:
+        site = tmp_path / dist
+        info = site / f"{dist.replace('-', '_')}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: {version}\n")
+        lines = [f"{name} = {module}:{attribute}" for name, attribute in entries.items()]
+        group = f"[{recovery.ENTRY_POINT_GROUP}]"
+        (info / "entry_points.txt").write_text("\n".join([group, *lines, ""]))
+        (site / f"{module}.py").write_text(source)
+        monkeypatch.syspath_prepend(str(site))
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return installed
+
+
+def test_a_named_strategy_is_built_with_its_options_and_others_are_not_imported(
+    install: Install,
+) -> None:
+    install("automigrator-purge", "am_purge", PURGE, purge="Purge")
+    install("automigrator-bad", "am_bad", "raise RuntimeError('imported')", bad="Bad")
+    ((name, strategy), (again, plain)) = recovery.load([("purge", {"keep": 3}), "purge"])
+    assert (name, again) == ("purge", "purge")
+    assert (vars(strategy), vars(plain)) == ({"keep": 3}, {"keep": 1})
+    assert "am_bad" not in sys.modules
+
+
+def test_instances_are_taken_as_they_are_in_configured_order(install: Install) -> None:
+    class Mine:
+        pass
+
+    install("automigrator-purge", "am_purge", PURGE, purge="Purge")
+    mine = Mine()
+    (first, (second, _)) = recovery.load([mine, "purge"])
+    assert first == (Mine.__qualname__, mine)
+    assert second == "purge"
+
+
+def test_nothing_configured_loads_nothing() -> None:
+    assert recovery.load(()) == ()
+
+
+def test_an_unknown_name_is_refused_with_what_is_installed_and_how_to_get_it(
+    install: Install,
+) -> None:
+    install("automigrator-purge", "am_purge", PURGE, purge="Purge")
+    with pytest.raises(PluginError) as info:
+        recovery.load(["purg"])
+    for part in ("'purg'", "did you mean 'purge'", "Installed: ", "pip install automigrator-purg"):
+        assert part in str(info.value)
+
+
+def test_a_name_that_two_distributions_provide_is_refused_with_both(install: Install) -> None:
+    install("automigrator-purge", "am_purge", PURGE, purge="Purge")
+    install("other-purge", "am_other", PURGE, version="2.0", purge="Purge")
+    with pytest.raises(PluginError, match=r"automigrator-purge 1\.0 and other-purge 2\.0"):
+        recovery.load(["purge"])
+
+
+@pytest.mark.parametrize("source", ["import nowhere_at_all", "Other = 1", "def broken(:"])
+def test_a_strategy_that_cannot_be_imported_is_refused_with_its_distribution(
+    install: Install, source: str
+) -> None:
+    install("automigrator-purge", "am_purge", source, version="0.9", purge="Purge")
+    with pytest.raises(PluginError, match=r"automigrator-purge 0\.9 cannot be imported") as info:
+        recovery.load(["purge"])
+    assert info.value.__cause__ is not None
+
+
+def test_an_entry_point_that_is_no_class_is_refused(install: Install) -> None:
+    install("automigrator-purge", "am_purge", "Purge = object()", purge="Purge")
+    with pytest.raises(PluginError, match="is no class"):
+        recovery.load(["purge"])
+
+
+def test_an_unknown_option_is_refused_with_those_accepted_and_without_its_value(
+    install: Install,
+) -> None:
+    install("automigrator-purge", "am_purge", PURGE, purge="Purge")
+    with pytest.raises(PluginError, match=r"'purge'.*did you mean keep\?.*: keep, label") as info:
+        recovery.load([("purge", {"kep": "hunter2"})])
+    assert "hunter2" not in str(info.value)
+
+
+def test_options_for_a_strategy_without_any_are_refused(install: Install) -> None:
+    install("automigrator-purge", "am_purge", "class Purge: pass", purge="Purge")
+    with pytest.raises(PluginError, match="It takes no options"):
+        recovery.load([("purge", {"keep": 1})])
+
+
+def test_a_missing_option_is_refused(install: Install) -> None:
+    source = "class Purge:\n    def __init__(self, bucket): ..."
+    install("automigrator-purge", "am_purge", source, purge="Purge")
+    with pytest.raises(PluginError, match="bucket"):
+        recovery.load(["purge"])
+
+
+def test_an_option_that_the_constructor_refuses_is_a_plugin_error(install: Install) -> None:
+    install("automigrator-purge", "am_purge", PURGE, purge="Purge")
+    with pytest.raises(PluginError, match=r"'purge' refuses.*keep must not be negative") as info:
+        recovery.load([("purge", {"keep": -1})])
+    assert isinstance(info.value.__cause__, ValueError)
+
+
+def test_a_class_is_refused_where_an_instance_is_wanted() -> None:
+    class Purge:
+        pass
+
+    with pytest.raises(PluginError, match=r"pass Purge\(\), not Purge"):
+        recovery.load([Purge])
+
+
+def test_a_string_instead_of_a_list_is_refused_with_the_right_spelling() -> None:
+    with pytest.raises(ConfigurationError, match=r"write recovery=\['purge'\]"):
+        recovery.load("purge")
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        object(),
+        {"purge": {}},
+        [None],
+        [{"purge": {}}],
+        [["purge", {}]],
+        [("purge",)],
+        [("purge", "keep=1")],
+        [("purge", {1: 2})],
+    ],
+)
+def test_a_malformed_list_is_refused(specs: Any) -> None:
+    with pytest.raises(ConfigurationError, match="recovery="):
+        recovery.load(specs)
+
+
+def test_an_effect_is_none_unless_declared_and_nonsense_is_refused() -> None:
+    class Plain:
+        pass
+
+    class Reverting:
+        effect = "reverting"
+
+    class Odd:
+        effect = "deleting"
+
+    assert recovery.effect_of(Plain()) == "none"
+    assert recovery.effect_of(Reverting()) == "reverting"
+    with pytest.raises(PluginError, match="effect='deleting'"):
+        recovery.load([Odd()])
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("state", ["clean", "partial-at-boundary", "partial-within-revision"])
+def test_a_strategy_is_asked_only_about_what_its_effect_allows(kind: Any, state: State) -> None:
+    failure = Failure(kind, "boom", state)
+    assert recovery.may_answer("discarding", failure) is (kind in {"revision", "corrupt"})
+    assert recovery.may_answer("reverting", failure) is (state != "clean")
+    assert recovery.may_answer("none", failure)
