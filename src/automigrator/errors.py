@@ -26,7 +26,7 @@ class ConfigurationError(AutomigratorError):
 
 
 class PluginError(ConfigurationError):
-    """Raised when a hook implementation or a recovery strategy cannot be used; nothing was touched."""
+    """Raised when a hook or a recovery strategy cannot be used; nothing was touched."""
 
 
 class PendingError(AutomigratorError):

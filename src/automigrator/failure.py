@@ -26,7 +26,7 @@ KINDS: frozenset[str] = frozenset(get_args(FailureKind))
 State = Literal["clean", "partial-at-boundary", "partial-within-revision"]
 
 DISCARDABLE: frozenset[FailureKind] = frozenset({"revision", "corrupt"})
-"""The only kinds that a strategy which discards data is asked about; the state never widens this."""
+"""The only kinds a discarding strategy is asked about; the state never widens this."""
 
 
 class Decision(enum.Enum):
@@ -65,8 +65,7 @@ class Failure:
         if self.statement:
             lines.append(f"statement: {self.statement}")
         lines.append(
-            f"state: {self.state}"
-            + (f", debris: {', '.join(self.debris)}" if self.debris else "")
+            f"state: {self.state}" + (f", debris: {', '.join(self.debris)}" if self.debris else "")
         )
         if self.applied:
             lines.append(f"applied and kept: {', '.join(self.applied)}")

@@ -7,9 +7,7 @@ from typing import Any, Literal
 
 from automigrator.failure import Failure
 
-Outcome = Literal[
-    "skipped", "current", "migrated", "recovered", "not-run", "degraded", "failed"
-]
+Outcome = Literal["skipped", "current", "migrated", "recovered", "not-run", "degraded", "failed"]
 SEVERITY: tuple[Outcome, ...] = (
     "skipped",
     "current",
@@ -95,9 +93,7 @@ class Report:
     @property
     def outcome(self) -> Outcome:
         """The worst of the targets' outcomes; `skipped` when the gate was closed."""
-        return max(
-            (t.outcome for t in self.targets), key=SEVERITY.index, default="skipped"
-        )
+        return max((t.outcome for t in self.targets), key=SEVERITY.index, default="skipped")
 
     def __getitem__(self, name: str) -> TargetReport:
         for target in self.targets:
@@ -139,7 +135,9 @@ class TargetStatus:
         if self.problem is not None:
             return f"{self.name}: {self.problem}"
         if not self.exists:
-            return f"{self.name}: does not exist; {len(self.pending)} pending to {_heads(self.wanted)}"
+            return (
+                f"{self.name}: does not exist; {len(self.pending)} pending to {_heads(self.wanted)}"
+            )
         if self.pending:
             return (
                 f"{self.name}: at {_heads(self.heads)}, {len(self.pending)} pending "

@@ -60,25 +60,17 @@ class Target:
                 set_(self, part, urls.parse(value))
             elif value is not None and not isinstance(value, URL | AsyncEngine):
                 raise ConfigurationError(
-                    f"{part} must be an AsyncEngine, a URL or a string, not {type(value).__name__}; "
+                    f"{part} must be an AsyncEngine, a URL or a string, "
+                    f"not {type(value).__name__}; "
                     "for a sync Engine pass its url"
                 )
         if self.drive not in get_args(Drive):
-            raise ConfigurationError(
-                f"drive={self.drive!r} is not one of {get_args(Drive)}"
-            )
+            raise ConfigurationError(f"drive={self.drive!r} is not one of {get_args(Drive)}")
         if isinstance(self.x, str):
-            raise ConfigurationError(
-                'x takes a list such as ["tenant=a"], not one string'
-            )
+            raise ConfigurationError('x takes a list such as ["tenant=a"], not one string')
         if self.connect_timeout <= 0 or self.lock_timeout <= 0:
-            raise ConfigurationError(
-                "connect_timeout and lock_timeout are seconds above zero"
-            )
-        if (
-            isinstance(self.config, str | os.PathLike)
-            and not Path(self.config).exists()
-        ):
+            raise ConfigurationError("connect_timeout and lock_timeout are seconds above zero")
+        if isinstance(self.config, str | os.PathLike) and not Path(self.config).exists():
             raise ConfigurationError(
                 f"{os.fspath(self.config)}: no such Alembic configuration "
                 f"(looked for {Path(self.config).absolute()}); pass the path of an alembic.ini, "

@@ -44,10 +44,7 @@ def with_async_driver(url: URL) -> URL:
 
 def rendered(url: URL) -> str:
     """The URL for people: no password, no secret query values."""
-    query = {
-        key: "***" if _SECRET_KEYS.search(key) else value
-        for key, value in url.query.items()
-    }
+    query = {key: "***" if _SECRET_KEYS.search(key) else value for key, value in url.query.items()}
     return url.set(query=query).render_as_string(hide_password=True)
 
 

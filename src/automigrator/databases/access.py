@@ -33,13 +33,9 @@ class Access:
     def __init__(self, target: Target) -> None:
         given = target.migrate_with or target.database
         assert not isinstance(given, str)
-        self.application = (
-            target.database if isinstance(target.database, AsyncEngine) else None
-        )
+        self.application = target.database if isinstance(target.database, AsyncEngine) else None
         self._engine = given if isinstance(given, AsyncEngine) else None
-        self.url = urls.with_async_driver(
-            given.url if isinstance(given, AsyncEngine) else given
-        )
+        self.url = urls.with_async_driver(given.url if isinstance(given, AsyncEngine) else given)
         self.rewritten = self.url.drivername != target.application_url.drivername
 
     @property
@@ -57,9 +53,7 @@ class Access:
             return create_async_engine(url, poolclass=NullPool)
         if database is None:
             # recreate() is a fresh, empty pool with the same creator, arguments and listeners
-            return create_async_engine(
-                self.url, pool=self._engine.sync_engine.pool.recreate()
-            )
+            return create_async_engine(self.url, pool=self._engine.sync_engine.pool.recreate())
         return self._elsewhere(self._engine, database)
 
     def _elsewhere(self, engine: AsyncEngine, database: str) -> AsyncEngine:
@@ -95,9 +89,7 @@ class Access:
 def _recipe_of(engine: AsyncEngine) -> _Recipe | None:
     """The arguments the application's engine would connect with now, listeners included."""
 
-    def capture(
-        dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]
-    ) -> None:
+    def capture(dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]) -> None:
         raise _Recipe(list(cargs), dict(cparams))
 
     event.listen(engine.sync_engine, "do_connect", capture)

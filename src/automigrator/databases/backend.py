@@ -36,9 +36,7 @@ class Sight:
     """Whether there are tables other than the version tables."""
 
     def all_heads(self) -> tuple[str, ...]:
-        return tuple(
-            sorted({head for heads in self.heads.values() for head in heads or ()})
-        )
+        return tuple(sorted({head for heads in self.heads.values() for head in heads or ()}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +107,7 @@ class Backend(Protocol):
     async def recover(self, tables: Sequence[VersionTable]) -> str | None:
         """Finish or undo what a dead process left; says what was done."""
 
-    async def snapshot(
-        self, token: str, heads: tuple[str, ...], **options: Any
-    ) -> Snapshot: ...
+    async def snapshot(self, token: str, heads: tuple[str, ...], **options: Any) -> Snapshot: ...
 
     async def restore(self, snapshot: Snapshot, **options: Any) -> None: ...
 

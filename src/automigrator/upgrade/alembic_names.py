@@ -13,16 +13,12 @@ if TYPE_CHECKING:
     from alembic.script import Script, ScriptDirectory
 
 
-def upgrade_steps(
-    script: ScriptDirectory, revision: str, heads: tuple[str, ...]
-) -> list[Any]:
+def upgrade_steps(script: ScriptDirectory, revision: str, heads: tuple[str, ...]) -> list[Any]:
     """What `alembic upgrade` would run, in order."""
     return list(script._upgrade_revs(revision, heads))  # type: ignore[arg-type]  # takes a tuple
 
 
-def downgrade_steps(
-    script: ScriptDirectory, revision: str, heads: tuple[str, ...]
-) -> list[Any]:
+def downgrade_steps(script: ScriptDirectory, revision: str, heads: tuple[str, ...]) -> list[Any]:
     """What `alembic downgrade` would run, in order."""
     return list(script._downgrade_revs(revision, heads))  # type: ignore[arg-type]  # takes a tuple
 

@@ -16,18 +16,14 @@ from automigrator.errors import ConfigurationError
 from automigrator.target import Target
 
 
-def alembic_config(
-    target: Target, url: URL, attributes: dict[str, Any] | None = None
-) -> Config:
+def alembic_config(target: Target, url: URL, attributes: dict[str, Any] | None = None) -> Config:
     """A new Config pointing at `url`; the target's own Config object is never changed."""
     config = _read(target)
     config.config_ini_section = target.section
     config.attributes.update(target.attributes)
     config.attributes.update(attributes or {})
     options = vars(config.cmd_opts) if config.cmd_opts else {}
-    config.cmd_opts = Namespace(
-        **{**options, "x": list(target.x) or None, "quiet": True}
-    )
+    config.cmd_opts = Namespace(**{**options, "x": list(target.x) or None, "quiet": True})
     if config.get_alembic_option("script_location") is None:
         raise ConfigurationError(
             f"{_described(target)} has no script_location in section [{target.section}]; "
@@ -43,11 +39,7 @@ def _point(config: Config, target: Target, url: URL) -> None:
     # ConfigParser interpolates: a literal % is written twice
     text = url.render_as_string(hide_password=False).replace("%", "%%")
     config.set_main_option("sqlalchemy.url", text)
-    names = [
-        n.strip()
-        for n in (config.get_main_option("databases") or "").split(",")
-        if n.strip()
-    ]
+    names = [n.strip() for n in (config.get_main_option("databases") or "").split(",") if n.strip()]
     if not names:
         return
     chosen = target.name if target.name in names else _section_of(config, names, url)

@@ -146,9 +146,7 @@ async def drive(
     stopping = threading.Event()
     loop = asyncio.get_running_loop()
 
-    def request(
-        connection: Connection | None, expected: Hashable, state: Hashable
-    ) -> Request:
+    def request(connection: Connection | None, expected: Hashable, state: Hashable) -> Request:
         attributes: dict[str, Any] = {}
         if "connection" not in target.attributes and connection is not None:
             offers = {"connection": connection, "engine": connection.engine}
@@ -196,16 +194,12 @@ async def drive(
         else:
             async with place.engine.connect() as connection:
                 identity, state = await connection.run_sync(prepared)
-            thread = in_thread(
-                lambda: execute(request(None, identity, state), execution)
-            )
+            thread = in_thread(lambda: execute(request(None, identity, state), execution))
             await _cancellable(thread, execution, stopping)
     return execution
 
 
-async def _cancellable(
-    work: Any, execution: Execution, stopping: threading.Event
-) -> None:
+async def _cancellable(work: Any, execution: Execution, stopping: threading.Event) -> None:
     """Await `work`; when cancelled, interrupt its statement, wait until it has rolled back."""
     task = asyncio.ensure_future(work)
     try:
@@ -230,9 +224,7 @@ def _is_greenlet(task: asyncio.Future[Any]) -> bool:
     return getattr(coroutine, "__name__", "") != in_thread.__name__
 
 
-def _on(
-    loop: asyncio.AbstractEventLoop, call: Callable[..., None]
-) -> Callable[..., None]:
+def _on(loop: asyncio.AbstractEventLoop, call: Callable[..., None]) -> Callable[..., None]:
     """Progress arrives on the loop, whichever thread a revision runs in."""
 
     def forward(*arguments: Any) -> None:

@@ -105,9 +105,7 @@ def execute(request: Request, execution: Execution) -> None:
         with _untouched(chosen):
             table = request.backend.resolve(chosen, table)
         execution.contexts.append(
-            Configured(
-                table, how, one_transaction=not options.get("transaction_per_migration")
-            )
+            Configured(table, how, one_transaction=not options.get("transaction_per_migration"))
         )
 
     environment.configure = configure  # type: ignore[method-assign]  # a subclass breaks its proxies
@@ -123,9 +121,7 @@ def execute(request: Request, execution: Execution) -> None:
             undo()
 
 
-def _steps(
-    request: Request, execution: Execution, heads: Any, context: Any
-) -> Iterator[Any]:
+def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> Iterator[Any]:
     history = request.history
     heads = tuple(heads)
     steps = history.steps(request.revision, heads, down=request.down)
@@ -168,9 +164,7 @@ def _recorded(function: Callable[..., Any], execution: Execution) -> Callable[..
     return run
 
 
-def _adopted(
-    request: Request, execution: Execution, theirs: Any
-) -> tuple[Connection, str]:
+def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Connection, str]:
     """The connection to migrate on: ours, or env.py's own where it leads to the same database."""
     ours, backend = request.connection, request.backend
     if not isinstance(theirs, Connection):
@@ -192,11 +186,7 @@ def _adopted(
     if ours is not None:
         if same and not theirs.dialect.is_async:
             raise NeedsThreadError("env.py opens its own connection with a sync driver")
-        if (
-            request.replace
-            and not theirs.in_transaction()
-            and state == request.session_state
-        ):
+        if request.replace and not theirs.in_transaction() and state == request.session_state:
             return ours, "replaced"
     if not same:
         raise EnvError(

@@ -69,24 +69,18 @@ class History:
 
     def check_known(self, heads: Iterable[str]) -> None:
         """Raise UnknownRevisionError when a database's head is in no file."""
-        unknown = tuple(
-            h for h in heads if h not in self.script.revision_map._revision_map
-        )
+        unknown = tuple(h for h in heads if h not in self.script.revision_map._revision_map)
         if unknown:
             raise UnknownRevisionError(unknown, self.heads)
 
-    def steps(
-        self, revision: str, heads: tuple[str, ...], *, down: bool = False
-    ) -> list[Any]:
+    def steps(self, revision: str, heads: tuple[str, ...], *, down: bool = False) -> list[Any]:
         """Alembic's own steps from `heads` to `revision`; none when the database is beyond it."""
         self.check_known(heads)
         make = alembic_names.downgrade_steps if down else alembic_names.upgrade_steps
         try:
             return make(self.script, revision, heads)
         except CommandError as error:
-            if isinstance(error.__cause__, RangeNotAncestorError) and self._beyond(
-                revision, heads
-            ):
+            if isinstance(error.__cause__, RangeNotAncestorError) and self._beyond(revision, heads):
                 return []
             raise HistoryError(str(error)) from error
 
@@ -98,9 +92,7 @@ class History:
         """Whether a database at `heads` has everything that `wanted` asks for."""
         return set(wanted) <= self._closure(heads)
 
-    def applied(
-        self, candidates: Iterable[str], heads: Iterable[str]
-    ) -> tuple[str, ...]:
+    def applied(self, candidates: Iterable[str], heads: Iterable[str]) -> tuple[str, ...]:
         """Those of `candidates` that a database at `heads` has."""
         closure = self._closure(heads)
         return tuple(candidate for candidate in candidates if candidate in closure)
@@ -110,17 +102,11 @@ class History:
 
     def uses_autocommit(self, revisions: Iterable[str]) -> bool:
         """Whether a pending revision commits in the middle, by its text."""
-        return any(
-            _AUTOCOMMIT.search(_text(self._script(revision))) for revision in revisions
-        )
+        return any(_AUTOCOMMIT.search(_text(self._script(revision))) for revision in revisions)
 
     def _beyond(self, revision: str, heads: tuple[str, ...]) -> bool:
         try:
-            wanted = {
-                script.revision
-                for script in self.script.get_revisions(revision)
-                if script
-            }
+            wanted = {script.revision for script in self.script.get_revisions(revision) if script}
         except CommandError:
             return False
         return wanted <= self._closure(heads)
@@ -166,11 +152,7 @@ def _checked(script: ScriptDirectory) -> Iterator[Script]:
         raise
     except Exception as error:
         name = next(
-            (
-                f.tb_frame.f_code.co_filename
-                for f in _frames(error)
-                if _is_revision(script, f)
-            ),
+            (f.tb_frame.f_code.co_filename for f in _frames(error) if _is_revision(script, f)),
             str(getattr(error, "filename", None) or "a revision file"),
         )
         raise RevisionImportError(

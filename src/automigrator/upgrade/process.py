@@ -21,15 +21,13 @@ T = TypeVar("T")
 _inside_env: ContextVar[bool] = ContextVar("automigrator_inside_env", default=False)
 _on_loop: ContextVar[bool] = ContextVar("automigrator_env_on_loop", default=False)
 _alembic = threading.Lock()
-_SIGNALS = tuple(
-    getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)
-)
+_SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
 
 
 @asynccontextmanager
 async def alembic_to_ourselves() -> AsyncIterator[None]:
     """Hold the process-wide lock: `alembic.op` and `alembic.context` are globals."""
-    while not _alembic.acquire(blocking=False):
+    while not _alembic.acquire(blocking=False):  # noqa: ASYNC110 - held by other threads and loops
         await asyncio.sleep(0.01)
     try:
         yield
@@ -65,9 +63,7 @@ async def in_thread(function: Callable[[], T]) -> T:
         loop.call_soon_threadsafe(settle, result, error)
 
     context = copy_context()
-    threading.Thread(
-        target=context.run, args=(work,), name="automigrator", daemon=True
-    ).start()
+    threading.Thread(target=context.run, args=(work,), name="automigrator", daemon=True).start()
     return await future
 
 

@@ -202,7 +202,8 @@ async def settings(admin: AsyncConnection, name: str) -> Settings:
         admin,
         """
         select r.rolname, a.privilege_type, bool_or(a.is_grantable)
-        from pg_database d cross join aclexplode(d.datacl) a left join pg_roles r on r.oid = a.grantee
+        from pg_database d cross join aclexplode(d.datacl) a
+        left join pg_roles r on r.oid = a.grantee
         where d.datname = :name and (a.grantee = 0 or r.oid is not null)
         group by 1, 2 order by 1 nulls first, 2
         """,

@@ -68,13 +68,13 @@ def clear(live: Path) -> None:
 
 def _entry(data: Any) -> Entry:
     if not isinstance(data, dict):
-        raise ValueError("it is not a JSON object")  # noqa: TRY004 (the file's contents)
+        raise ValueError("it is not a JSON object")
     state = data.get("state")
     if state != "migrating" and state != "restoring":
         raise ValueError(f"state is {state!r}, not 'migrating' or 'restoring'")
     snapshot, at = data.get("snapshot"), data.get("at")
     if not isinstance(snapshot, str):
-        raise ValueError(f"snapshot is {snapshot!r}, not a string")  # noqa: TRY004
+        raise ValueError(f"snapshot is {snapshot!r}, not a string")
     if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
         raise ValueError(f"at is {at!r}, not seconds")
     return Entry(state, snapshot, _heads(data, "before"), _heads(data, "after"), float(at))
