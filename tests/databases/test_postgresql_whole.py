@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from automigrator.databases.backend import VersionTable
-from automigrator.databases.postgresql import whole
+from automigrator.databases.postgresql import naming, ownership, settings, whole
 from automigrator.errors import RefusedError
 
 
@@ -90,15 +90,15 @@ async def test_odd_names_are_only_names(
     live, copy, aside = (f"{postgres_name}{odd}{n}" for n in "123")
     assert await whole.create(admin, live)
     assert live in postgres_server.databases(postgres_name)
-    await whole.set_comment(admin, live, odd)
+    await settings.set_comment(admin, live, odd)
     assert await whole.create(admin, copy, template=live)
-    found = await whole.settings(admin, live)
+    found = await settings.settings(admin, live)
     assert found.comment == odd
-    variable = whole.Setting(None, "app.odd", odd)
-    assert await whole.apply_settings(admin, copy, replace(found, variables=(variable,))) == ()
+    variable = settings.Setting(None, "app.odd", odd)
+    assert await settings.apply_settings(admin, copy, replace(found, variables=(variable,))) == ()
     await whole.swap(admin, live, copy, aside, disconnect_others=False)
     assert postgres_server.databases(postgres_name) == [live, aside]
-    assert (await whole.settings(admin, live)).variables == (variable,)
+    assert (await settings.settings(admin, live)).variables == (variable,)
 
 
 async def test_what_a_template_copy_loses_survives_copy_and_swap(
@@ -122,40 +122,40 @@ async def test_what_a_template_copy_loses_survives_copy_and_swap(
         f"alter role {who} in database {live} set statement_timeout to '7s'",
     ):
         run(sql)
-    before = await whole.settings(admin, live)
+    before = await settings.settings(admin, live)
     assert before.owner == role
     assert before.connection_limit == 17
     assert len(before.variables) == 5
     assert "secret to" not in repr(before) and "a=b" not in repr(before)
 
     assert await whole.create(admin, copy, template=live)
-    assert await whole.settings(admin, copy) != before
-    assert await whole.apply_settings(admin, copy, before) == ()
-    assert await whole.settings(admin, copy) == before
+    assert await settings.settings(admin, copy) != before
+    assert await settings.apply_settings(admin, copy, before) == ()
+    assert await settings.settings(admin, copy) == before
     await whole.swap(admin, live, copy, f"{live}_old", disconnect_others=False)
-    assert await whole.settings(admin, live) == before
+    assert await settings.settings(admin, live) == before
     assert run("select x from kept", database=live)[0][0] == 1
     assert run("select current_schemas(false)", database=live)[0][0] == ["public"]
 
 
 async def test_default_grants_stay_the_default(admin: AsyncConnection, postgres_name: str) -> None:
     await whole.create(admin, postgres_name)
-    before = await whole.settings(admin, postgres_name)
+    before = await settings.settings(admin, postgres_name)
     assert before.grants is None
-    assert await whole.apply_settings(admin, postgres_name, before) == ()
-    assert await whole.settings(admin, postgres_name) == before
+    assert await settings.apply_settings(admin, postgres_name, before) == ()
+    assert await settings.settings(admin, postgres_name) == before
 
 
 async def test_a_role_learns_which_settings_it_could_not_apply(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str, role: str
 ) -> None:
     await whole.create(admin, postgres_name, owner=role)
-    found = await whole.settings(admin, postgres_name)
+    found = await settings.settings(admin, postgres_name)
     stranger = f"{postgres_name}_stranger"
     postgres_server.execute(f"create role {stranger}")
-    secret = whole.Setting(stranger, "app.key", "hunter2")
+    secret = settings.Setting(stranger, "app.key", "hunter2")
     async with connected(postgres_server, user=role) as own:
-        refused = await whole.apply_settings(
+        refused = await settings.apply_settings(
             own, postgres_name, replace(found, variables=(secret,))
         )
     assert refused == (f"app.key for {stranger} (SQLSTATE 42501)",)
@@ -331,15 +331,15 @@ async def test_a_prepared_transaction_stands_in_the_way(
 
 async def test_only_names_of_ours_are_ours(admin: AsyncConnection, postgres_name: str) -> None:
     live, neighbour = postgres_name, f"{postgres_name}_2"
-    mine = [whole.purged_name(live, "20260102"), whole.snapshot_name(live, "20260101a")]
+    mine = [naming.purged_name(live, "20260102"), naming.snapshot_name(live, "20260101a")]
     for name in (
         *mine,
         live,
-        whole.snapshot_name(neighbour, "20260101"),
+        naming.snapshot_name(neighbour, "20260101"),
         f"{live}__automigrator_snapshot_not_ours",
     ):
         await whole.create(admin, name)
-    assert await whole.ours(admin, live) == [
+    assert await naming.ours(admin, live) == [
         (mine[1], "snapshot", "20260101a"),
         (mine[0], "purged", "20260102"),
     ]
@@ -348,12 +348,12 @@ async def test_only_names_of_ours_are_ours(admin: AsyncConnection, postgres_name
 @pytest.mark.parametrize("live", ["a", "x" * 63, "ж" * 31, "☃" * 21])
 def test_names_fit_whatever_the_database_is_called(live: str) -> None:
     stamp = "20260101T120000Z"
-    names = {whole.snapshot_name(live, stamp), whole.purged_name(live, stamp)}
+    names = {naming.snapshot_name(live, stamp), naming.purged_name(live, stamp)}
     assert len(names) == 2
     assert all(len(name.encode()) <= 63 for name in names)
-    assert whole.snapshot_name(live[:-1] + "y", stamp) not in names
+    assert naming.snapshot_name(live[:-1] + "y", stamp) not in names
     with pytest.raises(ValueError, match="stamp"):
-        whole.snapshot_name(live, "a_b")
+        naming.snapshot_name(live, "a_b")
 
 
 async def test_a_database_with_neighbours_is_not_exclusive(
@@ -364,7 +364,7 @@ async def test_a_database_with_neighbours_is_not_exclusive(
         own = (VersionTable(), VersionTable("versions", "meta"))
 
         async def reason(*schemas: str) -> str | None:
-            return await whole.exclusive_to_target(target, schemas, own)
+            return await ownership.exclusive_to_target(target, schemas, own)
 
         async def do(sql: str) -> None:
             await target.execute(text(sql))
@@ -385,4 +385,4 @@ async def test_a_database_with_neighbours_is_not_exclusive(
             await reason("public", "theirs") or ""
         )
     async with connected(postgres_server, postgres_name, user=role) as target:
-        assert "belongs to role" in (await whole.exclusive_to_target(target, (), ()) or "")
+        assert "belongs to role" in (await ownership.exclusive_to_target(target, (), ()) or "")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from automigrator.databases.sqlite import copying
+from automigrator.databases.sqlite import checking, copying, files, reading, space
 
 MODES = ("wal", "delete")
 NOW = datetime(2026, 11, 24, 5, 15, tzinfo=UTC)
@@ -185,7 +185,7 @@ def test_a_copy_under_a_busy_writer_is_consistent_and_does_not_starve(
 
             destination = tmp_path / f"copy{number}.db"
             copying.copy(live, destination, progress=progress, deadline_s=20)
-            assert copying.verify(destination) == ("a1",)
+            assert checking.verify(destination) == ("a1",)
             with closing(connect(destination)) as connection:
                 rows = connection.execute("SELECT n FROM item WHERE id IN (1, 3000)").fetchall()
             assert rows[0] == rows[1]
@@ -211,7 +211,7 @@ def test_a_copy_never_overwrites(tmp_path: Path) -> None:
 def test_a_cancelled_copy_leaves_nothing(tmp_path: Path, mode: str) -> None:
     live = make(tmp_path / "app.db", mode)
     seen: list[int] = []
-    with pytest.raises(copying.Cancelled):
+    with pytest.raises(reading.Cancelled):
         copying.copy(
             live,
             tmp_path / "copy.db",
@@ -240,7 +240,7 @@ def test_a_copy_of_a_locked_database_times_out_and_leaves_nothing(tmp_path: Path
         with pytest.raises(TimeoutError, match=r"app\.db could not be read: another connection"):
             copying.copy(live, tmp_path / "copy.db", deadline_s=0.3)
         assert 0.3 <= time.monotonic() - started < 3
-        with pytest.raises(copying.Cancelled):
+        with pytest.raises(reading.Cancelled):
             copying.copy(live, tmp_path / "copy.db", cancelled=lambda: True)
         holder.execute("ROLLBACK")
     assert names(tmp_path) == ["app.db"]
@@ -285,7 +285,7 @@ def test_a_copy_is_as_private_as_its_source(tmp_path: Path) -> None:
 def test_names_with_uri_characters_are_only_names(tmp_path: Path) -> None:
     live = make(tmp_path / "a?mode=memory&x#y%20 é.db", rows=5)
     copying.copy(live, tmp_path / "c?o#p%y.db")
-    assert copying.verify(tmp_path / "c?o#p%y.db") == ("a1",)
+    assert checking.verify(tmp_path / "c?o#p%y.db") == ("a1",)
     change(live)
     copying.restore(tmp_path / "c?o#p%y.db", live)
     assert version(live) == ("a1",)
@@ -298,9 +298,9 @@ def test_verify_reads_the_versions_and_leaves_no_sidecars(tmp_path: Path, mode: 
         connection.execute("INSERT INTO alembic_version VALUES ('a0')")
         connection.execute('CREATE TABLE "odd ""name"(version_num)')
     before = live.read_bytes()
-    assert copying.verify(live) == ("a0", "a1")
-    assert copying.verify(live, 'odd "name', preread=True) == ()
-    assert copying.verify(live, "other") == ()
+    assert checking.verify(live) == ("a0", "a1")
+    assert checking.verify(live, 'odd "name', preread=True) == ()
+    assert checking.verify(live, "other") == ()
     assert names(tmp_path) == ["app.db"]
     assert live.read_bytes() == before
 
@@ -309,7 +309,7 @@ def test_verify_sees_what_is_only_in_the_wal(tmp_path: Path) -> None:
     live = make(tmp_path / "app.db", "wal", rows=5)
     with closing(connect(live)) as application:
         application.execute("UPDATE alembic_version SET version_num = 'b2'")
-        assert copying.verify(live) == ("b2",)
+        assert checking.verify(live) == ("b2",)
         assert (tmp_path / "app.db-wal").stat().st_size > 0
 
 
@@ -318,7 +318,7 @@ def test_verify_never_takes_a_locked_database_for_a_damaged_one(tmp_path: Path) 
     with closing(connect(live)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.raises(TimeoutError):
-            copying.verify(live, deadline_s=0.1)
+            checking.verify(live, deadline_s=0.1)
         holder.execute("ROLLBACK")
 
 
@@ -332,14 +332,14 @@ def test_verify_raises_on_a_damaged_file(tmp_path: Path, how: str) -> None:
     else:
         damage(live, how)
     with pytest.raises(sqlite3.DatabaseError) as caught:
-        copying.verify(live)
+        checking.verify(live)
     assert caught.value.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     assert names(tmp_path) == ["app.db"]
 
 
 def test_verify_takes_an_empty_file_for_an_empty_database(tmp_path: Path) -> None:
     (tmp_path / "app.db").touch()
-    assert copying.verify(tmp_path / "app.db") == ()
+    assert checking.verify(tmp_path / "app.db") == ()
 
 
 def test_verify_accepts_rows_and_schemas_that_only_the_application_understands(
@@ -356,12 +356,12 @@ def test_verify_accepts_rows_and_schemas_that_only_the_application_understands(
             "INSERT INTO loose VALUES (1), (NULL); PRAGMA writable_schema=ON;"
             "UPDATE sqlite_master SET sql = 'CREATE TABLE loose(x NOT NULL)' WHERE name = 'loose'"
         )
-    assert copying.verify(live) == ("a1",)
+    assert checking.verify(live) == ("a1",)
     with live.open("rb+") as file:
         file.seek(4096 * 100)
         file.write(b"\xff" * 4096)
     with pytest.raises(sqlite3.DatabaseError):
-        copying.verify(live)
+        checking.verify(live)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -381,7 +381,7 @@ def test_a_pooled_connection_opened_before_a_restore_sees_the_restored_data(
     assert checksum(live) == expected and version(live) == ("c3",)
     assert live.stat().st_ino == inode
     assert journal_mode(live) == mode
-    assert copying.verify(live) == ("c3",)
+    assert checking.verify(live) == ("c3",)
     assert names(tmp_path) == ["app.db", "snapshot.db"]
 
 
@@ -423,7 +423,7 @@ def test_a_writer_in_another_process_blocks_a_restore_until_it_is_gone(tmp_path:
             copying.restore(snapshot, live, deadline_s=0.2)
         threading.Timer(0.3, process.kill).start()
         copying.restore(snapshot, live, deadline_s=10)
-    assert version(live) == ("a1",) and copying.verify(live) == ("a1",)
+    assert version(live) == ("a1",) and checking.verify(live) == ("a1",)
 
 
 @pytest.mark.parametrize("how", [*DAMAGE, "zero bytes"])
@@ -438,7 +438,7 @@ def test_a_restore_over_a_damaged_file_brings_the_data_back(
     damage(live, how)
     copying.restore(snapshot, live)
     assert checksum(live) == expected
-    assert copying.verify(live) == ("a1",)
+    assert checking.verify(live) == ("a1",)
     assert names(tmp_path) == ["app.db", "snapshot.db"]
 
 
@@ -452,7 +452,7 @@ def test_a_restore_over_a_broken_schema_stays_in_place(tmp_path: Path) -> None:
         )
     inode = live.stat().st_ino
     copying.restore(snapshot, live)
-    assert copying.verify(live) == ("a1",) and live.stat().st_ino == inode
+    assert checking.verify(live) == ("a1",) and live.stat().st_ino == inode
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -516,7 +516,7 @@ def test_replace_takes_the_place_with_its_permissions_and_without_old_sidecars(
     live = make(tmp_path / "app.db", rows=50)
     live.chmod(0o600)
     new = make(tmp_path / "new.db", rows=20, version="n1")
-    for suffix in copying.SIDECARS:
+    for suffix in files.SIDECARS:
         (tmp_path / f"app.db{suffix}").write_bytes(b"stale")
     (tmp_path / "app.db.automigrator-new").write_bytes(b"left by a kill")
     copying.replace(new, live)
@@ -609,22 +609,22 @@ def test_the_space_needed_counts_the_file_and_its_wal(tmp_path: Path) -> None:
         application.execute("UPDATE item SET n = 1")
         sizes = live.stat().st_size + (tmp_path / "app.db-wal").stat().st_size
         assert sizes > live.stat().st_size
-        assert copying.free_space_needed(live) - 1 <= 2.2 * sizes <= copying.free_space_needed(live)
-    assert copying.free_space_needed(tmp_path / "absent.db") == 0
+        assert space.free_space_needed(live) - 1 <= 2.2 * sizes <= space.free_space_needed(live)
+    assert space.free_space_needed(tmp_path / "absent.db") == 0
 
 
 def test_too_little_space_is_an_error_with_both_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = make(tmp_path / "app.db", rows=50)
-    copying.ensure_space(live, tmp_path)
+    space.ensure_space(live, tmp_path)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 10**9 - 1234, 1234))
     with pytest.raises(OSError) as caught:
-        copying.ensure_space(live, tmp_path)
+        space.ensure_space(live, tmp_path)
     assert caught.value.errno == errno.ENOSPC
     assert "1,234" in str(caught.value)
-    assert f"{copying.free_space_needed(live):,}" in str(caught.value)
+    assert f"{space.free_space_needed(live):,}" in str(caught.value)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX locks")
@@ -632,9 +632,9 @@ def test_too_little_space_is_an_error_with_both_figures(
     "act",
     [
         lambda live, other: copying.copy(live, other.with_name("c.db")),
-        lambda live, other: copying.verify(live),
+        lambda live, other: checking.verify(live),
         lambda live, other: copying.set_aside(live, "purged", NOW),
-        lambda live, other: copying.ensure_space(live, live.parent),
+        lambda live, other: space.ensure_space(live, live.parent),
     ],
     ids=["copy", "verify", "set_aside", "ensure_space"],
 )

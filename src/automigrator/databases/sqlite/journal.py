@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from automigrator.databases.sqlite.copying import sync_folder
+from automigrator.databases.sqlite.files import sync_folder
 
 State = Literal["migrating", "restoring"]
 

@@ -1,0 +1,85 @@
+"""A SQLite file, its sidecars and its folder, durably."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+SIDECARS = ("-wal", "-shm", "-journal")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    if os.name == "nt":
+        return  # Windows cannot open a folder, and journals its names itself
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def copy_bytes(source: Path, destination: Path) -> None:
+    # the database itself last: its name says that the set is whole
+    for suffix in (*SIDECARS, ""):
+        part = beside(source, suffix)
+        if not part.exists():
+            continue
+        partial = beside(destination, suffix + ".partial")
+        try:
+            shutil.copyfile(part, partial)
+            sync_file(partial)
+            same_access(partial, part)
+            partial.replace(beside(destination, suffix))
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    sync_folder(destination.parent)
+
+
+def same_access(path: Path, model: Path) -> None:
+    """Who may read the model may read the copy, and nobody else."""
+    status = model.stat()
+    if os.name != "nt":
+        with suppress(PermissionError):
+            os.chown(path, status.st_uid, status.st_gid)
+    path.chmod(status.st_mode & 0o777)
+
+
+def sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def must_not_exist(path: Path) -> None:
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def sidecars(path: Path) -> list[Path]:
+    path = path.resolve()
+    return [beside(path, suffix) for suffix in SIDECARS]
+
+
+def remove_sidecars(path: Path) -> None:
+    for sidecar in sidecars(path):
+        sidecar.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    remove_sidecars(path)
+    path.unlink(missing_ok=True)
+
+
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

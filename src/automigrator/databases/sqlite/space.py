@@ -1,0 +1,30 @@
+"""How much room a snapshot of a SQLite database needs."""
+
+from __future__ import annotations
+
+import errno
+import math
+import shutil
+from pathlib import Path
+
+from automigrator.databases.sqlite.files import beside, size_of
+
+SPACE_FACTOR = 2.2
+
+
+def free_space_needed(path: Path) -> int:
+    """Bytes that must be free to snapshot and restore a database: 2.2 times file and WAL."""
+    path = path.resolve()
+    return math.ceil(SPACE_FACTOR * sum(size_of(p) for p in (path, beside(path, "-wal"))))
+
+
+def ensure_space(path: Path, folder: Path) -> None:
+    """Raise OSError (ENOSPC) when `folder` has too little room for a snapshot of `path`."""
+    needed, free = free_space_needed(path), shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"a snapshot of {path} needs {needed:,} bytes free, there are {free:,}; "
+            "nothing was changed",
+            str(folder),
+        )

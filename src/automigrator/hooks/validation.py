@@ -1,0 +1,126 @@
+"""Whether a plugin can be used, and what is wrong with it when not."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import TYPE_CHECKING
+
+import pluggy
+
+from automigrator.errors import PluginError
+from automigrator.hooks.spec import PROJECT, Hookspecs
+
+if TYPE_CHECKING:
+    pass
+
+HOOKS: dict[str, tuple[str, ...]] = {
+    name: tuple(inspect.signature(spec).parameters)[1:]
+    for name, spec in vars(Hookspecs).items()
+    if inspect.isfunction(spec)
+}
+
+"""Every hook and the arguments it offers."""
+
+
+class PlainManager(pluggy.PluginManager):
+    """A PluginManager that takes plain hooks only: order is configuration's, not a plugin's."""
+
+    def __init__(self) -> None:
+        super().__init__(PROJECT)
+        self.add_hookspecs(Hookspecs)
+
+    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
+        opts = super().parse_hookimpl_opts(plugin, name)
+        if opts is not None:
+            for option in ("wrapper", "hookwrapper", "tryfirst", "trylast"):
+                if opts.get(option):
+                    raise PluginError(
+                        f"{name} of {blame_of(plugin)} is marked hookimpl({option}=True), which "
+                        "automigrator does not have: plugins are asked one after another, in the "
+                        "configured order; remove the option"
+                    )
+        return opts
+
+
+def blame_of(plugin: object) -> str:
+    """The name an in-house plugin is blamed by."""
+    return plugin.__name__ if inspect.ismodule(plugin) else type(plugin).__qualname__
+
+
+def validate(manager: PlainManager, blame: str, plugin: object) -> None:
+    """Raise PluginError for the mistakes pluggy lets pass or explains badly."""
+    if inspect.isclass(plugin):
+        name = plugin.__name__
+        raise PluginError(f"{name} is a class, not a plugin: pass {name}(), not {name}")
+    if isinstance(plugin, str):
+        raise PluginError(
+            f"{plugin!r} is a string, not a plugin: plugins= takes objects with @hookimpl "
+            "methods; the names of recovery strategies go into recovery="
+        )
+    marked = 0
+    for attribute in dir(plugin):
+        opts = manager.parse_hookimpl_opts(plugin, attribute)
+        if opts is not None:
+            marked += 1
+            _validate_impl(blame, plugin, attribute, opts)
+    unmarked = _lookalikes(manager, plugin)
+    forgotten = [name for name in unmarked if name in HOOKS]
+    if marked and not forgotten:
+        return
+    named = forgotten if marked else unmarked
+    if named:
+        raise PluginError(
+            f"{blame} has {', '.join(named)} without @hookimpl, so nothing would call "
+            f"{'it' if len(named) == 1 else 'them'}; decorate with automigrator.hookimpl"
+        )
+    raise PluginError(
+        f"{blame} has no hooks; decorate at least one of {', '.join(HOOKS)} "
+        "with automigrator.hookimpl"
+    )
+
+
+def _validate_impl(blame: str, plugin: object, attribute: str, opts: pluggy.HookimplOpts) -> None:
+    hook = opts.get("specname") or attribute
+    if hook not in HOOKS:
+        if opts.get("optionalhook"):
+            return
+        raise PluginError(f"{blame} implements {hook}, which is no hook;{_suggestion(hook)}")
+    function = getattr(plugin, attribute)
+    unwrapped = inspect.unwrap(function)
+    if inspect.isgeneratorfunction(unwrapped) or inspect.isasyncgenfunction(unwrapped):
+        raise PluginError(f"{hook} of {blame} yields, so its body would never run; use return")
+    foreign = [
+        parameter.name
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.default is parameter.empty
+        and (parameter.name not in HOOKS[hook] or parameter.kind is parameter.POSITIONAL_ONLY)
+    ]
+    if foreign:
+        raise PluginError(
+            f"{hook} of {blame} takes {', '.join(foreign)}; hooks are called with keyword "
+            f"arguments, and {hook} may take any of: {', '.join(HOOKS[hook])}"
+        )
+
+
+def _lookalikes(manager: PlainManager, plugin: object) -> list[str]:
+    """Methods that are named like a hook and not marked as one."""
+    found = []
+    for name in dir(plugin):
+        method = inspect.getattr_static(plugin, name, None)
+        method = getattr(method, "__func__", method)
+        if (
+            not name.startswith("_")
+            and callable(method)
+            and not hasattr(method, f"{PROJECT}_spec")
+            and manager.parse_hookimpl_opts(plugin, name) is None
+            and difflib.get_close_matches(name, HOOKS, cutoff=0.8)
+        ):
+            found.append(name)
+    return found
+
+
+def _suggestion(name: str) -> str:
+    close = difflib.get_close_matches(name, HOOKS, n=1)
+    return f" did you mean {close[0]}?" if close else f" the hooks are {', '.join(HOOKS)}"
