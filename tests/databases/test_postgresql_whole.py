@@ -190,6 +190,19 @@ async def test_a_swap_with_others_connected_is_refused_and_nothing_changed(
         assert sessions[0].state == "idle"
 
 
+async def test_a_swap_whose_second_rename_fails_renames_nothing(
+    admin: AsyncConnection, postgres_server: Server, postgres_name: str, role: str
+) -> None:
+    live, side, aside = postgres_name, f"{postgres_name}_side", f"{postgres_name}_old"
+    await whole.create(admin, live, owner=role)
+    await whole.create(admin, side)  # another owner's: the role may not rename it
+    async with connected(postgres_server, user=role) as connection:
+        with pytest.raises(DBAPIError, match="must be owner"):
+            await whole.swap(connection, live, side, aside, disconnect_others=False)
+        assert await connection.scalar(text("select 1")) == 1
+    assert postgres_server.databases(live) == [live, side]
+
+
 async def test_a_swap_that_may_disconnect_wins_against_a_busy_pool(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str
 ) -> None:

@@ -337,6 +337,17 @@ def test_verify_raises_on_a_damaged_file(tmp_path: Path, how: str) -> None:
     assert names(tmp_path) == ["app.db"]
 
 
+def test_verify_raises_on_damage_that_no_query_meets(tmp_path: Path) -> None:
+    live = make(tmp_path / "app.db", rows=20)
+    with live.open("rb+") as file:
+        file.seek(36)  # the header's count of free pages
+        file.write((5).to_bytes(4, "big"))
+    before = checksum(live)
+    with pytest.raises(sqlite3.DatabaseError, match="(?s)is damaged: .*freelist"):
+        checking.verify(live)
+    assert checksum(live) == before
+
+
 def test_verify_takes_an_empty_file_for_an_empty_database(tmp_path: Path) -> None:
     (tmp_path / "app.db").touch()
     assert checking.verify(tmp_path / "app.db") == ()
@@ -524,6 +535,20 @@ def test_replace_takes_the_place_with_its_permissions_and_without_old_sidecars(
     assert names(tmp_path) == ["app.db", "new.db"]
     if os.name != "nt":
         assert live.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_of_the_old_file_is_not_played_into_the_new_one(tmp_path: Path) -> None:
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    with closing(connect(make(tmp_path / "app.db", "wal", rows=20))) as application:
+        application.execute("UPDATE item SET n = 99")  # only in the log
+        for suffix in ("", "-wal"):
+            shutil.copy(tmp_path / f"app.db{suffix}", crashed / f"app.db{suffix}")
+    assert (crashed / "app.db-wal").stat().st_size > 0
+    new = make(tmp_path / "new.db", rows=20, version="n1")
+    copying.replace(new, crashed / "app.db")
+    assert names(crashed) == ["app.db"]  # before anything opens it and tidies up
+    assert checksum(crashed / "app.db") == checksum(new)
 
 
 def test_replace_follows_a_link_to_the_database(tmp_path: Path) -> None:
