@@ -8,7 +8,6 @@ from typing import Any
 
 from sqlalchemy import NullPool, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import StaticPool
 
 from automigrator import urls
 from automigrator.target import Target
@@ -39,12 +38,9 @@ class Access:
         self.rewritten = self.url.drivername != target.application_url.drivername
 
     @property
-    def shared_memory(self) -> AsyncEngine | None:
-        """The application's engine when the database lives in its connection alone."""
-        engine = self._engine
-        if engine is not None and isinstance(engine.sync_engine.pool, StaticPool):
-            return engine
-        return None
+    def given_engine(self) -> AsyncEngine | None:
+        """The engine that migrations connect like, None for a URL."""
+        return self._engine
 
     def engine(self, database: str | None = None) -> AsyncEngine:
         """A new engine of our own to the target, or to another database of its server."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+from sqlalchemy import URL
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -41,44 +43,59 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A verified copy of a target's data; `place` says where (a file, a database)."""
+    """A verified copy of a target's data at `heads`; `place` is a file or a database."""
 
     place: str
     heads: tuple[str, ...]
-    seconds: float
-    run_token: str
-
-
-Progress = Callable[[int, int], None]
+    stamp: str
 
 
 class Side(Protocol):
     """A fresh database on the side, not yet in the target's place."""
 
-    engine: AsyncEngine
-    place: str
+    @property
+    def engine(self) -> AsyncEngine: ...
+
+    @property
+    def url(self) -> URL: ...
+
+    @property
+    def place(self) -> str: ...
 
 
 class Backend(Protocol):
-    """One kind of database: how to look, create, lock, classify, snapshot, restore and replace."""
+    """One kind of database: how to look, create, lock, classify, snapshot, restore and replace.
+
+    Snapshots, sides and replacements are made under the lock alone, and raise RefusedError before
+    anything changes when they cannot be made safely. A `stamp` is 1 to 28 letters and digits.
+    """
 
     name: str
     access: Access
+    in_place: bool
+    """Whether the database lives in the application's own connection alone."""
 
-    async def look(self, tables: Sequence[VersionTable]) -> Sight: ...
+    async def look(self, tables: Sequence[VersionTable]) -> Sight:
+        """Read the heads; an absent database is an answer, not created."""
 
     async def create(self) -> bool:
         """Create the database; False when it was there already."""
 
     def engine(self) -> AsyncEngine:
-        """An engine of our own whose transactions are real; dispose it with `release`."""
+        """An engine of our own; give it back with `release`."""
 
     async def release(self, engine: AsyncEngine) -> None: ...
 
     def lock(
-        self, key: str, timeout_s: float, waiting: Callable[[float], None]
+        self,
+        tables: Sequence[VersionTable],
+        timeout_s: float,
+        waiting: Callable[[float, str], None],
     ) -> AbstractAsyncContextManager[float]:
-        """Hold the target's migration lock; yields the seconds waited. Raises TimeoutError."""
+        """Hold the target's migration lock; yields the seconds waited.
+
+        `waiting` gets the seconds so far and who leads, where known. Raises TimeoutError.
+        """
 
     def identity(self, connection: Connection) -> Hashable:
         """Which database a connection leads to, comparable between connections."""
@@ -86,8 +103,8 @@ class Backend(Protocol):
     def session_state(self, connection: Connection) -> Hashable:
         """What an env.py may have set on a connection before it hands it over."""
 
-    def adopt(self, connection: Connection) -> None:
-        """Make the transactions of an env.py's own connection real, in place."""
+    def adopt(self, connection: Connection) -> Callable[[], None]:
+        """Make the transactions of a connection real, in place; returns the call that undoes it."""
 
     def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
         """The version table with the schema that this connection would find it in."""
@@ -105,19 +122,45 @@ class Backend(Protocol):
         """What half a revision left behind."""
 
     async def recover(self, tables: Sequence[VersionTable]) -> str | None:
-        """Finish or undo what a dead process left; says what was done."""
+        """Finish or undo what a dead leader left; says what was done."""
 
-    async def snapshot(self, token: str, heads: tuple[str, ...], **options: Any) -> Snapshot: ...
+    def unfinished(self) -> bool:
+        """Whether a dead leader left a journal on this machine; a stat, no more."""
 
-    async def restore(self, snapshot: Snapshot, **options: Any) -> None: ...
+    async def snapshot(
+        self,
+        stamp: str,
+        heads: tuple[str, ...],
+        wanted: tuple[str, ...],
+        tables: Sequence[VersionTable],
+        *,
+        folder: Path | None = None,
+        disconnect_others: bool = False,
+    ) -> Snapshot:
+        """Copy the whole target and verify the copy; what kills a process from here to `close`
+        is undone by the next start's `recover`, unless it finds the database at `wanted`."""
 
-    async def forget(self, snapshot: Snapshot, keep: int, **options: Any) -> None:
-        """The migration succeeded: close the journal, prune all but the newest `keep`."""
+    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> None:
+        """Put the snapshot's data back; the snapshot stays."""
 
-    def side(self) -> AbstractAsyncContextManager[Side]:
+    async def close(self) -> None:
+        """The target's part of the run is over: forget the journal."""
+
+    async def prune(self, keep: int, *, folder: Path | None = None) -> tuple[str, ...]:
+        """Delete all but the newest `keep` snapshots of this target; returns what was deleted."""
+
+    def side(self, stamp: str) -> AbstractAsyncContextManager[Side]:
         """A fresh, empty database beside the target; removed at exit unless it took its place."""
 
-    async def take_over(self, side: Side, **options: Any) -> str | None:
+    async def take_over(
+        self,
+        side: Side,
+        stamp: str,
+        tables: Sequence[VersionTable],
+        *,
+        set_aside: bool = True,
+        disconnect_others: bool = False,
+    ) -> str | None:
         """Put the side database in the target's place; says where the old data was set aside."""
 
     async def refresh(self) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.databases.backend import Backend
 from automigrator.target import Target
+from automigrator.threads import in_thread
 from automigrator.upgrade.config import alembic_config
 from automigrator.upgrade.environment import (
     EnvError,
@@ -25,7 +26,7 @@ from automigrator.upgrade.environment import (
     execute,
 )
 from automigrator.upgrade.history import History
-from automigrator.upgrade.process import _inside_env, alembic_to_ourselves, in_thread
+from automigrator.upgrade.process import _inside_env, alembic_to_ourselves
 
 Offer = Literal["connection", "engine", "nothing"]
 _SYNC_DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "sqlite": ("pysqlite",)}
@@ -181,11 +182,14 @@ async def drive(
 
     def on_loop(connection: Connection) -> None:
         identity, state = prepared(connection)
-        backend.adopt(connection)
+        undo = backend.adopt(connection)
         interrupt = backend.interrupter(connection)
         if interrupt is not None:
             execution.interrupts.append(interrupt)
-        execute(request(connection, identity, state), execution)
+        try:
+            execute(request(connection, identity, state), execution)
+        finally:
+            undo()
 
     async with alembic_to_ourselves():
         if way.drive == "loop":

@@ -199,7 +199,7 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Conne
 
 
 def _tune(backend: Backend, execution: Execution, connection: Connection) -> None:
-    backend.adopt(connection)
+    execution.undo.append(backend.adopt(connection))
     interrupt = backend.interrupter(connection)
     if interrupt is not None:
         execution.interrupts.append(interrupt)

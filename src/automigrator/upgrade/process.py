@@ -9,14 +9,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar, copy_context
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from typing import Any
 
 from sqlalchemy.util import await_only
-
-T = TypeVar("T")
 
 _inside_env: ContextVar[bool] = ContextVar("automigrator_inside_env", default=False)
 _on_loop: ContextVar[bool] = ContextVar("automigrator_env_on_loop", default=False)
@@ -33,38 +31,6 @@ async def alembic_to_ourselves() -> AsyncIterator[None]:
         yield
     finally:
         _alembic.release()
-
-
-async def in_thread(function: Callable[[], T]) -> T:
-    """Run in a daemon thread of our own, in a copy of the context; a cancel does not wait.
-
-    The default executor is avoided: an import that leaves its thread unjoinable would keep
-    `asyncio.run` from ever returning.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # T may be None
-
-    def work() -> None:
-        result, error = None, None
-        try:
-            result = function()
-        except StopIteration as stop:
-            error = RuntimeError(f"StopIteration: {stop}")
-        except BaseException as raised:  # noqa: BLE001 - handed to the awaiting task
-            error = raised
-        loop.call_soon_threadsafe(settle, result, error)
-
-    context = copy_context()
-    threading.Thread(target=context.run, args=(work,), name="automigrator", daemon=True).start()
-    return await future
 
 
 @contextmanager

@@ -1,0 +1,100 @@
+"""Real transactions on a SQLite connection, and foreign keys that a batch operation cannot fire.
+
+The driver begins a transaction at the first INSERT only, so that DDL before it is committed at
+once; SQLAlchemy documents the remedy used here (pysqlite, "Transactions with SQLite").
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from automigrator.errors import AutomigratorError
+
+logger = logging.getLogger(__name__)
+
+Violations = frozenset[tuple[Any, ...]]
+
+
+class ForeignKeyError(AutomigratorError):
+    """Raised when a commit would leave rows that refer to nothing; it was rolled back."""
+
+
+def make_real(connection: Connection) -> Callable[[], None]:
+    """Let `connection` BEGIN for real, with foreign keys off and checked before each commit.
+
+    Off, because recreating a parent table (a batch operation) would delete its children by
+    ON DELETE CASCADE, and the pragma does nothing inside a transaction. Returns the undoing.
+    """
+    dbapi: Any = connection.connection.dbapi_connection
+    level = getattr(dbapi, "isolation_level", "")
+    begun = connection.in_transaction()
+    enforced = _rows(dbapi, "PRAGMA foreign_keys") == [(1,)]
+    if enforced:
+        _rows(dbapi, "PRAGMA foreign_keys=OFF")
+    before = _violations(dbapi)
+
+    def begin(conn: Connection) -> None:
+        if conn.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+            return
+        dbapi.isolation_level = None  # an autocommit_block resets it
+        # IMMEDIATE: a deferred one that has read cannot wait for another writer
+        _rows(dbapi, "BEGIN IMMEDIATE")
+
+    def check(conn: Connection) -> None:
+        if before is None:
+            return
+        now = _violations(dbapi)
+        added = sorted((now or frozenset()) - before, key=repr)
+        if not added:
+            return
+        what = "; ".join(f"row {row[1]} of {row[0]} refers to no {row[2]}" for row in added[:5])
+        if enforced:
+            with suppress(sqlite3.Error, SQLAlchemyError):
+                _rows(dbapi, "ROLLBACK")
+            raise ForeignKeyError(f"foreign keys would be violated: {what}")
+        logger.warning("the migration leaves violated foreign keys: %s", what)
+
+    event.listen(connection, "begin", begin)
+    event.listen(connection, "commit", check)
+    if begun:
+        begin(connection)
+
+    def undo() -> None:
+        with suppress(SQLAlchemyError, sqlite3.Error):
+            if connection.closed or connection.invalidated:
+                return
+            if connection.in_transaction():
+                connection.rollback()
+            event.remove(connection, "begin", begin)
+            event.remove(connection, "commit", check)
+            dbapi.isolation_level = level
+            if enforced:
+                _rows(dbapi, "PRAGMA foreign_keys=ON")
+
+    return undo
+
+
+def _violations(dbapi: Any) -> Violations | None:
+    """The rows that refer to nothing; None when the schema itself cannot be checked."""
+    try:
+        return frozenset(tuple(row) for row in _rows(dbapi, "PRAGMA foreign_key_check"))
+    except (sqlite3.Error, SQLAlchemyError):
+        return None
+
+
+def _rows(dbapi: Any, sql: str) -> list[tuple[Any, ...]]:
+    # on the driver's own connection: SQLAlchemy's would begin a transaction for it
+    cursor = dbapi.cursor()
+    try:
+        cursor.execute(sql)
+        return list(cursor.fetchall())
+    finally:
+        cursor.close()

@@ -1,0 +1,237 @@
+"""The SQLite backend: looking, locking, real transactions, snapshots, replacement."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import StaticPool
+
+from automigrator.databases.access import Access
+from automigrator.databases.backend import VersionTable
+from automigrator.databases.sqlite import journal
+from automigrator.databases.sqlite.backend import SQLite
+from automigrator.databases.sqlite.transactions import ForeignKeyError
+from automigrator.errors import ConfigurationError, RefusedError
+from automigrator.target import Target
+
+TABLES = [VersionTable()]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "app.db"
+
+
+@pytest.fixture
+def backend(file: Path, tmp_path: Path) -> SQLite:
+    return SQLite(Access(Target(f"sqlite:///{file}", tmp_path)))
+
+
+def write(file: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(file)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def read(file: Path, query: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(file)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def write_text(file: Path, text: str) -> None:
+    file.write_text(text)
+
+
+def stamped(file: Path, head: str) -> None:
+    write(
+        file,
+        "CREATE TABLE IF NOT EXISTS alembic_version (version_num)",
+        "DELETE FROM alembic_version",
+        f"INSERT INTO alembic_version VALUES ('{head}')",
+    )
+
+
+async def test_looking_at_an_absent_file_creates_nothing(backend: SQLite, file: Path) -> None:
+    sight = await backend.look(TABLES)
+    assert not sight.exists
+    assert not file.parent.exists()
+
+
+async def test_creating_makes_the_folder_too_and_says_whether_it_did(
+    backend: SQLite, file: Path
+) -> None:
+    assert await backend.create()
+    assert not await backend.create()
+    sight = await backend.look(TABLES)
+    assert sight.exists and not sight.has_tables and sight.heads == {VersionTable(): None}
+
+
+async def test_heads_and_other_tables_are_seen(backend: SQLite, file: Path) -> None:
+    await backend.create()
+    stamped(file, "r1")
+    assert (await backend.look(TABLES)).all_heads() == ("r1",)
+    assert not (await backend.look(TABLES)).has_tables
+    write(file, "CREATE TABLE users (id)")
+    assert (await backend.look(TABLES)).has_tables
+
+
+async def test_text_in_place_of_a_database_is_corrupt(backend: SQLite, file: Path) -> None:
+    file.parent.mkdir()
+    write_text(file, "this is not a database " * 100)
+    with pytest.raises(sqlite3.DatabaseError) as caught:
+        await backend.look(TABLES)
+    assert backend.classify(caught.value) == "corrupt"
+
+
+async def test_one_holder_at_a_time_and_the_other_is_told_who(
+    backend: SQLite, tmp_path: Path, file: Path
+) -> None:
+    await backend.create()
+    other = SQLite(Access(Target(f"sqlite:///{file}", tmp_path)))
+    told: list[str] = []
+    async with backend.lock(TABLES, 5, lambda *_: None):
+        with pytest.raises(TimeoutError, match="still held by process"):
+            async with other.lock(TABLES, 0.1, lambda _, leader: told.append(leader)):
+                pass
+    assert told
+    async with other.lock(TABLES, 5, lambda *_: None) as waited:
+        assert waited < 5
+
+
+async def test_adopted_transactions_roll_ddl_back(backend: SQLite, file: Path) -> None:
+    await backend.create()
+
+    def half(connection: Connection) -> None:
+        backend.adopt(connection)
+        connection.execute(text("CREATE TABLE half (id)"))
+        connection.rollback()
+
+    async with backend.engine().connect() as connection:
+        await connection.run_sync(half)
+    assert read(file, "SELECT name FROM sqlite_master") == []
+
+
+async def test_recreating_a_parent_keeps_its_children_and_orphans_are_refused(
+    file: Path, tmp_path: Path
+) -> None:
+    app = create_async_engine(f"sqlite+aiosqlite:///{file}")
+
+    @event.listens_for(app.sync_engine, "connect")
+    def enforce(dbapi: object, _: object) -> None:
+        dbapi.cursor().execute("PRAGMA foreign_keys=ON")  # type: ignore[attr-defined]
+
+    backend = SQLite(Access(Target(app, tmp_path)))
+    await backend.create()
+    write(
+        file,
+        "CREATE TABLE parent (id INTEGER PRIMARY KEY)",
+        "CREATE TABLE child (p INTEGER REFERENCES parent(id) ON DELETE CASCADE)",
+        "INSERT INTO parent VALUES (1)",
+        "INSERT INTO child VALUES (1)",
+    )
+
+    def recreate(connection: Connection) -> None:
+        undo = backend.adopt(connection)
+        with connection.begin():
+            connection.execute(text("CREATE TABLE tmp (id INTEGER PRIMARY KEY)"))
+            connection.execute(text("INSERT INTO tmp SELECT id FROM parent"))
+            connection.execute(text("DROP TABLE parent"))
+            connection.execute(text("ALTER TABLE tmp RENAME TO parent"))
+        undo()
+
+    def orphan(connection: Connection) -> None:
+        backend.adopt(connection)
+        with connection.begin():
+            connection.execute(text("DELETE FROM parent"))
+
+    engine = backend.engine()
+    async with engine.connect() as connection:
+        await connection.run_sync(recreate)
+    assert read(file, "SELECT p FROM child") == [(1,)]
+    async with engine.connect() as connection:
+        with pytest.raises(ForeignKeyError, match="refers to no parent"):
+            await connection.run_sync(orphan)
+    assert read(file, "SELECT id FROM parent") == [(1,)]
+    await backend.release(engine)
+    await app.dispose()
+
+
+async def test_a_snapshot_is_restored_and_the_journal_closed(backend: SQLite, file: Path) -> None:
+    await backend.create()
+    stamped(file, "r1")
+    write(file, "CREATE TABLE users (id)", "INSERT INTO users VALUES (7)")
+    snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    assert backend.unfinished()
+    write(file, "DROP TABLE users")
+    await backend.restore(snapshot)
+    assert read(file, "SELECT id FROM users") == [(7,)]
+    await backend.close()
+    assert not backend.unfinished()
+
+
+async def test_the_next_start_undoes_what_a_killed_one_left(
+    backend: SQLite, file: Path, tmp_path: Path
+) -> None:
+    await backend.create()
+    stamped(file, "r1")
+    write(file, "CREATE TABLE users (id)", "INSERT INTO users VALUES (7)")
+    await backend.snapshot("s1", ("r1",), ("r3",), TABLES)
+    stamped(file, "r2")
+    write(file, "DROP TABLE users")
+    next_start = SQLite(Access(Target(f"sqlite:///{file}", tmp_path)))
+    assert "put back" in (await next_start.recover(TABLES) or "")
+    assert read(file, "SELECT id FROM users") == [(7,)]
+    assert journal.read(file) is None
+
+
+async def test_the_next_start_keeps_later_writes_when_nothing_had_changed(
+    backend: SQLite, file: Path, tmp_path: Path
+) -> None:
+    await backend.create()
+    stamped(file, "r1")
+    write(file, "CREATE TABLE users (id)")
+    await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    write(file, "INSERT INTO users VALUES (8)")
+    next_start = SQLite(Access(Target(f"sqlite:///{file}", tmp_path)))
+    assert "changed nothing" in (await next_start.recover(TABLES) or "")
+    assert read(file, "SELECT id FROM users") == [(8,)]
+
+
+async def test_a_side_database_takes_over_and_the_old_one_is_set_aside(
+    backend: SQLite, file: Path
+) -> None:
+    await backend.create()
+    write(file, "CREATE TABLE old (id)")
+    async with backend.side("s2") as side:
+        stamped(Path(side.place), "r9")
+        aside = await backend.take_over(side, "s2", TABLES)
+    assert aside is not None
+    assert read(Path(aside), "SELECT name FROM sqlite_master") == [("old",)]
+    assert (await backend.look(TABLES)).all_heads() == ("r9",)
+    assert not list(file.parent.glob("*.side-*"))
+
+
+async def test_only_the_newest_snapshots_are_kept(backend: SQLite, file: Path) -> None:
+    await backend.create()
+    write(file, "CREATE TABLE t (id)")
+    for stamp in ("a1", "a2", "a3"):
+        await backend.snapshot(stamp, (), ("r1",), TABLES)
+    assert [Path(p).name for p in await backend.prune(2)] == ["app.db.snapshot-a1"]
+    assert len(list(file.parent.glob("*.snapshot-*"))) == 2
+
+
+async def test_memory_needs_the_applications_engine_and_is_never_copied(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="AsyncEngine"):
+        SQLite(Access(Target("sqlite://", tmp_path)))
+    app = create_async_engine("sqlite+aiosqlite://", poolclass=StaticPool)
+    backend = SQLite(Access(Target(app, tmp_path)))
+    assert (await backend.look(TABLES)).exists
+    with pytest.raises(RefusedError, match="nothing was changed"):
+        await backend.snapshot("s1", (), (), TABLES)
+    await app.dispose()
