@@ -184,6 +184,7 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Conne
         same = backend.identity(theirs) == request.expected
         state = backend.session_state(theirs) if ours is not None else None
     if ours is not None:
+        _dispose_afterwards(backend, execution, theirs)
         if same and not theirs.dialect.is_async:
             raise NeedsThreadError("env.py opens its own connection with a sync driver")
         if request.replace and not theirs.in_transaction() and state == request.session_state:
@@ -196,6 +197,16 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Conne
         )
     _tune(backend, execution, theirs)
     return theirs, "carried" if ours is not None else "thread"
+
+
+def _dispose_afterwards(backend: Backend, execution: Execution, theirs: Connection) -> None:
+    """Close the pool that env.py made for itself and leaves behind; never the application's."""
+    applications = (backend.access.given_engine, backend.access.application)
+    if all(
+        engine is None or engine.sync_engine.pool is not theirs.engine.pool
+        for engine in applications
+    ):
+        execution.undo.append(theirs.engine.dispose)
 
 
 def _tune(backend: Backend, execution: Execution, connection: Connection) -> None:

@@ -1,0 +1,44 @@
+"""A version table with a name of its own, on PostgreSQL in a schema of its own."""
+
+from logging.config import fileConfig
+
+from alembic import context
+from sqlalchemy import Connection, engine_from_config, pool, text
+
+config = context.config
+
+if config.config_file_name is not None:
+    fileConfig(config.config_file_name)
+
+
+def run_migrations(connection: Connection) -> None:
+    schema = "meta" if connection.dialect.name == "postgresql" else None
+    if schema is not None:
+        connection.execute(text(f"create schema if not exists {schema}"))
+        connection.commit()
+    context.configure(
+        connection=connection, version_table="my_versions", version_table_schema=schema
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def run_migrations_offline() -> None:
+    context.configure(url=config.get_main_option("sqlalchemy.url"), literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def run_migrations_online() -> None:
+    with engine_from_config(
+        config.get_section(config.config_ini_section, {}),
+        prefix="sqlalchemy.",
+        poolclass=pool.NullPool,
+    ).connect() as connection:
+        run_migrations(connection)
+
+
+if context.is_offline_mode():
+    run_migrations_offline()
+else:
+    run_migrations_online()
