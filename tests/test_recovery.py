@@ -181,8 +181,13 @@ def test_an_effect_is_none_unless_declared_and_nonsense_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("state", ["clean", "partial-at-boundary", "partial-within-revision"])
-def test_a_strategy_is_asked_only_about_what_its_effect_allows(kind: Any, state: State) -> None:
+def test_a_strategy_may_change_data_only_where_its_effect_allows_it(
+    kind: Any, state: State
+) -> None:
     failure = Failure(kind, "boom", state)
-    assert recovery.may_answer("discarding", failure) is (kind in {"revision", "corrupt"})
-    assert recovery.may_answer("reverting", failure) is (state != "clean")
-    assert recovery.may_answer("none", failure)
+    discardable = kind in {"revision", "corrupt"}
+    assert recovery.may_act("discarding", failure) is discardable
+    assert recovery.may_act("reverting", failure) is (state != "clean")
+    assert not recovery.may_act("none", failure)
+    assert recovery.may_answer("discarding", failure) is discardable
+    assert recovery.may_answer("reverting", failure) and recovery.may_answer("none", failure)

@@ -1,1 +1,42 @@
 """automigrator: bring databases to the revision the code expects, at startup."""
+
+from automigrator._version import __version__
+from automigrator.errors import (
+    AutomigratorError,
+    ConfigurationError,
+    FollowTimeoutError,
+    MigrationError,
+    PendingError,
+    PluginError,
+    RefusedError,
+)
+from automigrator.events import Event
+from automigrator.failure import Decision, Failure
+from automigrator.hooks import hookimpl
+from automigrator.migrator import Migrator
+from automigrator.report import Plan, Report, Status, TargetReport, TargetStatus
+from automigrator.run import Run
+from automigrator.target import Target
+
+__all__ = [
+    "AutomigratorError",
+    "ConfigurationError",
+    "Decision",
+    "Event",
+    "Failure",
+    "FollowTimeoutError",
+    "MigrationError",
+    "Migrator",
+    "PendingError",
+    "Plan",
+    "PluginError",
+    "RefusedError",
+    "Report",
+    "Run",
+    "Status",
+    "Target",
+    "TargetReport",
+    "TargetStatus",
+    "__version__",
+    "hookimpl",
+]

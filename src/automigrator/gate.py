@@ -12,8 +12,8 @@ Mode = Literal["migrate", "check", "wait", "skip"]
 VARIABLE = "RUN_MIGRATIONS"
 
 _WORDS: dict[str, Mode] = {
-    **dict.fromkeys(("1", "true", "yes", "on"), "migrate"),  # type: ignore[arg-type]  # literals widen
-    **dict.fromkeys(("0", "false", "no", "off", ""), "skip"),  # type: ignore[arg-type]  # literals widen
+    **dict.fromkeys(("1", "true", "yes", "on"), "migrate"),
+    **dict.fromkeys(("0", "false", "no", "off", ""), "skip"),
     "check": "check",
     "wait": "wait",
 }

@@ -59,15 +59,20 @@ def effect_of(strategy: object) -> Effect:
     )
 
 
-def may_answer(effect: Effect, failure: Failure) -> bool:
-    """Whether a strategy of this effect may be asked about this failure."""
+def may_act(effect: Effect, failure: Failure) -> bool:
+    """Whether a strategy of this effect may change data after this failure."""
     match effect:
         case "discarding":
             return failure.kind in DISCARDABLE
         case "reverting":
             return failure.state != "clean"
         case "none":
-            return True
+            return False
+
+
+def may_answer(effect: Effect, failure: Failure) -> bool:
+    """Whether a strategy of this effect is asked about this failure at all."""
+    return effect != "discarding" or may_act(effect, failure)
 
 
 def _named(spec: StrategySpec) -> tuple[str, Mapping[str, Any]] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import logging
 import traceback
@@ -91,6 +92,17 @@ class Hooks:
         self._muted: set[int] = set()
         self._waiting: dict[int, deque[Event]] = {}
         self._tellers: dict[int, asyncio.Task[None]] = {}
+
+    def with_strategies(self, strategies: Sequence[tuple[str, object]]) -> Hooks:
+        """These plugins and then `strategies`; a listener of both is told in one queue."""
+        joined = copy.copy(self)
+        known = {id(impl.plugin): impl.blame for impls in self._impls.values() for impl in impls}
+        for name, plugin in strategies:
+            if id(plugin) in known:
+                raise PluginError(f"the same {name} object is configured twice; leave one out")
+        own = _registered([(name, plugin, True) for name, plugin in strategies])
+        joined._impls = {hook: [*impls, *own[hook]] for hook, impls in self._impls.items()}
+        return joined
 
     async def before_migrate(self, run: Run) -> None:
         """Ask every plugin to prepare. Raises HookError at the first that cannot."""

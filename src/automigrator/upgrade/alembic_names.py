@@ -28,6 +28,11 @@ def parents(script: Script) -> tuple[str, ...]:
     return tuple(script._all_down_revisions)
 
 
+def version_locations(script: ScriptDirectory) -> tuple[Any, ...]:
+    """The folders that revisions are read from; an env.py may replace them while it runs."""
+    return tuple(script._version_locations)
+
+
 def remove_operations_proxy() -> None:
     """Undo what a failed revision leaves installed in `alembic.op`."""
     proxy = getattr(alembic.op, "_proxy", None)

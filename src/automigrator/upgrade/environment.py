@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import sys
 import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -112,6 +114,7 @@ def execute(request: Request, execution: Execution) -> None:
     before = _tasks() if on_loop else set()
     try:
         with running_env(on_loop=on_loop), environment:
+            sys.path[:0] = request.config.get_prepend_sys_paths_list() or []
             script.run_env()
             if on_loop:
                 _await_own_tasks(before, script.env_py_location)
@@ -123,6 +126,7 @@ def execute(request: Request, execution: Execution) -> None:
 
 def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> Iterator[Any]:
     history = request.history
+    history.refresh()
     heads = tuple(heads)
     steps = history.steps(request.revision, heads, down=request.down)
     configured = execution.contexts[-1]
@@ -154,6 +158,7 @@ def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterat
 def _recorded(function: Callable[..., Any], execution: Execution) -> Callable[..., Any]:
     """Keep a revision's error, should env.py swallow it."""
 
+    @functools.wraps(function)  # Alembic logs its name
     def run(**arguments: Any) -> None:
         try:
             function(**arguments)

@@ -50,6 +50,15 @@ class History:
             self.script = ScriptDirectory.from_config(config)
         except CommandError as error:
             raise HistoryError(str(error)) from error
+        self._load()
+
+    def refresh(self) -> None:
+        """Read the files again where env.py has replaced `version_locations` since."""
+        if alembic_names.version_locations(self.script) != self._locations:
+            self._load()
+
+    def _load(self) -> None:
+        self._locations = alembic_names.version_locations(self.script)
         self.script.revision_map = RevisionMap(functools.partial(_checked, self.script))
         try:
             self.heads = tuple(self.script.get_heads())
@@ -83,6 +92,10 @@ class History:
             if isinstance(error.__cause__, RangeNotAncestorError) and self._beyond(revision, heads):
                 return []
             raise HistoryError(str(error)) from error
+
+    def ids(self, steps: Iterable[Any]) -> tuple[str, ...]:
+        """The revision ids that `steps` run, in order."""
+        return tuple(revision_id(step) for step in steps)
 
     def wanted(self, heads: tuple[str, ...], steps: Iterable[Any]) -> tuple[str, ...]:
         """The heads a database has once `steps` are applied on top of `heads`."""
@@ -177,7 +190,7 @@ def _frames(error: BaseException) -> Iterator[Any]:
 
 def _is_revision(script: ScriptDirectory, frame: Any) -> bool:
     filename = Path(frame.tb_frame.f_code.co_filename)
-    return any(location in filename.parents for location in script._version_locations)
+    return any(location in filename.parents for location in alembic_names.version_locations(script))
 
 
 def _described(script: Script) -> PendingRevision:

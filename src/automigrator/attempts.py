@@ -1,0 +1,300 @@
+"""One target's part of a run, step by step: look, lock, attempt, answer a failure, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from contextlib import AsyncExitStack
+
+from automigrator.asking import Asking
+from automigrator.course import Course
+from automigrator.databases.backend import Sight
+from automigrator.diagnosis import JudgedError, Left, diagnose, with_hidden_parameters
+from automigrator.errors import PluginError
+from automigrator.failure import Decision, Failure
+from automigrator.inspection import Finding, inspect, judge
+from automigrator.leftovers import left_behind
+from automigrator.reaching import reach
+from automigrator.report import Applied, Outcome
+from automigrator.upgrade.drives import drive
+from automigrator.upgrade.environment import EnvError, Execution
+from automigrator.upgrade.stamping import bootstrap, stamp
+
+logger = logging.getLogger(__name__)
+
+
+async def bring_to_head(course: Course) -> Outcome:
+    """Migrate one target and say how that ended; `failed` when no plugin told the run to go on.
+
+    Every error but a cancellation becomes a failure that the plugins are asked about. Raises
+    PluginError, nothing touched, when a strategy that is named cannot be used.
+    """
+    backend, run = course.ground.backend, course.run
+    asking = Asking(run, course.allow_partial, lambda failure: _look_again(course, failure))
+    async with AsyncExitStack() as lock:
+        try:
+            if await _at_head(course):
+                return "current"
+            await _arm(course, asking)
+            await _hold(course, lock)
+        except PluginError:
+            raise
+        except Exception as error:  # noqa: BLE001 - any error is a failure of the target
+            run.attempt = 1
+            await _arm(course, asking)
+            decision = await _answered(course, asking, error)
+            return "degraded" if decision is Decision.CONTINUE else "failed"
+        outcome = await _attempts(course, asking)
+        if not run.unfinished:
+            await backend.close()  # before the application serves: a later undo would lose data
+        if outcome in ("migrated", "recovered"):
+            run.notes += await course.progress.hooks.after_migrate(run, course.report(outcome))
+        run.locked = False
+    if course.applied or run.rebuilt or run.restored:
+        await backend.refresh()
+    return outcome
+
+
+async def _arm(course: Course, asking: Asking) -> None:
+    """Load the strategies: only now may they be needed."""
+    course.progress.hooks = asking.hooks = await course.owner.hooks_of(course.ground.target)
+
+
+async def _at_head(course: Course) -> bool:
+    """Step 2: whether there is nothing to do. An absent database is created on the way."""
+    ground, run = course.ground, course.run
+    backend = ground.backend
+    sight = await _reached(course)
+    if backend.unfinished():
+        return False
+    if not sight.exists:
+        await _create(course)
+    try:
+        history = await ground.history()
+        finding = await inspect(ground.target, backend, history, ground.place)
+        judge(ground.target, finding)
+    except Exception as error:  # noqa: BLE001 - looked at again, and judged, under the lock
+        logger.debug("%s: looking without the lock: %s", run.name, type(error).__name__)
+        return False
+    course.finding = finding
+    run.before = course.after = finding.heads
+    run.wanted = finding.wanted
+    return not finding.pending and not finding.unversioned
+
+
+async def _reached(course: Course) -> Sight:
+    ground = course.ground
+
+    def waiting(seconds: float) -> None:
+        course.progress("waiting", course.run.name, what="the database server", seconds=seconds)
+
+    return await reach(
+        ground.backend,
+        lambda: ground.backend.look([ground.table]),
+        ground.target.connect_timeout,
+        waiting,
+    )
+
+
+async def _create(course: Course) -> None:
+    target = course.ground.target
+    if not target.create:
+        raise JudgedError(
+            "unreachable",
+            f"the database {target.url} does not exist, and Target(create=False) says not to "
+            "create it; nothing was changed",
+            "create the database, or leave create=False out",
+        )
+    if await course.owner.create_database(course.run):
+        course.progress("created", course.run.name)
+
+
+async def _hold(course: Course, lock: AsyncExitStack) -> None:
+    """Step 5."""
+    ground, name = course.ground, course.run.name
+
+    def waiting(seconds: float, leader: str) -> None:
+        what = f"the migration lock, held by {leader}"
+        course.progress("waiting", name, what=what, seconds=seconds)
+
+    course.doing = "lock-timeout"
+    course.waited_s = await lock.enter_async_context(
+        ground.backend.lock([ground.table], ground.target.lock_timeout, waiting)
+    )
+    course.run.locked = True
+    course.progress("locked", name, waited_s=course.waited_s)
+
+
+async def _attempts(course: Course, asking: Asking) -> Outcome:
+    """Steps 6 to 8, as often as the plugins ask for it and the core grants it."""
+    run = course.run
+    while True:
+        run.attempt += 1
+        try:
+            await _attempt(course)
+        except Exception as error:  # noqa: BLE001 - any error is a failure of the target
+            decision = await _answered(course, asking, error)
+        else:
+            if course.failures:
+                return "recovered"
+            return "migrated" if course.applied else "current"
+        if decision is not Decision.RETRY:
+            return "degraded" if decision is Decision.CONTINUE else "failed"
+
+
+async def _attempt(course: Course) -> None:
+    """Bring the database to the wanted heads, or raise; returns only when they are read anew."""
+    ground, run, backend = course.ground, course.run, course.ground.backend
+    course.execution, course.finding = Execution(), None
+    run.failure = None
+    course.doing = "unreachable"
+    repaired = await backend.recover([ground.table])
+    if repaired is not None:
+        course.progress("repaired", run.name, what=repaired)
+        run.notes.append(repaired)
+    course.doing = "history"
+    history = await ground.history()
+    course.doing = "env"
+    finding = await _found(course)
+    if run.attempt == 1:
+        run.before = finding.heads
+    course.after = finding.heads
+    if not finding.pending and not finding.unversioned:
+        return
+    if not course.prepared:
+        await course.progress.hooks.before_migrate(run)
+        course.prepared = True
+    if await _stamped(course, finding):
+        finding = await _found(course)
+    if finding.pending:
+        course.debris = await backend.debris()
+        await _apply(course, finding)
+    course.doing = "env"
+    sight = await backend.look(list(finding.tables))
+    course.after = sight.all_heads()
+    if not finding.reached(history, sight):
+        raise course.execution.error or EnvError(
+            f"env.py returned as if all were well, and the database is at "
+            f"{', '.join(course.after) or 'base'}, not at {', '.join(finding.wanted)}"
+        )
+
+
+async def _found(course: Course) -> Finding:
+    """Step 4, and what the hooks are shown of it."""
+    ground, run = course.ground, course.run
+    history = await ground.history()
+    finding = await inspect(ground.target, ground.backend, history, ground.place, needs_way=True)
+    judge(ground.target, finding)
+    course.finding = finding
+    run.wanted, run.tables = finding.wanted, finding.tables
+    run.pending = history.describe(finding.pending)
+    run.transactional = all(
+        context.one_transaction for context in finding.contexts
+    ) and not history.uses_autocommit(finding.pending)
+    return finding
+
+
+async def _stamped(course: Course, finding: Finding) -> bool:
+    """Whether the database was given a starting point other than base."""
+    ground, target = course.ground, course.ground.target
+    history = await ground.history()
+    table = finding.tables[0]
+    empty = not finding.sight.has_tables and not finding.heads
+    if target.bootstrap is not None and empty:
+        revision = await bootstrap(target, ground.backend, history, ground.place, table)
+        course.progress("bootstrapped", course.run.name, revision=revision)
+        return True
+    if finding.unversioned and target.baseline not in (None, "base"):
+        assert target.baseline is not None
+        await stamp(ground.backend, history, ground.place, table, target.baseline)
+        course.progress("stamped", course.run.name, revision=target.baseline)
+        return True
+    return False
+
+
+async def _apply(course: Course, finding: Finding) -> None:
+    """Step 7."""
+    ground, run, progress = course.ground, course.run, course.progress
+    assert finding.way is not None and course.execution is not None
+    course.drive = str(finding.way)
+    pending = len(finding.pending)
+    progress("attempt-started", run.name, attempt=run.attempt, pending=pending)
+    course.doing = "revision"
+    first = len(course.applied)
+
+    try:
+        await drive(
+            ground.target,
+            ground.backend,
+            await ground.history(),
+            ground.place,
+            finding.way,
+            revision=ground.target.revision,
+            apply=True,
+            started=course.started,
+            done=course.done,
+            execution=course.execution,
+        )
+    except BaseException:
+        if course.execution.current is None and course.execution.error is None:
+            course.doing = "env"
+        del course.applied[first:]  # until the database itself says which stay
+        raise
+
+
+async def _answered(course: Course, asking: Asking, error: Exception) -> Decision | None:
+    """Step 8: what the plugins decide about an error."""
+    ground, run = course.ground, course.run
+    with_hidden_parameters(error)
+    failure = diagnose(
+        error,
+        ground.target,
+        ground.backend,
+        await _left(course),
+        attempt=run.attempt,
+        otherwise=course.doing,
+    )
+    _keep_applied(course, failure)
+    course.failures.append(failure)
+    logger.error("%s: attempt %d failed: %s", run.name, run.attempt, failure)
+    course.progress("failed", run.name, **failure.to_dict())
+    decision, whose = await asking.decide(failure)
+    if decision is not None:
+        course.progress("decided", run.name, decision=decision.value, plugin=whose)
+    if decision is not Decision.RETRY:
+        await _read_after(course)
+    return decision
+
+
+def _keep_applied(course: Course, failure: Failure) -> None:
+    execution = course.execution
+    if execution is None:
+        return
+    seconds = dict(execution.done)
+    course.applied += [Applied(r, seconds.get(r, 0.0)) for r in failure.applied]
+
+
+async def _look_again(course: Course, failure: Failure) -> Failure:
+    """The failure with the state that the database is in now."""
+    left = await _left(course)
+    if course.run.restored or course.run.rebuilt:
+        course.applied.clear()
+    return dataclasses.replace(failure, state=left.state, applied=left.applied, debris=left.debris)
+
+
+async def _left(course: Course) -> Left:
+    if course.finding is None or course.execution is None:
+        return Left()
+    ground = course.ground
+    return await left_behind(
+        ground.backend, await ground.history(), course.finding, course.execution, course.debris
+    )
+
+
+async def _read_after(course: Course) -> None:
+    try:
+        sight = await course.ground.backend.look(list(course.tables))
+    except Exception as error:  # noqa: BLE001 - the failure says why
+        logger.debug("%s: reading the heads: %s", course.run.name, type(error).__name__)
+    else:
+        course.after = sight.all_heads()

@@ -1,0 +1,88 @@
+"""One target's way through a run: what is known and done so far, and what becomes its report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from automigrator.databases.backend import VersionTable
+from automigrator.failure import Failure, FailureKind
+from automigrator.hooks import Hooks
+from automigrator.opening import Ground
+from automigrator.progress import Progress
+from automigrator.report import Applied, Outcome, TargetReport
+from automigrator.run import Run
+from automigrator.target import Target
+
+if TYPE_CHECKING:
+    from automigrator.inspection import Finding
+    from automigrator.upgrade.environment import Execution
+
+
+class Owner(Protocol):
+    """What a course asks of its Migrator: the steps a subclass may override, and its plugins."""
+
+    def create_database(self, run: Run) -> Awaitable[bool]: ...
+
+    def hooks_of(self, target: Target) -> Awaitable[Hooks]: ...
+
+
+@dataclass(slots=True)
+class Course:
+    """Everything about one target's part of a run that its steps share."""
+
+    ground: Ground
+    run: Run
+    progress: Progress
+    owner: Owner
+    allow_partial: bool
+    began: float = field(default_factory=time.monotonic)
+    finding: Finding | None = None
+    execution: Execution | None = None
+    debris: tuple[str, ...] = ()
+    """What lay about before this attempt began."""
+    doing: FailureKind = "unreachable"
+    """What a failure is when neither it nor the driver says."""
+    prepared: bool = False
+    """Whether `before_migrate` has been called and all went well."""
+    after: tuple[str, ...] = ()
+    applied: list[Applied] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    drive: str | None = None
+    waited_s: float = 0.0
+
+    @property
+    def tables(self) -> tuple[VersionTable, ...]:
+        """The version tables as far as they are known."""
+        return self.finding.tables if self.finding is not None else (self.ground.table,)
+
+    def started(self, revision: str, index: int, total: int) -> None:
+        """Tell that a revision begins; `index` counts from 1."""
+        self.progress(
+            "revision-started", self.run.name, revision=revision, index=index, total=total
+        )
+
+    def done(self, revision: str, seconds: float) -> None:
+        """Count a revision as applied, and tell."""
+        self.applied.append(Applied(revision, seconds))
+        self.progress("revision-done", self.run.name, revision=revision, seconds=seconds)
+
+    def report(self, outcome: Outcome) -> TargetReport:
+        """What became of the target."""
+        run = self.run
+        return TargetReport(
+            run.name,
+            outcome,
+            before=run.before,
+            after=self.after,
+            applied=tuple(self.applied),
+            attempts=run.attempt,
+            failures=tuple(self.failures),
+            drive=self.drive,
+            leader=bool(self.applied) or run.rebuilt,
+            waited_s=self.waited_s,
+            elapsed_s=time.monotonic() - self.began,
+            notes=tuple(run.notes),
+        )

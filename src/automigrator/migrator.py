@@ -1,0 +1,312 @@
+"""The public face: bring every database of an application to the revision its code expects."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from automigrator import gate, recovery
+from automigrator.course import Course
+from automigrator.databases.access import Access
+from automigrator.databases.backend import backend_for
+from automigrator.errors import (
+    ConfigurationError,
+    FollowTimeoutError,
+    MigrationError,
+    PendingError,
+)
+from automigrator.events import EventStream, Subscription
+from automigrator.hooks import Hooks
+from automigrator.opening import opened
+from automigrator.progress import Progress
+from automigrator.recovery import StrategySpec
+from automigrator.report import Plan, Report, Status, TargetReport
+from automigrator.run import Run
+from automigrator.target import Target
+from automigrator.threads import in_thread
+
+logger = logging.getLogger("automigrator")
+
+EVENT_LIMIT = 10_000
+"""Events a subscription keeps for a slow reader."""
+
+FOLLOW_POLL_S, FOLLOW_TELL_S = 0.5, 10.0
+
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
+
+
+class Migrator:
+    """Brings databases to the revisions that the code expects, when asked to.
+
+    `recovery` names installed strategies in the order they are asked: a name, a `(name, options)`
+    pair or an instance. `plugins` are in-house objects with `@hookimpl` methods, asked before
+    them and given `hook_timeout` seconds a call. `allow_partial` lets a strategy continue on a
+    half-migrated database. Raises ConfigurationError.
+
+    To customise a step, override one of `is_enabled`, `create_database`, `migrate_target` and
+    `recreate_database` in a subclass.
+    """
+
+    def __init__(
+        self,
+        *targets: Target,
+        mode: gate.Mode | None = None,
+        recovery: Sequence[StrategySpec] = (),
+        plugins: Sequence[object] = (),
+        allow_partial: bool = False,
+        hook_timeout: float = 60.0,
+    ) -> None:
+        self.targets = _validated(targets)
+        self.mode = gate.validated(mode)
+        self.recovery = recovery
+        self.allow_partial = allow_partial
+        self._hooks = Hooks(plugins, (), deadline_s=hook_timeout)
+        self._stream = EventStream()
+        self._joined: dict[str, Hooks] | None = None
+
+    # What an application calls.
+
+    async def run(self) -> Report:
+        """Bring every target to its revision, if the gate lets it; see `Report`.
+
+        Raises MigrationError when a target failed and no plugin said to go on, PendingError in
+        mode `check`, FollowTimeoutError in mode `wait`, ConfigurationError. A cancellation stops
+        the statement that is running and is raised again.
+        """
+        try:
+            if not self.is_enabled():
+                return _skipped()
+            match gate.resolve(self.mode):
+                case "check":
+                    return await self._checked()
+                case "wait":
+                    return await self._followed()
+                case _:
+                    return await self._migrated()
+        finally:
+            self._stream.end()
+            await self._hooks.aclose()
+
+    def run_sync(self) -> Report:
+        """`run()` for code without an event loop. Raises what it raises."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self.run())
+        raise ConfigurationError("an event loop is running here: await run() instead of run_sync()")
+
+    async def check(self) -> Status:
+        """How every target stands; changes nothing. Raises PluginError for a wrong strategy."""
+        from automigrator.standing import standing
+
+        await self._armed()
+        return Status(tuple([await standing(target) for target in self.targets]))
+
+    async def plan(self, *, sql: bool = False) -> tuple[Plan, ...]:
+        """The pending revisions of every target, with their SQL on request; changes nothing.
+
+        Raises what looking at the database or the history raises.
+        """
+        from automigrator.standing import planned
+
+        return tuple([await planned(target, sql=sql) for target in self.targets])
+
+    async def rollback(self, revision: str, *, target: str | None = None) -> TargetReport:
+        """Downgrade one target to `revision`, under the lock; the gate does not govern it.
+
+        `target` is a target's name, needed when there are several. No plugin is asked about a
+        failure. Raises ConfigurationError, and MigrationError with the report of what failed.
+        """
+        from automigrator.rolling_back import roll_back
+
+        async with self._course(self._named(target)) as course:
+            report = course.report(await roll_back(course, revision))
+        if report.outcome == "failed":
+            raise _error(Report((report,), report.elapsed_s))
+        return report
+
+    def events(self) -> Subscription:
+        """Everything that happens in the run to come, or in the rest of the one under way.
+
+        `async for event in migrator.events()`: each call is a subscription of its own, holds
+        10,000 unread events at most, and ends with the run.
+        """
+        return self._stream.subscribe(EVENT_LIMIT)
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+        """An ASGI lifespan: `FastAPI(lifespan=migrator.lifespan)`."""
+        await self.run()
+        yield
+
+    def wrap(self, lifespan: Lifespan) -> Lifespan:
+        """A lifespan that migrates before `lifespan` starts the application."""
+
+        @asynccontextmanager
+        async def migrated(app: Any) -> AsyncIterator[Any]:
+            await self.run()
+            async with lifespan(app) as state:
+                yield state
+
+        return migrated
+
+    # What a subclass may override.
+
+    def is_enabled(self) -> bool:
+        """Whether `run()` does anything: `mode`, else `RUN_MIGRATIONS`, else no."""
+        return gate.resolve(self.mode) != "skip"
+
+    async def create_database(self, run: Run) -> bool:
+        """Create a target's absent database; False when somebody else just did."""
+        return await run._course.ground.backend.create()
+
+    async def migrate_target(self, run: Run) -> TargetReport:
+        """One target's whole part of a run: look, lock, migrate, recover, report."""
+        from automigrator.attempts import bring_to_head
+
+        return run._course.report(await bring_to_head(run._course))
+
+    async def recreate_database(
+        self, run: Run, *, set_aside: bool, disconnect_others: bool
+    ) -> str | None:
+        """Replace a target's database by a fresh, migrated one; returns where the old one is."""
+        from automigrator.rebuilding import rebuild
+
+        return await rebuild(run._course, set_aside=set_aside, disconnect_others=disconnect_others)
+
+    # The modes of run().
+
+    async def _migrated(self) -> Report:
+        began = time.monotonic()
+        tell = Progress(self._stream, self._hooks)
+        tell("run-started", targets=", ".join(target.name for target in self.targets))
+        reports: list[TargetReport] = []
+        for target in self.targets:
+            if any(report.outcome == "failed" for report in reports):
+                reports.append(TargetReport(target.name, "not-run"))
+                continue
+            async with self._course(target) as course:
+                reports.append(await self.migrate_target(course.run))
+            tell("target-finished", target.name, **reports[-1].to_dict())
+        report = Report(tuple(reports), time.monotonic() - began)
+        tell("run-finished", outcome=report.outcome, seconds=report.elapsed_s)
+        if report.outcome == "failed":
+            raise _error(report)
+        level = logging.WARNING if report.outcome in ("degraded", "recovered") else logging.INFO
+        logger.log(level, "%s", report)
+        return report
+
+    async def _checked(self) -> Report:
+        status = await self.check()
+        if not status.current:
+            raise PendingError(f"migrations are needed; nothing was changed\n{status}", status)
+        return _current(status)
+
+    async def _followed(self) -> Report:
+        began = told = time.monotonic()
+        limit = max(target.lock_timeout for target in self.targets)
+        while True:
+            status = await self.check()
+            if status.current:
+                return _current(status)
+            now = time.monotonic()
+            if now - began > limit:
+                raise FollowTimeoutError(
+                    f"no other process has migrated within {limit:g} s, and {gate.VARIABLE}=wait "
+                    f"says that this one must not; nothing was changed\n{status}",
+                    status,
+                )
+            if now - told > FOLLOW_TELL_S or told == began:
+                logger.info("waiting for another process to migrate, %.0f s so far", now - began)
+                told = now
+            await asyncio.sleep(min(FOLLOW_POLL_S, limit))
+
+    @asynccontextmanager
+    async def _course(self, target: Target) -> AsyncIterator[Course]:
+        async with opened(target) as ground:
+            progress = Progress(self._stream, self._hooks)
+            run = Run(target, ground.backend, progress, self.recreate_database)
+            course = Course(ground, run, progress, self, self.allow_partial)
+            run._course = course
+            yield course
+
+    async def hooks_of(self, target: Target) -> Hooks:
+        """The in-house plugins and the target's strategies. Raises PluginError."""
+        return (await self._armed())[target.name]
+
+    async def _armed(self) -> dict[str, Hooks]:
+        """Load every target's strategies, once: a wrong one stops the run before it begins."""
+        if self._joined is None:
+            specs = {
+                t.name: self.recovery if t.recovery is None else t.recovery for t in self.targets
+            }
+            self._joined = await in_thread(
+                lambda: {
+                    name: self._hooks.with_strategies(recovery.load(spec))
+                    for name, spec in specs.items()
+                }
+            )
+        return self._joined
+
+    def _named(self, name: str | None) -> Target:
+        names = [target.name for target in self.targets]
+        if name is None and len(names) == 1:
+            return self.targets[0]
+        if name not in names:
+            said = "there are several targets" if name is None else f"there is no target {name!r}"
+            raise ConfigurationError(f"{said}; say which with target=: {', '.join(names)}")
+        return self.targets[names.index(name)]
+
+
+def _validated(targets: Sequence[Target]) -> tuple[Target, ...]:
+    if not targets:
+        raise ConfigurationError("a Migrator needs at least one Target(database, config)")
+    seen: dict[str, Target] = {}
+    for target in targets:
+        if not isinstance(target, Target):
+            raise ConfigurationError(
+                f"a Migrator takes Target(database, config), not a {type(target).__name__}"
+            )
+        if target.name in seen:
+            raise ConfigurationError(
+                f"two targets are named {target.name!r} ({seen[target.name].url} and "
+                f"{target.url}); tell them apart with Target(..., name=...)"
+            )
+        seen[target.name] = target
+        access = Access(target)
+        backend_for(access, target.maintenance_database)
+        if access.rewritten:
+            logger.info(
+                "%s: the URL's driver is %s; migrating with %s",
+                target.name,
+                target.application_url.drivername,
+                access.url.drivername,
+            )
+    return tuple(targets)
+
+
+def _skipped() -> Report:
+    why = f"off: set {gate.VARIABLE}=1, or pass Migrator(mode='migrate'), to migrate at startup"
+    logger.warning("migrations are %s", why)
+    return Report(reason=why)
+
+
+def _current(status: Status) -> Report:
+    return Report(
+        tuple(
+            TargetReport(each.name, "current", before=each.heads, after=each.heads)
+            for each in status.targets
+        )
+    )
+
+
+def _error(report: Report) -> MigrationError:
+    failed = next(target for target in report.targets if target.outcome == "failed")
+    failure = failed.failures[-1]
+    error = MigrationError(f"{failed.name}: {failure}", report)
+    error.__cause__ = failure.error
+    return error

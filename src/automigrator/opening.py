@@ -1,0 +1,80 @@
+"""What a target needs before anything can be asked of it: backend, engine of our own, history."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from automigrator.databases.access import Access
+from automigrator.databases.backend import Backend, VersionTable, backend_for
+from automigrator.target import Target
+from automigrator.threads import in_thread
+
+if TYPE_CHECKING:
+    from automigrator.upgrade.drives import Place
+    from automigrator.upgrade.history import History
+
+
+@dataclass(slots=True)
+class Ground:
+    """A target, opened; nothing is connected until somebody asks."""
+
+    target: Target
+    backend: Backend
+    place: Place
+    _history: History | None = None
+
+    @property
+    def table(self) -> VersionTable:
+        """The version table by the target's word; env.py may know better."""
+        return VersionTable(
+            self.target.version_table or "alembic_version", self.target.version_table_schema
+        )
+
+    async def history(self) -> History:
+        """The history in the files, read once; `load` is called before.
+
+        Raises HistoryError, RevisionImportError, ConfigurationError, and what `load` raises.
+        """
+        if self._history is None:
+            load = self.target.load
+            if load is not None:
+                answer = load() if inspect.iscoroutinefunction(load) else await in_thread(load)
+                if inspect.isawaitable(answer):
+                    await answer
+            self._history = await _read(self.target, self.backend)
+        return self._history
+
+
+@asynccontextmanager
+async def opened(target: Target) -> AsyncIterator[Ground]:
+    """Open a target, and give its engine back. Raises ConfigurationError."""
+    backend = backend_for(Access(target), target.maintenance_database)
+    drives = await in_thread(_drives)  # the import of Alembic takes a tenth of a second
+    engine = backend.engine()
+    try:
+        yield Ground(target, backend, drives.Place(engine, backend.access.url, backend.in_place))
+    finally:
+        await backend.release(engine)
+
+
+def _drives():  # type: ignore[no-untyped-def]  # the type of a module
+    from automigrator.upgrade import drives
+
+    return drives
+
+
+async def _read(target: Target, backend: Backend) -> History:
+    from automigrator.upgrade.config import alembic_config
+    from automigrator.upgrade.history import History
+    from automigrator.upgrade.process import alembic_to_ourselves, restored_path
+
+    def read() -> History:
+        with restored_path():
+            return History(alembic_config(target, backend.access.url))
+
+    async with alembic_to_ourselves():
+        return await in_thread(read)

@@ -1,0 +1,170 @@
+"""What a hook sees of one target's part of a run, and the acts it may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from automigrator.databases.backend import Backend, Snapshot, VersionTable
+from automigrator.errors import RefusedError
+from automigrator.failure import Failure
+from automigrator.progress import Progress
+from automigrator.recovery import Effect, may_act
+from automigrator.report import PendingRevision
+from automigrator.target import Target
+
+if TYPE_CHECKING:
+    from automigrator.course import Course
+
+
+class Rebuild(Protocol):
+    """How a fresh database takes the target's place; see `Run.recreate_database`."""
+
+    def __call__(
+        self, run: Run, *, set_aside: bool, disconnect_others: bool
+    ) -> Awaitable[str | None]: ...
+
+
+class Run:
+    """One target's part of a run; what a plugin's declared `effect` does not cover is refused.
+
+    `before` and `wanted` are heads. `transactional` says that a failed attempt rolls back by
+    itself, whole: one transaction, and no revision that commits in the middle.
+    """
+
+    def __init__(
+        self, target: Target, backend: Backend, progress: Progress, rebuild: Rebuild
+    ) -> None:
+        self.target = target
+        self.pending: tuple[PendingRevision, ...] = ()
+        self.before: tuple[str, ...] = ()
+        self.wanted: tuple[str, ...] = ()
+        self.attempt = 0
+        self.transactional = False
+        self.failure: Failure | None = None
+        self.notes: list[str] = []
+        self.tables: tuple[VersionTable, ...] = ()
+        self.taken: Snapshot | None = None
+        self.restored = False
+        self.rebuilt = False
+        self.unfinished = False
+        """Whether a restore was begun and has not ended well: the next start ends it."""
+        self.locked = False
+        self._backend = backend
+        self._progress = progress
+        self._rebuild = rebuild
+        self._course: Course
+        self._effect: Effect = "none"
+
+    @property
+    def name(self) -> str:
+        """The target's name."""
+        return self.target.name
+
+    @property
+    def database(self) -> str:
+        """The kind of database: `sqlite`, `postgresql`."""
+        return self._backend.name
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the database lives in the application's own connection alone."""
+        return self._backend.in_place
+
+    def note(self, text: str) -> None:
+        """Put a line into the report and the log."""
+        self.notes.append(text)
+        self._progress("note", self.name, text=text)
+
+    async def snapshot(
+        self, *, folder: Path | None = None, disconnect_others: bool = False
+    ) -> Snapshot:
+        """Copy the target's data and verify the copy; once a run, then the same is returned.
+
+        Raises RefusedError when it cannot be made safely.
+        """
+        self._need_lock("take a snapshot")
+        if self.taken is None:
+            self.taken = await self._backend.snapshot(
+                stamp(),
+                self.before,
+                self.wanted,
+                self.tables,
+                folder=folder,
+                disconnect_others=disconnect_others,
+            )
+            self._progress("snapshot-taken", self.name, place=self.taken.place)
+        return self.taken
+
+    async def prune_snapshots(self, keep: int, *, folder: Path | None = None) -> tuple[str, ...]:
+        """Delete all but the newest `keep` snapshots of this target; returns what was deleted."""
+        self._need_lock("prune snapshots")
+        return await self._backend.prune(keep, folder=folder)
+
+    async def restore(self, *, disconnect_others: bool = False) -> None:
+        """Put this run's own snapshot back, after a failure that left changes behind.
+
+        Raises RefusedError when there is none, or the plugin does not declare
+        `effect = "reverting"`.
+        """
+        failure = self._allowed("reverting", "restore a snapshot")
+        if self.taken is None:
+            raise RefusedError("no snapshot was taken in this run; nothing was changed")
+        self.unfinished = True
+        await self._backend.restore(self.taken, disconnect_others=disconnect_others)
+        self.unfinished = False
+        self.restored = True
+        self._progress("restored", self.name, place=self.taken.place, kind=failure.kind)
+
+    async def recreate_database(
+        self, *, set_aside: bool = True, disconnect_others: bool = False
+    ) -> str | None:
+        """Build and migrate a fresh database on the side, and let it take the target's place.
+
+        Returns where the old data was set aside, None when it was thrown away. Raises
+        RefusedError, the old database untouched, when the plugin does not declare
+        `effect = "discarding"`, or when the fresh database cannot be migrated either.
+        """
+        self._allowed("discarding", "replace the database")
+        aside = await self._rebuild(self, set_aside=set_aside, disconnect_others=disconnect_others)
+        self.rebuilt = True
+        self._progress("recreated", self.name, aside=aside or "deleted")
+        return aside
+
+    @contextmanager
+    def acting(self, effect: Effect) -> Iterator[None]:
+        """Within, acts of `effect` are allowed."""
+        self._effect = effect
+        try:
+            yield
+        finally:
+            self._effect = "none"
+
+    def _allowed(self, effect: Effect, act: str) -> Failure:
+        self._need_lock(act)
+        failure = self.failure
+        if failure is None:
+            raise RefusedError(f"cannot {act}: nothing has failed; nothing was changed")
+        if self._effect != effect:
+            raise RefusedError(
+                f"cannot {act}: the plugin does not declare effect = {effect!r}; "
+                "nothing was changed"
+            )
+        if not may_act(effect, failure):
+            raise RefusedError(
+                f"cannot {act} after a failure of kind {failure.kind} that left the database "
+                f"{failure.state}; nothing was changed"
+            )
+        return failure
+
+    def _need_lock(self, act: str) -> None:
+        if not self.locked:
+            raise RefusedError(f"cannot {act} without the migration lock; nothing was changed")
+
+
+def stamp() -> str:
+    """A stamp that sorts by time: UTC to the microsecond."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")

@@ -1,0 +1,56 @@
+"""How a target stands, and what a run would do to it; finding out changes nothing."""
+
+from __future__ import annotations
+
+from automigrator.diagnosis import Left, diagnose, with_hidden_parameters
+from automigrator.failure import Failure
+from automigrator.inspection import Finding, inspect, judge
+from automigrator.opening import Ground, opened
+from automigrator.report import Plan, TargetStatus
+from automigrator.target import Target
+
+
+async def standing(target: Target) -> TargetStatus:
+    """Compare a database with its history; what is wrong with either is the `problem`."""
+    async with opened(target) as ground:
+        finding: Finding | None = None
+        problem: Failure | None = None
+        try:
+            finding = await _found(ground)
+            judge(target, finding)
+        except Exception as error:  # noqa: BLE001 - any error is what is wrong with the target
+            with_hidden_parameters(error)
+            problem = diagnose(error, target, ground.backend, Left(), attempt=0, otherwise="env")
+            if finding is None:
+                return TargetStatus(target.name, exists=False, problem=problem)
+        return TargetStatus(
+            target.name,
+            exists=finding.sight.exists,
+            heads=finding.heads,
+            wanted=finding.wanted,
+            pending=finding.pending,
+            problem=problem,
+        )
+
+
+async def planned(target: Target, *, sql: bool) -> Plan:
+    """The pending revisions in order. Raises what looking raises."""
+    from automigrator.upgrade.offline import rendered
+
+    async with opened(target) as ground:
+        finding = await _found(ground)
+        history = await ground.history()
+        text = None
+        if sql:
+            text = await rendered(target, ground.backend, history, finding.heads)
+        return Plan(
+            target.name,
+            before=finding.heads,
+            after=finding.wanted,
+            revisions=history.describe(finding.pending),
+            sql=text,
+        )
+
+
+async def _found(ground: Ground) -> Finding:
+    return await inspect(ground.target, ground.backend, await ground.history(), ground.place)

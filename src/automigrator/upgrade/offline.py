@@ -1,0 +1,58 @@
+"""The SQL that an upgrade would run, rendered by env.py's offline mode; nothing is connected."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from alembic.runtime.environment import EnvironmentContext
+
+from automigrator.databases.backend import Backend
+from automigrator.target import Target
+from automigrator.threads import in_thread
+from automigrator.upgrade import alembic_names
+from automigrator.upgrade.config import alembic_config
+from automigrator.upgrade.environment import EnvError
+from automigrator.upgrade.history import History
+from automigrator.upgrade.process import alembic_to_ourselves, running_env
+
+
+async def rendered(
+    target: Target, backend: Backend, history: History, heads: tuple[str, ...]
+) -> str:
+    """The SQL from `heads` to the target's revision. Raises EnvError where env.py cannot say."""
+    steps = history.steps(target.revision, heads)
+    buffer = io.StringIO()
+
+    def render() -> None:
+        config = alembic_config(target, backend.access.url)
+        environment = EnvironmentContext(
+            config,
+            history.script,
+            fn=lambda rev, context: iter(steps),
+            as_sql=True,
+            starting_rev=heads[0] if len(heads) == 1 else None,
+            destination_rev=target.revision,
+            output_buffer=buffer,
+        )
+        original = environment.configure
+
+        def configure(*args: Any, **options: Any) -> None:
+            ours = {**backend.configure_options(), "output_buffer": buffer}
+            original(*args, **{**options, **ours})
+
+        environment.configure = configure  # type: ignore[method-assign]  # as in environment.py
+        try:
+            with running_env(on_loop=False), environment:
+                history.script.run_env()
+        finally:
+            alembic_names.remove_operations_proxy()
+
+    async with alembic_to_ourselves():
+        try:
+            await in_thread(render)
+        except Exception as error:
+            raise EnvError(
+                f"env.py's offline mode cannot render the SQL: {type(error).__name__}: {error}"
+            ) from error
+    return buffer.getvalue()

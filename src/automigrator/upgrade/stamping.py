@@ -1,0 +1,74 @@
+"""Databases that do not start at base: bootstrapped when new, stamped when adopted."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
+from sqlalchemy.engine import Connection
+
+from automigrator.databases.backend import Backend, VersionTable
+from automigrator.errors import ConfigurationError
+from automigrator.target import Target
+from automigrator.upgrade.drives import Place
+from automigrator.upgrade.history import History
+
+
+async def bootstrap(
+    target: Target, backend: Backend, history: History, place: Place, table: VersionTable
+) -> str | None:
+    """Call the target's `bootstrap` on an empty database and stamp what it returns.
+
+    Both or neither: one transaction. Raises what the callable raises, and ConfigurationError
+    when it returns no revision of this history.
+    """
+    call = target.bootstrap
+    assert call is not None
+    async with place.engine.connect() as connection:
+        undo = await connection.run_sync(backend.adopt)
+        try:
+            if inspect.iscoroutinefunction(call):
+                answer: Any = await call(connection)
+            else:
+                answer = await connection.run_sync(call)
+            if answer is not None:
+                await connection.run_sync(lambda c: _stamp(c, history, table, answer, "bootstrap"))
+            await connection.commit()
+        finally:
+            await connection.rollback()
+            await connection.run_sync(lambda _: undo())
+    return None if answer is None else str(answer)
+
+
+async def stamp(
+    backend: Backend, history: History, place: Place, table: VersionTable, revision: str
+) -> None:
+    """Write the heads of `revision` into the version table, running nothing."""
+    async with place.engine.connect() as connection:
+        undo = await connection.run_sync(backend.adopt)
+        try:
+            await connection.run_sync(lambda c: _stamp(c, history, table, revision, "baseline"))
+            await connection.commit()
+        finally:
+            await connection.rollback()
+            await connection.run_sync(lambda _: undo())
+
+
+def _stamp(
+    connection: Connection, history: History, table: VersionTable, revision: Any, source: str
+) -> None:
+    if not isinstance(revision, str):
+        raise ConfigurationError(
+            f"{source} gave a {type(revision).__name__}; it must be a revision such as 'head', "
+            "or None to go on from base"
+        )
+    options = {"version_table": table.name, "version_table_schema": table.schema}
+    context = MigrationContext.configure(connection, opts=options)
+    try:
+        context.stamp(history.script, revision)
+    except CommandError as error:
+        raise ConfigurationError(
+            f"{source} names {revision!r}, which is no revision of this history: {error}"
+        ) from error
