@@ -44,14 +44,25 @@ async def bring_to_head(course: Course) -> Outcome:
             await _arm(course, asking)
             decision = await _answered(course, asking, error)
             return "degraded" if decision is Decision.CONTINUE else "failed"
-        outcome = await _attempts(course, asking)
-        if not run.unfinished:
-            await backend.close()  # before the application serves: a later undo would lose data
+        outcome = await _closed(course, asking, await _attempts(course, asking))
         if outcome in ("migrated", "recovered"):
             run.notes += await course.progress.hooks.after_migrate(run, course.report(outcome))
         run.locked = False
     if course.applied or run.rebuilt or run.restored:
         await backend.refresh()
+    return outcome
+
+
+async def _closed(course: Course, asking: Asking, outcome: Outcome) -> Outcome:
+    """Forget the journal before the application serves: a later undo would lose what it wrote."""
+    if course.run.unfinished:
+        return outcome
+    try:
+        await course.ground.backend.close()
+    except Exception as error:  # noqa: BLE001 - any error is a failure of the target
+        course.doing = "unreachable"
+        await _answered(course, asking, error)
+        return "failed"
     return outcome
 
 
@@ -64,7 +75,12 @@ async def _at_head(course: Course) -> bool:
     """Step 2: whether there is nothing to do. An absent database is created on the way."""
     ground, run = course.ground, course.run
     backend = ground.backend
-    sight = await _reached(course)
+    try:
+        sight = await _reached(course)
+    except Exception as error:
+        if backend.classify(error) == "corrupt":
+            return False  # only under the lock may a strategy act on it
+        raise
     if backend.unfinished():
         return False
     if not sight.exists:
@@ -137,7 +153,7 @@ async def _attempts(course: Course, asking: Asking) -> Outcome:
         else:
             if course.failures:
                 return "recovered"
-            return "migrated" if course.applied else "current"
+            return "migrated" if course.applied or course.stamped else "current"
         if decision is not Decision.RETRY:
             return "degraded" if decision is Decision.CONTINUE else "failed"
 
@@ -165,6 +181,7 @@ async def _attempt(course: Course) -> None:
         await course.progress.hooks.before_migrate(run)
         course.prepared = True
     if await _stamped(course, finding):
+        course.stamped = True
         finding = await _found(course)
     if finding.pending:
         course.debris = await backend.debris()

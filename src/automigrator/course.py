@@ -47,6 +47,8 @@ class Course:
     """What a failure is when neither it nor the driver says."""
     prepared: bool = False
     """Whether `before_migrate` has been called and all went well."""
+    stamped: bool = False
+    """Whether the database was given a starting point other than base."""
     after: tuple[str, ...] = ()
     applied: list[Applied] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)

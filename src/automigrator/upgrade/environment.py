@@ -118,6 +118,9 @@ def execute(request: Request, execution: Execution) -> None:
             script.run_env()
             if on_loop:
                 _await_own_tasks(before, script.env_py_location)
+    except SystemExit as stop:
+        # on the loop it would end the application, not the migration
+        raise EnvError(f"env.py or a revision called sys.exit({stop.code!r})") from stop
     finally:
         alembic_names.remove_operations_proxy()
         for undo in reversed(execution.undo):

@@ -163,7 +163,7 @@ def _checked(script: ScriptDirectory) -> Iterator[Script]:
             seen[revision.revision] = revision
     except (HistoryError, CommandError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         name = next(
             (f.tb_frame.f_code.co_filename for f in _frames(error) if _is_revision(script, f)),
             str(getattr(error, "filename", None) or "a revision file"),
