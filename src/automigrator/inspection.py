@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from automigrator.databases.backend import Backend, Sight, VersionTable
 from automigrator.diagnosis import JudgedError
 from automigrator.target import Target
-from automigrator.upgrade.drives import Place, Way, probe
+from automigrator.upgrade.drives import Way, probe
 from automigrator.upgrade.environment import Configured
 from automigrator.upgrade.history import History
+from automigrator.upgrade.place import Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -20,11 +20,12 @@ from automigrator.errors import (
     PendingError,
 )
 from automigrator.events import EventStream, Subscription
+from automigrator.glance import nothing_to_do
 from automigrator.hooks import Hooks
 from automigrator.opening import opened
 from automigrator.progress import Progress
 from automigrator.recovery import StrategySpec
-from automigrator.report import Plan, Report, Status, TargetReport
+from automigrator.report import Outcome, Plan, Report, Status, TargetReport
 from automigrator.run import Run
 from automigrator.target import Target
 from automigrator.threads import in_thread
@@ -166,8 +167,9 @@ class Migrator:
 
     async def migrate_target(self, run: Run) -> TargetReport:
         """One target's whole part of a run: look, lock, migrate, recover, report."""
-        from automigrator.attempts import bring_to_head
-
+        if await nothing_to_do(run._course):
+            return run._course.report("current")
+        bring_to_head = await in_thread(_bring_to_head)
         return run._course.report(await bring_to_head(run._course))
 
     async def recreate_database(
@@ -260,6 +262,13 @@ class Migrator:
             said = "there are several targets" if name is None else f"there is no target {name!r}"
             raise ConfigurationError(f"{said}; say which with target=: {', '.join(names)}")
         return self.targets[names.index(name)]
+
+
+def _bring_to_head() -> Callable[[Course], Awaitable[Outcome]]:
+    # it imports Alembic, for a tenth of a second, and a start with nothing to do never needs it
+    from automigrator.attempts import bring_to_head
+
+    return bring_to_head
 
 
 def _validated(targets: Sequence[Target]) -> tuple[Target, ...]:

@@ -12,9 +12,9 @@ from automigrator.databases.access import Access
 from automigrator.databases.backend import Backend, VersionTable, backend_for
 from automigrator.target import Target
 from automigrator.threads import in_thread
+from automigrator.upgrade.place import Place
 
 if TYPE_CHECKING:
-    from automigrator.upgrade.drives import Place
     from automigrator.upgrade.history import History
 
 
@@ -53,26 +53,20 @@ class Ground:
 async def opened(target: Target) -> AsyncIterator[Ground]:
     """Open a target, and give its engine back. Raises ConfigurationError."""
     backend = backend_for(Access(target), target.maintenance_database)
-    drives = await in_thread(_drives)  # the import of Alembic takes a tenth of a second
     engine = backend.engine()
     try:
-        yield Ground(target, backend, drives.Place(engine, backend.access.url, backend.in_place))
+        yield Ground(target, backend, Place(engine, backend.access.url, backend.in_place))
     finally:
         await backend.release(engine)
 
 
-def _drives():  # type: ignore[no-untyped-def]  # the type of a module
-    from automigrator.upgrade import drives
-
-    return drives
-
-
 async def _read(target: Target, backend: Backend) -> History:
-    from automigrator.upgrade.config import alembic_config
-    from automigrator.upgrade.history import History
     from automigrator.upgrade.process import alembic_to_ourselves, restored_path
 
     def read() -> History:
+        from automigrator.upgrade.config import alembic_config
+        from automigrator.upgrade.history import History
+
         with restored_path():
             return History(alembic_config(target, backend.access.url))
 

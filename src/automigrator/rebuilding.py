@@ -7,8 +7,9 @@ from automigrator.databases.backend import VersionTable
 from automigrator.diagnosis import first_line
 from automigrator.errors import RefusedError
 from automigrator.run import stamp
-from automigrator.upgrade.drives import Place, drive, probe
+from automigrator.upgrade.drives import drive, probe
 from automigrator.upgrade.environment import Execution
+from automigrator.upgrade.place import Place
 from automigrator.upgrade.stamping import bootstrap
 
 

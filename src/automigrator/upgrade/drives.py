@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from sqlalchemy import URL
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.databases.backend import Backend
 from automigrator.target import Target
@@ -26,6 +25,7 @@ from automigrator.upgrade.environment import (
     execute,
 )
 from automigrator.upgrade.history import History
+from automigrator.upgrade.place import Place
 from automigrator.upgrade.process import _inside_env, alembic_to_ourselves
 
 Offer = Literal["connection", "engine", "nothing"]
@@ -45,16 +45,6 @@ class Way:
         if self.drive == "thread":
             return f"thread ({self.url.drivername})"
         return f"loop (offering {self.offer})"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The database an env.py is driven to: the target's, or one on the side."""
-
-    engine: AsyncEngine
-    url: URL
-    in_place: bool = False
-    """Whether the database lives in the engine's own connection alone."""
 
 
 def ways(target: Target, place: Place) -> list[Way]:

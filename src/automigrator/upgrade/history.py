@@ -15,12 +15,10 @@ from alembic.util import CommandError
 
 from automigrator.errors import AutomigratorError
 from automigrator.report import PendingRevision
+from automigrator.static.configuration import plain_environment
 from automigrator.upgrade import alembic_names
 
 _AUTOCOMMIT = re.compile(r"\bautocommit_block\b")
-_OWN_TABLES = re.compile(
-    r"version_table|version_locations|search_path|schema_translate|create_task|for\s+\w+\s+in\b"
-)
 
 
 class HistoryError(AutomigratorError):
@@ -74,7 +72,7 @@ class History:
             text = Path(self.script.env_py_location).read_text("utf-8")
         except OSError:
             return False
-        return _OWN_TABLES.search(text) is None
+        return plain_environment(text)
 
     def check_known(self, heads: Iterable[str]) -> None:
         """Raise UnknownRevisionError when a database's head is in no file."""

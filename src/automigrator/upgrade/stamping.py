@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection
 from automigrator.databases.backend import Backend, VersionTable
 from automigrator.errors import ConfigurationError
 from automigrator.target import Target
-from automigrator.upgrade.drives import Place
 from automigrator.upgrade.history import History
+from automigrator.upgrade.place import Place
 
 
 async def bootstrap(

@@ -1,0 +1,66 @@
+"""Step 2 of a run: whether there is nothing to do, by one SELECT and the files' text."""
+
+from __future__ import annotations
+
+import threading
+
+from automigrator.course import Course
+from automigrator.static.configuration import Layout, layout_of, plain_environment
+from automigrator.static.graph import Heads, Signature, files, heads_of
+from automigrator.target import Target
+from automigrator.threads import in_thread
+
+_CACHED: dict[Layout, tuple[Signature, str, Heads | None]] = {}
+_MOST_CACHED = 64
+_caching = threading.Lock()
+
+
+async def nothing_to_do(course: Course) -> bool:
+    """Whether the database is at its heads beyond doubt; no is no verdict, only a reason to look.
+
+    Takes no lock, imports no Alembic, loads no plugin. An error is left for the steps that can
+    answer it.
+    """
+    ground, run = course.ground, course.run
+    backend = ground.backend
+    if backend.unfinished():
+        return False
+    try:
+        wanted = await in_thread(lambda: _wanted(ground.target))
+        if wanted is None:
+            return False
+        sight = await backend.look([ground.table])
+    except Exception:  # noqa: BLE001 - met again by the steps that follow
+        return False
+    heads = sight.heads.get(ground.table)
+    if not heads or frozenset(heads) != wanted:
+        return False
+    run.before = run.wanted = course.after = heads
+    return True
+
+
+def _wanted(target: Target) -> frozenset[str] | None:
+    """The version rows of a database that lacks nothing; None where the text does not say."""
+    layout = layout_of(target)
+    if layout is None:
+        return None
+    environment, heads = _read(layout)
+    if heads is None or (target.version_table is None and not plain_environment(environment)):
+        return None
+    if target.revision == "heads" or (target.revision == "head" and len(heads.heads) == 1):
+        return heads.rows
+    return frozenset({target.revision}) if target.revision in heads.known else None
+
+
+def _read(layout: Layout) -> tuple[str, Heads | None]:
+    signature = files(layout.versions, recursive=layout.recursive)
+    text = layout.environment.read_text("utf-8")
+    cached = _CACHED.get(layout)
+    if cached is not None and cached[:2] == (signature, text):
+        return text, cached[2]
+    heads = heads_of(signature)
+    with _caching:
+        if len(_CACHED) >= _MOST_CACHED:
+            _CACHED.clear()
+        _CACHED[layout] = (signature, text, heads)
+    return text, heads

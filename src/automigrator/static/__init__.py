@@ -1,0 +1,1 @@
+"""What should be, read from the files' text: nothing is executed, Alembic is not imported."""
