@@ -34,7 +34,8 @@ class Access:
         assert not isinstance(given, str)
         self.application = target.database if isinstance(target.database, AsyncEngine) else None
         self._engine = given if isinstance(given, AsyncEngine) else None
-        self.url = urls.with_async_driver(given.url if isinstance(given, AsyncEngine) else given)
+        # an AsyncEngine's driver is async, whatever its URL alone says (psycopg's is both)
+        self.url = given.url if isinstance(given, AsyncEngine) else urls.with_async_driver(given)
         self.rewritten = self.url.drivername != target.application_url.drivername
 
     @property
@@ -61,7 +62,8 @@ class Access:
         ) -> None:
             recipe = _recipe_of(engine)
             if recipe is not None:
-                own = {key: cparams[key] for key in ("database",) if key in cparams}
+                names = ("database", "dbname")  # asyncpg's word for it, and psycopg's
+                own: dict[str, Any] = {name: cparams[name] for name in names if name in cparams}
                 cparams.clear()
                 cparams.update({**recipe.cparams, **own})
 

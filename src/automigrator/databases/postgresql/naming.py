@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from typing import Literal, NamedTuple
+from collections.abc import Iterable
+from typing import Literal, NamedTuple, cast, get_args
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.databases.postgresql.sql import rows_of
 
-Kind = Literal["snapshot", "purged"]
+Kind = Literal["snapshot", "purged", "side", "replaced"]
+"""`side` is not yet in the target's place; `replaced` was, and is to be dropped."""
 
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
+_OURS = re.compile(rf".*__automigrator_({'|'.join(get_args(Kind))})_([0-9A-Za-z]+)", re.DOTALL)
 
 
 class Ours(NamedTuple):
@@ -26,12 +29,18 @@ class Ours(NamedTuple):
 
 async def ours(admin: AsyncConnection, live: str) -> list[Ours]:
     """The databases that automigrator keeps beside `live`, oldest stamp first."""
+    rows = await rows_of(admin, "select datname::text from pg_database")
+    return among((row[0] for row in rows), live)
+
+
+def among(names: Iterable[str], live: str) -> list[Ours]:
+    """Those of the names that automigrator gave to databases beside `live`, oldest stamp first."""
     found = []
-    for (name,) in await rows_of(admin, "select datname::text from pg_database"):
-        match = re.fullmatch(r".*__automigrator_(snapshot|purged)_([0-9A-Za-z]+)", name, re.DOTALL)
+    for name in names:
+        match = _OURS.fullmatch(name)
         if match is None:
             continue
-        kind: Kind = "snapshot" if match[1] == "snapshot" else "purged"
+        kind = cast(Kind, match[1])
         # made again rather than taken apart: a neighbour's name may begin like ours
         with contextlib.suppress(ValueError):
             if name == _beside(live, kind, match[2]):
@@ -47,6 +56,16 @@ def snapshot_name(live: str, stamp: str) -> str:
 def purged_name(live: str, stamp: str) -> str:
     """The name under which a replaced `live` is set aside; `stamp` as in `snapshot_name`."""
     return _beside(live, "purged", stamp)
+
+
+def side_name(live: str, stamp: str) -> str:
+    """The name of a database that is to take the place of `live`; `stamp` as above."""
+    return _beside(live, "side", stamp)
+
+
+def replaced_name(live: str, stamp: str) -> str:
+    """The name of what was in the place of `live` and is to be dropped; `stamp` as above."""
+    return _beside(live, "replaced", stamp)
 
 
 def _beside(live: str, kind: Kind, stamp: str) -> str:

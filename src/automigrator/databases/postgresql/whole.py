@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,6 +24,7 @@ from automigrator.databases.postgresql.sql import (
     sqlstate,
 )
 from automigrator.errors import RefusedError
+from automigrator.threads import to_the_end
 
 Terminate = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
@@ -156,9 +156,9 @@ async def swap(
         while True:
             ending, stop = None, asyncio.Event()
             if disconnect_others and second is not None:
-                ending = asyncio.create_task(_keep_ending(second, stop, live, replacement))
+                ending = asyncio.create_task(keep_ending(second, stop, live, replacement))
             try:
-                await _whole(_rename(admin, live, replacement, aside))
+                await to_the_end(_rename(admin, live, replacement, aside))
                 return
             except DBAPIError as error:
                 if sqlstate(error) not in (_IN_USE, _LOCK_TIMEOUT, _DEADLOCK):
@@ -190,24 +190,8 @@ async def _rename(admin: AsyncConnection, live: str, replacement: str, aside: st
         raise
 
 
-async def _whole(work: Coroutine[Any, Any, None]) -> None:
-    """Await `work` to its end even when cancelled: the cancel would cost the connection its lock.
-
-    A rename takes 6 s at most. The cancellation is raised once it is over.
-    """
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # retrieved, or asyncio complains about it
-        raise
-
-
-async def _keep_ending(admin: AsyncConnection, stop: asyncio.Event, *names: str) -> None:
+async def keep_ending(admin: AsyncConnection, stop: asyncio.Event, *names: str) -> None:
+    """End every session on the databases, and those that come, until `stop`."""
     while not stop.is_set():
         for name in names:
             await _end(admin, name, await others(admin, name))

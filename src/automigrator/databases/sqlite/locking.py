@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import random
 import sys
 import threading
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+from automigrator.databases.polling import Waiting, poll
 from automigrator.databases.sqlite.files import beside
 
 if sys.platform == "win32":
@@ -37,10 +35,6 @@ else:
         return True
 
 
-Waiting = Callable[[float, str], None]
-_FIRST_S, _LONGEST_S, _TELL_S = 0.02, 0.5, 1.0
-
-
 def path_for(live: Path) -> Path:
     return beside(live.resolve(), ".automigrator-lock")
 
@@ -53,10 +47,15 @@ async def file_lock(live: Path, timeout_s: float, waiting: Waiting) -> AsyncIter
     """
     path = path_for(live)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+
+    async def acquire() -> bool:
+        return _try(descriptor)
+
+    async def leader() -> str:
+        return _leader(path)
+
     try:
-        waited = await _poll(
-            lambda: _try(descriptor), timeout_s, waiting, lambda: _leader(path), str(live)
-        )
+        waited = await poll(acquire, timeout_s, waiting, leader, str(live))
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0) if hasattr(os, "pwrite") else None
         yield waited
@@ -71,41 +70,18 @@ _in_memory: WeakKeyDictionary[object, threading.Lock] = WeakKeyDictionary()
 async def memory_lock(owner: object, timeout_s: float, waiting: Waiting) -> AsyncIterator[float]:
     """The same for a database that only this process can reach; `owner` is its engine."""
     lock = _in_memory.setdefault(owner, threading.Lock())
-    waited = await _poll(
-        lambda: lock.acquire(blocking=False),
-        timeout_s,
-        waiting,
-        lambda: "another run in this process",
-        "the database in memory",
-    )
+
+    async def acquire() -> bool:
+        return lock.acquire(blocking=False)
+
+    async def leader() -> str:
+        return "another run in this process"
+
+    waited = await poll(acquire, timeout_s, waiting, leader, "the database in memory")
     try:
         yield waited
     finally:
         lock.release()
-
-
-async def _poll(
-    acquire: Callable[[], bool],
-    timeout_s: float,
-    waiting: Waiting,
-    leader: Callable[[], str],
-    what: str,
-) -> float:
-    began = time.monotonic()
-    told, pause = began, _FIRST_S
-    while not acquire():
-        now = time.monotonic()
-        if now - began >= timeout_s:
-            raise TimeoutError(
-                f"the migration lock of {what} was still held by {leader()} after "
-                f"{now - began:.0f} s; nothing was changed"
-            )
-        if now - told >= _TELL_S or told == began:
-            told = now
-            waiting(now - began, leader())
-        await asyncio.sleep(min(pause * random.uniform(0.5, 1.5), timeout_s))
-        pause = min(pause * 1.5, _LONGEST_S)
-    return time.monotonic() - began
 
 
 def _leader(path: Path) -> str:

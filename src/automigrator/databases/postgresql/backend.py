@@ -1,0 +1,286 @@
+"""The backend of PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from automigrator.databases.access import Access
+from automigrator.databases.backend import Side, Sight, Snapshot, VersionTable
+from automigrator.databases.postgresql import (
+    classifying,
+    locking,
+    looking,
+    naming,
+    records,
+    replacing,
+    sessions,
+    snapshots,
+    sql,
+    whole,
+)
+from automigrator.databases.postgresql.classifying import ServerError
+from automigrator.databases.postgresql.codes import NO_DATABASE, NO_PRIVILEGE, code_of
+from automigrator.databases.postgresql.locking import Held
+from automigrator.databases.postgresql.maintenance import Maintenance, database_of
+from automigrator.databases.postgresql.records import Record
+from automigrator.databases.postgresql.scene import Scene, ensure_exclusive
+from automigrator.errors import RefusedError
+from automigrator.failure import FailureKind
+from automigrator.threads import to_the_end
+
+_LOOK_PAUSES_S = (0.05, 0.25, 1.0)
+
+
+class PostgreSQL:
+    """See `Backend`."""
+
+    name = "postgresql"
+    in_place = False
+
+    def __init__(self, access: Access, maintenance_database: str | None) -> None:
+        self.access = access
+        self.database = database_of(access)
+        self._maintenance = Maintenance(access, maintenance_database)
+        self._engines: weakref.WeakSet[AsyncEngine] = weakref.WeakSet()
+        self._search_path: tuple[str, ...] | None = None
+        self._unfinished = False
+        self._held: Held | None = None
+        self._open: tuple[str, Record] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def look(self, tables: Sequence[VersionTable]) -> Sight:
+        for pause in (*_LOOK_PAUSES_S, None):
+            try:
+                async with self.access.connection(autocommit=True) as connection:
+                    view = await looking.look(connection, tables)
+                    self._search_path = view.search_path
+                    self._unfinished = bool(naming.among(view.opened, self.database))
+                    return view.sight
+            except Exception as error:
+                if code_of(error) != NO_DATABASE:
+                    raise
+                if not await self._is_listed(error):
+                    return Sight(False, dict.fromkeys(tables))
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def create(self) -> bool:
+        async with self._admin() as admin:
+            try:
+                return await whole.create(admin, self.database)
+            except DBAPIError as error:
+                if code_of(error) != NO_PRIVILEGE:
+                    raise
+                raise ServerError(
+                    "auth",
+                    f"this role may not create database {self.database!r}; nothing was changed. "
+                    "Create it by hand, give the role CREATEDB, or name a role that has it with "
+                    "Target(migrate_with=...)",
+                ) from error
+
+    def engine(self) -> AsyncEngine:
+        engine = self.access.engine()
+        self._engines.add(engine)
+        return engine
+
+    async def release(self, engine: AsyncEngine) -> None:
+        self._engines.discard(engine)
+        await engine.dispose()
+
+    @asynccontextmanager
+    async def lock(
+        self,
+        tables: Sequence[VersionTable],
+        timeout_s: float,
+        waiting: Callable[[float, str], None],
+    ) -> AsyncIterator[float]:
+        async with locking.lock(self._maintenance, tables, timeout_s, waiting) as (held, waited):
+            self._held = held
+            try:
+                yield waited
+            finally:
+                self._held = None
+
+    def identity(self, connection: Connection) -> Hashable:
+        return sessions.identity(connection)
+
+    def session_state(self, connection: Connection) -> Hashable:
+        return sessions.state(connection)
+
+    def adopt(self, connection: Connection) -> Callable[[], None]:
+        return lambda: None  # PostgreSQL's transactions are real
+
+    def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
+        return sessions.resolve(connection, table, self._search_path)
+
+    def interrupter(self, connection: Connection) -> Callable[[], None] | None:
+        return sessions.interrupter(connection)
+
+    def configure_options(self) -> dict[str, Any]:
+        return {}
+
+    def classify(self, error: BaseException) -> FailureKind | None:
+        return classifying.classify(error)
+
+    async def debris(self) -> tuple[str, ...]:
+        async with self.access.connection(autocommit=True) as connection:
+            return await looking.invalid_indexes(connection)
+
+    def unfinished(self) -> bool:
+        """As of the last look: the record is in the server's catalog."""
+        return self._unfinished
+
+    async def recover(self, tables: Sequence[VersionTable]) -> str | None:
+        async with self._admin() as admin:
+            found = await naming.ours(admin, self.database)
+        if not any(each.kind != "purged" for each in found):
+            return None
+        if self._held is not None and not self._held.apart:
+            await self._refuse_if_open(found)
+            return None
+        return await to_the_end(snapshots.recover(self._scene("recover"), found))
+
+    async def snapshot(
+        self,
+        stamp: str,
+        heads: tuple[str, ...],
+        wanted: tuple[str, ...],
+        tables: Sequence[VersionTable],
+        *,
+        folder: Path | None = None,
+        disconnect_others: bool = False,
+    ) -> Snapshot:
+        """A template copy on the same server, which needs room for it; `folder` has no say."""
+        scene = self._scene("take a snapshot of")
+        name = naming.snapshot_name(self.database, stamp)
+        record = Record("migrating", heads, wanted, tuple(tables), disconnect_others)
+
+        async def take() -> None:
+            await ensure_exclusive(scene, f"copy database {self.database!r}", tables)
+            await snapshots.take(scene, name, record)
+            self._open = (name, record)
+
+        await to_the_end(take(), self._cancel_statement)
+        return Snapshot(name, heads, stamp)
+
+    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> None:
+        scene = self._scene("restore")
+        if self._open is None or self._open[0] != snapshot.place:
+            raise RefusedError(f"{snapshot.place} is no snapshot of this run; nothing was changed")
+        record = replace(self._open[1], disconnect_others=disconnect_others)
+        await to_the_end(snapshots.put_back(scene, snapshot.place, snapshot.stamp, record))
+        self._open = (snapshot.place, record)
+
+    async def close(self) -> None:
+        if self._open is not None:
+            (name, record), self._open = self._open, None
+            async with self._admin() as admin:
+                await to_the_end(records.write(admin, name, replace(record, state="kept")))
+
+    async def prune(self, keep: int, *, folder: Path | None = None) -> tuple[str, ...]:
+        return await to_the_end(snapshots.prune(self._scene("drop snapshots of"), keep))
+
+    def side(self, stamp: str) -> AbstractAsyncContextManager[Side]:
+        return replacing.beside(self._scene("rebuild"), stamp)
+
+    async def take_over(
+        self,
+        side: Side,
+        stamp: str,
+        tables: Sequence[VersionTable],
+        *,
+        set_aside: bool = True,
+        disconnect_others: bool = False,
+    ) -> str | None:
+        return await to_the_end(
+            replacing.take_over(
+                self._scene("replace"),
+                side,
+                stamp,
+                tables,
+                set_aside=set_aside,
+                disconnect_others=disconnect_others,
+            )
+        )
+
+    async def refresh(self) -> None:
+        """Plans that asyncpg has prepared fail once a connection after a migration."""
+        if self.access.application is not None:
+            await self.access.application.dispose()
+
+    @asynccontextmanager
+    async def _admin(self) -> AsyncIterator[AsyncConnection]:
+        """The lock's own session, while there is one."""
+        if self._held is not None:
+            yield self._held.admin
+            return
+        async with self._maintenance.connection() as admin:
+            yield admin
+
+    def _scene(self, act: str) -> Scene:
+        held = self._held
+        if held is None:
+            raise RefusedError(f"cannot {act} a database without its lock; nothing was changed")
+        if not held.apart:
+            raise RefusedError(
+                f"cannot {act} database {self.database!r}: its lock had to be taken in the "
+                "database itself, as this role can reach no maintenance database; nothing was "
+                "changed. Name one with Target(maintenance_database=...)"
+            )
+        return Scene(
+            held.admin, self.access, self.database, self._maintenance.connection, self._empty_pools
+        )
+
+    async def _empty_pools(self) -> None:
+        """Close our own idle sessions, which would stand in our way."""
+        for engine in list(self._engines):
+            await engine.dispose()
+        await self.refresh()
+
+    def _cancel_statement(self) -> None:
+        """Ask the server to end the statement of the lock's session, which keeps the lock."""
+        held = self._held
+        if held is None:
+            return
+        pid = held.pid
+
+        async def cancel() -> None:
+            async with self._maintenance.connection() as admin:
+                await sql.rows_of(admin, "select pg_cancel_backend(:pid)", pid=pid)
+
+        task = asyncio.create_task(cancel())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _refuse_if_open(self, found: Sequence[naming.Ours]) -> None:
+        names = [each.name for each in found if each.kind == "snapshot"]
+        async with self._admin() as admin:
+            opened = await records.read(admin, names)
+        if opened:
+            raise RefusedError(
+                f"a process was killed while database {self.database!r} was being changed, and "
+                f"it cannot be put back from {', '.join(opened)} here, where this role can reach "
+                "no maintenance database; nothing was changed. Name one with "
+                "Target(maintenance_database=...)"
+            )
+
+    async def _is_listed(self, refused: Exception) -> bool:
+        """Ask the catalog: during a swap a connection may be told that there is no database."""
+        async with AsyncExitStack() as stack:
+            try:
+                admin = await stack.enter_async_context(self._admin())
+            except ServerError:
+                raise refused from None
+            return await whole.exists(admin, self.database)

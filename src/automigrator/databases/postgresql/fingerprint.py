@@ -1,0 +1,48 @@
+"""The whole schema of a PostgreSQL database, comparable with that of a copy of it."""
+
+from __future__ import annotations
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from automigrator.databases.postgresql.sql import rows_of
+
+# a template copy keeps every oid; what VACUUM, ANALYZE and a lazy server write is left out
+_CATALOGS = {
+    "pg_attribute": """attrelid, attnum, attname, atttypid, atttypmod, attnotnull, atthasdef,
+        attisdropped, attidentity, attgenerated, attcollation, attacl, attoptions""",
+    "pg_attrdef": "*",
+    "pg_class": """oid, relname, relnamespace, reltype, relowner, relam, reltablespace, relkind,
+        relpersistence, relnatts, relrowsecurity, relforcerowsecurity, relispartition, relacl,
+        reloptions, relpartbound""",
+    "pg_collation": "*",
+    "pg_constraint": "*",
+    "pg_default_acl": "*",
+    "pg_enum": "*",
+    "pg_event_trigger": "*",
+    "pg_extension": "oid, extname, extnamespace, extversion",
+    "pg_index": "indexrelid, indrelid, indisunique, indisprimary, indisvalid, indkey, indpred",
+    "pg_inherits": "inhrelid, inhparent",
+    "pg_namespace": "*",
+    "pg_operator": "*",
+    "pg_policy": "*",
+    "pg_proc": "*",
+    "pg_publication": "*",
+    "pg_rewrite": "*",
+    "pg_sequence": "*",
+    "pg_statistic_ext": "oid, stxrelid, stxname, stxkind",
+    "pg_trigger": "*",
+    "pg_type": "*",
+}
+
+
+async def fingerprint(connection: AsyncConnection) -> tuple[tuple[str, int, str | None], ...]:
+    """Catalog, rows, hash; equal when no DDL has been committed to either of two copies."""
+    parts = [
+        f"""
+        select '{catalog}', count(*), md5(string_agg(hash, '' order by hash))
+        from (select md5(row::text) as hash from (select {columns} from {catalog}) as row) as rows
+        """
+        for catalog, columns in _CATALOGS.items()
+    ]
+    rows = await rows_of(connection, " union all ".join(parts) + " order by 1")
+    return tuple((str(name), int(count), digest) for name, count, digest in rows)

@@ -1,0 +1,134 @@
+"""What an act on whole databases needs: the lock's session, and the target to itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from automigrator.databases.access import Access
+from automigrator.databases.backend import VersionTable
+from automigrator.databases.postgresql import whole
+from automigrator.databases.postgresql.codes import NO_PRIVILEGE, code_of
+from automigrator.databases.postgresql.ownership import exclusive_to_target
+from automigrator.databases.postgresql.refusals import in_use, listed
+from automigrator.databases.postgresql.settings import Settings, apply_settings
+from automigrator.databases.postgresql.sql import rows_of
+from automigrator.databases.postgresql.whole import Terminate
+from automigrator.errors import RefusedError
+
+_POLL_S = 0.05
+
+GRACE_S = 1.0
+"""Seconds in which sessions of ours that were just closed leave the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """`admin` holds the lock and runs every change; `empty_pools` lets go of our own sessions."""
+
+    admin: AsyncConnection
+    access: Access
+    live: str
+    second: Terminate
+    empty_pools: Callable[[], Awaitable[None]]
+
+
+async def ensure_exclusive(scene: Scene, act: str, tables: Sequence[VersionTable]) -> None:
+    """Raise RefusedError when the act would touch somebody else's tables."""
+    async with scene.access.connection(autocommit=True) as connection:
+        current = (await rows_of(connection, "select current_schema()::text"))[0][0]
+        schemas = {table.schema or current for table in tables} | {current}
+        reason = await exclusive_to_target(connection, sorted(schemas - {None}), tables)
+    if reason is not None:
+        raise RefusedError(f"cannot {act}: {reason}; nothing was changed")
+
+
+async def ensure_alone(scene: Scene, act: str, *names: str, grace_s: float = GRACE_S) -> None:
+    """Raise RefusedError when somebody stays connected to one of the databases."""
+    await scene.empty_pools()
+    deadline = time.monotonic() + grace_s
+    while sessions := [s for name in names for s in await whole.others(scene.admin, name)]:
+        if time.monotonic() > deadline:
+            raise in_use(act, sessions)
+        await asyncio.sleep(_POLL_S)
+
+
+async def copy(
+    scene: Scene, source: str, name: str, settings: Settings, *, disconnect_others: bool
+) -> None:
+    """Copy `source` to a new database and give it `settings`; all of it, or RefusedError."""
+    async with _alone(scene, source, disconnect_others), creating(scene, name):
+        if not await whole.create(scene.admin, name, template=source):
+            raise RefusedError(f"database {name!r} is there already; nothing was changed")
+    try:
+        await settle(scene, name, settings)
+    except BaseException:
+        await discard(scene, name)
+        raise
+
+
+async def settle(scene: Scene, name: str, settings: Settings) -> None:
+    """Give a database of ours a target's settings; raises RefusedError when one is refused."""
+    refused = await apply_settings(scene.admin, name, settings)
+    if refused:
+        raise RefusedError(
+            f"this role may not give a copy of database {scene.live!r} what belongs to it: "
+            f"{listed(refused)}; nothing was changed"
+        )
+
+
+async def discard(scene: Scene, name: str) -> None:
+    """Drop a database of ours as well as can be; the next start drops what stays."""
+    with contextlib.suppress(SQLAlchemyError, OSError, RefusedError):
+        await drop(scene, name)
+
+
+async def drop(scene: Scene, name: str) -> None:
+    """Drop a database of ours, whoever is connected to it."""
+    await whole.disconnect(scene.admin, name)
+    await whole.drop(scene.admin, name)
+
+
+@asynccontextmanager
+async def creating(scene: Scene, name: str) -> AsyncIterator[None]:
+    """Say what to do when the role may not create a database."""
+    try:
+        yield
+    except DBAPIError as error:
+        if code_of(error) != NO_PRIVILEGE:
+            raise
+        raise RefusedError(
+            f"this role may not create database {name!r}; nothing was changed. "
+            "Give it CREATEDB, or name a role that has it with Target(migrate_with=...)"
+        ) from error
+
+
+@asynccontextmanager
+async def _alone(scene: Scene, source: str, disconnect_others: bool) -> AsyncIterator[None]:
+    if not disconnect_others:
+        await ensure_alone(scene, f"copy database {source!r}", source)
+        yield
+        return
+    await scene.empty_pools()
+    async with scene.second() as second:
+        stop = asyncio.Event()
+        # a pool reconnects until the copy has its lock
+        ending = asyncio.create_task(whole.keep_ending(second, stop, source))
+        try:
+            yield
+        except RefusedError:
+            stop.set()
+            await ending  # it knows better why somebody is still connected
+            raise
+        finally:
+            stop.set()
+            await asyncio.wait({ending})
+            if not ending.cancelled():
+                ending.exception()  # retrieved, or asyncio complains about it

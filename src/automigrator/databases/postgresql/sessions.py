@@ -1,0 +1,102 @@
+"""What a connection leads to, what was set on it, and how to stop what it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Hashable, Sequence
+
+from sqlalchemy import text
+from sqlalchemy.engine import Connection
+
+from automigrator.databases.backend import VersionTable
+
+# what the drivers themselves set while they get to know a connection
+_DRIVERS_OWN = ("application_name", "client_encoding", "jit")
+
+
+def identity(connection: Connection) -> Hashable:
+    """The server, by when it was started, and the database in it; the same for every driver."""
+    row = connection.execute(
+        text("""
+        select d.oid::bigint, (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint
+        from pg_database d where d.datname = current_database()
+        """)
+    ).one()
+    return int(row[0]), int(row[1])
+
+
+def state(connection: Connection) -> Hashable:
+    """What decides what an unqualified statement does on this connection."""
+    row = connection.execute(
+        text("select current_setting('search_path'), current_user::text, session_user::text")
+    ).one()
+    changed = connection.execute(
+        text("select name, setting from pg_settings where source = 'session' order by name")
+    ).all()
+    return (
+        tuple(row),
+        tuple(tuple(each) for each in changed if each[0] not in _DRIVERS_OWN),
+        connection.dialect.default_schema_name,
+        tuple(sorted(_translated(connection).items(), key=repr)),
+    )
+
+
+def resolve(
+    connection: Connection, table: VersionTable, search_path: Sequence[str] | None
+) -> VersionTable:
+    """Name the schema where a connection with `search_path` would find another table, or none."""
+    schema = _translated(connection).get(table.schema, table.schema)
+    if schema is not None:
+        return VersionTable(table.name, schema)
+    path, found = connection.execute(
+        text("""
+        select current_schemas(false)::text[],
+               (select n.nspname::text from pg_class c
+                join pg_namespace n on n.oid = c.relnamespace
+                where c.oid = to_regclass(quote_ident(:name)))
+        """),
+        {"name": table.name},
+    ).one()
+    if search_path is not None and tuple(path) == tuple(search_path):
+        return table
+    return VersionTable(table.name, found or (path[0] if path else None))
+
+
+def interrupter(connection: Connection) -> Callable[[], None] | None:
+    """A thread-safe call that stops the running statement; the server is told, too."""
+    if connection.dialect.is_async:
+        return _cancel_of_current_task()
+    cancel = getattr(connection.connection.driver_connection, "cancel", None)
+    if cancel is None:
+        return None
+
+    def call() -> None:
+        with contextlib.suppress(Exception):  # it may have been closed meanwhile
+            cancel()
+
+    return call
+
+
+def _cancel_of_current_task() -> Callable[[], None] | None:
+    """Cancel the task that the connection is used in, if it is another loop's.
+
+    The driver passes a cancellation on to the server. On our own loop whoever interrupts
+    cancels the task as well, and twice would cancel its cleaning up.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    if task is None:
+        return None
+
+    def call() -> None:
+        with contextlib.suppress(RuntimeError):
+            if asyncio.get_running_loop() is loop:
+                return
+        with contextlib.suppress(RuntimeError):  # the loop may be closed already
+            loop.call_soon_threadsafe(task.cancel)
+
+    return call
+
+
+def _translated(connection: Connection) -> dict[str | None, str | None]:
+    return dict(connection.get_execution_options().get("schema_translate_map") or {})

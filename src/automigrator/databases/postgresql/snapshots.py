@@ -1,0 +1,128 @@
+"""Template copies of a target: taken, put back, and what a killed process left of either."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import replace
+
+from automigrator.databases.postgresql import looking, naming, records, whole
+from automigrator.databases.postgresql.fingerprint import fingerprint
+from automigrator.databases.postgresql.records import Record
+from automigrator.databases.postgresql.scene import Scene, copy, discard, drop, ensure_alone
+from automigrator.databases.postgresql.settings import settings
+from automigrator.errors import RefusedError
+
+logger = logging.getLogger(__name__)
+
+DEAD_LEADER_S = 10.0
+"""Seconds in which the sessions of a killed process leave the server."""
+
+
+async def take(scene: Scene, name: str, record: Record) -> None:
+    """Copy the target to database `name`, verify the copy, and open the record."""
+    own = replace(await settings(scene.admin, scene.live), comment=None)
+    await copy(scene, scene.live, name, own, disconnect_others=record.disconnect_others)
+    try:
+        async with scene.access.connection(name, autocommit=True) as connection:
+            found = (await looking.look(connection, record.tables)).sight.all_heads()
+        if found != tuple(sorted(record.before)):
+            raise RefusedError(
+                f"the database is at {', '.join(found) or 'base'}, and this run's snapshot would "
+                f"have to be at {', '.join(record.before) or 'base'}; nothing was changed"
+            )
+        await records.write(scene.admin, name, record)
+    except BaseException:
+        await discard(scene, name)
+        raise
+
+
+async def put_back(
+    scene: Scene, name: str, stamp: str, record: Record, *, grace_s: float = 0.0
+) -> None:
+    """Swap a fresh copy of the snapshot in, and drop what was there; a step may be repeated."""
+    admin, live = scene.admin, scene.live
+    if not await whole.exists(admin, name):
+        raise RefusedError(f"the snapshot {name!r} is gone; nothing was changed")
+    side, replaced = naming.side_name(live, stamp), naming.replaced_name(live, stamp)
+    await records.write(admin, name, replace(record, state="restoring"))
+    if not record.disconnect_others:
+        await ensure_alone(scene, f"restore database {live!r}", live, grace_s=grace_s or 1.0)
+    for left in (side, replaced):
+        await drop(scene, left)
+    own = replace(await settings(admin, name), comment=(await settings(admin, live)).comment)
+    await copy(scene, name, side, own, disconnect_others=True)
+    try:
+        await whole.swap(
+            admin,
+            live,
+            side,
+            replaced,
+            disconnect_others=record.disconnect_others,
+            terminate=scene.second,
+        )
+    except BaseException:
+        await discard(scene, side)
+        raise
+    await records.write(admin, name, replace(record, state="migrating"))
+    await drop(scene, replaced)
+
+
+async def recover(scene: Scene, found: Collection[naming.Ours]) -> str | None:
+    """Finish or undo what the databases beside the target tell of; says what was done."""
+    admin = scene.admin
+    kept = {each.name: each.stamp for each in found if each.kind == "snapshot"}
+    opened = await records.read(admin, list(kept)) if kept else {}
+    done = None
+    for name in sorted(opened, key=lambda each: kept[each], reverse=True)[:1]:
+        record, stamp = opened[name], kept[name]
+        swapped = naming.replaced_name(scene.live, stamp) in {each.name for each in found}
+        if record.state == "restoring" and swapped:
+            done = f"the database had been put back from {name} when a process was killed"
+        else:
+            done = await _needs_nothing(scene, name, record)
+        if done is None:
+            await put_back(scene, name, stamp, record, grace_s=DEAD_LEADER_S)
+            done = f"the database was put back from {name} after a process was killed"
+    for name, record in opened.items():
+        await records.write(admin, name, replace(record, state="kept"))
+    for each in found:
+        if each.kind in ("side", "replaced"):
+            await drop(scene, each.name)
+    return done
+
+
+async def prune(scene: Scene, keep: int) -> tuple[str, ...]:
+    """Drop all but the newest `keep` snapshots, but none with an open record."""
+    found = [
+        each.name for each in await naming.ours(scene.admin, scene.live) if each.kind == "snapshot"
+    ]
+    opened = await records.read(scene.admin, found) if found else {}
+    dropped = []
+    for name in found[: max(len(found) - keep, 0)]:
+        if name in opened:
+            continue
+        try:
+            await whole.drop(scene.admin, name)
+        except RefusedError as error:
+            logger.warning("the snapshot stays: %s", error)
+        else:
+            dropped.append(name)
+    return tuple(dropped)
+
+
+async def _needs_nothing(scene: Scene, name: str, record: Record) -> str | None:
+    """What to say of a killed migration that had ended, or was rolled back to where it began.
+
+    Restoring would be idempotent, and would lose what an application wrote since.
+    """
+    async with scene.access.connection(autocommit=True) as live:
+        heads = (await looking.look(live, record.tables)).sight.all_heads()
+        if heads == tuple(sorted(record.after)):
+            return f"a migration that was killed had ended at {', '.join(heads) or 'base'}"
+        if heads != tuple(sorted(record.before)):
+            return None
+        async with scene.access.connection(name, autocommit=True) as copied:
+            if await fingerprint(live) != await fingerprint(copied):
+                return None
+    return "a migration that was killed had changed nothing"
