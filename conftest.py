@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import notes_application as _notes
 import postgres_server as _postgres
 import pytest
 
@@ -44,3 +45,9 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """An empty database of each kind."""
     kind = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
     return str(request.getfixturevalue(kind))
+
+
+@pytest.fixture
+def notes(tmp_path: Path, database_url: str) -> _notes.Application:
+    """An application that has started once, with notes in its database."""
+    return _notes.Application(tmp_path, database_url)

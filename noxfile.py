@@ -10,10 +10,12 @@ from pathlib import Path
 import nox
 
 GROUPS = nox.project.load_toml("pyproject.toml")
+PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
+PARALLEL = ["--numprocesses=auto", "--maxprocesses=4"]
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "tests"]
+nox.options.sessions = ["lint", "types", "tests", "core_alone", "plugins_alone"]
 
 
 def expose_pyenv() -> None:
@@ -44,6 +46,36 @@ def group(*names: str) -> list[str]:
     return list(nox.project.dependency_groups(GROUPS, *names))
 
 
+def editable() -> list[str]:
+    """The core and every plugin, for one command: a plugin's needs are not looked up elsewhere."""
+    return [argument for folder in (".", *PLUGINS) for argument in ("-e", folder)]
+
+
+def wheel(session: nox.Session, folder: str) -> str:
+    """The wheel that `wheels` has built from a folder."""
+    name = Path(folder).name.replace("-", "_") or "automigrator"
+    (found,) = built(session).glob(f"{name}-*.whl")
+    return str(found)
+
+
+def built(session: nox.Session) -> Path:
+    return Path(session.cache_dir) / "wheels"
+
+
+def install_clean(session: nox.Session, *folders: str) -> None:
+    """Install wheels and what they say they need, and prove that it is enough."""
+    session.install(*(wheel(session, folder) for folder in folders))
+    pip = ["uv", "pip"] if session.venv_backend == "uv" else ["python", "-m", "pip"]
+    session.run(*pip, "check", external=True)
+    modules = ", ".join(Path(wheel(session, folder)).name.split("-")[0] for folder in folders)
+    session.run("python", "-c", f"import {modules}")
+    session.install(*group("test"))
+
+
+def pytest(session: nox.Session, *arguments: str) -> None:
+    session.run("python", "-m", "pytest", *arguments, *session.posargs)
+
+
 expose_pyenv()
 
 
@@ -54,7 +86,62 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
 
 
+@nox.session
+def types(session: nox.Session) -> None:
+    session.install(*editable(), *group("types"))
+    session.run("mypy", *session.posargs)
+
+
 @nox.session(python=found_pythons() or None)
 def tests(session: nox.Session) -> None:
-    session.install("-e", ".", *group("test"))
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.install(*editable(), *group("test"))
+    pytest(session, *PARALLEL)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build every distribution as its users get it: a wheel made from the sdist."""
+    session.install("build", "hatchling")
+    shutil.rmtree(built(session), ignore_errors=True)
+    for folder in (".", *PLUGINS):
+        options = ["--no-isolation", "--outdir", str(built(session))]
+        session.run("python", "-m", "build", *options, folder, silent=True)
+
+
+@nox.session(requires=["wheels"])
+def core_alone(session: nox.Session) -> None:
+    """Whole runs with the core's wheel and no plugin, on SQLite: `tests` has the rest."""
+    install_clean(session, ".")
+    where = ["tests/integration", "tests/hooks", "-m", "not plugins", "-k", "not postgres"]
+    pytest(session, *where, *PARALLEL)
+
+
+@nox.session(requires=["wheels"])
+@nox.parametrize("plugin", PLUGINS, ids=[Path(plugin).name for plugin in PLUGINS])
+def plugins_alone(session: nox.Session, plugin: str) -> None:
+    """One plugin's wheel with the core's, and no other plugin."""
+    install_clean(session, ".", plugin)
+    pytest(session, f"{plugin}/tests")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    session.install(*editable())
+    session.run("python", "examples/demo.py")
+
+
+@nox.session
+def histories(session: nox.Session) -> None:
+    """The histories of real applications against plain Alembic; never in the quick suite."""
+    # what mlflow's env.py files and revisions import, out of all that mlflow depends on
+    mlflow = ["cachetools", "click", "databricks-sdk", "flask", "flask-wtf", "importlib-metadata"]
+    mlflow += ["opentelemetry-proto", "opentelemetry-sdk", "protobuf", "pyyaml", "sqlparse"]
+    releases = ["optuna==5.0.0", "jupyterhub==6.1.1", "async-generator"]
+    session.install("-e", ".", *group("test"), *releases, *mlflow)
+    session.install("--no-deps", "mlflow==3.18.0")
+    old = Path(session.cache_dir) / "jupyterhub"
+    shutil.rmtree(old, ignore_errors=True)
+    for release in ("0.6.1", "0.9.0b1"):
+        session.install("--no-deps", "--target", str(old / release), f"jupyterhub=={release}")
+    session.env["AUTOMIGRATOR_OLD_JUPYTERHUB"] = str(old.absolute())
+    pytest(session, "tests/histories", "-W", "default")

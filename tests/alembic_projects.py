@@ -224,6 +224,14 @@ def heads(url: str, version_table: str = "alembic_version") -> set[str]:
     return {str(row[0]) for row in query(url, f"select version_num from {version_table}")}
 
 
+def contents(url: str) -> dict[str, list[Any]]:
+    """The rows of every table, its version table included, comparable before and after."""
+    return {
+        table: sorted(map(repr, map(tuple, query(url, f"select * from {table}"))))
+        for table in sorted(tables(url))
+    }
+
+
 def query(url: str, sql: str) -> Sequence[Any]:
     """Rows over a connection of its own without SQLAlchemy; may be called inside a loop."""
     parsed = make_url(url)

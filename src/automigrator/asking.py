@@ -49,6 +49,9 @@ class Asking:
                 continue
             if effect == "discarding" and key in self.acted:
                 continue
+            if effect == "discarding" and run.attempt >= MOST_ATTEMPTS:
+                run.note(f"{impl.blame} was not asked: no attempt is left to follow it")
+                continue
             before = (run.restored, run.rebuilt)
             try:
                 with run.acting(effect):

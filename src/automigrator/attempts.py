@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from contextlib import AsyncExitStack
 
+from automigrator.applying import apply
 from automigrator.asking import Asking
 from automigrator.course import Course
 from automigrator.databases.backend import Sight
@@ -16,7 +17,6 @@ from automigrator.inspection import Finding, inspect, judge
 from automigrator.leftovers import left_behind
 from automigrator.reaching import reach
 from automigrator.report import Applied, Outcome
-from automigrator.upgrade.drives import drive
 from automigrator.upgrade.environment import EnvError, Execution
 from automigrator.upgrade.stamping import bootstrap, stamp
 
@@ -81,6 +81,7 @@ async def _at_head(course: Course) -> bool:
         if backend.classify(error) == "corrupt":
             return False  # only under the lock may a strategy act on it
         raise
+    run.before = course.after = sight.all_heads()
     if backend.unfinished():
         return False
     if not sight.exists:
@@ -164,10 +165,11 @@ async def _attempt(course: Course) -> None:
     course.execution, course.finding = Execution(), None
     run.failure = None
     course.doing = "unreachable"
-    repaired = await backend.recover([ground.table])
-    if repaired is not None:
-        course.progress("repaired", run.name, what=repaired)
-        run.notes.append(repaired)
+    if run.taken is None:  # else the journal is this run's own, not a dead leader's
+        repaired = await backend.recover([ground.table])
+        if repaired is not None:
+            course.progress("repaired", run.name, what=repaired)
+            run.notes.append(repaired)
     course.doing = "history"
     history = await ground.history()
     course.doing = "env"
@@ -185,7 +187,7 @@ async def _attempt(course: Course) -> None:
         finding = await _found(course)
     if finding.pending:
         course.debris = await backend.debris()
-        await _apply(course, finding)
+        await apply(course, finding)
     course.doing = "env"
     sight = await backend.look(list(finding.tables))
     course.after = sight.all_heads()
@@ -205,9 +207,12 @@ async def _found(course: Course) -> Finding:
     course.finding = finding
     run.wanted, run.tables = finding.wanted, finding.tables
     run.pending = history.describe(finding.pending)
-    run.transactional = all(
-        context.one_transaction for context in finding.contexts
-    ) and not history.uses_autocommit(finding.pending)
+    run.empty = not finding.heads and not finding.sight.has_tables
+    run.transactional = (
+        all(context.one_transaction for context in finding.contexts)
+        and sum(bool(context.pending) for context in finding.contexts) <= 1
+        and not history.uses_autocommit(finding.pending)
+    )
     return finding
 
 
@@ -229,36 +234,6 @@ async def _stamped(course: Course, finding: Finding) -> bool:
     return False
 
 
-async def _apply(course: Course, finding: Finding) -> None:
-    """Step 7."""
-    ground, run, progress = course.ground, course.run, course.progress
-    assert finding.way is not None and course.execution is not None
-    course.drive = str(finding.way)
-    pending = len(finding.pending)
-    progress("attempt-started", run.name, attempt=run.attempt, pending=pending)
-    course.doing = "revision"
-    first = len(course.applied)
-
-    try:
-        await drive(
-            ground.target,
-            ground.backend,
-            await ground.history(),
-            ground.place,
-            finding.way,
-            revision=ground.target.revision,
-            apply=True,
-            started=course.started,
-            done=course.done,
-            execution=course.execution,
-        )
-    except BaseException:
-        if course.execution.current is None and course.execution.error is None:
-            course.doing = "env"
-        del course.applied[first:]  # until the database itself says which stay
-        raise
-
-
 async def _answered(course: Course, asking: Asking, error: Exception) -> Decision | None:
     """Step 8: what the plugins decide about an error."""
     ground, run = course.ground, course.run
@@ -276,6 +251,7 @@ async def _answered(course: Course, asking: Asking, error: Exception) -> Decisio
     logger.error("%s: attempt %d failed: %s", run.name, run.attempt, failure)
     course.progress("failed", run.name, **failure.to_dict())
     decision, whose = await asking.decide(failure)
+    course.lasting = Left.of(run.failure or failure)
     if decision is not None:
         course.progress("decided", run.name, decision=decision.value, plugin=whose)
     if decision is not Decision.RETRY:
@@ -288,24 +264,24 @@ def _keep_applied(course: Course, failure: Failure) -> None:
     if execution is None:
         return
     seconds = dict(execution.done)
-    course.applied += [Applied(r, seconds.get(r, 0.0)) for r in failure.applied]
+    known = {applied.revision for applied in course.applied}
+    course.applied += [Applied(r, seconds.get(r, 0.0)) for r in failure.applied if r not in known]
 
 
 async def _look_again(course: Course, failure: Failure) -> Failure:
     """The failure with the state that the database is in now."""
     left = await _left(course)
-    if course.run.restored or course.run.rebuilt:
-        course.applied.clear()
     return dataclasses.replace(failure, state=left.state, applied=left.applied, debris=left.debris)
 
 
 async def _left(course: Course) -> Left:
     if course.finding is None or course.execution is None:
-        return Left()
+        return course.lasting
     ground = course.ground
-    return await left_behind(
+    left = await left_behind(
         ground.backend, await ground.history(), course.finding, course.execution, course.debris
     )
+    return left.after(course.lasting)
 
 
 async def _read_after(course: Course) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from automigrator.databases.backend import VersionTable
+from automigrator.diagnosis import Left
 from automigrator.failure import Failure, FailureKind
 from automigrator.hooks import Hooks
 from automigrator.opening import Ground
@@ -52,6 +53,8 @@ class Course:
     after: tuple[str, ...] = ()
     applied: list[Applied] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    lasting: Left = field(default_factory=Left)
+    """What earlier attempts left, which makes a later one no cleaner."""
     drive: str | None = None
     waited_s: float = 0.0
 
@@ -70,6 +73,10 @@ class Course:
         """Count a revision as applied, and tell."""
         self.applied.append(Applied(revision, seconds))
         self.progress("revision-done", self.run.name, revision=revision, seconds=seconds)
+
+    def undone(self) -> None:
+        """Forget what attempts left: the database is as it was before them, or a fresh one."""
+        self.execution, self.lasting = None, Left()
 
     def report(self, outcome: Outcome) -> TargetReport:
         """What became of the target."""

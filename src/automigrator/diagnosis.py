@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import get_args
 
 from sqlalchemy.exc import DBAPIError, StatementError
 
@@ -47,6 +48,15 @@ class JudgedError(Exception):
         self.advice = advice
 
 
+def blamed(what: str, error: Exception, backend: Backend) -> JudgedError:
+    """The error of a callable that the target was given, told apart from the library's own."""
+    return JudgedError(
+        backend.classify(error) or "hook",
+        f"{what} of the target raised {first_line(error)}",
+        f"repair the callable that Target({what}=...) was given",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Left:
     """What a failed attempt left in the database."""
@@ -55,6 +65,19 @@ class Left:
     applied: tuple[str, ...] = ()
     debris: tuple[str, ...] = ()
     revision: str | None = None
+
+    @classmethod
+    def of(cls, failure: Failure) -> Left:
+        return cls(failure.state, failure.applied, failure.debris)
+
+    def after(self, earlier: Left) -> Left:
+        """This on top of what an earlier attempt left."""
+        return Left(
+            max(self.state, earlier.state, key=get_args(State).index),
+            tuple(dict.fromkeys(earlier.applied + self.applied)),
+            tuple(dict.fromkeys(earlier.debris + self.debris)),
+            self.revision,
+        )
 
 
 def diagnose(
@@ -69,6 +92,10 @@ def diagnose(
     """The failure that `error` is; `otherwise` is its kind where neither it nor the driver says."""
     advice = error.advice if isinstance(error, JudgedError) else ""
     kind = _kind(error, backend, otherwise)
+    if kind == "revision" and not advice:
+        from automigrator.upgrade.async_drivers import advice as driver_advice  # imports Alembic
+
+        advice = driver_advice(target, error)
     return Failure(
         kind,
         _message(error, target),

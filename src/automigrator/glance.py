@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 from automigrator.course import Course
-from automigrator.static.configuration import Layout, layout_of, plain_environment
-from automigrator.static.graph import Heads, Signature, files, heads_of
 from automigrator.target import Target
 from automigrator.threads import in_thread
+
+if TYPE_CHECKING:
+    from automigrator.static.configuration import Layout
+    from automigrator.static.graph import Heads, Signature
 
 _CACHED: dict[Layout, tuple[Signature, str, Heads | None]] = {}
 _MOST_CACHED = 64
@@ -41,6 +44,9 @@ async def nothing_to_do(course: Course) -> bool:
 
 def _wanted(target: Target) -> frozenset[str] | None:
     """The version rows of a database that lacks nothing; None where the text does not say."""
+    # local: patterns are compiled, and a process that only skips never needs them
+    from automigrator.static.configuration import layout_of, plain_environment
+
     layout = layout_of(target)
     if layout is None:
         return None
@@ -53,6 +59,8 @@ def _wanted(target: Target) -> frozenset[str] | None:
 
 
 def _read(layout: Layout) -> tuple[str, Heads | None]:
+    from automigrator.static.graph import files, heads_of
+
     signature = files(layout.versions, recursive=layout.recursive)
     text = layout.environment.read_text("utf-8")
     cached = _CACHED.get(layout)

@@ -9,7 +9,7 @@ from automigrator.databases.backend import Backend, Sight, VersionTable
 from automigrator.diagnosis import JudgedError
 from automigrator.target import Target
 from automigrator.upgrade.drives import Way, probe
-from automigrator.upgrade.environment import Configured
+from automigrator.upgrade.environment import Configured, EnvError
 from automigrator.upgrade.history import History
 from automigrator.upgrade.place import Place
 
@@ -22,6 +22,8 @@ class Finding:
     contexts: tuple[Configured, ...]
     way: Way | None = None
     """The way env.py was found to reach the database; None when it was not needed to tell."""
+    begun: bool = False
+    """Whether the target's `bootstrap` made the tables and the revisions from base are to come."""
 
     @property
     def tables(self) -> tuple[VersionTable, ...]:
@@ -43,7 +45,7 @@ class Finding:
     @property
     def unversioned(self) -> bool:
         """Whether there are tables, and no version row says what they are."""
-        return self.sight.has_tables and not self.heads
+        return self.sight.has_tables and not self.heads and not self.begun
 
     def reached(self, history: History, sight: Sight) -> bool:
         """Whether every version table now has what was wanted of it."""
@@ -73,11 +75,17 @@ async def inspect(
     if told:
         context = _compared(target, history, table, sight.heads[table] or ())
         if not (needs_way and context.pending):
-            return Finding(sight, (context,))
+            return Finding(sight, (context,), begun=_begun(target, sight))
     way, execution = await probe(target, backend, history, place)
     contexts = tuple(execution.contexts)
+    names = [context.table.name for context in contexts]
+    if target.version_table not in (None, *names):
+        raise EnvError(
+            f"env.py keeps the database's heads in {', '.join(names)}, and the target says "
+            f"version_table={target.version_table!r}; let them agree, or leave it out"
+        )
     sight = await backend.look(list(dict.fromkeys(context.table for context in contexts)))
-    return Finding(sight, contexts, way)
+    return Finding(sight, contexts, way, _begun(target, sight))
 
 
 def judge(target: Target, finding: Finding) -> None:
@@ -89,6 +97,11 @@ def judge(target: Target, finding: Finding) -> None:
             f"the database has tables, but no row in {tables} says which revision they are at; "
             "nothing was changed",
         )
+
+
+def _begun(target: Target, sight: Sight) -> bool:
+    """An empty version table is what `bootstrap` leaves when it says to go on from base."""
+    return target.bootstrap is not None and () in sight.heads.values()
 
 
 def _compared(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from automigrator.databases.access import Access
 from automigrator.databases.backend import Backend, VersionTable, backend_for
@@ -37,16 +37,24 @@ class Ground:
     async def history(self) -> History:
         """The history in the files, read once; `load` is called before.
 
-        Raises HistoryError, RevisionImportError, ConfigurationError, and what `load` raises.
+        Raises HistoryError, RevisionImportError, ConfigurationError, and JudgedError for what
+        `load` raises.
         """
         if self._history is None:
-            load = self.target.load
-            if load is not None:
-                answer = load() if inspect.iscoroutinefunction(load) else await in_thread(load)
-                if inspect.isawaitable(answer):
-                    await answer
+            if self.target.load is not None:
+                await self._call(self.target.load)
             self._history = await _read(self.target, self.backend)
         return self._history
+
+    async def _call(self, load: Callable[[], Any]) -> None:
+        from automigrator.diagnosis import blamed
+
+        try:
+            answer = load() if inspect.iscoroutinefunction(load) else await in_thread(load)
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception as error:
+            raise blamed("load", error, self.backend) from error
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from automigrator.course import Course
 from automigrator.diagnosis import JudgedError, Left, diagnose, with_hidden_parameters
@@ -78,7 +79,18 @@ async def _rolled_back(course: Course, revision: str) -> Outcome:
 
 
 async def _left(course: Course) -> Left:
+    """What a failed rollback left, and in the report what it undid for good."""
     if course.finding is None or course.execution is None:
         return Left()
-    history = await course.ground.history()
-    return await left_behind(course.ground.backend, history, course.finding, course.execution)
+    backend, history = course.ground.backend, await course.ground.history()
+    left = await left_behind(backend, history, course.finding, course.execution)
+    try:
+        course.after = (await backend.look(list(course.finding.tables))).all_heads()
+    except Exception as error:  # noqa: BLE001 - the failure says why
+        logger.debug("%s: reading the heads: %s", course.run.name, type(error).__name__)
+    undone = [each.revision for each in course.applied]
+    kept = history.applied(undone, course.after)
+    course.applied = [each for each in course.applied if each.revision not in kept]
+    if course.applied and left.state == "clean":
+        return replace(left, state="partial-at-boundary")
+    return left

@@ -42,6 +42,8 @@ class Run:
         self.pending: tuple[PendingRevision, ...] = ()
         self.before: tuple[str, ...] = ()
         self.wanted: tuple[str, ...] = ()
+        self.empty = False
+        """Whether there is nothing to lose: no revision and no table."""
         self.attempt = 0
         self.transactional = False
         self.failure: Failure | None = None
@@ -115,8 +117,16 @@ class Run:
             raise RefusedError("no snapshot was taken in this run; nothing was changed")
         self.unfinished = True
         await self._backend.restore(self.taken, disconnect_others=disconnect_others)
+        heads = (await self._backend.look(list(self.tables))).all_heads()
+        if heads != self.taken.heads:
+            raise RuntimeError(
+                f"put back from {self.taken.place}, the database is at {heads}, "
+                f"not at {self.taken.heads}; the next start restores it again"
+            )
         self.unfinished = False
         self.restored = True
+        self._course.undone()
+        self._course.applied.clear()
         self._progress("restored", self.name, place=self.taken.place, kind=failure.kind)
 
     async def recreate_database(
@@ -131,6 +141,7 @@ class Run:
         self._allowed("discarding", "replace the database")
         aside = await self._rebuild(self, set_aside=set_aside, disconnect_others=disconnect_others)
         self.rebuilt = True
+        self._course.undone()
         self._progress("recreated", self.name, aside=aside or "deleted")
         return aside
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import threading
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,11 +26,19 @@ from automigrator.upgrade.environment import (
     Stopped,
     execute,
 )
-from automigrator.upgrade.history import History
+from automigrator.upgrade.history import (
+    History,
+    HistoryError,
+    RevisionImportError,
+    UnknownRevisionError,
+)
 from automigrator.upgrade.place import Place
 from automigrator.upgrade.process import _inside_env, alembic_to_ourselves
 
 Offer = Literal["connection", "engine", "nothing"]
+_WHATEVER_ENV_DOES = {"lock-timeout", "timeout", "disk-full", "read-only", "corrupt"}
+INTERRUPT_PAUSES_S = (0.4, 0.2, 2.0)
+"""Between interrupts: the first may fall between two statements; a coroutine is then cancelled."""
 _SYNC_DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "sqlite": ("pysqlite",)}
 
 
@@ -54,7 +64,7 @@ def ways(target: Target, place: Place) -> list[Way]:
         offers: tuple[Offer, ...] = ("connection", "engine", "nothing")
         found += [Way("loop", offer, place.url) for offer in offers]
     if target.drive != "loop" and not place.in_place:
-        found.append(Way("thread", "nothing", place.url))
+        # the sync driver first: a sync env.py would leave a coroutine of asyncpg's unawaited
         backend = place.url.get_backend_name()
         for driver in _SYNC_DRIVERS.get(backend, ()):
             if driver == "pysqlite" or importlib.util.find_spec(driver) is not None:
@@ -66,6 +76,7 @@ def ways(target: Target, place: Place) -> list[Way]:
                     )
                 )
                 break
+        found.append(Way("thread", "nothing", place.url))
     return found
 
 
@@ -78,7 +89,8 @@ async def probe(
 ) -> tuple[Way, Execution]:
     """Find the first way that leads env.py to the database; changes nothing.
 
-    Raises EnvError listing what each way met, chained to the first.
+    Raises EnvError listing what each way met, chained to the first; and as it is, what is wrong
+    with the history or the database that was reached.
     """
     tried: list[tuple[Way, BaseException]] = []
     for way in ways(target, place):
@@ -106,13 +118,19 @@ async def probe(
             if any(context.ran for context in execution.contexts):
                 return way, execution
             raise EnvError("env.py returned without running migrations")
+        except (HistoryError, RevisionImportError, UnknownRevisionError):
+            raise  # env.py did reach the database, and no other way reads other revisions
         except Exception as error:  # noqa: BLE001 - any error only rules out this way
             tried.append((way, error))
+    kinds = {backend.classify(error) for _, error in tried}
+    if len(kinds) == 1 and kinds <= _WHATEVER_ENV_DOES:
+        raise tried[0][1]
     # a way that got as far as a database says more than one that could not start
     first = next((e for _, e in tried if type(e) is EnvError), tried[0][1])
-    detail = "; ".join(
-        f"{way}: {type(error).__name__}: {_first_line(error)}" for way, error in tried
-    )
+    said: dict[str, list[str]] = {}
+    for way, met in tried:
+        said.setdefault(f"{type(met).__name__}: {_first_line(met)}", []).append(str(way))
+    detail = "; ".join(f"{', '.join(ways)}: {what}" for what, ways in said.items())
     raise EnvError(
         f"env.py cannot be driven to the target's database: {_first_line(first)} (tried {detail})"
     ) from first
@@ -200,16 +218,27 @@ async def _cancellable(work: Any, execution: Execution, stopping: threading.Even
         await asyncio.shield(task)
     except asyncio.CancelledError:
         stopping.set()
-        for interrupt in execution.interrupts:
-            interrupt()
-        if not _inside_env.get() and _is_greenlet(task):
-            task.cancel()
-        await asyncio.wait({task})
+        await _ended(task, execution)
         if not task.cancelled():
             task.exception()
         raise
     except Stopped:
         raise asyncio.CancelledError from None
+
+
+async def _ended(task: asyncio.Future[Any], execution: Execution) -> None:
+    """End `task`, whatever is cancelled meanwhile: it must not go on without the lock."""
+    pauses = itertools.chain(INTERRUPT_PAUSES_S, itertools.repeat(INTERRUPT_PAUSES_S[-1]))
+    for number, pause in enumerate(pauses):
+        if number == len(INTERRUPT_PAUSES_S) - 1 and not _inside_env.get() and _is_greenlet(task):
+            task.cancel()  # last: SQLite is not rolled back by who is cut off amid a statement
+        else:
+            for interrupt in execution.interrupts:
+                interrupt()
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({task}, timeout=pause)
+        if task.done():
+            return
 
 
 def _is_greenlet(task: asyncio.Future[Any]) -> bool:

@@ -191,8 +191,9 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Conne
     with _untouched(theirs):
         same = backend.identity(theirs) == request.expected
         state = backend.session_state(theirs) if ours is not None else None
-    if ours is not None:
+    if ours is not None or not theirs.dialect.is_async:
         _dispose_afterwards(backend, execution, theirs)
+    if ours is not None:
         if same and not theirs.dialect.is_async:
             raise NeedsThreadError("env.py opens its own connection with a sync driver")
         if request.replace and not theirs.in_transaction() and state == request.session_state:

@@ -10,7 +10,12 @@ from typing import Any
 
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
-from alembic.script.revision import CycleDetected, RangeNotAncestorError, RevisionMap
+from alembic.script.revision import (
+    CycleDetected,
+    MultipleHeads,
+    RangeNotAncestorError,
+    RevisionMap,
+)
 from alembic.util import CommandError
 
 from automigrator.errors import AutomigratorError
@@ -56,7 +61,7 @@ class History:
             self._load()
 
     def _load(self) -> None:
-        self._locations = alembic_names.version_locations(self.script)
+        locations = alembic_names.version_locations(self.script)
         self.script.revision_map = RevisionMap(functools.partial(_checked, self.script))
         try:
             self.heads = tuple(self.script.get_heads())
@@ -64,6 +69,7 @@ class History:
             raise HistoryError(f"the revisions form a loop: {error}") from error
         except CommandError as error:
             raise HistoryError(str(error)) from error
+        self._locations = locations  # only once they are sound: else asked again, and refused again
 
     @property
     def plain_environment(self) -> bool:
@@ -89,6 +95,12 @@ class History:
         except CommandError as error:
             if isinstance(error.__cause__, RangeNotAncestorError) and self._beyond(revision, heads):
                 return []
+            if isinstance(error.__cause__, MultipleHeads):
+                raise HistoryError(
+                    f"revision={revision!r} asks for one head, and the history has "
+                    f"{', '.join(sorted(error.__cause__.heads))}; ask for 'heads', "
+                    "for '<branch>@head', or merge them"
+                ) from error
             raise HistoryError(str(error)) from error
 
     def ids(self, steps: Iterable[Any]) -> tuple[str, ...]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
 import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
 
 from automigrator.databases.backend import Backend
 from automigrator.target import Target
@@ -43,7 +48,7 @@ async def rendered(
 
         environment.configure = configure  # type: ignore[method-assign]  # as in environment.py
         try:
-            with running_env(on_loop=False), environment:
+            with running_env(on_loop=False), _writing_nothing(history.script), environment:
                 history.script.run_env()
         finally:
             alembic_names.remove_operations_proxy()
@@ -56,3 +61,20 @@ async def rendered(
                 f"env.py's offline mode cannot render the SQL: {type(error).__name__}: {error}"
             ) from error
     return buffer.getvalue()
+
+
+@contextmanager
+def _writing_nothing(script: ScriptDirectory) -> Iterator[None]:
+    """Alembic's multidb template writes its SQL into files of the working directory."""
+    real, location = builtins.open, script.env_py_location
+
+    def pretended(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if set("wax+") & set(mode) and sys._getframe(1).f_code.co_filename == location:
+            return io.BytesIO() if "b" in mode else io.StringIO()
+        return real(file, mode, *args, **options)
+
+    builtins.open = pretended
+    try:
+        yield
+    finally:
+        builtins.open = real

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.databases.backend import Backend, VersionTable
+from automigrator.diagnosis import blamed
 from automigrator.errors import ConfigurationError
 from automigrator.target import Target
 from automigrator.upgrade.history import History
@@ -21,25 +24,32 @@ async def bootstrap(
 ) -> str | None:
     """Call the target's `bootstrap` on an empty database and stamp what it returns.
 
-    Both or neither: one transaction. Raises what the callable raises, and ConfigurationError
-    when it returns no revision of this history.
+    Both or neither: one transaction. For None the version table is made and left empty, so that
+    a later start knows whose tables they are. Raises JudgedError for what the callable raises,
+    and ConfigurationError when it returns no revision of this history.
     """
     call = target.bootstrap
     assert call is not None
     async with place.engine.connect() as connection:
         undo = await connection.run_sync(backend.adopt)
         try:
-            if inspect.iscoroutinefunction(call):
-                answer: Any = await call(connection)
-            else:
-                answer = await connection.run_sync(call)
-            if answer is not None:
-                await connection.run_sync(lambda c: _stamp(c, history, table, answer, "bootstrap"))
+            answer = await _answer(call, connection, backend)
+            revision = "base" if answer is None else answer
+            await connection.run_sync(lambda c: _stamp(c, history, table, revision, "bootstrap"))
             await connection.commit()
         finally:
             await connection.rollback()
             await connection.run_sync(lambda _: undo())
     return None if answer is None else str(answer)
+
+
+async def _answer(call: Callable[[Any], Any], connection: AsyncConnection, backend: Backend) -> Any:
+    try:
+        if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__):
+            return await call(connection)
+        return await connection.run_sync(call)
+    except Exception as error:
+        raise blamed("bootstrap", error, backend) from error
 
 
 async def stamp(

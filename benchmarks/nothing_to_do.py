@@ -1,0 +1,243 @@
+"""What a start with nothing pending costs: ours against `alembic upgrade heads`, in CPU time.
+
+    python benchmarks/nothing_to_do.py [--rounds 7] [--write-docs]
+
+Each figure is the median over fresh processes, taken alternately. Both sides pay for what they
+import beyond SQLAlchemy and for connecting; `import automigrator` has a row of its own.
+PostgreSQL is measured where the tests' server can be started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+REVISIONS = (100, 1000, 5000)
+
+ENV = '''
+from alembic import context
+from sqlalchemy import engine_from_config, pool
+
+config = context.config
+with engine_from_config(
+    config.get_section("alembic"), prefix="sqlalchemy.", poolclass=pool.NullPool
+).connect() as connection:
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+'''
+
+FILE = '''"""number {number}
+
+Revision ID: {revision}
+Revises: {down}
+Create Date: 2026-01-01 00:00:00.000000
+
+"""
+from typing import Sequence, Union
+
+from alembic import op
+import sqlalchemy as sa
+
+
+# revision identifiers, used by Alembic.
+revision: str = {revision!r}
+down_revision: Union[str, Sequence[str], None] = {down!r}
+branch_labels: Union[str, Sequence[str], None] = None
+depends_on: Union[str, Sequence[str], None] = None
+
+
+def upgrade() -> None:
+    """Upgrade schema."""
+    op.create_table("t{number}", sa.Column("id", sa.Integer, primary_key=True))
+
+
+def downgrade() -> None:
+    """Downgrade schema."""
+    op.drop_table("t{number}")
+'''
+
+OURS = """
+import asyncio, json, sys, time
+import sqlalchemy.ext.asyncio as sa
+url, ini = sys.argv[1:]
+before = time.process_time()
+from automigrator import Migrator, Target
+imported = time.process_time()
+
+async def main():
+    engine = sa.create_async_engine(url)
+    migrator = Migrator(Target(engine, ini), mode="migrate")
+    stall = Stall()
+    began = time.process_time()
+    async with stall:
+        report = await migrator.run()
+    first = time.process_time()
+    assert report.outcome == "current", report
+    assert "alembic" not in sys.modules
+    seconds = []
+    for _ in range(20):
+        began2 = time.process_time()
+        await migrator.run()
+        seconds.append(time.process_time() - began2)
+    async with engine.connect() as connection:
+        await connection.execute(sa.text("SELECT version_num FROM alembic_version"))
+    bare = []
+    for _ in range(20):
+        began2 = time.process_time()
+        async with engine.connect() as connection:
+            await connection.execute(sa.text("SELECT version_num FROM alembic_version"))
+        bare.append(time.process_time() - began2)
+    await engine.dispose()
+    print(json.dumps({
+        "import": imported - before, "run": first - began, "stall": stall.longest,
+        "again": sorted(seconds)[10], "select": sorted(bare)[10],
+    }))
+
+class Stall:
+    async def __aenter__(self):
+        self.longest = 0.0
+        self.task = asyncio.create_task(self.watch())
+        await asyncio.sleep(0)
+    async def __aexit__(self, *_):
+        self.task.cancel()
+    async def watch(self):
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(0.001)
+            self.longest = max(self.longest, time.perf_counter() - began - 0.001)
+
+sa.text = __import__("sqlalchemy").text
+asyncio.run(main())
+"""
+
+ALEMBIC = """
+import json, sys, time
+import sqlalchemy.ext.asyncio
+url, ini = sys.argv[1:]
+before = time.process_time()
+from alembic import command
+from alembic.config import Config
+config = Config(ini)
+config.set_main_option("sqlalchemy.url", url)
+command.upgrade(config, "heads")
+print(json.dumps({"run": time.process_time() - before}))
+"""
+
+
+def history(folder: Path, count: int) -> Path:
+    """A linear history; returns its ini."""
+    versions = folder / "migrations" / "versions"
+    versions.mkdir(parents=True)
+    (folder / "migrations" / "env.py").write_text(ENV)
+    (folder / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/migrations\n")
+    for number in range(count):
+        down = f"r{number - 1:06}" if number else None
+        text = FILE.format(number=number, revision=f"r{number:06}", down=down)
+        (versions / f"r{number:06}_number.py").write_text(text)
+    return folder / "alembic.ini"
+
+
+async def stamped(url: str, revision: str) -> None:
+    from sqlalchemy import text
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32))"))
+        await connection.execute(
+            text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": revision}
+        )
+    await engine.dispose()
+
+
+def measured(code: str, url: str, ini: Path) -> dict[str, float]:
+    shown = subprocess.run(
+        [sys.executable, "-c", code, url, str(ini)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
+    ).stdout
+    return dict(json.loads(shown))
+
+
+@contextmanager
+def servers() -> Iterator[dict[str, tuple[str, str]]]:
+    """Async and sync URL of an empty database of each kind, by name; `{}` is filled in."""
+    import postgres_server
+
+    with tempfile.TemporaryDirectory() as folder, postgres_server.running() as server:
+
+        def urls(count: int) -> dict[str, tuple[str, str]]:
+            name = f"am_bench_{count}"
+            server.drop(name)
+            server.create(name)
+            file = f"{folder}/{count}.db"
+            postgres = server.url(name)
+            return {
+                "SQLite": (f"sqlite+aiosqlite:///{file}", f"sqlite:///{file}"),
+                "PostgreSQL": (postgres, postgres.replace("+asyncpg", "+psycopg")),
+            }
+
+        yield urls  # type: ignore[misc]
+        server.drop_all("am_bench_")
+
+
+def median(rows: list[dict[str, float]], key: str) -> float:
+    return statistics.median(row[key] for row in rows) * 1000
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--write-docs", action="store_true")
+    options = arguments.parse_args()
+    lines = [
+        "| database | revisions | `alembic upgrade heads` | first `run()` | ratio | second `run()` "
+        "| bare SELECT | ratio | longest stall |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    imports: list[float] = []
+    with tempfile.TemporaryDirectory() as folder, servers() as urls:
+        for count in REVISIONS:
+            ini = history(Path(folder) / str(count), count)
+            for name, (url, sync_url) in urls(count).items():  # type: ignore[operator]
+                asyncio.run(stamped(url, f"r{count - 1:06}"))
+                measured(ALEMBIC, sync_url, ini)  # writes the .pyc files
+                ours, theirs = [], []
+                for _ in range(options.rounds):
+                    ours.append(measured(OURS, url, ini))
+                    theirs.append(measured(ALEMBIC, sync_url, ini))
+                imports += [row["import"] * 1000 for row in ours]
+                upgrade, run = median(theirs, "run"), median(ours, "run")
+                again, select = median(ours, "again"), median(ours, "select")
+                lines.append(
+                    f"| {name} | {count:,} | {upgrade:.0f} ms | {run:.1f} ms "
+                    f"| 1/{upgrade / run:.0f} | {again:.2f} ms | {select:.2f} ms "
+                    f"| {again / select:.1f} | {median(ours, 'stall'):.1f} ms |"
+                )
+                print(lines[-1], flush=True)
+    table = "\n".join(lines)
+    note = f"`import automigrator` beside SQLAlchemy: {statistics.median(imports):.0f} ms."
+    print(f"\n{table}\n\n{note}")
+    if options.write_docs:
+        page = ROOT / "docs" / "nothing-to-do.md"
+        head, _, _ = page.read_text("utf-8").partition("<!-- measured -->")
+        page.write_text(f"{head}<!-- measured -->\n\n{table}\n\n{note}\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

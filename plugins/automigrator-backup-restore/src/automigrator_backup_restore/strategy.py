@@ -1,0 +1,77 @@
+"""Copies a database before it is migrated, and puts the copy back when that fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from automigrator import Decision, Failure, Run, TargetReport, hookimpl
+
+When = Literal["auto", "always"]
+Then = Literal["pass", "retry", "continue", "abort"]
+
+_DECISIONS = {
+    "pass": None,
+    "retry": Decision.RETRY,
+    "continue": Decision.CONTINUE,
+    "abort": Decision.ABORT,
+}
+
+
+class BackupRestore:
+    """Takes a snapshot before a migration, restores it after a failure, and says `then`.
+
+    `snapshot="auto"` makes no copy where a failed attempt rolls back whole by itself; `keep` is
+    how many copies stay after a migration, `folder` where they are (files only), and
+    `disconnect_others` ends the sessions of others that are in the way. Raises ValueError.
+    """
+
+    effect = "reverting"
+
+    def __init__(
+        self,
+        *,
+        snapshot: When = "auto",
+        then: Then = "pass",
+        keep: int = 3,
+        folder: str | Path | None = None,
+        disconnect_others: bool = False,
+    ) -> None:
+        if snapshot not in ("auto", "always"):
+            raise ValueError(f"snapshot must be 'auto' or 'always', not {snapshot!r}")
+        if then not in _DECISIONS:
+            raise ValueError(f"then must be one of {', '.join(_DECISIONS)}, not {then!r}")
+        if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
+            raise ValueError(f"keep must be a whole number from 1 up, not {keep!r}")
+        if not (folder is None or isinstance(folder, str | Path)):
+            raise ValueError(f"folder must be a path or None, not {folder!r}")
+        if not isinstance(disconnect_others, bool):
+            raise ValueError(f"disconnect_others must be True or False, not {disconnect_others!r}")
+        self._always = snapshot == "always"
+        self._then = _DECISIONS[then]
+        self._keep = keep
+        self._folder = Path(folder) if folder is not None else None
+        self._disconnect_others = disconnect_others
+
+    @hookimpl
+    async def before_migrate(self, run: Run) -> None:
+        """Raises what prevents the copy: without one, nothing is migrated."""
+        if not run.pending or run.empty or (run.transactional and not self._always):
+            return
+        await run.snapshot(folder=self._folder, disconnect_others=self._disconnect_others)
+
+    @hookimpl
+    async def on_failure(self, run: Run, failure: Failure) -> Decision | None:
+        if failure.state != "clean":
+            if run.taken is None:
+                run.note("nothing to restore: no snapshot was taken in this run")
+                return None
+            await run.restore(disconnect_others=self._disconnect_others)
+            run.note(f"restored from {run.taken.place}")
+        return self._then
+
+    @hookimpl
+    async def after_migrate(self, run: Run, report: TargetReport) -> None:
+        """Only now: a copy is deleted when a migration that followed it has succeeded."""
+        if run.taken is not None:
+            await run.prune_snapshots(self._keep, folder=self._folder)

@@ -1,0 +1,219 @@
+"""A copy is made before a migration that could leave something behind, and put back when it did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import pytest
+from automigrator_backup_restore import BackupRestore
+from notes_application import BROKEN, GOOD, HALF_WAY, ROWS, Application
+
+from automigrator import (
+    Decision,
+    Failure,
+    MigrationError,
+    PluginError,
+    Run,
+    TargetReport,
+    hookimpl,
+)
+
+COMMITS = "with op.get_context().autocommit_block():\n    op.execute('DELETE FROM notes')"
+"""Succeeds, and would leave something behind if it did not."""
+
+
+class Next:
+    """A strategy that remembers whether it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Failure] = []
+
+    @hookimpl
+    def on_failure(self, failure: Failure) -> Decision | None:
+        self.asked.append(failure)
+        return None
+
+
+async def failed(notes: Application, *recovery: Any, plugins: Any = ()) -> TargetReport:
+    with pytest.raises(MigrationError) as info:
+        await notes.start(*recovery, plugins=plugins)
+    return info.value.report.targets[0]
+
+
+@pytest.fixture
+def file_notes(tmp_path: Path, sqlite_url: str) -> Application:
+    return Application(tmp_path, sqlite_url)
+
+
+async def test_every_row_that_half_a_revision_lost_comes_back_and_the_next_is_asked(
+    notes: Application,
+) -> None:
+    notes.deploy(GOOD, HALF_WAY)
+    after = Next()
+    report = await failed(notes, "backup-restore", after)
+    assert report.failures[0].state == "partial-within-revision"
+    assert notes.notes() == ROWS
+    assert notes.tables == {"notes", "alembic_version"} and notes.heads == {"r1"}
+    assert (report.after, report.applied) == (("r1",), ())
+    assert [failure.state for failure in after.asked] == ["clean"]
+    assert f"restored from {notes.seen.snapshot}" in report.notes
+
+
+async def test_whole_revisions_that_were_committed_one_by_one_are_undone(
+    tmp_path: Path, database_url: str
+) -> None:
+    notes = Application(tmp_path, database_url, kind="per_migration")
+    notes.deploy('op.execute("DELETE FROM notes")', BROKEN)
+    report = await failed(notes, "backup-restore")
+    assert report.failures[0].state == "partial-at-boundary"
+    assert (notes.notes(), notes.heads) == (ROWS, {"r1"})
+
+
+async def test_no_copy_is_made_where_the_database_rolls_back_by_itself(
+    notes: Application,
+) -> None:
+    notes.deploy(GOOD, BROKEN)
+    report = await failed(notes, "backup-restore")
+    assert notes.seen.snapshot is None
+    assert report.failures[0].state == "clean"
+    assert (notes.notes(), notes.heads) == (ROWS, {"r1"})
+
+
+async def test_a_copy_is_always_made_when_that_was_asked_for(notes: Application) -> None:
+    notes.deploy(GOOD)
+    report = await notes.start(("backup-restore", {"snapshot": "always"}))
+    assert report.outcome == "migrated"
+    assert notes.seen.snapshot is not None
+    assert notes.notes(notes.seen.snapshot) == ROWS
+
+
+async def test_a_database_with_nothing_to_lose_is_not_copied(
+    tmp_path: Path, database_url: str
+) -> None:
+    notes = Application(tmp_path, database_url, started=False)
+    report = await notes.start(("backup-restore", {"snapshot": "always"}))
+    assert report.outcome == "migrated"
+    assert notes.seen.run is not None and notes.seen.snapshot is None
+
+
+async def test_without_a_copy_it_says_that_there_is_nothing_to_restore(
+    tmp_path: Path, database_url: str
+) -> None:
+    notes = Application(tmp_path, database_url, started=False)
+    notes.deploy(HALF_WAY)
+    report = await failed(notes, ("backup-restore", {"then": "continue"}))
+    assert report.failures[0].state == "partial-within-revision"
+    assert "nothing to restore: no snapshot was taken in this run" in report.notes
+
+
+@pytest.mark.parametrize("failing", [BROKEN, HALF_WAY])
+async def test_it_continues_on_the_old_schema_when_told_to(
+    failing: str, notes: Application
+) -> None:
+    notes.deploy(failing)
+    after = Next()
+    (report,) = (await notes.start(("backup-restore", {"then": "continue"}), after)).targets
+    assert (report.outcome, report.after) == ("degraded", ("r1",))
+    assert notes.notes() == ROWS
+    assert after.asked == []
+
+
+async def test_it_retries_once_and_restores_again(notes: Application) -> None:
+    notes.deploy(HALF_WAY)
+    report = await failed(notes, ("backup-restore", {"then": "retry"}))
+    states = [failure.state for failure in report.failures]
+    assert states == ["partial-within-revision", "partial-within-revision"]
+    assert (notes.notes(), report.after) == (ROWS, ("r1",))
+
+
+async def test_a_retry_that_succeeds_has_recovered(notes: Application) -> None:
+    mended = notes.root / "mended"
+
+    class Mending:
+        @hookimpl
+        def on_failure(self) -> None:
+            mended.touch()
+
+    notes.deploy(f"import os\nif not os.path.exists({str(mended)!r}):" + indent(HALF_WAY, "    "))
+    strategy = ("backup-restore", {"then": "retry"})
+    (report,) = (await notes.start(strategy, plugins=[Mending()])).targets
+    assert (report.outcome, report.attempts, report.after) == ("recovered", 2, ("r2",))
+    assert notes.notes() == ROWS
+
+
+async def test_it_aborts_before_the_next_is_asked_when_told_to(notes: Application) -> None:
+    notes.deploy(HALF_WAY)
+    after = Next()
+    await failed(notes, ("backup-restore", {"then": "abort"}), after)
+    assert notes.notes() == ROWS
+    assert after.asked == []
+
+
+async def test_a_copy_that_cannot_be_made_stops_the_migration(file_notes: Application) -> None:
+    file_notes.deploy(COMMITS)
+    (file_notes.root / "no-folder").write_text("a file")
+    folder = file_notes.root / "no-folder" / "copies"
+    report = await failed(file_notes, ("backup-restore", {"folder": folder}))
+    assert [failure.kind for failure in report.failures] == ["hook"]
+    assert "before_migrate of backup-restore" in report.failures[0].message
+    assert (file_notes.notes(), file_notes.heads) == (ROWS, {"r1"})
+
+
+async def test_a_restore_that_fails_ends_the_search(file_notes: Application) -> None:
+    class Thief:
+        @hookimpl
+        def on_failure(self, run: Run) -> None:
+            assert run.taken is not None
+            Path(run.taken.place).unlink()
+
+    file_notes.deploy(HALF_WAY)
+    after = Next()
+    report = await failed(
+        file_notes, ("backup-restore", {"then": "continue"}), after, plugins=[Thief()]
+    )
+    assert after.asked == []
+    assert any("on_failure of backup-restore raised RefusedError" in n for n in report.notes)
+
+
+async def test_copies_go_where_they_were_told_to_and_the_newest_stay(
+    file_notes: Application,
+) -> None:
+    folder = file_notes.root / "copies"
+    strategy = ("backup-restore", {"folder": str(folder), "keep": 2})
+    taken = []
+    for _ in range(3):
+        file_notes.deploy(COMMITS)
+        await file_notes.start(strategy)
+        taken.append(file_notes.seen.snapshot)
+    assert sorted(map(str, folder.iterdir())) == taken[1:]
+    file_notes.deploy(HALF_WAY)
+    await failed(file_notes, strategy)
+    taken.append(file_notes.seen.snapshot)
+    assert sorted(map(str, folder.iterdir())) == taken[1:]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"snapshot": "never"}, "snapshot must be 'auto' or 'always', not 'never'"),
+        ({"then": "purge"}, "then must be one of pass, retry, continue, abort, not 'purge'"),
+        ({"keep": 0}, "keep must be a whole number from 1 up, not 0"),
+        ({"keep": True}, "keep must be a whole number"),
+        ({"folder": 3}, "folder must be a path or None, not 3"),
+        ({"disconnect_others": "no"}, "disconnect_others must be True or False, not 'no'"),
+    ],
+)
+def test_a_wrong_option_is_refused_with_what_is_right(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        BackupRestore(**options)
+
+
+async def test_a_wrong_option_stops_the_run_before_anything_is_done(notes: Application) -> None:
+    notes.deploy(GOOD)
+    with pytest.raises(PluginError, match="'backup-restore' refuses its options"):
+        await notes.start(("backup-restore", {"keep": -1}))
+    assert notes.heads == {"r1"}

@@ -1,0 +1,129 @@
+"""One critical record says what a person needs; the application starts where that is allowed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from automigrator_log_and_continue.strategy import at_risk
+from notes_application import BROKEN, GOOD, HALF_WAY, ROWS, UNIQUE, Application
+
+from automigrator import Failure, MigrationError, Migrator, PluginError
+
+
+def critical(caplog: pytest.LogCaptureFixture) -> logging.LogRecord:
+    (record,) = [each for each in caplog.records if each.levelno == logging.CRITICAL]
+    return record
+
+
+async def test_the_application_starts_on_the_old_schema_and_one_record_says_so(
+    notes: Application, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes.deploy(GOOD, BROKEN)
+    (report,) = (await notes.start("log-and-continue")).targets
+    assert (report.outcome, report.after, report.attempts) == ("degraded", ("r1",), 1)
+    assert notes.notes() == ROWS
+    text = critical(caplog).getMessage()
+    for part in (
+        f"{report.name} could not be migrated",
+        "revision in revision r3",
+        "statement: SELECT * FROM absent",
+        "state: clean",
+        "what is at risk: the database is at r1, the code expects r3",
+        "what to do: repair the revision",
+    ):
+        assert part in text
+
+
+async def test_the_record_holds_the_same_for_a_machine(
+    notes: Application, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes.deploy(BROKEN)
+    await notes.start("log-and-continue")
+    record = critical(caplog)
+    assert record.name == "automigrator.log_and_continue"
+    data: dict[str, Any] = json.loads(json.dumps(vars(record)["automigrator"]))
+    assert data["target"] == notes.target().name
+    assert data["database"] in notes.url
+    assert (data["state"], data["heads_before"], data["heads_wanted"]) == ("clean", ["r1"], ["r2"])
+    assert data["failure"]["kind"] == "revision"
+    assert data["at_risk"] in record.getMessage()
+
+
+async def test_what_a_statement_was_given_is_not_told(
+    notes: Application, caplog: pytest.LogCaptureFixture
+) -> None:
+    statement = 'sa.text("INSERT INTO absent VALUES (:x)")'
+    notes.deploy(f'op.get_bind().execute({statement}, {{"x": "hunter2"}})')
+    await notes.start("log-and-continue")
+    assert "INSERT INTO absent" in critical(caplog).getMessage()
+    assert "hunter2" not in caplog.text + str(vars(critical(caplog)))
+
+
+async def test_a_database_that_is_not_there_does_not_keep_the_application_from_starting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    application = Application(
+        tmp_path, f"sqlite+aiosqlite:///{tmp_path / 'absent.db'}", started=False
+    )
+    target = application.target(create=False)
+    report = await Migrator(target, mode="migrate", recovery=["log-and-continue"]).run()
+    assert report.outcome == "degraded"
+    assert "unreachable" in critical(caplog).getMessage()
+    assert not (tmp_path / "absent.db").exists()
+
+
+async def test_on_a_half_migrated_database_it_is_followed_only_where_that_is_allowed(
+    notes: Application, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes.deploy(HALF_WAY)
+    with pytest.raises(MigrationError) as info:
+        await notes.start("log-and-continue")
+    assert any("allow_partial=True" in note for note in info.value.report.targets[0].notes)
+    assert "half way from r1 to r2" in critical(caplog).getMessage()
+    report = await notes.start("log-and-continue", allow_partial=True)
+    assert report.outcome == "degraded"
+
+
+async def test_a_failed_target_does_not_keep_the_next_one_from_migrating(
+    tmp_path: Path,
+) -> None:
+    first, second = (
+        Application(tmp_path / name, f"sqlite+aiosqlite:///{tmp_path / name / 'app.db'}")
+        for name in ("first", "second")
+    )
+    first.deploy(UNIQUE)
+    second.deploy(GOOD)
+    targets = (first.target(name="first"), second.target(name="second"))
+    report = await Migrator(*targets, mode="migrate", recovery=["log-and-continue"]).run()
+    assert [target.outcome for target in report.targets] == ["degraded", "migrated"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("revision", "at r1, the code expects r2"),
+        ("env", "at r1, the code expects r2"),
+        ("corrupt", "the database is damaged"),
+        ("ahead", "newer than this code"),
+    ],
+)
+def test_what_is_at_risk_follows_from_the_failure(kind: Any, said: str) -> None:
+    run: Any = SimpleNamespace(before=("r1",), wanted=("r2",))
+    assert said in at_risk(run, Failure(kind, "boom"))
+    assert "half way" in at_risk(run, Failure(kind, "boom", "partial-at-boundary"))
+
+
+def test_a_schema_that_nobody_could_read_is_not_called_known() -> None:
+    run: Any = SimpleNamespace(before=(), wanted=())
+    assert "is not known" in at_risk(run, Failure("unreachable", "no route to host"))
+
+
+async def test_it_has_no_options(notes: Application) -> None:
+    notes.deploy(GOOD)
+    with pytest.raises(PluginError, match="It takes no options"):
+        await notes.start(("log-and-continue", {"level": "info"}))

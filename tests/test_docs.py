@@ -1,0 +1,108 @@
+"""Every code block in the README and the docs runs, in order, a page at a time."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import alembic_projects
+import pytest
+
+pytestmark = pytest.mark.plugins
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    path
+    for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")]
+    if "```" in path.read_text("utf-8")
+)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHOWN = {"text"}
+"""Languages of blocks that show what was printed, and run nowhere."""
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for said, text in BLOCK.findall(page.read_text("utf-8")) if said == language]
+
+
+@pytest.fixture
+def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory the pages speak of: an alembic.ini, and two whose revision fails."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RUN_MIGRATIONS", raising=False)
+    alembic_projects.project(tmp_path, "async", "sqlite+aiosqlite:///app.db")
+    failing = {
+        "broken": ("device.db", "op.execute('SELECT * FROM absent')"),
+        "unique": ("duplicates.db", "op.create_index('one', 'notes', ['text'], unique=True)"),
+    }
+    for name, (file, upgrade) in failing.items():
+        with closing(sqlite3.connect(tmp_path / file)) as connection, connection:
+            connection.execute("CREATE TABLE notes (text)")
+            connection.execute("INSERT INTO notes VALUES ('twice'), ('twice')")
+            connection.execute("CREATE TABLE alembic_version (version_num PRIMARY KEY)")
+            connection.execute("INSERT INTO alembic_version VALUES ('r1')")
+
+        def revisions(folder: Path, upgrade: str = upgrade) -> None:
+            table = 'op.create_table("notes", sa.Column("text", sa.Text))'
+            alembic_projects.revision(folder, "r1", None, upgrade=table)
+            alembic_projects.revision(folder, "r2", "r1", upgrade=upgrade)
+
+        alembic_projects.project(
+            tmp_path / name, "async", f"sqlite+aiosqlite:///{file}", revisions=revisions
+        )
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+async def test_the_python_of_a_page_runs(page: Path, application: Path) -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for number, source in enumerate(blocks(page, "python"), 1):
+        code = compile(
+            source, f"{page.name}, block {number}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        )
+        answer = eval(code, names)
+        if inspect.isawaitable(answer):
+            await answer
+    for name in ("engine",):
+        if name in names:
+            await names[name].dispose()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_says_what_it_is(page: Path) -> None:
+    languages = {language for language, _ in BLOCK.findall(page.read_text("utf-8"))}
+    assert languages <= {"python", "sh", *SHOWN}
+
+
+def test_the_readmes_second_command_is_what_ci_runs() -> None:
+    _, suite = blocks(ROOT / "README.md", "sh")
+    assert suite.strip() in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_the_readmes_first_command_shows_a_recovery() -> None:
+    first, _ = blocks(ROOT / "README.md", "sh")
+    *_, command = first.strip().split(" && ")
+    interpreter, script = command.split()
+    assert interpreter == ".venv/bin/python"
+    shown = subprocess.run(
+        [sys.executable, ROOT / script], capture_output=True, text=True, check=True
+    ).stdout
+    outcomes = re.findall(r"^migration run: (\w+)", shown, re.MULTILINE)
+    assert outcomes == ["migrated", "current", "degraded", "migrated"]
+    assert "the application serves: milk, bread, eggs, salt" in shown
+
+
+def test_every_package_that_a_page_installs_is_one_of_ours() -> None:
+    ours = {"automigrator", *(folder.name for folder in ROOT.glob("plugins/*"))}
+    for page in PAGES:
+        for command in blocks(page, "sh"):
+            for line in command.splitlines():
+                if line.startswith("pip install "):
+                    assert set(line.removeprefix("pip install ").split()) <= ours
