@@ -127,16 +127,29 @@ def _started(binaries: Path, folder: Path, user: dict[str, Any]) -> Iterator[int
             start_new_session=True,  # a Ctrl-C is for the tests; they stop the server
             **common,
         )
+    guard = _guard(process.pid, folder)
     try:
         _wait_until_ready(binaries, port, process, log)
         yield port
     finally:
+        guard.kill()
+        guard.communicate()
         process.send_signal(signal.SIGINT)
         try:
             process.wait(15)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGQUIT)
             process.wait(15)
+
+
+def _guard(pid: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Stop the server when this process is killed: the pipe closes with it."""
+    script = 'read _; kill -QUIT "$1"; sleep 1; rm -rf "$2"'
+    return subprocess.Popen(
+        ["sh", "-c", script, "guard", str(pid), str(folder)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
 
 
 def _wait_until_ready(

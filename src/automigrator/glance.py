@@ -26,14 +26,14 @@ async def nothing_to_do(course: Course) -> bool:
     """
     ground, run = course.ground, course.run
     backend = ground.backend
-    if backend.unfinished():
-        return False
     try:
         wanted = await in_thread(lambda: _wanted(ground.target))
         if wanted is None:
             return False
         sight = await backend.look([ground.table])
     except Exception:  # noqa: BLE001 - met again by the steps that follow
+        return False
+    if backend.unfinished():  # asked last: a server tells of it in the same look
         return False
     heads = sight.heads.get(ground.table)
     if not heads or frozenset(heads) != wanted:

@@ -702,6 +702,11 @@ async def test_the_next_start_undoes_what_a_killed_one_left(
         ),
         (("insert into users values (8)", "create index half on users (id)"), "put back", [7]),
         (
+            ("update users set id = 9", "update alembic_version set version_num = 'r1b'"),
+            "put back",
+            [7],
+        ),
+        (
             ("insert into users values (8)", "alter table users alter id set default 1"),
             "put back",
             [7],
@@ -802,9 +807,10 @@ async def test_a_snapshot_that_is_cancelled_ends_at_once_and_keeps_the_lock(
             taking = asyncio.create_task(backend.snapshot("s1", ("r1",), ("r2",), TABLES))
             await asyncio.sleep(0.5)
             taking.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                async with asyncio.timeout(5):
-                    await taking
+            ended, _ = await asyncio.wait({taking}, timeout=5)
+        with pytest.raises(asyncio.CancelledError):
+            await taking
+        assert ended
         with pytest.raises(TimeoutError):
             async with made(postgres_url).lock(TABLES, 0.1, silent):
                 pass
