@@ -4,9 +4,10 @@ import asyncio
 import sys
 from pathlib import Path
 
-from automigrator import Migrator, Target
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
+
+from automigrator import Migrator, Target
 
 
 async def main(file: str, note: str) -> None:

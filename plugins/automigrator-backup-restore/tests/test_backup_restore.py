@@ -6,6 +6,7 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from automigrator_backup_restore import BackupRestore
 from notes_application import BROKEN, GOOD, HALF_WAY, ROWS, Application
@@ -159,6 +160,21 @@ async def test_a_copy_that_cannot_be_made_stops_the_migration(file_notes: Applic
     assert [failure.kind for failure in report.failures] == ["hook"]
     assert "before_migrate of backup-restore" in report.failures[0].message
     assert (file_notes.notes(), file_notes.heads) == (ROWS, {"r1"})
+
+
+async def test_others_are_disconnected_for_a_copy_only_when_that_was_asked_for(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    notes = Application(tmp_path, postgres_url)
+    notes.deploy(COMMITS)
+    other = await asyncpg.connect(postgres_url.replace("+asyncpg", ""))
+    report = await failed(notes, "backup-restore")
+    assert [failure.kind for failure in report.failures] == ["hook"]
+    assert (notes.notes(), await other.fetchval("SELECT 1")) == (ROWS, 1)
+    result = await notes.start(("backup-restore", {"disconnect_others": True}))
+    assert (result.outcome, notes.notes(notes.seen.snapshot)) == ("migrated", ROWS)
+    with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
+        await other.fetchval("SELECT 1")
 
 
 async def test_a_restore_that_fails_ends_the_search(file_notes: Application) -> None:
