@@ -135,11 +135,11 @@ async def _hold(course: Course, lock: AsyncExitStack) -> None:
         course.progress("waiting", name, what=what, seconds=seconds)
 
     course.doing = "lock-timeout"
-    course.waited_s = await lock.enter_async_context(
+    course.hold = await lock.enter_async_context(
         ground.backend.lock([ground.table], ground.target.lock_timeout, waiting)
     )
     course.run.locked = True
-    course.progress("locked", name, waited_s=course.waited_s)
+    course.progress("locked", name, waited_s=course.hold.waited_s)
 
 
 async def _attempts(course: Course, asking: Asking) -> Outcome:
@@ -185,13 +185,15 @@ async def _attempt(course: Course) -> None:
     if await _stamped(course, finding):
         course.stamped = True
         finding = await _found(course)
+    first = len(course.applied)
     if finding.pending:
         course.debris = await backend.debris()
         await apply(course, finding)
-    course.doing = "env"
+    course.doing = "env" if course.execution.error is None else "revision"
     sight = await backend.look(list(finding.tables))
     course.after = sight.all_heads()
     if not finding.reached(history, sight):
+        del course.applied[first:]  # until the database itself says which stay
         raise course.execution.error or EnvError(
             f"env.py returned as if all were well, and the database is at "
             f"{', '.join(course.after) or 'base'}, not at {', '.join(finding.wanted)}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from automigrator.databases.backend import VersionTable
+from automigrator.databases.holding import Hold
 from automigrator.diagnosis import Left
 from automigrator.failure import Failure, FailureKind
 from automigrator.hooks import Hooks
@@ -56,7 +57,7 @@ class Course:
     lasting: Left = field(default_factory=Left)
     """What earlier attempts left, which makes a later one no cleaner."""
     drive: str | None = None
-    waited_s: float = 0.0
+    hold: Hold | None = None
 
     @property
     def tables(self) -> tuple[VersionTable, ...]:
@@ -91,7 +92,7 @@ class Course:
             failures=tuple(self.failures),
             drive=self.drive,
             leader=bool(self.applied) or run.rebuilt,
-            waited_s=self.waited_s,
+            waited_s=self.hold.waited_s if self.hold is not None else 0.0,
             elapsed_s=time.monotonic() - self.began,
             notes=tuple(run.notes),
         )

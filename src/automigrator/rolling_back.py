@@ -27,7 +27,7 @@ async def roll_back(course: Course, revision: str) -> Outcome:
 
     try:
         lock = ground.backend.lock([ground.table], ground.target.lock_timeout, waiting)
-        async with lock as course.waited_s:
+        async with lock as course.hold:
             return await _rolled_back(course, revision)
     except Exception as error:  # noqa: BLE001 - any error is the target's failure
         with_hidden_parameters(error)

@@ -233,8 +233,8 @@ async def test_one_holder_at_a_time_and_the_other_is_told_who(
         async with made(postgres_url).lock([VersionTable("another")], 1, silent):
             pass
     assert told
-    async with made(postgres_url).lock(TABLES, 1, silent) as waited:
-        assert waited < 1
+    async with made(postgres_url).lock(TABLES, 1, silent) as hold:
+        assert hold.waited_s < 1
 
 
 async def test_several_version_tables_are_locked_together_in_one_order(

@@ -14,7 +14,7 @@ from sqlalchemy.pool import StaticPool
 
 from automigrator.databases.access import Access
 from automigrator.databases.backend import VersionTable
-from automigrator.databases.sqlite import journal
+from automigrator.databases.sqlite import copying, journal
 from automigrator.databases.sqlite.backend import SQLite
 from automigrator.databases.sqlite.transactions import ForeignKeyError
 from automigrator.errors import ConfigurationError, RefusedError
@@ -100,8 +100,8 @@ async def test_one_holder_at_a_time_and_the_other_is_told_who(
             async with other.lock(TABLES, 0.1, lambda _, leader: told.append(leader)):
                 pass
     assert told
-    async with other.lock(TABLES, 5, lambda *_: None) as waited:
-        assert waited < 5
+    async with other.lock(TABLES, 5, lambda *_: None) as hold:
+        assert hold.waited_s < 5
 
 
 async def test_adopted_transactions_roll_ddl_back(backend: SQLite, file: Path) -> None:
@@ -215,6 +215,26 @@ async def test_a_side_database_takes_over_and_the_old_one_is_set_aside(
     assert read(Path(aside), "SELECT name FROM sqlite_master") == [("old",)]
     assert (await backend.look(TABLES)).all_heads() == ("r9",)
     assert not list(file.parent.glob("*.side-*"))
+
+
+async def test_a_replacement_that_a_writer_blocks_is_refused_and_forgotten(
+    backend: SQLite, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await backend.create()
+    stamped(file, "r1")
+    patient = copying.restore
+    monkeypatch.setattr(copying, "restore", lambda new, live: patient(new, live, deadline_s=0.1))
+    with closing(sqlite3.connect(file, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        async with backend.side("s1") as side:
+            stamped(Path(side.place), "r2")
+            with pytest.raises(RefusedError, match="not changed"):
+                await backend.take_over(side, "s1", TABLES)
+        writer.execute("ROLLBACK")
+    assert not backend.unfinished()
+    assert await backend.recover(TABLES) is None
+    assert (await backend.look(TABLES)).all_heads() == ("r1",)
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
 async def test_only_the_newest_snapshots_are_kept(backend: SQLite, file: Path) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.databases.access import Access
+from automigrator.databases.holding import Hold
 from automigrator.errors import ConfigurationError
 from automigrator.failure import FailureKind
 
@@ -91,10 +92,10 @@ class Backend(Protocol):
         tables: Sequence[VersionTable],
         timeout_s: float,
         waiting: Callable[[float, str], None],
-    ) -> AbstractAsyncContextManager[float]:
-        """Hold the target's migration lock; yields the seconds waited.
+    ) -> AbstractAsyncContextManager[Hold]:
+        """Hold the target's migration lock.
 
-        `waiting` gets the seconds so far and who leads, where known. Raises TimeoutError.
+        `waiting` gets the seconds so far, who leads and how far it is. Raises LockTimeoutError.
         """
 
     def identity(self, connection: Connection) -> Hashable:

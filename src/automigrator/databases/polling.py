@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import socket
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 
 Waiting = Callable[[float, str], None]
 """Gets the seconds waited so far and who holds the lock."""
@@ -15,6 +18,12 @@ _FIRST_S, _LONGEST_S, _TELL_S = 0.02, 0.5, 1.0
 
 class LockTimeoutError(TimeoutError):
     """Raised when another process held the migration lock for too long; nothing was changed."""
+
+
+def this_process() -> str:
+    """Who this is, for those who wait: process, host and since when, in UTC."""
+    now = datetime.now(UTC).strftime("%H:%M:%S")
+    return f"process {os.getpid()} on {socket.gethostname()} since {now} UTC"
 
 
 async def poll(

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from automigrator.databases.access import Access
 from automigrator.databases.backend import Side, Sight, Snapshot, VersionTable
+from automigrator.databases.holding import Hold
 from automigrator.databases.postgresql import (
     classifying,
     locking,
@@ -30,7 +31,7 @@ from automigrator.databases.postgresql import (
 )
 from automigrator.databases.postgresql.classifying import ServerError
 from automigrator.databases.postgresql.codes import NO_DATABASE, NO_PRIVILEGE, code_of
-from automigrator.databases.postgresql.locking import Held
+from automigrator.databases.postgresql.holding import SessionHold
 from automigrator.databases.postgresql.maintenance import Maintenance, database_of
 from automigrator.databases.postgresql.records import Record
 from automigrator.databases.postgresql.scene import Scene, ensure_exclusive
@@ -54,7 +55,7 @@ class PostgreSQL:
         self._engines: weakref.WeakSet[AsyncEngine] = weakref.WeakSet()
         self._search_path: tuple[str, ...] | None = None
         self._unfinished = False
-        self._held: Held | None = None
+        self._held: SessionHold | None = None
         self._open: tuple[str, Record] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -105,11 +106,11 @@ class PostgreSQL:
         tables: Sequence[VersionTable],
         timeout_s: float,
         waiting: Callable[[float, str], None],
-    ) -> AsyncIterator[float]:
-        async with locking.lock(self._maintenance, tables, timeout_s, waiting) as (held, waited):
+    ) -> AsyncIterator[Hold]:
+        async with locking.lock(self._maintenance, tables, timeout_s, waiting) as held:
             self._held = held
             try:
-                yield waited
+                yield held
             finally:
                 self._held = None
 
@@ -120,7 +121,10 @@ class PostgreSQL:
         return sessions.state(connection)
 
     def adopt(self, connection: Connection) -> Callable[[], None]:
-        return lambda: None  # PostgreSQL's transactions are real
+        """Transactions are real here; under the lock, the next holder must find the session."""
+        if self._held is None:
+            return lambda: None
+        return sessions.tagged(connection, self._held.tag)
 
     def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
         return sessions.resolve(connection, table, self._search_path)

@@ -3,21 +3,21 @@ queued for: the server could not see that a queue for one and a revision wait fo
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import logging
-import os
-import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.databases.backend import VersionTable
-from automigrator.databases.polling import Waiting, poll
+from automigrator.databases.polling import Waiting, poll, this_process
 from automigrator.databases.postgresql.classifying import ServerError
+from automigrator.databases.postgresql.holding import SessionHold, end_predecessors
 from automigrator.databases.postgresql.maintenance import Maintenance, database_of
+from automigrator.databases.postgresql.pooling import refuse_transaction_pooling
 from automigrator.databases.postgresql.sql import rows_of
 from automigrator.threads import to_the_end
 
@@ -26,11 +26,12 @@ logger = logging.getLogger(__name__)
 PROTOCOL = "automigrator migration lock 1"
 """Two releases meet in a rolling deployment, so this is no version of the library."""
 
+LEASE_S = 60.0
+"""Seconds after which the server ends the session of a leader that has been silent, frozen say."""
+
 _SETTINGS = {
-    "application_name": f"automigrator {socket.gethostname()[:40]}:{os.getpid()}",
     "statement_timeout": "0",
     "lock_timeout": "0",
-    "idle_session_timeout": "0",
     "transaction_timeout": "0",
     "default_transaction_read_only": "off",
     "synchronous_commit": "local",
@@ -38,19 +39,6 @@ _SETTINGS = {
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """The session that holds the lock; `apart` when it is not connected to the target.
-
-    It alone runs what changes databases: a killed client does not stop its statement, and the
-    lock is held until that has ended. A statement of it is never cancelled: see `to_the_end`.
-    """
-
-    admin: AsyncConnection
-    apart: bool
-    pid: int
 
 
 def keys(database: str, tables: Sequence[VersionTable]) -> list[int]:
@@ -66,53 +54,78 @@ def keys(database: str, tables: Sequence[VersionTable]) -> list[int]:
 @asynccontextmanager
 async def lock(
     maintenance: Maintenance, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting
-) -> AsyncIterator[tuple[Held, float]]:
-    """Hold the lock of every version table; yields its session and the seconds waited.
+) -> AsyncIterator[SessionHold]:
+    """Hold the lock of every version table; what a dead holder still ran has ended by then.
 
-    Raises LockTimeoutError, and ServerError of kind read-only on a standby.
+    Raises LockTimeoutError, and ServerError on a standby and behind a pooler that hands the
+    session to others.
     """
     live = database_of(maintenance.access)
     wanted = keys(live, tables)
     todo = list(wanted)
     async with AsyncExitStack() as stack:
         admin, apart = await _session(maintenance, stack)
-        held = Held(admin, apart, await _prepare(admin, live))
+        hold = SessionHold(this_process(), admin, apart, maintenance.access, wanted[0])
+        await refuse_transaction_pooling(maintenance.access, admin, live)
+        await _prepare(hold, live)
 
         async def acquire() -> bool:
             while todo:
-                if not await _answer(held.admin, "pg_try_advisory_lock", todo[0]):
+                if not await _answer(admin, "pg_try_advisory_lock", todo[0]):
                     return False
                 del todo[0]
             return True
 
         async def leader() -> str:
-            return await _holder(held.admin, todo[0])
+            return await _holder(admin, todo[0])
 
-        waited = await poll(acquire, timeout_s, waiting, leader, f"database {live!r}")
-        try:
-            yield held, waited
-        finally:
-            # at once, and not when the server notices that the connection was closed
-            with contextlib.suppress(Exception):
-                await to_the_end(_release(held.admin, wanted))
+        hold.waited_s = await poll(acquire, timeout_s, waiting, leader, f"database {live!r}")
+        await end_predecessors(admin, hold, live)
+        async with _beating(hold):
+            yield hold
+        # at once, and not when the server notices that the connection was closed
+        with contextlib.suppress(Exception):
+            await to_the_end(_release(admin, wanted))
+
+
+@asynccontextmanager
+async def _beating(hold: SessionHold) -> AsyncIterator[None]:
+    """Keep the lock's session from falling silent for longer than its lease."""
+    await hold.lease(LEASE_S)
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(LEASE_S / 4)
+            await hold.confirm()
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        beating.cancel()
+        await asyncio.wait({beating})
+        if not beating.cancelled() and beating.exception() is not None:
+            logger.warning("%s", beating.exception())
 
 
 async def _session(maintenance: Maintenance, stack: AsyncExitStack) -> tuple[AsyncConnection, bool]:
+    """An AUTOCOMMIT connection, and whether it is apart from the target."""
     if maintenance.usual:
         try:
             return await maintenance.enter(stack, maintenance.usual), True
         except ServerError as error:
             logger.info("the lock is taken in the target database itself: %s", error)
-    target = maintenance.access.connection(autocommit=True)
-    return await stack.enter_async_context(target), False
+    connection = maintenance.access.connection(autocommit=True)
+    return await stack.enter_async_context(connection), False
 
 
-async def _prepare(admin: AsyncConnection, live: str) -> int:
-    """Keep the application's limits from ending the session; returns its pid."""
-    rows = await rows_of(
-        admin,
+async def _prepare(hold: SessionHold, live: str) -> None:
+    (row,) = await rows_of(
+        hold.admin,
         """
-        select pg_is_in_recovery(), pg_backend_pid(), set_config(s.name, v.value, false)
+        select pg_is_in_recovery(), pg_backend_pid(),
+               extract(epoch from clock_timestamp())::float8,
+               count(set_config(s.name, v.value, false))
         from pg_settings s
         join unnest(cast(:names as text[]), cast(:values as text[])) as v(name, value)
              on v.name = s.name
@@ -120,14 +133,14 @@ async def _prepare(admin: AsyncConnection, live: str) -> int:
         names=list(_SETTINGS),
         values=list(_SETTINGS.values()),
     )
-    standby, pid, _ = rows[0]
-    if standby:
+    if row[0]:
         raise ServerError(
             "read-only",
             f"the server of database {live!r} is a standby, which only replays what its primary "
             "does; nothing was changed. Point the target at the primary",
         )
-    return int(pid)
+    hold.pid, hold.since = row[1], row[2]
+    await hold.confirm()
 
 
 async def _release(admin: AsyncConnection, wanted: Sequence[int]) -> None:
@@ -144,7 +157,8 @@ async def _holder(admin: AsyncConnection, key: int) -> str:
     rows = await rows_of(
         admin,
         """
-        select l.pid, a.application_name, host(a.client_addr)
+        select l.pid, a.application_name, host(a.client_addr),
+               to_char(a.backend_start at time zone 'UTC', 'HH24:MI:SS')
         from pg_locks l left join pg_stat_activity a on a.pid = l.pid
         where l.locktype = 'advisory' and l.granted and l.objsubid = 1
           and l.database = (select oid from pg_database where datname = current_database())
@@ -154,6 +168,11 @@ async def _holder(admin: AsyncConnection, key: int) -> str:
     )
     if not rows:
         return "somebody who has let go of it since"
-    pid, application, address = rows[0]
-    about = [part for part in (application, f"from {address}" if address else None) if part]
+    pid, application, address, since = rows[0]
+    parts = (
+        application,
+        f"from {address}" if address else None,
+        f"since {since} UTC" if since else None,
+    )
+    about = [part for part in parts if part]
     return f"PostgreSQL session {pid}" + (f" ({', '.join(about)})" if about else "")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 from automigrator.databases.backend import VersionTable
 
@@ -39,6 +40,32 @@ def state(connection: Connection) -> Hashable:
         tuple(tuple(each) for each in changed if each[0] not in _DRIVERS_OWN),
         connection.dialect.default_schema_name,
         tuple(sorted(_translated(connection).items(), key=repr)),
+    )
+
+
+def tagged(connection: Connection, tag: str) -> Callable[[], None]:
+    """Call the session `tag`, for whoever must end it; returns the undoing."""
+    outside = not connection.in_transaction()
+    before = connection.execute(text("select current_setting('application_name')")).scalar()
+    _name(connection, tag)
+    if outside:
+        connection.commit()  # or a rollback would take the name with it
+
+    def undo() -> None:
+        with contextlib.suppress(SQLAlchemyError):
+            if connection.closed or connection.invalidated:
+                return
+            if connection.in_transaction():
+                connection.rollback()
+            _name(connection, before)
+            connection.commit()
+
+    return undo
+
+
+def _name(connection: Connection, name: str | None) -> None:
+    connection.execute(
+        text("select set_config('application_name', :name, false)"), {"name": name or ""}
     )
 
 

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.databases.access import Access
 from automigrator.databases.backend import Side, Sight, Snapshot, VersionTable
+from automigrator.databases.holding import Hold
 from automigrator.databases.sqlite import classifying, copying, journal, locking, looking
 from automigrator.databases.sqlite.checking import verify
 from automigrator.databases.sqlite.files import beside, remove, sync_folder
@@ -32,13 +33,14 @@ from automigrator.failure import FailureKind
 from automigrator.threads import in_thread, to_the_end
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SideFile:
-    """A fresh database file beside the target's."""
+    """A fresh database file beside the target's; `needed` once the journal names it."""
 
     engine: AsyncEngine
     url: URL
     place: str
+    needed: bool = False
 
 
 class SQLite:
@@ -97,7 +99,7 @@ class SQLite:
         tables: Sequence[VersionTable],
         timeout_s: float,
         waiting: Callable[[float, str], None],
-    ) -> AbstractAsyncContextManager[float]:
+    ) -> AbstractAsyncContextManager[Hold]:
         if self.file is None:
             return locking.memory_lock(self.engine().sync_engine, timeout_s, waiting)
         return locking.file_lock(self.file, timeout_s, waiting)
@@ -240,12 +242,14 @@ class SQLite:
     async def side(self, stamp: str) -> AsyncIterator[Side]:
         place = beside(self._file("rebuild"), f".side-{stamp}")
         engine = self.access.engine(str(place))
+        side = SideFile(engine, self.access.url.set(database=str(place), query={}), str(place))
         try:
             await in_thread(lambda: _empty(place))
-            yield SideFile(engine, self.access.url.set(database=str(place), query={}), str(place))
+            yield side
         finally:
             await to_the_end(engine.dispose())
-            await to_the_end(in_thread(lambda: remove(place)))
+            if not side.needed:
+                await to_the_end(in_thread(lambda: remove(place)))
 
     async def take_over(
         self,
@@ -257,6 +261,7 @@ class SQLite:
         disconnect_others: bool = False,
     ) -> str | None:
         file = self._file("replace")
+        assert isinstance(side, SideFile)
         await side.engine.dispose()
         if self.access.application is not None:
             await self.access.application.dispose()
@@ -268,8 +273,17 @@ class SQLite:
             aside = copying.set_aside(file, "purged", datetime.now(UTC)) if set_aside else None
             entry = journal.Entry("restoring", str(new), heads, heads, time.time())
             journal.write(file, entry)
-            copying.restore(new, file)
+            side.needed = True
+            try:
+                copying.restore(new, file)
+            except TimeoutError as error:  # the live file is untouched
+                journal.clear(file)
+                side.needed = False
+                if aside is not None:
+                    remove(aside)
+                raise RefusedError(str(error)) from error
             journal.clear(file)
+            side.needed = False
             return aside
 
         aside = await to_the_end(in_thread(replace))

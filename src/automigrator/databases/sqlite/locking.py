@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from automigrator.databases.polling import Waiting, poll
+from automigrator.databases.holding import Hold, Record, loaded
+from automigrator.databases.polling import Waiting, poll, this_process
 from automigrator.databases.sqlite.files import beside
 
 if sys.platform == "win32":
@@ -39,54 +44,115 @@ def path_for(live: Path) -> Path:
     return beside(live.resolve(), ".automigrator-lock")
 
 
+@dataclass(slots=True)
+class FileHold:
+    """See `Hold`; the lock file says who holds it, how far it is, and how the last one ended."""
+
+    leader: str
+    waited_s: float
+    since: float
+    descriptor: int
+    record: Record | None = None
+
+    async def confirm(self, progress: str = "") -> None:
+        # the kernel takes the lock from nobody who lives
+        self._write(progress)
+
+    async def last(self) -> Record | None:
+        return self.record
+
+    async def leave(self, record: Record | None) -> None:
+        self.record = dataclasses.replace(record, at=time.time()) if record else None
+        self._write("done")
+
+    def _write(self, progress: str) -> None:
+        said = {"leader": self.leader, "progress": progress}
+        said["record"] = self.record.dumped() if self.record else ""
+        text = json.dumps(said).encode()
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        os.write(self.descriptor, text)
+        os.ftruncate(self.descriptor, len(text))
+
+
 @asynccontextmanager
-async def file_lock(live: Path, timeout_s: float, waiting: Waiting) -> AsyncIterator[float]:
-    """Hold the lock of a database file; yields the seconds waited. Raises TimeoutError.
+async def file_lock(live: Path, timeout_s: float, waiting: Waiting) -> AsyncIterator[Hold]:
+    """Hold the lock of a database file. Raises LockTimeoutError.
 
     The lock is not the database file: that one must stay free for the migration itself.
     """
     path = path_for(live)
+    since = time.time()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
 
     async def acquire() -> bool:
         return _try(descriptor)
 
     async def leader() -> str:
-        return _leader(path)
+        said = _said(path)
+        progress = f", at {said['progress']}" if said.get("progress") else ""
+        return f"{said.get('leader') or 'another process'}{progress}"
 
     try:
         waited = await poll(acquire, timeout_s, waiting, leader, str(live))
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0) if hasattr(os, "pwrite") else None
-        yield waited
+        hold = FileHold(
+            this_process(), waited, since, descriptor, loaded(_said(path).get("record"))
+        )
+        await hold.confirm()
+        yield hold
     finally:
         os.close(descriptor)
 
 
-_in_memory: WeakKeyDictionary[object, threading.Lock] = WeakKeyDictionary()
+@dataclass(slots=True)
+class MemoryHold:
+    """See `Hold`, within one process."""
+
+    leader: str
+    waited_s: float
+    since: float
+    shared: _Shared
+
+    async def confirm(self, progress: str = "") -> None:
+        """Nobody else can take it."""
+
+    async def last(self) -> Record | None:
+        return self.shared.record
+
+    async def leave(self, record: Record | None) -> None:
+        self.shared.record = dataclasses.replace(record, at=time.time()) if record else None
+
+
+@dataclass(slots=True)
+class _Shared:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    record: Record | None = None
+
+
+_in_memory: WeakKeyDictionary[object, _Shared] = WeakKeyDictionary()
 
 
 @asynccontextmanager
-async def memory_lock(owner: object, timeout_s: float, waiting: Waiting) -> AsyncIterator[float]:
+async def memory_lock(owner: object, timeout_s: float, waiting: Waiting) -> AsyncIterator[Hold]:
     """The same for a database that only this process can reach; `owner` is its engine."""
-    lock = _in_memory.setdefault(owner, threading.Lock())
+    shared = _in_memory.setdefault(owner, _Shared())
+    since = time.time()
 
     async def acquire() -> bool:
-        return lock.acquire(blocking=False)
+        return shared.lock.acquire(blocking=False)
 
     async def leader() -> str:
         return "another run in this process"
 
     waited = await poll(acquire, timeout_s, waiting, leader, "the database in memory")
     try:
-        yield waited
+        yield MemoryHold(this_process(), waited, since, shared)
     finally:
-        lock.release()
+        shared.lock.release()
 
 
-def _leader(path: Path) -> str:
+def _said(path: Path) -> dict[str, str]:
     try:
-        pid = path.read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        pid = ""
-    return f"process {pid}" if pid.isdigit() else "another process"
+        said = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}  # a leader was killed while it wrote, or an older one wrote its pid only
+    return said if isinstance(said, dict) else {}

@@ -1,0 +1,145 @@
+"""The session that holds a PostgreSQL lock: its lease, its predecessors, and its last record."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import socket
+import time
+from dataclasses import dataclass, field
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from automigrator.databases.access import Access
+from automigrator.databases.holding import LockLostError, Record, loaded
+from automigrator.databases.polling import LockTimeoutError
+from automigrator.databases.postgresql.sql import literal, rows_of, run
+from automigrator.threads import to_the_end
+
+SCHEMA = "automigrator"
+"""Holds a type per target whose comment is the record; empty of all that autogenerate compares."""
+
+PREDECESSOR_LIMIT_S = 30.0
+_POLL_S = 0.05
+_NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
+
+
+@dataclass(slots=True, eq=False)
+class SessionHold:
+    """See `Hold`. `apart` is whether the session is not connected to the target.
+
+    It alone runs what changes databases: a killed client does not stop its statement, and the
+    lock is held until that has ended. A statement of it is never cancelled: see `to_the_end`.
+    """
+
+    leader: str
+    admin: AsyncConnection
+    apart: bool
+    access: Access
+    key: int
+    pid: int = 0
+    waited_s: float = 0.0
+    since: float = 0.0
+    _progress: str = field(default="")
+
+    @property
+    def tag(self) -> str:
+        """What the sessions that migrate under this lock are called, whoever opened them."""
+        return f"{self.tag_of_all}{socket.gethostname()[:20]}:{os.getpid()}"
+
+    @property
+    def tag_of_all(self) -> str:
+        """What the tags of every holder of this lock begin with."""
+        return f"automigrator {self.key % 2**64:016x} "
+
+    async def confirm(self, progress: str = "") -> None:
+        self._progress = progress or self._progress
+        name = f"automigrator {socket.gethostname()[:24]}:{os.getpid()} {self._progress}"
+        try:
+            await to_the_end(
+                rows_of(
+                    self.admin,
+                    "select set_config('application_name', :name, false)",
+                    name=name.strip()[:_NAME_LIMIT],
+                )
+            )
+        except (SQLAlchemyError, OSError) as error:
+            raise LockLostError(
+                f"the session that held the migration lock is gone ({type(error).__name__}); "
+                "another process may migrate by now. What was not committed is rolled back"
+            ) from error
+
+    async def lease(self, seconds: float) -> None:
+        """Let the server end this session when nothing is heard of it for so long (from 14 on)."""
+        await rows_of(
+            self.admin,
+            "select set_config(name, :value, false) from pg_settings "
+            "where name = 'idle_session_timeout'",
+            value=f"{seconds * 1000:.0f}",
+        )
+
+    async def last(self) -> Record | None:
+        async with self.access.connection(autocommit=True) as connection:
+            rows = await rows_of(
+                connection,
+                """
+                select obj_description(t.oid, 'pg_type'),
+                       extract(epoch from clock_timestamp())::float8
+                from pg_type t join pg_namespace n on n.oid = t.typnamespace
+                where n.nspname = :schema and t.typname = :name
+                """,
+                schema=SCHEMA,
+                name=self._type,
+            )
+        return loaded(rows[0][0]) if rows else None
+
+    async def leave(self, record: Record | None) -> None:
+        await self.confirm()
+        async with self.access.connection(autocommit=True) as connection:
+            name = f"{SCHEMA}.{self._type}"
+            if record is None:
+                await run(connection, f"DROP DOMAIN IF EXISTS {name}")
+                return
+            ((now,),) = await rows_of(
+                connection, "select extract(epoch from clock_timestamp())::float8"
+            )
+            await run(connection, f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+            await run(connection, f"DROP DOMAIN IF EXISTS {name}")
+            await run(connection, f"CREATE DOMAIN {name} AS text")
+            said = literal(dataclasses.replace(record, at=now).dumped())
+            await run(connection, f"COMMENT ON DOMAIN {name} IS {said}")
+
+    @property
+    def _type(self) -> str:
+        return f"last_{self.key % 2**64:016x}"
+
+
+async def end_predecessors(admin: AsyncConnection, hold: SessionHold, live: str) -> None:
+    """End what earlier holders of the lock still run: a killed client does not stop its statement.
+
+    Raises LockTimeoutError when one stays.
+    """
+    deadline = time.monotonic() + PREDECESSOR_LIMIT_S
+    query = """
+        select pid, application_name, pg_terminate_backend(pid) from pg_stat_activity
+        where starts_with(application_name, :tag) and pid <> pg_backend_pid()
+    """
+    while True:
+        try:
+            rows = await rows_of(admin, query, tag=hold.tag_of_all)
+        except DBAPIError as error:
+            raise LockTimeoutError(
+                f"an earlier migration of database {live!r} still runs, and this role may not "
+                "end its session; nothing was changed"
+            ) from error
+        if not rows:
+            return
+        if time.monotonic() > deadline:
+            raise LockTimeoutError(
+                f"an earlier migration of database {live!r} was told to end and still runs after "
+                f"{PREDECESSOR_LIMIT_S:.0f} s: session {rows[0][0]} ({rows[0][1]}); "
+                "nothing was changed"
+            )
+        await asyncio.sleep(_POLL_S)
