@@ -35,7 +35,7 @@ def process_state() -> dict[str, Any]:
     known = [lg for lg in logging.Logger.manager.loggerDict.values() if not _is_placeholder(lg)]
     return {
         "loggers": {
-            lg.name: (lg.level, lg.propagate, lg.disabled, tuple(lg.handlers))
+            lg.name: (lg.level, lg.propagate, lg.disabled, [*map(_handler, lg.handlers)])
             for lg in (logging.getLogger(), *known)
         },
         "disabled below": logging.root.manager.disable,
@@ -54,6 +54,11 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
     known = {name: after["loggers"].get(name) for name in before["loggers"]}
     after = {**after, "loggers": known}
     return {part: (before[part], after[part]) for part in before if before[part] != after[part]}
+
+
+def _handler(handler: logging.Handler) -> tuple[logging.Handler, object]:
+    """A handler, and what it writes to: None once somebody has closed its file."""
+    return handler, getattr(handler, "stream", None)
 
 
 def _is_placeholder(logger: Any) -> bool:

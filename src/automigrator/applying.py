@@ -83,7 +83,8 @@ async def _driven(course: Course, way: Way) -> None:
             execution=execution,
         )
     except BaseException:
-        if execution.current is None and execution.error is None:
+        # with revisions done it was their commit that failed
+        if execution.current is None and execution.error is None and not execution.done:
             course.doing = "env"
         del course.applied[first:]  # until the database itself says which stay
         raise

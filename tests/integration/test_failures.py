@@ -17,7 +17,7 @@ from sqlalchemy import event, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from automigrator import Failure, MigrationError, Migrator, Report, Target
+from automigrator import Failure, MigrationError, Migrator, Report, Run, Target, hookimpl
 
 Make = Callable[..., Target]
 
@@ -56,7 +56,6 @@ async def failed(target: Target) -> tuple[Failure, Report, MigrationError]:
         ("generic", ()),
         ("async", ()),
         ("swallows_errors", ()),
-        ("begin_outside", ()),
         ("per_migration", ("r1", "r2")),
     ],
 )
@@ -185,30 +184,40 @@ async def test_no_row_value_and_no_password_is_told(
     assert [text for text in told if CANARY in text] == []
 
 
-@pytest.mark.parametrize("content", [b"not a database " * 100, b""])
-async def test_a_file_that_is_no_database_is_corrupt_and_an_empty_one_is_new(
-    content: bytes, make_target: Make, sqlite_url: str
+def file_of(url: str, content: bytes | None = None) -> Path:
+    """The file of a database, with `content` written into it."""
+    file = Path(str(make_url(url).database))
+    if content is not None:
+        file.write_bytes(content)
+    return file
+
+
+async def test_a_file_that_is_no_database_is_corrupt_and_left_alone(
+    make_target: Make, sqlite_url: str
 ) -> None:
-    file = Path(str(make_url(sqlite_url).database))
-    file.write_bytes(content)
-    target = make_target(database=sqlite_url)
-    if not content:
-        assert (await Migrator(target, mode="migrate").run()).outcome == "migrated"
-        return
+    content = b"not a database " * 100
+    file = file_of(sqlite_url, content)
 
-    failure, _, _ = await failed(target)
+    failure, _, _ = await failed(make_target(database=sqlite_url))
 
-    assert failure.kind == "corrupt"
+    assert (failure.kind, failure.state) == ("corrupt", "clean")
     assert file.read_bytes() == content
+
+
+async def test_an_empty_file_is_a_new_database(make_target: Make, sqlite_url: str) -> None:
+    file_of(sqlite_url, b"")
+
+    report = await Migrator(make_target(database=sqlite_url), mode="migrate").run()
+
+    assert report.outcome == "migrated"
 
 
 async def test_a_database_that_somebody_writes_to_is_a_lock_timeout_and_never_corrupt(
     make_target: Make, sqlite_url: str
 ) -> None:
-    file = Path(str(make_url(sqlite_url).database))
     engine = create_async_engine(sqlite_url, connect_args={"timeout": 0.2})
-    target = make_target(database=engine)
-    with closing(sqlite3.connect(file, isolation_level=None)) as writer:
+    target = make_target(database=engine, drive="loop")
+    with closing(sqlite3.connect(file_of(sqlite_url), isolation_level=None)) as writer:
         writer.execute("CREATE TABLE alembic_version (version_num PRIMARY KEY)")
         writer.execute("BEGIN IMMEDIATE")
         failure, _, _ = await failed(target)
@@ -220,25 +229,29 @@ async def test_a_database_that_somebody_writes_to_is_a_lock_timeout_and_never_co
 async def test_a_migration_lock_that_is_not_let_go_is_a_lock_timeout(
     make_target: Make, database_url: str
 ) -> None:
-    body = "op.run_async(lambda connection: asyncio.sleep(1.5))"
+    held, done = asyncio.Event(), asyncio.Event()
 
-    def slow(folder: Path) -> None:
-        revision(folder, "r1", None, imports="import asyncio", upgrade=body)
+    class Holding:
+        @hookimpl
+        async def before_migrate(self, run: Run) -> None:
+            held.set()
+            await done.wait()
 
-    target = make_target(slow)
-    leading = Migrator(target, mode="migrate")
-    events = leading.events()
-    leader = asyncio.create_task(leading.run())
-    async for event in events:
-        if event.name == "revision-started":
-            break
+    target = make_target()
+    leader = asyncio.create_task(Migrator(target, mode="migrate", plugins=[Holding()]).run())
+    await held.wait()
+    impatient = Migrator(Target(target.database, target.config, lock_timeout=0.3), mode="migrate")
+    events = impatient.events()
 
-    impatient = Target(target.database, target.config, lock_timeout=0.3)
     with pytest.raises(MigrationError) as caught:
-        await Migrator(impatient, mode="migrate").run()
+        await impatient.run()
 
+    done.set()
     (failure,) = caught.value.report.targets[0].failures
     assert (failure.kind, failure.state) == ("lock-timeout", "clean")
+    assert "migration lock" in failure.message
+    waited = [event.data["what"] async for event in events if event.name == "waiting"]
+    assert waited and "held by" in waited[0]
     assert (await leader).outcome == "migrated"
 
 

@@ -33,18 +33,18 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_an_unasked_run_does_nothing_and_says_once_how_to_ask(
     value: str | None,
     make_target: Make,
-    database_url: str,
+    sqlite_url: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     if value is not None:
         monkeypatch.setenv("RUN_MIGRATIONS", value)
 
-    report = await Migrator(make_target()).run()
+    report = await Migrator(make_target(database=sqlite_url)).run()
 
     assert report.outcome == "skipped"
     assert report.targets == ()
-    assert tables(database_url) == set()
+    assert tables(sqlite_url) == set()
     warnings = [r for r in caplog.records if r.name.startswith("automigrator")]
     assert [r.levelno for r in warnings] == [logging.WARNING]
     assert "RUN_MIGRATIONS=1" in warnings[0].getMessage()
@@ -53,20 +53,20 @@ async def test_an_unasked_run_does_nothing_and_says_once_how_to_ask(
 
 @pytest.mark.parametrize("value", ["1", "true", "yes", "on", " TRUE "])
 async def test_the_environment_may_ask_for_a_migration(
-    value: str, make_target: Make, database_url: str, monkeypatch: pytest.MonkeyPatch
+    value: str, make_target: Make, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUN_MIGRATIONS", value)
 
-    report = await Migrator(make_target()).run()
+    report = await Migrator(make_target(database=sqlite_url)).run()
 
     assert report.outcome == "migrated"
-    assert heads(database_url) == {"r3"}
+    assert heads(sqlite_url) == {"r3"}
 
 
 async def test_the_environment_is_read_when_the_run_begins(
-    make_target: Make, database_url: str, monkeypatch: pytest.MonkeyPatch
+    make_target: Make, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    migrator = Migrator(make_target())
+    migrator = Migrator(make_target(database=sqlite_url))
     monkeypatch.setenv("RUN_MIGRATIONS", "1")
 
     assert (await migrator.run()).outcome == "migrated"
@@ -77,12 +77,12 @@ async def test_a_mode_outweighs_the_environment(
     mode: Any,
     outcome: str,
     make_target: Make,
-    database_url: str,
+    sqlite_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RUN_MIGRATIONS", "check")
 
-    assert (await Migrator(make_target(), mode=mode).run()).outcome == outcome
+    assert (await Migrator(make_target(database=sqlite_url), mode=mode).run()).outcome == outcome
 
 
 @pytest.mark.parametrize("value", ["2", "ture", "migrate"])
@@ -157,11 +157,9 @@ async def test_a_follower_gives_up_at_its_limit_and_has_changed_nothing(
     assert tables(database_url) == set()
 
 
-async def test_the_lifespan_is_governed_by_the_gate_too(
-    make_target: Make, database_url: str
-) -> None:
-    async with Migrator(make_target()).lifespan(FastAPI()):
-        assert tables(database_url) == set()
+async def test_the_lifespan_is_governed_by_the_gate_too(make_target: Make, sqlite_url: str) -> None:
+    async with Migrator(make_target(database=sqlite_url)).lifespan(FastAPI()):
+        assert tables(sqlite_url) == set()
 
 
 async def test_a_rollback_is_explicit_already(make_target: Make, database_url: str) -> None:

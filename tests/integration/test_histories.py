@@ -308,17 +308,19 @@ def nameless(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("breaking", "named"),
+    ("kind", "breaking", "named"),
     [
-        (missing, ["r3", "r2", "r3_.py"]),
-        (twice, ["r2", "one.py", "two.py"]),
-        (loop, ["r2", "r3", "loop"]),
-        (unimportable, ["r2_.py", "no_such_module"]),
-        (unparsable, ["r2_.py", "SyntaxError"]),
-        (nameless, ["r2_.py"]),
+        ("async", missing, ["r3", "r2", "r3_.py"]),
+        ("async", twice, ["r2", "one.py", "two.py"]),
+        ("async", loop, ["r2", "r3", "loop"]),
+        ("async", unimportable, ["r2_.py", "no_such_module"]),
+        ("async", unparsable, ["r2_.py", "SyntaxError"]),
+        ("async", nameless, ["r2_.py"]),
+        ("replaces_version_locations", missing, ["r3", "r2", "r3_.py"]),
+        ("replaces_version_locations", loop, ["r2", "r3", "loop"]),
+        ("replaces_version_locations", unimportable, ["r2_.py", "no_such_module"]),
     ],
 )
-@pytest.mark.parametrize("kind", ["async", "replaces_version_locations"])
 async def test_a_broken_history_is_named_and_the_database_is_left_alone(
     breaking: Callable[[Path], None],
     named: list[str],

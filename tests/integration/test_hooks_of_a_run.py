@@ -178,7 +178,7 @@ async def test_a_hook_that_takes_too_long_is_stopped_and_blamed(
     assert tables(sqlite_url) == set()
 
 
-@pytest.mark.parametrize("kind", ["async", "generic", "per_migration"])
+@pytest.mark.parametrize("kind", ["async", "per_migration"])
 async def test_a_failed_migration_is_tried_three_times_at_most(
     kind: str, make_target: Make, database_url: str
 ) -> None:

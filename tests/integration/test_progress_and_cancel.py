@@ -36,7 +36,7 @@ def with_third(body: str) -> Callable[[Path], None]:
     return revisions
 
 
-@pytest.mark.parametrize("kind", ["async", "generic", "per_migration"])
+@pytest.mark.parametrize("kind", ["async", "per_migration"])
 @pytest.mark.parametrize("drive", ["loop", "thread"])
 async def test_every_revision_is_told_of_as_it_starts_and_ends(
     kind: str,
@@ -237,9 +237,7 @@ async def test_of_two_runs_at_once_one_migrates_and_the_other_finds_it_done(
 ) -> None:
     target = make_target()
 
-    reports = await asyncio.gather(
-        *(Migrator(target, mode="migrate").run() for _ in range(3))
-    )
+    reports = await asyncio.gather(*(Migrator(target, mode="migrate").run() for _ in range(3)))
 
     assert sorted(report.outcome for report in reports) == ["current", "current", "migrated"]
     assert [r.targets[0].leader for r in reports].count(True) == 1

@@ -72,7 +72,10 @@ async def test_targets_of_both_kinds_are_migrated_in_one_run_in_order(
     report = await migrator.run()
 
     assert report.outcome == "migrated"
-    assert [(t.name, t.outcome) for t in report.targets] == [("one", "migrated"), ("two", "migrated")]
+    assert [(t.name, t.outcome) for t in report.targets] == [
+        ("one", "migrated"),
+        ("two", "migrated"),
+    ]
     assert heads(sqlite_url) == heads(postgres_url) == {"r3"}
     finished = [e.target async for e in events if e.name == "target-finished"]
     assert finished == ["one", "two"]
@@ -128,9 +131,7 @@ async def test_a_targets_own_strategies_take_the_place_of_the_migrators(
     make_target: Make, sqlite_url: str
 ) -> None:
     with pytest.raises(MigrationError):
-        await run(
-            make_target(failing, database=sqlite_url, recovery=[]), recovery=[Continuing()]
-        )
+        await run(make_target(failing, database=sqlite_url, recovery=[]), recovery=[Continuing()])
 
 
 async def test_two_targets_of_one_name_are_refused(make_target: Make, tmp_path: Path) -> None:
@@ -145,9 +146,7 @@ async def test_a_rollback_among_several_targets_needs_a_name(
     make_target: Make, tmp_path: Path
 ) -> None:
     urls = {n: f"sqlite+aiosqlite:///{tmp_path / n}.db" for n in ("one", "two")}
-    migrator = Migrator(
-        *(make_target(folder=n, database=urls[n]) for n in urls), mode="migrate"
-    )
+    migrator = Migrator(*(make_target(folder=n, database=urls[n]) for n in urls), mode="migrate")
     await migrator.run()
 
     with pytest.raises(ConfigurationError, match="one, two"):
@@ -182,9 +181,7 @@ class AsyncBootstrap:
         return await async_create_all(connection)
 
 
-@pytest.mark.parametrize(
-    "bootstrap", [create_all, async_create_all, Bootstrap(), AsyncBootstrap()]
-)
+@pytest.mark.parametrize("bootstrap", [create_all, async_create_all, Bootstrap(), AsyncBootstrap()])
 @pytest.mark.parametrize("kind", ["async", "version_table"])
 async def test_a_new_database_may_be_bootstrapped_and_is_stamped(
     bootstrap: Any, kind: str, make_target: Make, database_url: str
@@ -309,7 +306,9 @@ def record(folder: Path, expression: str) -> Path:
     """Let env.py write down what it sees, each time."""
     env, seen = folder / "migrations" / "env.py", folder / "seen"
     line = f"\nwith open({str(seen)!r}, 'a') as file:\n    print({expression}, file=file)\n"
-    env.write_text(env.read_text("utf-8").replace("config = context.config", f"config = context.config{line}"))
+    env.write_text(
+        env.read_text("utf-8").replace("config = context.config", f"config = context.config{line}")
+    )
     return seen
 
 
@@ -324,9 +323,7 @@ async def test_attributes_and_x_arguments_reach_env(
 
     await run(target)
 
-    assert set(seen.read_text("utf-8").splitlines()) == {
-        "acme {'colour': 'blue', 'debug': ''}"
-    }
+    assert set(seen.read_text("utf-8").splitlines()) == {"acme {'colour': 'blue', 'debug': ''}"}
 
 
 async def test_a_connection_attribute_of_the_applications_own_is_not_replaced(
@@ -340,18 +337,16 @@ async def test_a_connection_attribute_of_the_applications_own_is_not_replaced(
     assert set(seen.read_text("utf-8").splitlines()) == {"mine"}
 
 
-async def test_each_target_may_have_a_section_of_one_ini(
-    make_target: Make, tmp_path: Path
-) -> None:
+def append(file: Path, text: str) -> None:
+    file.write_text(f"{file.read_text('utf-8')}\n{text}", "utf-8")
+
+
+async def test_each_target_may_have_a_section_of_one_ini(make_target: Make, tmp_path: Path) -> None:
     first = make_target(database=f"sqlite+aiosqlite:///{tmp_path / 'first.db'}")
     second = f"sqlite+aiosqlite:///{tmp_path / 'second.db'}"
     other = make_target(lambda folder: linear(folder, 1), folder="other", database=second)
     ini = Path(str(first.config))
-    ini.write_text(
-        ini.read_text("utf-8").replace(
-            "[loggers]", "[second]\nscript_location = %(here)s/other/migrations\n\n[loggers]", 1
-        )
-    )
+    append(ini, "[second]\nscript_location = %(here)s/other/migrations\n")
 
     await run(first, Target(other.database, ini, section="second"))
 
@@ -516,9 +511,7 @@ async def test_a_missing_file_is_not_created_when_that_is_forbidden(
 ) -> None:
     file = tmp_path / "not" / "there" / "app.db"
 
-    failure, _ = await failure_of(
-        make_target(database=f"sqlite+aiosqlite:///{file}", create=False)
-    )
+    failure, _ = await failure_of(make_target(database=f"sqlite+aiosqlite:///{file}", create=False))
 
     assert (failure.kind, failure.state) == ("unreachable", "clean")
     assert str(file) in failure.message and "create=False" in failure.message

@@ -1,146 +1,94 @@
-"""Every kind of env.py migrates the target's database, or fails saying why; on SQLite."""
+"""The ways env.py is run: their order, and that looking for one changes nothing."""
 
 from __future__ import annotations
 
-import logging
-import os
-import sqlite3
-import sys
-from contextlib import closing
 from pathlib import Path
+from typing import Any
 
-import alembic
+import alembic_projects
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator.databases.access import Access
 from automigrator.databases.backend import backend_for
 from automigrator.target import Target
-from automigrator.upgrade import drives
 from automigrator.upgrade.config import alembic_config
+from automigrator.upgrade.drives import Way, probe, ways
 from automigrator.upgrade.environment import EnvError, Execution
 from automigrator.upgrade.history import History
+from automigrator.upgrade.place import Place
 
-ENVS = Path(__file__).parent / "envs"
-TEMPLATES = ("generic", "async", "pyproject", "pyproject_async")
-LOGGING = """
-[loggers]
-keys=root
-[handlers]
-keys=console
-[formatters]
-keys=plain
-[logger_root]
-level=CRITICAL
-handlers=console
-[handler_console]
-class=StreamHandler
-args=(sys.stderr,)
-[formatter_plain]
-format=%(message)s
-"""
-REVISION = """
-import sqlalchemy as sa
-from alembic import op
-revision = "{id}"
-down_revision = {down!r}
-def upgrade():
-    op.create_table("t_{id}", sa.Column("id", sa.Integer, primary_key=True))
-    {more}
-def downgrade():
-    op.drop_table("t_{id}")
-"""
+POSTGRESQL = "postgresql+asyncpg://host/database"
 
 
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Path:
-    """The database that the ini, or env.py itself, names."""
-    return tmp_path / "elsewhere.db"
+def target_of(root: Path, url: str, kind: str = "generic", **options: Any) -> Target:
+    made = alembic_projects.project(root, kind, url)
+    return Target(url, made.config, **made.options, **options)
 
 
-def env_of(kind: str) -> str:
-    if kind in TEMPLATES:
-        return (Path(alembic.__file__).parent / "templates" / kind / "env.py").read_text("utf-8")
-    return (ENVS / f"{kind}.py").read_text("utf-8")
+def ways_of(target: Target, *, in_place: bool = False) -> list[str]:
+    access = Access(target)
+    place = Place(create_async_engine(access.url), access.url, in_place)
+    return [str(way) for way in ways(target, place)]
 
 
-def project(root: Path, kind: str, elsewhere: Path, *, third: str = "pass") -> Target:
-    """A history of three revisions; the last runs `third` after its own table."""
-    scripts = root / "migrations"
-    (scripts / "versions").mkdir(parents=True)
-    other = f"sqlite+aiosqlite:///{elsewhere}"
-    (scripts / "env.py").write_text(env_of(kind).replace("<other url>", f"sqlite:///{elsewhere}"))
-    (root / "alembic.ini").write_text(
-        f"[alembic]\nscript_location=%(here)s/migrations\nsqlalchemy.url={other}\n{LOGGING}"
-    )
-    for id, down in (("r1", None), ("r2", "r1"), ("r3", "r2")):
-        more = third if id == "r3" else "pass"
-        text = REVISION.format(id=id, down=down, more=more)
-        (scripts / "versions" / f"{id}.py").write_text(text)
-    return Target(f"sqlite+aiosqlite:///{root / 'app.db'}", root / "alembic.ini")
-
-
-async def upgraded(target: Target) -> Execution:
+async def probed(target: Target) -> tuple[Way, Execution]:
     backend = backend_for(Access(target))
     await backend.create()
     history = History(alembic_config(target, backend.access.url))
     engine = backend.engine()
     try:
-        place = drives.Place(engine, backend.access.url, backend.in_place)
-        way, _ = await drives.probe(target, backend, history, place)
-        return await drives.drive(
-            target, backend, history, place, way, revision=target.revision, apply=True
-        )
+        place = Place(engine, backend.access.url, backend.in_place)
+        return await probe(target, backend, history, place)
     finally:
         await backend.release(engine)
 
 
-def tables(path: Path) -> set[str]:
-    if not path.exists():
-        return set()
-    with closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    return {row[0] for row in rows}
+LOOP = ["loop (offering connection)", "loop (offering engine)", "loop (offering nothing)"]
+
+
+def test_the_loop_comes_first_and_a_sync_driver_before_the_async_one(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    target = target_of(tmp_path, sqlite_url)
+
+    assert ways_of(target) == [*LOOP, "thread (sqlite+pysqlite)", "thread (sqlite+aiosqlite)"]
+
+
+def test_a_drive_that_is_asked_for_leaves_the_others_out(tmp_path: Path) -> None:
+    loop = target_of(tmp_path / "loop", POSTGRESQL, drive="loop")
+    thread = target_of(tmp_path / "thread", POSTGRESQL, drive="thread")
+
+    assert ways_of(loop) == LOOP
+    assert ways_of(thread) == ["thread (postgresql+psycopg)", "thread (postgresql+asyncpg)"]
+
+
+def test_a_database_in_the_applications_own_connection_is_never_left_for_a_thread(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    assert ways_of(target_of(tmp_path, sqlite_url), in_place=True) == LOOP
 
 
 @pytest.mark.parametrize(
-    "kind",
+    ("kind", "way"),
     [
-        *TEMPLATES,
-        "begin_outside",
-        "cookbook",
-        "cookbook_async",
-        "create_task",
-        "engine_attribute",
-        "fileconfig_unguarded",
-        "ignores_connection",
-        "opens_second_engine",
-        "per_migration",
-        "swallows_connect_errors",
-        "swallows_errors",
-        "version_table",
+        ("generic", LOOP[0]),
+        ("async", LOOP[0]),
+        ("cookbook", LOOP[0]),
+        ("engine_attribute", LOOP[1]),
+        ("create_task", LOOP[0]),
     ],
 )
-async def test_an_unmodified_env_migrates_the_target_and_nothing_else(
-    kind: str, tmp_path: Path, elsewhere: Path
+async def test_looking_for_a_way_finds_what_is_pending_and_changes_nothing(
+    kind: str, way: str, tmp_path: Path, sqlite_url: str
 ) -> None:
-    target = project(tmp_path, kind, elsewhere)
-    root = logging.getLogger()
-    before = (list(root.handlers), root.level, list(sys.path), dict(os.environ), os.getcwd())
-    execution = await upgraded(target)
-    assert [revision for revision, _ in execution.done] == ["r1", "r2", "r3"]
-    assert {"t_r1", "t_r2", "t_r3"} <= tables(tmp_path / "app.db")
-    assert tables(elsewhere) == set()
-    after = (list(root.handlers), root.level, list(sys.path), dict(os.environ), os.getcwd())
-    assert after == before
+    found, execution = await probed(target_of(tmp_path, sqlite_url, kind))
 
-
-async def test_an_env_that_reads_its_url_from_the_environment_is_followed_there(
-    tmp_path: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = project(tmp_path, "env_url", elsewhere)
-    monkeypatch.setenv("DATABASE_URL", f"sqlite+aiosqlite:///{tmp_path / 'app.db'}")
-    await upgraded(target)
-    assert "t_r3" in tables(tmp_path / "app.db")
+    assert str(found) == way
+    (context,) = execution.contexts
+    assert (context.heads, context.pending, context.wanted) == ((), ("r1", "r2", "r3"), ("r3",))
+    assert execution.done == []
+    assert alembic_projects.tables(sqlite_url) == set()
 
 
 @pytest.mark.parametrize(
@@ -151,21 +99,13 @@ async def test_an_env_that_reads_its_url_from_the_environment_is_followed_there(
         ("hardcoded_url", "connected to another database"),
     ],
 )
-async def test_an_env_that_does_not_migrate_the_target_is_never_believed(
-    kind: str, why: str, tmp_path: Path, elsewhere: Path
+async def test_an_env_that_no_way_leads_to_the_target_is_told_with_what_each_way_met(
+    kind: str, why: str, tmp_path: Path, sqlite_url: str
 ) -> None:
-    with pytest.raises(EnvError, match=why):
-        await upgraded(project(tmp_path, kind, elsewhere))
-    assert tables(tmp_path / "app.db") == set() == tables(elsewhere)
+    target = target_of(tmp_path, sqlite_url, kind)
 
+    with pytest.raises(EnvError, match=why) as caught:
+        await probed(target)
 
-@pytest.mark.parametrize(
-    ("kind", "kept"), [("generic", set()), ("async", set()), ("per_migration", {"t_r1", "t_r2"})]
-)
-async def test_a_failed_revision_leaves_no_half_of_itself(
-    kind: str, kept: set[str], tmp_path: Path, elsewhere: Path
-) -> None:
-    target = project(tmp_path, kind, elsewhere, third="op.execute('SELECT * FROM absent')")
-    with pytest.raises(Exception, match="no such table: absent"):
-        await upgraded(target)
-    assert tables(tmp_path / "app.db") - {"alembic_version"} == kept
+    assert [way for way in ways_of(target) if way not in str(caught.value)] == []
+    assert alembic_projects.tables(sqlite_url) == set()

@@ -122,8 +122,7 @@ async def probe(
             raise  # env.py did reach the database, and no other way reads other revisions
         except Exception as error:  # noqa: BLE001 - any error only rules out this way
             tried.append((way, error))
-    kinds = {backend.classify(error) for _, error in tried}
-    if len(kinds) == 1 and kinds <= _WHATEVER_ENV_DOES:
+    if backend.classify(tried[0][1]) in _WHATEVER_ENV_DOES:
         raise tried[0][1]
     # a way that got as far as a database says more than one that could not start
     first = next((e for _, e in tried if type(e) is EnvError), tried[0][1])

@@ -196,7 +196,8 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Conne
     if ours is not None:
         if same and not theirs.dialect.is_async:
             raise NeedsThreadError("env.py opens its own connection with a sync driver")
-        if request.replace and not theirs.in_transaction() and state == request.session_state:
+        alike = (same or backend.in_place) and state == request.session_state
+        if request.replace and alike and not theirs.in_transaction():
             return ours, "replaced"
     if not same:
         raise EnvError(

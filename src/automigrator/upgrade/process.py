@@ -90,7 +90,7 @@ def _replaced_calls() -> Iterator[None]:
 
 @contextmanager
 def _restored_state() -> Iterator[None]:
-    loggers = _logging_state()
+    loggers, disabled = _logging_state(), logging.root.manager.disable
     cwd, environ = os.getcwd(), dict(os.environ)
     signals = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
@@ -98,6 +98,7 @@ def _restored_state() -> Iterator[None]:
             yield
     finally:
         _restore_logging(loggers)
+        logging.disable(disabled)
         if os.getcwd() != cwd:
             os.chdir(cwd)
         if dict(os.environ) != environ:
