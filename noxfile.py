@@ -46,9 +46,11 @@ def group(*names: str) -> list[str]:
     return list(nox.project.dependency_groups(GROUPS, *names))
 
 
-def editable() -> list[str]:
-    """The core and every plugin, for one command: a plugin's needs are not looked up elsewhere."""
-    return [argument for folder in (".", *PLUGINS) for argument in ("-e", folder)]
+def install_editable(session: nox.Session, *more: str) -> None:
+    """The core and every plugin in one command: a plugin's needs are not looked up elsewhere."""
+    session.install("hatchling", "editables")  # once, and not in an environment of its own for each
+    folders = [argument for folder in (".", *PLUGINS) for argument in ("-e", folder)]
+    session.install("--no-build-isolation", *folders, *more)
 
 
 def wheel(session: nox.Session, folder: str) -> str:
@@ -68,7 +70,7 @@ def install_clean(session: nox.Session, *folders: str) -> None:
     session.run(*pip, "check", external=True)
     modules = ", ".join(Path(wheel(session, folder)).name.split("-")[0] for folder in folders)
     session.run("python", "-c", f"import {modules}")
-    session.install(*group("test"))
+    session.install(*group("runner"))
 
 
 def pytest(session: nox.Session, *arguments: str) -> None:
@@ -88,14 +90,14 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    session.install(*editable(), *group("types"))
+    install_editable(session, *group("types"))
     session.run("mypy", *session.posargs)
 
 
 @nox.session(python=PYTHONS or None)
 def tests(session: nox.Session) -> None:
     """Everything on the oldest Python; the newer ones meet PostgreSQL in the strategies' tests."""
-    session.install(*editable(), *group("test"))
+    install_editable(session, *group("test"))
     newer = session.python in PYTHONS[1:] and not session.posargs
     pytest(session, *PARALLEL, *(["-k", "not postgres or strategies"] if newer else []))
 
@@ -114,8 +116,8 @@ def wheels(session: nox.Session) -> None:
 def core_alone(session: nox.Session) -> None:
     """The core's wheel without any plugin, where that could matter: `tests` has the rest."""
     install_clean(session, ".")
-    subject = "not postgres and (hooks or recovery or gate or lifespan or failures)"
-    pytest(session, "tests", "-m", "not plugins", "-k", subject)
+    runs = [f"tests/integration/test_{name}.py" for name in ("failures", "hooks_of_a_run")]
+    pytest(session, *runs, "tests/hooks", "tests/test_recovery.py", "-k", "not postgres")
 
 
 @nox.session(requires=["wheels"])
@@ -123,12 +125,12 @@ def core_alone(session: nox.Session) -> None:
 def plugins_alone(session: nox.Session, plugin: str) -> None:
     """One plugin's wheel with the core's, and no other plugin."""
     install_clean(session, ".", plugin)
-    pytest(session, f"{plugin}/tests")
+    pytest(session, f"{plugin}/tests", "-k", "not postgres")
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    session.install(*editable())
+    install_editable(session)
     session.run("python", "examples/demo.py")
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 REVISIONS = (100, 1000, 5000)
 
-ENV = '''
+ENV = """
 from alembic import context
 from sqlalchemy import engine_from_config, pool
 
@@ -37,7 +37,7 @@ with engine_from_config(
     context.configure(connection=connection)
     with context.begin_transaction():
         context.run_migrations()
-'''
+"""
 
 FILE = '''"""number {number}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.metadata
 import os
 import pwd
@@ -60,7 +61,14 @@ class Server:
         return [row[0] for row in rows]
 
     def create(self, name: str) -> None:
-        self.execute(f"create database {_quoted(name)}")
+        # far cheaper than the default where it can be chosen
+        fast = "strategy file_copy" if self._version() >= 15 else ""
+        self.execute(f"create database {_quoted(name)} {fast}")
+
+    @functools.cache  # noqa: B019 - there is one server a session
+    def _version(self) -> int:
+        (row,) = self.execute("select current_setting('server_version_num')::int / 10000")
+        return int(row[0])
 
     def drop(self, name: str) -> None:
         """Drop it if it is there, whoever is connected."""

@@ -20,14 +20,15 @@ import alembic.op
 @contextmanager
 def unchanged_process() -> Iterator[None]:
     """Fails where the process is left other than it was, whatever happens within."""
-    before = process_state()
+    before, threads = process_state(), set(threading.enumerate())
     try:
         yield
     finally:
-        for thread in set(threading.enumerate()) - before["threads"]:
+        for thread in set(threading.enumerate()) - threads:
             thread.join(1)  # one that has answered may still be on its way out
         different = changes(before, process_state())
         assert not different, different
+        assert set(threading.enumerate()) <= threads
 
 
 def process_state() -> dict[str, Any]:
@@ -45,7 +46,6 @@ def process_state() -> dict[str, Any]:
         "signals": {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)},
         "proxies": (_installed(alembic.op), _installed(alembic.context)),
         "calls": (asyncio.run, logging.config.fileConfig, logging.config.dictConfig),
-        "threads": set(threading.enumerate()),
     }
 
 
