@@ -80,6 +80,7 @@ async def _driven(course: Course, way: Way) -> None:
             apply=True,
             started=course.started,
             done=course.done,
+            hold=course.hold,
             execution=execution,
         )
     except BaseException:

@@ -10,9 +10,12 @@ from automigrator.applying import apply
 from automigrator.asking import Asking
 from automigrator.course import Course
 from automigrator.databases.backend import Sight
+from automigrator.databases.chain import chain
+from automigrator.databases.holding import LockLostError
 from automigrator.diagnosis import JudgedError, Left, diagnose, with_hidden_parameters
 from automigrator.errors import PluginError
 from automigrator.failure import Decision, Failure
+from automigrator.following import inherited, leave
 from automigrator.inspection import Finding, inspect, judge
 from automigrator.leftovers import left_behind
 from automigrator.reaching import reach
@@ -45,6 +48,7 @@ async def bring_to_head(course: Course) -> Outcome:
             decision = await _answered(course, asking, error)
             return "degraded" if decision is Decision.CONTINUE else "failed"
         outcome = await _closed(course, asking, await _attempts(course, asking))
+        await leave(course, outcome)
         if outcome in ("migrated", "recovered"):
             run.notes += await course.progress.hooks.after_migrate(run, course.report(outcome))
         run.locked = False
@@ -148,10 +152,12 @@ async def _attempts(course: Course, asking: Asking) -> Outcome:
     while True:
         run.attempt += 1
         try:
-            await _attempt(course)
+            leaders = await _attempt(course)
         except Exception as error:  # noqa: BLE001 - any error is a failure of the target
             decision = await _answered(course, asking, error)
         else:
+            if leaders is not None:
+                return leaders
             if course.failures:
                 return "recovered"
             return "migrated" if course.applied or course.stamped else "current"
@@ -159,8 +165,11 @@ async def _attempts(course: Course, asking: Asking) -> Outcome:
             return "degraded" if decision is Decision.CONTINUE else "failed"
 
 
-async def _attempt(course: Course) -> None:
-    """Bring the database to the wanted heads, or raise; returns only when they are read anew."""
+async def _attempt(course: Course) -> Outcome | None:
+    """Bring the database to the wanted heads, or raise; returns only when they are read anew.
+
+    Except where a leader has just failed at it: then this returns how that one ended.
+    """
     ground, run, backend = course.ground, course.run, course.ground.backend
     course.execution, course.finding = Execution(), None
     run.failure = None
@@ -178,7 +187,9 @@ async def _attempt(course: Course) -> None:
         run.before = finding.heads
     course.after = finding.heads
     if not finding.pending and not finding.unversioned:
-        return
+        return None
+    if run.attempt == 1 and (leaders := await inherited(course)) is not None:
+        return leaders
     if not course.prepared:
         await course.progress.hooks.before_migrate(run)
         course.prepared = True
@@ -198,6 +209,7 @@ async def _attempt(course: Course) -> None:
             f"env.py returned as if all were well, and the database is at "
             f"{', '.join(course.after) or 'base'}, not at {', '.join(finding.wanted)}"
         )
+    return None
 
 
 async def _found(course: Course) -> Finding:
@@ -209,6 +221,7 @@ async def _found(course: Course) -> Finding:
     course.finding = finding
     run.wanted, run.tables = finding.wanted, finding.tables
     run.pending = history.describe(finding.pending)
+    course.plan = history.digest(finding.pending)
     run.empty = not finding.heads and not finding.sight.has_tables
     run.transactional = (
         all(context.one_transaction for context in finding.contexts)
@@ -240,6 +253,8 @@ async def _answered(course: Course, asking: Asking, error: Exception) -> Decisio
     """Step 8: what the plugins decide about an error."""
     ground, run = course.ground, course.run
     with_hidden_parameters(error)
+    if any(isinstance(each, LockLostError) for each in chain(error)):
+        run.locked = False  # another process may act on the database now
     failure = diagnose(
         error,
         ground.target,

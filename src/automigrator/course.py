@@ -58,6 +58,10 @@ class Course:
     """What earlier attempts left, which makes a later one no cleaner."""
     drive: str | None = None
     hold: Hold | None = None
+    plan: str = ""
+    """A digest of what was pending; empty while that is not known."""
+    followed: bool = False
+    """Whether this process took over how a leader ended that it had waited for."""
 
     @property
     def tables(self) -> tuple[VersionTable, ...]:

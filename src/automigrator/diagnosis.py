@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 
 from automigrator.databases.backend import Backend
 from automigrator.databases.chain import chain
+from automigrator.databases.holding import LockLostError
 from automigrator.errors import ConfigurationError, RefusedError
 from automigrator.failure import Failure, FailureKind, State
 from automigrator.hooks import HookError
@@ -166,5 +167,7 @@ def _kind(error: BaseException, backend: Backend | None, otherwise: FailureKind)
             return "env"
         case RefusedError():
             return otherwise
+    if any(isinstance(each, LockLostError) for each in chain(error)):
+        return "lock-timeout"
     kind = backend.classify(error) if backend is not None else None
     return kind or otherwise

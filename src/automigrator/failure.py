@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -87,3 +88,18 @@ class Failure:
             "attempt": self.attempt,
             "error": type(self.error).__name__ if self.error is not None else None,
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Failure:
+        """What `to_dict` made, without the exception. Raises KeyError, TypeError."""
+        return cls(
+            data["kind"],
+            data["message"],
+            state=data["state"],
+            revision=data["revision"],
+            statement=data["statement"],
+            applied=tuple(data["applied"]),
+            debris=tuple(data["debris"]),
+            advice=data["advice"],
+            attempt=data["attempt"],
+        )

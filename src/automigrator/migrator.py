@@ -130,6 +130,20 @@ class Migrator:
             raise _error(Report((report,), report.elapsed_s))
         return report
 
+    async def clear(self, *, target: str | None = None) -> None:
+        """Forget how the last leader failed, so that whoever waits for the lock tries again.
+
+        Every target's, without `target`. Raises what taking the lock raises.
+        """
+        chosen = self.targets if target is None else (self._named(target),)
+        for each in chosen:
+            async with opened(each) as ground:
+                if not (await ground.backend.look([ground.table])).exists:
+                    continue
+                lock = ground.backend.lock([ground.table], each.lock_timeout, lambda *_: None)
+                async with lock as hold:
+                    await hold.leave(None)
+
     def events(self) -> Subscription:
         """Everything that happens in the run to come, or in the rest of the one under way.
 

@@ -56,6 +56,7 @@ async def _migrated(course: Course, place: Place) -> tuple[VersionTable, ...]:
         apply=True,
         started=course.started,
         done=course.done,
+        hold=course.hold,
         execution=execution,
     )
     after = await drive(target, backend, history, place, way, revision=target.revision)

@@ -65,6 +65,7 @@ async def _rolled_back(course: Course, revision: str) -> Outcome:
         down=True,
         started=course.started,
         done=course.done,
+        hold=course.hold,
         execution=course.execution,
     )
     sight = await backend.look(list(finding.tables))

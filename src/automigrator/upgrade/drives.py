@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 from sqlalchemy import URL
 from sqlalchemy.engine import Connection
+from sqlalchemy.util import await_only
 
 from automigrator.databases.backend import Backend
+from automigrator.databases.holding import Hold
 from automigrator.target import Target
 from automigrator.threads import in_thread
 from automigrator.upgrade.config import alembic_config
@@ -148,8 +150,12 @@ async def drive(
     started: Callable[[str, int, int], None] | None = None,
     done: Callable[[str, float], None] | None = None,
     execution: Execution | None = None,
+    hold: Hold | None = None,
 ) -> Execution:
-    """Run env.py once along `way`. What it raises passes through; so does a cancellation."""
+    """Run env.py once along `way`, as long as `hold` is held.
+
+    What env.py raises passes through; so does a cancellation.
+    """
     execution = Execution() if execution is None else execution
     stopping = threading.Event()
     loop = asyncio.get_running_loop()
@@ -177,6 +183,8 @@ async def drive(
             asked.started = _on(loop, started)
         if done is not None:
             asked.done = _on(loop, done)
+        if hold is not None:
+            asked.confirm = _confirming(hold, loop)
         return asked
 
     def prepared(connection: Connection) -> tuple[Hashable, Hashable]:
@@ -260,6 +268,22 @@ def _on(loop: asyncio.AbstractEventLoop, call: Callable[..., None]) -> Callable[
             loop.call_soon_threadsafe(call, *arguments)
 
     return forward
+
+
+def _confirming(hold: Hold, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
+    """Confirm the lock from within env.py, on the loop's own thread or on another."""
+
+    def confirm(progress: str) -> None:
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is loop:
+            await_only(hold.confirm(progress))
+        else:
+            asyncio.run_coroutine_threadsafe(hold.confirm(progress), loop).result()
+
+    return confirm
 
 
 def _first_line(error: BaseException) -> str:

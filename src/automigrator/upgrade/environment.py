@@ -13,6 +13,7 @@ from typing import Any
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
+from alembic.util import to_tuple
 from sqlalchemy.engine import Connection
 from sqlalchemy.util import await_only
 
@@ -65,6 +66,8 @@ class Request:
     started: Callable[[str, int, int], None] = lambda revision, index, total: None
     done: Callable[[str, float], None] = lambda revision, seconds: None
     stop: Callable[[], bool] = lambda: False
+    confirm: Callable[[str], None] = lambda progress: None
+    """Says how far it is; raises LockLostError when another process may migrate by now."""
 
 
 @dataclass(slots=True)
@@ -98,6 +101,13 @@ def execute(request: Request, execution: Execution) -> None:
             original(connection, *args, **options)
             return
         chosen, how = _adopted(request, execution, connection)
+        if request.apply:
+            # after the session can be found by whoever takes over, or it would escape both
+            request.confirm("")
+            options["on_version_apply"] = (
+                *to_tuple(options.get("on_version_apply"), default=()),
+                lambda **_: request.confirm(""),  # inside the transaction, before its commit
+            )
         for option, value in request.backend.configure_options().items():
             if options.get(option) is None:
                 options[option] = value
@@ -147,6 +157,7 @@ def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterat
         revision = revision_id(step)
         execution.current = revision
         step.migration_fn = _recorded(step.migration_fn, execution)
+        request.confirm(f"{index}/{len(steps)} {revision}")
         request.started(revision, index, len(steps))
         began = time.perf_counter()
         yield step

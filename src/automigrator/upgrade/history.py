@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -119,6 +120,17 @@ class History:
         """Those of `candidates` that a database at `heads` has."""
         closure = self._closure(heads)
         return tuple(candidate for candidate in candidates if candidate in closure)
+
+    def digest(self, revisions: Iterable[str]) -> str:
+        """Tells two deployments apart: the contents of env.py and of these revisions' files."""
+        hashed = hashlib.blake2b(digest_size=16)
+        paths = [self.script.env_py_location]
+        paths += [self._script(revision).path for revision in revisions]
+        for path in paths:
+            content = Path(path).read_bytes()
+            hashed.update(len(content).to_bytes(8))
+            hashed.update(content)
+        return hashed.hexdigest()
 
     def describe(self, revisions: Iterable[str]) -> tuple[PendingRevision, ...]:
         return tuple(_described(self._script(revision)) for revision in revisions)

@@ -1,0 +1,54 @@
+"""What a leader leaves to those who waited for it, and what they make of it.
+
+Twenty replicas that wait for one lock would each try the revision that fails, and each recover.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from automigrator.course import Course
+from automigrator.databases.holding import Record
+from automigrator.diagnosis import first_line
+from automigrator.failure import Failure
+from automigrator.report import Outcome
+
+logger = logging.getLogger(__name__)
+
+
+async def inherited(course: Course) -> Outcome | None:
+    """How the leader ended that was waited for, when it tried the very same; None: try it.
+
+    A start that did not wait for it tries again, and so does another deployment.
+    """
+    hold = course.hold
+    if hold is None or not course.plan:
+        return None
+    record = await hold.last()
+    if record is None or record.plan != course.plan or record.at < hold.since:
+        return None
+    course.failures += [Failure.from_dict(failure) for failure in record.failures]
+    course.followed = True
+    course.run.note(
+        f"{record.leader} tried the same while this process waited; it was not repeated"
+    )
+    return record.outcome
+
+
+async def leave(course: Course, outcome: Outcome) -> None:
+    """Leave word of a run that did not reach the heads, and take back an older one's."""
+    hold, run = course.hold, course.run
+    if hold is None or course.followed or not run.locked:
+        return
+    try:
+        if outcome == "failed" or outcome == "degraded":
+            if course.plan:
+                said = tuple(failure.to_dict() for failure in course.failures)
+                await hold.leave(Record(course.plan, outcome, hold.leader, 0.0, said))
+        elif await hold.last() is not None:
+            await hold.leave(None)
+    except Exception as error:  # noqa: BLE001 - a record only saves others work
+        run.note(
+            f"no record could be kept for the processes that wait ({first_line(error)}): "
+            "each of them will try for itself"
+        )
