@@ -26,6 +26,7 @@ from automigrator.databases.sqlite.checking import verify
 from automigrator.databases.sqlite.files import beside, remove, sync_folder
 from automigrator.databases.sqlite.location import file_of
 from automigrator.databases.sqlite.reading import connect, reading
+from automigrator.databases.sqlite.recovering import recover
 from automigrator.databases.sqlite.space import ensure_space
 from automigrator.databases.sqlite.transactions import make_real
 from automigrator.errors import ConfigurationError, RefusedError
@@ -161,7 +162,7 @@ class SQLite:
         if self.file is None:
             return None
         file = self.file
-        return await to_the_end(in_thread(lambda: _recover(file, tables)))
+        return await to_the_end(in_thread(lambda: recover(file, tables)))
 
     async def snapshot(
         self,
@@ -313,58 +314,3 @@ def _empty(place: Path) -> None:
     with contextlib.closing(connect(place, "rwc")) as connection:
         connection.execute("CREATE TABLE t (x)")
         connection.execute("DROP TABLE t")
-
-
-def _recover(file: Path, tables: Sequence[VersionTable]) -> str | None:
-    entry = journal.read(file)
-    done = None
-    if entry is not None:
-        place = Path(entry.snapshot)
-        if entry.state == "migrating" and _needs_nothing(file, place, entry, tables):
-            done = f"a migration that was killed had ended at {', '.join(entry.after) or 'base'}"
-            if _heads(file, tables) != tuple(sorted(entry.after)):
-                done = "a migration that was killed had changed nothing"
-        elif not place.exists():
-            raise RefusedError(
-                f"a process was killed while {file} was being changed, and the copy it left to "
-                f"finish from, {place}, is gone; the database was not touched. Put the copy back, "
-                f"or look at the database and delete {journal.path_for(file)}"
-            )
-        else:
-            copying.restore(place, file)
-            done = f"the database was put back from {place} after a process was killed"
-        journal.clear(file)
-    for left in file.parent.glob(f"{_escaped(file.name)}.side-*"):
-        remove(left)
-    return done
-
-
-def _needs_nothing(
-    file: Path, place: Path, entry: journal.Entry, tables: Sequence[VersionTable]
-) -> bool:
-    """Whether a killed migration had ended, or had been rolled back to where it began.
-
-    Restoring would be idempotent, and would lose what an application wrote since.
-    """
-    try:
-        heads = _heads(file, tables)
-        if heads == tuple(sorted(entry.after)):
-            return True
-        if heads != tuple(sorted(entry.before)) or not place.exists():
-            return False
-        with reading(file) as live, reading(place) as copy:
-            schemas = [
-                looking.schema(lambda sql, c=c: c.execute(sql).fetchall())  # type: ignore[misc]
-                for c in (live, copy)
-            ]
-        return bool(schemas[0] == schemas[1])
-    except sqlite3.DatabaseError:
-        return False
-
-
-def _heads(file: Path, tables: Sequence[VersionTable]) -> tuple[str, ...]:
-    return looking.look_at_file(file, tables).all_heads()
-
-
-def _escaped(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)
