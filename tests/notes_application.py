@@ -64,8 +64,12 @@ class Application:
                 self._project.versions, f"r{self.count}", before, upgrade=upgrade
             )
 
+    @property
+    def config(self) -> Path:
+        return self._project.config
+
     def target(self, **options: Any) -> Target:
-        return Target(self.url, self._project.config, **options)
+        return Target(self.url, self.config, **options)
 
     async def start(
         self,

@@ -120,7 +120,7 @@ def _started(binaries: Path, folder: Path, user: dict[str, Any]) -> Iterator[int
         "listen_addresses": "127.0.0.1",
         "port": port,
         "unix_socket_directories": "",
-        "max_connections": 60,
+        "max_connections": 150,
         "full_page_writes": "off",
         "max_prepared_transactions": 4,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from contextlib import AsyncExitStack
 
 from automigrator.applying import apply
@@ -12,7 +13,13 @@ from automigrator.course import Course
 from automigrator.databases.backend import Sight
 from automigrator.databases.chain import chain
 from automigrator.databases.holding import LockLostError
-from automigrator.diagnosis import JudgedError, Left, diagnose, with_hidden_parameters
+from automigrator.diagnosis import (
+    JudgedError,
+    Left,
+    diagnose,
+    first_line,
+    with_hidden_parameters,
+)
 from automigrator.errors import PluginError
 from automigrator.failure import Decision, Failure
 from automigrator.following import inherited, leave
@@ -139,9 +146,11 @@ async def _hold(course: Course, lock: AsyncExitStack) -> None:
         course.progress("waiting", name, what=what, seconds=seconds)
 
     course.doing = "lock-timeout"
+    looked_s = time.monotonic() - course.began
     course.hold = await lock.enter_async_context(
         ground.backend.lock([ground.table], ground.target.lock_timeout, waiting)
     )
+    course.hold.since -= looked_s  # a leader that failed while this run only looked binds it, too
     course.run.locked = True
     course.progress("locked", name, waited_s=course.hold.waited_s)
 
@@ -252,9 +261,8 @@ async def _stamped(course: Course, finding: Finding) -> bool:
 async def _answered(course: Course, asking: Asking, error: Exception) -> Decision | None:
     """Step 8: what the plugins decide about an error."""
     ground, run = course.ground, course.run
+    error = await _or_lock_lost(course, error)
     with_hidden_parameters(error)
-    if any(isinstance(each, LockLostError) for each in chain(error)):
-        run.locked = False  # another process may act on the database now
     failure = diagnose(
         error,
         ground.target,
@@ -274,6 +282,33 @@ async def _answered(course: Course, asking: Asking, error: Exception) -> Decisio
     if decision is not Decision.RETRY:
         await _read_after(course)
     return decision
+
+
+async def _or_lock_lost(course: Course, error: Exception) -> Exception:
+    """The error, or what is behind it: the lock is gone, and a next holder ended our sessions.
+
+    Without the lock no strategy may act: another process may be at the database by now.
+    """
+    run, backend = course.run, course.ground.backend
+    lost = next((each for each in chain(error) if isinstance(each, LockLostError)), None)
+    if lost is None and run.locked and course.hold is not None:
+        try:
+            await course.hold.confirm()
+        except LockLostError as gone:
+            gone.__cause__, lost = error, gone
+    if lost is None:
+        return error
+    run.locked = False
+    try:
+        await backend.look([course.ground.table])
+    except Exception as gone:  # noqa: BLE001 - it only tells why the lock was lost
+        if backend.classify(gone) == "unreachable":
+            return JudgedError(
+                "unreachable",
+                f"the database server went away while it was being migrated ({first_line(gone)}); "
+                "it rolls back what was not committed",
+            )
+    return lost
 
 
 def _keep_applied(course: Course, failure: Failure) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from automigrator.static.configuration import Layout
     from automigrator.static.graph import Heads, Signature
 
-_CACHED: dict[Layout, tuple[Signature, str, Heads | None]] = {}
+_CACHED: dict[Layout, tuple[Signature, Heads | None]] = {}
 _MOST_CACHED = 64
 _caching = threading.Lock()
 
@@ -59,16 +59,20 @@ def _wanted(target: Target) -> frozenset[str] | None:
 
 
 def _read(layout: Layout) -> tuple[str, Heads | None]:
+    from automigrator.static.cache import recall, remember
     from automigrator.static.graph import files, heads_of
 
     signature = files(layout.versions, recursive=layout.recursive)
     text = layout.environment.read_text("utf-8")
-    cached = _CACHED.get(layout)
-    if cached is not None and cached[:2] == (signature, text):
-        return text, cached[2]
-    heads = heads_of(signature)
+    known = _CACHED.get(layout)
+    if known is not None and known[0] == signature:
+        return text, known[1]
+    found, heads = recall(layout, signature)
+    if not found:
+        heads = heads_of(signature)
+        remember(layout, signature, heads)
     with _caching:
         if len(_CACHED) >= _MOST_CACHED:
             _CACHED.clear()
-        _CACHED[layout] = (signature, text, heads)
+        _CACHED[layout] = (signature, heads)
     return text, heads

@@ -24,7 +24,7 @@ class Ground:
 
     target: Target
     backend: Backend
-    place: Place
+    _place: Place | None = None
     _history: History | None = None
 
     @property
@@ -33,6 +33,19 @@ class Ground:
         return VersionTable(
             self.target.version_table or "alembic_version", self.target.version_table_schema
         )
+
+    @property
+    def place(self) -> Place:
+        """The target's database and an engine of our own, made when first asked for."""
+        if self._place is None:
+            engine, url = self.backend.engine(), self.backend.access.url
+            self._place = Place(engine, url, self.backend.in_place)
+        return self._place
+
+    async def close(self) -> None:
+        """Give the engine back, if there is one."""
+        if self._place is not None:
+            await self.backend.release(self._place.engine)
 
     async def history(self) -> History:
         """The history in the files, read once; `load` is called before.
@@ -60,12 +73,11 @@ class Ground:
 @asynccontextmanager
 async def opened(target: Target) -> AsyncIterator[Ground]:
     """Open a target, and give its engine back. Raises ConfigurationError."""
-    backend = backend_for(Access(target), target.maintenance_database)
-    engine = backend.engine()
+    ground = Ground(target, backend_for(Access(target), target.maintenance_database))
     try:
-        yield Ground(target, backend, Place(engine, backend.access.url, backend.in_place))
+        yield ground
     finally:
-        await backend.release(engine)
+        await ground.close()
 
 
 async def _read(target: Target, backend: Backend) -> History:

@@ -54,7 +54,7 @@ class Hold(Protocol):
     """This process, as those who wait are told of it."""
     waited_s: float
     since: float
-    """When this process began to wait, on the clock of the record."""
+    """When this process began to look or to wait, on the clock of the record."""
 
     async def confirm(self, progress: str = "") -> None:
         """Say how far the migration is. Raises LockLostError when the lock is no longer held."""

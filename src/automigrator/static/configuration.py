@@ -5,7 +5,6 @@ from __future__ import annotations
 import configparser
 import os
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +59,8 @@ class _Options:
         self.ini.read(ini, encoding="utf-8")
         self.toml: dict[str, Any] = {}
         if toml.exists():
+            import tomllib  # local: most projects have none
+
             self.toml = tomllib.loads(toml.read_text("utf-8")).get("tool", {}).get("alembic", {})
         self.here = {"here": toml.absolute().parent.as_posix()}
 

@@ -6,8 +6,11 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from automigrator.static.header import Header, header_of
+if TYPE_CHECKING:
+    from automigrator.static.header import Header
+
 
 _BUFFER = 32 * 1024
 
@@ -37,6 +40,9 @@ def files(locations: Iterable[Path], *, recursive: bool) -> Signature:
 
 def heads_of(files: Signature) -> Heads | None:
     """None where a file must be run to know, or where Alembic would complain."""
+    # local: its patterns take longer to compile than a remembered folder to recall
+    from automigrator.static.header import header_of
+
     headers: dict[str, Header] = {}
     for path, _, size in files:
         header = header_of(_read(path, size))

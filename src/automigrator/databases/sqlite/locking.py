@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -53,10 +54,13 @@ class FileHold:
     since: float
     descriptor: int
     record: Record | None = None
+    progress: str = ""
 
     async def confirm(self, progress: str = "") -> None:
         # the kernel takes the lock from nobody who lives
-        self._write(progress)
+        self.progress = progress or self.progress
+        with contextlib.suppress(OSError):  # a full disk: it only tells those who wait
+            self._write(self.progress)
 
     async def last(self) -> Record | None:
         return self.record

@@ -1,0 +1,63 @@
+"""A revision that fails, met by many at once: tried once, answered once, told to all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from notes_application import BROKEN, HALF_WAY, ROWS, UNIQUE
+from raced_application import PROCESSES, ROUNDS, Raced, outcomes
+from starters import Ended
+
+pytestmark = pytest.mark.plugins
+
+
+def notes_of(ended: Sequence[Ended]) -> str:
+    return "\n".join(note for each in ended if each.report for note in each.report["notes"])
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_one_purges_and_the_others_find_the_new_database(raced: Raced, round_: int) -> None:
+    raced.traced(UNIQUE)
+    ended = raced.together(raced.start_of("purge", "log-and-continue"))
+    assert outcomes(ended) == {"current": PROCESSES - 1, "recovered": 1}
+    assert notes_of(ended).count("the old data is in") == 1
+    assert len({pid for pid, _ in raced.trace}) == 1
+    assert (raced.heads, raced.notes()) == ({"r2"}, [])
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_one_tries_what_fails_on_a_new_database_too_and_nobody_purges(
+    raced: Raced, round_: int
+) -> None:
+    raced.traced(BROKEN)
+    ended = raced.together(raced.start_of("purge", "log-and-continue"))
+    assert outcomes(ended) == {"degraded": PROCESSES}
+    assert len({pid for pid, _ in raced.trace}) == 1, raced.trace
+    assert notes_of(ended).count("tried the same while this process waited") == PROCESSES - 1
+    assert {tuple(each.kinds) for each in ended} == {("revision",)}
+    assert (raced.heads, raced.notes()) == ({"r1"}, ROWS)
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_one_restores_and_the_others_raise_its_failure_at_once(raced: Raced, round_: int) -> None:
+    raced.traced(HALF_WAY)
+    ended = raced.together(raced.start_of("backup-restore"))
+    assert outcomes(ended) == {"failed": PROCESSES}
+    assert {each.error for each in ended} == {"MigrationError"}
+    assert len({pid for pid, _ in raced.trace}) == 1, raced.trace
+    (leader,) = {pid for pid, _ in raced.trace}
+    (restored_at,) = (each.ended_at for each in ended if each.pid == leader)
+    assert max(each.ended_at for each in ended) - restored_at < 3
+    assert len({each.text.splitlines()[0] for each in ended}) == 1
+    assert all("absent" in each.text for each in ended)
+    assert (raced.heads, raced.notes()) == ({"r1"}, ROWS)
+
+
+def test_a_later_start_and_another_deployment_try_again(raced: Raced) -> None:
+    raced.traced(BROKEN)
+    first = raced.together(raced.start_of("log-and-continue"), 2)
+    assert outcomes(first) == {"degraded": 2}
+    (again,) = raced.together(raced.start_of("log-and-continue"), 1)
+    assert again.outcome == "degraded"
+    assert len({pid for pid, _ in raced.trace}) == 2
