@@ -135,6 +135,21 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def races(session: nox.Session) -> None:
+    """Twenty processes at once, twenty rounds of each; the quick suite has six, and one."""
+    install_editable(session, *group("test"))
+    session.env["AUTOMIGRATOR_RACES"] = "1"
+    pytest(session, "tests/races", "-rP")
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Ours against plain tools, both in one run; `-- --write-docs` keeps the tables."""
+    session.install("-e", ".", *group("test"))
+    session.run("python", "benchmarks/nothing_to_do.py", *session.posargs)
+
+
+@nox.session
 def histories(session: nox.Session) -> None:
     """The histories of real applications against plain Alembic; never in the quick suite."""
     # what mlflow's env.py files and revisions import, out of all that mlflow depends on

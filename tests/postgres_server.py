@@ -13,9 +13,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,36 +86,63 @@ def running() -> Iterator[Server]:
     if dsn := os.environ.get(VARIABLE):
         yield Server(make_url(dsn))
         return
+    with stoppable() as (server, _):
+        yield server
+
+
+@contextmanager
+def stoppable() -> Iterator[tuple[Server, Callable[[], Callable[[], object]]]]:
+    """A server of our own, and what stops it at once, as at a power cut, and returns a restart."""
     folder = Path(tempfile.mkdtemp(prefix="automigrator-postgres-"))
     try:
-        user = _unprivileged()
+        user = unprivileged()
         if user:
             os.chown(folder, user["user"], user["group"])
-        with _started(_usable(_binaries(), folder, user), folder, user) as port:
-            yield Server(
-                URL.create(
-                    "postgresql+asyncpg",
-                    username="postgres",
-                    host="127.0.0.1",
-                    port=port,
-                    database="postgres",
-                )
+        binaries = _usable(_binaries(), folder, user)
+        _initialise(binaries, folder, user)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        with ExitStack() as stack:
+            process = stack.enter_context(_started(binaries, folder, user, port))
+
+            def stop() -> Callable[[], object]:
+                process.send_signal(signal.SIGQUIT)
+                process.wait(15)
+                return lambda: stack.enter_context(_started(binaries, folder, user, port))
+
+            yield (
+                Server(
+                    URL.create(
+                        "postgresql+asyncpg",
+                        username="postgres",
+                        host="127.0.0.1",
+                        port=port,
+                        database="postgres",
+                    )
+                ),
+                stop,
             )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _started(binaries: Path, folder: Path, user: dict[str, Any]) -> Iterator[int]:
-    data = folder / "data"
-    env = {**os.environ, "LC_ALL": "C", "HOME": str(folder)}
-    common: dict[str, Any] = {"cwd": folder, "env": env, **user}
+def _initialise(binaries: Path, folder: Path, user: dict[str, Any]) -> None:
     initdb = [str(binaries / "initdb"), "--no-sync", "-A", "trust", "-U", "postgres"]
-    initdb += ["-E", "UTF8", "-D", str(data)]
+    initdb += ["-E", "UTF8", "-D", str(folder / "data")]
+    common = _common(folder, user)
     subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **common)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+
+
+def _common(folder: Path, user: dict[str, Any]) -> dict[str, Any]:
+    env = {**os.environ, "LC_ALL": "C", "HOME": str(folder)}
+    return {"cwd": folder, "env": env, **user}
+
+
+@contextmanager
+def _started(
+    binaries: Path, folder: Path, user: dict[str, Any], port: int
+) -> Iterator[subprocess.Popen[bytes]]:
     settings = {
         "listen_addresses": "127.0.0.1",
         "port": port,
@@ -126,19 +153,19 @@ def _started(binaries: Path, folder: Path, user: dict[str, Any]) -> Iterator[int
     }
     arguments = [part for item in settings.items() for part in ("-c", "{}={}".format(*item))]
     log = folder / "log"
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
-            [binaries / "postgres", "-F", "-D", data, *arguments],
+            [binaries / "postgres", "-F", "-D", folder / "data", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,  # a Ctrl-C is for the tests; they stop the server
-            **common,
+            **_common(folder, user),
         )
     guard = _guard(process.pid, folder)
     try:
         _wait_until_ready(binaries, port, process, log)
-        yield port
+        yield process
     finally:
         guard.kill()
         guard.communicate()
@@ -204,7 +231,7 @@ def _wheel() -> list[Path]:
     return [Path(str(f.locate())).parent for f in files if f.parts[-2:] == ("bin", "postgres")]
 
 
-def _unprivileged() -> dict[str, Any]:
+def unprivileged() -> dict[str, Any]:
     """PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}

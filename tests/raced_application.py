@@ -20,6 +20,14 @@ FULL = bool(os.environ.get("AUTOMIGRATOR_RACES"))
 PROCESSES = 20 if FULL else 6
 ROUNDS = 20 if FULL else 1
 
+COUNTED = 'op.create_table("counted", sa.Column("pid", sa.Integer))'
+DATA_STEP = """
+import os
+with op.get_context().autocommit_block():
+    op.execute(f"INSERT INTO counted VALUES ({os.getpid()})")
+"""
+"""Commits that it ran, and in which process, whatever becomes of the revision."""
+
 
 class Raced(notes_application.Application):
     """An application whose revisions write down which process ran them, outside the database."""

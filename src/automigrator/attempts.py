@@ -59,8 +59,7 @@ async def bring_to_head(course: Course) -> Outcome:
         if outcome in ("migrated", "recovered"):
             run.notes += await course.progress.hooks.after_migrate(run, course.report(outcome))
         run.locked = False
-    if course.applied or run.rebuilt or run.restored:
-        await backend.refresh()
+    await backend.refresh()  # whoever changed the schema: this process, or one that it waited for
     return outcome
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automigrator.course import Course
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from automigrator.static.configuration import Layout
     from automigrator.static.graph import Heads, Signature
 
+_LAYOUTS: dict[tuple[object, ...], Layout | None] = {}
 _CACHED: dict[Layout, tuple[Signature, Heads | None]] = {}
 _MOST_CACHED = 64
 _caching = threading.Lock()
@@ -30,12 +33,13 @@ async def nothing_to_do(course: Course) -> bool:
         wanted = await in_thread(lambda: _wanted(ground.target))
         if wanted is None:
             return False
-        sight = await backend.look([ground.table])
+        heads = await backend.glimpse(ground.table)
+        if heads is None:
+            heads = (await backend.look([ground.table])).heads.get(ground.table)
     except Exception:  # noqa: BLE001 - met again by the steps that follow
         return False
     if backend.unfinished():  # asked last: a server tells of it in the same look
         return False
-    heads = sight.heads.get(ground.table)
     if not heads or frozenset(heads) != wanted:
         return False
     run.before = run.wanted = course.after = heads
@@ -44,10 +48,10 @@ async def nothing_to_do(course: Course) -> bool:
 
 def _wanted(target: Target) -> frozenset[str] | None:
     """The version rows of a database that lacks nothing; None where the text does not say."""
-    # local: patterns are compiled, and a process that only skips never needs them
-    from automigrator.static.configuration import layout_of, plain_environment
+    # local: a process that only skips never needs it
+    from automigrator.static.configuration import plain_environment
 
-    layout = layout_of(target)
+    layout = _layout(target)
     if layout is None:
         return None
     environment, heads = _read(layout)
@@ -56,6 +60,33 @@ def _wanted(target: Target) -> frozenset[str] | None:
     if target.revision == "heads" or (target.revision == "head" and len(heads.heads) == 1):
         return heads.rows
     return frozenset({target.revision}) if target.revision in heads.known else None
+
+
+def _layout(target: Target) -> Layout | None:
+    from automigrator.static.configuration import layout_of
+
+    if not isinstance(target.config, str | os.PathLike):
+        return None
+    path = Path(target.config)
+    files = tuple(
+        _stamp(path.with_name(name)) for name in (path.name, "alembic.ini", "pyproject.toml")
+    )
+    key = (path.absolute(), target.section, files)
+    if key not in _LAYOUTS:
+        layout = layout_of(target)
+        with _caching:
+            if len(_LAYOUTS) >= _MOST_CACHED:
+                _LAYOUTS.clear()
+            _LAYOUTS[key] = layout
+    return _LAYOUTS.get(key)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _read(layout: Layout) -> tuple[str, Heads | None]:

@@ -6,14 +6,8 @@ from collections.abc import Callable
 
 import pytest
 from notes_application import GOOD, ROWS
-from raced_application import FULL, PROCESSES, ROUNDS, Raced, outcomes
+from raced_application import COUNTED, DATA_STEP, PROCESSES, ROUNDS, Raced, outcomes
 
-COUNTED = 'op.create_table("counted", sa.Column("pid", sa.Integer))'
-DATA_STEP = """
-import os
-with op.get_context().autocommit_block():
-    op.execute(f"INSERT INTO counted VALUES ({os.getpid()})")
-"""
 CONCURRENTLY = """
 with op.get_context().autocommit_block():
     op.create_index("by_text", "notes", ["text"], postgresql_concurrently=True)
@@ -33,7 +27,7 @@ def test_one_applies_a_new_revision_and_its_data_step_runs_once(raced: Raced, ro
     assert (raced.heads, raced.notes()) == ({HEAD}, ROWS)
 
 
-@pytest.mark.parametrize("round_", range(ROUNDS if FULL else 1))
+@pytest.mark.parametrize("round_", range(ROUNDS))
 def test_one_creates_and_migrates_a_database_that_is_not_there(
     new_application: Callable[..., Raced], round_: int
 ) -> None:

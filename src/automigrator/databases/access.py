@@ -25,8 +25,8 @@ class _Recipe(Exception):
 class Access:
     """How to reach one database server: the application's engine's creator, or a URL.
 
-    Nothing is ever taken out of the application's pool. `application` is None when the target
-    was given as a URL.
+    Nothing that others might wait for is taken out of the application's pool. `application` is
+    None when the target was given as a URL.
     """
 
     def __init__(self, target: Target) -> None:
@@ -82,6 +82,17 @@ class Access:
                 yield connection
         finally:
             await engine.dispose()
+
+
+@asynccontextmanager
+async def idle_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection | None]:
+    """A connection that lies idle in an engine's pool; None when none does."""
+    idle = getattr(engine.sync_engine.pool, "checkedin", lambda: 0)
+    if idle() == 0:
+        yield None
+        return
+    async with engine.connect() as connection:
+        yield connection
 
 
 def _recipe_of(engine: AsyncEngine) -> _Recipe | None:

@@ -79,6 +79,9 @@ class Backend(Protocol):
     async def look(self, tables: Sequence[VersionTable]) -> Sight:
         """Read the heads; an absent database is an answer, not created."""
 
+    async def glimpse(self, table: VersionTable) -> tuple[str, ...] | None:
+        """The heads without a new connection; None where only `look` can tell."""
+
     async def create(self) -> bool:
         """Create the database; False when it was there already."""
 

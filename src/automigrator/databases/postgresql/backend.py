@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from automigrator.databases.access import Access
+from automigrator.databases.access import Access, idle_connection
 from automigrator.databases.backend import Side, Sight, Snapshot, VersionTable
 from automigrator.databases.holding import Hold
 from automigrator.databases.postgresql import (
@@ -38,6 +38,9 @@ from automigrator.databases.postgresql.scene import Scene, ensure_exclusive
 from automigrator.errors import RefusedError
 from automigrator.failure import FailureKind
 from automigrator.threads import to_the_end
+
+_places: weakref.WeakKeyDictionary[Engine, dict[VersionTable, str]] = weakref.WeakKeyDictionary()
+"""The schemas in which version tables were found, by the application's engine."""
 
 _LOOK_PAUSES_S = (0.05, 0.25, 1.0)
 
@@ -65,6 +68,7 @@ class PostgreSQL:
                 async with self.access.connection(autocommit=True) as connection:
                     view = await looking.look(connection, tables)
                     self._search_path = view.search_path
+                    self._remember(view)
                     self._unfinished = bool(naming.among(view.opened, self.database))
                     return view.sight
             except Exception as error:
@@ -76,6 +80,29 @@ class PostgreSQL:
                     raise
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
+
+    async def glimpse(self, table: VersionTable) -> tuple[str, ...] | None:
+        """By an idle connection of the application's, where an own one has found the table before.
+
+        It may look for tables elsewhere than a fresh one would, so it is told the schema.
+        """
+        application = self.access.application
+        if application is None or application is not self.access.given_engine:
+            return None
+        schema = _places.get(application.sync_engine, {}).get(table)
+        if schema is None:
+            return None
+        async with asyncio.timeout(looking.BUSY_S), idle_connection(application) as connection:
+            if connection is None:
+                return None
+            view = await looking.glimpse(connection, schema, table.name)
+        self._unfinished = bool(naming.among(view.opened, self.database))
+        return view.sight.all_heads()
+
+    def _remember(self, view: looking.View) -> None:
+        application = self.access.application
+        if application is not None and application is self.access.given_engine:
+            _places.setdefault(application.sync_engine, {}).update(view.schemas)
 
     async def create(self) -> bool:
         async with self._admin() as admin:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,13 +15,16 @@ from automigrator.databases.postgresql.sql import quoted_name, rows_of
 BUSY_S = 10
 """Seconds that a look waits for somebody's exclusive lock on a version table."""
 
+_OPENED = """
+    (select array_agg(d.datname::text)
+     from pg_shdescription s join pg_database d on d.oid = s.objoid
+     where s.classoid = 'pg_database'::regclass
+       and s.description like any(cast(:open as text[])))
+"""
 _PLACES = f"""
     select set_config('lock_timeout', '{BUSY_S}s', false), current_schemas(false)::text[],
            a.number, n.nspname::text, c.relname::text, c.oid::bigint,
-           (select array_agg(d.datname::text)
-            from pg_shdescription s join pg_database d on d.oid = s.objoid
-            where s.classoid = 'pg_database'::regclass
-              and s.description like any(cast(:open as text[])))
+           {_OPENED}
     from unnest(cast(:names as text[]), cast(:schemas as text[]))
          with ordinality as a(name, schema, number)
     left join pg_class c on c.oid = to_regclass(
@@ -46,12 +49,14 @@ _FILLED = """
 class View:
     """A sight, and the schemas in which the connection that had it looks for tables.
 
-    `opened` are the databases of the server whose comment is an open record of ours.
+    `opened` are the databases of the server whose comment is an open record of ours, `schemas`
+    where the version tables were found.
     """
 
     sight: Sight
     search_path: tuple[str, ...]
     opened: tuple[str, ...] = ()
+    schemas: Mapping[VersionTable, str] = field(default_factory=dict)
 
 
 async def look(connection: AsyncConnection, tables: Sequence[VersionTable]) -> View:
@@ -68,7 +73,23 @@ async def look(connection: AsyncConnection, tables: Sequence[VersionTable]) -> V
     for table, (_, _, _, schema, name, _, _) in zip(tables, places, strict=True):
         heads[table] = None if name is None else await _heads(connection, schema, name)
     sight = Sight(True, heads, await _has_tables(connection, tables, places, path))
-    return View(sight, path, tuple(places[0][6] or ()) if places else ())
+    opened = tuple(places[0][6] or ()) if places else ()
+    schemas = {table: row[3] for table, row in zip(tables, places, strict=True) if row[3]}
+    return View(sight, path, opened, schemas)
+
+
+async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
+    """The heads alone, by one SELECT that leaves nothing on the connection."""
+    table = VersionTable(name, schema)
+    qualified = f"{quoted_name(schema)}.{quoted_name(name)}".replace(":", "\\:")
+    ((heads, opened),) = await rows_of(
+        connection,
+        f"""
+        select array(select version_num::text from {qualified} order by 1), {_OPENED}
+        """,
+        open=list(records.OPEN),
+    )
+    return View(Sight(True, {table: tuple(heads)}), (), tuple(opened or ()))
 
 
 async def _heads(connection: AsyncConnection, schema: str, name: str) -> tuple[str, ...]:

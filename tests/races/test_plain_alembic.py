@@ -1,0 +1,28 @@
+"""The same race without the library, for comparison: what `alembic upgrade head` makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from raced_application import COUNTED, DATA_STEP, FULL, PROCESSES, Raced
+
+ROUNDS = 6
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["on an old database", "on an empty one"])
+@pytest.mark.skipif(not FULL, reason="a comparison that takes long: `nox -s races`")
+def test_plain_upgrades_started_together_fail_and_repeat_the_data_step(
+    new_application: Callable[..., Raced], kind_of_database: str, old: bool
+) -> None:
+    failed, most = 0, 0
+    for _ in range(ROUNDS):
+        raced = new_application(started=old)
+        raced.traced(COUNTED, DATA_STEP)
+        ended = raced.together(raced.start_of(plain=True))
+        failed += sum(bool(each.error) for each in ended)
+        most = max(most, len(raced.rows("SELECT pid FROM counted")))
+    total = ROUNDS * PROCESSES
+    where = f"{kind_of_database}, {'old' if old else 'empty'} database"
+    print(f"plain Alembic, {where}: {failed} of {total} failed, data step {most} times")
+    assert failed > ROUNDS
