@@ -24,7 +24,7 @@ PAGES = sorted(
     if "```" in path.read_text("utf-8")
 )
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SHOWN = {"text"}
+SHOWN = {"text", "mermaid"}
 """Languages of blocks that show what was printed, and run nowhere."""
 
 
