@@ -237,8 +237,8 @@ def main() -> None:
     arguments.add_argument("--write-docs", action="store_true")
     options = arguments.parse_args()
     lines = [
-        "| database | revisions | `alembic upgrade heads` | first `run()`, every file read "
-        "| first `run()`, heads remembered | second `run()` | bare SELECT | ratio | longest stall |",
+        "| database | revisions | `alembic upgrade heads` | first `run()`, every file read | "
+        "first `run()`, heads remembered | second `run()` | bare SELECT | ratio | longest stall |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     imports: list[float] = []

@@ -8,12 +8,15 @@ import re
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import alembic_projects
 import pytest
+
+from automigrator import recovery
 
 pytestmark = pytest.mark.plugins
 
@@ -78,7 +81,27 @@ async def test_the_python_of_a_page_runs(page: Path, application: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_says_what_it_is(page: Path) -> None:
     languages = {language for language, _ in BLOCK.findall(page.read_text("utf-8"))}
-    assert languages <= {"python", "sh", *SHOWN}
+    assert languages <= {"python", "sh", "toml", *SHOWN}
+
+
+def test_the_guides_distribution_is_installed_and_loaded_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = ROOT / "docs" / "strategies.md"
+    (project,) = (tomllib.loads(text)["project"] for text in blocks(guide, "toml"))
+    package = project["name"].replace("-", "_")
+    (tmp_path / f"{package}.py").write_text(blocks(guide, "python")[0])
+    info = tmp_path / f"{package}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
+    ((group, entries),) = project["entry-points"].items()
+    lines = [f"{name} = {value}" for name, value in entries.items()]
+    (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    ((name, strategy),) = recovery.load([("wait-for-space", {"seconds": 300})])
+
+    assert (name, type(strategy).__name__) == ("wait-for-space", "WaitForSpace")
 
 
 def test_the_readmes_second_command_is_what_ci_runs() -> None:
