@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from automigrator.course import Course
+from automigrator.static.cache import recall, remember
+from automigrator.static.configuration import Layout, layout_of, plain_environment
+from automigrator.static.graph import Heads, Signature, files, heads_of
 from automigrator.target import Target
 from automigrator.threads import in_thread
 
-if TYPE_CHECKING:
-    from automigrator.static.configuration import Layout
-    from automigrator.static.graph import Heads, Signature
-
 _LAYOUTS: dict[tuple[object, ...], Layout | None] = {}
 _CACHED: dict[Layout, tuple[Signature, Heads | None]] = {}
+_COUNTS: dict[tuple[str, str], int] = {}
+"""How many files a configuration's folders had when they were last read."""
+_BRIEF = 300
 _MOST_CACHED = 64
 _caching = threading.Lock()
 
@@ -30,7 +31,10 @@ async def nothing_to_do(course: Course) -> bool:
     ground, run = course.ground, course.run
     backend = ground.backend
     try:
-        wanted = await in_thread(lambda: _wanted(ground.target))
+        target = ground.target
+        # to hand a few dozen stats to a thread costs more than they do
+        brief = 0 < _COUNTS.get(_named(target), 0) <= _BRIEF
+        wanted = _wanted(target) if brief else await in_thread(lambda: _wanted(target))
         if wanted is None:
             return False
         heads = await backend.glimpse(ground.table)
@@ -48,13 +52,14 @@ async def nothing_to_do(course: Course) -> bool:
 
 def _wanted(target: Target) -> frozenset[str] | None:
     """The version rows of a database that lacks nothing; None where the text does not say."""
-    # local: a process that only skips never needs it
-    from automigrator.static.configuration import plain_environment
-
     layout = _layout(target)
     if layout is None:
         return None
-    environment, heads = _read(layout)
+    environment, heads, count = _read(layout)
+    with _caching:
+        if len(_COUNTS) >= _MOST_CACHED:
+            _COUNTS.clear()
+        _COUNTS[_named(target)] = count
     if heads is None or (target.version_table is None and not plain_environment(environment)):
         return None
     if target.revision == "heads" or (target.revision == "head" and len(heads.heads) == 1):
@@ -62,9 +67,11 @@ def _wanted(target: Target) -> frozenset[str] | None:
     return frozenset({target.revision}) if target.revision in heads.known else None
 
 
-def _layout(target: Target) -> Layout | None:
-    from automigrator.static.configuration import layout_of
+def _named(target: Target) -> tuple[str, str]:
+    return str(target.config), target.section
 
+
+def _layout(target: Target) -> Layout | None:
     if not isinstance(target.config, str | os.PathLike):
         return None
     path = Path(target.config)
@@ -89,15 +96,12 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_size
 
 
-def _read(layout: Layout) -> tuple[str, Heads | None]:
-    from automigrator.static.cache import recall, remember
-    from automigrator.static.graph import files, heads_of
-
+def _read(layout: Layout) -> tuple[str, Heads | None, int]:
     signature = files(layout.versions, recursive=layout.recursive)
     text = layout.environment.read_text("utf-8")
     known = _CACHED.get(layout)
     if known is not None and known[0] == signature:
-        return text, known[1]
+        return text, known[1], len(signature)
     found, heads = recall(layout, signature)
     if not found:
         heads = heads_of(signature)
@@ -106,4 +110,4 @@ def _read(layout: Layout) -> tuple[str, Heads | None]:
         if len(_CACHED) >= _MOST_CACHED:
             _CACHED.clear()
         _CACHED[layout] = (signature, heads)
-    return text, heads
+    return text, heads, len(signature)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import NullPool, event
+from sqlalchemy import Engine, NullPool, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from automigrator import urls
@@ -53,6 +53,15 @@ class Access:
             return create_async_engine(self.url, pool=self._engine.sync_engine.pool.recreate())
         return self._elsewhere(self._engine, database)
 
+    def _twin(self) -> AsyncEngine:
+        """The application's engine with an empty pool: a new dialect would ask the server anew.
+
+        An env.py may change the dialect of its connection, and never gets this one.
+        """
+        assert self._engine is not None
+        sync = self._engine.sync_engine
+        return AsyncEngine(Engine(sync.pool.recreate(), sync.dialect, sync.url))
+
     def _elsewhere(self, engine: AsyncEngine, database: str) -> AsyncEngine:
         other = create_async_engine(self.url.set(database=database), poolclass=NullPool)
 
@@ -73,8 +82,8 @@ class Access:
     async def connection(
         self, database: str | None = None, *, autocommit: bool = False
     ) -> AsyncIterator[AsyncConnection]:
-        """One connection of our own, with its engine disposed afterwards."""
-        engine = self.engine(database)
+        """One connection of our own, with its engine disposed afterwards; not for an env.py."""
+        engine = self.engine(database) if database or self._engine is None else self._twin()
         if autocommit:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         try:

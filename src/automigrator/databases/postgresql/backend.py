@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -42,6 +43,7 @@ from automigrator.threads import to_the_end
 _places: weakref.WeakKeyDictionary[Engine, dict[VersionTable, str]] = weakref.WeakKeyDictionary()
 """The schemas in which version tables were found, by the application's engine."""
 
+_CLOSE_S = 10.0
 _LOOK_PAUSES_S = (0.05, 0.25, 1.0)
 
 
@@ -69,7 +71,6 @@ class PostgreSQL:
                     view = await looking.look(connection, tables)
                     self._search_path = view.search_path
                     self._remember(view)
-                    self._unfinished = bool(naming.among(view.opened, self.database))
                     return view.sight
             except Exception as error:
                 if code_of(error) != NO_DATABASE:
@@ -86,20 +87,31 @@ class PostgreSQL:
 
         It may look for tables elsewhere than a fresh one would, so it is told the schema.
         """
-        application = self.access.application
-        if application is None or application is not self.access.given_engine:
-            return None
-        schema = _places.get(application.sync_engine, {}).get(table)
-        if schema is None:
-            return None
-        async with asyncio.timeout(looking.BUSY_S), idle_connection(application) as connection:
-            if connection is None:
-                return None
-            view = await looking.glimpse(connection, schema, table.name)
-        self._unfinished = bool(naming.among(view.opened, self.database))
+        async with asyncio.timeout(looking.BUSY_S), self._idle(table) as (connection, schema):
+            if connection is not None and schema is not None:
+                view = await looking.glimpse(connection, schema, table.name)
+            else:
+                async with self.access.connection(autocommit=True) as own:
+                    view = await looking.look(own, [table], heads_only=True)
+        self._remember(view)
         return view.sight.all_heads()
 
+    @asynccontextmanager
+    async def _idle(
+        self, table: VersionTable
+    ) -> AsyncIterator[tuple[AsyncConnection | None, str | None]]:
+        application = self.access.application
+        schema = None
+        if application is not None and application is self.access.given_engine:
+            schema = _places.get(application.sync_engine, {}).get(table)
+        if application is None or schema is None:
+            yield None, None
+            return
+        async with idle_connection(application) as connection:
+            yield connection, schema
+
     def _remember(self, view: looking.View) -> None:
+        self._unfinished = bool(naming.among(view.opened, self.database))
         application = self.access.application
         if application is not None and application is self.access.given_engine:
             _places.setdefault(application.sync_engine, {}).update(view.schemas)
@@ -125,7 +137,9 @@ class PostgreSQL:
 
     async def release(self, engine: AsyncEngine) -> None:
         self._engines.discard(engine)
-        await engine.dispose()
+        with contextlib.suppress(TimeoutError):  # a server out of reach takes no leave
+            async with asyncio.timeout(_CLOSE_S):
+                await engine.dispose()
 
     @asynccontextmanager
     async def lock(

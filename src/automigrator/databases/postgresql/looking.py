@@ -59,7 +59,9 @@ class View:
     schemas: Mapping[VersionTable, str] = field(default_factory=dict)
 
 
-async def look(connection: AsyncConnection, tables: Sequence[VersionTable]) -> View:
+async def look(
+    connection: AsyncConnection, tables: Sequence[VersionTable], *, heads_only: bool = False
+) -> View:
     """On an AUTOCOMMIT connection of our own, whose lock_timeout is set."""
     places = await rows_of(
         connection,
@@ -72,7 +74,8 @@ async def look(connection: AsyncConnection, tables: Sequence[VersionTable]) -> V
     heads: dict[VersionTable, tuple[str, ...] | None] = {}
     for table, (_, _, _, schema, name, _, _) in zip(tables, places, strict=True):
         heads[table] = None if name is None else await _heads(connection, schema, name)
-    sight = Sight(True, heads, await _has_tables(connection, tables, places, path))
+    filled = not heads_only and await _has_tables(connection, tables, places, path)
+    sight = Sight(True, heads, filled)
     opened = tuple(places[0][6] or ()) if places else ()
     schemas = {table: row[3] for table, row in zip(tables, places, strict=True) if row[3]}
     return View(sight, path, opened, schemas)
