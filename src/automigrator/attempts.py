@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import time
@@ -27,6 +28,7 @@ from automigrator.inspection import Finding, inspect, judge
 from automigrator.leftovers import left_behind
 from automigrator.reaching import reach
 from automigrator.report import Applied, Outcome
+from automigrator.threads import to_the_end
 from automigrator.upgrade.environment import EnvError, Execution
 from automigrator.upgrade.stamping import bootstrap, stamp
 
@@ -54,7 +56,11 @@ async def bring_to_head(course: Course) -> Outcome:
             await _arm(course, asking)
             decision = await _answered(course, asking, error)
             return "degraded" if decision is Decision.CONTINUE else "failed"
-        outcome = await _closed(course, asking, await _attempts(course, asking))
+        try:
+            outcome = await _closed(course, await _attempts(course, asking))
+        except asyncio.CancelledError:
+            await to_the_end(_taken_back(course))
+            raise
         await leave(course, outcome)
         if outcome in ("migrated", "recovered"):
             run.notes += await course.progress.hooks.after_migrate(run, course.report(outcome))
@@ -63,7 +69,19 @@ async def bring_to_head(course: Course) -> Outcome:
     return outcome
 
 
-async def _closed(course: Course, asking: Asking, outcome: Outcome) -> Outcome:
+async def _taken_back(course: Course) -> None:
+    """Leave no open journal after a cancellation: the application may go on and write."""
+    if course.run.taken is None:
+        return
+    try:
+        done = await course.ground.backend.recover(course.tables)
+    except Exception as error:  # noqa: BLE001 - the cancellation is what is raised
+        logger.error("%s: the next start has to finish: %s", course.run.name, first_line(error))
+    else:
+        logger.warning("%s: cancelled; %s", course.run.name, done or "nothing was left")
+
+
+async def _closed(course: Course, outcome: Outcome) -> Outcome:
     """Forget the journal before the application serves: a later undo would lose what it wrote."""
     if course.run.unfinished:
         return outcome
@@ -71,7 +89,7 @@ async def _closed(course: Course, asking: Asking, outcome: Outcome) -> Outcome:
         await course.ground.backend.close()
     except Exception as error:  # noqa: BLE001 - any error is a failure of the target
         course.doing = "unreachable"
-        await _answered(course, asking, error)
+        await _failed(course, error)  # nobody is asked: what was migrated is all right
         return "failed"
     return outcome
 
@@ -179,16 +197,28 @@ async def _attempt(course: Course) -> Outcome | None:
     Except where a leader has just failed at it: then this returns how that one ended.
     """
     ground, run, backend = course.ground, course.run, course.ground.backend
-    course.execution, course.finding = Execution(), None
+    seen, course.finding, course.execution = course.finding, None, Execution()
     run.failure = None
     course.doing = "unreachable"
     if run.taken is None:  # else the journal is this run's own, not a dead leader's
-        repaired = await backend.recover([ground.table])
+        try:
+            repaired = await backend.recover([ground.table])
+        except BaseException:
+            # a dead leader's half is still there, and the next start must try again
+            course.lasting, run.unfinished = Left("partial-within-revision"), True
+            raise
         if repaired is not None:
             course.progress("repaired", run.name, what=repaired)
             run.notes.append(repaired)
     course.doing = "history"
     history = await ground.history()
+    if run.attempt == 1 and seen is not None:
+        # before env.py is asked again: many may wait for their turn to be told
+        course.plan, course.finding = history.digest(seen.pending), seen
+        if (leaders := await inherited(course)) is not None:
+            await _read_after(course)
+            return leaders
+    told, course.plan, course.finding = course.plan, "", None
     course.doing = "env"
     finding = await _found(course)
     if run.attempt == 1:
@@ -196,7 +226,7 @@ async def _attempt(course: Course) -> Outcome | None:
     course.after = finding.heads
     if not finding.pending and not finding.unversioned:
         return None
-    if run.attempt == 1 and (leaders := await inherited(course)) is not None:
+    if run.attempt == 1 and course.plan != told and (leaders := await inherited(course)):
         return leaders
     if not course.prepared:
         await course.progress.hooks.before_migrate(run)
@@ -246,12 +276,14 @@ async def _stamped(course: Course, finding: Finding) -> bool:
     table = finding.tables[0]
     empty = not finding.sight.has_tables and not finding.heads
     if target.bootstrap is not None and empty:
-        revision = await bootstrap(target, ground.backend, history, ground.place, table)
+        revision = await bootstrap(
+            target, ground.backend, history, ground.place, table, course.hold
+        )
         course.progress("bootstrapped", course.run.name, revision=revision)
         return True
     if finding.unversioned and target.baseline not in (None, "base"):
         assert target.baseline is not None
-        await stamp(ground.backend, history, ground.place, table, target.baseline)
+        await stamp(ground.backend, history, ground.place, table, target.baseline, course.hold)
         course.progress("stamped", course.run.name, revision=target.baseline)
         return True
     return False
@@ -259,6 +291,19 @@ async def _stamped(course: Course, finding: Finding) -> bool:
 
 async def _answered(course: Course, asking: Asking, error: Exception) -> Decision | None:
     """Step 8: what the plugins decide about an error."""
+    run = course.run
+    failure = await _failed(course, error)
+    decision, whose = await asking.decide(failure)
+    course.lasting = Left.of(run.failure or failure)
+    if decision is not None:
+        course.progress("decided", run.name, decision=decision.value, plugin=whose)
+    if decision is not Decision.RETRY:
+        await _read_after(course)
+    return decision
+
+
+async def _failed(course: Course, error: Exception) -> Failure:
+    """Make an error a failure of this attempt, and tell."""
     ground, run = course.ground, course.run
     error = await _or_lock_lost(course, error)
     with_hidden_parameters(error)
@@ -274,13 +319,7 @@ async def _answered(course: Course, asking: Asking, error: Exception) -> Decisio
     course.failures.append(failure)
     logger.error("%s: attempt %d failed: %s", run.name, run.attempt, failure)
     course.progress("failed", run.name, **failure.to_dict())
-    decision, whose = await asking.decide(failure)
-    course.lasting = Left.of(run.failure or failure)
-    if decision is not None:
-        course.progress("decided", run.name, decision=decision.value, plugin=whose)
-    if decision is not Decision.RETRY:
-        await _read_after(course)
-    return decision
+    return failure
 
 
 async def _or_lock_lost(course: Course, error: Exception) -> Exception:

@@ -17,6 +17,11 @@ from automigrator.hooks import HookError
 from automigrator.target import Target
 from automigrator.urls import scrubbed
 
+_DATA = re.compile(
+    r"(invalid input (?:for query argument \$\d+|syntax for [\w ]+|value for enum [\w.\" ]+)): .*"
+)
+"""What drivers and the server say of a value, which may be anybody's."""
+
 STATEMENT_LIMIT = 2000
 """Characters of a statement that a failure keeps."""
 
@@ -132,7 +137,8 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, DBAPIError) and error.orig is not None:
         source = error.orig
     lines = str(source).strip().splitlines()
-    text = re.sub(r"^<class '[\w.]*?(\w+)'>: ", r"\1: ", lines[0]) if lines else ""
+    text = _DATA.sub(r"\1: (value hidden)", lines[0]) if lines else ""
+    text = re.sub(r"^<class '[\w.]*?(\w+)'>: ", r"\1: ", text)
     name = type(source).__name__
     return text if text.startswith(name) else f"{name}: {text}" if text else name
 

@@ -28,7 +28,7 @@ class Event:
         return " ".join(part for part in (self.name, self.target, facts) if part)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "target": self.target, "at": self.at, **self.data}
+        return {**self.data, "name": self.name, "target": self.target, "at": self.at}
 
 
 class Subscription(AsyncIterator[Event]):

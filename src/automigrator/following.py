@@ -42,9 +42,11 @@ async def leave(course: Course, outcome: Outcome) -> None:
         return
     try:
         if outcome == "failed" or outcome == "degraded":
-            if course.plan:
+            plan = await _left_to_do(course)
+            # what was out of this process's reach may not be out of the next one's
+            if plan and course.failures[-1].kind != "unreachable":
                 said = tuple(failure.to_dict() for failure in course.failures)
-                await hold.leave(Record(course.plan, outcome, hold.leader, 0.0, said))
+                await hold.leave(Record(plan, outcome, hold.leader, 0.0, said))
         elif await hold.last() is not None:
             await hold.leave(None)
     except Exception as error:  # noqa: BLE001 - a record only saves others work
@@ -52,3 +54,12 @@ async def leave(course: Course, outcome: Outcome) -> None:
             f"no record could be kept for the processes that wait ({first_line(error)}): "
             "each of them will try for itself"
         )
+
+
+async def _left_to_do(course: Course) -> str:
+    """The plan of whoever comes next: without the revisions that stay applied."""
+    if course.finding is None or not course.plan:
+        return course.plan
+    applied = {each.revision for each in course.applied}
+    pending = [each for each in course.finding.pending if each not in applied]
+    return (await course.ground.history()).digest(pending)

@@ -31,6 +31,9 @@ async def left_behind(
         state = "partial-within-revision" if ran and torn else "clean"
         return Left(state, revision=execution.current)  # type: ignore[arg-type]  # str widens
     heads = sight.all_heads()
+    if not history.knows(heads):
+        # newer code has migrated it meanwhile: nothing there is this run's to undo
+        return Left("clean", revision=execution.current)
     applied = history.applied(_new(history, finding, ran), heads)
     lost = [revision for revision in ran if revision not in applied]
     if debris or history.uses_autocommit(lost):

@@ -44,7 +44,7 @@ async def _migrated(course: Course, place: Place) -> tuple[VersionTable, ...]:
     history = await course.ground.history()
     way, probed = await probe(target, backend, history, place)
     if target.bootstrap is not None:
-        await bootstrap(target, backend, history, place, probed.contexts[0].table)
+        await bootstrap(target, backend, history, place, probed.contexts[0].table, course.hold)
     execution = Execution()
     await drive(
         target,

@@ -46,6 +46,9 @@ async def roll_back(course: Course, revision: str) -> Outcome:
 
 async def _rolled_back(course: Course, revision: str) -> Outcome:
     ground, run, backend = course.ground, course.run, course.ground.backend
+    repaired = await backend.recover([ground.table])
+    if repaired is not None:
+        run.note(repaired)
     history = await ground.history()
     finding = course.finding = await inspect(ground.target, backend, history, ground.place)
     if not finding.sight.exists:

@@ -684,7 +684,8 @@ async def test_the_next_start_undoes_what_a_killed_one_left(
         assert "put back" in (await next_start.recover(TABLES) or "")
         assert await next_start.recover(TABLES) is None
     assert [row[0] for row in do("select id from users")] == [7]
-    assert beside(postgres_server, filled) == ["snapshot"]
+    # somebody may have written to it since, so what was replaced is kept
+    assert beside(postgres_server, filled) == ["purged", "snapshot"]
 
 
 @pytest.mark.parametrize(
@@ -750,7 +751,7 @@ class Killed(BaseException):
         ("ALTER", 4),
         ("COMMIT", 1),
         ("COMMENT", 3),
-        ("DROP", 3),
+        ("DROP", 2),
     ],
 )
 async def test_a_restore_that_was_killed_before_any_statement_is_finished(
@@ -794,7 +795,7 @@ async def test_a_restore_that_was_killed_before_any_statement_is_finished(
         )[0][0]
         == "theirs"
     )
-    assert beside(postgres_server, filled) == ["snapshot"]
+    assert set(beside(postgres_server, filled)) <= {"purged", "snapshot"}
 
 
 async def test_a_snapshot_that_is_cancelled_ends_at_once_and_keeps_the_lock(

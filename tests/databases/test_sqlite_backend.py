@@ -17,6 +17,7 @@ from automigrator.databases.backend import VersionTable
 from automigrator.databases.sqlite import copying, journal
 from automigrator.databases.sqlite.backend import SQLite
 from automigrator.databases.sqlite.transactions import ForeignKeyError
+from automigrator.diagnosis import Left, diagnose
 from automigrator.errors import ConfigurationError, RefusedError
 from automigrator.target import Target
 
@@ -201,6 +202,90 @@ async def test_the_next_start_keeps_later_writes_when_nothing_had_changed(
     next_start = SQLite(Access(Target(f"sqlite:///{file}", tmp_path)))
     assert "changed nothing" in (await next_start.recover(TABLES) or "")
     assert read(file, "SELECT id FROM users") == [(8,)]
+
+
+async def test_what_a_restore_at_the_next_start_replaces_is_kept(
+    backend: SQLite, file: Path, tmp_path: Path
+) -> None:
+    await backend.create()
+    stamped(file, "r1")
+    await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    write(file, "CREATE TABLE half (x)", "INSERT INTO half VALUES ('written since')")
+    said = await SQLite(backend.access).recover(TABLES)
+    (kept,) = file.parent.glob("*.replaced-*")
+    assert said is not None and str(kept) in said
+    assert read(kept, "SELECT x FROM half") == [("written since",)]
+    assert read(file, "SELECT name FROM sqlite_master WHERE name = 'half'") == []
+
+
+async def test_the_journal_knows_which_version_tables_it_is_about(
+    backend: SQLite, file: Path
+) -> None:
+    await backend.create()
+    write(file, "CREATE TABLE mine (version_num)", "INSERT INTO mine VALUES ('r1')")
+    await backend.snapshot("s1", ("r1",), ("r2",), [VersionTable("mine")])
+    write(file, "UPDATE mine SET version_num = 'r2'", "CREATE TABLE users (id)")
+    assert "had ended at r2" in (await SQLite(backend.access).recover(TABLES) or "")
+    assert read(file, "SELECT * FROM users") == []
+
+
+async def test_statistics_of_an_optimiser_are_no_change_of_the_schema(
+    backend: SQLite, file: Path
+) -> None:
+    await backend.create()
+    stamped(file, "r1")
+    write(file, "CREATE TABLE users (id)", "CREATE INDEX ix ON users (id)")
+    write(file, "INSERT INTO users VALUES (1)")
+    await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    write(file, "INSERT INTO users VALUES (2)", "ANALYZE")
+    assert "changed nothing" in (await SQLite(backend.access).recover(TABLES) or "")
+    assert read(file, "SELECT id FROM users") == [(1,), (2,)]
+
+
+async def test_a_copy_that_cannot_be_read_is_never_taken_for_a_damaged_database(
+    backend: SQLite, file: Path, tmp_path: Path
+) -> None:
+    await backend.create()
+    stamped(file, "r1")
+    snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    write(file, "CREATE TABLE half (x)")
+    write_text(Path(snapshot.place), "no database at all" * 100)
+    with pytest.raises(RefusedError, match="was not touched") as refused:
+        await SQLite(backend.access).recover(TABLES)
+    # what the core makes of it must not let a purge act
+    kind = diagnose(
+        refused.value,
+        Target(f"sqlite:///{file}", tmp_path),
+        backend,
+        Left(),
+        attempt=1,
+        otherwise="unreachable",
+    ).kind
+    assert kind == "unreachable"
+    assert read(file, "SELECT * FROM half") == []
+
+
+async def test_files_that_only_look_like_ours_stay(backend: SQLite, file: Path) -> None:
+    await backend.create()
+    theirs = file.with_name(f"{file.name}.side-project-export.sqlite")
+    theirs.write_text("theirs")
+    await backend.recover(TABLES)
+    assert theirs.read_text() == "theirs"
+
+
+async def test_databases_of_one_name_may_keep_their_copies_in_one_folder(tmp_path: Path) -> None:
+    copies = tmp_path / "copies"
+    backends = []
+    for name in ("one", "two"):
+        file = tmp_path / name / "app.db"
+        backend = SQLite(Access(Target(f"sqlite:///{file}", tmp_path)))
+        await backend.create()
+        stamped(file, "r1")
+        await backend.snapshot("s1", ("r1",), ("r2",), TABLES, folder=copies)
+        backends.append(backend)
+    assert len(list(copies.iterdir())) == 2
+    assert await backends[1].prune(1, folder=copies) == ()
+    assert len(list(copies.iterdir())) == 2
 
 
 async def test_a_side_database_takes_over_and_the_old_one_is_set_aside(

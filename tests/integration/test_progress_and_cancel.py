@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic_projects import heads, linear, revision, tables
+from alembic_projects import heads, linear, query, revision, tables
 from process_state import unchanged_process
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator import Decision, Event, Failure, Migrator, Run, Target, hookimpl
 
@@ -195,6 +196,42 @@ async def test_cancelling_between_revisions_keeps_those_that_are_committed(
     assert ("half" in tables(database_url)) == (heads(database_url) == {"r3"})
     report = await Migrator(target, mode="migrate").run()
     assert report.targets[0].after == ("r3",)
+
+
+class Copies:
+    """Takes a copy of the database before it is migrated."""
+
+    effect = "reverting"
+
+    @hookimpl
+    async def before_migrate(self, run: Run) -> None:
+        await run.snapshot()
+
+
+@pytest.mark.parametrize("kind", ["async", "per_migration"])
+async def test_what_is_written_after_a_cancelled_run_is_not_undone_by_the_next_one(
+    kind: str, make_target: Make, database_url: str
+) -> None:
+    body = f"op.execute('{ENDLESS[make_url(database_url).get_backend_name()]}')"
+    first = make_target(kind=kind, revisions=lambda folder: linear(folder, 1))
+    await Migrator(first, mode="migrate").run()
+    folder = Path(str(first.config)).parent / "migrations" / "versions"
+    revision(folder, "r2", "r1", upgrade="op.create_table('two', sa.Column('id', sa.Integer))")
+    broken = revision(folder, "r3", "r2", upgrade=body)
+    migrator = Migrator(first, mode="migrate", plugins=[Copies()])
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(migrator.run(), 1.5)
+    assert heads(database_url) == {"r1"}
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        await connection.execute(text("INSERT INTO users (id, name) VALUES (1, 'later')"))
+    await engine.dispose()
+    broken.unlink()
+
+    report = await Migrator(first, mode="migrate").run()
+
+    assert report.outcome == "migrated" and not report.targets[0].notes
+    assert [row[0] for row in query(database_url, "SELECT name FROM users")] == ["later"]
 
 
 async def test_a_run_may_be_given_a_limit(make_target: Make, database_url: str) -> None:

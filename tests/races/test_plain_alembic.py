@@ -11,7 +11,7 @@ ROUNDS = 6
 
 
 @pytest.mark.parametrize("old", [True, False], ids=["on an old database", "on an empty one"])
-@pytest.mark.skipif(not FULL, reason="a comparison that takes long: `nox -s races`")
+@pytest.mark.skipif(not FULL, reason="takes long: `nox -s races`")
 def test_plain_upgrades_started_together_fail_and_repeat_the_data_step(
     new_application: Callable[..., Raced], kind_of_database: str, old: bool
 ) -> None:

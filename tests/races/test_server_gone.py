@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import postgres_server
 import pytest
+from blackhole import cable
 from notes_application import GOOD, ROWS
-from raced_application import Raced
+from raced_application import FULL, Raced
+from sqlalchemy import make_url
+from starters import Start
 
 SLOW = 'op.execute("SELECT pg_sleep(0.5)")\n'
 INSERTED = "op.execute(\"INSERT INTO notes VALUES (9, 'late')\")"
@@ -69,3 +74,46 @@ def test_a_server_that_stops_is_a_failure_that_says_so_and_the_next_start_finish
     assert again.outcome == "migrated"
     assert raced.heads == {"r3"}
     assert raced.notes() == [*ROWS, (9, "late")]
+
+
+def cut_off(raced: Raced, port: int, **options: Any) -> Start:
+    """A start whose connections lead through this port, and are not waited for long."""
+    through = make_url(raced.url).set(host="127.0.0.1", port=port)
+    start = raced.start_of(lease_s=2, engine={"connect_args": {"timeout": 2}}, **options)
+    return replace(start, url=through.render_as_string(hide_password=False))
+
+
+@on_postgres
+@pytest.mark.skipif(not FULL, reason="takes long: `nox -s races`")
+@pytest.mark.parametrize("drive", ["loop", "thread"])
+def test_a_leader_whose_network_is_cut_gives_up_and_another_takes_over(
+    raced: Raced, drive: str
+) -> None:
+    raced.traced("""op.execute("INSERT INTO notes SELECT 9, 'late' FROM pg_sleep(2)")""")
+    server = make_url(raced.url)
+    with cable(str(server.host), server.port or 5432) as network:  # noqa: SIM117
+        with raced.begun(cut_off(raced, network.port, drive=drive)) as first:
+            raced.await_trace()
+            with raced.begun(raced.start_of()) as second:
+                network.pull()
+                (after,) = second.ended()
+                (before,) = first.ended(limit_s=30)
+    assert after.outcome == "migrated"
+    assert (before.error, before.kinds) == ("MigrationError", ["unreachable"]), before
+    assert raced.notes() == [*ROWS, (9, "late")]
+
+
+@on_postgres
+def test_one_whose_network_is_cut_while_it_waits_gives_up(raced: Raced) -> None:
+    raced.traced(f"{raced.slow(4)}\n{GOOD}")
+    server = make_url(raced.url)
+    with cable(str(server.host), server.port or 5432) as network:  # noqa: SIM117
+        with raced.begun(raced.start_of()) as first:
+            raced.await_trace()
+            with raced.begun(cut_off(raced, network.port)) as second:
+                time.sleep(1)
+                network.pull()
+                (waiting,) = second.ended(limit_s=30)
+                (leading,) = first.ended()
+    assert (waiting.error, waiting.kinds) == ("MigrationError", ["unreachable"]), waiting
+    assert leading.outcome == "migrated"

@@ -18,7 +18,8 @@ HEAD = "r5"
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_one_applies_a_new_revision_and_its_data_step_runs_once(raced: Raced, round_: int) -> None:
-    raced.traced(*DEPLOYED)
+    # slow, so that any two that both think they lead do meet
+    raced.traced(f"{raced.slow(0.2)}\n{COUNTED}", *DEPLOYED[1:])
     ended = raced.together(raced.start_of())
     assert outcomes(ended) == {"current": PROCESSES - 1, "migrated": 1}
     (leader,) = (each for each in ended if each.report and each.report["leader"])

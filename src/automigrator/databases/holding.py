@@ -59,6 +59,9 @@ class Hold(Protocol):
     async def confirm(self, progress: str = "") -> None:
         """Say how far the migration is. Raises LockLostError when the lock is no longer held."""
 
+    async def until_lost(self) -> None:
+        """Wait until the lock is no longer held. Raises LockLostError then."""
+
     async def last(self) -> Record | None:
         """What the last leader left."""
 

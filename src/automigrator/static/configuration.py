@@ -14,6 +14,8 @@ from automigrator.target import Target
 _SEPARATORS = {"space": " ", "newline": "\n", "os": os.pathsep, ":": ":", ";": ";"}
 _OWN_TABLES = re.compile(
     r"version_table|version_locations|search_path|schema_translate|create_task|for\s+\w+\s+in\b"
+    r"|default_schema_name|set\s+schema|context\.configure\((?:[^()]|\([^()]*\))*\*\*",
+    re.IGNORECASE,
 )
 
 

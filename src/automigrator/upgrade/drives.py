@@ -209,19 +209,33 @@ async def drive(
     async with alembic_to_ourselves():
         if way.drive == "loop":
             async with place.engine.connect() as connection:
-                await _cancellable(connection.run_sync(on_loop), execution, stopping)
+                await _cancellable(connection.run_sync(on_loop), execution, stopping, hold)
         else:
             async with place.engine.connect() as connection:
                 identity, state = await connection.run_sync(prepared)
             thread = in_thread(lambda: execute(request(None, identity, state), execution))
-            await _cancellable(thread, execution, stopping)
+            await _cancellable(thread, execution, stopping, hold)
     return execution
 
 
-async def _cancellable(work: Any, execution: Execution, stopping: threading.Event) -> None:
-    """Await `work`; when cancelled, interrupt its statement, wait until it has rolled back."""
+async def _cancellable(
+    work: Any, execution: Execution, stopping: threading.Event, hold: Hold | None
+) -> None:
+    """Await `work`; when cancelled, interrupt its statement, wait until it has rolled back.
+
+    The same when the lock is lost meanwhile. Raises LockLostError then.
+    """
     task = asyncio.ensure_future(work)
+    losing = asyncio.ensure_future(hold.until_lost()) if hold is not None else None
     try:
+        if losing is not None:
+            await asyncio.wait({task, losing}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                stopping.set()
+                await _ended(task, execution)
+                if not task.cancelled():
+                    task.exception()
+                await losing
         await asyncio.shield(task)
     except asyncio.CancelledError:
         stopping.set()
@@ -231,6 +245,9 @@ async def _cancellable(work: Any, execution: Execution, stopping: threading.Even
         raise
     except Stopped:
         raise asyncio.CancelledError from None
+    finally:
+        if losing is not None and not losing.cancel() and not losing.cancelled():
+            losing.exception()  # retrieved, or asyncio complains about it
 
 
 async def _ended(task: asyncio.Future[Any], execution: Execution) -> None:

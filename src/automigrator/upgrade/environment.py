@@ -117,7 +117,12 @@ def execute(request: Request, execution: Execution) -> None:
         with _untouched(chosen):
             table = request.backend.resolve(chosen, table)
         execution.contexts.append(
-            Configured(table, how, one_transaction=not options.get("transaction_per_migration"))
+            Configured(
+                table,
+                how,
+                one_transaction=not options.get("transaction_per_migration")
+                and bool(context.impl.transactional_ddl),
+            )
         )
 
     environment.configure = configure  # type: ignore[method-assign]  # a subclass breaks its proxies
@@ -209,6 +214,7 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Conne
             raise NeedsThreadError("env.py opens its own connection with a sync driver")
         alike = (same or backend.in_place) and state == request.session_state
         if request.replace and alike and not theirs.in_transaction():
+            _interruptible(backend, execution, theirs)  # to close it is to ask a server, too
             return ours, "replaced"
     if not same:
         raise EnvError(
@@ -232,6 +238,10 @@ def _dispose_afterwards(backend: Backend, execution: Execution, theirs: Connecti
 
 def _tune(backend: Backend, execution: Execution, connection: Connection) -> None:
     execution.undo.append(backend.adopt(connection))
+    _interruptible(backend, execution, connection)
+
+
+def _interruptible(backend: Backend, execution: Execution, connection: Connection) -> None:
     interrupt = backend.interrupter(connection)
     if interrupt is not None:
         execution.interrupts.append(interrupt)

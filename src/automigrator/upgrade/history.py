@@ -24,7 +24,7 @@ from automigrator.report import PendingRevision
 from automigrator.static.configuration import plain_environment
 from automigrator.upgrade import alembic_names
 
-_AUTOCOMMIT = re.compile(r"\bautocommit_block\b")
+_AUTOCOMMIT = re.compile(r"autocommit|executescript|isolation_level|\bcommit\b", re.IGNORECASE)
 
 
 class HistoryError(AutomigratorError):
@@ -80,6 +80,10 @@ class History:
         except OSError:
             return False
         return plain_environment(text)
+
+    def knows(self, heads: Iterable[str]) -> bool:
+        """Whether every head is in a file."""
+        return all(head in self.script.revision_map._revision_map for head in heads)
 
     def check_known(self, heads: Iterable[str]) -> None:
         """Raise UnknownRevisionError when a database's head is in no file."""

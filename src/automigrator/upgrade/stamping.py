@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.databases.backend import Backend, VersionTable
+from automigrator.databases.holding import Hold
 from automigrator.diagnosis import blamed
 from automigrator.errors import ConfigurationError
 from automigrator.target import Target
@@ -20,7 +21,12 @@ from automigrator.upgrade.place import Place
 
 
 async def bootstrap(
-    target: Target, backend: Backend, history: History, place: Place, table: VersionTable
+    target: Target,
+    backend: Backend,
+    history: History,
+    place: Place,
+    table: VersionTable,
+    hold: Hold | None,
 ) -> str | None:
     """Call the target's `bootstrap` on an empty database and stamp what it returns.
 
@@ -36,6 +42,8 @@ async def bootstrap(
             answer = await _answer(call, connection, backend)
             revision = "base" if answer is None else answer
             await connection.run_sync(lambda c: _stamp(c, history, table, revision, "bootstrap"))
+            if hold is not None:
+                await hold.confirm()
             await connection.commit()
         finally:
             await connection.rollback()
@@ -53,13 +61,20 @@ async def _answer(call: Callable[[Any], Any], connection: AsyncConnection, backe
 
 
 async def stamp(
-    backend: Backend, history: History, place: Place, table: VersionTable, revision: str
+    backend: Backend,
+    history: History,
+    place: Place,
+    table: VersionTable,
+    revision: str,
+    hold: Hold | None,
 ) -> None:
     """Write the heads of `revision` into the version table, running nothing."""
     async with place.engine.connect() as connection:
         undo = await connection.run_sync(backend.adopt)
         try:
             await connection.run_sync(lambda c: _stamp(c, history, table, revision, "baseline"))
+            if hold is not None:
+                await hold.confirm()
             await connection.commit()
         finally:
             await connection.rollback()

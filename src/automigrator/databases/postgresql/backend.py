@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -262,8 +263,12 @@ class PostgreSQL:
 
     async def refresh(self) -> None:
         """Plans that asyncpg has prepared fail once a connection after a migration."""
-        if self.access.application is not None:
-            await self.access.application.dispose()
+        engine = self.access.application
+        if engine is not None:
+            pool = engine.sync_engine.pool
+            await engine.dispose()
+            # what is out now comes back to a pool that nobody empties any more
+            event.listen(pool, "checkin", lambda _, record: record.invalidate())
 
     @asynccontextmanager
     async def _admin(self) -> AsyncIterator[AsyncConnection]:

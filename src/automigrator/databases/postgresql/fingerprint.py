@@ -35,12 +35,31 @@ _CATALOGS = {
 }
 
 
+_TEMPORARY = "select oid from pg_namespace where nspname ~ '^pg_(toast_)?temp_'"
+_OF_TEMPORARY = f"select oid from pg_class where relnamespace in ({_TEMPORARY})"
+# anybody's temporary tables, which are no part of the schema
+_EXCEPT = {
+    "pg_attribute": f"attrelid in ({_OF_TEMPORARY})",
+    "pg_attrdef": f"adrelid in ({_OF_TEMPORARY})",
+    "pg_class": f"relnamespace in ({_TEMPORARY})",
+    "pg_constraint": f"connamespace in ({_TEMPORARY})",
+    "pg_index": f"indrelid in ({_OF_TEMPORARY})",
+    "pg_inherits": f"inhrelid in ({_OF_TEMPORARY})",
+    "pg_namespace": f"oid in ({_TEMPORARY})",
+    "pg_rewrite": f"ev_class in ({_OF_TEMPORARY})",
+    "pg_sequence": f"seqrelid in ({_OF_TEMPORARY})",
+    "pg_trigger": f"tgrelid in ({_OF_TEMPORARY})",
+    "pg_type": f"typnamespace in ({_TEMPORARY})",
+}
+
+
 async def fingerprint(connection: AsyncConnection) -> tuple[tuple[str, int, str | None], ...]:
     """Catalog, rows, hash; equal when no DDL has been committed to either of two copies."""
     parts = [
         f"""
         select '{catalog}', count(*), md5(string_agg(hash, '' order by hash))
-        from (select md5(row::text) as hash from (select {columns} from {catalog}) as row) as rows
+        from (select md5(row::text) as hash from (select {columns} from {catalog}
+              where not ({_EXCEPT.get(catalog, "false")})) as row) as rows
         """
         for catalog, columns in _CATALOGS.items()
     ]

@@ -7,7 +7,9 @@ import dataclasses
 import os
 import socket
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -15,8 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from automigrator.databases.access import Access
 from automigrator.databases.holding import LockLostError, Record, loaded
 from automigrator.databases.polling import LockTimeoutError
+from automigrator.databases.postgresql import sessions
 from automigrator.databases.postgresql.sql import literal, rows_of, run
 from automigrator.threads import to_the_end
+
+T = TypeVar("T")
 
 SCHEMA = "automigrator"
 """Holds a type per target whose comment is the record; empty of all that autogenerate compares."""
@@ -39,6 +44,7 @@ class SessionHold:
     apart: bool
     access: Access
     key: int
+    lease_s: float
     pid: int = 0
     waited_s: float = 0.0
     since: float = 0.0
@@ -71,14 +77,22 @@ class SessionHold:
                 "another process may migrate by now. What was not committed is rolled back"
             ) from error
 
-    async def lease(self, seconds: float) -> None:
-        """Let the server end this session when nothing is heard of it for so long (from 14 on)."""
-        await rows_of(
-            self.admin,
-            "select set_config(name, :value, false) from pg_settings "
-            "where name = 'idle_session_timeout'",
-            value=f"{seconds * 1000:.0f}",
-        )
+    async def until_lost(self) -> None:
+        """See `Hold`; meanwhile nothing that takes long may run in the lock's session."""
+        while True:
+            await asyncio.sleep(self.lease_s / 4)
+            await self.in_time(self.confirm())
+
+    async def in_time(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await work in the lock's session; a server that is silent for a lease is given up."""
+        task = asyncio.ensure_future(work)
+        task.add_done_callback(_retrieved)
+        await asyncio.wait({task}, timeout=self.lease_s)
+        if not task.done():
+            sync = self.admin.sync_connection
+            if sync is not None and not sync.closed and not sync.invalidated:
+                sessions.sever(sync.connection.driver_connection)
+        return await task
 
     async def last(self) -> Record | None:
         async with self.access.connection(autocommit=True) as connection:
@@ -114,6 +128,11 @@ class SessionHold:
     @property
     def _type(self) -> str:
         return f"last_{self.key % 2**64:016x}"
+
+
+def _retrieved(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # or asyncio complains about it where nobody awaits any more
 
 
 async def end_predecessors(admin: AsyncConnection, hold: SessionHold, live: str) -> None:

@@ -7,6 +7,8 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -26,8 +28,10 @@ logger = logging.getLogger(__name__)
 PROTOCOL = "automigrator migration lock 1"
 """Two releases meet in a rolling deployment, so this is no version of the library."""
 
-LEASE_S = 60.0
+LEASE_S = 300.0
 """Seconds after which the server ends the session of a leader that has been silent, frozen say."""
+
+_SECOND_S = 3.0
 
 _SETTINGS = {
     "statement_timeout": "0",
@@ -64,20 +68,19 @@ async def lock(
     wanted = keys(live, tables)
     todo = list(wanted)
     async with AsyncExitStack() as stack:
-        admin, apart = await _session(maintenance, stack)
-        hold = SessionHold(this_process(), admin, apart, maintenance.access, wanted[0])
-        await refuse_transaction_pooling(maintenance.access, admin, live)
+        admin, apart = await _proven_session(maintenance, stack, live, timeout_s)
+        hold = SessionHold(this_process(), admin, apart, maintenance.access, wanted[0], LEASE_S)
         await _prepare(hold, live)
 
         async def acquire() -> bool:
             while todo:
-                if not await _answer(admin, "pg_try_advisory_lock", todo[0]):
+                if not await hold.in_time(_taken(admin, todo[0])):
                     return False
                 del todo[0]
             return True
 
         async def leader() -> str:
-            return await _holder(admin, todo[0])
+            return await hold.in_time(_holder(admin, todo[0]))
 
         hold.waited_s = await poll(acquire, timeout_s, waiting, leader, f"database {live!r}")
         await end_predecessors(admin, hold, live)
@@ -85,13 +88,12 @@ async def lock(
             yield hold
         # at once, and not when the server notices that the connection was closed
         with contextlib.suppress(Exception):
-            await to_the_end(_release(admin, wanted))
+            await to_the_end(hold.in_time(_release(admin, wanted)))
 
 
 @asynccontextmanager
 async def _beating(hold: SessionHold) -> AsyncIterator[None]:
     """Keep the lock's session from falling silent for longer than its lease."""
-    await hold.lease(LEASE_S)
 
     async def beat() -> None:
         while True:
@@ -99,13 +101,41 @@ async def _beating(hold: SessionHold) -> AsyncIterator[None]:
             await hold.confirm()
 
     beating = asyncio.create_task(beat())
+
+    async def ended() -> None:
+        beating.cancel()
+        await asyncio.wait({beating})
+
     try:
         yield
     finally:
-        beating.cancel()
-        await asyncio.wait({beating})
+        await to_the_end(hold.in_time(ended()))
         if not beating.cancelled() and beating.exception() is not None:
             logger.warning("%s", beating.exception())
+
+
+async def _proven_session(
+    maintenance: Maintenance, stack: AsyncExitStack, live: str, timeout_s: float
+) -> tuple[AsyncConnection, bool]:
+    """As `_session`, and no pooler hands it to others.
+
+    To find out takes a second session: where a pooler has too few for all who ask at once, one
+    who holds the first and gets no second gives it back.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        async with AsyncExitStack() as trying:
+            admin, apart = await _session(maintenance, trying)
+            try:
+                async with asyncio.timeout(_SECOND_S * random.uniform(1, 3)):
+                    await refuse_transaction_pooling(maintenance.access, admin, live)
+            except TimeoutError:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                await stack.enter_async_context(trying.pop_all())
+                return admin, apart
+        await asyncio.sleep(random.uniform(0, 1))
 
 
 async def _session(maintenance: Maintenance, stack: AsyncExitStack) -> tuple[AsyncConnection, bool]:
@@ -145,11 +175,24 @@ async def _prepare(hold: SessionHold, live: str) -> None:
 
 async def _release(admin: AsyncConnection, wanted: Sequence[int]) -> None:
     for key in reversed(wanted):
-        await _answer(admin, "pg_advisory_unlock", key)
+        await rows_of(admin, "select pg_advisory_unlock(cast(:key as bigint))", key=key)
 
 
-async def _answer(admin: AsyncConnection, function: str, key: int) -> bool:
-    rows = await rows_of(admin, f"select {function}(cast(:key as bigint))", key=key)
+async def _taken(admin: AsyncConnection, key: int) -> bool:
+    """Try for one key; with it comes the lease: who is frozen right then must lose it, too."""
+    rows = await rows_of(
+        admin,
+        """
+        with lock as materialized (select pg_try_advisory_lock(cast(:key as bigint)) as taken)
+        select taken, case when taken then (
+            select count(set_config(name, :lease, false)) from pg_settings
+            where name = 'idle_session_timeout'  -- from PostgreSQL 14 on
+        ) end
+        from lock
+        """,
+        key=key,
+        lease=f"{LEASE_S * 1000:.0f}",
+    )
     return bool(rows[0][0])
 
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import os
+import socket
+import threading
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from automigrator.databases.backend import VersionTable
+
+DEAF_CALLS = 5
+"""How often a statement is interrupted before its server is given up."""
 
 # what the drivers themselves set while they get to know a connection
 _DRIVERS_OWN = ("application_name", "client_encoding", "jit")
@@ -91,18 +99,48 @@ def resolve(
 
 
 def interrupter(connection: Connection) -> Callable[[], None] | None:
-    """A thread-safe call that stops the running statement; the server is told, too."""
+    """A thread-safe call that stops the running statement; the server is told, too.
+
+    Where that does not help `DEAF_CALLS` times the server is out of reach, and the connection
+    is cut: what it still runs is ended by the lock's next holder.
+    """
+    driver = connection.connection.driver_connection
     if connection.dialect.is_async:
-        return _cancel_of_current_task()
-    cancel = getattr(connection.connection.driver_connection, "cancel", None)
+        stop = _cancel_of_current_task()
+    else:
+        stop = _cancel_beside(getattr(driver, "cancel", None))
+    if stop is None:
+        return None
+    calls = itertools.count(1)
+
+    def call() -> None:
+        if next(calls) < DEAF_CALLS:
+            stop()
+        else:
+            sever(driver)
+
+    return call
+
+
+def sever(driver: Any) -> None:
+    """Cut a driver's connection from any thread; whoever waits for its answer gets an error."""
+    transport = getattr(driver, "_transport", None)  # asyncpg's
+    with contextlib.suppress(Exception):  # it may have been closed meanwhile
+        end = driver if transport is None else transport.get_extra_info("socket")
+        with socket.socket(fileno=os.dup(end.fileno())) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
+
+
+def _cancel_beside(cancel: Callable[[], object] | None) -> Callable[[], None] | None:
+    """Cancel from a thread: it is a request of its own, to a server that may not answer."""
     if cancel is None:
         return None
 
-    def call() -> None:
+    def work() -> None:
         with contextlib.suppress(Exception):  # it may have been closed meanwhile
             cancel()
 
-    return call
+    return lambda: threading.Thread(target=work, name="automigrator", daemon=True).start()
 
 
 def _cancel_of_current_task() -> Callable[[], None] | None:

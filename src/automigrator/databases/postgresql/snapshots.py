@@ -5,12 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from automigrator.databases.postgresql import looking, naming, records, whole
 from automigrator.databases.postgresql.fingerprint import fingerprint
 from automigrator.databases.postgresql.records import Record
-from automigrator.databases.postgresql.scene import Scene, copy, discard, drop, ensure_alone
+from automigrator.databases.postgresql.scene import (
+    GRACE_S,
+    Scene,
+    copy,
+    discard,
+    drop,
+    ensure_alone,
+    ensure_exclusive,
+)
 from automigrator.databases.postgresql.settings import settings
+from automigrator.databases.postgresql.sql import quoted_name, run
 from automigrator.errors import RefusedError
 
 logger = logging.getLogger(__name__)
@@ -38,18 +48,25 @@ async def take(scene: Scene, name: str, record: Record) -> None:
 
 
 async def put_back(
-    scene: Scene, name: str, stamp: str, record: Record, *, grace_s: float = 0.0
-) -> None:
-    """Swap a fresh copy of the snapshot in, and drop what was there; a step may be repeated."""
+    scene: Scene, name: str, stamp: str, record: Record, *, killed: bool = False
+) -> str | None:
+    """Swap a fresh copy of the snapshot in, and drop what was there; a step may be repeated.
+
+    Where a process was killed somebody may have written since, so what was there is kept then,
+    under the name returned. Raises RefusedError.
+    """
     admin, live = scene.admin, scene.live
     if not await whole.exists(admin, name):
         raise RefusedError(f"the snapshot {name!r} is gone; nothing was changed")
+    await ensure_exclusive(scene, f"restore database {live!r}", record.tables)
     side, replaced = naming.side_name(live, stamp), naming.replaced_name(live, stamp)
     await records.write(admin, name, replace(record, state="restoring"))
     if not record.disconnect_others:
-        await ensure_alone(scene, f"restore database {live!r}", live, grace_s=grace_s or 1.0)
-    for left in (side, replaced):
-        await drop(scene, left)
+        await ensure_alone(
+            scene, f"restore database {live!r}", live, grace_s=DEAD_LEADER_S if killed else GRACE_S
+        )
+    await drop(scene, side)
+    await _let_go(scene, replaced, killed=killed)
     own = replace(await settings(admin, name), comment=(await settings(admin, live)).comment)
     await copy(scene, name, side, own, disconnect_others=True)
     try:
@@ -65,7 +82,21 @@ async def put_back(
         await discard(scene, side)
         raise
     await records.write(admin, name, replace(record, state="migrating"))
-    await drop(scene, replaced)
+    return await _let_go(scene, replaced, killed=killed)
+
+
+async def _let_go(scene: Scene, replaced: str, *, killed: bool) -> str | None:
+    """Drop what a restore has replaced, or keep it where a process was killed; says where."""
+    if not await whole.exists(scene.admin, replaced):
+        return None
+    if not killed:
+        await drop(scene, replaced)
+        return None
+    kept = naming.purged_name(scene.live, datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ"))
+    await whole.disconnect(scene.admin, replaced)
+    rename = f"ALTER DATABASE {quoted_name(replaced)} RENAME TO {quoted_name(kept)}"
+    await run(scene.admin, rename)
+    return kept
 
 
 async def recover(scene: Scene, found: Collection[naming.Ours]) -> str | None:
@@ -82,13 +113,16 @@ async def recover(scene: Scene, found: Collection[naming.Ours]) -> str | None:
         else:
             done = await _needs_nothing(scene, name, record)
         if done is None:
-            await put_back(scene, name, stamp, record, grace_s=DEAD_LEADER_S)
+            kept_as = await put_back(scene, name, stamp, record, killed=True)
             done = f"the database was put back from {name} after a process was killed"
+            done += f"; what it held until now is in {kept_as}" if kept_as else ""
     for name, record in opened.items():
         await records.write(admin, name, replace(record, state="kept"))
     for each in found:
-        if each.kind in ("side", "replaced"):
+        if each.kind == "side":
             await drop(scene, each.name)
+        elif each.kind == "replaced":
+            await _let_go(scene, each.name, killed=True)
     return done
 
 

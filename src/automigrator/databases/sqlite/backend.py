@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,8 @@ class SQLite:
                         raise sqlite3.DatabaseError(
                             f"the snapshot {place} is at {found}, the database at {heads}"
                         )
-                entry = journal.Entry("migrating", str(place), heads, wanted, time.time())
+                names = tuple(table.name for table in tables)
+                entry = journal.Entry("migrating", str(place), heads, wanted, time.time(), names)
                 journal.write(file, entry)
             except BaseException:
                 remove(place)
@@ -206,15 +208,15 @@ class SQLite:
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> None:
         file = self._file("restore")
         place = Path(snapshot.place)
-        wanted = self._entry.after if self._entry else ()
+        entry = self._entry
+        if entry is None:
+            raise RefusedError(f"{place} is no snapshot of this run; nothing was changed")
 
         def put_back() -> journal.Entry:
             if not place.exists():
                 raise RefusedError(f"the snapshot {place} is gone; nothing was changed")
-            began = journal.Entry("restoring", str(place), snapshot.heads, wanted, time.time())
-            journal.write(file, began)
+            journal.write(file, replace(entry, state="restoring"))
             copying.restore(place, file)
-            entry = journal.Entry("migrating", str(place), snapshot.heads, wanted, time.time())
             journal.write(file, entry)
             return entry
 
@@ -232,7 +234,9 @@ class SQLite:
 
         def delete() -> tuple[str, ...]:
             home = folder or file.parent
-            ours = re.compile(re.escape(file.name) + r"\.snapshot-([0-9A-Za-z]{1,28})")
+            ours = re.compile(
+                re.escape(_snapshot_path(file, "", folder).name) + "[0-9A-Za-z]{1,28}"
+            )
             found = sorted(p for p in home.iterdir() if ours.fullmatch(p.name))
             old = found[: max(len(found) - keep, 0)]
             for path in old:
@@ -271,7 +275,7 @@ class SQLite:
         if self.access.application is not None:
             await self.access.application.dispose()
 
-        def replace() -> Path | None:
+        def put_in_place() -> Path | None:
             new = Path(side.place)
             ensure_space(new, file.parent)
             heads = tuple(sorted({h for table in tables for h in verify(new, table.name)}))
@@ -291,7 +295,7 @@ class SQLite:
             side.needed = False
             return aside
 
-        aside = await to_the_end(in_thread(replace))
+        aside = await to_the_end(in_thread(put_in_place))
         self._entry = None
         return str(aside) if aside else None
 
@@ -308,8 +312,11 @@ class SQLite:
 
 
 def _snapshot_path(file: Path, stamp: str, folder: Path | None) -> Path:
-    path = beside(file, f".snapshot-{stamp}")
-    return (folder or file.parent).absolute() / path.name
+    if folder is None:
+        return beside(file, f".snapshot-{stamp}").absolute()
+    # databases of one name may keep their copies in one folder
+    whose = hashlib.blake2b(str(file.resolve()).encode(), digest_size=5).hexdigest()
+    return folder.absolute() / f"{file.name}.{whose}.snapshot-{stamp}"
 
 
 def _empty(place: Path) -> None:

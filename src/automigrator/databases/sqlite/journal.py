@@ -16,13 +16,14 @@ State = Literal["migrating", "restoring"]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is being done: `before` and `after` are heads, `at` is seconds since the epoch."""
+    """What is being done: `before` and `after` are the heads of `tables`, `at` is Unix time."""
 
     state: State
     snapshot: str
     before: tuple[str, ...]
     after: tuple[str, ...]
     at: float
+    tables: tuple[str, ...] = ("alembic_version",)
 
 
 def path_for(live: Path) -> Path:
@@ -77,11 +78,13 @@ def _entry(data: Any) -> Entry:
         raise ValueError(f"snapshot is {snapshot!r}, not a string")
     if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
         raise ValueError(f"at is {at!r}, not seconds")
-    return Entry(state, snapshot, _heads(data, "before"), _heads(data, "after"), float(at))
+    tables = _strings(data, "tables") if "tables" in data else ("alembic_version",)
+    before, after = _strings(data, "before"), _strings(data, "after")
+    return Entry(state, snapshot, before, after, float(at), tables)
 
 
-def _heads(data: dict[str, Any], name: str) -> tuple[str, ...]:
-    heads = data.get(name)
-    if not isinstance(heads, list) or not all(isinstance(head, str) for head in heads):
-        raise ValueError(f"{name} is {heads!r}, not a list of revision ids")
-    return tuple(heads)
+def _strings(data: dict[str, Any], name: str) -> tuple[str, ...]:
+    found = data.get(name)
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise ValueError(f"{name} is {found!r}, not a list of strings")
+    return tuple(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -29,6 +30,9 @@ if sys.platform == "win32":
         except OSError:
             return False
         return True
+
+    def _release(descriptor: int) -> None:
+        """Closing does it."""
 else:
     import fcntl
 
@@ -39,6 +43,10 @@ else:
         except BlockingIOError:
             return False
         return True
+
+    def _release(descriptor: int) -> None:
+        # a process that a revision has forked may still have the descriptor
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def path_for(live: Path) -> Path:
@@ -61,6 +69,9 @@ class FileHold:
         self.progress = progress or self.progress
         with contextlib.suppress(OSError):  # a full disk: it only tells those who wait
             self._write(self.progress)
+
+    async def until_lost(self) -> None:
+        await asyncio.Event().wait()
 
     async def last(self) -> Record | None:
         return self.record
@@ -104,6 +115,7 @@ async def file_lock(live: Path, timeout_s: float, waiting: Waiting) -> AsyncIter
         await hold.confirm()
         yield hold
     finally:
+        _release(descriptor)
         os.close(descriptor)
 
 
@@ -118,6 +130,9 @@ class MemoryHold:
 
     async def confirm(self, progress: str = "") -> None:
         """Nobody else can take it."""
+
+    async def until_lost(self) -> None:
+        await asyncio.Event().wait()
 
     async def last(self) -> Record | None:
         return self.shared.record

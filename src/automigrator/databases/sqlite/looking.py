@@ -14,7 +14,11 @@ from automigrator.databases.sqlite.reading import begin_reading, code_of, connec
 Ask = Callable[[str], Sequence[Any]]
 _BUSY_S = 10.0
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'"
-_SCHEMA = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master"
+# without what ANALYZE makes: an optimising application changes no schema
+_SCHEMA = (
+    "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master "
+    "WHERE name NOT GLOB 'sqlite_stat*'"
+)
 
 
 def look_at_file(path: Path, tables: Sequence[VersionTable]) -> Sight:

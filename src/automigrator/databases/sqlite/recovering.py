@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from automigrator.databases.backend import VersionTable
@@ -24,6 +25,7 @@ def recover(file: Path, tables: Sequence[VersionTable]) -> str | None:
     done = None
     if entry is not None:
         place = Path(entry.snapshot)
+        tables = [VersionTable(name) for name in entry.tables]
         if entry.state == "migrating" and _needs_nothing(file, place, entry, tables):
             done = f"a migration that was killed had ended at {', '.join(entry.after) or 'base'}"
             if _heads(file, tables) != tuple(sorted(entry.after)):
@@ -35,12 +37,29 @@ def recover(file: Path, tables: Sequence[VersionTable]) -> str | None:
                 f"or look at the database and delete {journal.path_for(file)}"
             )
         else:
-            copying.restore(place, file)
+            kept = _put_back(place, file)
             done = f"the database was put back from {place} after a process was killed"
+            done += f"; what it held until now is in {kept}" if kept else ""
         journal.clear(file)
-    for left in file.parent.glob(f"{_escaped(file.name)}.side-*"):
-        remove(left)
+    sides = re.compile(re.escape(f"{file.name}.side-") + "[0-9A-Za-z]{1,28}")
+    for left in file.parent.iterdir():
+        if sides.fullmatch(left.name):
+            remove(left)
     return done
+
+
+def _put_back(place: Path, file: Path) -> Path | None:
+    """Restore the copy; somebody may have written since, so what is there is kept beside it."""
+    kept = copying.set_aside(file, "replaced", datetime.now(UTC)) if file.exists() else None
+    try:
+        copying.restore(place, file)
+    except sqlite3.DatabaseError as error:
+        # it is the copy that cannot be read: a damaged live file is replaced
+        raise RefusedError(
+            f"a process was killed while {file} was being changed, and the copy to put back, "
+            f"{place}, cannot be used ({error}); the database was not touched"
+        ) from error
+    return kept
 
 
 def _needs_nothing(
@@ -68,7 +87,3 @@ def _needs_nothing(
 
 def _heads(file: Path, tables: Sequence[VersionTable]) -> tuple[str, ...]:
     return looking.look_at_file(file, tables).all_heads()
-
-
-def _escaped(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)
