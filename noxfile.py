@@ -11,6 +11,7 @@ import nox
 
 GROUPS = nox.project.load_toml("pyproject.toml")
 PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
+NEWER = ["-k", "not postgres or strategies", "--ignore=tests/races"]
 PARALLEL = ["--numprocesses=auto", "--maxprocesses=4"]
 
 nox.needs_version = ">=2025.2.9"
@@ -99,7 +100,7 @@ def tests(session: nox.Session) -> None:
     """Everything on the oldest Python; the newer ones meet PostgreSQL in the strategies' tests."""
     install_editable(session, *group("test"))
     newer = session.python in PYTHONS[1:] and not session.posargs
-    pytest(session, *PARALLEL, *(["-k", "not postgres or strategies"] if newer else []))
+    pytest(session, *PARALLEL, *(NEWER if newer else []))
 
 
 @nox.session
