@@ -69,12 +69,13 @@ def make_real(connection: Connection) -> Callable[[], None]:
 
     def undo() -> None:
         with suppress(SQLAlchemyError, sqlite3.Error):
-            if connection.closed or connection.invalidated:
-                return
-            if connection.in_transaction():
-                connection.rollback()
-            event.remove(connection, "begin", begin)
-            event.remove(connection, "commit", check)
+            if not connection.closed and not connection.invalidated:
+                if connection.in_transaction():
+                    connection.rollback()
+                event.remove(connection, "begin", begin)
+                event.remove(connection, "commit", check)
+        # also when it was given back: an application's pool hands the very same one out again
+        with suppress(SQLAlchemyError, sqlite3.Error, ValueError):
             dbapi.isolation_level = level
             if enforced:
                 _rows(dbapi, "PRAGMA foreign_keys=ON")
