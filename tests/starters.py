@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -139,10 +140,18 @@ def _process(pipe: Connection, start: Start, logs: Path) -> None:
     )
     pipe.send("ready")
     pipe.recv()
+    threading.Thread(target=_end_with_the_tests, args=(pipe,), daemon=True).start()
     began = time.monotonic()
     error, text, report = _plainly(start) if start.plain else _migrated(start)
     now = time.monotonic()
     pipe.send(Ended(os.getpid(), error, text, report, now - began, now))
+
+
+def _end_with_the_tests(pipe: Connection) -> None:
+    """Outlive nobody who was killed before it could stop this process."""
+    with suppress(EOFError, OSError):
+        pipe.recv()
+    os._exit(1)
 
 
 def _migrated(start: Start) -> tuple[str, str, Mapping[str, Any] | None]:
