@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
 from contextlib import AsyncExitStack
 
+from automigrator.answering import answered, failed, look_again, read_after
 from automigrator.applying import apply
 from automigrator.asking import Asking
 from automigrator.course import Course
 from automigrator.databases.backend import Sight
-from automigrator.databases.chain import chain
-from automigrator.databases.holding import LockLostError
 from automigrator.diagnosis import (
     JudgedError,
     Left,
-    diagnose,
     first_line,
-    with_hidden_parameters,
 )
 from automigrator.errors import PluginError
-from automigrator.failure import Decision, Failure
+from automigrator.failure import Decision
 from automigrator.following import inherited, leave
 from automigrator.inspection import Finding, inspect, judge
-from automigrator.leftovers import left_behind
 from automigrator.reaching import reach
-from automigrator.report import Applied, Outcome
+from automigrator.report import Outcome
 from automigrator.threads import to_the_end
 from automigrator.upgrade.environment import EnvError, Execution
 from automigrator.upgrade.stamping import bootstrap, stamp
@@ -42,7 +37,7 @@ async def bring_to_head(course: Course) -> Outcome:
     PluginError, nothing touched, when a strategy that is named cannot be used.
     """
     backend, run = course.ground.backend, course.run
-    asking = Asking(run, course.allow_partial, lambda failure: _look_again(course, failure))
+    asking = Asking(run, course.allow_partial, lambda failure: look_again(course, failure))
     async with AsyncExitStack() as lock:
         try:
             if await _at_head(course):
@@ -54,7 +49,7 @@ async def bring_to_head(course: Course) -> Outcome:
         except Exception as error:  # noqa: BLE001 - any error is a failure of the target
             run.attempt = 1
             await _arm(course, asking)
-            decision = await _answered(course, asking, error)
+            decision = await answered(course, asking, error)
             return "degraded" if decision is Decision.CONTINUE else "failed"
         try:
             outcome = await _closed(course, await _attempts(course, asking))
@@ -89,7 +84,7 @@ async def _closed(course: Course, outcome: Outcome) -> Outcome:
         await course.ground.backend.close()
     except Exception as error:  # noqa: BLE001 - any error is a failure of the target
         course.doing = "unreachable"
-        await _failed(course, error)  # nobody is asked: what was migrated is all right
+        await failed(course, error)  # nobody is asked: what was migrated is all right
         return "failed"
     return outcome
 
@@ -180,7 +175,7 @@ async def _attempts(course: Course, asking: Asking) -> Outcome:
         try:
             leaders = await _attempt(course)
         except Exception as error:  # noqa: BLE001 - any error is a failure of the target
-            decision = await _answered(course, asking, error)
+            decision = await answered(course, asking, error)
         else:
             if leaders is not None:
                 return leaders
@@ -216,7 +211,7 @@ async def _attempt(course: Course) -> Outcome | None:
         # before env.py is asked again: many may wait for their turn to be told
         course.plan, course.finding = history.digest(seen.pending), seen
         if (leaders := await inherited(course)) is not None:
-            await _read_after(course)
+            await read_after(course)
             return leaders
     told, course.plan, course.finding = course.plan, "", None
     course.doing = "env"
@@ -287,97 +282,3 @@ async def _stamped(course: Course, finding: Finding) -> bool:
         course.progress("stamped", course.run.name, revision=target.baseline)
         return True
     return False
-
-
-async def _answered(course: Course, asking: Asking, error: Exception) -> Decision | None:
-    """Step 8: what the plugins decide about an error."""
-    run = course.run
-    failure = await _failed(course, error)
-    decision, whose = await asking.decide(failure)
-    course.lasting = Left.of(run.failure or failure)
-    if decision is not None:
-        course.progress("decided", run.name, decision=decision.value, plugin=whose)
-    if decision is not Decision.RETRY:
-        await _read_after(course)
-    return decision
-
-
-async def _failed(course: Course, error: Exception) -> Failure:
-    """Make an error a failure of this attempt, and tell."""
-    ground, run = course.ground, course.run
-    error = await _or_lock_lost(course, error)
-    with_hidden_parameters(error)
-    failure = diagnose(
-        error,
-        ground.target,
-        ground.backend,
-        await _left(course),
-        attempt=run.attempt,
-        otherwise=course.doing,
-    )
-    _keep_applied(course, failure)
-    course.failures.append(failure)
-    logger.error("%s: attempt %d failed: %s", run.name, run.attempt, failure)
-    course.progress("failed", run.name, **failure.to_dict())
-    return failure
-
-
-async def _or_lock_lost(course: Course, error: Exception) -> Exception:
-    """The error, or what is behind it: the lock is gone, and a next holder ended our sessions.
-
-    Without the lock no strategy may act: another process may be at the database by now.
-    """
-    run, backend = course.run, course.ground.backend
-    lost = next((each for each in chain(error) if isinstance(each, LockLostError)), None)
-    if lost is None and run.locked and course.hold is not None:
-        try:
-            await course.hold.confirm()
-        except LockLostError as gone:
-            gone.__cause__, lost = error, gone
-    if lost is None:
-        return error
-    run.locked = False
-    try:
-        await backend.look([course.ground.table])
-    except Exception as gone:  # noqa: BLE001 - it only tells why the lock was lost
-        if backend.classify(gone) == "unreachable":
-            return JudgedError(
-                "unreachable",
-                f"the database server went away while it was being migrated ({first_line(gone)}); "
-                "it rolls back what was not committed",
-            )
-    return lost
-
-
-def _keep_applied(course: Course, failure: Failure) -> None:
-    execution = course.execution
-    if execution is None:
-        return
-    seconds = dict(execution.done)
-    known = {applied.revision for applied in course.applied}
-    course.applied += [Applied(r, seconds.get(r, 0.0)) for r in failure.applied if r not in known]
-
-
-async def _look_again(course: Course, failure: Failure) -> Failure:
-    """The failure with the state that the database is in now."""
-    left = await _left(course)
-    return dataclasses.replace(failure, state=left.state, applied=left.applied, debris=left.debris)
-
-
-async def _left(course: Course) -> Left:
-    if course.finding is None or course.execution is None:
-        return course.lasting
-    ground = course.ground
-    left = await left_behind(
-        ground.backend, await ground.history(), course.finding, course.execution, course.debris
-    )
-    return left.after(course.lasting)
-
-
-async def _read_after(course: Course) -> None:
-    try:
-        sight = await course.ground.backend.look(list(course.tables))
-    except Exception as error:  # noqa: BLE001 - the failure says why
-        logger.debug("%s: reading the heads: %s", course.run.name, type(error).__name__)
-    else:
-        course.after = sight.all_heads()

@@ -1,0 +1,118 @@
+"""Step 8 of a run: an error becomes a failure, is told, and is put to the plugins."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+from automigrator.asking import Asking
+from automigrator.course import Course
+from automigrator.databases.chain import chain
+from automigrator.databases.holding import LockLostError
+from automigrator.diagnosis import (
+    JudgedError,
+    Left,
+    diagnose,
+    first_line,
+    with_hidden_parameters,
+)
+from automigrator.failure import Decision, Failure
+from automigrator.leftovers import left_behind
+from automigrator.report import Applied
+
+logger = logging.getLogger(__name__)
+
+
+async def answered(course: Course, asking: Asking, error: Exception) -> Decision | None:
+    """Step 8: what the plugins decide about an error."""
+    run = course.run
+    failure = await failed(course, error)
+    decision, whose = await asking.decide(failure)
+    course.lasting = Left.of(run.failure or failure)
+    if decision is not None:
+        course.progress("decided", run.name, decision=decision.value, plugin=whose)
+    if decision is not Decision.RETRY:
+        await read_after(course)
+    return decision
+
+
+async def failed(course: Course, error: Exception) -> Failure:
+    """Make an error a failure of this attempt, and tell."""
+    ground, run = course.ground, course.run
+    error = await _or_lock_lost(course, error)
+    with_hidden_parameters(error)
+    failure = diagnose(
+        error,
+        ground.target,
+        ground.backend,
+        await _left(course),
+        attempt=run.attempt,
+        otherwise=course.doing,
+    )
+    _keep_applied(course, failure)
+    course.failures.append(failure)
+    logger.error("%s: attempt %d failed: %s", run.name, run.attempt, failure)
+    course.progress("failed", run.name, **failure.to_dict())
+    return failure
+
+
+async def _or_lock_lost(course: Course, error: Exception) -> Exception:
+    """The error, or what is behind it: the lock is gone, and a next holder ended our sessions.
+
+    Without the lock no strategy may act: another process may be at the database by now.
+    """
+    run, backend = course.run, course.ground.backend
+    lost = next((each for each in chain(error) if isinstance(each, LockLostError)), None)
+    if lost is None and run.locked and course.hold is not None:
+        try:
+            await course.hold.confirm()
+        except LockLostError as gone:
+            gone.__cause__, lost = error, gone
+    if lost is None:
+        return error
+    run.locked = False
+    try:
+        await backend.look([course.ground.table])
+    except Exception as gone:  # noqa: BLE001 - it only tells why the lock was lost
+        if backend.classify(gone) == "unreachable":
+            return JudgedError(
+                "unreachable",
+                f"the database server went away while it was being migrated ({first_line(gone)}); "
+                "it rolls back what was not committed",
+            )
+    return lost
+
+
+def _keep_applied(course: Course, failure: Failure) -> None:
+    execution = course.execution
+    if execution is None:
+        return
+    seconds = dict(execution.done)
+    known = {applied.revision for applied in course.applied}
+    course.applied += [Applied(r, seconds.get(r, 0.0)) for r in failure.applied if r not in known]
+
+
+async def look_again(course: Course, failure: Failure) -> Failure:
+    """The failure with the state that the database is in now."""
+    left = await _left(course)
+    return dataclasses.replace(failure, state=left.state, applied=left.applied, debris=left.debris)
+
+
+async def _left(course: Course) -> Left:
+    if course.finding is None or course.execution is None:
+        return course.lasting
+    ground = course.ground
+    left = await left_behind(
+        ground.backend, await ground.history(), course.finding, course.execution, course.debris
+    )
+    return left.after(course.lasting)
+
+
+async def read_after(course: Course) -> None:
+    """Note the heads that the database has now, where it can be asked."""
+    try:
+        sight = await course.ground.backend.look(list(course.tables))
+    except Exception as error:  # noqa: BLE001 - the failure says why
+        logger.debug("%s: reading the heads: %s", course.run.name, type(error).__name__)
+    else:
+        course.after = sight.all_heads()
