@@ -11,6 +11,12 @@ import postgres_server as _postgres
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-table", action="store_true", help="write the results of a long run into docs/"
+    )
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[_postgres.Server]:
     with _postgres.running() as server:

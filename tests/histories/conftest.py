@@ -7,13 +7,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from histories.table import Row
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--write-table", action="store_true", help="write the results into docs/histories.md"
-    )
+from table import Row
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
-from histories import table
 from histories.applications import (
     APPLICATIONS,
     CANNOT_RUN,
@@ -22,9 +21,24 @@ from histories.applications import (
     migrate_plainly,
 )
 from histories.schema import described, rows, versions
+from table import Row, Table
 
 from automigrator import MigrationError, Migrator, Target, TargetReport
 
+TABLE = Table(
+    "histories.md",
+    "nox -s histories -- --write-table",
+    (
+        "history",
+        "begins with",
+        "database",
+        "revisions run",
+        "tables compared",
+        "against plain Alembic",
+        "drive",
+        "second run",
+    ),
+)
 _SYNC_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 
 
@@ -34,7 +48,7 @@ async def test_a_real_history_ends_where_plain_alembic_takes_it(
     database_url: str,
     another_database_url: str,
     tmp_path: Path,
-    results: list[table.Row],
+    results: list[Row],
 ) -> None:
     backend = sa.make_url(database_url).get_backend_name()
     if backend not in application.databases:
@@ -84,13 +98,13 @@ async def test_where_a_real_revision_cannot_run_the_database_is_left_at_the_one_
 
 
 def test_the_document_holds_what_was_found(
-    request: pytest.FixtureRequest, results: list[table.Row]
+    request: pytest.FixtureRequest, results: list[Row]
 ) -> None:
     if len(results) < sum(len(each.databases) for each in APPLICATIONS):
         pytest.skip("not every history ran")
     if request.config.getoption("--write-table"):
-        table.write(table.rendered(results))
-    assert table.read() == table.rendered(results)
+        TABLE.write(results)
+    assert TABLE.read() == TABLE.rendered(results)
 
 
 async def _run(application: Application, url: str, folder: Path) -> TargetReport:

@@ -5,13 +5,48 @@ from __future__ import annotations
 import os
 import random
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import postgres_server as _postgres
 import pytest
-from raced_application import Raced
+from raced_application import FULL, Raced
+from table import Row, Table
+
+TABLE = Table(
+    "locking.md",
+    "nox -s races -- --write-table",
+    ("what many processes at once show", "database", "rounds", "as it says"),
+)
+_FOUND = pytest.StashKey[dict[tuple[str, str], list[tuple[bool, str]]]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, Any]:
+    """Count each test's rounds; what a test records as its `result` is told in their place."""
+    report = yield
+    if isinstance(item, pytest.Function) and (report.when == "call" or report.failed):
+        says = item.originalname.removeprefix("test_").replace("_", " ")
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        found = item.session.stash.setdefault(_FOUND, {})
+        rounds = found.setdefault((says, parameters.get("kind_of_database", "both")), [])
+        rounds.append((report.passed, dict(report.user_properties).get("result", "")))
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    found = session.stash.get(_FOUND, None)
+    if not FULL or not found:
+        return
+    rows: list[Row] = []
+    for (says, database), rounds in found.items():
+        right = f"{sum(passed for passed, _ in rounds)} of {len(rounds)}"
+        results = [result for _, result in rounds if result]
+        rows.append((says, database, str(len(rounds)), "; ".join(results) or right))
+    print("", TABLE.rendered(rows), sep="\n")
+    if session.config.getoption("--write-table"):
+        TABLE.write(rows)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -13,7 +13,9 @@ ROUNDS = 6
 @pytest.mark.parametrize("old", [True, False], ids=["on an old database", "on an empty one"])
 @pytest.mark.skipif(not FULL, reason="takes long: `nox -s races`")
 def test_plain_upgrades_started_together_fail_and_repeat_the_data_step(
-    new_application: Callable[..., Raced], kind_of_database: str, old: bool
+    new_application: Callable[..., Raced],
+    record_property: Callable[[str, str], None],
+    old: bool,
 ) -> None:
     failed, most = 0, 0
     for _ in range(ROUNDS):
@@ -23,6 +25,6 @@ def test_plain_upgrades_started_together_fail_and_repeat_the_data_step(
         failed += sum(bool(each.error) for each in ended)
         most = max(most, len(raced.rows("SELECT pid FROM counted")))
     total = ROUNDS * PROCESSES
-    where = f"{kind_of_database}, {'old' if old else 'empty'} database"
-    print(f"plain Alembic, {where}: {failed} of {total} failed, data step {most} times")
+    where = "an old database" if old else "an empty one"
+    record_property("result", f"on {where} {failed} of {total} failed, data step {most} times")
     assert failed > ROUNDS
