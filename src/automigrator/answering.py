@@ -38,6 +38,16 @@ async def answered(course: Course, asking: Asking, error: Exception) -> Decision
 
 async def failed(course: Course, error: Exception) -> Failure:
     """Make an error a failure of this attempt, and tell."""
+    run = course.run
+    failure = await described(course, error)
+    course.failures.append(failure)
+    logger.error("%s: attempt %d failed: %s", run.name, run.attempt, failure)
+    course.progress("failed", run.name, **failure.to_dict())
+    return failure
+
+
+async def described(course: Course, error: Exception) -> Failure:
+    """The failure that an error is, with the state it left; what stays applied is noted."""
     ground, run = course.ground, course.run
     error = await _or_lock_lost(course, error)
     with_hidden_parameters(error)
@@ -50,9 +60,10 @@ async def failed(course: Course, error: Exception) -> Failure:
         otherwise=course.doing,
     )
     _keep_applied(course, failure)
-    course.failures.append(failure)
-    logger.error("%s: attempt %d failed: %s", run.name, run.attempt, failure)
-    course.progress("failed", run.name, **failure.to_dict())
+    blockers = course.blockers() if course.blockers is not None else ()
+    if failure.kind == "lock-timeout" and blockers:
+        message = f"{failure.message}; in the way: {', '.join(blockers)}"
+        failure = dataclasses.replace(failure, message=message)
     return failure
 
 

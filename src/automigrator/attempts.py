@@ -23,6 +23,7 @@ from automigrator.following import inherited, leave
 from automigrator.inspection import Finding, inspect, judge
 from automigrator.reaching import reach
 from automigrator.report import Outcome
+from automigrator.retrying import patiently
 from automigrator.threads import to_the_end
 from automigrator.upgrade.environment import EnvError, Execution
 from automigrator.upgrade.stamping import bootstrap, stamp
@@ -173,7 +174,7 @@ async def _attempts(course: Course, asking: Asking) -> Outcome:
     while True:
         run.attempt += 1
         try:
-            leaders = await _attempt(course)
+            leaders = await patiently(course, lambda: _attempt(course))
         except Exception as error:  # noqa: BLE001 - any error is a failure of the target
             decision = await answered(course, asking, error)
         else:
@@ -207,7 +208,7 @@ async def _attempt(course: Course) -> Outcome | None:
             run.notes.append(repaired)
     course.doing = "history"
     history = await ground.history()
-    if run.attempt == 1 and seen is not None:
+    if not course.prepared and seen is not None:
         # before env.py is asked again: many may wait for their turn to be told
         course.plan, course.finding = history.digest(seen.pending), seen
         if (leaders := await inherited(course)) is not None:
@@ -216,12 +217,12 @@ async def _attempt(course: Course) -> Outcome | None:
     told, course.plan, course.finding = course.plan, "", None
     course.doing = "env"
     finding = await _found(course)
-    if run.attempt == 1:
+    if not course.prepared:
         run.before = finding.heads
     course.after = finding.heads
     if not finding.pending and not finding.unversioned:
         return None
-    if run.attempt == 1 and course.plan != told and (leaders := await inherited(course)):
+    if not course.prepared and course.plan != told and (leaders := await inherited(course)):
         return leaders
     if not course.prepared:
         await course.progress.hooks.before_migrate(run)

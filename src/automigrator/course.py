@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -57,6 +57,8 @@ class Course:
     lasting: Left = field(default_factory=Left)
     """What earlier attempts left, which makes a later one no cleaner."""
     drive: str | None = None
+    blockers: Callable[[], tuple[str, ...]] | None = None
+    """Says who was in the way, once that is watched."""
     hold: Hold | None = None
     plan: str = ""
     """A digest of what was pending; empty while that is not known."""

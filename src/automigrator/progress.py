@@ -21,6 +21,7 @@ _SENTENCES = {
     "attempt-started": "{target}: attempt {attempt}, {pending} pending",
     "revision-started": "{target}: revision {index}/{total} {revision} started",
     "revision-done": "{target}: revision {revision} done in {seconds:.3f} s",
+    "retrying": "{target}: trying again in {seconds:.1f} s: {what}",
     "decided": "{target}: {plugin} decided to {decision}",
     "snapshot-taken": "{target}: snapshot {place} taken",
     "restored": "{target}: put back from {place}",

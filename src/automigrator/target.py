@@ -29,7 +29,9 @@ class Target:
     `alembic.config.Config`. `revision` is anything Alembic takes. `bootstrap` is called with a
     connection to an empty database and returns what to stamp, or None to go on from base;
     `baseline` stamps a database that has tables but no version row (`"base"` runs every
-    revision on it). Limits are seconds. Raises ConfigurationError.
+    revision on it). Limits are seconds: `connect_timeout` for a server that is away,
+    `lock_timeout` for the migration lock, `retry_timeout` for trying again what passes by itself.
+    Raises ConfigurationError.
     """
 
     database: Database
@@ -51,6 +53,7 @@ class Target:
     drive: Drive = field(default="auto", kw_only=True)
     connect_timeout: float = field(default=60.0, kw_only=True)
     lock_timeout: float = field(default=900.0, kw_only=True)
+    retry_timeout: float = field(default=60.0, kw_only=True)
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -70,6 +73,8 @@ class Target:
             raise ConfigurationError('x takes a list such as ["tenant=a"], not one string')
         if self.connect_timeout <= 0 or self.lock_timeout <= 0:
             raise ConfigurationError("connect_timeout and lock_timeout are seconds above zero")
+        if self.retry_timeout < 0:
+            raise ConfigurationError("retry_timeout is seconds; 0 tries nothing again")
         if isinstance(self.config, str | os.PathLike) and not Path(self.config).exists():
             raise ConfigurationError(
                 f"{os.fspath(self.config)}: no such Alembic configuration "

@@ -216,7 +216,7 @@ async def test_a_database_that_somebody_writes_to_is_a_lock_timeout_and_never_co
     make_target: Make, sqlite_url: str
 ) -> None:
     engine = create_async_engine(sqlite_url, connect_args={"timeout": 0.2})
-    target = make_target(database=engine, drive="loop")
+    target = make_target(database=engine, drive="loop", retry_timeout=0.5)
     with closing(sqlite3.connect(file_of(sqlite_url), isolation_level=None)) as writer:
         writer.execute("CREATE TABLE alembic_version (version_num PRIMARY KEY)")
         writer.execute("BEGIN IMMEDIATE")

@@ -110,6 +110,9 @@ class Backend(Protocol):
     def adopt(self, connection: Connection) -> Callable[[], None]:
         """Make the transactions of a connection real, in place; returns the call that undoes it."""
 
+    def watching_for_blockers(self) -> AbstractAsyncContextManager[Callable[[], tuple[str, ...]]]:
+        """Look meanwhile who holds what the migration waits for; the call says who did."""
+
     def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
         """The version table with the schema that this connection would find it in."""
 

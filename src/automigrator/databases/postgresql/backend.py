@@ -20,6 +20,7 @@ from automigrator.databases.access import Access, idle_connection
 from automigrator.databases.backend import Side, Sight, Snapshot, VersionTable
 from automigrator.databases.holding import Hold
 from automigrator.databases.postgresql import (
+    blocking,
     classifying,
     locking,
     looking,
@@ -166,7 +167,18 @@ class PostgreSQL:
         """Transactions are real here; under the lock, the next holder must find the session."""
         if self._held is None:
             return lambda: None
-        return sessions.tagged(connection, self._held.tag)
+        untag = sessions.tagged(connection, self._held.tag)
+        unlimited = blocking.waiting_shortly(connection)
+
+        def undo() -> None:
+            unlimited()
+            untag()
+
+        return undo
+
+    def watching_for_blockers(self) -> AbstractAsyncContextManager[Callable[[], tuple[str, ...]]]:
+        assert self._held is not None
+        return blocking.watched(self.access, self._held.tag)
 
     def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
         return sessions.resolve(connection, table, self._search_path)

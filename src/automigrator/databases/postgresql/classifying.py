@@ -23,6 +23,7 @@ _BY_CODE: dict[str, FailureKind] = {
     "57P05": "unreachable",
     "55P03": "lock-timeout",
     "40P01": "lock-timeout",
+    "40001": "lock-timeout",
     "57014": "timeout",
     "25P03": "timeout",
     "25P04": "timeout",

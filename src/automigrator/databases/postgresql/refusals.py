@@ -20,7 +20,9 @@ class Session:
 
     def __str__(self) -> str:
         who = f"pid {self.pid}" if self.pid else "prepared transaction"
-        what = [self.application_name, f"user {self.user}", self.state]
+        seconds = self.query_age_s or 0
+        age = f"for {seconds:.0f} s" if seconds >= 1 else None
+        what = [self.application_name, f"user {self.user}", self.state, age]
         return f"{who} ({', '.join(part for part in what if part)})"
 
 

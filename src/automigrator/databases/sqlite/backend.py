@@ -123,6 +123,9 @@ class SQLite:
     def adopt(self, connection: Connection) -> Callable[[], None]:
         return make_real(connection)
 
+    def watching_for_blockers(self) -> AbstractAsyncContextManager[Callable[[], tuple[str, ...]]]:
+        return contextlib.nullcontext(lambda: ())  # who holds a file's lock cannot be found out
+
     def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
         return table
 

@@ -1,0 +1,63 @@
+"""What passes by itself is tried again: somebody's lock, a deadlock, a connection that was cut."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TypeVar
+
+from automigrator.answering import described
+from automigrator.course import Course
+from automigrator.diagnosis import Left
+from automigrator.failure import Failure, FailureKind
+
+T = TypeVar("T")
+
+TRANSIENT: frozenset[FailureKind] = frozenset({"lock-timeout", "unreachable"})
+FIRST_PAUSE_S = 0.25
+LONGEST_PAUSE_S = 5.0
+
+
+async def patiently(course: Course, attempt: Callable[[], Awaitable[T]]) -> T:
+    """Await `attempt()`, again while what it met is transient, as long as the target allows.
+
+    No plugin is asked meanwhile. From the second try on it is watched who is in the way. What
+    was raised last passes through.
+    """
+    deadline = time.monotonic() + course.ground.target.retry_timeout
+    pause = FIRST_PAUSE_S
+    async with AsyncExitStack() as watch:
+        while True:
+            try:
+                return await attempt()
+            except Exception as error:
+                failure = await described(course, error)
+                if not _passes(course, failure) or time.monotonic() + pause > deadline:
+                    raise
+            course.lasting = Left.of(failure)
+            # jitter: what two of them wait for each other for is not to meet again
+            seconds = pause * random.uniform(0.5, 1)
+            course.progress(
+                "retrying", course.run.name, seconds=seconds, kind=failure.kind, what=_what(failure)
+            )
+            await asyncio.sleep(seconds)
+            pause = min(pause * 2, LONGEST_PAUSE_S)
+            if course.blockers is None:
+                watching = course.ground.backend.watching_for_blockers()
+                course.blockers = await watch.enter_async_context(watching)
+
+
+def _passes(course: Course, failure: Failure) -> bool:
+    return (
+        failure.kind in TRANSIENT
+        and failure.state != "partial-within-revision"
+        and course.run.locked
+    )
+
+
+def _what(failure: Failure) -> str:
+    where = f" in revision {failure.revision}" if failure.revision else ""
+    return f"{failure.message}{where}"
