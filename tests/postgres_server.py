@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,59 +91,76 @@ def running() -> Iterator[Server]:
         yield server
 
 
+Stop = Callable[[], Callable[[], object]]
+"""Stops a server at once, as a power cut does, and returns what starts it again."""
+
+
 @contextmanager
-def stoppable() -> Iterator[tuple[Server, Callable[[], Callable[[], object]]]]:
-    """A server of our own, and what stops it at once, as at a power cut, and returns a restart."""
+def stoppable() -> Iterator[tuple[Server, Stop]]:
+    """A server of our own, and what stops it."""
+    with folder_of_one() as place:
+        initdb = ["initdb", "--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8"]
+        place.run(*initdb, "-D", str(place.data))
+        with serving(place) as both:
+            yield both
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server of our own lives, and as whom it runs."""
+
+    folder: Path
+    user: dict[str, Any]
+    binaries: Path
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """Arguments of every process in it."""
+        env = {**os.environ, "LC_ALL": "C", "HOME": str(self.folder)}
+        return {"cwd": self.folder, "env": env, **self.user}
+
+    def run(self, program: str, *arguments: str) -> None:
+        command = [str(self.binaries / program), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **self.common)
+
+
+@contextmanager
+def folder_of_one() -> Iterator[Place]:
+    """A place without a server yet, removed at exit."""
     folder = Path(tempfile.mkdtemp(prefix="automigrator-postgres-"))
     try:
         user = unprivileged()
         if user:
             os.chown(folder, user["user"], user["group"])
-        binaries = _usable(_binaries(), folder, user)
-        _initialise(binaries, folder, user)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        with ExitStack() as stack:
-            process = stack.enter_context(_started(binaries, folder, user, port))
-
-            def stop() -> Callable[[], object]:
-                process.send_signal(signal.SIGQUIT)
-                process.wait(15)
-                return lambda: stack.enter_context(_started(binaries, folder, user, port))
-
-            yield (
-                Server(
-                    URL.create(
-                        "postgresql+asyncpg",
-                        username="postgres",
-                        host="127.0.0.1",
-                        port=port,
-                        database="postgres",
-                    )
-                ),
-                stop,
-            )
+        yield Place(folder, user, _usable(_binaries(), folder, user))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _initialise(binaries: Path, folder: Path, user: dict[str, Any]) -> None:
-    initdb = [str(binaries / "initdb"), "--no-sync", "-A", "trust", "-U", "postgres"]
-    initdb += ["-E", "UTF8", "-D", str(folder / "data")]
-    common = _common(folder, user)
-    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **common)
+@contextmanager
+def serving(place: Place) -> Iterator[tuple[Server, Stop]]:
+    """The server of a place whose data folder is there, and what stops it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    with ExitStack() as stack:
+        process = stack.enter_context(_started(place, port))
 
+        def stop() -> Callable[[], object]:
+            process.send_signal(signal.SIGQUIT)
+            process.wait(15)
+            return lambda: stack.enter_context(_started(place, port))
 
-def _common(folder: Path, user: dict[str, Any]) -> dict[str, Any]:
-    env = {**os.environ, "LC_ALL": "C", "HOME": str(folder)}
-    return {"cwd": folder, "env": env, **user}
+        url = URL.create("postgresql+asyncpg", "postgres", None, "127.0.0.1", port, "postgres")
+        yield Server(url), stop
 
 
 @contextmanager
-def _started(
-    binaries: Path, folder: Path, user: dict[str, Any], port: int
-) -> Iterator[subprocess.Popen[bytes]]:
+def _started(place: Place, port: int) -> Iterator[subprocess.Popen[bytes]]:
     settings = {
         "listen_addresses": "127.0.0.1",
         "port": port,
@@ -152,19 +170,19 @@ def _started(
         "max_prepared_transactions": 4,
     }
     arguments = [part for item in settings.items() for part in ("-c", "{}={}".format(*item))]
-    log = folder / "log"
+    log = place.folder / "log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [binaries / "postgres", "-F", "-D", folder / "data", *arguments],
+            [place.binaries / "postgres", "-F", "-D", place.data, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,  # a Ctrl-C is for the tests; they stop the server
-            **_common(folder, user),
+            **place.common,
         )
-    guard = _guard(process.pid, folder)
+    guard = _guard(process.pid, place.folder)
     try:
-        _wait_until_ready(binaries, port, process, log)
+        _wait_until_ready(place.binaries, port, process, log)
         yield process
     finally:
         guard.kill()
