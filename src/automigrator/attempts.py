@@ -120,20 +120,26 @@ async def _at_head(course: Course) -> bool:
     course.finding = finding
     run.before = course.after = finding.heads
     run.wanted = finding.wanted
+    if finding.pending and not finding.sight.writable:
+        course.finding = None
+        await _reached(course, to_write=True)  # the lock refuses what is a standby even then
     return not finding.pending and not finding.unversioned
 
 
-async def _reached(course: Course) -> Sight:
+async def _reached(course: Course, *, to_write: bool = False) -> Sight:
+    """Step 3; during a fail-over the address may lead to a standby that is yet to be promoted."""
     ground = course.ground
+    what = "a standby to be promoted" if to_write else "the database server"
 
     def waiting(seconds: float) -> None:
-        course.progress("waiting", course.run.name, what="the database server", seconds=seconds)
+        course.progress("waiting", course.run.name, what=what, seconds=seconds)
 
     return await reach(
         ground.backend,
         lambda: ground.backend.look([ground.table]),
         ground.target.connect_timeout,
         waiting,
+        lambda sight: sight.writable or not to_write,
     )
 
 

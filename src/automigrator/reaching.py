@@ -21,17 +21,21 @@ async def reach(
     ask: Callable[[], Awaitable[T]],
     limit_s: float,
     waiting: Callable[[float], None],
+    enough: Callable[[T], bool] = lambda answer: True,
 ) -> T:
     """Await `ask()`, again while the database is unreachable, for at most `limit_s` seconds.
 
-    `waiting` gets the seconds so far before each pause. What `ask` last raised passes through.
+    Again also while the answer is not `enough`; the last one is returned as it is. `waiting` gets
+    the seconds so far before each pause. What `ask` last raised passes through.
     """
     began = time.monotonic()
     pause = FIRST_PAUSE_S
     while True:
         try:
             async with asyncio.timeout(max(began + limit_s - time.monotonic(), 0)) as deadline:
-                return await ask()
+                answer = await ask()
+            if enough(answer) or time.monotonic() - began + pause > limit_s:
+                return answer
         except Exception as error:
             waited = time.monotonic() - began
             overdue = deadline.expired() or waited + pause > limit_s
@@ -39,7 +43,7 @@ async def reach(
                 raise TimeoutError(f"no answer from the database within {limit_s:g} s") from error
             if overdue or backend.classify(error) != "unreachable":
                 raise
-        waiting(waited)
+        waiting(time.monotonic() - began)
         # jitter: many replicas wait for the same server
         await asyncio.sleep(pause * random.uniform(0.5, 1))
         pause = min(pause * 2, LONGEST_PAUSE_S)

@@ -37,6 +37,8 @@ class Sight:
     heads: Mapping[VersionTable, tuple[str, ...] | None]
     has_tables: bool = False
     """Whether there are tables other than the version tables."""
+    writable: bool = True
+    """Whether the server takes writes: a standby only replays what its primary does."""
 
     def all_heads(self) -> tuple[str, ...]:
         return tuple(sorted({head for heads in self.heads.values() for head in heads or ()}))

@@ -71,6 +71,9 @@ class PostgreSQL:
             try:
                 async with self.access.connection(autocommit=True) as connection:
                     view = await looking.look(connection, tables)
+                    held = self._held
+                    if held is not None and view.server is not None and not held.lost:
+                        held.rule(view.server)
                     self._search_path = view.search_path
                     self._remember(view)
                     return view.sight
@@ -164,10 +167,11 @@ class PostgreSQL:
         return sessions.state(connection)
 
     def adopt(self, connection: Connection) -> Callable[[], None]:
-        """Transactions are real here; under the lock, the next holder must find the session."""
+        """Transactions are real here; under the lock, it is on the lock's own server, and
+        the next holder must find it."""
         if self._held is None:
             return lambda: None
-        untag = sessions.tagged(connection, self._held.tag)
+        untag = sessions.tagged(connection, self._held.tag, self._held.rule)
         unlimited = blocking.waiting_shortly(connection)
 
         def undo() -> None:

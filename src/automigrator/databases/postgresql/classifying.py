@@ -44,6 +44,8 @@ _NETWORK = frozenset(
         errno.ETIMEDOUT,
     }
 )
+# the last: of several hosts none is the primary, or what else the URL asks for
+_ASYNCPG_UNANSWERED = {"InterfaceError", "InternalClientError", "TargetServerAttributeNotMatched"}
 
 
 class ServerError(AutomigratorError):
@@ -87,7 +89,7 @@ def _never_answered(error: BaseException) -> bool:
         return error.filename is None and (error.errno in _NETWORK or error.errno is None)
     driver = type(error).__module__.split(".")[0]
     if driver == "asyncpg":
-        return type(error).__name__ in ("InterfaceError", "InternalClientError")
+        return type(error).__name__ in _ASYNCPG_UNANSWERED
     # psycopg's has no code when it is not about a statement
     names = {each.__name__ for each in type(error).__mro__}
     return driver in ("psycopg", "psycopg2") and "OperationalError" in names

@@ -48,6 +48,10 @@ class SessionHold:
     pid: int = 0
     waited_s: float = 0.0
     since: float = 0.0
+    server: int = 0
+    """The server that holds the lock, as in `sessions.SERVER`."""
+    lost: str = ""
+    """Why the lock can no longer be relied upon."""
     _progress: str = field(default="")
 
     @property
@@ -61,6 +65,8 @@ class SessionHold:
         return f"automigrator {self.key % 2**64:016x} "
 
     async def confirm(self, progress: str = "") -> None:
+        if self.lost:
+            raise LockLostError(self.lost)
         self._progress = progress or self._progress
         name = f"automigrator {socket.gethostname()[:24]}:{os.getpid()} {self._progress}"
         try:
@@ -72,10 +78,25 @@ class SessionHold:
                 )
             )
         except (SQLAlchemyError, OSError) as error:
-            raise LockLostError(
+            self.lost = (
                 f"the session that held the migration lock is gone ({type(error).__name__}); "
                 "another process may migrate by now. What was not committed is rolled back"
-            ) from error
+            )
+            raise LockLostError(self.lost) from error
+
+    def rule(self, server: int) -> None:
+        """Raise LockLostError where `server` is not the one that this lock keeps others out of.
+
+        After a fail-over the session may live on at the old primary, while every new connection
+        leads to the promoted one, which knows nothing of this lock.
+        """
+        if server != self.server:
+            self.lost = (
+                "the database's address leads to another server by now than the one that holds "
+                "the migration lock of this process, as after a fail-over; nothing more was "
+                "changed on either. Start again"
+            )
+            raise LockLostError(self.lost)
 
     async def until_lost(self) -> None:
         """See `Hold`; meanwhile nothing that takes long may run in the lock's session."""

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.databases.backend import VersionTable
 from automigrator.databases.polling import Waiting, poll, this_process
+from automigrator.databases.postgresql import sessions
 from automigrator.databases.postgresql.classifying import ServerError
 from automigrator.databases.postgresql.holding import SessionHold, end_predecessors
 from automigrator.databases.postgresql.maintenance import Maintenance, database_of
@@ -154,9 +155,9 @@ async def _session(maintenance: Maintenance, stack: AsyncExitStack) -> tuple[Asy
 async def _prepare(hold: SessionHold, live: str) -> None:
     (row,) = await rows_of(
         hold.admin,
-        """
+        f"""
         select pg_is_in_recovery(), pg_backend_pid(),
-               extract(epoch from clock_timestamp())::float8,
+               extract(epoch from clock_timestamp())::float8, {sessions.SERVER},
                count(set_config(s.name, v.value, false))
         from pg_settings s
         join unnest(cast(:names as text[]), cast(:values as text[])) as v(name, value)
@@ -171,7 +172,7 @@ async def _prepare(hold: SessionHold, live: str) -> None:
             f"the server of database {live!r} is a standby, which only replays what its primary "
             "does; nothing was changed. Point the target at the primary",
         )
-    hold.pid, hold.since = row[1], row[2]
+    hold.pid, hold.since, hold.server = row[1:4]
     await hold.confirm()
 
 

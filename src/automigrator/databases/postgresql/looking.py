@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.databases.backend import Sight, VersionTable
-from automigrator.databases.postgresql import records
+from automigrator.databases.postgresql import records, sessions
 from automigrator.databases.postgresql.sql import quoted_name, rows_of
 
 BUSY_S = 10
@@ -24,7 +24,7 @@ _OPENED = """
 _PLACES = f"""
     select set_config('lock_timeout', '{BUSY_S}s', false), current_schemas(false)::text[],
            a.number, n.nspname::text, c.relname::text, c.oid::bigint,
-           {_OPENED}
+           {_OPENED}, {sessions.SERVER}, pg_is_in_recovery()
     from unnest(cast(:names as text[]), cast(:schemas as text[]))
          with ordinality as a(name, schema, number)
     left join pg_class c on c.oid = to_regclass(
@@ -50,13 +50,14 @@ class View:
     """A sight, and the schemas in which the connection that had it looks for tables.
 
     `opened` are the databases of the server whose comment is an open record of ours, `schemas`
-    where the version tables were found.
+    where the version tables were found, `server` is as in `sessions.SERVER`.
     """
 
     sight: Sight
     search_path: tuple[str, ...]
     opened: tuple[str, ...] = ()
     schemas: Mapping[VersionTable, str] = field(default_factory=dict)
+    server: int | None = None
 
 
 async def look(
@@ -72,13 +73,13 @@ async def look(
     )
     path = tuple(places[0][1]) if places else ()
     heads: dict[VersionTable, tuple[str, ...] | None] = {}
-    for table, (_, _, _, schema, name, _, _) in zip(tables, places, strict=True):
+    for table, (_, _, _, schema, name, *_) in zip(tables, places, strict=True):
         heads[table] = None if name is None else await _heads(connection, schema, name)
     filled = not heads_only and await _has_tables(connection, tables, places, path)
-    sight = Sight(True, heads, filled)
-    opened = tuple(places[0][6] or ()) if places else ()
+    opened, server, standby = places[0][6:9] if places else ((), None, False)
+    sight = Sight(True, heads, filled, writable=not standby)
     schemas = {table: row[3] for table, row in zip(tables, places, strict=True) if row[3]}
-    return View(sight, path, opened, schemas)
+    return View(sight, path, tuple(opened or ()), schemas, server)
 
 
 async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:

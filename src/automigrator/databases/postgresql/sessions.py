@@ -20,6 +20,9 @@ from automigrator.databases.backend import VersionTable
 DEAF_CALLS = 5
 """How often a statement is interrupted before its server is given up."""
 
+SERVER = "(extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint"
+"""Which server that is, by when it was started: an address may lead to another one by now."""
+
 # what the drivers themselves set while they get to know a connection
 _DRIVERS_OWN = ("application_name", "client_encoding", "jit")
 
@@ -27,8 +30,8 @@ _DRIVERS_OWN = ("application_name", "client_encoding", "jit")
 def identity(connection: Connection) -> Hashable:
     """The server, by when it was started, and the database in it; the same for every driver."""
     row = connection.execute(
-        text("""
-        select d.oid::bigint, (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint
+        text(f"""
+        select d.oid::bigint, {SERVER}
         from pg_database d where d.datname = current_database()
         """)
     ).one()
@@ -51,10 +54,18 @@ def state(connection: Connection) -> Hashable:
     )
 
 
-def tagged(connection: Connection, tag: str) -> Callable[[], None]:
-    """Call the session `tag`, for whoever must end it; returns the undoing."""
+def tagged(connection: Connection, tag: str, rule: Callable[[int], None]) -> Callable[[], None]:
+    """Call the session `tag`, for whoever must end it; returns the undoing.
+
+    `rule` is asked first whether the server is the right one; what it raises passes through.
+    """
     outside = not connection.in_transaction()
-    before = connection.execute(text("select current_setting('application_name')")).scalar()
+    before, server = connection.execute(
+        text(f"select current_setting('application_name'), {SERVER}")
+    ).one()
+    if outside:
+        connection.rollback()
+    rule(server)
     _name(connection, tag)
     if outside:
         connection.commit()  # or a rollback would take the name with it
