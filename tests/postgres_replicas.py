@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from postgres_server import Server, Stop, folder_of_one, serving, stoppable
 
 
@@ -42,7 +43,10 @@ class Replicas:
 
 @contextmanager
 def replicas() -> Iterator[Replicas]:
+    """Both servers, from the binaries on this machine; skips the test where they are too few."""
     with stoppable() as (primary, stop), folder_of_one() as place:
+        if not (place.binaries / "pg_basebackup").is_file():
+            pytest.skip(f"there is no pg_basebackup in {place.binaries}")
         source = ["-h", str(primary.admin.host), "-p", str(primary.admin.port), "-U", "postgres"]
         options = ["--no-sync", "-c", "fast", "-X", "stream", "--write-recovery-conf"]
         place.run("pg_basebackup", *source, *options, "-D", str(place.data))
