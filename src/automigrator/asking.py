@@ -47,7 +47,7 @@ class Asking:
                 continue
             if not may_answer(effect, run.failure):
                 continue
-            if effect == "discarding" and key in self.acted:
+            if effect == "discarding" and (run.stopped or key in self.acted):
                 continue
             if effect == "discarding" and run.attempt >= MOST_ATTEMPTS:
                 run.note(f"{impl.blame} was not asked: no attempt is left to follow it")
@@ -67,16 +67,19 @@ class Asking:
                 self.acted.add(key)
             if (run.restored, run.rebuilt) != before or effect == "reverting":
                 run.failure = await self.look_again(run.failure)
-            decision = self._checked(answer, impl.blame, key if effect != "none" else None)
+            decision = self.checked(answer, impl.blame, key if effect != "none" else None)
             if decision is not None:
                 return decision, impl.blame
         return None, ""
 
-    def _checked(self, answer: object, blame: str, key: int | None) -> Decision | None:
+    def checked(self, answer: object, blame: str, key: int | None = None) -> Decision | None:
         """The answer, or None with a note where the core does not follow it."""
         run = self.run
         assert run.failure is not None
         if answer is Decision.RETRY:
+            if run.stopped:
+                run.note(f"{blame} asked for another attempt after too many failed starts")
+                return None
             if run.attempt >= MOST_ATTEMPTS:
                 run.note(f"{blame} asked for another attempt after {run.attempt}; there is none")
                 return None

@@ -11,6 +11,7 @@ from automigrator.answering import answered, failed, look_again, read_after
 from automigrator.applying import apply
 from automigrator.asking import Asking
 from automigrator.course import Course
+from automigrator.crash_loops import CrashLoopError, count, last_resort, take_back
 from automigrator.databases.backend import Sight
 from automigrator.diagnosis import (
     JudgedError,
@@ -67,6 +68,7 @@ async def bring_to_head(course: Course) -> Outcome:
 
 async def _taken_back(course: Course) -> None:
     """Leave no open journal after a cancellation: the application may go on and write."""
+    await take_back(course)
     if course.run.taken is None:
         return
     try:
@@ -181,6 +183,8 @@ async def _attempts(course: Course, asking: Asking) -> Outcome:
         run.attempt += 1
         try:
             leaders = await patiently(course, lambda: _attempt(course))
+        except CrashLoopError as loop:
+            return await last_resort(course, asking, loop.record)
         except Exception as error:  # noqa: BLE001 - any error is a failure of the target
             decision = await answered(course, asking, error)
         else:
@@ -212,6 +216,7 @@ async def _attempt(course: Course) -> Outcome | None:
         if repaired is not None:
             course.progress("repaired", run.name, what=repaired)
             run.notes.append(repaired)
+            course.repaired = True
     course.doing = "history"
     history = await ground.history()
     if not course.prepared and seen is not None:
@@ -222,7 +227,15 @@ async def _attempt(course: Course) -> Outcome | None:
             return leaders
     told, course.plan, course.finding = course.plan, "", None
     course.doing = "env"
-    finding = await _found(course)
+    try:
+        finding = await _found(course)
+    except Exception as error:
+        if backend.classify(error) == "corrupt":
+            # what is pending cannot be read, and a strategy may act on that all the same
+            everything = history.steps(ground.target.revision, ())
+            course.plan = history.digest(history.ids(everything))
+            await count(course)
+        raise
     if not course.prepared:
         run.before = finding.heads
     course.after = finding.heads
@@ -230,6 +243,7 @@ async def _attempt(course: Course) -> Outcome | None:
         return None
     if not course.prepared and course.plan != told and (leaders := await inherited(course)):
         return leaders
+    await count(course)
     if not course.prepared:
         await course.progress.hooks.before_migrate(run)
         course.prepared = True

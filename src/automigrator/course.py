@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from automigrator.databases.backend import VersionTable
-from automigrator.databases.holding import Hold
+from automigrator.databases.holding import FailedStarts, Hold, Record
 from automigrator.diagnosis import Left
 from automigrator.failure import Failure, FailureKind
 from automigrator.hooks import Hooks
@@ -16,7 +16,7 @@ from automigrator.opening import Ground
 from automigrator.progress import Progress
 from automigrator.report import Applied, Outcome, TargetReport
 from automigrator.run import Run
-from automigrator.target import Target
+from automigrator.target import LastResort, Target
 
 if TYPE_CHECKING:
     from automigrator.inspection import Finding
@@ -40,6 +40,8 @@ class Course:
     progress: Progress
     owner: Owner
     allow_partial: bool
+    max_failed_starts: int = 0
+    last_resort: LastResort = "ask"
     began: float = field(default_factory=time.monotonic)
     finding: Finding | None = None
     execution: Execution | None = None
@@ -64,6 +66,16 @@ class Course:
     """A digest of what was pending; empty while that is not known."""
     followed: bool = False
     """Whether this process took over how a leader ended that it had waited for."""
+    repaired: bool = False
+    """Whether what a dead leader left was finished or undone."""
+    found: Record | None = None
+    """What earlier leaders left, as this one found it."""
+    begun: bool = False
+    """Whether this start has been held against those before it; once, however often it tries."""
+    counted: bool = False
+    """Whether this start is written down as failed, until it succeeds."""
+    starts: FailedStarts = field(default_factory=FailedStarts)
+    """The starts that failed in a row, this one included."""
 
     @property
     def tables(self) -> tuple[VersionTable, ...]:
@@ -101,4 +113,5 @@ class Course:
             waited_s=self.hold.waited_s if self.hold is not None else 0.0,
             elapsed_s=time.monotonic() - self.began,
             notes=tuple(run.notes),
+            failed_starts=self.starts.count if outcome in ("failed", "degraded") else 0,
         )

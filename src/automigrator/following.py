@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 
+from automigrator import crash_loops
 from automigrator.course import Course
 from automigrator.databases.holding import Record
 from automigrator.diagnosis import first_line
@@ -27,8 +28,10 @@ async def inherited(course: Course) -> Outcome | None:
     record = await hold.last()
     if record is None or record.plan != course.plan or record.at < hold.since:
         return None
+    if record.outcome == "begun":
+        return None  # it died
     course.failures += [Failure.from_dict(failure) for failure in record.failures]
-    course.followed = True
+    course.followed, course.starts = True, record.starts
     course.run.note(
         f"{record.leader} tried the same while this process waited; it was not repeated"
     )
@@ -38,16 +41,21 @@ async def inherited(course: Course) -> Outcome | None:
 async def leave(course: Course, outcome: Outcome) -> None:
     """Leave word of a run that did not reach the heads, and take back an older one's."""
     hold, run = course.hold, course.run
-    if hold is None or course.followed or not run.locked:
+    if hold is None or course.followed or run.stopped or not run.locked:
         return
     try:
         if outcome == "failed" or outcome == "degraded":
+            counts = crash_loops.settle(course)
             plan = await _left_to_do(course)
-            # what was out of this process's reach may not be out of the next one's
-            if plan and course.failures[-1].kind != "unreachable":
+            if course.failures[-1].kind == "unreachable":
+                # what was out of this process's reach may not be out of the next one's
+                if not counts:
+                    await crash_loops.take_back(course)
+            elif plan:
                 said = tuple(failure.to_dict() for failure in course.failures)
-                await hold.leave(Record(plan, outcome, hold.leader, 0.0, said))
-        elif await hold.last() is not None:
+                state = course.lasting.state
+                await hold.leave(Record(plan, outcome, hold.leader, said, state, course.starts))
+        elif course.counted or await hold.last() is not None:
             await hold.leave(None)
     except Exception as error:  # noqa: BLE001 - a record only saves others work
         run.note(

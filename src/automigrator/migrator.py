@@ -27,7 +27,7 @@ from automigrator.progress import Progress
 from automigrator.recovery import StrategySpec
 from automigrator.report import Outcome, Plan, Report, Status, TargetReport
 from automigrator.run import Run
-from automigrator.target import Target
+from automigrator.target import LastResort, Target, check_last_resort, check_max_failed_starts
 from automigrator.threads import in_thread
 
 logger = logging.getLogger("automigrator")
@@ -46,7 +46,9 @@ class Migrator:
     `recovery` names installed strategies in the order they are asked: a name, a `(name, options)`
     pair or an instance. `plugins` are in-house objects with `@hookimpl` methods, asked before
     them and given `hook_timeout` seconds a call. `allow_partial` lets a strategy continue on a
-    half-migrated database. Raises ConfigurationError.
+    half-migrated database. After `max_failed_starts` in a row at the same revisions (0: never) a
+    start touches nothing, and `last_resort` says what follows: `"ask"` the plugins, `"abort"` or
+    `"continue"`. Raises ConfigurationError.
 
     To customise a step, override one of `is_enabled`, `create_database`, `migrate_target` and
     `recreate_database` in a subclass.
@@ -60,11 +62,17 @@ class Migrator:
         plugins: Sequence[object] = (),
         allow_partial: bool = False,
         hook_timeout: float = 60.0,
+        max_failed_starts: int = 5,
+        last_resort: LastResort = "ask",
     ) -> None:
+        check_max_failed_starts(max_failed_starts)
+        check_last_resort(last_resort)
         self.targets = _validated(targets)
         self.mode = gate.validated(mode)
         self.recovery = recovery
         self.allow_partial = allow_partial
+        self.max_failed_starts = max_failed_starts
+        self.last_resort = last_resort
         self._hooks = Hooks(plugins, (), deadline_s=hook_timeout)
         self._stream = EventStream()
         self._joined: dict[str, Hooks] | None = None
@@ -131,7 +139,7 @@ class Migrator:
         return report
 
     async def clear(self, *, target: str | None = None) -> None:
-        """Forget how the last leader failed, so that whoever waits for the lock tries again.
+        """Forget how leaders failed and how many starts did, so that the next one tries again.
 
         Every target's, without `target`. Raises what taking the lock raises.
         """
@@ -246,7 +254,16 @@ class Migrator:
         async with opened(target) as ground:
             progress = Progress(self._stream, self._hooks)
             run = Run(target, ground.backend, progress, self.recreate_database)
-            course = Course(ground, run, progress, self, self.allow_partial)
+            limit, choice = target.max_failed_starts, target.last_resort
+            course = Course(
+                ground,
+                run,
+                progress,
+                self,
+                self.allow_partial,
+                self.max_failed_starts if limit is None else limit,
+                self.last_resort if choice is None else choice,
+            )
             run._course = course
             yield course
 

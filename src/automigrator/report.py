@@ -47,6 +47,8 @@ class TargetReport:
     waited_s: float = 0.0
     elapsed_s: float = 0.0
     notes: tuple[str, ...] = ()
+    failed_starts: int = 0
+    """How many starts in a row have failed at the same revisions, this one included."""
 
     def __str__(self) -> str:
         head = f"{self.name}: {self.outcome}"
@@ -59,9 +61,12 @@ class TargetReport:
         lines = [head]
         lines += [f"  applied {a.revision} in {a.seconds:.3f} s" for a in self.applied]
         lines += [f"  note: {note}" for note in self.notes]
+        if self.failed_starts > 1:
+            lines.append(f"  failed starts in a row at these revisions: {self.failed_starts}")
         for failure in self.failures:
             first, *rest = str(failure).splitlines()
-            lines.append(f"  attempt {failure.attempt} failed: {first}")
+            head = f"attempt {failure.attempt} failed" if failure.attempt else "not tried"
+            lines.append(f"  {head}: {first}")
             lines += [f"    {line}" for line in rest]
         return "\n".join(lines)
 
@@ -79,6 +84,7 @@ class TargetReport:
             "waited_s": self.waited_s,
             "elapsed_s": self.elapsed_s,
             "notes": list(self.notes),
+            "failed_starts": self.failed_starts,
         }
 
 

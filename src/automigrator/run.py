@@ -55,6 +55,8 @@ class Run:
         self.unfinished = False
         """Whether a restore was begun and has not ended well: the next start ends it."""
         self.locked = False
+        self.stopped = False
+        """Whether so many starts have failed that this one touches nothing."""
         self._backend = backend
         self._progress = progress
         self._rebuild = rebuild
@@ -174,6 +176,8 @@ class Run:
     def _need_lock(self, act: str) -> None:
         if not self.locked:
             raise RefusedError(f"cannot {act} without the migration lock; nothing was changed")
+        if self.stopped:
+            raise RefusedError(f"cannot {act} after too many failed starts; nothing was changed")
 
 
 def stamp() -> str:

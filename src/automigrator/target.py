@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 Drive = Literal["auto", "loop", "thread"]
+LastResort = Literal["ask", "abort", "continue"]
+"""What becomes of a start that does not try, as too many have failed before it."""
 Database = AsyncEngine | URL | str
 
 
@@ -31,6 +33,7 @@ class Target:
     `baseline` stamps a database that has tables but no version row (`"base"` runs every
     revision on it). Limits are seconds: `connect_timeout` for a server that is away,
     `lock_timeout` for the migration lock, `retry_timeout` for trying again what passes by itself.
+    `recovery`, `max_failed_starts` and `last_resort` are the migrator's where they are None.
     Raises ConfigurationError.
     """
 
@@ -54,6 +57,8 @@ class Target:
     connect_timeout: float = field(default=60.0, kw_only=True)
     lock_timeout: float = field(default=900.0, kw_only=True)
     retry_timeout: float = field(default=60.0, kw_only=True)
+    max_failed_starts: int | None = field(default=None, kw_only=True)
+    last_resort: LastResort | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -75,6 +80,10 @@ class Target:
             raise ConfigurationError("connect_timeout and lock_timeout are seconds above zero")
         if self.retry_timeout < 0:
             raise ConfigurationError("retry_timeout is seconds; 0 tries nothing again")
+        if self.max_failed_starts is not None:
+            check_max_failed_starts(self.max_failed_starts)
+        if self.last_resort is not None:
+            check_last_resort(self.last_resort)
         if isinstance(self.config, str | os.PathLike) and not Path(self.config).exists():
             raise ConfigurationError(
                 f"{os.fspath(self.config)}: no such Alembic configuration "
@@ -100,6 +109,21 @@ class Target:
 
     def __repr__(self) -> str:
         return f"Target({self.name!r}, {self.url!r})"
+
+
+def check_max_failed_starts(limit: object) -> None:
+    """Raises ConfigurationError."""
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
+        raise ConfigurationError(
+            f"max_failed_starts={limit!r} is not a whole number of starts, from 1 up; "
+            "0 counts none and always tries"
+        )
+
+
+def check_last_resort(choice: object) -> None:
+    """Raises ConfigurationError."""
+    if choice not in get_args(LastResort):
+        raise ConfigurationError(f"last_resort={choice!r} is not one of {get_args(LastResort)}")
 
 
 def _default_name(url: URL) -> str:

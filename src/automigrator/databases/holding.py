@@ -1,32 +1,48 @@
-"""A migration lock that is held, and what its last holder left to those who waited for it."""
+"""A migration lock that is held, and what its last holder left to those who come after it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol, get_args
 
 from automigrator.errors import AutomigratorError
+from automigrator.failure import State
 
 
 class LockLostError(AutomigratorError):
     """Raised when another process may hold the lock by now; what was not committed is undone."""
 
 
+Ended = Literal["begun", "failed", "degraded"]
+"""`begun` stays where a leader died before it could say more."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedStarts:
+    """Starts in a row that failed or died: times as in `Record`, of the first and the last."""
+
+    count: int = 0
+    since: float = 0.0
+    last: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
-    """How a leader ended that did not reach the wanted heads.
+    """What became of a leader that did not reach the wanted heads, and of those before it.
 
     `plan` is what it tried, `at` seconds since the epoch on the clock of whatever keeps the
-    record, `failures` are as in a report's `to_dict`.
+    record, `failures` are as in a report's `to_dict`, `state` is what it left behind.
     """
 
     plan: str
-    outcome: Literal["failed", "degraded"]
+    outcome: Ended
     leader: str
-    at: float
-    failures: tuple[Mapping[str, Any], ...]
+    failures: tuple[Mapping[str, Any], ...] = ()
+    state: State = "clean"
+    starts: FailedStarts = field(default_factory=FailedStarts)
+    at: float = 0.0
 
     def dumped(self) -> str:
         return json.dumps(asdict(self))
@@ -36,12 +52,17 @@ def loaded(text: str | None) -> Record | None:
     """What `dumped` made; None for anything else, as a record only saves work."""
     try:
         data = json.loads(text or "")
+        starts = data["starts"]
+        if data["outcome"] not in get_args(Ended) or data["state"] not in get_args(State):
+            return None
         return Record(
             str(data["plan"]),
-            "degraded" if data["outcome"] == "degraded" else "failed",
+            data["outcome"],
             str(data["leader"]),
-            float(data["at"]),
             tuple(dict(failure) for failure in data["failures"]),
+            data["state"],
+            FailedStarts(int(starts["count"]), float(starts["since"]), float(starts["last"])),
+            float(data["at"]),
         )
     except (ValueError, KeyError, TypeError):
         return None
@@ -66,4 +87,7 @@ class Hold(Protocol):
         """What the last leader left."""
 
     async def leave(self, record: Record | None) -> None:
-        """Replace what the last leader left; `record.at` is set to now."""
+        """Replace what the last leader left, whole or not at all; `at` is set to now where it is 0.
+
+        Raises what writing raises.
+        """

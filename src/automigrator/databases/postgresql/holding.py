@@ -137,13 +137,17 @@ class SessionHold:
             if record is None:
                 await run(connection, f"DROP DOMAIN IF EXISTS {name}")
                 return
-            ((now,),) = await rows_of(
-                connection, "select extract(epoch from clock_timestamp())::float8"
+            ((now, kept),) = await rows_of(
+                connection,
+                "select extract(epoch from clock_timestamp())::float8, "
+                "to_regtype(:name) is not null",
+                name=name,
             )
-            await run(connection, f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-            await run(connection, f"DROP DOMAIN IF EXISTS {name}")
-            await run(connection, f"CREATE DOMAIN {name} AS text")
-            said = literal(dataclasses.replace(record, at=now).dumped())
+            if not kept:
+                await run(connection, f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+                await run(connection, f"CREATE DOMAIN {name} AS text")
+            said = literal(dataclasses.replace(record, at=record.at or now).dumped())
+            # one statement: a kill leaves the old record or the new one
             await run(connection, f"COMMENT ON DOMAIN {name} IS {said}")
 
     @property

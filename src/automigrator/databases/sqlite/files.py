@@ -22,6 +22,29 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_durably(path: Path, text: str) -> None:
+    """Replace a file's content: a kill or power cut leaves the old one or the new one."""
+    temporary = beside(path, ".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def remove_durably(path: Path) -> None:
+    """Remove a file; nothing happens when there is none."""
+    path.unlink(missing_ok=True)
+    # also when it was gone already: the one who unlinked it may have been killed before this
+    sync_folder(path.parent)
+
+
 def copy_bytes(source: Path, destination: Path) -> None:
     # the database itself last: its name says that the set is whole
     for suffix in (*SIDECARS, ""):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from automigrator.databases.sqlite.files import sync_folder
+from automigrator.databases.sqlite.files import remove_durably, write_durably
 
 State = Literal["migrating", "restoring"]
 
@@ -34,14 +33,7 @@ def path_for(live: Path) -> Path:
 
 def write(live: Path, entry: Entry) -> None:
     """Replace the journal durably: a kill or power cut leaves the old entry or the new one."""
-    path = path_for(live)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(asdict(entry), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    write_durably(path_for(live), json.dumps(asdict(entry)))
 
 
 def read(live: Path) -> Entry | None:
@@ -61,10 +53,7 @@ def read(live: Path) -> Entry | None:
 
 def clear(live: Path) -> None:
     """Forget the entry durably; nothing happens when there is none."""
-    path = path_for(live)
-    path.unlink(missing_ok=True)
-    # also when it was gone already: the one who unlinked it may have been killed before this
-    sync_folder(path.parent)
+    remove_durably(path_for(live))
 
 
 def _entry(data: Any) -> Entry:

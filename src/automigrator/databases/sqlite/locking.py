@@ -1,4 +1,8 @@
-"""The migration lock of a SQLite database: a file beside it, freed by the kernel at a kill."""
+"""The migration lock of a SQLite database: a file beside it, freed by the kernel at a kill.
+
+The record is another file, as it must be replaced whole: the lock's own may not be, while others
+have it open to wait for it.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,8 @@ from weakref import WeakKeyDictionary
 
 from automigrator.databases.holding import Hold, Record, loaded
 from automigrator.databases.polling import Waiting, poll, this_process
-from automigrator.databases.sqlite.files import beside
+from automigrator.databases.sqlite.files import beside, remove_durably, write_durably
+from automigrator.threads import in_thread, to_the_end
 
 if sys.platform == "win32":
     import msvcrt
@@ -53,15 +58,19 @@ def path_for(live: Path) -> Path:
     return beside(live.resolve(), ".automigrator-lock")
 
 
+def record_path_for(live: Path) -> Path:
+    return beside(live.resolve(), ".automigrator-record.json")
+
+
 @dataclass(slots=True)
 class FileHold:
-    """See `Hold`; the lock file says who holds it, how far it is, and how the last one ended."""
+    """See `Hold`; the lock file says who holds it and how far it is."""
 
     leader: str
     waited_s: float
     since: float
     descriptor: int
-    record: Record | None = None
+    records: Path
     progress: str = ""
 
     async def confirm(self, progress: str = "") -> None:
@@ -74,16 +83,19 @@ class FileHold:
         await asyncio.Event().wait()
 
     async def last(self) -> Record | None:
-        return self.record
+        return await in_thread(lambda: _record(self.records))
 
     async def leave(self, record: Record | None) -> None:
-        self.record = dataclasses.replace(record, at=time.time()) if record else None
-        self._write("done")
+        def put() -> None:
+            if record is None:
+                remove_durably(self.records)
+            else:
+                write_durably(self.records, _at_a_time(record).dumped())
+
+        await to_the_end(in_thread(put))
 
     def _write(self, progress: str) -> None:
-        said = {"leader": self.leader, "progress": progress}
-        said["record"] = self.record.dumped() if self.record else ""
-        text = json.dumps(said).encode()
+        text = json.dumps({"leader": self.leader, "progress": progress}).encode()
         os.lseek(self.descriptor, 0, os.SEEK_SET)
         os.write(self.descriptor, text)
         os.ftruncate(self.descriptor, len(text))
@@ -109,9 +121,7 @@ async def file_lock(live: Path, timeout_s: float, waiting: Waiting) -> AsyncIter
 
     try:
         waited = await poll(acquire, timeout_s, waiting, leader, str(live))
-        hold = FileHold(
-            this_process(), waited, since, descriptor, loaded(_said(path).get("record"))
-        )
+        hold = FileHold(this_process(), waited, since, descriptor, record_path_for(live))
         await hold.confirm()
         yield hold
     finally:
@@ -138,7 +148,7 @@ class MemoryHold:
         return self.shared.record
 
     async def leave(self, record: Record | None) -> None:
-        self.shared.record = dataclasses.replace(record, at=time.time()) if record else None
+        self.shared.record = _at_a_time(record) if record else None
 
 
 @dataclass(slots=True)
@@ -169,9 +179,20 @@ async def memory_lock(owner: object, timeout_s: float, waiting: Waiting) -> Asyn
         shared.lock.release()
 
 
+def _at_a_time(record: Record) -> Record:
+    return record if record.at else dataclasses.replace(record, at=time.time())
+
+
+def _record(path: Path) -> Record | None:
+    try:
+        return loaded(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
 def _said(path: Path) -> dict[str, str]:
     try:
         said = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
-        return {}  # a leader was killed while it wrote, or an older one wrote its pid only
+        return {}  # a leader was killed while it wrote
     return said if isinstance(said, dict) else {}
