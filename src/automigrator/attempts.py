@@ -230,7 +230,7 @@ async def _attempt(course: Course) -> Outcome | None:
     try:
         finding = await _found(course)
     except Exception as error:
-        if backend.classify(error) == "corrupt":
+        if not course.begun and backend.classify(error) == "corrupt":
             # what is pending cannot be read, and a strategy may act on that all the same
             everything = history.steps(ground.target.revision, ())
             course.plan = history.digest(history.ids(everything))

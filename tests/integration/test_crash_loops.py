@@ -31,6 +31,7 @@ from automigrator import (
     crash_loops,
     hookimpl,
 )
+from automigrator.databases.holding import Record
 
 pytestmark = pytest.mark.plugins
 
@@ -49,8 +50,9 @@ async def boot(
     device: Raced, *recovery: Any, limit: int = 2, plugins: Any = (), **options: Any
 ) -> TargetReport:
     """One start in this process, failed or not."""
+    own = {"retry_timeout": options.pop("retry_timeout")} if "retry_timeout" in options else {}
     migrator = Migrator(
-        device.target(),
+        device.target(**own),
         mode="migrate",
         recovery=recovery,
         plugins=plugins,
@@ -128,6 +130,25 @@ def test_what_a_dead_leader_left_is_undone_even_by_a_start_that_tries_nothing(
         assert stopped.report["failures"][0]["state"] == "clean"
         assert (device.heads, device.notes()) == ({"r1"}, ROWS)
     assert len(device.trace) == 1
+
+
+class Peeking:
+    """Looks at what is written down when the hooks are called that take a snapshot."""
+
+    record: Record | None = None
+
+    @hookimpl
+    async def before_migrate(self, run: Run) -> None:
+        assert run._course.hold is not None
+        self.record = await run._course.hold.last()
+
+
+async def test_a_start_is_written_down_before_anything_is_done(device: Raced) -> None:
+    device.traced(GOOD)
+    peeking = Peeking()
+    await boot(device, plugins=[peeking])
+    assert peeking.record is not None
+    assert (peeking.record.outcome, peeking.record.starts.count) == ("begun", 1)
 
 
 def test_each_of_many_that_die_one_after_the_other_counts_and_the_rest_is_spared(
@@ -224,7 +245,7 @@ async def test_a_partial_state_is_continued_on_only_when_that_is_allowed(device:
     assert first.failures[0].state == "partial-within-revision"
     for last_resort in ("continue", "ask"):
         options: dict[str, Any] = {"limit": 1, "last_resort": last_resort}
-        refused = await boot(device, "log-and-continue", **options)
+        refused = await boot(device, "backup-restore", "log-and-continue", **options)
         assert (refused.outcome, tried(refused)) == ("failed", False)
         assert any("allow_partial=True" in note for note in refused.notes)
         allowed = await boot(device, "log-and-continue", allow_partial=True, **options)
@@ -324,30 +345,28 @@ def test_each_try_after_the_limit_doubles_the_rest() -> None:
     assert rests == [24, 48, 96]
 
 
-async def test_a_cancelled_start_is_not_counted(device: Raced) -> None:
-    device.traced(device.slow(3) + "\n" + BROKEN)
+async def cancelled(device: Raced, lines: int) -> None:
+    """A start that is cancelled inside the revision, which is slow while there is a flag."""
+    (device.root / "slow").touch()
     run = asyncio.create_task(boot(device))
-    await asyncio.to_thread(device.await_trace)
+    await asyncio.to_thread(device.await_trace, lines)
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
-    device.count -= 1
-    device.deploy(BROKEN)
-    assert (await boot(device)).failed_starts == 1
+    (device.root / "slow").unlink()
 
 
-async def test_a_cancelled_start_leaves_the_count_of_those_before_it(device: Raced) -> None:
-    flag = device.root / "slow"
-    device.traced(f"if os.path.exists({str(flag)!r}):\n    {device.slow(3)}\n{BROKEN}")
-    assert (await boot(device)).failed_starts == 1
-    flag.touch()
-    run = asyncio.create_task(boot(device))
-    await asyncio.to_thread(device.await_trace, 2)
-    run.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await run
-    flag.unlink()
-    assert (await boot(device)).failed_starts == 2
+async def test_a_cancelled_start_is_not_counted_and_leaves_the_count_of_those_before_it(
+    device: Raced,
+) -> None:
+    flag = str(device.root / "slow")
+    device.traced(f"if os.path.exists({flag!r}):\n    {device.slow(3)}\n{BROKEN}")
+    await cancelled(device, 1)
+    report = await boot(device)
+    assert (tried(report), report.failed_starts) == (True, 1)
+    await cancelled(device, 3)
+    report = await boot(device)
+    assert (tried(report), report.failed_starts) == (True, 2)
     assert not tried(await boot(device))
 
 
@@ -384,7 +403,7 @@ def test_a_failure_that_says_nothing_about_the_revisions_is_not_counted(device: 
     assert asyncio.run(boot(device)).failed_starts == 1
     with in_the_way(device):
         for _ in range(3):
-            report = asyncio.run(boot(device))
+            report = asyncio.run(boot(device, retry_timeout=0))
             assert [failure.kind for failure in report.failures] == ["lock-timeout"]
             assert report.failed_starts == 1
     assert asyncio.run(boot(device)).failed_starts == 2
