@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -71,6 +72,23 @@ async def test_creating_makes_the_folder_too_and_says_whether_it_did(
     assert not await backend.create()
     sight = await backend.look(TABLES)
     assert sight.exists and not sight.has_tables and sight.heads == {VersionTable(): None}
+
+
+async def test_of_many_that_create_at_once_exactly_one_did(tmp_path: Path) -> None:
+    for number in range(30):
+        url = f"sqlite:///{tmp_path / f'{number}.db'}"
+        backends = [SQLite(Access(Target(url, tmp_path))) for _ in range(8)]
+        created = await asyncio.gather(*(each.create() for each in backends))
+        assert created.count(True) == 1
+
+
+def test_a_link_to_nowhere_is_created_at_its_other_end(
+    backend: SQLite, file: Path, tmp_path: Path
+) -> None:
+    file.parent.mkdir()
+    file.symlink_to(tmp_path / "real.db")
+    assert asyncio.run(backend.create())
+    assert (tmp_path / "real.db").exists() and file.is_symlink()
 
 
 async def test_heads_and_other_tables_are_seen(backend: SQLite, file: Path) -> None:
