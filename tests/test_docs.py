@@ -84,9 +84,9 @@ def test_every_block_says_what_it_is(page: Path) -> None:
     assert languages <= {"python", "sh", "toml", *SHOWN}
 
 
-def test_the_guides_distribution_is_installed_and_loaded_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The guide, with its distribution installed."""
     guide = ROOT / "docs" / "strategies.md"
     (project,) = (tomllib.loads(text)["project"] for text in blocks(guide, "toml"))
     package = project["name"].replace("-", "_")
@@ -98,10 +98,25 @@ def test_the_guides_distribution_is_installed_and_loaded_by_its_name(
     lines = [f"{name} = {value}" for name, value in entries.items()]
     (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines]))
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return guide
 
+
+def test_the_guides_distribution_is_installed_and_loaded_by_its_name(guide: Path) -> None:
     ((name, strategy),) = recovery.load([("wait-for-space", {"seconds": 300})])
 
     assert (name, type(strategy).__name__) == ("wait-for-space", "WaitForSpace")
+
+
+def test_the_guides_strategy_passes_the_suite_in_both_forms(guide: Path, tmp_path: Path) -> None:
+    of_suite = [text for text in blocks(guide, "python") if "StrategyConformance" in text]
+    page = "\n".join([blocks(guide, "python")[0], *of_suite])
+    (tmp_path / "test_guide.py").write_text(page, "utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n", "utf-8")
+    chosen = "sqlite and (answered or option or name or hooks or revision)"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0 and "16 passed, 2 skipped" in ended.stdout, ended.stdout
 
 
 def test_the_readmes_second_command_is_what_ci_runs() -> None:

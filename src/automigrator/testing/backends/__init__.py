@@ -1,0 +1,19 @@
+"""The suite that a backend's tests inherit."""
+
+from __future__ import annotations
+
+from automigrator.testing.backends.killing import Killing
+
+
+class BackendConformance(Killing):
+    """The cases that every backend passes; those of SQLite and PostgreSQL do.
+
+    The backend is the one that `backend_for` finds for the URLs of `open_databases`, which an
+    author overrides and names in `databases`. `transactional_ddl = False` is for a database that
+    commits at every CREATE TABLE.
+    """
+
+    __test__ = False
+
+
+__all__ = ["BackendConformance"]

@@ -1,0 +1,147 @@
+"""Snapshots: equal row by row, put back as often as one likes, pruned only where they are ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from automigrator.databases.backend import Backend, Snapshot
+from automigrator.testing.backends.locking import Locking
+from automigrator.testing.conformance import (
+    FREE_S,
+    TABLE,
+    backend_of,
+    case,
+    nothing_is_open,
+    same,
+    silent,
+)
+from automigrator.testing.contents import Contents, contents, execute, with_notes
+
+DAMAGE = (
+    "DELETE FROM notes WHERE id < 100",
+    "CREATE TABLE half (id INTEGER)",
+    "UPDATE alembic_version SET version_num = 'half'",
+)
+"""What a revision may leave half done."""
+
+
+class Copying(Locking):
+    """A snapshot is a copy of the whole target, verified, and its restore is idempotent."""
+
+    __test__ = False
+
+    @asynccontextmanager
+    async def locked(self, name: str = "app") -> AsyncIterator[Backend]:
+        """A new backend that holds the lock, as a leader has it."""
+        backend = self.backend(name)
+        await backend.look([TABLE])
+        async with backend.lock([TABLE], FREE_S, silent):
+            yield backend
+
+    async def copied(self, snapshot: Snapshot, name: str = "app") -> Contents:
+        return await contents(self.fresh.url(name).set(database=snapshot.place))
+
+    @case
+    async def test_a_snapshot_is_equal_row_by_row(self) -> None:
+        await self.filled()
+        async with self.locked() as backend:
+            snapshot = await backend.snapshot("1", ("r1",), ("r2",), [TABLE])
+            assert (snapshot.heads, snapshot.stamp) == (("r1",), "1")
+            same(await self.copied(snapshot), with_notes(), "the snapshot")
+            same(await contents(self.fresh.url()), with_notes(), "a snapshot was taken, and")
+            await backend.close()
+        await nothing_is_open(self.fresh.url(), "after a snapshot")
+
+    @case
+    async def test_a_database_at_other_heads_is_not_copied(self) -> None:
+        """Whoever migrated it meanwhile would lose that by a restore."""
+        await self.filled(revision="elsewhere")
+        before = await self.fresh.places()
+        async with self.locked() as backend:
+            try:
+                await backend.snapshot("1", ("r1",), ("r2",), [TABLE])
+            except Exception:  # noqa: BLE001 - which one is the backend's to choose
+                pass
+            else:
+                raise AssertionError("a snapshot at other heads than were seen was taken")
+        assert await self.fresh.places() == before, "a snapshot that was refused is there"
+        await nothing_is_open(self.fresh.url(), "after a snapshot that was refused")
+
+    @case
+    async def test_a_restore_brings_every_row_back_and_may_be_repeated(self) -> None:
+        await self.filled()
+        url = self.fresh.url()
+        async with self.locked() as backend:
+            snapshot = await backend.snapshot("1", ("r1",), ("r2",), [TABLE])
+            for _ in range(2):
+                await execute(url, *DAMAGE)
+                await backend.restore(snapshot)
+                same(await contents(url), with_notes(), "restored")
+                await backend.restore(snapshot)
+                same(await contents(url), with_notes(), "restored again")
+            same(await self.copied(snapshot), with_notes(), "the snapshot after a restore")
+            await backend.close()
+        await nothing_is_open(url, "after a restore")
+
+    @case
+    async def test_what_is_no_snapshot_of_this_run_is_not_put_back(self) -> None:
+        await self.filled()
+        async with self.locked() as backend:
+            snapshot = await backend.snapshot("1", ("r1",), ("r2",), [TABLE])
+            await backend.close()
+        await execute(self.fresh.url(), "DELETE FROM notes WHERE id = 7")
+        async with self.locked() as backend:
+            try:
+                await backend.restore(snapshot)
+            except Exception:  # noqa: BLE001 - RefusedError, or what the backend has for it
+                pass
+            else:
+                raise AssertionError("a snapshot of another run was put back: newer rows are lost")
+        assert (
+            len((await contents(self.fresh.url()))["notes"][1]) == len(with_notes()["notes"][1]) - 1
+        )
+
+    @case
+    async def test_an_open_snapshot_is_seen_by_the_next_start_until_it_is_closed(self) -> None:
+        await self.filled()
+        assert not await self._unfinished()
+        async with self.locked() as backend:
+            await backend.snapshot("1", ("r1",), ("r2",), [TABLE])
+            assert await self._unfinished(), "a start would not see that this one was killed"
+            await backend.close()
+            assert not await self._unfinished(), "closed, and the next start would undo it"
+            assert await backend.recover([TABLE]) is None
+
+    @case
+    async def test_pruning_deletes_the_oldest_and_only_its_own(self) -> None:
+        neighbours = ("app2", "app_r1", "ap")
+        for name in ("app", *neighbours):
+            await self.filled(name)
+        kept = {name: await self._snapshots(name, "1") for name in neighbours}
+        *old, newest = await self._snapshots("app", "1", "2", "3")
+        before = await self.fresh.places()
+        async with self.locked() as backend:
+            assert await backend.prune(5) == (), "there were fewer, and some were deleted"
+            deleted = await backend.prune(1)
+        assert set(deleted) == {snapshot.place for snapshot in old}, (
+            f"of its three snapshots it was to keep the newest, and it deleted {deleted}"
+        )
+        gone = before - await self.fresh.places()
+        assert gone == set(deleted), f"it says that it deleted {deleted}, and {gone} are gone"
+        same(await self.copied(newest), with_notes(), "the newest snapshot")
+        for name, (snapshot,) in kept.items():
+            same(await self.copied(snapshot, name), with_notes(), f"the snapshot of {name}")
+
+    async def _snapshots(self, name: str, *stamps: str) -> list[Snapshot]:
+        taken = []
+        for stamp in stamps:
+            async with self.locked(name) as backend:
+                taken.append(await backend.snapshot(stamp, ("r1",), ("r2",), [TABLE]))
+                await backend.close()
+        return taken
+
+    async def _unfinished(self) -> bool:
+        backend = backend_of(self.fresh.url())
+        await backend.look([TABLE])
+        return backend.unfinished()

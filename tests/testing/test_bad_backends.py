@@ -1,0 +1,154 @@
+"""A suite that cannot fail proves nothing: each of these backends is wrong, and is told how."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from automigrator.databases.access import Access
+from automigrator.databases.backend import Backend, Side, Sight, Snapshot, VersionTable
+from automigrator.databases.holding import Hold
+from automigrator.databases.sqlite.backend import SQLite
+from automigrator.failure import FailureKind
+from automigrator.target import Target
+from automigrator.testing import BackendConformance
+from automigrator.testing.contents import execute
+
+
+class CreatesByLooking(SQLite):
+    async def look(self, tables: Sequence[VersionTable]) -> Sight:
+        await self.create()
+        return await super().look(tables)
+
+
+class LocksNobodyOut(SQLite):
+    @asynccontextmanager
+    async def lock(
+        self,
+        tables: Sequence[VersionTable],
+        timeout_s: float,
+        waiting: Callable[[float, str], None],
+    ) -> AsyncIterator[Hold]:
+        assert self.file is not None
+        self.file = self.file.with_name(f"{id(self)}.db")
+        async with super().lock(tables, timeout_s, waiting) as hold:
+            yield hold
+
+
+class SnapshotsLackRows(SQLite):
+    async def snapshot(self, *args: Any, **options: Any) -> Snapshot:
+        snapshot = await super().snapshot(*args, **options)
+        url = self.access.url.set(database=snapshot.place)
+        await execute(url, "DELETE FROM notes WHERE id = 100")
+        return snapshot
+
+
+class RestoresNothing(SQLite):
+    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> None:
+        return None
+
+
+class RecoversNothing(SQLite):
+    async def recover(self, tables: Sequence[VersionTable]) -> str | None:
+        return None
+
+
+class ForgetsToClose(SQLite):
+    async def close(self) -> None:
+        return None
+
+
+class PrunesItsNeighbours(SQLite):
+    async def prune(self, keep: int, *, folder: Path | None = None) -> tuple[str, ...]:
+        assert self.file is not None
+        found = sorted(self.file.parent.glob(f"{self.file.stem}*.snapshot-*"))
+        for path in found[: -keep or None]:
+            path.unlink()
+        return tuple(map(str, found[: -keep or None]))
+
+
+class DropsWhatItReplaces(SQLite):
+    async def take_over(
+        self, side: Side, stamp: str, tables: Sequence[VersionTable], **options: Any
+    ) -> str | None:
+        await super().take_over(side, stamp, tables, **{**options, "set_aside": False})
+        return f"{self.file}.purged"
+
+
+class GuessesByTheText(SQLite):
+    def classify(self, error: BaseException) -> FailureKind | None:
+        return "disk-full" if "disk" in str(error) else super().classify(error)
+
+
+class _Bad(BackendConformance):
+    __test__ = False
+    kind: type[SQLite]
+
+    def backend(self, name: str = "app") -> Backend:
+        return self.kind(Access(Target(self.fresh.url(name), self.folder)))
+
+
+def no_fixture(name: str) -> NoReturn:
+    raise LookupError(name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "case", "told"),
+    [
+        (
+            CreatesByLooking,
+            "test_an_absent_database_is_an_answer_and_stays_absent",
+            "an absent database was seen",
+        ),
+        (LocksNobodyOut, "test_one_task_at_a_time", "two hold the lock of one database"),
+        (
+            LocksNobodyOut,
+            "test_another_loop_in_another_thread_is_excluded",
+            "two hold the lock of one database",
+        ),
+        (
+            LocksNobodyOut,
+            "test_a_process_excludes_others_until_it_is_killed",
+            "two hold the lock of one database",
+        ),
+        (SnapshotsLackRows, "test_a_snapshot_is_equal_row_by_row", "the snapshot: there is"),
+        (
+            RestoresNothing,
+            "test_a_restore_brings_every_row_back_and_may_be_repeated",
+            "restored: there is",
+        ),
+        (
+            RecoversNothing,
+            "test_killed_half_way_the_next_start_undoes_it",
+            "recovered, a journal is left open",
+        ),
+        (ForgetsToClose, "test_a_snapshot_is_equal_row_by_row", "a journal is left open"),
+        (
+            PrunesItsNeighbours,
+            "test_pruning_deletes_the_oldest_and_only_its_own",
+            "it was to keep the newest, and it deleted",
+        ),
+        (
+            DropsWhatItReplaces,
+            "test_the_side_takes_over_and_the_old_data_is_set_aside",
+            "the old data is said to be in",
+        ),
+        (
+            GuessesByTheText,
+            "test_what_the_driver_does_not_say_is_not_guessed",
+            "classify(RuntimeError('disk full, they say')) is None",
+        ),
+    ],
+)
+def test_a_wrong_backend_is_told_what_is_wrong(
+    kind: type[SQLite], case: str, told: str, tmp_path: Path
+) -> None:
+    suite = _Bad()
+    suite.kind = kind
+    with suite.opened("sqlite", tmp_path, no_fixture), pytest.raises(AssertionError) as info:
+        getattr(suite, case)()
+    assert told in str(info.value)
