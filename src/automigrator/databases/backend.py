@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.databases.access import Access
 from automigrator.databases.holding import Hold
-from automigrator.errors import ConfigurationError
 from automigrator.failure import FailureKind
 
 
@@ -177,7 +176,10 @@ class Backend(Protocol):
 
 
 def backend_for(access: Access, maintenance_database: str | None = None) -> Backend:
-    """The backend for a URL. Raises ConfigurationError naming the dialects there are."""
+    """The backend for a URL; of an installed one's entry point where it is not one of ours.
+
+    Raises ConfigurationError naming the dialects there are.
+    """
     dialect = access.url.get_backend_name()
     if dialect == "sqlite":
         from automigrator.databases.sqlite.backend import SQLite
@@ -187,6 +189,6 @@ def backend_for(access: Access, maintenance_database: str | None = None) -> Back
         from automigrator.databases.postgresql.backend import PostgreSQL
 
         return PostgreSQL(access, maintenance_database)
-    raise ConfigurationError(
-        f"no backend for the dialect {dialect!r}; automigrator knows sqlite and postgresql"
-    )
+    from automigrator.databases.installed import installed_backend
+
+    return installed_backend(access, maintenance_database)
