@@ -36,7 +36,9 @@ async def patiently(course: Course, attempt: Callable[[], Awaitable[T]]) -> T:
             except Exception as error:
                 failure = await described(course, error)
                 if not _passes(course, failure) or time.monotonic() + pause > deadline:
-                    raise failure.error or error  # it may be the loss of the lock that is behind it
+                    if failure.error is None or failure.error is error:
+                        raise
+                    raise failure.error from error  # what is behind it: the lock is lost, say
             course.lasting = Left.of(failure)
             # jitter: what two of them wait for each other for is not to meet again
             seconds = pause * random.uniform(0.5, 1)

@@ -139,7 +139,7 @@ class Locking(Looking):
     @case
     async def test_a_record_survives_until_it_is_taken_back(self) -> None:
         await self.filled()
-        record = Record("plan", "failed", "somebody", 0.0, _FAILURES)
+        record = Record("plan", "failed", "somebody", _FAILURES)
         began = time.time()
         async with self.backend().lock([TABLE], FREE_S, silent) as hold:
             assert await hold.last() is None, "there was no leader before, and it left a record"
