@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from automigrator.databases.backend import Backend, Snapshot, VersionTable
+from automigrator.databases.backend import Backend, Copying, Snapshot, VersionTable
 from automigrator.errors import RefusedError
 from automigrator.failure import Failure
 from automigrator.progress import Progress
@@ -84,11 +84,17 @@ class Run:
         self._progress("note", self.name, text=text)
 
     async def snapshot(
-        self, *, folder: Path | None = None, disconnect_others: bool = False
+        self,
+        *,
+        folder: Path | None = None,
+        disconnect_others: bool = False,
+        how: Copying = "auto",
+        binaries: Path | None = None,
     ) -> Snapshot:
         """Copy the target's data and verify the copy; once a run, then the same is returned.
 
-        Raises RefusedError when it cannot be made safely.
+        On PostgreSQL `how` may insist on a template copy or on a dump, and `binaries` say where
+        pg_dump is. Raises RefusedError when it cannot be made safely.
         """
         self._need_lock("take a snapshot")
         if self.taken is None:
@@ -99,6 +105,8 @@ class Run:
                 self.tables,
                 folder=folder,
                 disconnect_others=disconnect_others,
+                how=how,
+                binaries=binaries,
             )
             self._progress("snapshot-taken", self.name, place=self.taken.place)
         return self.taken

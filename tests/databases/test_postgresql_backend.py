@@ -976,3 +976,21 @@ async def test_the_applications_pool_forgets_its_plans(
     await PostgreSQL(Access(Target(app, Path(__file__))), None).refresh()
     assert await read() == 2
     await app.dispose()
+
+
+async def test_what_a_migration_made_in_a_new_schema_is_no_reason_not_to_restore(
+    backend: PostgreSQL, postgres_server: Server, filled: str, do: Callable[..., Any], role: str
+) -> None:
+    async with backend.lock(TABLES, 5, silent):
+        snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+        do("create schema more", "create table more.orders ()")
+        await backend.restore(snapshot)
+        # it may have been somebody else's after all
+        assert beside(postgres_server, filled) == ["purged", "snapshot"]
+        do("create schema theirs", "create table theirs.orders ()")
+        do(f"alter table theirs.orders owner to {role}")
+        with pytest.raises(RefusedError, match="theirs.orders"):
+            await backend.restore(snapshot)
+    assert do("select to_regclass('more.orders'), to_regclass('theirs.orders')::text") == [
+        (None, "theirs.orders")
+    ]

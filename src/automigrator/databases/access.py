@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import Engine, NullPool, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import greenlet_spawn
 
 from automigrator import urls
 from automigrator.target import Target
@@ -42,6 +43,18 @@ class Access:
     def given_engine(self) -> AsyncEngine | None:
         """The engine that migrations connect like, None for a URL."""
         return self._engine
+
+    async def arguments(self) -> Mapping[str, Any] | None:
+        """What the driver is given to connect now, listeners asked; it may hold a password.
+
+        None where a creator of the application's own makes the connections.
+        """
+        engine = self._engine or create_async_engine(self.url, poolclass=NullPool)
+        recipe = await greenlet_spawn(_recipe_of, engine)
+        if recipe is None:
+            return None
+        words = {"conninfo": recipe.cargs[0]} if recipe.cargs and recipe.cargs[0] else {}
+        return {**words, **recipe.cparams}
 
     def engine(self, database: str | None = None) -> AsyncEngine:
         """A new engine of our own to the target, or to another database of its server."""

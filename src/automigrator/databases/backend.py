@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from sqlalchemy import URL
 from sqlalchemy.engine import Connection
@@ -15,6 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from automigrator.databases.access import Access
 from automigrator.databases.holding import Hold
 from automigrator.failure import FailureKind
+
+Copying = Literal["auto", "template", "dump"]
+"""How a snapshot is made, where a database knows more than one way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +147,13 @@ class Backend(Protocol):
         *,
         folder: Path | None = None,
         disconnect_others: bool = False,
+        how: Copying = "auto",
+        binaries: Path | None = None,
     ) -> Snapshot:
         """Copy the whole target and verify the copy; what kills a process from here to `close`
-        is undone by the next start's `recover`, unless it finds the database at `wanted`."""
+        is undone by the next start's `recover`, unless it finds the database at `wanted`.
+
+        `how` and `binaries`, where client programs are, matter to PostgreSQL alone."""
 
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> None:
         """Put the snapshot's data back; the snapshot stays."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from automigrator import Decision, Failure, Run, TargetReport, hookimpl
 
 When = Literal["auto", "always"]
 Then = Literal["pass", "retry", "continue", "abort"]
+Copy = Literal["auto", "template", "dump"]
 
 _DECISIONS = {
     "pass": None,
@@ -23,7 +24,8 @@ class BackupRestore:
 
     `snapshot="auto"` makes no copy where a failed attempt rolls back whole by itself; `keep` is
     how many copies stay after a migration, `folder` where they are (files only), and
-    `disconnect_others` ends the sessions of others that are in the way. Raises ValueError.
+    `disconnect_others` ends the sessions of others that are in the way. On PostgreSQL `copy` is
+    made by template, or by the pg_dump in the folder `binaries`. Raises ValueError.
     """
 
     effect = "reverting"
@@ -36,6 +38,8 @@ class BackupRestore:
         keep: int = 3,
         folder: str | Path | None = None,
         disconnect_others: bool = False,
+        copy: Copy = "auto",
+        binaries: str | Path | None = None,
     ) -> None:
         if snapshot not in ("auto", "always"):
             raise ValueError(f"snapshot must be 'auto' or 'always', not {snapshot!r}")
@@ -45,6 +49,12 @@ class BackupRestore:
             raise ValueError(f"keep must be a whole number from 1 up, not {keep!r}")
         if not (folder is None or isinstance(folder, str | Path)):
             raise ValueError(f"folder must be a path or None, not {folder!r}")
+        if copy not in get_args(Copy):
+            raise ValueError(f"copy must be one of {', '.join(get_args(Copy))}, not {copy!r}")
+        if copy == "dump" and folder is None:
+            raise ValueError("copy='dump' needs a folder for the dumps")
+        if not (binaries is None or isinstance(binaries, str | Path)):
+            raise ValueError(f"binaries must be a path or None, not {binaries!r}")
         if not isinstance(disconnect_others, bool):
             raise ValueError(f"disconnect_others must be True or False, not {disconnect_others!r}")
         self._always = snapshot == "always"
@@ -52,13 +62,20 @@ class BackupRestore:
         self._keep = keep
         self._folder = Path(folder) if folder is not None else None
         self._disconnect_others = disconnect_others
+        self._copy: Copy = copy
+        self._binaries = Path(binaries) if binaries is not None else None
 
     @hookimpl
     async def before_migrate(self, run: Run) -> None:
         """Raises what prevents the copy: without one, nothing is migrated."""
         if not run.pending or run.empty or (run.transactional and not self._always):
             return
-        await run.snapshot(folder=self._folder, disconnect_others=self._disconnect_others)
+        await run.snapshot(
+            folder=self._folder,
+            disconnect_others=self._disconnect_others,
+            how=self._copy,
+            binaries=self._binaries,
+        )
 
     @hookimpl
     async def on_failure(self, run: Run, failure: Failure) -> Decision | None:

@@ -7,7 +7,6 @@ import contextlib
 import weakref
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from automigrator.databases.access import Access, idle_connection
-from automigrator.databases.backend import Side, Sight, Snapshot, VersionTable
+from automigrator.databases.backend import Copying, Side, Sight, Snapshot, VersionTable
 from automigrator.databases.holding import Hold
 from automigrator.databases.postgresql import (
     blocking,
@@ -25,19 +24,17 @@ from automigrator.databases.postgresql import (
     locking,
     looking,
     naming,
-    records,
     replacing,
     sessions,
-    snapshots,
     sql,
     whole,
 )
 from automigrator.databases.postgresql.classifying import ServerError
 from automigrator.databases.postgresql.codes import NO_DATABASE, NO_PRIVILEGE, code_of
+from automigrator.databases.postgresql.copies import Copies
 from automigrator.databases.postgresql.holding import SessionHold
 from automigrator.databases.postgresql.maintenance import Maintenance, database_of
-from automigrator.databases.postgresql.records import Record
-from automigrator.databases.postgresql.scene import Scene, ensure_exclusive
+from automigrator.databases.postgresql.scene import Scene
 from automigrator.errors import RefusedError
 from automigrator.failure import FailureKind
 from automigrator.threads import to_the_end
@@ -63,7 +60,7 @@ class PostgreSQL:
         self._search_path: tuple[str, ...] | None = None
         self._unfinished = False
         self._held: SessionHold | None = None
-        self._open: tuple[str, Record] | None = None
+        self._copies = Copies(self._scene, self._admin)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def look(self, tables: Sequence[VersionTable]) -> Sight:
@@ -116,7 +113,7 @@ class PostgreSQL:
             yield connection, schema
 
     def _remember(self, view: looking.View) -> None:
-        self._unfinished = bool(naming.among(view.opened, self.database))
+        self._unfinished = view.dump_open or bool(naming.among(view.opened, self.database))
         application = self.access.application
         if application is not None and application is self.access.given_engine:
             _places.setdefault(application.sync_engine, {}).update(view.schemas)
@@ -207,12 +204,7 @@ class PostgreSQL:
     async def recover(self, tables: Sequence[VersionTable]) -> str | None:
         async with self._admin() as admin:
             found = await naming.ours(admin, self.database)
-        if not any(each.kind != "purged" for each in found):
-            return None
-        if self._held is not None and not self._held.apart:
-            await self._refuse_if_open(found)
-            return None
-        return await to_the_end(snapshots.recover(self._scene("recover"), found))
+        return await self._copies.recover(found, apart=self._held is None or self._held.apart)
 
     async def snapshot(
         self,
@@ -223,36 +215,30 @@ class PostgreSQL:
         *,
         folder: Path | None = None,
         disconnect_others: bool = False,
+        how: Copying = "auto",
+        binaries: Path | None = None,
     ) -> Snapshot:
-        """A template copy on the same server, which needs room for it; `folder` has no say."""
-        scene = self._scene("take a snapshot of")
-        name = naming.snapshot_name(self.database, stamp)
-        record = Record("migrating", heads, wanted, tuple(tables), disconnect_others)
-
-        async def take() -> None:
-            await ensure_exclusive(scene, f"copy database {self.database!r}", tables)
-            await snapshots.take(scene, name, record)
-            self._open = (name, record)
-
-        await to_the_end(take(), self._cancel_statement)
-        return Snapshot(name, heads, stamp)
+        """A template copy, or else a dump in `folder`; see `copies`."""
+        return await self._copies.take(
+            stamp,
+            heads,
+            wanted,
+            tables,
+            self._cancel_statement,
+            folder=folder,
+            disconnect_others=disconnect_others,
+            how=how,
+            binaries=binaries,
+        )
 
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> None:
-        scene = self._scene("restore")
-        if self._open is None or self._open[0] != snapshot.place:
-            raise RefusedError(f"{snapshot.place} is no snapshot of this run; nothing was changed")
-        record = replace(self._open[1], disconnect_others=disconnect_others)
-        await to_the_end(snapshots.put_back(scene, snapshot.place, snapshot.stamp, record))
-        self._open = (snapshot.place, record)
+        await self._copies.restore(snapshot, disconnect_others=disconnect_others)
 
     async def close(self) -> None:
-        if self._open is not None:
-            (name, record), self._open = self._open, None
-            async with self._admin() as admin:
-                await to_the_end(records.write(admin, name, replace(record, state="kept")))
+        await self._copies.close()
 
     async def prune(self, keep: int, *, folder: Path | None = None) -> tuple[str, ...]:
-        return await to_the_end(snapshots.prune(self._scene("drop snapshots of"), keep))
+        return await self._copies.prune(keep, folder=folder)
 
     def side(self, stamp: str) -> AbstractAsyncContextManager[Side]:
         return replacing.beside(self._scene("rebuild"), stamp)
@@ -295,19 +281,21 @@ class PostgreSQL:
         async with self._maintenance.connection() as admin:
             yield admin
 
-    def _scene(self, act: str) -> Scene:
+    def _scene(self, act: str, *, apart: bool = True) -> Scene:
         held = self._held
         if held is None:
             raise RefusedError(f"cannot {act} a database without its lock; nothing was changed")
-        if not held.apart:
+        if apart and not held.apart:
             raise RefusedError(
                 f"cannot {act} database {self.database!r}: its lock had to be taken in the "
                 "database itself, as this role can reach no maintenance database; nothing was "
                 "changed. Name one with Target(maintenance_database=...)"
             )
-        return Scene(
-            held.admin, self.access, self.database, self._maintenance.connection, self._empty_pools
-        )
+        second = self._maintenance.connection if held.apart else self._beside
+        return Scene(held, self.access, self.database, second, self._empty_pools)
+
+    def _beside(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self.access.connection(autocommit=True)
 
     async def _empty_pools(self) -> None:
         """Close our own idle sessions, which would stand in our way."""
@@ -329,18 +317,6 @@ class PostgreSQL:
         task = asyncio.create_task(cancel())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _refuse_if_open(self, found: Sequence[naming.Ours]) -> None:
-        names = [each.name for each in found if each.kind == "snapshot"]
-        async with self._admin() as admin:
-            opened = await records.read(admin, names)
-        if opened:
-            raise RefusedError(
-                f"a process was killed while database {self.database!r} was being changed, and "
-                f"it cannot be put back from {', '.join(opened)} here, where this role can reach "
-                "no maintenance database; nothing was changed. Name one with "
-                "Target(maintenance_database=...)"
-            )
 
     async def _is_listed(self, refused: Exception) -> bool:
         """Ask the catalog: during a swap a connection may be told that there is no database."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from automigrator.databases.postgresql.contents import SCHEMA_OF_OURS
 from automigrator.databases.postgresql.sql import rows_of
 
 # a template copy keeps every oid; what VACUUM, ANALYZE and a lazy server write is left out
@@ -35,21 +36,22 @@ _CATALOGS = {
 }
 
 
-_TEMPORARY = "select oid from pg_namespace where nspname ~ '^pg_(toast_)?temp_'"
-_OF_TEMPORARY = f"select oid from pg_class where relnamespace in ({_TEMPORARY})"
-# anybody's temporary tables, which are no part of the schema
+_LEFT_OUT = f"""select oid from pg_namespace
+    where nspname ~ '^pg_(toast_)?temp_' or nspname = '{SCHEMA_OF_OURS}'"""
+_OF_LEFT_OUT = f"select oid from pg_class where relnamespace in ({_LEFT_OUT})"
+# anybody's temporary tables and what we keep for ourselves are no part of the schema
 _EXCEPT = {
-    "pg_attribute": f"attrelid in ({_OF_TEMPORARY})",
-    "pg_attrdef": f"adrelid in ({_OF_TEMPORARY})",
-    "pg_class": f"relnamespace in ({_TEMPORARY})",
-    "pg_constraint": f"connamespace in ({_TEMPORARY})",
-    "pg_index": f"indrelid in ({_OF_TEMPORARY})",
-    "pg_inherits": f"inhrelid in ({_OF_TEMPORARY})",
-    "pg_namespace": f"oid in ({_TEMPORARY})",
-    "pg_rewrite": f"ev_class in ({_OF_TEMPORARY})",
-    "pg_sequence": f"seqrelid in ({_OF_TEMPORARY})",
-    "pg_trigger": f"tgrelid in ({_OF_TEMPORARY})",
-    "pg_type": f"typnamespace in ({_TEMPORARY})",
+    "pg_attribute": f"attrelid in ({_OF_LEFT_OUT})",
+    "pg_attrdef": f"adrelid in ({_OF_LEFT_OUT})",
+    "pg_class": f"relnamespace in ({_LEFT_OUT})",
+    "pg_constraint": f"connamespace in ({_LEFT_OUT})",
+    "pg_index": f"indrelid in ({_OF_LEFT_OUT})",
+    "pg_inherits": f"inhrelid in ({_OF_LEFT_OUT})",
+    "pg_namespace": f"oid in ({_LEFT_OUT})",
+    "pg_rewrite": f"ev_class in ({_OF_LEFT_OUT})",
+    "pg_sequence": f"seqrelid in ({_OF_LEFT_OUT})",
+    "pg_trigger": f"tgrelid in ({_OF_LEFT_OUT})",
+    "pg_type": f"typnamespace in ({_LEFT_OUT})",
 }
 
 

@@ -18,12 +18,13 @@ from automigrator.databases.access import Access
 from automigrator.databases.holding import LockLostError, Record, loaded
 from automigrator.databases.polling import LockTimeoutError
 from automigrator.databases.postgresql import sessions
+from automigrator.databases.postgresql.contents import SCHEMA_OF_OURS
 from automigrator.databases.postgresql.sql import literal, rows_of, run
 from automigrator.threads import to_the_end
 
 T = TypeVar("T")
 
-SCHEMA = "automigrator"
+SCHEMA = SCHEMA_OF_OURS
 """Holds a type per target whose comment is the record; empty of all that autogenerate compares."""
 
 PREDECESSOR_LIMIT_S = 30.0

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.databases.backend import Sight, VersionTable
-from automigrator.databases.postgresql import records, sessions
+from automigrator.databases.postgresql import dump_records, records, sessions
 from automigrator.databases.postgresql.sql import quoted_name, rows_of
 
 BUSY_S = 10
@@ -24,7 +24,7 @@ _OPENED = """
 _PLACES = f"""
     select set_config('lock_timeout', '{BUSY_S}s', false), current_schemas(false)::text[],
            a.number, n.nspname::text, c.relname::text, c.oid::bigint,
-           {_OPENED}, {sessions.SERVER}, pg_is_in_recovery()
+           {_OPENED}, {sessions.SERVER}, pg_is_in_recovery(), {dump_records.IS_OPEN}
     from unnest(cast(:names as text[]), cast(:schemas as text[]))
          with ordinality as a(name, schema, number)
     left join pg_class c on c.oid = to_regclass(
@@ -50,7 +50,8 @@ class View:
     """A sight, and the schemas in which the connection that had it looks for tables.
 
     `opened` are the databases of the server whose comment is an open record of ours, `schemas`
-    where the version tables were found, `server` is as in `sessions.SERVER`.
+    where the version tables were found, `server` is as in `sessions.SERVER`; `dump_open` is
+    whether this database has a record for a dump.
     """
 
     sight: Sight
@@ -58,6 +59,7 @@ class View:
     opened: tuple[str, ...] = ()
     schemas: Mapping[VersionTable, str] = field(default_factory=dict)
     server: int | None = None
+    dump_open: bool = False
 
 
 async def look(
@@ -79,21 +81,24 @@ async def look(
     opened, server, standby = places[0][6:9] if places else ((), None, False)
     sight = Sight(True, heads, filled, writable=not standby)
     schemas = {table: row[3] for table, row in zip(tables, places, strict=True) if row[3]}
-    return View(sight, path, tuple(opened or ()), schemas, server)
+    dump_open = bool(places and places[0][9])
+    return View(sight, path, tuple(opened or ()), schemas, server, dump_open)
 
 
 async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
     """The heads alone, by one SELECT that leaves nothing on the connection."""
     table = VersionTable(name, schema)
     qualified = f"{quoted_name(schema)}.{quoted_name(name)}".replace(":", "\\:")
-    ((heads, opened),) = await rows_of(
+    ((heads, opened, dump_open),) = await rows_of(
         connection,
         f"""
-        select array(select version_num::text from {qualified} order by 1), {_OPENED}
+        select array(select version_num::text from {qualified} order by 1), {_OPENED},
+               {dump_records.IS_OPEN}
         """,
         open=list(records.OPEN),
     )
-    return View(Sight(True, {table: tuple(heads)}), (), tuple(opened or ()))
+    sight = Sight(True, {table: tuple(heads)})
+    return View(sight, (), tuple(opened or ()), dump_open=bool(dump_open))
 
 
 async def _heads(connection: AsyncConnection, schema: str, name: str) -> tuple[str, ...]:

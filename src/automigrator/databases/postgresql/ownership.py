@@ -12,11 +12,16 @@ from automigrator.databases.postgresql.sql import rows_of
 
 
 async def exclusive_to_target(
-    connection: AsyncConnection, schemas: Sequence[str], version_tables: Sequence[VersionTable]
+    connection: AsyncConnection,
+    schemas: Sequence[str],
+    version_tables: Sequence[VersionTable],
+    *,
+    but_own: bool = False,
 ) -> str | None:
     """Why a whole-database act on this connection's database would touch neighbours; None: no.
 
     `schemas` and `version_tables` are all the target's own. What extensions own is nobody's.
+    With `but_own` tables of this role, or of the database's owner, are the target's anywhere.
     """
     owner, owns, name = (
         await rows_of(
@@ -34,7 +39,8 @@ async def exclusive_to_target(
         """
         select n.nspname::text, c.relname::text, pg_table_is_visible(c.oid),
                (select array_agg(a.attname::text) = array['version_num'] from pg_attribute a
-                where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped)
+                where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
+               pg_get_userbyid(c.relowner) in (current_user, :owner)
         from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where c.relkind in ('r', 'p', 'f', 'm')
           and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
@@ -42,14 +48,15 @@ async def exclusive_to_target(
                           and d.objid = c.oid and d.deptype = 'e')
         order by 1, 2
         """,
+        owner=owner,
     )
     strangers, histories = [], []
-    for schema, table, visible, looks_like_version_table in tables:
+    for schema, table, visible, looks_like_version_table, own_role in tables:
         is_own = any(
             own.name == table and (own.schema == schema or (own.schema is None and visible))
             for own in version_tables
         )
-        if is_own:
+        if is_own or (but_own and own_role):
             continue
         if looks_like_version_table:
             histories.append(f"{schema}.{table}")

@@ -14,9 +14,9 @@ from automigrator.databases.postgresql.settings import set_comment
 from automigrator.databases.postgresql.sql import rows_of
 
 State = Literal["migrating", "restoring", "kept"]
-_KEY = "automigrator"
+KEY = "automigrator"
 
-OPEN = tuple(f'{{"{_KEY}": {{"state": "{state}"%' for state in ("migrating", "restoring"))
+OPEN = tuple(f'{{"{KEY}": {{"state": "{state}"%' for state in ("migrating", "restoring"))
 """What the comment of an open record is LIKE."""
 
 
@@ -32,7 +32,7 @@ class Record:
 
 
 async def write(admin: AsyncConnection, snapshot: str, record: Record) -> None:
-    await set_comment(admin, snapshot, json.dumps({_KEY: asdict(record)}))
+    await set_comment(admin, snapshot, json.dumps({KEY: asdict(record)}))
 
 
 async def read(admin: AsyncConnection, snapshots: Sequence[str]) -> dict[str, Record]:
@@ -51,7 +51,7 @@ async def read(admin: AsyncConnection, snapshots: Sequence[str]) -> dict[str, Re
 
 def _record(comment: str | None) -> Record | None:
     try:
-        data = json.loads(comment or "")[_KEY]
+        data = json.loads(comment or "")[KEY]
         return Record(
             data["state"],
             tuple(data["before"]),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from sqlalchemy.exc import DBAPIError
 
 from automigrator.errors import RefusedError
 
@@ -41,3 +44,9 @@ def missing(name: str) -> RefusedError:
 def listed(items: Sequence[str], most: int = 5) -> str:
     more = [f"and {len(items) - most} more"] if len(items) > most else []
     return ", ".join([*items[:most], *more])
+
+
+def first_words(error: DBAPIError) -> str:
+    """What the server said, without what it was said about."""
+    said = str(error.orig).strip().splitlines()
+    return re.sub(r"^<class '.*?'>: ", "", said[0]) if said else type(error).__name__

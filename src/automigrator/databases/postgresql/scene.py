@@ -16,8 +16,10 @@ from automigrator.databases.access import Access
 from automigrator.databases.backend import VersionTable
 from automigrator.databases.postgresql import whole
 from automigrator.databases.postgresql.codes import NO_PRIVILEGE, code_of
+from automigrator.databases.postgresql.holding import SessionHold
+from automigrator.databases.postgresql.libpq import environment
 from automigrator.databases.postgresql.ownership import exclusive_to_target
-from automigrator.databases.postgresql.refusals import in_use, listed
+from automigrator.databases.postgresql.refusals import Session, in_use, listed
 from automigrator.databases.postgresql.settings import Settings, apply_settings
 from automigrator.databases.postgresql.sql import rows_of
 from automigrator.databases.postgresql.whole import Terminate
@@ -31,33 +33,84 @@ GRACE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """`admin` holds the lock and runs every change; `empty_pools` lets go of our own sessions."""
+    """`hold` has the lock, whose session runs every change of a whole database.
 
-    admin: AsyncConnection
+    `second` opens another connection beside it; `empty_pools` lets go of our own sessions.
+    """
+
+    hold: SessionHold
     access: Access
     live: str
     second: Terminate
     empty_pools: Callable[[], Awaitable[None]]
 
+    @property
+    def admin(self) -> AsyncConnection:
+        """The lock's own session, in AUTOCOMMIT."""
+        return self.hold.admin
+
+    async def environment(self) -> dict[str, str]:
+        """What child processes connect with, under the name by which a next holder ends them."""
+        return await environment(self.access, self.hold.tag)
+
 
 async def ensure_exclusive(scene: Scene, act: str, tables: Sequence[VersionTable]) -> None:
     """Raise RefusedError when the act would touch somebody else's tables."""
-    async with scene.access.connection(autocommit=True) as connection:
-        current = (await rows_of(connection, "select current_schema()::text"))[0][0]
-        schemas = {table.schema or current for table in tables} | {current}
-        reason = await exclusive_to_target(connection, sorted(schemas - {None}), tables)
+    reason = await shared_with(scene, tables)
     if reason is not None:
         raise RefusedError(f"cannot {act}: {reason}; nothing was changed")
 
 
-async def ensure_alone(scene: Scene, act: str, *names: str, grace_s: float = GRACE_S) -> None:
+async def made_elsewhere(scene: Scene, act: str, tables: Sequence[VersionTable]) -> bool:
+    """Whether tables of the target's own role are outside its schemas: a migration's, most likely.
+
+    Raises RefusedError when there are somebody else's.
+    """
+    reason = await shared_with(scene, tables, but_own=True)
+    if reason is not None:
+        raise RefusedError(f"cannot {act}: {reason}; nothing was changed")
+    return await shared_with(scene, tables) is not None
+
+
+async def shared_with(
+    scene: Scene, tables: Sequence[VersionTable], *, but_own: bool = False
+) -> str | None:
+    """Why the target does not have its database to itself; None when it has."""
+    async with scene.access.connection(autocommit=True) as connection:
+        current = (await rows_of(connection, "select current_schema()::text"))[0][0]
+        schemas = {table.schema or current for table in tables} | {current}
+        own = sorted(schemas - {None})
+        return await exclusive_to_target(connection, own, tables, but_own=but_own)
+
+
+async def ensure_alone(
+    scene: Scene, act: str, *names: str, grace_s: float = GRACE_S, but_ours: bool = False
+) -> None:
     """Raise RefusedError when somebody stays connected to one of the databases."""
     await scene.empty_pools()
     deadline = time.monotonic() + grace_s
-    while sessions := [s for name in names for s in await whole.others(scene.admin, name)]:
+
+    async def connected() -> list[Session]:
+        return [
+            s for name in names for s in await whole.others(scene.admin, name, but_ours=but_ours)
+        ]
+
+    while sessions := await connected():
         if time.monotonic() > deadline:
             raise in_use(act, sessions)
         await asyncio.sleep(_POLL_S)
+
+
+@asynccontextmanager
+async def kept_alone(scene: Scene, act: str, disconnect_others: bool) -> AsyncIterator[None]:
+    """While all tables are being locked: end who comes, or refuse when somebody has come."""
+    if not disconnect_others:
+        yield
+        if sessions := await whole.others(scene.admin, scene.live, but_ours=True):
+            raise in_use(act, sessions)
+        return
+    async with _ending(scene, scene.live, but_ours=True):
+        yield
 
 
 async def copy(
@@ -117,10 +170,16 @@ async def _alone(scene: Scene, source: str, disconnect_others: bool) -> AsyncIte
         yield
         return
     await scene.empty_pools()
+    async with _ending(scene, source):
+        yield
+
+
+@asynccontextmanager
+async def _ending(scene: Scene, name: str, *, but_ours: bool = False) -> AsyncIterator[None]:
     async with scene.second() as second:
         stop = asyncio.Event()
         # a pool reconnects until the copy has its lock
-        ending = asyncio.create_task(whole.keep_ending(second, stop, source))
+        ending = asyncio.create_task(whole.keep_ending(second, stop, name, but_ours=but_ours))
         try:
             yield
         except RefusedError:

@@ -17,7 +17,7 @@ from automigrator.databases.postgresql.scene import (
     discard,
     drop,
     ensure_alone,
-    ensure_exclusive,
+    made_elsewhere,
 )
 from automigrator.databases.postgresql.settings import settings
 from automigrator.databases.postgresql.sql import quoted_name, run
@@ -52,13 +52,14 @@ async def put_back(
 ) -> str | None:
     """Swap a fresh copy of the snapshot in, and drop what was there; a step may be repeated.
 
-    Where a process was killed somebody may have written since, so what was there is kept then,
-    under the name returned. Raises RefusedError.
+    Where a process was killed somebody may have written since, and where tables have come into
+    other schemas they may be somebody's: what was there is kept then, under the name returned.
+    Raises RefusedError.
     """
     admin, live = scene.admin, scene.live
     if not await whole.exists(admin, name):
         raise RefusedError(f"the snapshot {name!r} is gone; nothing was changed")
-    await ensure_exclusive(scene, f"restore database {live!r}", record.tables)
+    keep = await made_elsewhere(scene, f"restore database {live!r}", record.tables) or killed
     side, replaced = naming.side_name(live, stamp), naming.replaced_name(live, stamp)
     await records.write(admin, name, replace(record, state="restoring"))
     if not record.disconnect_others:
@@ -66,7 +67,7 @@ async def put_back(
             scene, f"restore database {live!r}", live, grace_s=DEAD_LEADER_S if killed else GRACE_S
         )
     await drop(scene, side)
-    await _let_go(scene, replaced, killed=killed)
+    await _let_go(scene, replaced, keep=killed)
     own = replace(await settings(admin, name), comment=(await settings(admin, live)).comment)
     await copy(scene, name, side, own, disconnect_others=True)
     try:
@@ -82,14 +83,14 @@ async def put_back(
         await discard(scene, side)
         raise
     await records.write(admin, name, replace(record, state="migrating"))
-    return await _let_go(scene, replaced, killed=killed)
+    return await _let_go(scene, replaced, keep=keep)
 
 
-async def _let_go(scene: Scene, replaced: str, *, killed: bool) -> str | None:
-    """Drop what a restore has replaced, or keep it where a process was killed; says where."""
+async def _let_go(scene: Scene, replaced: str, *, keep: bool) -> str | None:
+    """Drop what a restore has replaced, or keep it under another name; says where."""
     if not await whole.exists(scene.admin, replaced):
         return None
-    if not killed:
+    if not keep:
         await drop(scene, replaced)
         return None
     kept = naming.purged_name(scene.live, datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ"))
@@ -122,18 +123,20 @@ async def recover(scene: Scene, found: Collection[naming.Ours]) -> str | None:
         if each.kind == "side":
             await drop(scene, each.name)
         elif each.kind == "replaced":
-            await _let_go(scene, each.name, killed=True)
+            await _let_go(scene, each.name, keep=True)
     return done
 
 
-async def prune(scene: Scene, keep: int) -> tuple[str, ...]:
-    """Drop all but the newest `keep` snapshots, but none with an open record."""
+async def prune(scene: Scene, outdated: Collection[str]) -> tuple[str, ...]:
+    """Drop the snapshots with these stamps, but none with an open record."""
     found = [
-        each.name for each in await naming.ours(scene.admin, scene.live) if each.kind == "snapshot"
+        each.name
+        for each in await naming.ours(scene.admin, scene.live)
+        if each.kind == "snapshot" and each.stamp in outdated
     ]
     opened = await records.read(scene.admin, found) if found else {}
     dropped = []
-    for name in found[: max(len(found) - keep, 0)]:
+    for name in found:
         if name in opened:
             continue
         try:

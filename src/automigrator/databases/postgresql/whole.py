@@ -90,8 +90,13 @@ async def drop(admin: AsyncConnection, name: str) -> None:
         raise in_use(f"drop database {name!r}", await others(admin, name)) from None
 
 
-async def others(admin: AsyncConnection, name: str) -> tuple[Session, ...]:
-    """Who would stand in the way of a copy, rename or drop of database `name`."""
+async def others(
+    admin: AsyncConnection, name: str, *, but_ours: bool = False
+) -> tuple[Session, ...]:
+    """Who would stand in the way of a copy, rename or drop of database `name`.
+
+    With `but_ours` not who is called as sessions are that wait for a lock of ours, or hold it.
+    """
     rows = await rows_of(
         admin,
         """
@@ -102,12 +107,14 @@ async def others(admin: AsyncConnection, name: str) -> tuple[Session, ...]:
           -- autovacuum has no user, and the server ends it by itself; the type is null for a
           -- role that may not look
           and usesysid is not null and coalesce(backend_type, '') <> 'parallel worker'
+          and not (:but_ours and starts_with(application_name, 'automigrator '))
         union all
         select 0, gid, owner, 'prepared', extract(epoch from clock_timestamp() - prepared)::float8
         from pg_prepared_xacts where database = :name
         order by 1
         """,
         name=name,
+        but_ours=but_ours,
     )
     return tuple(Session(*row) for row in rows)
 
@@ -122,6 +129,20 @@ async def disconnect(admin: AsyncConnection, name: str) -> None:
         await _end(admin, name, sessions)
         if time.monotonic() > deadline or not any(session.pid for session in sessions):
             raise in_use(f"empty database {name!r} of sessions", sessions)
+        await asyncio.sleep(_POLL_S)
+
+
+async def end_others(admin: AsyncConnection, name: str) -> None:
+    """End who is connected now, sessions of ours excepted, and wait until they are gone.
+
+    Who comes meanwhile is left alone. Raises RefusedError when some stay for 10 s.
+    """
+    deadline = time.monotonic() + DISCONNECT_LIMIT_S
+    asked = {session.pid for session in await others(admin, name, but_ours=True)}
+    while sessions := [s for s in await others(admin, name, but_ours=True) if s.pid in asked]:
+        await _end(admin, name, sessions)
+        if time.monotonic() > deadline or not any(session.pid for session in sessions):
+            raise in_use(f"end the sessions on database {name!r}", sessions)
         await asyncio.sleep(_POLL_S)
 
 
@@ -190,11 +211,13 @@ async def _rename(admin: AsyncConnection, live: str, replacement: str, aside: st
         raise
 
 
-async def keep_ending(admin: AsyncConnection, stop: asyncio.Event, *names: str) -> None:
+async def keep_ending(
+    admin: AsyncConnection, stop: asyncio.Event, *names: str, but_ours: bool = False
+) -> None:
     """End every session on the databases, and those that come, until `stop`."""
     while not stop.is_set():
         for name in names:
-            await _end(admin, name, await others(admin, name))
+            await _end(admin, name, await others(admin, name, but_ours=but_ours))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), _POLL_S)
 

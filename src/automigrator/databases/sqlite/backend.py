@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.databases.access import Access
-from automigrator.databases.backend import Side, Sight, Snapshot, VersionTable
+from automigrator.databases.backend import Copying, Side, Sight, Snapshot, VersionTable
 from automigrator.databases.holding import Hold
 from automigrator.databases.sqlite import classifying, copying, journal, locking, looking
 from automigrator.databases.sqlite.checking import verify
@@ -184,6 +184,8 @@ class SQLite:
         *,
         folder: Path | None = None,
         disconnect_others: bool = False,
+        how: Copying = "auto",
+        binaries: Path | None = None,
     ) -> Snapshot:
         file = self._file("take a snapshot of")
         place = _snapshot_path(file, stamp, folder)

@@ -1,0 +1,137 @@
+"""What a PostgreSQL database holds, in a form that survives a dump: no oid, no expression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from automigrator.databases.postgresql.sql import literal
+
+SCHEMA_OF_OURS = "automigrator"
+
+USERS = f"n.nspname !~ '^pg_' and n.nspname not in ('information_schema', '{SCHEMA_OF_OURS}')"
+"""Which schemas `n` hold what a dump holds."""
+
+
+def not_of_an_extension(catalog: str, oid: str) -> str:
+    return f"""not exists (select from pg_depend e where e.classid = '{catalog}'::regclass
+        and e.objid = {oid} and e.deptype = 'e')"""
+
+
+def _grants(acl: str, default: str, owner: str) -> str:
+    # an expression is worded anew by every dump, and so is who granted
+    return f"""(select string_agg(concat_ws(' ', case g.grantee when 0 then 'public'
+        else pg_get_userbyid(g.grantee) end, g.privilege_type, g.is_grantable), ','
+        order by g.grantee, g.privilege_type)
+        from aclexplode(coalesce({acl}, acldefault('{default}', {owner}))) g)"""
+
+
+_RELATION = f"""from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where {USERS} and {not_of_an_extension("pg_class", "c.oid")}"""
+
+_LINES = f"""
+    select concat_ws('|', 'schema', n.nspname, pg_get_userbyid(n.nspowner),
+        case n.nspname when 'public' then '' else {_grants("n.nspacl", "n", "n.nspowner")} end)
+    from pg_namespace n where {USERS}
+    union all
+    select concat_ws('|', 'extension', e.extname, n.nspname, e.extversion)
+    from pg_extension e join pg_namespace n on n.oid = e.extnamespace
+    union all
+    select concat_ws('|', 'relation', n.nspname, c.relname, c.relkind,
+        pg_get_userbyid(c.relowner), c.relpersistence, c.relrowsecurity, c.relforcerowsecurity,
+        case when c.relkind in ('r', 'p', 'v', 'm', 'f')
+             then {_grants("c.relacl", "r", "c.relowner")}
+             when c.relkind = 'S' then {_grants("c.relacl", "s", "c.relowner")} end)
+    {_RELATION}
+    union all
+    select concat_ws('|', 'column', n.nspname, c.relname, row_number() over (
+        partition by c.oid order by a.attnum), a.attname, format_type(a.atttypid, a.atttypmod),
+        a.attnotnull, a.atthasdef, a.attidentity, a.attgenerated)
+    from pg_attribute a join pg_class c on c.oid = a.attrelid
+    join pg_namespace n on n.oid = c.relnamespace
+    where {USERS} and {not_of_an_extension("pg_class", "c.oid")}
+      and a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'v', 'm', 'f', 'c')
+    union all
+    select concat_ws('|', 'constraint', n.nspname, k.conrelid::regclass, k.conname, k.contype,
+        k.convalidated, k.confdeltype, k.confupdtype)
+    from pg_constraint k join pg_class c on c.oid = k.conrelid
+    join pg_namespace n on n.oid = c.relnamespace
+    where {USERS} and {not_of_an_extension("pg_class", "c.oid")} and k.contype <> 'n'
+    union all
+    select concat_ws('|', 'index', n.nspname, c.relname, i.indrelid::regclass, i.indisunique,
+        i.indisprimary, i.indnatts, i.indpred is not null)
+    from pg_index i join pg_class c on c.oid = i.indexrelid
+    join pg_namespace n on n.oid = c.relnamespace
+    where {USERS} and {not_of_an_extension("pg_class", "i.indrelid")}
+    union all
+    select concat_ws('|', 'trigger', n.nspname, c.relname, t.tgname, t.tgenabled,
+        t.tgfoid::regproc)
+    from pg_trigger t join pg_class c on c.oid = t.tgrelid
+    join pg_namespace n on n.oid = c.relnamespace
+    where {USERS} and not t.tgisinternal
+    union all
+    select concat_ws('|', 'policy', n.nspname, c.relname, p.polname, p.polcmd, p.polpermissive)
+    from pg_policy p join pg_class c on c.oid = p.polrelid
+    join pg_namespace n on n.oid = c.relnamespace where {USERS}
+    union all
+    select concat_ws('|', 'function', p.oid::regprocedure, pg_get_userbyid(p.proowner),
+        md5(p.prosrc), p.provolatile, p.prosecdef, p.proconfig::text,
+        {_grants("p.proacl", "f", "p.proowner")})
+    from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where {USERS} and {not_of_an_extension("pg_proc", "p.oid")}
+    union all
+    select concat_ws('|', 'type', n.nspname, t.typname, t.typtype, pg_get_userbyid(t.typowner),
+        t.typnotnull, (select string_agg(v.enumlabel, ',' order by v.enumsortorder)
+                       from pg_enum v where v.enumtypid = t.oid))
+    from pg_type t join pg_namespace n on n.oid = t.typnamespace
+    where {USERS} and {not_of_an_extension("pg_type", "t.oid")}
+      and t.typtype in ('e', 'd', 'r')
+"""
+
+SHAPE = f"""
+    select md5(coalesce(string_agg(line, chr(10) order by line collate "C"), ''))
+    from ({_LINES}) as lines (line)
+"""
+"""One row, one text: a digest of the schema, its owners and its grants."""
+
+TABLES = f"""
+    select c.relkind::text || format('%I.%I', n.nspname, c.relname) {_RELATION}
+      and c.relkind in ('r', 'S') order by 1
+"""
+"""One text for each table and sequence: its kind, r or S, and its quoted name."""
+
+EXTENSIONS = """
+    select e.extname::text, n.nspname::text, e.extversion
+    from pg_extension e join pg_namespace n on n.oid = e.extnamespace order by 1
+"""
+
+SIZE = f"""
+    select coalesce(sum(pg_table_size(c.oid)), 0)::bigint {_RELATION}
+      and c.relkind in ('r', 'm', 'S')
+"""
+"""Bytes of all tables, indexes left out: about what a dump holds that does not compress."""
+
+IDENTITY = """
+    select (select oid from pg_database where datname = current_database())
+        || ' ' || (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint
+"""
+"""One text that no other database, and no other run of the server, has."""
+
+
+def rows(found: Sequence[str]) -> str:
+    """A query of one text: a digest of how many rows tables have, and of where sequences are.
+
+    `found` is as `TABLES` has it.
+    """
+    counts = [
+        f"select {literal(name)}, count(*)::text from only {name}"
+        if kind == "r"
+        else f"select {literal(name)}, concat_ws(' ', last_value, is_called) from {name}"
+        for kind, name in ((each[0], each[1:]) for each in found)
+    ]
+    if not counts:
+        return "select md5('')"
+    union = " union all ".join(counts)
+    return f"""
+        select md5(string_agg(name || ' ' || found, chr(10) order by name collate "C"))
+        from ({union}) as counted (name, found)
+    """

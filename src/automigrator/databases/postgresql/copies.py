@@ -1,0 +1,210 @@
+"""A run's copy of its target, and which way it is made: a template copy, or a dump."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from automigrator.databases.backend import Copying, Snapshot, VersionTable
+from automigrator.databases.postgresql import (
+    dump_files,
+    dumps,
+    naming,
+    records,
+    snapshots,
+)
+from automigrator.databases.postgresql.dump_records import DumpRecord
+from automigrator.databases.postgresql.records import Record
+from automigrator.databases.postgresql.scene import Scene, ensure_exclusive
+from automigrator.databases.postgresql.sql import rows_of, server_version
+from automigrator.databases.postgresql.stopping import Stoppable
+from automigrator.errors import RefusedError
+from automigrator.threads import to_the_end
+
+logger = logging.getLogger(__name__)
+
+Admin = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
+
+
+class Copies:
+    """The copies of one target: this run's own, and those that stay.
+
+    `scene` raises RefusedError where the lock's session is not apart from the target, unless it
+    is told that it need not be.
+    """
+
+    def __init__(self, scene: Callable[..., Scene], admin: Admin) -> None:
+        self._scene = scene
+        self._admin = admin
+        self._template: tuple[str, Record] | None = None
+        self._dump: DumpRecord | None = None
+
+    async def take(
+        self,
+        stamp: str,
+        heads: tuple[str, ...],
+        wanted: tuple[str, ...],
+        tables: Sequence[VersionTable],
+        cancel_statement: Callable[[], object],
+        *,
+        folder: Path | None,
+        disconnect_others: bool,
+        how: Copying,
+        binaries: Path | None,
+    ) -> Snapshot:
+        """See `Backend.snapshot`."""
+        record = Record("migrating", heads, wanted, tuple(tables), disconnect_others)
+        refused: RefusedError | None = None
+        if how != "dump":
+            try:
+                name = await self._by_template(stamp, record, cancel_statement)
+            except RefusedError as error:
+                if how == "template":
+                    raise
+                refused = error
+            else:
+                return Snapshot(name, heads, stamp)
+        try:
+            path = await self._by_dump(stamp, record, folder, binaries)
+        except RefusedError as error:
+            if refused is None:
+                raise
+            raise RefusedError(f"no copy can be made: {refused}; {error}") from error
+        return Snapshot(path, heads, stamp)
+
+    async def _by_template(
+        self, stamp: str, record: Record, cancel_statement: Callable[[], object]
+    ) -> str:
+        scene = self._scene("take a snapshot of")
+        name = naming.snapshot_name(scene.live, stamp)
+
+        async def take() -> None:
+            await _ensure_may_create(scene, name)
+            await ensure_exclusive(scene, f"copy database {scene.live!r}", record.tables)
+            await snapshots.take(scene, name, record)
+            self._template = (name, record)
+
+        await to_the_end(take(), cancel_statement)
+        return name
+
+    async def _by_dump(
+        self, stamp: str, record: Record, folder: Path | None, binaries: Path | None
+    ) -> str:
+        if folder is None:
+            raise RefusedError(
+                "a dump needs a folder that the next start can read as well: name it with folder="
+            )
+        scene = self._scene("dump", apart=False)
+        stoppable = Stoppable()
+        path = dump_files.path_of(folder, scene.access.url, stamp)
+        dump = DumpRecord(
+            "migrating",
+            record.before,
+            record.after,
+            record.tables,
+            str(path),
+            host="",
+            server=server_version(scene.admin)[0],
+            disconnect_others=record.disconnect_others,
+            binaries=dump_files.absolute(binaries) if binaries is not None else None,
+        )
+
+        async def take() -> None:
+            self._dump = await dumps.take(scene, path, dump, stoppable)
+
+        await to_the_end(take(), stoppable.stop)
+        return str(path)
+
+    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool) -> None:
+        """See `Backend.restore`."""
+        if self._dump is not None and self._dump.path == snapshot.place:
+            scene = self._scene("restore", apart=False)
+            self._dump = replace(self._dump, disconnect_others=disconnect_others)
+            _tell(await to_the_end(dumps.put_back(scene, self._dump)))
+            return
+        scene = self._scene("restore")
+        if self._template is None or self._template[0] != snapshot.place:
+            raise RefusedError(f"{snapshot.place} is no snapshot of this run; nothing was changed")
+        record = replace(self._template[1], disconnect_others=disconnect_others)
+        work = snapshots.put_back(scene, snapshot.place, snapshot.stamp, record)
+        _tell(await to_the_end(work))
+        self._template = (snapshot.place, record)
+
+    async def close(self) -> None:
+        """See `Backend.close`."""
+        if self._dump is not None:
+            await to_the_end(dumps.close(self._scene("end", apart=False)))
+            self._dump = None
+        if self._template is not None:
+            (name, record), self._template = self._template, None
+            async with self._admin() as admin:
+                await to_the_end(records.write(admin, name, replace(record, state="kept")))
+
+    async def recover(self, found: Sequence[naming.Ours], *, apart: bool) -> str | None:
+        """Finish or undo what a dead leader left; `found` is what is beside the target."""
+        done = await to_the_end(dumps.recover(self._scene("recover", apart=False)))
+        self._dump = None
+        if not any(each.kind != "purged" for each in found):
+            return done
+        if not apart:
+            await self._refuse_if_open(found)
+            return done
+        other = await to_the_end(snapshots.recover(self._scene("recover"), found))
+        return "; ".join(each for each in (done, other) if each) or None
+
+    async def prune(self, keep: int, *, folder: Path | None) -> tuple[str, ...]:
+        """Delete all but the newest `keep` copies of either kind, but none with an open record."""
+        scene = self._scene("drop snapshots of", apart=False)
+        kept = [
+            each.stamp
+            for each in await naming.ours(scene.admin, scene.live)
+            if each.kind == "snapshot"
+        ]
+        files = dump_files.found(folder, scene.access.url) if folder is not None else []
+        stamps = sorted([*kept, *(each.stamp for each in files)])
+        outdated = set(stamps[: max(len(stamps) - keep, 0)])
+        dropped: tuple[str, ...] = ()
+        if outdated & set(kept):
+            dropped = await to_the_end(snapshots.prune(self._scene("drop snapshots of"), outdated))
+        opened = self._dump.path if self._dump is not None else None
+        for stamp, path in files:
+            if stamp in outdated and str(path) != opened:
+                path.unlink(missing_ok=True)
+                dropped += (str(path),)
+        return dropped
+
+    async def _refuse_if_open(self, found: Sequence[naming.Ours]) -> None:
+        names = [each.name for each in found if each.kind == "snapshot"]
+        async with self._admin() as admin:
+            opened = await records.read(admin, names)
+        if opened:
+            live = self._scene("recover", apart=False).live
+            raise RefusedError(
+                f"a process was killed while database {live!r} was being changed, and "
+                f"it cannot be put back from {', '.join(opened)} here, where this role can reach "
+                "no maintenance database; nothing was changed. Name one with "
+                "Target(maintenance_database=...)"
+            )
+
+
+def _tell(kept: str | None) -> None:
+    if kept is not None:
+        logger.warning("what the database held until it was put back is in %s", kept)
+
+
+async def _ensure_may_create(scene: Scene, name: str) -> None:
+    """Before anybody is disconnected for it."""
+    rows = await rows_of(
+        scene.admin,
+        "select rolcreatedb or rolsuper from pg_roles where rolname = current_user",
+    )
+    if not rows or not rows[0][0]:
+        raise RefusedError(
+            f"this role may not create database {name!r}; nothing was changed. "
+            "Give it CREATEDB, or name a role that has it with Target(migrate_with=...)"
+        )

@@ -1,0 +1,110 @@
+"""One transaction in a psql of our own, into which pg_restore writes as well."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import uuid
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from automigrator.databases.postgresql.children import heard, started
+from automigrator.databases.postgresql.clients import Clients
+from automigrator.errors import RefusedError
+from automigrator.threads import in_thread
+
+_OPTIONS = ("-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-f", "-")
+
+_BEGIN = """
+BEGIN READ WRITE;
+SET LOCAL statement_timeout = 0;
+SET LOCAL idle_in_transaction_session_timeout = 0;
+"""
+_ENDING_S = 2.0
+
+
+class Psql:
+    """A transaction that is rolled back unless `commit` was called and returned.
+
+    Every method raises RefusedError with the server's own words when a statement fails.
+    """
+
+    def __init__(self, child: Process, end: int, clients: Clients, env: Mapping[str, str]) -> None:
+        self._child = child
+        self._end = end
+        self._clients = clients
+        self._env = env
+        self._said = asyncio.create_task(heard(child))
+
+    async def ask(self, sql: str) -> list[str]:
+        """Run statements, and return the lines of what they answer."""
+        mark = uuid.uuid4().hex
+        await self._write(f"{sql}\n\\echo {mark}\n")
+        assert self._child.stdout is not None
+        lines: list[str] = []
+        while line := await self._child.stdout.readline():
+            text = line.decode().rstrip("\n")
+            if text == mark:
+                return lines
+            lines.append(text)
+        raise RefusedError(f"psql stopped: {await self._said}")
+
+    async def restore(self, *arguments: str) -> None:
+        """Let pg_restore write into the transaction."""
+        await self._write("\\o /dev/null\n")
+        program = self._clients.program("pg_restore")
+        async with started(
+            program, "-f", "-", *arguments, env=self._env, stdout=self._end
+        ) as child:
+            said = await heard(child)
+            failed = await child.wait() != 0
+        if failed:
+            # what psql could not run is what closed the pipe under pg_restore; else psql may be
+            # in the middle of rows, and can be told nothing more
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._child.wait(), _ENDING_S)
+                raise RefusedError(f"psql stopped: {await self._said}")
+            raise RefusedError(f"{program} failed: {said}")
+        await self.ask("\\o")
+
+    async def commit(self) -> None:
+        await self.ask("COMMIT;")
+
+    async def _write(self, text: str) -> None:
+        data = text.encode()
+
+        def write() -> None:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._end, rest) :]
+
+        try:
+            await in_thread(write)
+        except BrokenPipeError:
+            raise RefusedError(f"psql stopped: {await self._said}") from None
+
+    async def close(self) -> None:
+        self._said.cancel()
+        await asyncio.wait({self._said})
+
+
+@asynccontextmanager
+async def transaction(clients: Clients, env: Mapping[str, str]) -> AsyncIterator[Psql]:
+    """Begin a transaction; leaving the block, or dying in it, ends it without a commit."""
+    theirs, ours = os.pipe()
+    try:
+        async with AsyncExitStack() as stack:
+            try:
+                child = await stack.enter_async_context(
+                    started(clients.program("psql"), *_OPTIONS, env=env, stdin=theirs, stdout=PIPE)
+                )
+            finally:
+                os.close(theirs)  # or pg_restore would never learn that psql is gone
+            psql = Psql(child, ours, clients, env)
+            stack.push_async_callback(psql.close)
+            await psql.ask(_BEGIN)
+            yield psql
+    finally:
+        os.close(ours)
