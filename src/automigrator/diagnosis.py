@@ -44,6 +44,8 @@ ADVICE: dict[FailureKind, str] = {
     "hook": "repair the plugin that is named, or take it out of the configuration",
 }
 
+REFUSED = "do what the refusal says, then start again; the plugin that asked for the act is well"
+
 
 class JudgedError(Exception):
     """Raised where the kind of a failure is known from what was found, not from an exception."""
@@ -98,6 +100,8 @@ def diagnose(
     """The failure that `error` is; `otherwise` is its kind where neither it nor the driver says."""
     advice = error.advice if isinstance(error, JudgedError) else ""
     kind = _kind(error, backend, otherwise)
+    if isinstance(error, HookError) and isinstance(error.__cause__, RefusedError):
+        advice = REFUSED
     if kind == "revision" and not advice:
         from automigrator.upgrade.async_drivers import advice as driver_advice  # imports Alembic
 

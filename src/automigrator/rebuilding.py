@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 from automigrator.course import Course
 from automigrator.databases.backend import VersionTable
 from automigrator.diagnosis import first_line
 from automigrator.errors import RefusedError
 from automigrator.run import stamp
-from automigrator.upgrade.drives import drive, probe
+from automigrator.upgrade.async_drivers import sync_way
+from automigrator.upgrade.drives import Way, drive, probe
 from automigrator.upgrade.environment import Execution
 from automigrator.upgrade.place import Place
 from automigrator.upgrade.stamping import bootstrap
+
+logger = logging.getLogger(__name__)
 
 
 async def rebuild(course: Course, *, set_aside: bool, disconnect_others: bool) -> str | None:
@@ -18,31 +23,58 @@ async def rebuild(course: Course, *, set_aside: bool, disconnect_others: bool) -
 
     Raises RefusedError, the old database untouched, when the fresh one cannot be migrated.
     """
-    backend = course.ground.backend
     at = stamp()
     applied, course.applied = course.applied, []
     try:
-        async with backend.side(at) as side:
-            try:
-                tables = await _migrated(course, Place(side.engine, side.url))
-            except Exception as error:
-                raise RefusedError(
-                    "a fresh database cannot be migrated either "
-                    f"({first_line(error)}); the old one was not touched"
-                ) from error
-            return await backend.take_over(
-                side, at, tables, set_aside=set_aside, disconnect_others=disconnect_others
-            )
+        way: Way | None = None
+        while True:
+            done, way = await _rebuilt(course, at, way, set_aside, disconnect_others)
+            if way is None:
+                return done
+            course.applied = []
     except BaseException:
         course.applied = applied
         raise
 
 
-async def _migrated(course: Course, place: Place) -> tuple[VersionTable, ...]:
+async def _rebuilt(
+    course: Course, at: str, way: Way | None, set_aside: bool, disconnect_others: bool
+) -> tuple[str | None, Way | None]:
+    """Where the old one was set aside; or another way, for what the async driver refused."""
+    target, backend = course.ground.target, course.ground.backend
+    async with backend.side(at) as side:
+        place = Place(side.engine, side.url)
+        try:
+            found, probed = await probe(target, backend, await course.ground.history(), place)
+            way = way or found
+            tables = await _migrated(course, place, way, probed)
+        except Exception as error:
+            another = sync_way(target, place, way, error) if way is not None else None
+            if another is not None:
+                logger.warning(
+                    "%s: a fresh database cannot be migrated by %s: %s; going on by %s",
+                    course.run.name,
+                    way,
+                    first_line(error),
+                    another,
+                )
+                return None, another
+            raise RefusedError(
+                "a fresh database cannot be migrated either "
+                f"({first_line(error)}); the old one was not touched"
+            ) from error
+        done = await backend.take_over(
+            side, at, tables, set_aside=set_aside, disconnect_others=disconnect_others
+        )
+        return done, None
+
+
+async def _migrated(
+    course: Course, place: Place, way: Way, probed: Execution
+) -> tuple[VersionTable, ...]:
     """Migrate the database at `place`, and return its version tables once they say so."""
     target, backend = course.ground.target, course.ground.backend
     history = await course.ground.history()
-    way, probed = await probe(target, backend, history, place)
     if target.bootstrap is not None:
         await bootstrap(target, backend, history, place, probed.contexts[0].table, course.hold)
     execution = Execution()

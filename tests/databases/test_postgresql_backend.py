@@ -994,3 +994,16 @@ async def test_what_a_migration_made_in_a_new_schema_is_no_reason_not_to_restore
     assert do("select to_regclass('more.orders'), to_regclass('theirs.orders')::text") == [
         (None, "theirs.orders")
     ]
+
+
+async def test_a_lock_is_not_taken_for_lost_while_a_failed_rename_is_rolled_back(
+    backend: PostgreSQL,
+) -> None:
+    async with backend.lock(TABLES, 5, silent) as held:
+        admin = backend._held.admin  # type: ignore[union-attr]  # it is held
+        await admin.execute(text("BEGIN"))
+        with pytest.raises(DBAPIError):
+            await admin.execute(text("ALTER DATABASE no_such_database RENAME TO other"))
+        await held.confirm()
+        await admin.execute(text("ROLLBACK"))
+        await held.confirm("1/2")

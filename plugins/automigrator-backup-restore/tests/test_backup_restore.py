@@ -10,6 +10,8 @@ import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from automigrator_backup_restore import BackupRestore
 from notes_application import BROKEN, GOOD, HALF_WAY, ROWS, Application
+from postgres_server import Server
+from sqlalchemy import make_url
 
 from automigrator import (
     Decision,
@@ -170,11 +172,32 @@ async def test_others_are_disconnected_for_a_copy_only_when_that_was_asked_for(
     other = await asyncpg.connect(postgres_url.replace("+asyncpg", ""))
     report = await failed(notes, "backup-restore")
     assert [failure.kind for failure in report.failures] == ["hook"]
+    assert "do what the refusal says" in report.failures[0].advice
     assert (notes.notes(), await other.fetchval("SELECT 1")) == (ROWS, 1)
     result = await notes.start(("backup-restore", {"disconnect_others": True}))
     assert (result.outcome, notes.notes(notes.seen.snapshot)) == ("migrated", ROWS)
     with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
         await other.fetchval("SELECT 1")
+
+
+async def test_a_role_that_may_create_no_database_has_its_dump_put_back(
+    tmp_path: Path, postgres_server: Server, postgres_url: str
+) -> None:
+    name = str(make_url(postgres_url).database)
+    postgres_server.execute(f"create role {name} login")
+    postgres_server.execute(f"alter database {name} owner to {name}")
+    try:
+        owned = make_url(postgres_url).set(username=name).render_as_string(hide_password=False)
+        notes = Application(tmp_path, owned)
+        notes.deploy(GOOD, HALF_WAY)
+        report = await failed(notes, ("backup-restore", {"folder": tmp_path / "dumps"}))
+        assert report.failures[0].state == "partial-within-revision"
+        assert (notes.notes(), notes.heads) == (ROWS, {"r1"})
+        assert notes.tables == {"notes", "alembic_version"}
+        assert str(notes.seen.snapshot).endswith(".dump")
+    finally:
+        postgres_server.drop_all(name)
+        postgres_server.execute(f"drop role {name}")
 
 
 async def test_a_restore_that_fails_ends_the_search(file_notes: Application) -> None:
@@ -217,6 +240,9 @@ async def test_copies_go_where_they_were_told_to_and_the_newest_stay(
         ({"then": "purge"}, "then must be one of pass, retry, continue, abort, not 'purge'"),
         ({"keep": 0}, "keep must be a whole number from 1 up, not 0"),
         ({"keep": True}, "keep must be a whole number"),
+        ({"copy": "tar"}, "copy must be one of auto, template, dump, not 'tar'"),
+        ({"copy": "dump"}, "copy='dump' needs a folder"),
+        ({"binaries": 3}, "binaries must be a path or None, not 3"),
         ({"folder": 3}, "folder must be a path or None, not 3"),
         ({"disconnect_others": "no"}, "disconnect_others must be True or False, not 'no'"),
     ],

@@ -36,6 +36,19 @@ async def test_data_that_is_in_the_way_is_set_aside_and_the_application_starts_a
     assert any(place in text for text in warnings)
 
 
+async def test_a_revision_for_a_sync_driver_is_run_by_one_in_the_fresh_database_as_well(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    pytest.importorskip("psycopg")
+    notes = Application(tmp_path, postgres_url)
+    # asyncpg takes no text for a number, psycopg does
+    typed = "op.get_bind().execute(sa.text('SELECT CAST(:n AS int)'), {'n': '7'})"
+    notes.deploy(typed, UNIQUE)
+    (report,) = (await notes.start("purge")).targets
+    assert (report.outcome, report.after) == ("recovered", ("r3",))
+    assert notes.notes(set_aside(report)) == ROWS
+
+
 async def test_old_data_is_deleted_only_when_that_was_asked_for(file_notes: Application) -> None:
     file_notes.deploy(UNIQUE)
     (report,) = (await file_notes.start(("purge", {"set_aside": False}))).targets

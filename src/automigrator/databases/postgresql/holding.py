@@ -18,8 +18,9 @@ from automigrator.databases.access import Access
 from automigrator.databases.holding import LockLostError, Record, loaded
 from automigrator.databases.polling import LockTimeoutError
 from automigrator.databases.postgresql import sessions
+from automigrator.databases.postgresql.codes import FAILED_TRANSACTION
 from automigrator.databases.postgresql.contents import SCHEMA_OF_OURS
-from automigrator.databases.postgresql.sql import literal, rows_of, run
+from automigrator.databases.postgresql.sql import literal, rows_of, run, sqlstate
 from automigrator.threads import to_the_end
 
 T = TypeVar("T")
@@ -79,6 +80,8 @@ class SessionHold:
                 )
             )
         except (SQLAlchemyError, OSError) as error:
+            if isinstance(error, DBAPIError) and sqlstate(error) == FAILED_TRANSACTION:
+                return  # the session lives: a rename has just failed in it, and is rolled back
             self.lost = (
                 f"the session that held the migration lock is gone ({type(error).__name__}); "
                 "another process may migrate by now. What was not committed is rolled back"

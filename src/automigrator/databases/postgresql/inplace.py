@@ -15,6 +15,7 @@ from automigrator.databases.postgresql.contents import USERS, not_of_an_extensio
 from automigrator.databases.postgresql.dump_records import DumpRecord
 from automigrator.databases.postgresql.psql import Psql, transaction
 from automigrator.databases.postgresql.scene import Scene, kept_alone
+from automigrator.databases.postgresql.sessions import SERVER
 from automigrator.databases.postgresql.sql import literal, rows_of
 from automigrator.errors import RefusedError
 from automigrator.threads import in_thread
@@ -124,6 +125,7 @@ async def _extensions(psql: Psql, record: DumpRecord) -> None:
 async def _same_database(scene: Scene, psql: Psql) -> None:
     async with scene.access.connection(autocommit=True) as connection:
         expected = (await rows_of(connection, contents.IDENTITY))[0][0]
+        scene.hold.rule((await rows_of(connection, f"select {SERVER}"))[0][0])
     if await psql.ask(contents.IDENTITY + ";") != [expected]:
         raise RefusedError(
             "psql was led to another database than the application is; nothing was changed. "
