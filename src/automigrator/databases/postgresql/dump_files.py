@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import re
@@ -14,6 +13,8 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from sqlalchemy import URL
+
+from automigrator.errors import RefusedError
 
 SPACE_FACTOR = 1.1
 """How much more room a dump may need than the tables it is made of: rows may not compress."""
@@ -61,15 +62,13 @@ def clear_partials(folder: Path, url: URL) -> None:
 
 
 def make_room(folder: Path, size: int) -> None:
-    """Make the folder, for its owner alone. Raises OSError (ENOSPC) when `size` has no room."""
+    """Make the folder, for its owner alone. Raises RefusedError without room for `size`."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     needed, free = int(size * SPACE_FACTOR) + _SPARE, shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"a dump of {size:,} bytes of tables needs {needed:,} bytes free, there are {free:,}; "
-            "nothing was changed",
-            str(folder),
+        raise RefusedError(
+            f"a dump of {size:,} bytes of tables needs {needed:,} bytes free in {folder}, there "
+            f"are {free:,}; nothing was changed"
         )
 
 
