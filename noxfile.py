@@ -11,6 +11,7 @@ import nox
 
 GROUPS = nox.project.load_toml("pyproject.toml")
 PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
+BENCHMARKS = ["nothing_to_do", "recovery"]
 NEWER = ["-k", "not postgres or strategies", "--ignore=tests/races"]
 PARALLEL = ["--numprocesses=auto", "--maxprocesses=4"]
 
@@ -147,9 +148,12 @@ def races(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Ours against plain tools, both in one run; `-- --write-docs` keeps the tables."""
-    session.install("-e", ".", *group("test"))
-    session.run("python", "benchmarks/nothing_to_do.py", *session.posargs)
+    """Ours against plain tools, both in one run: all, or `-- recovery`; options go to each."""
+    named = [name for name in BENCHMARKS if name in session.posargs]
+    options = [argument for argument in session.posargs if argument not in BENCHMARKS]
+    install_editable(session, *group("test"))
+    for name in named or BENCHMARKS:
+        session.run("python", f"benchmarks/{name}.py", *options)
 
 
 @nox.session

@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+import page
+from child import measured
+
+sys.path.insert(0, str(page.ROOT / "tests"))
 
 REVISIONS = (100, 1000, 5000)
 Rows = list[dict[str, float]]
@@ -74,6 +73,7 @@ def downgrade() -> None:
 OURS = """
 import asyncio, gc, json, sys, time
 import sqlalchemy.ext.asyncio as sa
+from stall import Stall
 url, ini = sys.argv[1:]
 gc.collect()  # or it is chance whose import meets a collection of all SQLAlchemy's objects
 before = time.process_time()
@@ -108,19 +108,6 @@ async def main():
         "import": imported - before, "run": first - began, "stall": stall.longest,
         "again": sorted(seconds)[10], "select": sorted(bare)[10],
     }))
-
-class Stall:
-    async def __aenter__(self):
-        self.longest = 0.0
-        self.task = asyncio.create_task(self.watch())
-        await asyncio.sleep(0)
-    async def __aexit__(self, *_):
-        self.task.cancel()
-    async def watch(self):
-        while True:
-            began = time.perf_counter()
-            await asyncio.sleep(0.001)
-            self.longest = max(self.longest, time.perf_counter() - began - 0.001)
 
 sa.text = __import__("sqlalchemy").text
 asyncio.run(main())
@@ -165,17 +152,6 @@ async def stamped(url: str, revision: str) -> None:
             text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": revision}
         )
     await engine.dispose()
-
-
-def measured(code: str, url: str, ini: Path) -> dict[str, float]:
-    shown = subprocess.run(
-        [sys.executable, "-c", code, url, str(ini)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
-    ).stdout
-    return dict(json.loads(shown))
 
 
 @contextmanager
@@ -248,13 +224,13 @@ def main() -> None:
             ini = history(Path(folder) / str(count), count)
             for name, (url, sync_url) in urls(count).items():
                 asyncio.run(stamped(url, f"r{count - 1:06}"))
-                measured(ALEMBIC, sync_url, ini)  # writes the .pyc files
+                measured("-c", ALEMBIC, sync_url, str(ini))  # writes the .pyc files
                 cold, ours, theirs = [], [], []
                 for _ in range(options.rounds):
                     forget(ini.parent)
-                    cold.append(measured(OURS, url, ini))
-                    ours.append(measured(OURS, url, ini))
-                    theirs.append(measured(ALEMBIC, sync_url, ini))
+                    cold.append(measured("-c", OURS, url, str(ini)))
+                    ours.append(measured("-c", OURS, url, str(ini)))
+                    theirs.append(measured("-c", ALEMBIC, sync_url, str(ini)))
                 imports += [each["import"] * 1000 for each in ours]
                 curves.setdefault(f"{name}, every file read", []).append(median(cold, "run"))
                 curves.setdefault(f"{name}, remembered", []).append(median(ours, "run"))
@@ -264,9 +240,7 @@ def main() -> None:
     found = "\n\n".join(["\n".join(lines), note, chart(curves)])
     print(f"\n{found}")
     if options.write_docs:
-        page = ROOT / "docs" / "nothing-to-do.md"
-        head, _, _ = page.read_text("utf-8").partition("<!-- measured -->")
-        page.write_text(f"{head}<!-- measured -->\n\n{found}\n", "utf-8")
+        page.write("nothing-to-do.md", found)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,19 @@
+"""A fresh process that measures something and prints it as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def measured(*arguments: str) -> dict[str, float]:
+    """What `python <arguments>` printed; it may import from this folder, and uses .pyc files."""
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    env["PYTHONPATH"] = str(Path(__file__).parent)
+    shown = subprocess.run(
+        [sys.executable, *arguments], check=True, stdout=subprocess.PIPE, text=True, env=env
+    ).stdout
+    return dict(json.loads(shown))

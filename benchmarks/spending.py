@@ -1,0 +1,45 @@
+"""What an act costs: seconds on the wall, seconds of CPU."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+TICKS = os.sysconf("SC_CLK_TCK")
+Cost = dict[str, float]
+
+
+def cpu_s(server: int | None = None) -> float:
+    """CPU of this process, its ended children, and a PostgreSQL server with all its processes."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used) + _server_s(server)
+
+
+def plain(*commands: Sequence[str], server: int | None = None) -> Cost:
+    """Run tools one after the other."""
+    os.sync()  # what others have written is not theirs to write
+    cpu, began = cpu_s(server), time.perf_counter()
+    for command in commands:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return {"wall": time.perf_counter() - began, "cpu": cpu_s(server) - cpu}
+
+
+def _server_s(pid: int | None) -> float:
+    if pid is None:
+        return 0.0
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    alive = sum(sum(_times(child)[:2]) for child in children)
+    return (alive + sum(_times(str(pid)))) / TICKS
+
+
+def _times(pid: str) -> list[int]:
+    """utime, stime, cutime and cstime, in ticks; none of a process that ended meanwhile."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+    except (FileNotFoundError, ProcessLookupError):
+        return [0]
+    return [int(each) for each in after_name.split()[11:15]]
