@@ -49,7 +49,7 @@ HEAD = """\
 | database | act | ours | plain tool | its cost | ratio | ratio, CPU |
 |---|---|---|---|---|---|---|"""
 WATCHED = """\
-| database | act | longest stall | of an idle process beside | peak memory |
+| database | act | longest stall | without waiting for a CPU | peak memory |
 |---|---|---|---|---|"""
 
 Costs = dict[str, Cost]
@@ -81,10 +81,10 @@ class Watched:
     costs: list[Cost]
 
     def __str__(self) -> str:
-        stall, beside = (max(each[k] for each in self.costs) * 1000 for k in ("stall", "beside"))
+        stall, blocked = (max(each[k] for each in self.costs) * 1000 for k in ("stall", "blocked"))
         peak = max(each["peak"] for each in self.costs)
         return (
-            f"| {self.database} | {self.act} | {stall:.0f} ms | {beside:.0f} ms | {peak:.0f} MB |"
+            f"| {self.database} | {self.act} | {stall:.0f} ms | {blocked:.0f} ms | {peak:.0f} MB |"
         )
 
 

@@ -6,8 +6,7 @@
 `run` goes through the public face: a migration whose second revision fails after the first was
 committed, with `backup-restore`. An act is timed from the hook of our own that is asked just
 before the strategy to the event that says it is done. `watched` is the same with a task that looks
-for stalls of the event loop, and so costs CPU of its own; an idle process beside it looks for those
-of the machine. `copy` is a SQLite copy without its check.
+for stalls of the event loop, and so costs CPU of its own. `copy` is a SQLite copy without check.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ import sys
 import time
 from pathlib import Path
 
-from beside import Beside
-from spending import Cost, cpu_s
+from spending import Cost, cpu_s, queued_s
 from stall import Stall
 
 from automigrator import Event, Failure, MigrationError, Migrator, Run, Target, hookimpl
@@ -39,7 +37,7 @@ class Laps:
         self._began, self._cpu = 0.0, 0.0
 
     def begin(self) -> None:
-        self._stall.longest = 0.0
+        self._stall.reset()
         self._began, self._cpu = time.perf_counter(), cpu_s(self._server)
 
     def end(self, act: str) -> None:
@@ -47,6 +45,7 @@ class Laps:
             "wall": time.perf_counter() - self._began,
             "cpu": cpu_s(self._server) - self._cpu,
             "stall": self._stall.longest,
+            "blocked": self._stall.blocked,
             "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
 
@@ -68,7 +67,7 @@ class Laps:
 
 
 async def run(url: str, ini: str, server: str = "", *, watched: bool = False) -> dict[str, Cost]:
-    stall = Stall()
+    stall = Stall(queued_s)
     laps = Laps(stall, int(server) if server else None)
     options = {"snapshot": "always", "disconnect_others": True}
     migrator = Migrator(
@@ -85,11 +84,7 @@ async def run(url: str, ini: str, server: str = "", *, watched: bool = False) ->
 
 
 async def watched(url: str, ini: str, server: str = "") -> dict[str, Cost]:
-    with Beside() as beside:
-        costs = await run(url, ini, server, watched=True)
-    for cost in costs.values():
-        cost["beside"] = beside.longest
-    return costs
+    return await run(url, ini, server, watched=True)
 
 
 async def copy(source: str, destination: str) -> dict[str, Cost]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,15 @@ def cpu_s(server: int | None = None) -> float:
     """CPU of this process, its ended children, and a PostgreSQL server with all its processes."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(each.ru_utime + each.ru_stime for each in used) + _server_s(server)
+
+
+def queued_s() -> float:
+    """How long the calling thread has waited for a CPU; 0 where the system does not say."""
+    try:
+        waited = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text()
+    except FileNotFoundError:
+        return 0.0
+    return int(waited.split()[1]) / 1e9
 
 
 def plain(*commands: Sequence[str], server: int | None = None) -> Cost:

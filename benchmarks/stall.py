@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 TICK_S = 0.001
 
 
 class Stall:
-    """`async with` one: `longest` is the greatest gap in seconds beyond a tick of 1 ms."""
+    """`async with` one: `longest` is the greatest gap in seconds beyond a tick of 1 ms.
 
-    def __init__(self) -> None:
-        self.longest = 0.0
+    `queued_s` is how long the loop's thread has waited for a CPU until now; `blocked` is the
+    longest gap without that, which is the machine's and not the work's.
+    """
+
+    def __init__(self, queued_s: Callable[[], float] = lambda: 0.0) -> None:
+        self._queued_s = queued_s
+        self.reset()
+
+    def reset(self) -> None:
+        self.longest = self.blocked = 0.0
 
     async def __aenter__(self) -> Stall:
-        self.longest = 0.0
+        self.reset()
         self.task = asyncio.create_task(self._watch())
         await asyncio.sleep(0)
         return self
@@ -25,6 +34,8 @@ class Stall:
 
     async def _watch(self) -> None:
         while True:
-            began = time.perf_counter()
+            queued, began = self._queued_s(), time.perf_counter()
             await asyncio.sleep(TICK_S)
-            self.longest = max(self.longest, time.perf_counter() - began - TICK_S)
+            gap = time.perf_counter() - began - TICK_S
+            self.longest = max(self.longest, gap)
+            self.blocked = max(self.blocked, gap - (self._queued_s() - queued))
