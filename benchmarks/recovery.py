@@ -26,7 +26,7 @@ from pathlib import Path
 import large_databases
 import page
 from child import measured
-from spending import Cost, plain
+from spending import Cost, plain, settle
 
 sys.path.insert(0, str(page.ROOT / "tests"))
 
@@ -35,7 +35,7 @@ import postgres_server
 
 OURS = str(Path(__file__).with_name("recovery_ours.py"))
 SHELL = shutil.which("sqlite3")
-CREATEDB, DROPDB = shutil.which("createdb"), shutil.which("dropdb")
+CREATEDB, DROPDB, PSQL = (shutil.which(name) for name in ("createdb", "dropdb", "psql"))
 BACKUP = """
 import sqlite3, sys
 source, destination = (sqlite3.connect(name) for name in sys.argv[1:])
@@ -97,12 +97,13 @@ def shown(costs: list[Cost]) -> str:
 
 
 def alternating(
-    rounds: int, sides: dict[str, Callable[[], Costs]]
+    rounds: int, size_mb: int, sides: dict[str, Callable[[], Costs]]
 ) -> dict[str, dict[str, list[Cost]]]:
     """Every side once a round, each other round the other way round; costs by side and act."""
     found: dict[str, dict[str, list[Cost]]] = {side: {} for side in sides}
     for number in range(rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
+            settle(size_mb * 2)  # as much as a copy and a restore fill
             for act, cost in sides[side]().items():
                 found[side].setdefault(act, []).append(cost)
     return found
@@ -119,11 +120,6 @@ def failing(folder: Path) -> None:
 def project(folder: Path, url: str) -> str:
     made = alembic_projects.project(folder, "per_migration", url, revisions=failing, other_url=url)
     return str(made.config)
-
-
-def ours(*arguments: str) -> Costs:
-    os.sync()  # what others have written is not ours to write
-    return measured(OURS, *arguments)
 
 
 def backup(source: Path, destination: Path) -> list[str]:
@@ -143,13 +139,13 @@ def sqlite_rows(folder: Path, size_mb: int, rounds: int) -> Iterator[Row | Watch
         check = [SHELL, str(copy), "PRAGMA quick_check"]
 
     def run(what: str) -> Costs:
-        costs = ours(what, url, ini)
+        costs = measured(OURS, what, url, ini)
         for left in folder.glob("live.db.snapshot-*"):
             left.unlink()
         return costs
 
     def run_and_copy() -> Costs:
-        costs = run("run") | ours("copy", str(live), str(copy))
+        costs = run("run") | measured(OURS, "copy", str(live), str(copy))
         copy.unlink()
         return costs
 
@@ -165,7 +161,7 @@ def sqlite_rows(folder: Path, size_mb: int, rounds: int) -> Iterator[Row | Watch
         with closing(sqlite3.connect(live)) as connection:
             connection.execute(f"PRAGMA journal_mode={mode}")
         sides = {"ours": run_and_copy, "tools": tools, "watched": lambda: run("watched")}
-        found = alternating(rounds, sides)
+        found = alternating(rounds, size_mb, sides)
         mine, plain_tools = found["ours"], found["tools"]
         yield Row(name, "copy alone", tool[0], mine["copy"], plain_tools["copy"])
         yield Row(name, "snapshot: copy, check", tool[1], mine["snapshot"], plain_tools["snapshot"])
@@ -175,10 +171,10 @@ def sqlite_rows(folder: Path, size_mb: int, rounds: int) -> Iterator[Row | Watch
 
 def postgresql_rows(folder: Path, size_mb: int, rounds: int) -> Iterator[Row | Watched]:
     """A way by pg_dump and pg_restore is one more of `sides`, and its tools' one more still."""
-    if not (CREATEDB and DROPDB):
-        print("PostgreSQL is not measured: no createdb and dropdb on PATH", file=sys.stderr)
+    if not (CREATEDB and DROPDB and PSQL):
+        print("PostgreSQL is not measured: createdb, dropdb, psql not on PATH", file=sys.stderr)
         return
-    live, copy = "am_bench_live", "am_bench_copy"
+    live, copy, new, old = (f"am_bench_{name}" for name in ("live", "copy", "new", "old"))
     with postgres_server.running() as server:
         server.drop_all("am_bench_")
         server.create(live)
@@ -188,11 +184,12 @@ def postgresql_rows(folder: Path, size_mb: int, rounds: int) -> Iterator[Row | W
         (pid,) = server.execute("select split_part(pg_read_file('postmaster.pid'), chr(10), 1)")
         postmaster = int(pid[0])
         dsn = alembic_projects.make_url(server.admin).set(drivername="postgresql")
-        maintenance = f"--maintenance-db={dsn.render_as_string(hide_password=False)}"
+        administration = dsn.render_as_string(hide_password=False)
+        maintenance = f"--maintenance-db={administration}"
 
         def template(what: str) -> Costs:
             server.execute("checkpoint")
-            costs = ours(what, url, ini, str(postmaster))
+            costs = measured(OURS, what, url, ini, str(postmaster))
             for name in server.databases(live):
                 if name != live:
                     server.drop(name)
@@ -201,28 +198,48 @@ def postgresql_rows(folder: Path, size_mb: int, rounds: int) -> Iterator[Row | W
         def created(name: str, source: str, *options: str) -> list[str]:
             return [str(CREATEDB), maintenance, f"--template={source}", *options, name]
 
-        def createdb(*options: str) -> Costs:
+        def drop_first() -> Costs:
             server.execute("checkpoint")
-            copied = plain(created(copy, live, *options), server=postmaster)
+            copied = plain(created(copy, live), server=postmaster)
             drop = [str(DROPDB), maintenance, live]
-            put_back = plain(drop, created(live, copy, *options), server=postmaster)
+            put_back = plain(drop, created(live, copy), server=postmaster)
+            server.drop(copy)
+            return {"snapshot": copied, "restore": put_back}
+
+        def swap() -> Costs:
+            """As ours does it: what is there goes when its replacement stands."""
+            server.execute("checkpoint")
+            by_file = "--strategy=file_copy"
+            copied = plain(created(copy, live, by_file), server=postmaster)
+            renames = [f"ALTER DATABASE {live} RENAME TO {old}"]
+            renames.append(f"ALTER DATABASE {new} RENAME TO {live}")
+            put_back = plain(
+                created(new, copy, by_file),
+                [str(PSQL), "-q", "-d", administration, *(x for r in renames for x in ("-c", r))],
+                [str(DROPDB), maintenance, old],
+                server=postmaster,
+            )
             server.drop(copy)
             return {"snapshot": copied, "restore": put_back}
 
         sides = {
             "ours": lambda: template("run"),
             "watched": lambda: template("watched"),
-            "createdb -T": createdb,
-            "createdb -T -S file_copy": lambda: createdb("--strategy=file_copy"),
+            "drop first": drop_first,
+            "swap": swap,
         }
         try:
-            found = alternating(rounds, sides)
+            found = alternating(rounds, size_mb, sides)
         finally:
             server.drop_all("am_bench_")
-    for tool in list(sides)[2:]:
-        for act, command in (("snapshot", f"`{tool}`"), ("restore", f"`dropdb`, `{tool}`")):
-            mine, plain_tool = found["ours"][act], found[tool][act]
-            yield Row("PostgreSQL, template copy", act, command, mine, plain_tool)
+    for side, act, tool in (
+        ("drop first", "snapshot", "`createdb -T`"),
+        ("swap", "snapshot", "`createdb -T -S file_copy`"),
+        ("drop first", "restore", "`dropdb`, `createdb -T`"),
+        ("swap", "restore", "`createdb -T -S file_copy`, two renames, `dropdb`"),
+    ):
+        mine, plain_tool = found["ours"][act], found[side][act]
+        yield Row("PostgreSQL, template copy", act, tool, mine, plain_tool)
     for act, costs in found["watched"].items():
         yield Watched("PostgreSQL, template copy", act, costs)
 
