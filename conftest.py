@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import notes_application as _notes
 import postgres_server as _postgres
 import pytest
+
+from automigrator.catalogue import misfit
+from automigrator.progress import Progress
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-table", action="store_true", help="write the results of a long run into docs/"
     )
+
+
+@pytest.fixture(autouse=True)
+def declared_events(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every event that a test provokes is in the catalogue, with its keys, in JSON types."""
+    wrong: dict[str, None] = {}
+    tell = Progress.__call__
+
+    def checked(
+        self: Progress, name: str, target: str | None = None, /, *, told: object = None, **data: Any
+    ) -> None:
+        if problem := misfit(name, data):
+            wrong[problem] = None
+        elif json.loads(json.dumps(data, default=repr)) != data:
+            wrong[f"the event {name!r} carries what is not of a JSON type: {data}"] = None
+        tell(self, name, target, told=told, **data)
+
+    monkeypatch.setattr(Progress, "__call__", checked)
+    yield
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,9 @@ async def answered(course: Course, asking: Asking, error: Exception) -> Decision
     failure = await failed(course, error)
     decision, whose = await asking.decide(failure)
     course.lasting = Left.of(run.failure or failure)
-    if decision is not None:
+    if decision is None:
+        course.progress("passed", run.name)
+    else:
         course.progress("decided", run.name, decision=decision.value, plugin=whose)
     if decision is not Decision.RETRY:
         await read_after(course)
@@ -41,8 +43,9 @@ async def failed(course: Course, error: Exception) -> Failure:
     run = course.run
     failure = await described(course, error)
     course.failures.append(failure)
-    logger.error("%s: attempt %d failed: %s", run.name, run.attempt, failure)
-    course.progress("failed", run.name, **failure.to_dict())
+    told = f"attempt {run.attempt} failed: {failure}"
+    course.progress("failed", run.name, told=told, **failure.to_dict())
+    course.attempt_finished("failed")
     return failure
 
 

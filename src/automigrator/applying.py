@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 from automigrator.course import Course
 from automigrator.diagnosis import first_line
 from automigrator.inspection import Finding
@@ -13,8 +11,6 @@ from automigrator.upgrade.async_drivers import sync_way
 from automigrator.upgrade.drives import Way, drive
 from automigrator.upgrade.environment import Execution
 
-logger = logging.getLogger(__name__)
-
 
 async def apply(course: Course, finding: Finding) -> None:
     """Run what is pending, along the way that was found.
@@ -23,8 +19,7 @@ async def apply(course: Course, finding: Finding) -> None:
     is. Raises what env.py or a revision raised.
     """
     assert finding.way is not None
-    pending = len(finding.pending)
-    course.progress("attempt-started", course.run.name, attempt=course.run.attempt, pending=pending)
+    course.attempt_started(len(finding.pending))
     try:
         await _driven(course, finding.way)
     except Exception as error:
@@ -45,8 +40,16 @@ async def _by_another(course: Course, finding: Finding, way: Way, refused: Excep
     )
     if left.state == "partial-within-revision":
         raise refused
-    note = f"{left.revision} cannot run by {finding.way}: {first_line(refused)}"
-    logger.warning("%s: %s; going on by %s", course.run.name, note, way)
+    message = first_line(refused)
+    note = f"{left.revision} cannot run by {finding.way}: {message}"
+    course.progress(
+        "drive-changed",
+        course.run.name,
+        revision=left.revision,
+        was=str(finding.way),
+        now=str(way),
+        message=message,
+    )
     stay = [(revision, s) for revision, s in execution.done if revision in left.applied]
     course.applied += [Applied(*each) for each in stay]
     other = course.execution = Execution(done=list(stay))

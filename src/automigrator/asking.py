@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from automigrator.failure import Decision, Failure
-from automigrator.hooks import HookError, Hooks
+from automigrator.hooks import Around, HookError, Hooks, untold
 from automigrator.recovery import effect_of, may_answer
 from automigrator.run import Run
-
-logger = logging.getLogger(__name__)
 
 MOST_ATTEMPTS = 3
 
@@ -29,6 +26,7 @@ class Asking:
     """Reads anew what state the database is in after a plugin acted."""
     hooks: Hooks | None = None
     """The plugins, once they are loaded."""
+    around: Around = untold
     granted: set[int] = field(default_factory=set)
     acted: set[int] = field(default_factory=set)
 
@@ -54,12 +52,11 @@ class Asking:
                 continue
             before = (run.restored, run.rebuilt)
             try:
-                with run.acting(effect):
+                with self.around(impl.hook, impl.blame), run.acting(effect):
                     answer = await hooks.call(
                         impl, hooks.deadline_of(impl), run=run, failure=run.failure
                     )
             except HookError as error:
-                logger.error("%s", error)
                 run.notes.append(str(error))
                 run.failure = await self.look_again(run.failure)
                 return Decision.ABORT, impl.blame

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 from automigrator.answering import answered, failed, look_again, read_after
 from automigrator.applying import apply
@@ -13,16 +13,13 @@ from automigrator.asking import Asking
 from automigrator.course import Course
 from automigrator.crash_loops import CrashLoopError, count, last_resort, take_back
 from automigrator.databases.backend import Sight
-from automigrator.diagnosis import (
-    JudgedError,
-    Left,
-    first_line,
-)
+from automigrator.diagnosis import JudgedError, Left
 from automigrator.errors import PluginError
 from automigrator.failure import Decision
 from automigrator.following import inherited, leave
 from automigrator.inspection import Finding, inspect, judge
 from automigrator.reaching import reach
+from automigrator.repairing import repair
 from automigrator.report import Outcome
 from automigrator.retrying import patiently
 from automigrator.threads import to_the_end
@@ -39,7 +36,12 @@ async def bring_to_head(course: Course) -> Outcome:
     PluginError, nothing touched, when a strategy that is named cannot be used.
     """
     backend, run = course.ground.backend, course.run
-    asking = Asking(run, course.allow_partial, lambda failure: look_again(course, failure))
+    asking = Asking(
+        run,
+        course.allow_partial,
+        lambda failure: look_again(course, failure),
+        around=course.hook_told,
+    )
     async with AsyncExitStack() as lock:
         try:
             if await _at_head(course):
@@ -56,11 +58,14 @@ async def bring_to_head(course: Course) -> Outcome:
         try:
             outcome = await _closed(course, await _attempts(course, asking))
         except asyncio.CancelledError:
+            course.attempt_finished("cancelled")
             await to_the_end(_taken_back(course))
             raise
         await leave(course, outcome)
         if outcome in ("migrated", "recovered"):
-            run.notes += await course.progress.hooks.after_migrate(run, course.report(outcome))
+            report = course.report(outcome)
+            hooks = course.progress.hooks
+            run.notes += await hooks.after_migrate(run, report, course.hook_told)
         run.locked = False
     await backend.refresh()  # whoever changed the schema: this process, or one that it waited for
     return outcome
@@ -71,12 +76,8 @@ async def _taken_back(course: Course) -> None:
     await take_back(course)
     if course.run.taken is None:
         return
-    try:
-        done = await course.ground.backend.recover(course.tables)
-    except Exception as error:  # noqa: BLE001 - the cancellation is what is raised
-        logger.error("%s: the next start has to finish: %s", course.run.name, first_line(error))
-    else:
-        logger.warning("%s: cancelled; %s", course.run.name, done or "nothing was left")
+    with suppress(Exception):  # it is told, and the cancellation is what is raised
+        await repair(course, course.tables, begun=True)
 
 
 async def _closed(course: Course, outcome: Outcome) -> Outcome:
@@ -133,16 +134,23 @@ async def _reached(course: Course, *, to_write: bool = False) -> Sight:
     ground = course.ground
     what = "a standby to be promoted" if to_write else "the database server"
 
-    def waiting(seconds: float) -> None:
-        course.progress("waiting", course.run.name, what=what, seconds=seconds)
+    waited_s = 0.0
 
-    return await reach(
+    def waiting(seconds: float) -> None:
+        nonlocal waited_s
+        waited_s = seconds
+        course.progress("waiting", course.run.name, on="server", what=what, seconds=seconds)
+
+    sight = await reach(
         ground.backend,
         lambda: ground.backend.look([ground.table]),
         ground.target.connect_timeout,
         waiting,
         lambda sight: sight.writable or not to_write,
     )
+    if waited_s and (sight.writable or not to_write):
+        course.progress("reached", course.run.name, waited_s=waited_s)
+    return sight
 
 
 async def _create(course: Course) -> None:
@@ -154,26 +162,23 @@ async def _create(course: Course) -> None:
             "create it; nothing was changed",
             "create the database, or leave create=False out",
         )
-    if await course.owner.create_database(course.run):
-        course.progress("created", course.run.name)
+    began = time.monotonic()
+    course.progress("create-started", course.run.name)
+    ours = await course.owner.create_database(course.run)
+    course.progress("created", course.run.name, ours=ours, seconds=time.monotonic() - began)
 
 
 async def _hold(course: Course, lock: AsyncExitStack) -> None:
     """Step 5."""
-    ground, name = course.ground, course.run.name
-
-    def waiting(seconds: float, leader: str) -> None:
-        what = f"the migration lock, held by {leader}"
-        course.progress("waiting", name, what=what, seconds=seconds)
-
+    ground = course.ground
     course.doing = "lock-timeout"
     looked_s = time.monotonic() - course.began
     course.hold = await lock.enter_async_context(
-        ground.backend.lock([ground.table], ground.target.lock_timeout, waiting)
+        ground.backend.lock([ground.table], ground.target.lock_timeout, course.waiting)
     )
     course.hold.since -= looked_s  # a leader that failed while this run only looked binds it, too
     course.run.locked = True
-    course.progress("locked", name, waited_s=course.hold.waited_s)
+    course.progress("locked", course.run.name, waited_s=course.hold.waited_s)
 
 
 async def _attempts(course: Course, asking: Asking) -> Outcome:
@@ -188,6 +193,7 @@ async def _attempts(course: Course, asking: Asking) -> Outcome:
         except Exception as error:  # noqa: BLE001 - any error is a failure of the target
             decision = await answered(course, asking, error)
         else:
+            course.attempt_finished("applied")
             if leaders is not None:
                 return leaders
             if course.failures:
@@ -208,13 +214,12 @@ async def _attempt(course: Course) -> Outcome | None:
     course.doing = "unreachable"
     if run.taken is None:  # else the journal is this run's own, not a dead leader's
         try:
-            repaired = await backend.recover([ground.table])
+            repaired = await repair(course, [ground.table])
         except BaseException:
             # a dead leader's half is still there, and the next start must try again
             course.lasting, run.unfinished = Left("partial-within-revision"), True
             raise
         if repaired is not None:
-            course.progress("repaired", run.name, what=repaired)
             run.notes.append(repaired)
             course.repaired = True
     course.doing = "history"
@@ -245,7 +250,7 @@ async def _attempt(course: Course) -> Outcome | None:
         return leaders
     await count(course)
     if not course.prepared:
-        await course.progress.hooks.before_migrate(run)
+        await course.progress.hooks.before_migrate(run, course.hook_told)
         course.prepared = True
     if await _stamped(course, finding):
         course.stamped = True
@@ -292,10 +297,13 @@ async def _stamped(course: Course, finding: Finding) -> bool:
     table = finding.tables[0]
     empty = not finding.sight.has_tables and not finding.heads
     if target.bootstrap is not None and empty:
+        began = time.monotonic()
+        course.progress("bootstrap-started", course.run.name)
         revision = await bootstrap(
             target, ground.backend, history, ground.place, table, course.hold
         )
-        course.progress("bootstrapped", course.run.name, revision=revision)
+        seconds = time.monotonic() - began
+        course.progress("bootstrapped", course.run.name, revision=revision, seconds=seconds)
         return True
     if finding.unversioned and target.baseline not in (None, "base"):
         assert target.baseline is not None

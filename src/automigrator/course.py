@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from automigrator.databases.backend import VersionTable
 from automigrator.databases.holding import FailedStarts, Hold, Record
@@ -77,10 +78,38 @@ class Course:
     starts: FailedStarts = field(default_factory=FailedStarts)
     """The starts that failed in a row, this one included."""
 
+    _attempt_began: float | None = None
+
     @property
     def tables(self) -> tuple[VersionTable, ...]:
         """The version tables as far as they are known."""
         return self.finding.tables if self.finding is not None else (self.ground.table,)
+
+    def hook_told(self, hook: str, plugin: str) -> AbstractContextManager[None]:
+        """Within, a plugin is asked, and that is told."""
+        return self.progress.hook(self.ground.target, hook, plugin)
+
+    def waiting(self, seconds: float, leader: str) -> None:
+        """Tell that another process holds the lock."""
+        what = f"the migration lock, held by {leader}"
+        self.progress("waiting", self.run.name, on="lock", what=what, seconds=seconds)
+
+    def attempt_started(self, pending: int) -> None:
+        """Tell that the pending revisions are about to run."""
+        self._attempt_began = time.monotonic()
+        self.progress("attempt-started", self.run.name, attempt=self.run.attempt, pending=pending)
+
+    def attempt_finished(self, outcome: Literal["applied", "failed", "cancelled"]) -> None:
+        """Tell how the attempt ended, if one was begun."""
+        began, self._attempt_began = self._attempt_began, None
+        if began is not None:
+            self.progress(
+                "attempt-finished",
+                self.run.name,
+                attempt=self.run.attempt,
+                outcome=outcome,
+                seconds=time.monotonic() - began,
+            )
 
     def started(self, revision: str, index: int, total: int) -> None:
         """Tell that a revision begins; `index` counts from 1."""

@@ -101,16 +101,12 @@ async def last_resort(course: Course, asking: Asking, record: Record) -> Outcome
         "outcome": outcome,
         "failure": failure.to_dict(),
     }
-    logger.critical(
-        "%s: %s\n%s",
-        run.name,
-        failure,
+    then = (
         "the application starts on the database as it is"
         if outcome == "degraded"
-        else "the application is not to start",
-        extra={"automigrator": {"target": run.name, **facts}},
+        else "the application is not to start"
     )
-    course.progress("crash-loop", run.name, **facts)
+    course.progress("crash-loop", run.name, told=f"{failure}\n{then}", **facts)
     await read_after(course)
     return outcome
 

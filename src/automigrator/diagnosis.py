@@ -108,7 +108,7 @@ def diagnose(
         advice = driver_advice(target, error)
     return Failure(
         kind,
-        _message(error, target),
+        said(error, target),
         state=left.state,
         revision=left.revision,
         statement=statement_of(error),
@@ -147,7 +147,8 @@ def first_line(error: BaseException) -> str:
     return text if text.startswith(name) else f"{name}: {text}" if text else name
 
 
-def _message(error: BaseException, target: Target) -> str:
+def said(error: BaseException, target: Target) -> str:
+    """What an error says, without the target's passwords and without data."""
     ours = type(error).__module__.startswith("automigrator")
     text = str(error) if ours else first_line(error)
     secret = [target.application_url]

@@ -13,12 +13,17 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened; `at` is seconds since the epoch, `target` None for the whole run."""
+    """One thing that happened; `catalogue` has what there is.
+
+    `at` is seconds since the epoch, `target` None for the whole run; `run` is the same for all
+    that one call of `run()` or `rollback()` tells.
+    """
 
     name: str
     target: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
     at: float = field(default_factory=time.time)
+    run: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", MappingProxyType(dict(self.data)))
@@ -28,7 +33,13 @@ class Event:
         return " ".join(part for part in (self.name, self.target, facts) if part)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**self.data, "name": self.name, "target": self.target, "at": self.at}
+        """Everything, as JSON types."""
+        told = {"name": self.name, "target": self.target, "at": self.at, "run": self.run}
+        return {**self.data, **told}
+
+    def to_log(self) -> dict[str, Any]:
+        """What a log record carries as `automigrator`; the record has a time of its own."""
+        return {"event": self.name, "run": self.run, "target": self.target, **self.data}
 
 
 class Subscription(AsyncIterator[Event]):
@@ -67,6 +78,11 @@ class EventStream:
 
     def __init__(self) -> None:
         self._subscriptions: list[Subscription] = []
+
+    @property
+    def listened(self) -> bool:
+        """Whether anybody has subscribed."""
+        return bool(self._subscriptions)
 
     def subscribe(self, limit: int) -> Subscription:
         subscription = Subscription(limit)

@@ -32,9 +32,10 @@ async def inherited(course: Course) -> Outcome | None:
         return None  # it died
     course.failures += [Failure.from_dict(failure) for failure in record.failures]
     course.followed, course.starts = True, record.starts
-    course.run.note(
+    course.run.notes.append(
         f"{record.leader} tried the same while this process waited; it was not repeated"
     )
+    course.progress("followed", course.run.name, leader=record.leader, outcome=record.outcome)
     return record.outcome
 
 

@@ -28,6 +28,7 @@ from automigrator.recovery import StrategySpec
 from automigrator.report import Outcome, Plan, Report, Status, TargetReport
 from automigrator.run import Run
 from automigrator.target import LastResort, Target, check_last_resort, check_max_failed_starts
+from automigrator.telling import run_told, target_told
 from automigrator.threads import in_thread
 
 logger = logging.getLogger("automigrator")
@@ -86,16 +87,17 @@ class Migrator:
         mode `check`, FollowTimeoutError in mode `wait`, ConfigurationError. A cancellation stops
         the statement that is running and is raised again.
         """
+        tell = Progress(self._stream, self._hooks)
         try:
             if not self.is_enabled():
-                return _skipped()
+                return _skipped(tell)
             match gate.resolve(self.mode):
                 case "check":
-                    return await self._checked()
+                    return await run_told(tell, "check", self.targets, self._checked)
                 case "wait":
-                    return await self._followed()
+                    return await run_told(tell, "wait", self.targets, self._followed)
                 case _:
-                    return await self._migrated()
+                    return await run_told(tell, "migrate", self.targets, self._migrated)
         finally:
             self._stream.end()
             await self._hooks.aclose()
@@ -132,8 +134,12 @@ class Migrator:
         """
         from automigrator.rolling_back import roll_back
 
-        async with self._course(self._named(target)) as course:
-            report = course.report(await roll_back(course, revision))
+        chosen = self._named(target)
+        try:
+            async with self._course(chosen) as course:
+                report = course.report(await roll_back(course, revision))
+        finally:
+            await self._hooks.aclose()
         if report.outcome == "failed":
             raise _error(Report((report,), report.elapsed_s))
         return report
@@ -204,33 +210,27 @@ class Migrator:
 
     # The modes of run().
 
-    async def _migrated(self) -> Report:
+    async def _migrated(self, tell: Progress) -> Report:
         began = time.monotonic()
-        tell = Progress(self._stream, self._hooks)
-        tell("run-started", targets=", ".join(target.name for target in self.targets))
         reports: list[TargetReport] = []
         for target in self.targets:
             if any(report.outcome == "failed" for report in reports):
                 reports.append(TargetReport(target.name, "not-run"))
                 continue
-            async with self._course(target) as course:
-                reports.append(await self.migrate_target(course.run))
-            tell("target-finished", target.name, **reports[-1].to_dict())
+            async with self._course(target, tell.run) as course:
+                reports.append(await target_told(course, self.migrate_target))
         report = Report(tuple(reports), time.monotonic() - began)
-        tell("run-finished", outcome=report.outcome, seconds=report.elapsed_s)
         if report.outcome == "failed":
             raise _error(report)
-        level = logging.WARNING if report.outcome in ("degraded", "recovered") else logging.INFO
-        logger.log(level, "%s", report)
         return report
 
-    async def _checked(self) -> Report:
+    async def _checked(self, tell: Progress) -> Report:
         status = await self.check()
         if not status.current:
             raise PendingError(f"migrations are needed; nothing was changed\n{status}", status)
         return _current(status)
 
-    async def _followed(self) -> Report:
+    async def _followed(self, tell: Progress) -> Report:
         began = told = time.monotonic()
         limit = max(target.lock_timeout for target in self.targets)
         while True:
@@ -245,14 +245,15 @@ class Migrator:
                     status,
                 )
             if now - told > FOLLOW_TELL_S or told == began:
-                logger.info("waiting for another process to migrate, %.0f s so far", now - began)
+                what = "another process to migrate"
+                tell("waiting", on="leader", what=what, seconds=now - began)
                 told = now
             await asyncio.sleep(min(FOLLOW_POLL_S, limit))
 
     @asynccontextmanager
-    async def _course(self, target: Target) -> AsyncIterator[Course]:
+    async def _course(self, target: Target, run_id: str = "") -> AsyncIterator[Course]:
         async with opened(target) as ground:
-            progress = Progress(self._stream, self._hooks)
+            progress = Progress(self._stream, self._hooks, run_id)
             run = Run(target, ground.backend, progress, self.recreate_database)
             limit, choice = target.max_failed_starts, target.last_resort
             course = Course(
@@ -329,9 +330,9 @@ def _validated(targets: Sequence[Target]) -> tuple[Target, ...]:
     return tuple(targets)
 
 
-def _skipped() -> Report:
+def _skipped(tell: Progress) -> Report:
     why = f"off: set {gate.VARIABLE}=1, or pass Migrator(mode='migrate'), to migrate at startup"
-    logger.warning("migrations are %s", why)
+    tell("skipped", reason=why)
     return Report(reason=why)
 
 

@@ -3,46 +3,84 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from automigrator.catalogue import CATALOGUE
+from automigrator.diagnosis import said
 from automigrator.events import Event, EventStream
 from automigrator.hooks import Hooks
+from automigrator.target import Target
 
 logger = logging.getLogger("automigrator")
 
-_SENTENCES = {
-    "run-started": "migration run started: {targets}",
-    "waiting": "{target}: waiting for {what}, {seconds:.0f} s so far",
-    "created": "{target}: database created",
-    "locked": "{target}: migration lock held",
-    "repaired": "{target}: {what}",
-    "bootstrapped": "{target}: new database bootstrapped, at {revision}",
-    "stamped": "{target}: existing tables stamped as {revision}",
-    "attempt-started": "{target}: attempt {attempt}, {pending} pending",
-    "revision-started": "{target}: revision {index}/{total} {revision} started",
-    "revision-done": "{target}: revision {revision} done in {seconds:.3f} s",
-    "retrying": "{target}: trying again in {seconds:.1f} s: {what}",
-    "decided": "{target}: {plugin} decided to {decision}",
-    "snapshot-taken": "{target}: snapshot {place} taken",
-    "restored": "{target}: put back from {place}",
-    "recreated": "{target}: rebuilt from nothing; the old data: {aside}",
-    "note": "{target}: {text}",
-}
-_WARNINGS = frozenset({"repaired", "restored", "recreated"})
-
 
 class Progress:
-    """One run's voice; call it from the event loop's thread."""
+    """One run's voice; call it from the event loop's thread.
 
-    def __init__(self, stream: EventStream, hooks: Hooks) -> None:
+    What it tells is declared in `catalogue`; `run` tells the runs of a process apart.
+    """
+
+    def __init__(self, stream: EventStream, hooks: Hooks, run: str = "") -> None:
         self._stream = stream
         self.hooks = hooks
+        self.run = run or os.urandom(8).hex()
 
-    def __call__(self, name: str, target: str | None = None, /, **data: Any) -> None:
-        event = Event(name, target, data)
-        sentence = _SENTENCES.get(name)
-        if sentence is not None:
-            level = logging.WARNING if name in _WARNINGS else logging.INFO
-            logger.log(level, "%s", sentence.format(target=target, **data))
+    def __call__(
+        self, name: str, target: str | None = None, /, *, told: object = None, **data: Any
+    ) -> None:
+        """Tell; `told` is the log record's text where the catalogue has no sentence."""
+        declared = CATALOGUE.get(name)
+        level = declared.level_for(data) if declared is not None else logging.DEBUG
+        logged = declared is not None and logger.isEnabledFor(level)
+        if not logged and not self._listened:
+            return
+        event = Event(name, target, data, run=self.run)
+        if declared is not None and logged:
+            text = declared.said(target, data, told)
+            logger.log(level, "%s", text, extra={"automigrator": event.to_log()}, stacklevel=2)
         self._stream.put(event)
         self.hooks.emit(event)
+
+    def heard(self, name: str) -> bool:
+        """Whether anybody would notice; ask before data is gathered for telling alone."""
+        return self._listened or logger.isEnabledFor(CATALOGUE[name].level_for({}))
+
+    @contextmanager
+    def step(
+        self, started: str, failed: str, target: Target, /, **data: Any
+    ) -> Iterator[Callable[[], float]]:
+        """Within, a step is under way; gives the seconds so far.
+
+        An error is told as `failed` and passes on. What ends a step well is told by who takes it,
+        and a cancellation by `target-finished`.
+        """
+        began = time.monotonic()
+        self(started, target.name, **data)
+        try:
+            yield lambda: time.monotonic() - began
+        except Exception as error:
+            self(
+                failed,
+                target.name,
+                **data,
+                error=type(error).__name__,
+                message=said(error, target),
+                seconds=time.monotonic() - began,
+            )
+            raise
+
+    @contextmanager
+    def hook(self, target: Target, hook: str, plugin: str) -> Iterator[None]:
+        """Within, a plugin is asked."""
+        asked = {"hook": hook, "plugin": plugin}
+        with self.step("hook-started", "hook-failed", target, **asked) as seconds:
+            yield
+        self("hook-finished", target.name, **asked, seconds=seconds())
+
+    @property
+    def _listened(self) -> bool:
+        return self._stream.listened or self.hooks.listened

@@ -45,6 +45,7 @@ async def patiently(course: Course, attempt: Callable[[], Awaitable[T]]) -> T:
             course.progress(
                 "retrying", course.run.name, seconds=seconds, kind=failure.kind, what=_what(failure)
             )
+            course.attempt_finished("failed")
             await asyncio.sleep(seconds)
             pause = min(pause * 2, LONGEST_PAUSE_S)
             if course.blockers is None:

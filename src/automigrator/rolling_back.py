@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 
 from automigrator.course import Course
 from automigrator.diagnosis import JudgedError, Left, diagnose, with_hidden_parameters
 from automigrator.inspection import inspect
 from automigrator.leftovers import left_behind
+from automigrator.repairing import repair
 from automigrator.report import Outcome
+from automigrator.telling import ended_by
 from automigrator.upgrade.drives import drive, probe
 from automigrator.upgrade.environment import EnvError, Execution
 
@@ -18,16 +21,28 @@ logger = logging.getLogger(__name__)
 
 async def roll_back(course: Course, revision: str) -> Outcome:
     """Run the downgrades from the database's heads to `revision`; `failed` with the failure."""
+    tell, target, began = course.progress, course.ground.target, time.monotonic()
+    kind = course.ground.backend.name
+    tell("rollback-started", target.name, revision=revision, database=kind, url=target.url)
+    outcome = "failed"
+    try:
+        outcome = answer = await _outcome(course, revision)
+        return answer
+    except BaseException as error:
+        outcome = ended_by(error)
+        raise
+    finally:
+        seconds = time.monotonic() - began
+        tell("rollback-finished", target.name, revision=revision, outcome=outcome, seconds=seconds)
+
+
+async def _outcome(course: Course, revision: str) -> Outcome:
     ground, run = course.ground, course.run
     run.attempt = 1
-
-    def waiting(seconds: float, leader: str) -> None:
-        what = f"the migration lock, held by {leader}"
-        course.progress("waiting", run.name, what=what, seconds=seconds)
-
     try:
-        lock = ground.backend.lock([ground.table], ground.target.lock_timeout, waiting)
+        lock = ground.backend.lock([ground.table], ground.target.lock_timeout, course.waiting)
         async with lock as course.hold:
+            course.progress("locked", run.name, waited_s=course.hold.waited_s)
             return await _rolled_back(course, revision)
     except Exception as error:  # noqa: BLE001 - any error is the target's failure
         with_hidden_parameters(error)
@@ -40,15 +55,16 @@ async def roll_back(course: Course, revision: str) -> Outcome:
             otherwise=course.doing,
         )
         course.failures.append(failure)
-        logger.error("%s: rollback failed: %s", run.name, failure)
+        told = f"rollback failed: {failure}"
+        course.progress("failed", run.name, told=told, **failure.to_dict())
         return "failed"
 
 
 async def _rolled_back(course: Course, revision: str) -> Outcome:
     ground, run, backend = course.ground, course.run, course.ground.backend
-    repaired = await backend.recover([ground.table])
+    repaired = await repair(course, [ground.table])
     if repaired is not None:
-        run.note(repaired)
+        run.notes.append(repaired)
     history = await ground.history()
     finding = course.finding = await inspect(ground.target, backend, history, ground.place)
     if not finding.sight.exists:

@@ -69,6 +69,11 @@ class Run:
         return self.target.name
 
     @property
+    def id(self) -> str:
+        """What events and log records of this run have in common."""
+        return self._progress.run
+
+    @property
     def database(self) -> str:
         """The kind of database: `sqlite`, `postgresql`."""
         return self._backend.name
@@ -98,17 +103,20 @@ class Run:
         """
         self._need_lock("take a snapshot")
         if self.taken is None:
-            self.taken = await self._backend.snapshot(
-                stamp(),
-                self.before,
-                self.wanted,
-                self.tables,
-                folder=folder,
-                disconnect_others=disconnect_others,
-                how=how,
-                binaries=binaries,
-            )
-            self._progress("snapshot-taken", self.name, place=self.taken.place)
+            told = self._progress.step("snapshot-started", "snapshot-failed", self.target)
+            with told as seconds:
+                self.taken = await self._backend.snapshot(
+                    stamp(),
+                    self.before,
+                    self.wanted,
+                    self.tables,
+                    folder=folder,
+                    disconnect_others=disconnect_others,
+                    how=how,
+                    binaries=binaries,
+                )
+            place = self.taken.place
+            self._progress("snapshot-taken", self.name, place=place, seconds=seconds())
         return self.taken
 
     async def prune_snapshots(self, keep: int, *, folder: Path | None = None) -> tuple[str, ...]:
@@ -126,18 +134,22 @@ class Run:
         if self.taken is None:
             raise RefusedError("no snapshot was taken in this run; nothing was changed")
         self.unfinished = True
-        await self._backend.restore(self.taken, disconnect_others=disconnect_others)
-        heads = (await self._backend.look(list(self.tables))).all_heads()
-        if heads != self.taken.heads:
-            raise RuntimeError(
-                f"put back from {self.taken.place}, the database is at {heads}, "
-                f"not at {self.taken.heads}; the next start restores it again"
-            )
+        place = self.taken.place
+        told = self._progress.step("restore-started", "restore-failed", self.target, place=place)
+        with told as seconds:
+            await self._backend.restore(self.taken, disconnect_others=disconnect_others)
+            heads = (await self._backend.look(list(self.tables))).all_heads()
+            if heads != self.taken.heads:
+                raise RuntimeError(
+                    f"put back from {place}, the database is at {heads}, "
+                    f"not at {self.taken.heads}; the next start restores it again"
+                )
         self.unfinished = False
         self.restored = True
         self._course.undone()
         self._course.applied.clear()
-        self._progress("restored", self.name, place=self.taken.place, kind=failure.kind)
+        kind = failure.kind
+        self._progress("restored", self.name, place=place, kind=kind, seconds=seconds())
 
     async def recreate_database(
         self, *, set_aside: bool = True, disconnect_others: bool = False
@@ -149,10 +161,15 @@ class Run:
         `effect = "discarding"`, or when the fresh database cannot be migrated either.
         """
         self._allowed("discarding", "replace the database")
-        aside = await self._rebuild(self, set_aside=set_aside, disconnect_others=disconnect_others)
+        told = self._progress.step("recreate-started", "recreate-failed", self.target)
+        with told as seconds:
+            aside = await self._rebuild(
+                self, set_aside=set_aside, disconnect_others=disconnect_others
+            )
         self.rebuilt = True
         self._course.undone()
-        self._progress("recreated", self.name, aside=aside or "deleted")
+        kept = aside or "deleted"
+        self._progress("recreated", self.name, aside=kept, seconds=seconds())
         return aside
 
     @contextmanager

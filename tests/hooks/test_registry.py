@@ -259,9 +259,7 @@ async def test_an_answer_that_is_no_decision_is_an_error(answer: object) -> None
         await hooks.call(impl, None, run=RUN, failure=FAILURE)
 
 
-async def test_every_after_migrate_is_called_and_its_errors_become_notes(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_every_after_migrate_is_called_and_its_errors_become_notes() -> None:
     seen: list[str] = []
     hooks = Hooks(
         [
@@ -273,7 +271,6 @@ async def test_every_after_migrate_is_called_and_its_errors_become_notes(
     (note,) = await hooks.after_migrate(RUN, REPORT)
     assert note.startswith("after_migrate of Plugin raised OSError: no space left")
     assert seen == ["app"]
-    assert note in caplog.text
 
 
 async def test_listener_errors_are_logged_once_a_plugin_and_change_nothing(

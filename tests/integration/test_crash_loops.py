@@ -195,13 +195,12 @@ async def test_the_log_the_report_and_an_event_say_what_was_not_tried_and_what_t
         assert said in failure.message
     assert "await migrator.clear()" in failure.advice and "tries once more" in failure.advice
     assert "not tried: revision in revision r2" in str(report)
+    (event,) = (each for each in told.events if each.name == "crash-loop")
     (record,) = (
-        r
-        for r in caplog.records
-        if r.name == "automigrator.crash_loops" and r.levelno == logging.CRITICAL
+        r for r in caplog.records if r.name == "automigrator" and r.levelno == logging.CRITICAL
     )
     assert failure.message in record.getMessage()
-    (event,) = (each for each in told.events if each.name == "crash-loop")
+    assert vars(record)["automigrator"] == event.to_log()
     assert (event.data["failed_starts"], event.data["outcome"]) == (2, "degraded")
     assert device.trace == before
     assert (device.heads, device.notes()) == ({"r1"}, ROWS)

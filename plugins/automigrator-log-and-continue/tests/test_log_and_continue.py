@@ -47,6 +47,7 @@ async def test_the_record_holds_the_same_for_a_machine(
     record = critical(caplog)
     assert record.name == "automigrator.log_and_continue"
     data: dict[str, Any] = json.loads(json.dumps(vars(record)["automigrator"]))
+    assert (data["event"], len(data["run"])) == ("log-and-continue", 16)
     assert data["target"] == notes.target().name
     assert data["database"] in notes.url
     assert (data["state"], data["heads_before"], data["heads_wanted"]) == ("clean", ["r1"], ["r2"])

@@ -9,6 +9,7 @@ import logging
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 from automigrator.hooks.validation import HOOKS, PlainManager, blame_of, validate
 
 logger = logging.getLogger(__name__)
+
+Around = Callable[[str, str], AbstractContextManager[None]]
+"""What a call is made within; gets the hook's name and whom to blame."""
 
 BACKLOG = 1000
 
@@ -49,6 +53,11 @@ class HookError(AutomigratorError):
         super().__init__(message)
         self.blame = blame
         self.hook = hook
+
+
+def untold(hook: str, blame: str) -> AbstractContextManager[None]:
+    """Tells nobody of a call."""
+    return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +113,27 @@ class Hooks:
         joined._impls = {hook: [*impls, *own[hook]] for hook, impls in self._impls.items()}
         return joined
 
-    async def before_migrate(self, run: Run) -> None:
+    @property
+    def listened(self) -> bool:
+        """Whether any plugin wants events."""
+        return bool(self._impls["on_event"])
+
+    async def before_migrate(self, run: Run, around: Around = untold) -> None:
         """Ask every plugin to prepare. Raises HookError at the first that cannot."""
         for impl in self._impls["before_migrate"]:
-            await self.call(impl, self.deadline_of(impl), run=run)
+            with around(impl.hook, impl.blame):
+                await self.call(impl, self.deadline_of(impl), run=run)
 
-    async def after_migrate(self, run: Run, report: TargetReport) -> tuple[str, ...]:
+    async def after_migrate(
+        self, run: Run, report: TargetReport, around: Around = untold
+    ) -> tuple[str, ...]:
         """Call every plugin, and return what went wrong as notes for the report."""
         notes = []
         for impl in self._impls["after_migrate"]:
             try:
-                await self.call(impl, self.deadline_of(impl), run=run, report=report)
+                with around(impl.hook, impl.blame):
+                    await self.call(impl, self.deadline_of(impl), run=run, report=report)
             except HookError as error:
-                logger.error("%s", error)
                 notes.append(str(error))
         return tuple(notes)
 
@@ -164,6 +181,8 @@ class Hooks:
             if not impl.asynchronous:
                 self._tell_sync(impl, event)
                 continue
+            if not _loop_runs():
+                continue  # it was closed under a run, and nobody is left to await a listener
             waiting = self._waiting.setdefault(id(impl), deque(maxlen=BACKLOG))
             waiting.append(event)
             teller = self._tellers.get(id(impl))
@@ -268,6 +287,14 @@ def _accepts(function: Callable[..., object], offered: Iterable[str]) -> tuple[s
         return tuple(offered)
     by_keyword = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
     return tuple(name for name in offered if name in by_keyword)
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _accepted(impl: Impl, arguments: dict[str, Any]) -> dict[str, Any]:

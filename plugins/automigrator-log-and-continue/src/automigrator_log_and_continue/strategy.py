@@ -28,6 +28,8 @@ class LogAndContinue:
             risk,
             extra={
                 "automigrator": {
+                    "event": "log-and-continue",
+                    "run": run.id,
                     "target": run.name,
                     "database": run.database,
                     "state": failure.state,
