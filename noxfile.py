@@ -129,6 +129,9 @@ def core_alone(session: nox.Session) -> None:
 def plugins_alone(session: nox.Session, plugin: str) -> None:
     """One plugin's wheel with the core's, and no other plugin."""
     install_clean(session, ".", plugin)
+    project = nox.project.load_toml(f"{plugin}/pyproject.toml")
+    if "test" in project.get("dependency-groups", {}):
+        session.install(*nox.project.dependency_groups(project, "test"))
     pytest(session, f"{plugin}/tests", "-k", "not postgres")
 
 

@@ -1,0 +1,460 @@
+"""A run's spans and metrics, read back from the SDK's in-memory exporters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from automigrator_opentelemetry import OpenTelemetry
+from notes_application import BROKEN, GOOD, HALF_WAY, UNIQUE, Application
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from automigrator import Decision, Event, Failure, MigrationError, Migrator, Report, Run, hookimpl
+
+SLEEP = 'op.run_async(lambda connection: __import__("asyncio").sleep(30))'
+
+
+class Opened(SpanProcessor):
+    """Which spans were started and have not ended."""
+
+    def __init__(self) -> None:
+        self.spans: set[int] = set()
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        self.spans.add(span.context.span_id)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.spans.remove(span.context.span_id)
+
+
+@dataclass
+class Telemetry:
+    """A plugin, and what it exported."""
+
+    exporter: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
+    reader: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
+    opened: Opened = field(default_factory=Opened)
+
+    def __post_init__(self) -> None:
+        self.tracers = TracerProvider()
+        self.tracers.add_span_processor(self.opened)
+        self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
+        self.plugin = OpenTelemetry(self.tracers, MeterProvider([self.reader]))
+
+    @property
+    def spans(self) -> tuple[ReadableSpan, ...]:
+        return self.exporter.get_finished_spans()
+
+    def tree(self) -> list[str]:
+        """Every span below its parent, by start, as `depth name`, and ! where it failed."""
+        children: dict[int | None, list[ReadableSpan]] = {}
+        for span in self.spans:
+            children.setdefault(span.parent.span_id if span.parent else None, []).append(span)
+        lines: list[str] = []
+
+        def show(parent: int | None, depth: int) -> None:
+            for span in sorted(children.get(parent, []), key=lambda span: span.start_time or 0):
+                failed = "!" if span.status.status_code is StatusCode.ERROR else ""
+                lines.append(f"{'  ' * depth}{span.name.removeprefix('automigrator.')}{failed}")
+                show(span.context.span_id, depth + 1)
+
+        show(None, 0)
+        return lines
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self.spans if span.name == f"automigrator.{name}"]
+
+    def points(self, name: str) -> list[tuple[dict[str, Any], Any]]:
+        """The attributes and the value, or the count, of each point of a metric."""
+        data = self.reader.get_metrics_data()
+        found = [
+            point
+            for resource in (data.resource_metrics if data is not None else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == f"automigrator.{name}"
+            for point in metric.data.data_points
+        ]
+        return [
+            (dict(point.attributes or {}), getattr(point, "value", getattr(point, "count", None)))
+            for point in found
+        ]
+
+
+async def start(application: Application, *recovery: object, **options: Any) -> Report:
+    target = application.target()
+    return await Migrator(target, mode="migrate", recovery=recovery, **options).run()
+
+
+@pytest.fixture
+def telemetry() -> Telemetry:
+    return Telemetry()
+
+
+class Restoring:
+    """Takes a snapshot, and puts it back."""
+
+    effect = "reverting"
+
+    @hookimpl
+    async def before_migrate(self, run: Run) -> None:
+        await run.snapshot()
+
+    @hookimpl
+    async def on_failure(self, run: Run, failure: Failure) -> Decision:
+        await run.restore()
+        return Decision.CONTINUE
+
+
+class Rebuilding:
+    """Replaces the database, and asks for another attempt."""
+
+    effect = "discarding"
+
+    @hookimpl
+    async def on_failure(self, run: Run, failure: Failure) -> Decision:
+        await run.recreate_database()
+        return Decision.RETRY
+
+
+async def test_a_migration_is_a_tree_of_spans_below_the_one_that_is_current(
+    notes: Application, telemetry: Telemetry
+) -> None:
+    notes.deploy(GOOD, "pass")
+    with telemetry.tracers.get_tracer("application").start_as_current_span("startup") as startup:
+        await start(notes, plugins=[telemetry.plugin])
+        assert not startup.is_recording() or startup.attributes == {}  # type: ignore[attr-defined]
+    assert telemetry.tree() == [
+        "startup",
+        "  run",
+        "    target",
+        "      attempt",
+        "        revision",
+        "        revision",
+    ]
+    assert telemetry.opened.spans == set()
+    revisions = [span.attributes["automigrator.revision"] for span in telemetry.named("revision")]
+    assert revisions == ["r2", "r3"]
+    (run,), (target,) = telemetry.named("run"), telemetry.named("target")
+    assert run.attributes["automigrator.outcome"] == "migrated"
+    assert target.attributes["automigrator.after"] == ("r3",)
+    assert all(span.status.status_code is StatusCode.UNSET for span in telemetry.spans)
+
+
+async def test_a_span_says_which_database_it_is_about(
+    notes: Application, telemetry: Telemetry
+) -> None:
+    notes.deploy(GOOD)
+    target = notes.target()
+    await start(notes, plugins=[telemetry.plugin])
+    (span,) = telemetry.named("target")
+    url = target.application_url
+    assert span.attributes["db.system.name"] == url.get_backend_name()
+    assert span.attributes["db.namespace"] == url.database
+    assert span.attributes.get("server.address") == url.host
+    assert span.attributes.get("server.port") == url.port
+    assert span.attributes["automigrator.target"] == target.name
+
+
+async def test_spans_lie_within_their_parents(notes: Application, telemetry: Telemetry) -> None:
+    notes.deploy(GOOD, HALF_WAY)
+    with pytest.raises(MigrationError):
+        await start(notes, plugins=[telemetry.plugin])
+    spans = {span.context.span_id: span for span in telemetry.spans}
+    for span in spans.values():
+        assert span.start_time <= span.end_time
+        if span.parent is not None:
+            parent = spans[span.parent.span_id]
+            assert parent.start_time <= span.start_time and span.end_time <= parent.end_time
+
+
+async def test_a_start_with_nothing_to_do_is_two_spans_and_one_run(
+    notes: Application, telemetry: Telemetry
+) -> None:
+    await start(notes, plugins=[telemetry.plugin])
+    assert telemetry.tree() == ["run", "  target"]
+    outcome = {"automigrator.outcome": "current", "automigrator.mode": "migrate"}
+    assert telemetry.points("runs") == [(outcome, 1)]
+    assert telemetry.points("run.duration") == [(outcome, 1)]
+    assert [value for _, value in telemetry.points("pending")] == [0]
+
+
+async def test_a_failure_a_snapshot_and_a_restore_are_spans_with_their_errors(
+    notes: Application, telemetry: Telemetry
+) -> None:
+    notes.deploy(HALF_WAY)
+    report = await start(notes, Restoring(), plugins=[telemetry.plugin], allow_partial=True)
+    assert report.outcome == "degraded"
+    assert telemetry.tree() == [
+        "run!",
+        "  target!",
+        "    hook",
+        "      snapshot",
+        "    attempt!",
+        "      revision!",
+        "    hook",
+        "      restore",
+    ]
+    for name in ("target", "attempt", "revision"):
+        (span,) = telemetry.named(name)
+        assert span.attributes["error.type"] == "revision"
+        assert span.status.description
+    (target,) = telemetry.named("target")
+    told = {event.name: dict(event.attributes or {}) for event in target.events}
+    assert told["automigrator.failed"]["automigrator.state"] == "partial-within-revision"
+    assert told["automigrator.decided"]["automigrator.decision"] == "continue"
+    system = {"db.system.name": notes.target().application_url.get_backend_name()}
+    assert telemetry.points("failures") == [({**system, "error.type": "revision"}, 1)]
+    assert telemetry.points("snapshot.duration") == [(system, 1)]
+    assert telemetry.points("recovery.duration") == [({**system, "automigrator.act": "restore"}, 1)]
+    assert [value for _, value in telemetry.points("pending")] == [1]
+
+
+async def test_a_rebuilt_database_is_a_span_over_the_revisions_that_built_it(
+    notes: Application, telemetry: Telemetry
+) -> None:
+    notes.deploy(UNIQUE)
+    report = await start(notes, Rebuilding(), plugins=[telemetry.plugin])
+    assert report.outcome == "recovered"
+    tree = telemetry.tree()
+    at = tree.index("      recreate")
+    assert tree[at : at + 3] == ["      recreate", "        revision", "        revision"]
+    (recreate,) = telemetry.named("recreate")
+    assert recreate.attributes["automigrator.aside"]
+    assert [value for _, value in telemetry.points("pending")] == [0]
+
+
+async def test_a_cancelled_run_leaves_no_span_open_and_is_no_error(
+    notes: Application, telemetry: Telemetry
+) -> None:
+    notes.deploy(SLEEP)
+    migrator = Migrator(notes.target(), mode="migrate", plugins=[telemetry.plugin])
+    events = migrator.events()
+    running = asyncio.create_task(migrator.run())
+    async for event in events:
+        if event.name == "revision-started":
+            break
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert telemetry.tree() == ["run", "  target", "    attempt", "      revision"]
+    assert telemetry.opened.spans == set()
+    (run,) = telemetry.named("run")
+    assert run.attributes["automigrator.outcome"] == "cancelled"
+    assert [said["automigrator.outcome"] for said, _ in telemetry.points("runs")] == ["cancelled"]
+
+
+async def test_waiting_for_the_lock_is_a_span(notes: Application, telemetry: Telemetry) -> None:
+    held, waited = asyncio.Event(), asyncio.Event()
+
+    class Holding:
+        @hookimpl
+        async def before_migrate(self, run: Run) -> None:
+            held.set()
+            await waited.wait()
+
+    class Watching:
+        @hookimpl
+        def on_event(self, event: Event) -> None:
+            if event.name == "waiting":
+                waited.set()
+
+    notes.deploy(GOOD)
+    leader = asyncio.create_task(notes.start(plugins=[Holding()]))
+    await held.wait()
+    await Migrator(notes.target(), mode="migrate", plugins=[telemetry.plugin, Watching()]).run()
+    await leader
+    assert telemetry.tree() == ["run", "  target", "    wait"]
+    (wait,) = telemetry.named("wait")
+    assert wait.attributes["automigrator.on"] == "lock"
+    (point,) = telemetry.points("wait.duration")
+    assert point[0]["automigrator.on"] == "lock"
+
+
+async def test_a_rollback_is_a_trace_of_its_own(notes: Application, telemetry: Telemetry) -> None:
+    notes.deploy(GOOD)
+    await notes.start()
+    migrator = Migrator(notes.target(), plugins=[telemetry.plugin])
+    await migrator.rollback("r1")
+    assert telemetry.tree() == ["rollback", "  revision"]
+    assert telemetry.opened.spans == set()
+    with pytest.raises(MigrationError):
+        await migrator.rollback("absent")
+    assert telemetry.tree()[-1] == "rollback!"
+    assert telemetry.opened.spans == set()
+
+
+async def test_runs_at_once_on_one_loop_and_in_threads_do_not_mix(
+    tmp_path: Path, telemetry: Telemetry
+) -> None:
+    applications = [
+        Application(tmp_path / str(n), f"sqlite+aiosqlite:///{tmp_path / str(n) / 'app.db'}")
+        for n in range(4)
+    ]
+    for application in applications:
+        application.deploy(GOOD)
+    here, there = applications[:2], applications[2:]
+    await asyncio.gather(
+        *(start(each, plugins=[telemetry.plugin]) for each in here),
+        *(
+            asyncio.to_thread(asyncio.run, start(each, plugins=[telemetry.plugin]))
+            for each in there
+        ),
+    )
+    assert telemetry.opened.spans == set()
+    traces: dict[int, list[ReadableSpan]] = {}
+    for span in telemetry.spans:
+        traces.setdefault(span.context.trace_id, []).append(span)
+    assert len(traces) == 4
+    databases = set()
+    for spans in traces.values():
+        assert sorted(span.name.removeprefix("automigrator.") for span in spans) == [
+            "attempt",
+            "revision",
+            "run",
+            "target",
+        ]
+        assert len({span.attributes["automigrator.run"] for span in spans}) == 1
+        databases |= {
+            span.attributes["db.namespace"] for span in spans if "db.namespace" in span.attributes
+        }
+    assert len(databases) == 4
+    assert not telemetry.plugin._runs
+
+
+async def test_no_parameter_no_statement_and_no_password_is_exported(
+    notes: Application, telemetry: Telemetry
+) -> None:
+    statement = "sa.text(\"INSERT INTO absent VALUES (:x, 'literal-canary')\")"
+    notes.deploy(f'op.get_bind().execute({statement}, {{"x": "value-canary"}})')
+    url = notes.target().application_url
+    if url.host:
+        url = url.set(username=url.username or "postgres", password="password-canary")
+    notes.url = url.render_as_string(hide_password=False)
+    with pytest.raises(MigrationError):
+        await start(notes, plugins=[telemetry.plugin])
+    exported = "".join(span.to_json() for span in telemetry.spans)
+    data = telemetry.reader.get_metrics_data()
+    assert data is not None
+    exported += data.to_json()
+    assert "automigrator.failed" in exported
+    assert "canary" not in exported
+
+
+class Broken(SpanProcessor):
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        raise OSError("no collector at the start")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        raise OSError("no collector at the end")
+
+
+class BrokenExporter(SpanExporter):
+    def export(self, spans: Any) -> Any:
+        raise OSError("no collector")
+
+
+@pytest.mark.parametrize("broken", [Broken, lambda: SimpleSpanProcessor(BrokenExporter())])
+async def test_telemetry_that_is_broken_changes_nothing(
+    broken: Callable[[], SpanProcessor],
+    notes: Application,
+    telemetry: Telemetry,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    telemetry.tracers.add_span_processor(broken())
+    notes.deploy(GOOD)
+    with caplog.at_level(logging.ERROR):
+        report = await start(notes, plugins=[telemetry.plugin])
+    assert report.outcome == "migrated"
+    assert notes.heads == {"r2"}
+    assert "no collector" in caplog.text
+    assert not telemetry.plugin._runs
+    assert [value for _, value in telemetry.points("runs")] == [1]
+
+
+class Recording:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    @hookimpl
+    def on_event(self, event: Event) -> None:
+        self.events.append(event)
+
+
+async def test_events_that_are_missing_or_out_of_order_leave_no_span_open(
+    notes: Application,
+) -> None:
+    """Whatever is lost between the first event and the last, 300 times at random."""
+    recording = Recording()
+    notes.deploy(GOOD, HALF_WAY)
+    await start(notes, Restoring(), plugins=[recording])
+    first, *between, last = recording.events
+    seed = random.randrange(10**9)
+    chance = random.Random(seed)
+    for _ in range(300):
+        telemetry = Telemetry()
+        told = [event for event in between if chance.random() < 0.7]
+        if chance.random() < 0.5:
+            chance.shuffle(told)
+        for event in [first, *told, last, *told[:3]]:
+            telemetry.plugin.on_event(event)
+        assert telemetry.opened.spans == set(), f"seed {seed}"
+        assert not telemetry.plugin._runs
+        assert len(telemetry.named("run")) == 1
+
+
+async def test_an_attempt_that_is_made_again_is_a_span_that_failed_and_another(
+    tmp_path: Path, postgres_url: str, telemetry: Telemetry
+) -> None:
+    retried = asyncio.Event()
+
+    class Watching:
+        @hookimpl
+        def on_event(self, event: Event) -> None:
+            if event.name == "retrying":
+                retried.set()
+
+    application = Application(tmp_path, postgres_url)
+    application.deploy('op.alter_column("notes", "text", type_=sa.Text())')
+    engine = create_async_engine(postgres_url)
+    async with engine.connect() as reader:
+        await reader.execute(text("SELECT * FROM notes"))
+        running = asyncio.create_task(start(application, plugins=[Watching(), telemetry.plugin]))
+        await retried.wait()
+        await reader.rollback()
+        report = await running
+    await engine.dispose()
+    assert report.outcome == "migrated"
+    *failed, last, revision = telemetry.tree()[2:]
+    assert [each.strip() for each in failed] == ["attempt!", "revision!"] * (len(failed) // 2)
+    assert failed and [last.strip(), revision.strip()] == ["attempt", "revision"]
+    assert telemetry.named("attempt")[0].attributes["error.type"] == "lock-timeout"
+    assert telemetry.points("failures") == []
+
+
+async def test_a_run_whose_beginning_was_not_told_opens_no_span(telemetry: Telemetry) -> None:
+    for name in ("target-started", "attempt-started", "target-finished", "run-finished"):
+        telemetry.plugin.on_event(Event(name, "app", {}, run="one"))
+    assert telemetry.spans == () and telemetry.opened.spans == set()
+
+
+async def test_without_a_provider_it_does_nothing(notes: Application) -> None:
+    notes.deploy(GOOD, BROKEN)
+    recording = Recording()
+    with pytest.raises(MigrationError):
+        await notes.start(plugins=[OpenTelemetry(), recording])
+    json.dumps([event.to_dict() for event in recording.events])
