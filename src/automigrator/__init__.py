@@ -15,6 +15,7 @@ from automigrator.failure import Decision, Failure
 from automigrator.hooks import hookimpl
 from automigrator.migrator import Migrator
 from automigrator.report import Plan, Report, Status, TargetReport, TargetStatus
+from automigrator.retention import Limits
 from automigrator.run import Run
 from automigrator.target import Target
 
@@ -25,6 +26,7 @@ __all__ = [
     "Event",
     "Failure",
     "FollowTimeoutError",
+    "Limits",
     "MigrationError",
     "Migrator",
     "PendingError",

@@ -97,7 +97,10 @@ def diagnose(
     attempt: int,
     otherwise: FailureKind,
 ) -> Failure:
-    """The failure that `error` is; `otherwise` is its kind where neither it nor the driver says."""
+    """The failure that `error` is; `otherwise` is its kind where neither it nor the driver says.
+
+    What refuses says itself what to do.
+    """
     advice = error.advice if isinstance(error, JudgedError) else ""
     kind = _kind(error, backend, otherwise)
     if isinstance(error, HookError) and isinstance(error.__cause__, RefusedError):
@@ -114,7 +117,7 @@ def diagnose(
         statement=statement_of(error),
         applied=left.applied,
         debris=left.debris,
-        advice=advice or ADVICE[kind],
+        advice=advice or ("" if isinstance(error, RefusedError) else ADVICE[kind]),
         attempt=attempt,
         error=error,
     )
@@ -177,7 +180,7 @@ def _kind(error: BaseException, backend: Backend | None, otherwise: FailureKind)
         case EnvError():
             return "env"
         case RefusedError():
-            return otherwise
+            return error.kind or otherwise
     if any(isinstance(each, LockLostError) for each in chain(error)):
         return "lock-timeout"
     kind = backend.classify(error) if backend is not None else None

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from automigrator.failure import FailureKind
     from automigrator.report import Report, Status
 
 
@@ -46,7 +47,12 @@ class FollowTimeoutError(AutomigratorError):
 
 
 class RefusedError(AutomigratorError):
-    """Raised when an act (snapshot, restore, purge) cannot be done safely; nothing was changed."""
+    """Raised when an act (snapshot, restore, purge) cannot be done safely; nothing was changed.
+
+    `kind` is the kind of failure it makes where no plugin catches it; None leaves it open.
+    """
+
+    kind: FailureKind | None = None
 
 
 class MigrationError(AutomigratorError):

@@ -131,15 +131,18 @@ class TargetStatus:
     wanted: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     problem: Failure | None = None
+    unfinished: bool = False
+    """Whether a process was killed while it changed the database; the next run ends what it began,
+    and until then neither the heads nor the data may be what they seem."""
 
     @property
     def current(self) -> bool:
         """Whether a run would find nothing to do."""
-        return self.exists and not self.pending and self.problem is None
+        return self.exists and not (self.pending or self.unfinished or self.problem)
 
     def __str__(self) -> str:
         if self.problem is not None:
-            return f"{self.name}: {self.problem}"
+            return f"{self.name}: {self.problem}" + (f"\n{_UNFINISHED}" if self.unfinished else "")
         if not self.exists:
             return (
                 f"{self.name}: does not exist; {len(self.pending)} pending to {_heads(self.wanted)}"
@@ -148,7 +151,10 @@ class TargetStatus:
             return (
                 f"{self.name}: at {_heads(self.heads)}, {len(self.pending)} pending "
                 f"to {_heads(self.wanted)}: {', '.join(self.pending)}"
+                + (f"; {_UNFINISHED}" if self.unfinished else "")
             )
+        if self.unfinished:
+            return f"{self.name}: at {_heads(self.heads)}, {_UNFINISHED}"
         return f"{self.name}: current at {_heads(self.heads)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,6 +166,7 @@ class TargetStatus:
             "wanted": list(self.wanted),
             "pending": list(self.pending),
             "problem": self.problem.to_dict() if self.problem else None,
+            "unfinished": self.unfinished,
         }
 
 
@@ -216,6 +223,9 @@ class Plan:
         lines = [f"{self.name}: {_heads(self.before)} -> {_heads(self.after)}"]
         lines += [f"  {revision}" for revision in self.revisions]
         return "\n".join(lines)
+
+
+_UNFINISHED = "a process was killed while it changed the database; the next run ends what it began"
 
 
 def _heads(heads: tuple[str, ...]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -119,10 +119,27 @@ class Run:
             self._progress("snapshot-taken", self.name, place=place, seconds=seconds())
         return self.taken
 
-    async def prune_snapshots(self, keep: int, *, folder: Path | None = None) -> tuple[str, ...]:
-        """Delete all but the newest `keep` snapshots of this target; returns what was deleted."""
+    async def prune_snapshots(
+        self,
+        keep: int | None = None,
+        *,
+        max_age: timedelta | None = None,
+        folder: Path | None = None,
+    ) -> tuple[str, ...]:
+        """Delete the target's snapshots beyond the newest `keep` and those older than `max_age`.
+
+        Never this run's own, nor the last good one, whatever the limits are; None sets none.
+        Returns what was deleted.
+        """
         self._need_lock("prune snapshots")
-        return await self._backend.prune(keep, folder=folder)
+        return await self._backend.prune(keep, max_age=max_age, folder=folder)
+
+    async def prune_set_aside(
+        self, keep: int | None = None, *, max_age: timedelta | None = None
+    ) -> tuple[str, ...]:
+        """The same for the old databases that `recreate_database` has set aside."""
+        self._need_lock("prune what was set aside")
+        return await self._backend.prune_set_aside(keep, max_age=max_age)
 
     async def restore(self, *, disconnect_others: bool = False) -> None:
         """Put this run's own snapshot back, after a failure that left changes behind.
@@ -137,7 +154,9 @@ class Run:
         place = self.taken.place
         told = self._progress.step("restore-started", "restore-failed", self.target, place=place)
         with told as seconds:
-            await self._backend.restore(self.taken, disconnect_others=disconnect_others)
+            kept = await self._backend.restore(self.taken, disconnect_others=disconnect_others)
+            if kept is not None:
+                self.note(f"others wrote while it was being migrated; what they wrote is in {kept}")
             heads = (await self._backend.look(list(self.tables))).all_heads()
             if heads != self.taken.heads:
                 raise RuntimeError(

@@ -22,7 +22,12 @@ async def standing(target: Target) -> TargetStatus:
             with_hidden_parameters(error)
             problem = diagnose(error, target, ground.backend, Left(), attempt=0, otherwise="env")
             if finding is None:
-                return TargetStatus(target.name, exists=False, problem=problem)
+                return TargetStatus(
+                    target.name,
+                    exists=False,
+                    problem=problem,
+                    unfinished=ground.backend.unfinished(),
+                )
         return TargetStatus(
             target.name,
             exists=finding.sight.exists,
@@ -30,6 +35,7 @@ async def standing(target: Target) -> TargetStatus:
             wanted=finding.wanted,
             pending=finding.pending,
             problem=problem,
+            unfinished=ground.backend.unfinished(),
         )
 
 

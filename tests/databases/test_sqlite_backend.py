@@ -325,8 +325,7 @@ async def test_a_replacement_that_a_writer_blocks_is_refused_and_forgotten(
 ) -> None:
     await backend.create()
     stamped(file, "r1")
-    patient = copying.restore
-    monkeypatch.setattr(copying, "restore", lambda new, live: patient(new, live, deadline_s=0.1))
+    monkeypatch.setattr(copying, "WAIT_S", 0.1)
     with closing(sqlite3.connect(file, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         async with backend.side("s1") as side:
@@ -344,6 +343,7 @@ async def test_only_the_newest_snapshots_are_kept(backend: SQLite, file: Path) -
     await backend.create()
     write(file, "CREATE TABLE t (id)")
     for stamp in ("a1", "a2", "a3"):
+        write(file, f"INSERT INTO t VALUES ('{stamp}')")
         await backend.snapshot(stamp, (), ("r1",), TABLES)
     assert [Path(p).name for p in await backend.prune(2)] == ["app.db.snapshot-a1"]
     assert len(list(file.parent.glob("*.snapshot-*"))) == 2

@@ -92,11 +92,22 @@ def test_an_unreadable_journal_is_an_error_that_names_the_file(tmp_path: Path) -
         journal.read(live)
 
 
-def test_what_a_later_release_adds_is_ignored(tmp_path: Path) -> None:
+def test_what_another_release_adds_is_never_passed_over(tmp_path: Path) -> None:
     live = tmp_path / "app.db"
     journal.write(live, ENTRY)
     path = journal.path_for(live)
-    path.write_text(json.dumps({**json.loads(path.read_text()), "more": 1}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "encrypted_with": "k1"}))
+    with pytest.raises(journal.JournalError, match="does not know what it says of encrypted_with"):
+        journal.read(live)
+
+
+def test_what_an_older_release_did_not_write_yet_has_its_old_meaning(tmp_path: Path) -> None:
+    live = tmp_path / "app.db"
+    journal.write(live, ENTRY)
+    path = journal.path_for(live)
+    said = json.loads(path.read_text())
+    del said["tables"]
+    path.write_text(json.dumps(said))
     assert journal.read(live) == ENTRY
 
 

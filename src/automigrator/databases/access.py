@@ -37,6 +37,9 @@ class Access:
         self._engine = given if isinstance(given, AsyncEngine) else None
         # an AsyncEngine's driver is async, whatever its URL alone says (psycopg's is both)
         self.url = given.url if isinstance(given, AsyncEngine) else urls.with_async_driver(given)
+        named = given.url if isinstance(given, AsyncEngine) else given
+        self.driver = named.drivername.partition("+")[2]
+        """The driver's name in the URL as given; empty where the URL names none."""
         self.rewritten = self.url.drivername != target.application_url.drivername
 
     @property

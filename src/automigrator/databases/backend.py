@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -155,14 +156,23 @@ class Backend(Protocol):
 
         `how` and `binaries`, where client programs are, matter to PostgreSQL alone."""
 
-    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> None:
-        """Put the snapshot's data back; the snapshot stays."""
+    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str | None:
+        """Put the snapshot's data back; the snapshot stays. Says where the data is kept that was
+        replaced, if others than the migration may have written to it."""
 
     async def close(self) -> None:
         """The target's part of the run is over: forget the journal."""
 
-    async def prune(self, keep: int, *, folder: Path | None = None) -> tuple[str, ...]:
-        """Delete all but the newest `keep` snapshots of this target; returns what was deleted."""
+    async def prune(
+        self, keep: int | None, *, max_age: timedelta | None = None, folder: Path | None = None
+    ) -> tuple[str, ...]:
+        """Delete the snapshots of this target beyond the limits (see `Limits`), but never this
+        run's own or the last good one; returns what was deleted."""
+
+    async def prune_set_aside(
+        self, keep: int | None, *, max_age: timedelta | None = None
+    ) -> tuple[str, ...]:
+        """The same for the old databases that `take_over` has set aside."""
 
     def side(self, stamp: str) -> AbstractAsyncContextManager[Side]:
         """A fresh, empty database beside the target; removed at exit unless it took its place."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal, get_args
 
-from automigrator import Decision, Failure, Run, TargetReport, hookimpl
+from automigrator import Decision, Failure, Limits, Run, TargetReport, hookimpl
 
 When = Literal["auto", "always"]
 Then = Literal["pass", "retry", "continue", "abort"]
@@ -22,10 +23,12 @@ _DECISIONS = {
 class BackupRestore:
     """Takes a snapshot before a migration, restores it after a failure, and says `then`.
 
-    `snapshot="auto"` makes no copy where a failed attempt rolls back whole by itself; `keep` is
-    how many copies stay after a migration, `folder` where they are (files only), and
-    `disconnect_others` ends the sessions of others that are in the way. On PostgreSQL `copy` is
-    made by template, or by the pg_dump in the folder `binaries`. Raises ValueError.
+    `snapshot="auto"` makes no copy where a failed attempt rolls back whole by itself. After a
+    migration that succeeded the newest `keep` copies stay, without those older than `max_age` (a
+    timedelta, or days); None sets no limit, and the last good one always stays. `folder` is where
+    they are (files only), and `disconnect_others` ends the sessions of others that are in the
+    way. On PostgreSQL `copy` is made by template, or by the pg_dump in the folder `binaries`.
+    Raises ValueError.
     """
 
     effect = "reverting"
@@ -35,7 +38,8 @@ class BackupRestore:
         *,
         snapshot: When = "auto",
         then: Then = "pass",
-        keep: int = 3,
+        keep: int | None = 3,
+        max_age: timedelta | float | None = None,
         folder: str | Path | None = None,
         disconnect_others: bool = False,
         copy: Copy = "auto",
@@ -45,8 +49,6 @@ class BackupRestore:
             raise ValueError(f"snapshot must be 'auto' or 'always', not {snapshot!r}")
         if then not in _DECISIONS:
             raise ValueError(f"then must be one of {', '.join(_DECISIONS)}, not {then!r}")
-        if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
-            raise ValueError(f"keep must be a whole number from 1 up, not {keep!r}")
         if not (folder is None or isinstance(folder, str | Path)):
             raise ValueError(f"folder must be a path or None, not {folder!r}")
         if copy not in get_args(Copy):
@@ -59,7 +61,7 @@ class BackupRestore:
             raise ValueError(f"disconnect_others must be True or False, not {disconnect_others!r}")
         self._always = snapshot == "always"
         self._then = _DECISIONS[then]
-        self._keep = keep
+        self._limits = Limits(keep, max_age)
         self._folder = Path(folder) if folder is not None else None
         self._disconnect_others = disconnect_others
         self._copy: Copy = copy
@@ -91,4 +93,5 @@ class BackupRestore:
     async def after_migrate(self, run: Run, report: TargetReport) -> None:
         """Only now: a copy is deleted when a migration that followed it has succeeded."""
         if run.taken is not None:
-            await run.prune_snapshots(self._keep, folder=self._folder)
+            limits = self._limits
+            await run.prune_snapshots(limits.keep, max_age=limits.max_age, folder=self._folder)

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from automigrator import Decision, Failure, RefusedError, Run, hookimpl
+from datetime import timedelta
+
+from automigrator import Decision, Failure, Limits, RefusedError, Run, TargetReport, hookimpl
 
 
 class Purge:
     """Lets a fresh database, migrated on the side, take the target's place, once; then RETRY.
 
-    `set_aside` keeps the old data under another name; `disconnect_others` ends the sessions of
-    others that are in the way. Passes when the core refuses the act. Raises ValueError.
+    `set_aside` keeps the old data under another name. After a purge and a migration that
+    succeeded the newest `keep` such databases stay, without those older than `max_age` (a
+    timedelta, or days); by default all of them do, and the newest always. `disconnect_others`
+    ends the sessions of others that are in the way. Passes when the core refuses the act. Raises
+    ValueError.
     """
 
     effect = "discarding"
 
-    def __init__(self, *, set_aside: bool = True, disconnect_others: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        set_aside: bool = True,
+        keep: int | None = None,
+        max_age: timedelta | float | None = None,
+        disconnect_others: bool = False,
+    ) -> None:
         self._set_aside = _flag("set_aside", set_aside)
+        self._limits = Limits(keep, max_age)
         self._disconnect_others = _flag("disconnect_others", disconnect_others)
 
     @hookimpl
@@ -30,6 +43,12 @@ class Purge:
         kept = f"the old data is in {place}" if place else "the old data was deleted, as configured"
         run.note(f"purged after a failure of kind {failure.kind}; {kept}")
         return Decision.RETRY
+
+    @hookimpl
+    async def after_migrate(self, run: Run, report: TargetReport) -> None:
+        """Only now: the data of an earlier purge goes when the fresh database is migrated."""
+        if run.rebuilt and self._limits:
+            await run.prune_set_aside(self._limits.keep, max_age=self._limits.max_age)
 
 
 def _flag(name: str, value: bool) -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import weakref
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from automigrator.databases.postgresql.maintenance import Maintenance, database_
 from automigrator.databases.postgresql.scene import Scene
 from automigrator.errors import RefusedError
 from automigrator.failure import FailureKind
+from automigrator.retention import Limits
 from automigrator.threads import to_the_end
 
 _places: weakref.WeakKeyDictionary[Engine, dict[VersionTable, str]] = weakref.WeakKeyDictionary()
@@ -237,8 +239,15 @@ class PostgreSQL:
     async def close(self) -> None:
         await self._copies.close()
 
-    async def prune(self, keep: int, *, folder: Path | None = None) -> tuple[str, ...]:
-        return await self._copies.prune(keep, folder=folder)
+    async def prune(
+        self, keep: int | None, *, max_age: timedelta | None = None, folder: Path | None = None
+    ) -> tuple[str, ...]:
+        return await self._copies.prune(Limits(keep, max_age), folder=folder)
+
+    async def prune_set_aside(
+        self, keep: int | None, *, max_age: timedelta | None = None
+    ) -> tuple[str, ...]:
+        return await self._copies.prune_set_aside(Limits(keep, max_age))
 
     def side(self, stamp: str) -> AbstractAsyncContextManager[Side]:
         return replacing.beside(self._scene("rebuild"), stamp)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,6 +25,7 @@ from automigrator.databases.postgresql.scene import Scene, ensure_exclusive
 from automigrator.databases.postgresql.sql import rows_of, server_version
 from automigrator.databases.postgresql.stopping import Stoppable
 from automigrator.errors import RefusedError
+from automigrator.retention import Limits
 from automigrator.threads import to_the_end
 
 logger = logging.getLogger(__name__)
@@ -157,8 +159,8 @@ class Copies:
         other = await to_the_end(snapshots.recover(self._scene("recover"), found))
         return "; ".join(each for each in (done, other) if each) or None
 
-    async def prune(self, keep: int, *, folder: Path | None) -> tuple[str, ...]:
-        """Delete all but the newest `keep` copies of either kind, but none with an open record."""
+    async def prune(self, limits: Limits, *, folder: Path | None) -> tuple[str, ...]:
+        """Delete the copies of either kind beyond the limits, but none with an open record."""
         scene = self._scene("drop snapshots of", apart=False)
         kept = [
             each.stamp
@@ -166,8 +168,8 @@ class Copies:
             if each.kind == "snapshot"
         ]
         files = dump_files.found(folder, scene.access.url) if folder is not None else []
-        stamps = sorted([*kept, *(each.stamp for each in files)])
-        outdated = set(stamps[: max(len(stamps) - keep, 0)])
+        stamps = [*kept, *(each.stamp for each in files)]
+        outdated = set(limits.outdated(stamps, datetime.now(UTC)))
         dropped: tuple[str, ...] = ()
         if outdated & set(kept):
             dropped = await to_the_end(snapshots.prune(self._scene("drop snapshots of"), outdated))
@@ -177,6 +179,14 @@ class Copies:
                 path.unlink(missing_ok=True)
                 dropped += (str(path),)
         return dropped
+
+    async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
+        """Drop those beyond the limits of the databases that a purge has replaced."""
+        scene = self._scene("drop what was set aside of")
+        found = await naming.ours(scene.admin, scene.live)
+        stamps = [each.stamp for each in found if each.kind == "purged"]
+        outdated = limits.outdated(stamps, datetime.now(UTC))
+        return await to_the_end(snapshots.prune(scene, outdated, "purged"))
 
     async def _refuse_if_open(self, found: Sequence[naming.Ours]) -> None:
         names = [each.name for each in found if each.kind == "snapshot"]

@@ -127,14 +127,16 @@ async def recover(scene: Scene, found: Collection[naming.Ours]) -> str | None:
     return done
 
 
-async def prune(scene: Scene, outdated: Collection[str]) -> tuple[str, ...]:
-    """Drop the snapshots with these stamps, but none with an open record."""
+async def prune(
+    scene: Scene, outdated: Collection[str], kind: naming.Kind = "snapshot"
+) -> tuple[str, ...]:
+    """Drop the databases of a kind with these stamps, but none with an open record."""
     found = [
         each.name
         for each in await naming.ours(scene.admin, scene.live)
-        if each.kind == "snapshot" and each.stamp in outdated
+        if each.kind == kind and each.stamp in outdated
     ]
-    opened = await records.read(scene.admin, found) if found else {}
+    opened = await records.read(scene.admin, found) if found and kind == "snapshot" else {}
     dropped = []
     for name in found:
         if name in opened:
@@ -142,7 +144,7 @@ async def prune(scene: Scene, outdated: Collection[str]) -> tuple[str, ...]:
         try:
             await whole.drop(scene.admin, name)
         except RefusedError as error:
-            logger.warning("the snapshot stays: %s", error)
+            logger.warning("the %s database stays: %s", kind, error)
         else:
             dropped.append(name)
     return tuple(dropped)

@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import re
 import sqlite3
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
-from sqlalchemy import URL
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.databases.access import Access
 from automigrator.databases.backend import Copying, Side, Sight, Snapshot, VersionTable
 from automigrator.databases.holding import Hold
-from automigrator.databases.sqlite import classifying, copying, journal, locking, looking
-from automigrator.databases.sqlite.checking import verify
-from automigrator.databases.sqlite.files import beside, remove, sync_folder
+from automigrator.databases.sqlite import classifying, journal, keeping, locking, looking
+from automigrator.databases.sqlite.files import beside, remove
+from automigrator.databases.sqlite.foreign import ensure_damaged
 from automigrator.databases.sqlite.location import file_of
-from automigrator.databases.sqlite.reading import connect, reading
+from automigrator.databases.sqlite.reading import reading
 from automigrator.databases.sqlite.recovering import recover
-from automigrator.databases.sqlite.space import ensure_space
-from automigrator.databases.sqlite.transactions import make_real
+from automigrator.databases.sqlite.replacing import SideFile, make_empty, take_over
+from automigrator.databases.sqlite.snapshots import Snapshots
+from automigrator.databases.sqlite.transactions import data_version, make_real
 from automigrator.errors import ConfigurationError, RefusedError
 from automigrator.failure import FailureKind
+from automigrator.retention import Limits
 from automigrator.threads import in_thread, to_the_end
-
-
-@dataclass(slots=True)
-class SideFile:
-    """A fresh database file beside the target's; `needed` once the journal names it."""
-
-    engine: AsyncEngine
-    url: URL
-    place: str
-    needed: bool = False
 
 
 class SQLite:
@@ -54,7 +42,8 @@ class SQLite:
         self.access = access
         self.file = file_of(access.url)
         self.in_place = self.file is None
-        self._entry: journal.Entry | None = None
+        self._engines: WeakSet[AsyncEngine] = WeakSet()
+        self._snapshots = Snapshots(self.file or Path())
         if self.in_place and access.given_engine is None:
             raise ConfigurationError(
                 "a SQLite database in memory exists in the application's own connection only; "
@@ -64,7 +53,12 @@ class SQLite:
     async def look(self, tables: Sequence[VersionTable]) -> Sight:
         if self.file is not None:
             file = self.file
-            return await in_thread(lambda: looking.look_at_file(file, tables))
+            try:
+                return await in_thread(lambda: looking.look_at_file(file, tables))
+            except sqlite3.DatabaseError as error:
+                if classifying.classify(error) == "corrupt":
+                    await ensure_damaged(self.access, error)
+                raise
 
         def ask(connection: Connection) -> Sight:
             return looking.look(lambda sql: connection.exec_driver_sql(sql).all(), tables)
@@ -97,10 +91,13 @@ class SQLite:
     def engine(self) -> AsyncEngine:
         if self.in_place and self.access.given_engine is not None:
             return self.access.given_engine
-        return self.access.engine()
+        engine = self.access.engine()
+        self._engines.add(engine)
+        return engine
 
     async def release(self, engine: AsyncEngine) -> None:
         if not self.in_place:
+            self._engines.discard(engine)
             await engine.dispose()
 
     def lock(
@@ -124,7 +121,14 @@ class SQLite:
         return tuple(sorted((row[1], row[2]) for row in rows if row[1] != "temp"))
 
     def adopt(self, connection: Connection) -> Callable[[], None]:
-        return make_real(connection)
+        undo = make_real(connection)
+        leave = self._snapshots.join(lambda: data_version(connection))
+
+        def undone() -> None:
+            undo()
+            leave()
+
+        return undone
 
     def watching_for_blockers(self) -> AbstractAsyncContextManager[Callable[[], tuple[str, ...]]]:
         return contextlib.nullcontext(lambda: ())  # who holds a file's lock cannot be found out
@@ -173,6 +177,8 @@ class SQLite:
         if self.file is None:
             return None
         file = self.file
+        if self.unfinished():
+            await self._close_idle()
         return await to_the_end(in_thread(lambda: recover(file, tables)))
 
     async def snapshot(
@@ -188,80 +194,50 @@ class SQLite:
         binaries: Path | None = None,
     ) -> Snapshot:
         file = self._file("take a snapshot of")
-        place = _snapshot_path(file, stamp, folder)
+        place = keeping.snapshot_path(file, stamp, folder)
         cancelled = threading.Event()
 
-        def take() -> journal.Entry:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            ensure_space(file, place.parent)
-            copying.copy(file, place, cancelled=cancelled.is_set)
-            try:
-                for table in tables:
-                    found = verify(place, table.name, preread=True)
-                    if not set(found) <= set(heads):
-                        raise sqlite3.DatabaseError(
-                            f"the snapshot {place} is at {found}, the database at {heads}"
-                        )
-                names = tuple(table.name for table in tables)
-                entry = journal.Entry("migrating", str(place), heads, wanted, time.time(), names)
-                journal.write(file, entry)
-            except BaseException:
-                remove(place)
-                raise
-            return entry
+        def take() -> None:
+            self._snapshots.take(place, folder, heads, wanted, tables, cancelled.is_set)
 
-        self._entry = await to_the_end(in_thread(take), cancelled.set)
+        await to_the_end(in_thread(take), cancelled.set)
         return Snapshot(str(place), heads, stamp)
 
-    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> None:
-        file = self._file("restore")
+    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str | None:
+        self._file("restore")
+        await self._close_idle()
         place = Path(snapshot.place)
-        entry = self._entry
-        if entry is None:
-            raise RefusedError(f"{place} is no snapshot of this run; nothing was changed")
-
-        def put_back() -> journal.Entry:
-            if not place.exists():
-                raise RefusedError(f"the snapshot {place} is gone; nothing was changed")
-            journal.write(file, replace(entry, state="restoring"))
-            copying.restore(place, file)
-            journal.write(file, entry)
-            return entry
-
-        self._entry = await to_the_end(in_thread(put_back))
+        kept = await to_the_end(in_thread(lambda: self._snapshots.put_back(place)))
+        return str(kept) if kept else None
 
     async def close(self) -> None:
-        if self._entry is not None and self.file is not None:
-            file, self._entry = self.file, None
-            await to_the_end(in_thread(lambda: journal.clear(file)))
+        if self.file is not None:
+            await to_the_end(in_thread(self._snapshots.close))
 
-    async def prune(self, keep: int, *, folder: Path | None = None) -> tuple[str, ...]:
+    async def prune(
+        self, keep: int | None, *, max_age: timedelta | None = None, folder: Path | None = None
+    ) -> tuple[str, ...]:
         if self.file is None:
             return ()
-        file = self.file
+        limits = Limits(keep, max_age)
+        return await to_the_end(in_thread(lambda: self._snapshots.prune(limits, folder)))
 
-        def delete() -> tuple[str, ...]:
-            home = folder or file.parent
-            ours = re.compile(
-                re.escape(_snapshot_path(file, "", folder).name) + "[0-9A-Za-z]{1,28}"
-            )
-            found = sorted(p for p in home.iterdir() if ours.fullmatch(p.name))
-            old = found[: max(len(found) - keep, 0)]
-            for path in old:
-                remove(path)
-            if old:
-                sync_folder(home)
-            return tuple(str(path) for path in old)
-
-        return await to_the_end(in_thread(delete))
+    async def prune_set_aside(
+        self, keep: int | None, *, max_age: timedelta | None = None
+    ) -> tuple[str, ...]:
+        if self.file is None:
+            return ()
+        file, limits = self.file, Limits(keep, max_age)
+        return await to_the_end(in_thread(lambda: keeping.prune_set_aside(file, limits)))
 
     @asynccontextmanager
     async def side(self, stamp: str) -> AsyncIterator[Side]:
-        place = beside(self._file("rebuild"), f".side-{stamp}")
+        file = self._file("rebuild")
+        place = beside(file, f".side-{stamp}")
         engine = self.access.engine(str(place))
         side = SideFile(engine, self.access.url.set(database=str(place), query={}), str(place))
         try:
-            await in_thread(lambda: _empty(place))
+            await in_thread(lambda: make_empty(place, file))
             yield side
         finally:
             await to_the_end(engine.dispose())
@@ -280,35 +256,25 @@ class SQLite:
         file = self._file("replace")
         assert isinstance(side, SideFile)
         await side.engine.dispose()
-        if self.access.application is not None:
-            await self.access.application.dispose()
+        await self._close_idle()
 
         def put_in_place() -> Path | None:
-            new = Path(side.place)
-            ensure_space(new, file.parent)
-            heads = tuple(sorted({h for table in tables for h in verify(new, table.name)}))
-            aside = copying.set_aside(file, "purged", datetime.now(UTC)) if set_aside else None
-            entry = journal.Entry("restoring", str(new), heads, heads, time.time())
-            journal.write(file, entry)
-            side.needed = True
-            try:
-                copying.restore(new, file)
-            except TimeoutError as error:  # the live file is untouched
-                journal.clear(file)
-                side.needed = False
-                if aside is not None:
-                    remove(aside)
-                raise RefusedError(str(error)) from error
-            journal.clear(file)
-            side.needed = False
-            return aside
+            self._snapshots.stop_watching()
+            kept = take_over(side, file, tables, set_aside=set_aside)
+            self._snapshots.forget()
+            return kept
 
-        aside = await to_the_end(in_thread(put_in_place))
-        self._entry = None
-        return str(aside) if aside else None
+        kept = await to_the_end(in_thread(put_in_place))
+        return str(kept) if kept else None
 
     async def refresh(self) -> None:
         """Nothing: SQLite prepares a statement again when the schema has changed."""
+
+    async def _close_idle(self) -> None:
+        """Close our own and the application's idle connections, which could be in the way."""
+        for engine in (*self._engines, self.access.application):
+            if engine is not None:
+                await engine.dispose()
 
     def _file(self, act: str) -> Path:
         if self.file is None:
@@ -317,19 +283,3 @@ class SQLite:
                 "by restarting the application"
             )
         return self.file
-
-
-def _snapshot_path(file: Path, stamp: str, folder: Path | None) -> Path:
-    if folder is None:
-        return beside(file, f".snapshot-{stamp}").absolute()
-    # databases of one name may keep their copies in one folder
-    whose = hashlib.blake2b(str(file.resolve()).encode(), digest_size=5).hexdigest()
-    return folder.absolute() / f"{file.name}.{whose}.snapshot-{stamp}"
-
-
-def _empty(place: Path) -> None:
-    """A database of one page: a zero-byte file could not be told from one that lost its data."""
-    remove(place)
-    with contextlib.closing(connect(place, "rwc")) as connection:
-        connection.execute("CREATE TABLE t (x)")
-        connection.execute("DROP TABLE t")

@@ -6,7 +6,8 @@ import errno
 import sqlite3
 
 from automigrator.databases.chain import chain
-from automigrator.databases.sqlite.reading import code_of
+from automigrator.databases.sqlite.foreign import ForeignFormatError
+from automigrator.databases.sqlite.reading import BusyError, code_of
 from automigrator.failure import FailureKind
 
 _BY_CODE: dict[int, FailureKind] = {
@@ -17,7 +18,10 @@ _BY_CODE: dict[int, FailureKind] = {
     sqlite3.SQLITE_FULL: "disk-full",
     sqlite3.SQLITE_READONLY: "read-only",
     sqlite3.SQLITE_PERM: "read-only",
+    sqlite3.SQLITE_PROTOCOL: "lock-timeout",
     sqlite3.SQLITE_CANTOPEN: "unreachable",
+    # a disk that fails, a quota: neither the revision's fault nor the file's
+    sqlite3.SQLITE_IOERR: "unreachable",
 }
 _BY_ERRNO: dict[int, FailureKind] = {
     errno.ENOSPC: "disk-full",
@@ -31,6 +35,10 @@ _BY_ERRNO: dict[int, FailureKind] = {
 def classify(error: BaseException) -> FailureKind | None:
     """The kind by the first result code, or errno, in the chain; None when they do not say."""
     for each in chain(error):
+        if isinstance(each, ForeignFormatError):
+            return "env"
+        if isinstance(each, BusyError):
+            return "lock-timeout"
         if isinstance(each, sqlite3.Error):
             return _BY_CODE.get(code_of(each) or 0)
         if isinstance(each, OSError) and each.errno in _BY_ERRNO:

@@ -11,9 +11,10 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from automigrator.databases.sqlite.files import (
@@ -27,6 +28,7 @@ from automigrator.databases.sqlite.files import (
     sync_file,
     sync_folder,
 )
+from automigrator.databases.sqlite.overwriting import PAGES_A_STEP, Keep, UnfitError, overwrite
 from automigrator.databases.sqlite.reading import (
     BUSY,
     DAMAGED,
@@ -39,10 +41,14 @@ from automigrator.databases.sqlite.reading import (
     give_up_if_late,
     never,
     reading,
-    wait_or_give_up,
 )
 
-PAGES_A_STEP = 1000
+WAIT_S = 30.0
+"""How long an overwrite waits for other connections' transactions."""
+
+
+def nothing(_: sqlite3.Connection | None) -> None:
+    """Keeps nothing of what is overwritten."""
 
 
 def copy(
@@ -51,14 +57,15 @@ def copy(
     *,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] = never,
+    through: sqlite3.Connection | None = None,
     deadline_s: float = 60.0,
 ) -> None:
     """Copy a database that others may be writing to, as of one moment, durably.
 
-    `progress` gets pages done and pages in all. The deadline counts only while another
-    connection is in the way. The destination appears under its name when it is whole, and never
-    has sidecars. Raises FileExistsError, FileNotFoundError, TimeoutError, Cancelled and
-    sqlite3.DatabaseError; then nothing is left behind.
+    `progress` gets pages done and pages in all. `through` is an open connection to read it by.
+    The deadline counts only while another connection is in the way. The destination appears under
+    its name when it is whole, and never has sidecars. Raises FileExistsError, FileNotFoundError,
+    TimeoutError, Cancelled and sqlite3.DatabaseError; then nothing is left behind.
     """
     if not source.exists():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
@@ -67,13 +74,14 @@ def copy(
     remove(partial)  # left by a copy that was killed
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     try:
-        with closing(connect(source, "rw")) as reader:
+        with _reader(source, through) as reader:
             # on the backup's own connection: held by a second one, it would not pin the WAL
             # and a busy writer would make every step start again
             begin_reading(reader, source, cancelled, deadline_s)
             with closing(connect(partial, "rw")) as writer:
                 writer.execute("PRAGMA synchronous=OFF")  # synced as a whole below
                 _copy_pages(reader, writer, source, progress, cancelled, deadline_s)
+                writer.execute("PRAGMA writable_schema=ON")  # a broken one is copied as it is
                 # a file marked WAL makes sidecars whenever it is read
                 (mode,) = writer.execute("PRAGMA journal_mode=DELETE").fetchone()
                 if mode != "delete":
@@ -88,24 +96,37 @@ def copy(
         raise
 
 
-def restore(snapshot: Path, live: Path, *, deadline_s: float = 30.0) -> None:
+def restore(
+    snapshot: Path,
+    live: Path,
+    *,
+    keep: Keep = nothing,
+    through: sqlite3.Connection | None = None,
+    deadline_s: float | None = None,
+) -> Path | None:
     """Put a snapshot's contents back into the live file, in place and in one transaction.
 
-    Open connections see the restored data, and the file keeps its journal mode. A live file that
-    is missing, damaged or has other pages in WAL mode is replaced instead: nothing may have it
-    open. Safe to repeat after a kill. Raises TimeoutError when another connection's transaction
-    is in the way, sqlite3.DatabaseError when the snapshot is not a database; the live file is
-    untouched then.
+    `keep` is called once nobody can commit to the live file any more, and what it returns is
+    returned; `through` is a connection to the live file that may be used, and is closed. Open
+    connections see the restored data, and the file keeps its journal mode. A live file that is
+    missing or damaged is replaced instead. Safe to repeat after a kill. Raises TimeoutError when
+    another connection's transaction is in the way, sqlite3.DatabaseError when the snapshot is not
+    a database; the live file is untouched then.
     """
     live = live.resolve()
-    if snapshot.stat().st_size == 0:
-        # what `copy` makes is never empty, so this one lost its contents
-        raise damaged(f"the snapshot {snapshot} is empty; {live} was not touched")
-    with reading(snapshot) as source:
-        begin_reading(source, snapshot, never, deadline_s)
-        if live.exists() and _overwrite(source, live, deadline_s):
-            return
+    deadline_s = WAIT_S if deadline_s is None else deadline_s
+    with closing(through) if through is not None else nullcontext():
+        if snapshot.stat().st_size == 0:
+            # what `copy` makes is never empty, so this one lost its contents
+            raise damaged(f"the snapshot {snapshot} is empty; {live} was not touched")
+        with reading(snapshot) as source:
+            begin_reading(source, snapshot, never, deadline_s)
+            if live.exists() and not _lost_its_contents(live):
+                with suppress(UnfitError):
+                    return overwrite(source, live, keep, deadline_s, through)
+    kept = keep(None) if live.exists() else None
     replace(snapshot, live)
+    return kept
 
 
 def replace(new: Path, live: Path) -> None:
@@ -131,11 +152,17 @@ def replace(new: Path, live: Path) -> None:
     sync_folder(live.parent)
 
 
-def set_aside(live: Path, reason: str, now: time.struct_time | datetime) -> Path:
+def set_aside(
+    live: Path,
+    reason: str,
+    now: time.struct_time | datetime,
+    through: sqlite3.Connection | None = None,
+) -> Path:
     """Copy the live database to a name beside it that says why and when (UTC), and return that.
 
-    The live file stays. One too damaged for SQLite to copy is copied byte by byte as `corrupt`
-    with its sidecars: nothing in this process may have that one open. A struct_time is UTC.
+    The live file stays. `through` is an open connection to read it by. A file too damaged for
+    SQLite to copy is copied byte by byte as `corrupt` with its sidecars: nothing in this process
+    may have that one open. A struct_time is UTC.
     """
     if not re.fullmatch(r"[a-z0-9-]+", reason):
         raise ValueError(f"reason {reason!r} must be lower-case letters, digits and dashes")
@@ -144,13 +171,32 @@ def set_aside(live: Path, reason: str, now: time.struct_time | datetime) -> Path
         now = now.astimezone(UTC).timetuple()
     stamp = time.strftime("%Y%m%dT%H%M%SZ", now)
     # opening an empty file makes SQLite delete the log beside it, all that is left of the data
-    if not (size_of(live) == 0 and size_of(beside(live, "-wal"))):
+    if not _lost_its_contents(live):
         try:
-            return _under_a_free_name(live, f"{reason}-{stamp}", copy)
+            copier = partial(copy, through=through)
+            return _under_a_free_name(live, f"{reason}-{stamp}", copier)
         except sqlite3.DatabaseError as error:
-            if code_of(error) not in DAMAGED:
+            # bytes are never read under a connection: closing the file would free its lock
+            if code_of(error) not in DAMAGED or through is not None:
                 raise
     return _under_a_free_name(live, f"corrupt-{stamp}", copy_bytes)
+
+
+@contextmanager
+def _reader(source: Path, through: sqlite3.Connection | None) -> Iterator[sqlite3.Connection]:
+    if through is None:
+        with closing(connect(source, "rw")) as own:
+            yield own
+        return
+    try:
+        yield through
+    finally:
+        through.rollback()  # of the read transaction
+
+
+def _lost_its_contents(live: Path) -> bool:
+    """Whether all that is left of a database is a log, which opening it would delete."""
+    return size_of(live) == 0 and size_of(beside(live, "-wal")) > 0
 
 
 def _copy_pages(
@@ -172,49 +218,6 @@ def _copy_pages(
             progress(total - remaining, total)
 
     reader.backup(writer, pages=PAGES_A_STEP, progress=after_step, sleep=POLL_S)
-
-
-def _overwrite(source: sqlite3.Connection, live: Path, deadline_s: float) -> bool:
-    """Whether the source's pages are now the live file's; False: it can only be replaced."""
-    started = time.monotonic()
-
-    def after_step(status: int, remaining: int, total: int) -> None:
-        if status in BUSY:
-            give_up_if_late(started, deadline_s, live, "overwritten")
-
-    with closing(connect(live, "rw")) as target:
-        while True:
-            try:
-                _sync_every_commit(target)
-                # one step: a single transaction, which a kill leaves done or undone
-                source.backup(target, pages=-1, progress=after_step, sleep=POLL_S)
-                return True
-            except sqlite3.DatabaseError as error:
-                # the source is known to be readable, so what is said here is about the target
-                if code_of(error) in DAMAGED:
-                    return False
-                if code_of(error) == sqlite3.SQLITE_READONLY and _other_wal_pages(source, target):
-                    return False
-                # backup() itself waits on the plain codes only, not on the extended ones
-                if code_of(error) not in BUSY:
-                    raise
-                wait_or_give_up(started, deadline_s, live, "overwritten")
-
-
-def _sync_every_commit(connection: sqlite3.Connection) -> None:
-    try:
-        # EXTRA: a rollback journal that a power cut brings back would undo the restore
-        connection.execute("PRAGMA synchronous=EXTRA")
-    except sqlite3.DatabaseError as error:
-        # the pragma parses the schema; a broken one may still be overwritten in place
-        if code_of(error) not in DAMAGED:
-            raise
-
-
-def _other_wal_pages(source: sqlite3.Connection, target: sqlite3.Connection) -> bool:
-    sizes = [c.execute("PRAGMA page_size").fetchone() for c in (source, target)]
-    (mode,) = target.execute("PRAGMA journal_mode").fetchone()
-    return bool(mode == "wal" and sizes[0] != sizes[1])
 
 
 def _under_a_free_name(live: Path, label: str, copier: Callable[[Path, Path], None]) -> Path:

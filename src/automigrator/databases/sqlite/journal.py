@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from automigrator.databases.sqlite.files import remove_durably, write_durably
+from automigrator.errors import RefusedError
 
 State = Literal["migrating", "restoring"]
+
+
+class JournalError(RefusedError, ValueError):
+    """Raised for a journal that says what this release cannot follow; nothing was touched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +42,18 @@ def write(live: Path, entry: Entry) -> None:
 
 
 def read(live: Path) -> Entry | None:
-    """The open entry, None when there is none; raises ValueError, naming the file, on any other."""
+    """The open entry, None when there is none. Raises JournalError for any other file."""
     path = path_for(live)
     try:
         return _entry(json.loads(path.read_bytes()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise JournalError(
             f"the journal {path} cannot be read: {error}. A migration or restore was not finished "
-            "and what it says is needed to finish it; repair the file, or restore the database "
-            "by hand and delete it"
+            "and what it says is needed to finish it; the database was not touched. If another "
+            "release of automigrator wrote it, start that one; else restore the database by hand "
+            "and delete the file"
         ) from error
 
 
@@ -59,6 +65,9 @@ def clear(live: Path) -> None:
 def _entry(data: Any) -> Entry:
     if not isinstance(data, dict):
         raise ValueError("it is not a JSON object")
+    # whoever added it meant it to be followed
+    if unknown := sorted(set(data) - {field.name for field in fields(Entry)}):
+        raise ValueError(f"this release does not know what it says of {', '.join(unknown)}")
     state = data.get("state")
     if state != "migrating" and state != "restoring":
         raise ValueError(f"state is {state!r}, not 'migrating' or 'restoring'")

@@ -17,6 +17,10 @@ DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 POLL_S = 0.02
 
 
+class BusyError(TimeoutError):
+    """Raised when another connection's transaction was in the way for too long."""
+
+
 class Cancelled(Exception):
     """Raised when a copy was stopped by its caller; nothing of it remains."""
 
@@ -25,10 +29,12 @@ def never() -> bool:
     return False
 
 
-def connect(path: Path, mode: str) -> sqlite3.Connection:
+def connect(path: Path, mode: str, *, any_thread: bool = False) -> sqlite3.Connection:
     # the waiting is ours, so that it can be cancelled and has one deadline
     uri = f"{path.resolve().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
+    return sqlite3.connect(
+        uri, uri=True, timeout=0, isolation_level=None, check_same_thread=not any_thread
+    )
 
 
 @contextmanager
@@ -54,7 +60,8 @@ def begin_reading(
         if cancelled():
             raise Cancelled(f"the copy of {path} was cancelled")
         try:
-            connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+            # it begins to read without parsing the schema: a broken one can be copied, too
+            connection.execute("PRAGMA data_version").fetchone()
             return
         except sqlite3.OperationalError as error:
             if code_of(error) not in BUSY:
@@ -65,7 +72,7 @@ def begin_reading(
 def give_up_if_late(started: float, deadline_s: float, path: Path, what: str) -> None:
     waited = time.monotonic() - started
     if waited >= deadline_s:
-        raise TimeoutError(
+        raise BusyError(
             f"{path} could not be {what}: another connection kept it locked for {waited:.1f} s; "
             "it was not changed. End that connection's transaction, then try again"
         )

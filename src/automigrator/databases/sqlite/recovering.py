@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,16 +9,19 @@ from pathlib import Path
 
 from automigrator.databases.backend import VersionTable
 from automigrator.databases.sqlite import copying, journal, looking
+from automigrator.databases.sqlite.checking import verify
 from automigrator.databases.sqlite.files import remove
-from automigrator.databases.sqlite.reading import reading
+from automigrator.databases.sqlite.keeping import drop_twin, kept, remove_partials
+from automigrator.databases.sqlite.overwriting import Keep
+from automigrator.databases.sqlite.reading import DAMAGED, code_of, reading
 from automigrator.errors import RefusedError
 
 
 def recover(file: Path, tables: Sequence[VersionTable]) -> str | None:
     """Finish or undo it, and say what was done; None when nothing was left. Call it in a thread.
 
-    Raises RefusedError when the copy to finish from is gone, ValueError for a journal that
-    cannot be read.
+    Raises RefusedError when the copy to finish from is gone or damaged, or the journal cannot be
+    read, and TimeoutError when another connection's transaction is in the way.
     """
     entry = journal.read(file)
     done = None
@@ -37,29 +39,52 @@ def recover(file: Path, tables: Sequence[VersionTable]) -> str | None:
                 f"or look at the database and delete {journal.path_for(file)}"
             )
         else:
-            kept = _put_back(place, file)
+            _ensure_sound(place, file, entry)
+            replaced = _put_back(place, file)
             done = f"the database was put back from {place} after a process was killed"
-            done += f"; what it held until now is in {kept}" if kept else ""
+            done += f"; what it held until now is in {replaced}" if replaced else ""
         journal.clear(file)
-    sides = re.compile(re.escape(f"{file.name}.side-") + "[0-9A-Za-z]{1,28}")
-    for left in file.parent.iterdir():
-        if sides.fullmatch(left.name):
-            remove(left)
+    for side in kept(file, "side"):
+        remove(side)
+    remove_partials(file)
     return done
+
+
+def _ensure_sound(place: Path, file: Path, entry: journal.Entry) -> None:
+    """Raise RefusedError for a copy that is damaged, or not the one that the journal is about."""
+    try:
+        found = {head for name in entry.tables for head in verify(place, name, preread=True)}
+    except (sqlite3.DatabaseError, OSError) as error:
+        raise _refused(place, file, str(error)) from error
+    if not found <= set(entry.before) or (entry.before and not found):
+        raise _refused(place, file, f"it is at {', '.join(sorted(found)) or 'base'}")
 
 
 def _put_back(place: Path, file: Path) -> Path | None:
     """Restore the copy; somebody may have written since, so what is there is kept beside it."""
-    kept = copying.set_aside(file, "replaced", datetime.now(UTC)) if file.exists() else None
     try:
-        copying.restore(place, file)
+        replaced = copying.restore(place, file, keep=aside(file, "replaced"))
     except sqlite3.DatabaseError as error:
-        # it is the copy that cannot be read: a damaged live file is replaced
-        raise RefusedError(
-            f"a process was killed while {file} was being changed, and the copy to put back, "
-            f"{place}, cannot be used ({error}); the database was not touched"
-        ) from error
-    return kept
+        if code_of(error) not in DAMAGED:
+            raise
+        # never "corrupt" to those who are asked about failures: the live file is replaced then
+        raise _refused(place, file, str(error)) from error
+    if replaced is not None:
+        drop_twin(replaced, kept(file, "replaced"))
+    return replaced
+
+
+def _refused(place: Path, file: Path, why: str) -> RefusedError:
+    return RefusedError(
+        f"a process was killed while {file} was being changed, and the copy to put back, {place}, "
+        f"cannot be used ({why}); the database was not touched. Put a sound copy in its place, "
+        f"or look at the database and delete {journal.path_for(file)}"
+    )
+
+
+def aside(file: Path, reason: str) -> Keep:
+    """Keeps what a file holds under a name that says why and when."""
+    return lambda through: copying.set_aside(file, reason, datetime.now(UTC), through)
 
 
 def _needs_nothing(

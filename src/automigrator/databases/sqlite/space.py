@@ -14,8 +14,13 @@ SPACE_FACTOR = 2.2
 
 def free_space_needed(path: Path) -> int:
     """Bytes that must be free to snapshot and restore a database: 2.2 times file and WAL."""
+    return math.ceil(SPACE_FACTOR * size_with_log(path))
+
+
+def size_with_log(path: Path) -> int:
+    """Bytes of a database and of what is still in its log."""
     path = path.resolve()
-    return math.ceil(SPACE_FACTOR * sum(size_of(p) for p in (path, beside(path, "-wal"))))
+    return sum(size_of(p) for p in (path, beside(path, "-wal")))
 
 
 def ensure_space(path: Path, folder: Path) -> None:

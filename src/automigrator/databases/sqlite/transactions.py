@@ -83,6 +83,11 @@ def make_real(connection: Connection) -> Callable[[], None]:
     return undo
 
 
+def data_version(connection: Connection) -> int:
+    """Changes when another connection has committed. Raises what a closed connection raises."""
+    return int(_rows(connection.connection.dbapi_connection, "PRAGMA data_version")[0][0])
+
+
 def _violations(dbapi: Any) -> Violations | None:
     """The rows that refer to nothing; None when the schema itself cannot be checked."""
     try:

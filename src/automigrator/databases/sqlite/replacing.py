@@ -1,0 +1,87 @@
+"""A fresh database built beside a live SQLite file, and its contents put in the file's place."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from automigrator.databases.backend import VersionTable
+from automigrator.databases.sqlite import copying, journal
+from automigrator.databases.sqlite.checking import verify
+from automigrator.databases.sqlite.files import remove
+from automigrator.databases.sqlite.reading import connect, reading
+from automigrator.databases.sqlite.recovering import aside
+from automigrator.databases.sqlite.space import free_space_needed, size_with_log
+from automigrator.errors import RefusedError
+
+
+@dataclass(slots=True)
+class SideFile:
+    """A fresh database file beside the target's; `needed` once the journal names it."""
+
+    engine: AsyncEngine
+    url: URL
+    place: str
+    needed: bool = False
+
+
+def make_empty(place: Path, like: Path) -> None:
+    """An empty database with pages of the size that `like` has, so that they fit into its log.
+
+    It has a page: a zero-byte file could not be told from one that lost its data.
+    """
+    size = 0
+    with suppress(sqlite3.Error), reading(like) as connection:
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    remove(place)
+    with closing(connect(place, "rwc")) as connection:
+        if size:
+            connection.execute(f"PRAGMA page_size={size}")
+        connection.execute("CREATE TABLE t (x)")
+        connection.execute("DROP TABLE t")
+
+
+def take_over(
+    side: SideFile, file: Path, tables: Sequence[VersionTable], *, set_aside: bool
+) -> Path | None:
+    """Put the side database in the live file's place; returns where the old one was set aside.
+
+    Nobody can commit from the moment on that is set aside. Raises RefusedError, the live file
+    untouched.
+    """
+    new = Path(side.place)
+    _ensure_space(new, file, set_aside=set_aside)
+    with closing(connect(new, "rw")) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")  # the live file keeps the mode it has
+    heads = tuple(sorted({head for table in tables for head in verify(new, table.name)}))
+    names = tuple(table.name for table in tables)
+    journal.write(file, journal.Entry("restoring", str(new), heads, heads, time.time(), names))
+    side.needed = True
+    try:
+        keep = aside(file, "purged") if set_aside else copying.nothing
+        kept = copying.restore(new, file, keep=keep)
+    except (OSError, sqlite3.Error) as error:
+        journal.clear(file)
+        side.needed = False
+        raise RefusedError(f"{error}; the old database was not touched") from error
+    journal.clear(file)
+    side.needed = False
+    return kept
+
+
+def _ensure_space(new: Path, file: Path, *, set_aside: bool) -> None:
+    needed = free_space_needed(new) + (size_with_log(file) if set_aside else 0)
+    free = shutil.disk_usage(file.parent).free
+    if free < needed:
+        raise RefusedError(
+            f"to put a fresh database in the place of {file} needs {needed:,} bytes free, there "
+            f"are {free:,}; the old database was not touched"
+        )
