@@ -110,6 +110,7 @@ class Run:
                     self.before,
                     self.wanted,
                     self.tables,
+                    atomic=self.transactional,
                     folder=folder,
                     disconnect_others=disconnect_others,
                     how=how,

@@ -209,17 +209,31 @@ async def test_the_next_start_undoes_what_a_killed_one_left(
     assert journal.read(file) is None
 
 
-async def test_the_next_start_keeps_later_writes_when_nothing_had_changed(
+async def test_the_next_start_keeps_later_writes_when_a_kill_had_undone_the_migration(
     backend: SQLite, file: Path, tmp_path: Path
 ) -> None:
     await backend.create()
     stamped(file, "r1")
     write(file, "CREATE TABLE users (id)")
-    await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    await backend.snapshot("s1", ("r1",), ("r2",), TABLES, atomic=True)
     write(file, "INSERT INTO users VALUES (8)")
     next_start = SQLite(Access(Target(f"sqlite:///{file}", tmp_path)))
     assert "changed nothing" in (await next_start.recover(TABLES) or "")
     assert read(file, "SELECT id FROM users") == [(8,)]
+
+
+async def test_the_next_start_undoes_changes_of_rows_alone_that_a_killed_one_had_committed(
+    backend: SQLite, file: Path
+) -> None:
+    await backend.create()
+    stamped(file, "r1")
+    write(file, "CREATE TABLE users (id)", "INSERT INTO users VALUES (1)")
+    await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    assert "changed nothing" in (await SQLite(backend.access).recover(TABLES) or "")
+    await backend.snapshot("s2", ("r1",), ("r2",), TABLES)
+    write(file, "DELETE FROM users")
+    assert "put back" in (await SQLite(backend.access).recover(TABLES) or "")
+    assert read(file, "SELECT id FROM users") == [(1,)]
 
 
 async def test_what_a_restore_at_the_next_start_replaces_is_kept(
@@ -254,7 +268,7 @@ async def test_statistics_of_an_optimiser_are_no_change_of_the_schema(
     stamped(file, "r1")
     write(file, "CREATE TABLE users (id)", "CREATE INDEX ix ON users (id)")
     write(file, "INSERT INTO users VALUES (1)")
-    await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    await backend.snapshot("s1", ("r1",), ("r2",), TABLES, atomic=True)
     write(file, "INSERT INTO users VALUES (2)", "ANALYZE")
     assert "changed nothing" in (await SQLite(backend.access).recover(TABLES) or "")
     assert read(file, "SELECT id FROM users") == [(1,), (2,)]

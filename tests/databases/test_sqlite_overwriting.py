@@ -189,7 +189,7 @@ def test_a_kill_at_any_moment_leaves_the_old_contents_or_the_new_ones(
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     chosen = random.Random(seed)
-    for number in range(8):
+    for number in range(5):
         live = make(tmp_path / f"app{number}.db", mode, mebibytes=3)
         with closing(sqlite3.connect(live, isolation_level=None)) as connection:
             connection.execute("INSERT INTO log VALUES (1)")

@@ -233,6 +233,40 @@ async def test_copies_go_where_they_were_told_to_and_the_newest_stay(
     assert sorted(map(str, folder.iterdir())) == taken[1:]
 
 
+async def test_copies_older_than_they_may_be_go_after_a_success_and_the_last_one_never(
+    file_notes: Application,
+) -> None:
+    old = [file_notes.root / f"app.db.snapshot-20200{n}01T000000000000Z" for n in (1, 2)]
+    theirs = file_notes.root / "app.db.snapshot-of-mine"
+    for path in (*old, theirs):
+        path.write_bytes((file_notes.root / "app.db").read_bytes())
+    strategy = ("backup-restore", {"keep": None, "max_age": 30})
+    file_notes.deploy(HALF_WAY)
+    await failed(file_notes, strategy)
+    assert all(path.exists() for path in old)
+    file_notes = Application(file_notes.root / "next", file_notes.url, started=False)
+    file_notes.deploy(COMMITS)
+    await file_notes.start(strategy)
+    assert not any(path.exists() for path in old)
+    assert theirs.exists()
+    assert file_notes.notes(file_notes.seen.snapshot) == ROWS
+
+
+async def test_a_sound_copy_stays_where_the_newest_is_damaged(file_notes: Application) -> None:
+    class Pruning:
+        @hookimpl
+        async def after_migrate(self, run: Run) -> None:
+            await run.prune_snapshots(1)
+
+    names = [f"app.db.snapshot-20200{n}01T000000000000Z" for n in (1, 2, 3)]
+    for name in names[:2]:
+        (file_notes.root / name).write_bytes((file_notes.root / "app.db").read_bytes())
+    (file_notes.root / names[2]).write_bytes(b"damaged" * 1000)
+    file_notes.deploy(GOOD)
+    await file_notes.start(plugins=[Pruning()])
+    assert [p.name for p in sorted(file_notes.root.glob("app.db.snapshot-*"))] == names[1:]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -58,6 +58,24 @@ async def test_old_data_is_deleted_only_when_that_was_asked_for(file_notes: Appl
     assert left <= {"app.db", "app.db.automigrator-lock"}
 
 
+@pytest.mark.parametrize(
+    ("options", "left"), [({}, 3), ({"keep": 2}, 2), ({"max_age": 365}, 1), ({"keep": 1}, 1)]
+)
+async def test_the_data_of_earlier_purges_stays_unless_a_limit_was_set(
+    options: dict[str, Any], left: int, file_notes: Application
+) -> None:
+    for month in (1, 2):
+        old = file_notes.root / f"app.db.purged-20200{month}01T000000Z"
+        old.write_bytes((file_notes.root / "app.db").read_bytes())
+    file_notes.deploy(UNIQUE)
+    (report,) = (await file_notes.start(("purge", options))).targets
+    assert report.outcome == "recovered"
+    kept = sorted(file_notes.root.glob("app.db.purged-*"))
+    assert len(kept) == left
+    assert str(kept[-1]) == set_aside(report)
+    assert file_notes.notes(set_aside(report)) == ROWS
+
+
 async def test_the_next_start_after_a_purge_has_nothing_to_do(notes: Application) -> None:
     notes.deploy(UNIQUE)
     await notes.start("purge")
@@ -169,6 +187,13 @@ def test_an_option_that_is_no_truth_value_is_refused(option: str) -> None:
     options: dict[str, Any] = {option: "no"}
     with pytest.raises(ValueError, match=f"{option} must be True or False, not 'no'"):
         Purge(**options)
+
+
+def test_a_limit_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="keep must be a whole number from 1 up or None, not 0"):
+        Purge(keep=0)
+    with pytest.raises(ValueError, match="max_age must be a timedelta or days above zero"):
+        Purge(max_age=-1)
 
 
 async def test_a_wrong_option_stops_the_run_before_anything_is_done(notes: Application) -> None:

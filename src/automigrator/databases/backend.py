@@ -146,6 +146,7 @@ class Backend(Protocol):
         wanted: tuple[str, ...],
         tables: Sequence[VersionTable],
         *,
+        atomic: bool = False,
         folder: Path | None = None,
         disconnect_others: bool = False,
         how: Copying = "auto",
@@ -154,7 +155,9 @@ class Backend(Protocol):
         """Copy the whole target and verify the copy; what kills a process from here to `close`
         is undone by the next start's `recover`, unless it finds the database at `wanted`.
 
-        `how` and `binaries`, where client programs are, matter to PostgreSQL alone."""
+        `atomic` says that the migration to come is one transaction: what has changed at the old
+        heads after a kill is then nobody's but the application's. `how` and `binaries`, where
+        client programs are, matter to PostgreSQL alone."""
 
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str | None:
         """Put the snapshot's data back; the snapshot stays. Says where the data is kept that was

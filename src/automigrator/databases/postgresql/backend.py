@@ -215,6 +215,7 @@ class PostgreSQL:
         wanted: tuple[str, ...],
         tables: Sequence[VersionTable],
         *,
+        atomic: bool = False,
         folder: Path | None = None,
         disconnect_others: bool = False,
         how: Copying = "auto",

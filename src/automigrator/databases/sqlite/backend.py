@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -188,6 +189,7 @@ class SQLite:
         wanted: tuple[str, ...],
         tables: Sequence[VersionTable],
         *,
+        atomic: bool = False,
         folder: Path | None = None,
         disconnect_others: bool = False,
         how: Copying = "auto",
@@ -198,7 +200,7 @@ class SQLite:
         cancelled = threading.Event()
 
         def take() -> None:
-            self._snapshots.take(place, folder, heads, wanted, tables, cancelled.is_set)
+            self._snapshots.take(place, folder, heads, wanted, tables, atomic, cancelled.is_set)
 
         await to_the_end(in_thread(take), cancelled.set)
         return Snapshot(str(place), heads, stamp)
@@ -255,8 +257,7 @@ class SQLite:
     ) -> str | None:
         file = self._file("replace")
         assert isinstance(side, SideFile)
-        await side.engine.dispose()
-        await self._close_idle()
+        await self._close_idle(side.engine, self.access.application)
 
         def put_in_place() -> Path | None:
             self._snapshots.stop_watching()
@@ -270,11 +271,14 @@ class SQLite:
     async def refresh(self) -> None:
         """Nothing: SQLite prepares a statement again when the schema has changed."""
 
-    async def _close_idle(self) -> None:
-        """Close our own and the application's idle connections, which could be in the way."""
-        for engine in (*self._engines, self.access.application):
+    async def _close_idle(self, *more: AsyncEngine | None) -> None:
+        """Close idle connections of ours, and of `more` engines, which could be in the way."""
+        for engine in (*self._engines, *more):
             if engine is not None:
+                pool = engine.sync_engine.pool
                 await engine.dispose()
+                # what is out now comes back to a pool that nobody empties any more
+                event.listen(pool, "checkin", lambda _, record: record.invalidate())
 
     def _file(self, act: str) -> Path:
         if self.file is None:

@@ -20,7 +20,10 @@ class JournalError(RefusedError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is being done: `before` and `after` are the heads of `tables`, `at` is Unix time."""
+    """What is being done: `before` and `after` are the heads of `tables`, `at` is Unix time.
+
+    `atomic` says that the migration is one transaction, which a kill undoes whole.
+    """
 
     state: State
     snapshot: str
@@ -28,6 +31,7 @@ class Entry:
     after: tuple[str, ...]
     at: float
     tables: tuple[str, ...] = ("alembic_version",)
+    atomic: bool = False
 
 
 def path_for(live: Path) -> Path:
@@ -78,7 +82,10 @@ def _entry(data: Any) -> Entry:
         raise ValueError(f"at is {at!r}, not seconds")
     tables = _strings(data, "tables") if "tables" in data else ("alembic_version",)
     before, after = _strings(data, "before"), _strings(data, "after")
-    return Entry(state, snapshot, before, after, float(at), tables)
+    atomic = data.get("atomic", False)
+    if not isinstance(atomic, bool):
+        raise ValueError(f"atomic is {atomic!r}, not true or false")
+    return Entry(state, snapshot, before, after, float(at), tables, atomic)
 
 
 def _strings(data: dict[str, Any], name: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,14 @@ def look(ask: Ask, tables: Sequence[VersionTable]) -> Sight:
 def schema(ask: Ask) -> list[Any]:
     """The whole schema, comparable between two databases."""
     return sorted(tuple(row) for row in ask(_SCHEMA))
+
+
+def same_rows(one: sqlite3.Connection, other: sqlite3.Connection) -> bool:
+    """Whether all rows of two databases of the same schema are the same; both are read through."""
+    names = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND "
+    for (name,) in one.execute(names + "name NOT GLOB 'sqlite_stat*'").fetchall():
+        quoted = name.replace('"', '""')
+        pairs = zip_longest(*(each.execute(f'SELECT * FROM "{quoted}"') for each in (one, other)))
+        if not all(a == b for a, b in pairs):
+            return False
+    return True

@@ -50,11 +50,8 @@ def overwrite(
     UnfitError, and TimeoutError when another connection is in the way; the live file is untouched
     then, and what was kept is gone.
     """
-    with _at_least_two_pages(source) as source:
-        if through is not None:
-            return _overwrite(source, live, keep, deadline_s, through)
-        with closing(connect(live, "rw")) as own:
-            return _overwrite(source, live, keep, deadline_s, own)
+    with _at_least_two_pages(source) as source, closing(connect(live, "rw")) as own:
+        return _overwrite(source, live, keep, deadline_s, own, through)
 
 
 def _overwrite(
@@ -62,27 +59,33 @@ def _overwrite(
     live: Path,
     keep: Keep,
     deadline_s: float,
-    target: sqlite3.Connection,
+    own: sqlite3.Connection,
+    through: sqlite3.Connection | None,
 ) -> Path | None:
     started = time.monotonic()
 
     def late() -> None:
         wait_or_give_up(started, deadline_s, live, "overwritten")
 
-    _begin(target, "BEGIN EXCLUSIVE", late)
+    _begin(own, "BEGIN EXCLUSIVE", late)
     # after BEGIN has found the file whole: a broken schema alone may be overwritten in place
+    own.execute("PRAGMA writable_schema=ON")
+    (mode,) = own.execute("PRAGMA journal_mode").fetchone()
+    alike = _page_size(source) == _page_size(own)
+    own.execute("ROLLBACK")
+    if mode == "wal" and alike:
+        # never `through`: SQLite forbids a backup's destination to be asked anything meanwhile
+        return _with_write_lock(source, live, own, keep, started, deadline_s)
+    target = own if through is None else through
     target.execute("PRAGMA writable_schema=ON")
-    (mode,) = target.execute("PRAGMA journal_mode").fetchone()
-    alike = _page_size(source) == _page_size(target)
     if mode != "wal":
+        _begin(target, "BEGIN EXCLUSIVE", late)
         _keep_lock(target)
         target.execute("COMMIT")
         return _with_exclusive_lock(source, target, keep)
-    target.execute("ROLLBACK")
-    target.execute("PRAGMA synchronous=EXTRA")
-    if alike:
-        return _with_write_lock(source, live, target, keep, started, deadline_s)
     # other pages cannot be written into a log: only where nobody else has the file open
+    if target is not own:
+        own.close()
     _keep_lock(target)
     _begin(target, "BEGIN IMMEDIATE", late)
     target.execute("COMMIT")
@@ -126,6 +129,7 @@ def _with_write_lock(
         elif not kept:
             kept.append(keep(None))
 
+    target.execute("PRAGMA synchronous=EXTRA")
     pages = min(PAGES_A_STEP, _page_count(source) - 1)
     while True:
         try:

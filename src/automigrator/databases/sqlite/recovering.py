@@ -92,7 +92,8 @@ def _needs_nothing(
 ) -> bool:
     """Whether a killed migration had ended, or had been rolled back to where it began.
 
-    Restoring would be idempotent, and would lose what an application wrote since.
+    What an application wrote since then stays. Where the migration could commit a part of its
+    changes, a row that is not as it was may be the migration's.
     """
     try:
         heads = _heads(file, tables)
@@ -105,7 +106,7 @@ def _needs_nothing(
                 looking.schema(lambda sql, c=c: c.execute(sql).fetchall())  # type: ignore[misc]
                 for c in (live, copy)
             ]
-        return bool(schemas[0] == schemas[1])
+            return schemas[0] == schemas[1] and (entry.atomic or looking.same_rows(live, copy))
     except sqlite3.DatabaseError:
         return False
 

@@ -37,6 +37,7 @@ class Snapshots:
         heads: tuple[str, ...],
         wanted: tuple[str, ...],
         tables: Sequence[VersionTable],
+        atomic: bool,
         cancelled: Callable[[], bool],
     ) -> None:
         """Copy the live file to `place`, verify the copy and open the journal.
@@ -51,7 +52,9 @@ class Snapshots:
         names = tuple(table.name for table in tables)
         try:
             self._verify(place, heads, names)
-            entry = journal.Entry("migrating", str(place), heads, wanted, time.time(), names)
+            entry = journal.Entry(
+                "migrating", str(place), heads, wanted, time.time(), names, atomic
+            )
             journal.write(self.file, entry)
         except BaseException:
             remove(place)
