@@ -356,10 +356,11 @@ async def test_a_replacement_that_a_writer_blocks_is_refused_and_forgotten(
 async def test_only_the_newest_snapshots_are_kept(backend: SQLite, file: Path) -> None:
     await backend.create()
     write(file, "CREATE TABLE t (id)")
-    for stamp in ("a1", "a2", "a3"):
+    stamps = [f"20260{month}01T120000000000Z" for month in (1, 2, 3)]
+    for stamp in stamps:
         write(file, f"INSERT INTO t VALUES ('{stamp}')")
         await backend.snapshot(stamp, (), ("r1",), TABLES)
-    assert [Path(p).name for p in await backend.prune(2)] == ["app.db.snapshot-a1"]
+    assert [Path(p).name for p in await backend.prune(2)] == [f"app.db.snapshot-{stamps[0]}"]
     assert len(list(file.parent.glob("*.snapshot-*"))) == 2
 
 

@@ -556,10 +556,10 @@ async def test_what_killed_copies_left_is_removed_and_nothing_else(
         live.with_name("app.db.snapshot-20260101T000000000000Z.partial"),
         live.with_name("app.db.snapshot-20260101T000000000000Z.partial-journal"),
         live.with_name("app.db.corrupt-20260101T000000Z-2-wal.partial"),
-        folder / f"{ours.name}1.partial",
+        folder / f"{ours.name}-2.partial",
     ]
     theirs = [
-        live.with_name("app.db.snapshot-plan.pdf.partial"),
+        live.with_name("app.db.snapshot-mine.partial"),
         live.with_name("other.db.snapshot-20260101T000000000000Z.partial"),
         folder / "app.db.snapshot-20260101T000000000000Z.partial",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,22 @@ async def plan(target: Target) -> None:
 
 async def plan_with_sql(target: Target) -> None:
     await Migrator(target).plan(sql=True)
+
+
+async def test_a_database_that_a_killed_process_was_changing_is_not_current(
+    make_target: Make, tmp_path: Path
+) -> None:
+    target = await migrated(make_target(database=f"sqlite+aiosqlite:///{tmp_path / 'app.db'}"))
+    entry = {"state": "migrating", "snapshot": "gone", "before": ["r3"], "after": ["r3"], "at": 1}
+    (tmp_path / "app.db.automigrator-journal.json").write_text(json.dumps(entry))
+    status = await Migrator(target).check()
+    assert (status.targets[0].unfinished, status.current) == (True, False)
+    assert status.to_dict()["targets"][0]["unfinished"] is True
+    assert "the next run ends what it began" in str(status)
+    with pytest.raises(PendingError, match="the next run ends what it began"):
+        await Migrator(target, mode="check").run()
+    await Migrator(target, mode="migrate").run()
+    assert (await Migrator(target).check()).current
 
 
 async def checked_run(target: Target) -> None:

@@ -237,9 +237,9 @@ async def test_copies_older_than_they_may_be_go_after_a_success_and_the_last_one
     file_notes: Application,
 ) -> None:
     old = [file_notes.root / f"app.db.snapshot-20200{n}01T000000000000Z" for n in (1, 2)]
-    theirs = file_notes.root / "app.db.snapshot-of-mine"
+    theirs = file_notes.root / "app.db.snapshot-mine"
     for path in (*old, theirs):
-        path.write_bytes((file_notes.root / "app.db").read_bytes())
+        path.write_text("an older copy")
     strategy = ("backup-restore", {"keep": None, "max_age": 30})
     file_notes.deploy(HALF_WAY)
     await failed(file_notes, strategy)

@@ -16,7 +16,8 @@ from automigrator.retention import Limits
 
 Kind = Literal["snapshot", "purged", "corrupt", "replaced", "side"]
 
-_STAMP = "[0-9A-Za-z]{1,28}(?:-[0-9]{1,6})?"
+_STAMP = "[0-9]{8}T[0-9]{6,12}Z(?:-[0-9]{1,6})?"
+"""As `run.stamp` and `copying.set_aside` make it: `snapshot-before-the-holidays` is a person's."""
 _ANY = "snapshot|purged|corrupt|replaced|side"
 _COUNTERS = ((18, 20), (24, 28), (40, 44), (92, 100))
 """Bytes of the header that another copy of the same rows may have otherwise: journal mode, change
