@@ -120,7 +120,9 @@ def said(report: TargetReport) -> str:
 
 
 def files(folder: Path) -> set[str]:
-    return {p.name for p in folder.glob("app.db*")} - {"app.db", "app.db.automigrator-lock"}
+    """What is kept beside the database, the records of its starts apart."""
+    ours = {"app.db", "app.db.automigrator-lock", "app.db.automigrator-record.json"}
+    return {p.name for p in folder.glob("app.db*")} - ours
 
 
 class First:
