@@ -135,7 +135,7 @@ def _act(
                 die_after(seconds or 0)
                 await backend.take_over(side, "1", [TABLE])
                 return
-            snapshot = await backend.snapshot("1", ("r1",), ("r2",), [TABLE])
+            snapshot = await backend.snapshot("1", ("r1",), ("r2",), [TABLE], atomic=not damage)
             if damage:
                 await execute(backend.access.url, *damage)
             die_after(seconds or 0)

@@ -38,7 +38,7 @@ class Replacing(Copying):
         # whoever reads the report may wait: nothing that tidies up may take it
         async with self.locked() as backend:
             await backend.recover([TABLE])
-            await backend.prune(0)
+            await backend.prune(1)
         assert aside in await self.fresh.places(), "recover() or prune() deleted the old data"
 
     @case
