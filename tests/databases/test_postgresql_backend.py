@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -874,6 +875,20 @@ async def test_only_the_newest_snapshots_are_kept_and_never_one_that_is_needed(
 
 
 # Replacing
+
+
+async def test_what_was_set_aside_goes_by_age_only_and_when_asked_and_the_newest_never(
+    backend: PostgreSQL, postgres_server: Server, filled: str
+) -> None:
+    names = [f"{filled}__automigrator_purged_20200{n}01T000000000000Z" for n in (1, 2)]
+    for name in names:
+        postgres_server.create(name)
+    async with backend.lock(TABLES, 5, silent):
+        assert await backend.prune(1, max_age=timedelta(days=1)) == ()
+        assert await backend.prune_set_aside(None) == ()
+        assert await backend.prune_set_aside(None, max_age=timedelta(days=30)) == (names[0],)
+        assert await backend.prune_set_aside(1) == ()
+    assert beside(postgres_server, filled) == ["purged"]
 
 
 async def test_a_side_database_takes_over_and_the_old_one_is_set_aside(
