@@ -92,7 +92,7 @@ def running() -> Iterator[Server]:
 
 
 Stop = Callable[[], Callable[[], object]]
-"""Stops a server at once, as a power cut does, and returns what starts it again."""
+"""Stops a server at once and returns what starts it again, as often as wanted."""
 
 
 @contextmanager
@@ -153,7 +153,12 @@ def serving(place: Place) -> Iterator[tuple[Server, Stop]]:
         def stop() -> Callable[[], object]:
             process.send_signal(signal.SIGQUIT)
             process.wait(15)
-            return lambda: stack.enter_context(_started(place, port))
+            stack.close()
+            return restart
+
+        def restart() -> None:
+            nonlocal process
+            process = stack.enter_context(_started(place, port))
 
         url = URL.create("postgresql+asyncpg", "postgres", None, "127.0.0.1", port, "postgres")
         yield Server(url), stop

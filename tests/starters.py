@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 _PRELOADED = ["pytest", "sqlalchemy.ext.asyncio", "alembic.command", "asyncpg", "aiosqlite"]
-_PRELOADED += ["automigrator.attempts", "automigrator_purge", "automigrator_backup_restore"]
-_PRELOADED += ["automigrator_log_and_continue"]
+_PRELOADED += [f"sqlalchemy.dialects.{name}" for name in ("sqlite.aiosqlite", "postgresql.asyncpg")]
+_PRELOADED += [f"automigrator.databases.{name}.backend" for name in ("sqlite", "postgresql")]
+_PRELOADED += [f"automigrator.{name}" for name in ("attempts", "rebuilding", "static.header")]
+_PRELOADED += ["automigrator.upgrade.drives", "automigrator.upgrade.stamping", "psycopg"]
+_PRELOADED += ["automigrator_purge", "automigrator_backup_restore", "automigrator_log_and_continue"]
 # a fork server: to start Python and import all that takes a second, to fork takes milliseconds
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_PRELOADED)
@@ -42,6 +45,9 @@ class Start:
     """Arguments of the application's engine; None for a target that is a URL."""
     plain: bool = False
     """`alembic upgrade head` instead, for comparison."""
+    plugins: Sequence[Any] = ()
+    prepare: Callable[[], object] | None = None
+    """Called in the process just before it begins."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ class Processes:
                 continue
             try:
                 found.append(pipe.recv())
-            except EOFError:
+            except (EOFError, ConnectionResetError):  # the latter before it has read its "go"
                 found.append(Ended(process.pid, "killed"))
         return found
 
@@ -141,6 +147,8 @@ def _process(pipe: Connection, start: Start, logs: Path) -> None:
     pipe.send("ready")
     pipe.recv()
     threading.Thread(target=_end_with_the_tests, args=(pipe,), daemon=True).start()
+    if start.prepare is not None:
+        start.prepare()
     began = time.monotonic()
     error, text, report = _plainly(start) if start.plain else _migrated(start)
     now = time.monotonic()
@@ -168,7 +176,9 @@ def _migrated(start: Start) -> tuple[str, str, Mapping[str, Any] | None]:
         if start.engine is not None:
             database = create_async_engine(start.url, **start.engine)
         target = Target(database, start.config, **start.options)
-        return await Migrator(target, mode=start.mode, recovery=start.recovery).run()
+        return await Migrator(
+            target, mode=start.mode, recovery=start.recovery, plugins=start.plugins
+        ).run()
 
     try:
         return "", "", asyncio.run(run()).to_dict()["targets"][0]
