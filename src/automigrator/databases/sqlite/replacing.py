@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy import URL
@@ -63,7 +63,8 @@ def take_over(
         connection.execute("PRAGMA journal_mode=DELETE")  # the live file keeps the mode it has
     heads = tuple(sorted({head for table in tables for head in verify(new, table.name)}))
     names = tuple(table.name for table in tables)
-    journal.write(file, journal.Entry("restoring", str(new), heads, heads, time.time(), names))
+    entry = journal.Entry("restoring", str(new), heads, heads, time.time(), names)
+    journal.write(file, entry)
     side.needed = True
     try:
         keep = aside(file, "purged") if set_aside else copying.nothing
@@ -72,6 +73,10 @@ def take_over(
         journal.clear(file)
         side.needed = False
         raise RefusedError(f"{error}; the old database was not touched") from error
+    # first, and under a journal that does not need it: a start that finds nothing to do would
+    # leave it there for ever
+    journal.write(file, replace(entry, state="migrating"))
+    remove(new)
     journal.clear(file)
     side.needed = False
     return kept
