@@ -150,6 +150,14 @@ def races(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Kills at every step and at 200 random moments for each strategy; `-- -k purge` for one."""
+    install_editable(session, *group("test"))
+    session.env["AUTOMIGRATOR_FAULTS"] = "200"
+    pytest(session, "tests/faults", "-rP", "--numprocesses=2")
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Ours against plain tools, both in one run: all, or `-- recovery`; options go to each."""
     named = [name for name in BENCHMARKS if name in session.posargs]

@@ -38,6 +38,7 @@ def kept(file: Path, *kinds: Kind, folder: Path | None = None) -> list[Path]:
 def remove_partials(file: Path, folder: Path | None = None) -> None:
     """Delete what copies that were killed have left; only under the lock, or it may be in use."""
     rest = f"\\.(?:{_ANY})-{_STAMP}(?:-wal|-shm|-journal)?\\.partial(?:-wal|-shm|-journal)?"
+    rest += r"|\.automigrator-(?:journal|record)\.json\.tmp"
     for left in _matching(file, rest, folder):
         left.unlink(missing_ok=True)
 
@@ -108,9 +109,14 @@ def _is_sound(path: Path) -> bool:
 
 
 def _matching(file: Path, rest: str, folder: Path | None) -> list[Path]:
-    ours = re.compile(re.escape(_prefix(file, folder)) + rest)
-    home = _home(file, folder)
-    return [p for p in home.iterdir() if ours.fullmatch(p.name)] if home.is_dir() else []
+    # snapshots are beside a link that the application opens, what is set aside beside the file
+    named = {file.absolute(), file.resolve()} if folder is None else {file}
+    found = []
+    for each in named:
+        ours = re.compile(f"{re.escape(_prefix(each, folder))}(?:{rest})")
+        home = _home(each, folder)
+        found += [p for p in home.iterdir() if ours.fullmatch(p.name)] if home.is_dir() else []
+    return found
 
 
 def _home(file: Path, folder: Path | None) -> Path:

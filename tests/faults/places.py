@@ -1,0 +1,204 @@
+"""The databases that are killed at: how one is laid, what is in it and beside it, who holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Literal, Protocol
+
+import postgres_server
+import psycopg
+from faults import contents
+from faults.contents import Contents
+
+from automigrator.databases.backend import VersionTable
+from automigrator.databases.postgresql import locking
+
+TABLES = (
+    "CREATE TABLE notes (id INTEGER PRIMARY KEY, text VARCHAR(50) NOT NULL,"
+    " times INTEGER NOT NULL)",
+    "CREATE TABLE pages (id INTEGER PRIMARY KEY, body TEXT NOT NULL,"
+    " note_id INTEGER NOT NULL REFERENCES notes (id) ON DELETE CASCADE)",
+    f"CREATE TABLE {contents.DIARY} (id INTEGER PRIMARY KEY, line TEXT NOT NULL)",
+)
+VERSION = (
+    "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)",
+    "INSERT INTO alembic_version VALUES ('r1')",
+)
+NOTES = [f"({n}, 'note {n % 97}', {n % 7})" for n in range(600)]
+PAGES = [f"({n}, '{n:04}{'x' * 2000}', {n})" for n in range(600)]
+ROWS = (
+    f"INSERT INTO notes VALUES {', '.join(NOTES)}",
+    f"INSERT INTO pages VALUES {', '.join(PAGES)}",
+    f"INSERT INTO {contents.DIARY} VALUES (0, '0')",
+)
+OLD = (*TABLES, *VERSION, *ROWS)
+_APPEND = f"INSERT INTO {contents.DIARY} (id, line) SELECT max(id) + 1, $1 FROM {contents.DIARY}"
+
+Kind = Literal["snapshot", "aside", "stray"]
+"""A copy that a run keeps, old data that it set aside, or what no run may leave."""
+
+
+class Place(Protocol):
+    """A database at the old revision with rows in it, laid anew for every trial."""
+
+    name: str
+    """As the table of kills has it."""
+    url: str
+    folder: str
+    """Where what a process opens or renames is part of its work on the database."""
+
+    def lay(self) -> None: ...
+
+    def empty(self) -> None:
+        """Lay one without tables, as it was when it was new."""
+
+    def contents(self, name: str | None = None) -> Contents:
+        """What it holds, or what a copy of it does."""
+
+    def beside(self) -> Sequence[tuple[Kind, str]]:
+        """What was left beside it, by name."""
+
+    def appender(self) -> Callable[[int], object]:
+        """What commits a line to the diary, over one connection."""
+
+    def held(self) -> str:
+        """Who holds it still, a second after all processes have ended; empty for nobody."""
+
+    def clear(self) -> None: ...
+
+
+class File:
+    """A SQLite file, in WAL or rollback mode, in a folder of its own."""
+
+    def __init__(self, root: Path, mode: Literal["wal", "delete"]) -> None:
+        self.name = "SQLite, WAL" if mode == "wal" else "SQLite, rollback journal"
+        self.folder = str(root / "data")
+        self.path = Path(self.folder) / "app.db"
+        self.url = f"sqlite+aiosqlite:///{self.path}"
+        self._model = root / "old.db"
+        with closing(sqlite3.connect(self._model)) as connection:
+            connection.execute(f"PRAGMA journal_mode={mode}")
+            for statement in OLD:
+                connection.execute(statement)
+            connection.commit()
+
+    def lay(self) -> None:
+        self.clear()
+        self.path.parent.mkdir()
+        shutil.copyfile(self._model, self.path)
+
+    def empty(self) -> None:
+        self.clear()
+        self.path.parent.mkdir()
+
+    def contents(self, name: str | None = None) -> Contents:
+        return contents.of_file(self.path if name is None else self.path.with_name(name))
+
+    def beside(self) -> list[tuple[Kind, str]]:
+        found: list[tuple[Kind, str]] = []
+        for path in sorted(self.path.parent.iterdir()):
+            tail = path.name.removeprefix(self.path.name)
+            if tail in ("", "-wal", "-shm", ".automigrator-lock", ".automigrator-record.json"):
+                continue
+            whole = "." not in tail[1:] and not tail.endswith(("-wal", "-shm", "-journal"))
+            if whole and tail.startswith(".snapshot-"):
+                found.append(("snapshot", path.name))
+            elif whole and tail.startswith((".purged-", ".replaced-")):
+                found.append(("aside", path.name))
+            else:
+                found.append(("stray", path.name))
+        return found
+
+    def appender(self) -> Callable[[int], object]:
+        connection = sqlite3.connect(self.path, isolation_level=None)
+        return lambda line: connection.execute(_APPEND.replace("$1", "?"), (line,))
+
+    def held(self) -> str:
+        lock = self.path.with_name(f"{self.path.name}.automigrator-lock")
+        if not lock.exists():
+            return ""
+        descriptor = os.open(lock, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return f"the lock {lock} is still held"
+        finally:
+            os.close(descriptor)
+        return ""
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Database:
+    """A database of a PostgreSQL server; `name` begins the names of all that is beside it."""
+
+    name = "PostgreSQL"
+    folder = os.devnull  # all of it is at the server
+
+    def __init__(self, server: postgres_server.Server, name: str) -> None:
+        self._server, self._database, self._model = server, name, f"{name}_model"
+        self.url = server.url(name)
+        server.create(self._model)
+        for statement in OLD:
+            server.execute(statement, database=self._model)
+
+    def lay(self) -> None:
+        self.clear()
+        self._server.execute(f'create database "{self._database}" template "{self._model}"')
+
+    def empty(self) -> None:
+        self.clear()
+        self._server.create(self._database)
+
+    def contents(self, name: str | None = None) -> Contents:
+        url = self._server.url(name or self._database)
+        return contents.of_server(url.replace("+asyncpg", ""))
+
+    def beside(self) -> list[tuple[Kind, str]]:
+        rows = self._server.execute(
+            "select datname::text, shobj_description(oid, 'pg_database') from pg_database"
+            " where starts_with(datname, $1) order by 1",
+            f"{self._database}__",
+        )
+        kinds: dict[str, Kind] = {"snapshot": "snapshot", "purged": "aside"}
+        found: list[tuple[Kind, str]] = []
+        for name, comment in rows:
+            kind = kinds.get(name.removeprefix(f"{self._database}__automigrator_").split("_")[0])
+            unfinished = '"state": "' in (comment or "") and '"state": "kept"' not in comment
+            found.append(("stray" if unfinished else kind or "stray", name))
+        return found
+
+    def appender(self) -> Callable[[int], object]:
+        connection = psycopg.connect(self.url.replace("+asyncpg", ""), autocommit=True)
+        return lambda line: connection.execute(_APPEND.replace("$1", "%s"), (str(line),))
+
+    def held(self) -> str:
+        deadline = time.monotonic() + 10
+        while rows := self._server.execute(
+            "select pid, application_name, query from pg_stat_activity"
+            " where starts_with(datname, $1) and backend_type = 'client backend'"
+            " union all select pid, 'the migration lock', '' from pg_locks"
+            " where locktype = 'advisory' and (classid::bigint << 32 | objid::bigint) = $2",
+            self._database,
+            *locking.keys(self._database, [VersionTable()]),
+        ):
+            if time.monotonic() > deadline:
+                return f"sessions stay at the server: {[tuple(row) for row in rows]}"
+            time.sleep(0.02)
+        return ""
+
+    def clear(self) -> None:
+        for name in self._server.databases(self._database):
+            if name != self._model:
+                self._server.drop(name)
+
+    def remove(self) -> None:
+        self._server.drop_all(self._database)
