@@ -770,12 +770,33 @@ async def test_the_next_start_keeps_later_writes_when_a_killed_one_left_nothing_
     left: list[int],
 ) -> None:
     async with backend.lock(TABLES, 5, silent):
-        await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+        await backend.snapshot("s1", ("r1",), ("r2",), TABLES, atomic=True)
     do(*statements)
     next_start = made(postgres_url)
     async with next_start.lock(TABLES, 5, silent):
         assert said in (await next_start.recover(TABLES) or "")
     assert [row[0] for row in do("select id from users order by 1")] == left
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [("vacuum full users", "changed nothing"), ("update users set id = 8", "put back")],
+)
+async def test_the_next_start_undoes_changes_of_rows_alone_that_a_killed_one_had_committed(
+    backend: PostgreSQL,
+    postgres_url: str,
+    filled: str,
+    do: Callable[..., Any],
+    statement: str,
+    said: str,
+) -> None:
+    async with backend.lock(TABLES, 5, silent):
+        await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    do(statement)
+    next_start = made(postgres_url)
+    async with next_start.lock(TABLES, 5, silent):
+        assert said in (await next_start.recover(TABLES) or "")
+    assert do("select id from users") == [(7,)]
 
 
 class Killed(BaseException):

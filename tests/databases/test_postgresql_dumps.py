@@ -359,19 +359,21 @@ async def test_a_database_whose_dump_is_lost_can_be_kept_as_it_is(
 
 
 @pytest.mark.parametrize(
-    ("statements", "said"),
+    ("atomic", "statements", "said"),
     [
-        (("insert into users values (8)", "vacuum full users"), "changed nothing"),
-        (("update alembic_version set version_num = 'r2'",), "had ended at r2"),
-        (("create index half on users (id)",), "put back"),
+        (True, ("insert into users values (8)", "vacuum full users"), "changed nothing"),
+        (True, ("update alembic_version set version_num = 'r2'",), "had ended at r2"),
+        (True, ("create index half on users (id)",), "put back"),
+        (False, ("vacuum full users",), "changed nothing"),
+        (False, ("update users set id = 8",), "put back"),
     ],
 )
 async def test_the_next_start_restores_only_what_was_left_half_done(
-    postgres_url: str, do: Do, filled: str, tmp_path: Path, statements: Any, said: str
+    postgres_url: str, do: Do, filled: str, tmp_path: Path, atomic: bool, statements: Any, said: str
 ) -> None:
     backend = made(postgres_url)
     async with backend.lock(TABLES, 5, silent):
-        await taken(backend, tmp_path)
+        await taken(backend, tmp_path, atomic=atomic)
     do(*statements)
     next_start = made(postgres_url)
     assert await open_record(next_start)

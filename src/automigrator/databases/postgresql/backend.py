@@ -232,6 +232,7 @@ class PostgreSQL:
             disconnect_others=disconnect_others,
             how=how,
             binaries=binaries,
+            atomic=atomic,
         )
 
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> None:

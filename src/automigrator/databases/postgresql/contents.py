@@ -117,13 +117,16 @@ IDENTITY = """
 """One text that no other database, and no other run of the server, has."""
 
 
-def rows(found: Sequence[str]) -> str:
+def rows(found: Sequence[str], *, values: bool = False) -> str:
     """A query of one text: a digest of how many rows tables have, and of where sequences are.
 
-    `found` is as `TABLES` has it.
+    With `values` of what is in the rows as well. `found` is as `TABLES` has it.
     """
+    told = "count(*)::text"
+    if values:
+        told += " || ' ' || coalesce(sum(hashtextextended(one::text, 0)::numeric), 0)"
     counts = [
-        f"select {literal(name)}, count(*)::text from only {name}"
+        f"select {literal(name)}, {told} from only {name} as one"
         if kind == "r"
         else f"select {literal(name)}, concat_ws(' ', last_value, is_called) from {name}"
         for kind, name in ((each[0], each[1:]) for each in found)

@@ -58,9 +58,10 @@ class Copies:
         disconnect_others: bool,
         how: Copying,
         binaries: Path | None,
+        atomic: bool,
     ) -> Snapshot:
         """See `Backend.snapshot`."""
-        record = Record("migrating", heads, wanted, tuple(tables), disconnect_others)
+        record = Record("migrating", heads, wanted, tuple(tables), disconnect_others, atomic)
         refused: RefusedError | None = None
         if how != "dump":
             try:
@@ -117,7 +118,7 @@ class Copies:
         )
 
         async def take() -> None:
-            self._dump = await dumps.take(scene, path, dump, stoppable)
+            self._dump = await dumps.take(scene, path, dump, stoppable, atomic=record.atomic)
 
         await to_the_end(take(), stoppable.stop)
         return str(path)

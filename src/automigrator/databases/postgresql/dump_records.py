@@ -34,7 +34,9 @@ class DumpRecord:
     """`path` on `host` holds the target's data at `before`; `after` is where it was to go.
 
     `size` and `digest` are the file's. `catalog` tells whether DDL was committed since, `shape`
-    and `rows` whether a restore is complete. `extensions` have name, schema and version.
+    and `rows` whether a restore is complete. `values` tells whether rows have changed, and is empty
+    where the migration is one transaction, which a kill undoes whole. `extensions` have name,
+    schema and version.
     """
 
     state: State
@@ -51,6 +53,7 @@ class DumpRecord:
     catalog: str = ""
     shape: str = ""
     rows: str = ""
+    values: str = ""
     extensions: tuple[tuple[str, str, str], ...] = ()
 
 

@@ -28,7 +28,7 @@ from automigrator.databases.postgresql import (
 from automigrator.databases.postgresql.codes import NO_PRIVILEGE, code_of
 from automigrator.databases.postgresql.contents import SCHEMA_OF_OURS
 from automigrator.databases.postgresql.dump_records import DumpRecord
-from automigrator.databases.postgresql.fingerprint import fingerprint
+from automigrator.databases.postgresql.fingerprint import fingerprint, values, values_here
 from automigrator.databases.postgresql.refusals import first_words
 from automigrator.databases.postgresql.scene import (
     GRACE_S,
@@ -50,7 +50,9 @@ DEAD_LEADER_S = 10.0
 _TELL_S = 10.0
 
 
-async def take(scene: Scene, path: Path, record: DumpRecord, stoppable: Stoppable) -> DumpRecord:
+async def take(
+    scene: Scene, path: Path, record: DumpRecord, stoppable: Stoppable, *, atomic: bool
+) -> DumpRecord:
     """Dump the target to `path`, prove that it can be put back, and open the record."""
     act = f"dump database {scene.live!r}"
     await ensure_exclusive(scene, act, record.tables)
@@ -65,7 +67,7 @@ async def take(scene: Scene, path: Path, record: DumpRecord, stoppable: Stoppabl
                     f"the database is at {', '.join(found) or 'base'}, and this run's snapshot "
                     f"would have to be at {', '.join(record.before) or 'base'}; nothing was changed"
                 )
-            record = await _described(connection, record)
+            record = await _described(connection, record, atomic=atomic)
             size = int((await rows_of(connection, contents.SIZE))[0][0])
             await stoppable(_dump(scene, path, size, programs, snapshot))
         record = await stoppable(_finished(scene, path, record, programs))
@@ -132,9 +134,11 @@ async def _needs_nothing(connection: AsyncConnection, record: DumpRecord) -> str
     heads = (await looking.look(connection, record.tables)).sight.all_heads()
     if heads == tuple(sorted(record.after)):
         return f"a migration that was killed had ended at {', '.join(heads) or 'base'}"
-    if heads == tuple(sorted(record.before)) and await _catalog(connection) == record.catalog:
-        return "a migration that was killed had changed nothing"
-    return None
+    if heads != tuple(sorted(record.before)) or await _catalog(connection) != record.catalog:
+        return None
+    if record.values and await values(connection) != record.values:
+        return None
+    return "a migration that was killed had changed nothing"
 
 
 async def _alone(scene: Scene, act: str, record: DumpRecord, grace_s: float) -> None:
@@ -158,7 +162,9 @@ async def _exported(scene: Scene) -> AsyncIterator[tuple[AsyncConnection, str]]:
         await run(connection, "ROLLBACK")
 
 
-async def _described(connection: AsyncConnection, record: DumpRecord) -> DumpRecord:
+async def _described(
+    connection: AsyncConnection, record: DumpRecord, *, atomic: bool
+) -> DumpRecord:
     await run(connection, "SAVEPOINT described")  # what is set within is gone after it
     await run(connection, "SET LOCAL search_path = ''")
     await run(connection, "SET LOCAL row_security = off")
@@ -166,6 +172,7 @@ async def _described(connection: AsyncConnection, record: DumpRecord) -> DumpRec
         tables = [row[0] for row in await rows_of(connection, contents.TABLES)]
         shape = (await rows_of(connection, contents.SHAPE))[0][0]
         rows = (await rows_of(connection, contents.rows(tables).replace(":", "\\:")))[0][0]
+        held = "" if atomic else await values_here(connection)
         extensions = await rows_of(connection, contents.EXTENSIONS)
     except DBAPIError as error:
         if code_of(error) != NO_PRIVILEGE:
@@ -176,7 +183,11 @@ async def _described(connection: AsyncConnection, record: DumpRecord) -> DumpRec
         ) from error
     await run(connection, "ROLLBACK TO SAVEPOINT described")
     return replace(
-        record, shape=shape, rows=rows, extensions=tuple(tuple(each) for each in extensions)
+        record,
+        shape=shape,
+        rows=rows,
+        values=held,
+        extensions=tuple(tuple(each) for each in extensions),
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from automigrator.databases.postgresql import contents
 from automigrator.databases.postgresql.contents import SCHEMA_OF_OURS
-from automigrator.databases.postgresql.sql import rows_of
+from automigrator.databases.postgresql.sql import rows_of, run
 
 # a template copy keeps every oid; what VACUUM, ANALYZE and a lazy server write is left out
 _CATALOGS = {
@@ -53,6 +54,24 @@ _EXCEPT = {
     "pg_trigger": f"tgrelid in ({_OF_LEFT_OUT})",
     "pg_type": f"typnamespace in ({_LEFT_OUT})",
 }
+
+
+async def values(connection: AsyncConnection) -> str:
+    """A digest of every row of every table that a dump holds, on an AUTOCOMMIT connection."""
+    await run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    try:
+        await run(connection, "SET LOCAL search_path = ''")
+        await run(connection, "SET LOCAL statement_timeout = 0")
+        return await values_here(connection)
+    finally:
+        await run(connection, "ROLLBACK")
+
+
+async def values_here(connection: AsyncConnection) -> str:
+    """The same within a transaction whose search_path is empty."""
+    tables = [row[0] for row in await rows_of(connection, contents.TABLES)]
+    query = contents.rows(tables, values=True).replace(":", "\\:")
+    return str((await rows_of(connection, query))[0][0])
 
 
 async def fingerprint(connection: AsyncConnection) -> tuple[tuple[str, int, str | None], ...]:

@@ -22,13 +22,17 @@ OPEN = tuple(f'{{"{KEY}": {{"state": "{state}"%' for state in ("migrating", "res
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`before` and `after` are heads of the target's `tables`; `kept` is over and done with."""
+    """`before` and `after` are heads of the target's `tables`; `kept` is over and done with.
+
+    `atomic` says that the migration is one transaction, which a kill undoes whole.
+    """
 
     state: State
     before: tuple[str, ...]
     after: tuple[str, ...]
     tables: tuple[VersionTable, ...]
     disconnect_others: bool = False
+    atomic: bool = False
 
 
 async def write(admin: AsyncConnection, snapshot: str, record: Record) -> None:
@@ -58,6 +62,7 @@ def _record(comment: str | None) -> Record | None:
             tuple(data["after"]),
             tuple(VersionTable(**table) for table in data["tables"]),
             data["disconnect_others"],
+            data["atomic"],
         )
     except (ValueError, KeyError, TypeError):
         return None
