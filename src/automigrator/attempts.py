@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 
 from automigrator.answering import answered, failed, look_again, read_after
 from automigrator.applying import apply
 from automigrator.asking import Asking
+from automigrator.cancelling import cut_short
 from automigrator.course import Course
-from automigrator.crash_loops import CrashLoopError, count, last_resort, take_back
+from automigrator.crash_loops import CrashLoopError, count, last_resort
 from automigrator.databases.backend import Sight
 from automigrator.diagnosis import JudgedError, Left
 from automigrator.errors import PluginError
@@ -59,7 +60,7 @@ async def bring_to_head(course: Course) -> Outcome:
             outcome = await _closed(course, await _attempts(course, asking))
         except asyncio.CancelledError:
             course.attempt_finished("cancelled")
-            await to_the_end(_taken_back(course))
+            await to_the_end(cut_short(course))
             raise
         await leave(course, outcome)
         if outcome in ("migrated", "recovered"):
@@ -69,15 +70,6 @@ async def bring_to_head(course: Course) -> Outcome:
         run.locked = False
     await backend.refresh()  # whoever changed the schema: this process, or one that it waited for
     return outcome
-
-
-async def _taken_back(course: Course) -> None:
-    """Leave no open journal after a cancellation: the application may go on and write."""
-    await take_back(course)
-    if course.run.taken is None:
-        return
-    with suppress(Exception):  # it is told, and the cancellation is what is raised
-        await repair(course, course.tables, begun=True)
 
 
 async def _closed(course: Course, outcome: Outcome) -> Outcome:

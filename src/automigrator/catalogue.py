@@ -332,6 +332,14 @@ _DECLARED = (
         seconds=_SECONDS,
         **_ERROR,
     ),
+    event(
+        "cancelled",
+        "a run that had the lock was cancelled, and has cleaned up",
+        "cancelled; {what}",
+        level=logging.WARNING,
+        what="how far it came",
+        heads="a list: the heads the database has, as far as they are known",
+    ),
     event("note", "a plugin or the core has something to say", "{text}", text="a sentence"),
     event(
         "rollback-started",

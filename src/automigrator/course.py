@@ -59,6 +59,8 @@ class Course:
     failures: list[Failure] = field(default_factory=list)
     lasting: Left = field(default_factory=Left)
     """What earlier attempts left, which makes a later one no cleaner."""
+    how_far: str = "nothing was migrated"
+    """How far a run came that was cancelled."""
     drive: str | None = None
     blockers: Callable[[], tuple[str, ...]] | None = None
     """Says who was in the way, once that is watched."""

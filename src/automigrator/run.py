@@ -50,6 +50,8 @@ class Run:
         self.notes: list[str] = []
         self.tables: tuple[VersionTable, ...] = ()
         self.taken: Snapshot | None = None
+        self.copying = False
+        """Whether a snapshot was begun: a cancellation may come when its journal is open."""
         self.restored = False
         self.rebuilt = False
         self.unfinished = False
@@ -103,6 +105,7 @@ class Run:
         """
         self._need_lock("take a snapshot")
         if self.taken is None:
+            self.copying = True
             told = self._progress.step("snapshot-started", "snapshot-failed", self.target)
             with told as seconds:
                 self.taken = await self._backend.snapshot(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from alembic_projects import heads, linear, query, revision, tables
 from process_state import unchanged_process
-from sqlalchemy import make_url, text
+from sqlalchemy import NullPool, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator import Decision, Event, Failure, Migrator, Run, Target, hookimpl
@@ -232,6 +232,46 @@ async def test_what_is_written_after_a_cancelled_run_is_not_undone_by_the_next_o
 
     assert report.outcome == "migrated" and not report.targets[0].notes
     assert [row[0] for row in query(database_url, "SELECT name FROM users")] == ["later"]
+
+
+class CancelledCopy:
+    """Has the run cancelled so many seconds after it has begun to copy the database."""
+
+    effect = "reverting"
+
+    def __init__(self, after: float) -> None:
+        self.after = after
+        self.running: asyncio.Task[Any]
+
+    @hookimpl
+    async def before_migrate(self, run: Run) -> None:
+        asyncio.get_running_loop().call_later(self.after, self.running.cancel)
+        await run.snapshot()
+        await asyncio.sleep(60)
+
+
+async def test_a_copy_that_was_done_when_the_cancellation_came_is_not_put_back_later(
+    make_target: Make, database_url: str
+) -> None:
+    target = make_target(revisions=lambda folder: linear(folder, 1))
+    await Migrator(target, mode="migrate").run()
+    folder = Path(str(target.config)).parent / "migrations" / "versions"
+    revision(folder, "r2", "r1", upgrade="op.create_table('two', sa.Column('id', sa.Integer))")
+    engine = create_async_engine(database_url, poolclass=NullPool)
+    delays = (0, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2)
+    for number, delay in enumerate(delays, 1):
+        copy = CancelledCopy(delay)
+        migrator = Migrator(target, mode="migrate", plugins=[copy])
+        copy.running = asyncio.create_task(migrator.run())
+        with pytest.raises(asyncio.CancelledError):
+            await copy.running
+        async with engine.begin() as connection:
+            await connection.execute(text(f"INSERT INTO users VALUES ({number}, 'later')"))
+
+    report = await Migrator(target, mode="migrate").run()
+
+    assert report.outcome == "migrated" and not report.targets[0].notes
+    assert len(query(database_url, "SELECT name FROM users")) == len(delays)
 
 
 async def test_a_run_may_be_given_a_limit(make_target: Make, database_url: str) -> None:

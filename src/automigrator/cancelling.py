@@ -1,0 +1,55 @@
+"""What a cancelled run leaves: no open journal, and word of how far it came."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from automigrator.course import Course
+from automigrator.crash_loops import take_back
+from automigrator.diagnosis import first_line
+from automigrator.repairing import repair
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""Whoever has asked for the end does not wait for a server that is silent."""
+
+
+async def cut_short(course: Course) -> None:
+    """Forget that the start began, undo what a snapshot was taken for, and tell."""
+    run = course.run
+    await take_back(course)
+    done: str | None = None
+    if run.copying:
+        # the application may go on and write: a later undo would lose that
+        try:
+            done = await repair(course, course.tables, begun=run.taken is not None)
+        except Exception as error:  # noqa: BLE001 - it is told, and the cancellation is raised
+            done = f"the next start has to finish ({first_line(error)})"
+    course.how_far = await _how_far(course)
+    if done:
+        course.how_far += f"; {done}"
+    course.progress("cancelled", run.name, what=course.how_far, heads=list(course.after))
+
+
+async def _how_far(course: Course) -> str:
+    execution, finding = course.execution, course.finding
+    if finding is None or execution is None or not (execution.done or execution.current):
+        return "nothing was migrated"
+    under_way = f"revision {execution.current} was under way" if execution.current else ""
+    try:
+        async with asyncio.timeout(LOOK_S):
+            sight = await course.ground.backend.look(list(finding.tables))
+            history = await course.ground.history()
+    except Exception as error:  # noqa: BLE001 - it only tells
+        logger.debug("%s: reading the heads: %s", course.run.name, first_line(error))
+        return f"{under_way or 'a migration was under way'}, and what was not committed rolls back"
+    course.after = heads = sight.all_heads()
+    kept = history.applied(finding.pending, heads) if history.knows(heads) else ()
+    parts = [
+        under_way and f"{under_way} and was {'kept' if execution.current in kept else 'undone'}",
+        f"applied and kept: {', '.join(kept)}" if kept else "no revision was kept",
+        f"the database is at {', '.join(heads) or 'base'}",
+    ]
+    return "; ".join(part for part in parts if part)
