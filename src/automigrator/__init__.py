@@ -9,6 +9,7 @@ from automigrator.errors import (
     PendingError,
     PluginError,
     RefusedError,
+    StoppedError,
 )
 from automigrator.events import Event
 from automigrator.failure import Decision, Failure
@@ -36,6 +37,7 @@ __all__ = [
     "Report",
     "Run",
     "Status",
+    "StoppedError",
     "Target",
     "TargetReport",
     "TargetStatus",

@@ -29,7 +29,7 @@ ADVICE: dict[FailureKind, str] = {
     "unreachable": "check that the server is up and the URL's host, port and database are right",
     "auth": "check the user, the password and the server's access rules",
     "lock-timeout": "find out who holds the lock; start again when it is gone",
-    "timeout": "raise the server's statement_timeout for migrations, or split the revision",
+    "timeout": "raise the limit that was reached, here or in the server, or split the revision",
     "disk-full": "free disk space, then start again",
     "read-only": "point the target at a writable primary, or make the file writable",
     "corrupt": "restore a backup; do not write to the database before it has been looked at",
@@ -50,10 +50,13 @@ REFUSED = "do what the refusal says, then start again; the plugin that asked for
 class JudgedError(Exception):
     """Raised where the kind of a failure is known from what was found, not from an exception."""
 
-    def __init__(self, kind: FailureKind, message: str, advice: str = "") -> None:
+    def __init__(
+        self, kind: FailureKind, message: str, advice: str = "", statement: str | None = None
+    ) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
         self.advice = advice
+        self.statement = statement
 
 
 def blamed(what: str, error: Exception, backend: Backend) -> JudgedError:
@@ -105,13 +108,16 @@ def diagnose(
     kind = _kind(error, backend, otherwise)
     if isinstance(error, HookError) and isinstance(error.__cause__, RefusedError):
         advice = REFUSED
+    message = said(error, target)
+    if kind == "timeout" and not advice and target.statement_timeout is not None:
+        message += f" (the target's statement_timeout={target.statement_timeout:g} s, or less)"
     if kind == "revision" and not advice:
         from automigrator.upgrade.async_drivers import advice as driver_advice  # imports Alembic
 
         advice = driver_advice(target, error)
     return Failure(
         kind,
-        said(error, target),
+        message,
         state=left.state,
         revision=left.revision,
         statement=statement_of(error),
@@ -132,6 +138,8 @@ def with_hidden_parameters(error: BaseException) -> None:
 
 def statement_of(error: BaseException) -> str | None:
     """The SQL that failed, without its parameters."""
+    if isinstance(error, JudgedError) and error.statement is not None:
+        return error.statement.strip()[:STATEMENT_LIMIT]
     for each in chain(error):
         if isinstance(each, DBAPIError) and each.statement:
             return each.statement.strip()[:STATEMENT_LIMIT]

@@ -6,6 +6,7 @@ AutomigratorError
  ├─ PendingError              mode "check" found work to do
  ├─ FollowTimeoutError        mode "wait" ran out of time
  ├─ RefusedError              an act was refused before anything changed
+ ├─ StoppedError              SIGTERM or SIGINT arrived while a run was under way
  └─ MigrationError            a target could not be brought to its revision
 """
 
@@ -53,6 +54,17 @@ class RefusedError(AutomigratorError):
     """
 
     kind: FailureKind | None = None
+
+
+class StoppedError(AutomigratorError):
+    """Raised when SIGTERM or SIGINT has ended a run; what was not committed is rolled back.
+
+    `signal` is its number.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class MigrationError(AutomigratorError):

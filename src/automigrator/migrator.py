@@ -27,6 +27,7 @@ from automigrator.progress import Progress
 from automigrator.recovery import StrategySpec
 from automigrator.report import Outcome, Plan, Report, Status, TargetReport
 from automigrator.run import Run
+from automigrator.signals import until_signalled
 from automigrator.target import LastResort, Target, check_last_resort, check_max_failed_starts
 from automigrator.telling import run_told, target_told
 from automigrator.threads import in_thread
@@ -49,7 +50,8 @@ class Migrator:
     them and given `hook_timeout` seconds a call. `allow_partial` lets a strategy continue on a
     half-migrated database. After `max_failed_starts` in a row at the same revisions (0: never) a
     start touches nothing, and `last_resort` says what follows: `"ask"` the plugins, `"abort"` or
-    `"continue"`. Raises ConfigurationError.
+    `"continue"`. SIGTERM and SIGINT end a run, unless `stop_on_signals` is False. Raises
+    ConfigurationError.
 
     To customise a step, override one of `is_enabled`, `create_database`, `migrate_target` and
     `recreate_database` in a subclass.
@@ -65,6 +67,7 @@ class Migrator:
         hook_timeout: float = 60.0,
         max_failed_starts: int = 5,
         last_resort: LastResort = "ask",
+        stop_on_signals: bool = True,
     ) -> None:
         check_max_failed_starts(max_failed_starts)
         check_last_resort(last_resort)
@@ -74,9 +77,11 @@ class Migrator:
         self.allow_partial = allow_partial
         self.max_failed_starts = max_failed_starts
         self.last_resort = last_resort
+        self.stop_on_signals = stop_on_signals
         self._hooks = Hooks(plugins, (), deadline_s=hook_timeout)
         self._stream = EventStream()
         self._joined: dict[str, Hooks] | None = None
+        self._how_far = ""
 
     # What an application calls.
 
@@ -85,8 +90,15 @@ class Migrator:
 
         Raises MigrationError when a target failed and no plugin said to go on, PendingError in
         mode `check`, FollowTimeoutError in mode `wait`, ConfigurationError. A cancellation stops
-        the statement that is running and is raised again.
+        the statement that is running and is raised again. SIGTERM and SIGINT do the same, unless
+        `stop_on_signals` is False, and StoppedError is raised.
         """
+        if not self.stop_on_signals:
+            return await self._run()
+        return await until_signalled(self._run(), lambda: self._how_far)
+
+    async def _run(self) -> Report:
+        self._how_far = "nothing was changed"
         tell = Progress(self._stream, self._hooks)
         try:
             if not self.is_enabled():
@@ -266,7 +278,11 @@ class Migrator:
                 self.last_resort if choice is None else choice,
             )
             run._course = course
-            yield course
+            try:
+                yield course
+            except asyncio.CancelledError:
+                self._how_far = f"{target.name}: {course.how_far}"
+                raise
 
     async def hooks_of(self, target: Target) -> Hooks:
         """The in-house plugins and the target's strategies. Raises PluginError."""

@@ -32,7 +32,9 @@ class Target:
     connection to an empty database and returns what to stamp, or None to go on from base;
     `baseline` stamps a database that has tables but no version row (`"base"` runs every
     revision on it). Limits are seconds: `connect_timeout` for a server that is away,
-    `lock_timeout` for the migration lock, `retry_timeout` for trying again what passes by itself.
+    `lock_timeout` for the migration lock, `retry_timeout` for trying again what passes by itself,
+    `statement_timeout` for one statement of a revision and `revision_timeout` for one revision
+    (None: no limit).
     `recovery`, `max_failed_starts` and `last_resort` are the migrator's where they are None.
     Raises ConfigurationError.
     """
@@ -57,6 +59,8 @@ class Target:
     connect_timeout: float = field(default=60.0, kw_only=True)
     lock_timeout: float = field(default=900.0, kw_only=True)
     retry_timeout: float = field(default=60.0, kw_only=True)
+    statement_timeout: float | None = field(default=None, kw_only=True)
+    revision_timeout: float | None = field(default=None, kw_only=True)
     max_failed_starts: int | None = field(default=None, kw_only=True)
     last_resort: LastResort | None = field(default=None, kw_only=True)
 
@@ -84,6 +88,8 @@ class Target:
             check_max_failed_starts(self.max_failed_starts)
         if self.last_resort is not None:
             check_last_resort(self.last_resort)
+        check_limit("statement_timeout", self.statement_timeout)
+        check_limit("revision_timeout", self.revision_timeout)
         if isinstance(self.config, str | os.PathLike) and not Path(self.config).exists():
             raise ConfigurationError(
                 f"{os.fspath(self.config)}: no such Alembic configuration "
@@ -124,6 +130,13 @@ def check_last_resort(choice: object) -> None:
     """Raises ConfigurationError."""
     if choice not in get_args(LastResort):
         raise ConfigurationError(f"last_resort={choice!r} is not one of {get_args(LastResort)}")
+
+
+def check_limit(name: str, seconds: float | None) -> None:
+    """Raise ConfigurationError for what is no limit in seconds."""
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (number and 0 < seconds < float("inf")):
+        raise ConfigurationError(f"{name} is seconds above zero, or None for no limit")
 
 
 def _default_name(url: URL) -> str:

@@ -115,6 +115,12 @@ class Backend(Protocol):
     def adopt(self, connection: Connection) -> Callable[[], None]:
         """Make the transactions of a connection real, in place; returns the call that undoes it."""
 
+    def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None] | None:
+        """Let the server end each statement after so long, where one that is set is not shorter.
+
+        Returns the call that undoes it, None where there is no server to.
+        """
+
     def watching_for_blockers(self) -> AbstractAsyncContextManager[Callable[[], tuple[str, ...]]]:
         """Look meanwhile who holds what the migration waits for; the call says who did."""
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import itertools
-import threading
 from collections.abc import Callable, Hashable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -36,6 +34,7 @@ from automigrator.upgrade.history import (
 )
 from automigrator.upgrade.place import Place
 from automigrator.upgrade.process import _inside_env, alembic_to_ourselves
+from automigrator.upgrade.watching import Watch
 
 Offer = Literal["connection", "engine", "nothing"]
 _WHATEVER_ENV_DOES = {"lock-timeout", "timeout", "disk-full", "read-only", "corrupt"}
@@ -157,7 +156,7 @@ async def drive(
     What env.py raises passes through; so does a cancellation.
     """
     execution = Execution() if execution is None else execution
-    stopping = threading.Event()
+    watch = Watch(execution, target.statement_timeout, target.revision_timeout)
     loop = asyncio.get_running_loop()
 
     def request(connection: Connection | None, expected: Hashable, state: Hashable) -> Request:
@@ -177,8 +176,12 @@ async def drive(
             apply=apply,
             down=down,
             replace=way.replace,
-            stop=stopping.is_set,
+            check=watch.check,
+            stop=watch.stopping.is_set,
         )
+        if apply:
+            seconds = target.statement_timeout
+            asked.follow = lambda connection: _limited(backend, watch, connection, seconds)
         if started is not None:
             asked.started = _on(loop, started)
         if done is not None:
@@ -201,68 +204,108 @@ async def drive(
         interrupt = backend.interrupter(connection)
         if interrupt is not None:
             execution.interrupts.append(interrupt)
+        asked = request(connection, identity, state)
+        forget = asked.follow(connection)
         try:
-            execute(request(connection, identity, state), execution)
+            execute(asked, execution)
         finally:
+            forget()
             undo()
 
-    async with alembic_to_ourselves():
-        if way.drive == "loop":
-            async with place.engine.connect() as connection:
-                await _cancellable(connection.run_sync(on_loop), execution, stopping, hold)
-        else:
-            async with place.engine.connect() as connection:
-                identity, state = await connection.run_sync(prepared)
-            thread = in_thread(lambda: execute(request(None, identity, state), execution))
-            await _cancellable(thread, execution, stopping, hold)
+    try:
+        async with alembic_to_ourselves():
+            if way.drive == "loop":
+                async with place.engine.connect() as connection:
+                    await _cancellable(connection.run_sync(on_loop), watch, hold)
+            else:
+                async with place.engine.connect() as connection:
+                    identity, state = await connection.run_sync(prepared)
+                thread = in_thread(lambda: execute(request(None, identity, state), execution))
+                await _cancellable(thread, watch, hold)
+    except Exception as error:
+        # what was told to end may trip over what it cleans up
+        if watch.reached is None:
+            raise
+        raise watch.reached from error
     return execution
 
 
-async def _cancellable(
-    work: Any, execution: Execution, stopping: threading.Event, hold: Hold | None
-) -> None:
+def _limited(
+    backend: Backend, watch: Watch, connection: Connection, seconds: float | None
+) -> Callable[[], None]:
+    """Follow a connection's statements, and let the server limit them where it can."""
+    unlimited = None
+    if seconds is not None:
+        unlimited = backend.limit_statements(connection, seconds)
+        if unlimited is not None:
+            watch.statement_s = None
+    forget = watch.follow(connection)
+
+    def undo() -> None:
+        forget()
+        if unlimited is not None:
+            unlimited()
+
+    return undo
+
+
+async def _cancellable(work: Any, watch: Watch, hold: Hold | None) -> None:
     """Await `work`; when cancelled, interrupt its statement, wait until it has rolled back.
 
-    The same when the lock is lost meanwhile. Raises LockLostError then.
+    The same when a limit is reached, and when the lock is lost. Raises JudgedError and
+    LockLostError then.
     """
     task = asyncio.ensure_future(work)
     losing = asyncio.ensure_future(hold.until_lost()) if hold is not None else None
+    overdue = asyncio.ensure_future(watch.until_overdue())
+    reasons = {each for each in (losing, overdue) if each is not None}
     try:
-        if losing is not None:
-            await asyncio.wait({task, losing}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                stopping.set()
-                await _ended(task, execution)
-                if not task.cancelled():
-                    task.exception()
+        await asyncio.wait({task, *reasons}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            watch.stopping.set()
+            if await _ended(task, watch.execution):
+                raise asyncio.CancelledError
+            failed = task.cancelled() or task.exception() is not None
+            if losing is not None and losing.done():
                 await losing
+            if failed:
+                await overdue
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        stopping.set()
-        await _ended(task, execution)
+        watch.stopping.set()
+        watch.reached = asyncio.CancelledError()
+        await _ended(task, watch.execution)
         if not task.cancelled():
             task.exception()
         raise
     except Stopped:
-        raise asyncio.CancelledError from None
+        raise watch.reached or watch.overdue() or asyncio.CancelledError from None
     finally:
-        if losing is not None and not losing.cancel() and not losing.cancelled():
-            losing.exception()  # retrieved, or asyncio complains about it
+        for reason in reasons:
+            if not reason.cancel() and not reason.cancelled():
+                reason.exception()  # retrieved, or asyncio complains about it
 
 
-async def _ended(task: asyncio.Future[Any], execution: Execution) -> None:
-    """End `task`, whatever is cancelled meanwhile: it must not go on without the lock."""
+async def _ended(task: asyncio.Future[Any], execution: Execution) -> bool:
+    """End `task`, whatever is cancelled meanwhile: it must not go on without the lock.
+
+    Returns whether anything was.
+    """
+    cancelled = False
     pauses = itertools.chain(INTERRUPT_PAUSES_S, itertools.repeat(INTERRUPT_PAUSES_S[-1]))
     for number, pause in enumerate(pauses):
+        if task.done():
+            break
         if number == len(INTERRUPT_PAUSES_S) - 1 and not _inside_env.get() and _is_greenlet(task):
             task.cancel()  # last: SQLite is not rolled back by who is cut off amid a statement
         else:
             for interrupt in execution.interrupts:
                 interrupt()
-        with suppress(asyncio.CancelledError):
+        try:
             await asyncio.wait({task}, timeout=pause)
-        if task.done():
-            return
+        except asyncio.CancelledError:
+            cancelled = True
+    return cancelled
 
 
 def _is_greenlet(task: asyncio.Future[Any]) -> bool:

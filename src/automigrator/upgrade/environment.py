@@ -65,7 +65,11 @@ class Request:
     replace: bool = True
     started: Callable[[str, int, int], None] = lambda revision, index, total: None
     done: Callable[[str, float], None] = lambda revision, seconds: None
+    check: Callable[[], None] = lambda: None
+    """Raises Stopped when nothing more may run."""
     stop: Callable[[], bool] = lambda: False
+    follow: Callable[[Connection], Callable[[], None]] = lambda connection: lambda: None
+    """Watches the statements of a connection; returns the undoing."""
     confirm: Callable[[str], None] = lambda progress: None
     """Says how far it is; raises LockLostError when another process may migrate by now."""
 
@@ -78,6 +82,13 @@ class Execution:
     current: str | None = None
     done: list[tuple[str, float]] = field(default_factory=list)
     error: BaseException | None = None
+    began: float | None = None
+    """When `current` began, on the monotonic clock."""
+    statement: str | None = None
+    """The last one that a revision ran, without its parameters."""
+    statement_since: float | None = None
+    stopped: bool = False
+    """Whether a revision was told to end, so that what it still runs is its cleaning up."""
     interrupts: list[Callable[[], None]] = field(default_factory=list)
     undo: list[Callable[[], None]] = field(default_factory=list)
 
@@ -106,7 +117,7 @@ def execute(request: Request, execution: Execution) -> None:
             request.confirm("")
             options["on_version_apply"] = (
                 *to_tuple(options.get("on_version_apply"), default=()),
-                lambda **_: request.confirm(""),  # inside the transaction, before its commit
+                lambda **_: _confirmed(request),  # inside the transaction, before its commit
             )
         for option, value in request.backend.configure_options().items():
             if options.get(option) is None:
@@ -142,6 +153,11 @@ def execute(request: Request, execution: Execution) -> None:
             undo()
 
 
+def _confirmed(request: Request) -> None:
+    request.check()
+    request.confirm("")
+
+
 def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> Iterator[Any]:
     history = request.history
     history.refresh()
@@ -160,7 +176,8 @@ def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterat
         if request.stop():
             raise Stopped
         revision = revision_id(step)
-        execution.current = revision
+        execution.current, execution.statement = revision, None
+        execution.began = time.monotonic()
         step.migration_fn = _recorded(step.migration_fn, execution)
         request.confirm(f"{index}/{len(steps)} {revision}")
         request.started(revision, index, len(steps))
@@ -198,7 +215,7 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Conne
         )
     if ours is not None and (theirs is ours or theirs.engine.pool is ours.engine.pool):
         if theirs is not ours:
-            _tune(backend, execution, theirs)
+            _tune(request, execution, theirs)
         return theirs, "connection"
     if theirs.dialect.name != backend.name:
         raise EnvError(
@@ -222,7 +239,7 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Conne
             "the target's; let it read its URL from config.get_main_option('sqlalchemy.url') or "
             "take config.attributes['connection']"
         )
-    _tune(backend, execution, theirs)
+    _tune(request, execution, theirs)
     return theirs, "carried" if ours is not None else "thread"
 
 
@@ -236,9 +253,10 @@ def _dispose_afterwards(backend: Backend, execution: Execution, theirs: Connecti
         execution.undo.append(theirs.engine.dispose)
 
 
-def _tune(backend: Backend, execution: Execution, connection: Connection) -> None:
-    execution.undo.append(backend.adopt(connection))
-    _interruptible(backend, execution, connection)
+def _tune(request: Request, execution: Execution, connection: Connection) -> None:
+    execution.undo.append(request.backend.adopt(connection))
+    execution.undo.append(request.follow(connection))
+    _interruptible(request.backend, execution, connection)
 
 
 def _interruptible(backend: Backend, execution: Execution, connection: Connection) -> None:

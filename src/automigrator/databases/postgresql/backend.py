@@ -179,6 +179,9 @@ class PostgreSQL:
 
         return undo
 
+    def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None] | None:
+        return sessions.limited(connection, seconds)
+
     def watching_for_blockers(self) -> AbstractAsyncContextManager[Callable[[], tuple[str, ...]]]:
         assert self._held is not None
         return blocking.watched(self.access, self._held.tag)

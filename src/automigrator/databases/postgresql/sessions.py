@@ -82,6 +82,37 @@ def tagged(connection: Connection, tag: str, rule: Callable[[int], None]) -> Cal
     return undo
 
 
+def limited(connection: Connection, seconds: float) -> Callable[[], None]:
+    """Set the session's `statement_timeout`, unless it has a shorter one; returns the undoing.
+
+    The session's, not the transaction's: it is to hold in an autocommit block, too.
+    """
+    limit_ms = max(round(seconds * 1000), 1)
+    outside = not connection.in_transaction()
+    before = connection.execute(
+        text("select setting::bigint from pg_settings where name = 'statement_timeout'")
+    ).scalar_one()
+    kept = 0 < before <= limit_ms
+    if not kept:
+        connection.execute(_STATEMENT_LIMIT, {"value": str(limit_ms)})
+    if outside:
+        connection.commit()  # or a rollback would take it back
+
+    def undo() -> None:
+        with contextlib.suppress(SQLAlchemyError):
+            if kept or connection.closed or connection.invalidated:
+                return
+            if connection.in_transaction():
+                connection.rollback()
+            connection.execute(_STATEMENT_LIMIT, {"value": str(before)})
+            connection.commit()
+
+    return undo
+
+
+_STATEMENT_LIMIT = text("select set_config('statement_timeout', :value, false)")
+
+
 def _name(connection: Connection, name: str | None) -> None:
     connection.execute(
         text("select set_config('application_name', :name, false)"), {"name": name or ""}

@@ -131,6 +131,9 @@ class SQLite:
 
         return undone
 
+    def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None] | None:
+        return None  # whoever watches the statements interrupts them
+
     def watching_for_blockers(self) -> AbstractAsyncContextManager[Callable[[], tuple[str, ...]]]:
         return contextlib.nullcontext(lambda: ())  # who holds a file's lock cannot be found out
 
