@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 from alembic_projects import heads, linear, query, revision, tables
-from sqlalchemy import make_url
+from blackhole import cable
+from sqlalchemy import NullPool, make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator import ConfigurationError, Failure, MigrationError, Migrator, Target
 
@@ -157,6 +159,38 @@ async def test_a_cancellation_while_a_limit_is_enforced_is_raised(
 
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+@pytest.mark.parametrize("what", ["check", "run"])
+async def test_a_look_whose_network_is_cut_after_it_connected_ends_in_time(
+    what: str, make_target: Make, postgres_url: str
+) -> None:
+    url = make_url(postgres_url)
+    await Migrator(make_target(database=postgres_url), mode="migrate").run()
+    blocking = create_async_engine(postgres_url, poolclass=NullPool)
+    with cable(str(url.host), url.port or 5432) as network:
+        through = url.set(host="127.0.0.1", port=network.port)
+        target = make_target(
+            database=through.render_as_string(hide_password=False), folder="cut", connect_timeout=2
+        )
+        migrator = Migrator(target, mode="migrate")
+        async with blocking.begin() as blocker:
+            await blocker.execute(text("LOCK TABLE alembic_version"))
+            looking = asyncio.create_task(migrator.check() if what == "check" else migrator.run())
+            waits = "SELECT 1 FROM pg_locks WHERE NOT granted AND relation IS NOT NULL"
+            while not (await blocker.execute(text(waits))).all():  # noqa: ASYNC110 - a server
+                await asyncio.sleep(0.02)
+            network.pull()
+            began = time.monotonic()
+            if what == "check":
+                problem = (await asyncio.wait_for(looking, 60)).targets[0].problem
+            else:
+                with pytest.raises(MigrationError) as error:
+                    await asyncio.wait_for(looking, 60)
+                problem = error.value.report.targets[0].failures[-1]
+    print(f"{time.monotonic() - began:.1f} s")
+    assert problem is not None and problem.kind == "unreachable"
+    assert time.monotonic() - began < LIMIT_S
 
 
 @pytest.mark.parametrize("name", ["statement_timeout", "revision_timeout"])

@@ -40,6 +40,7 @@ class Access:
         named = given.url if isinstance(given, AsyncEngine) else given
         self.driver = named.drivername.partition("+")[2]
         """The driver's name in the URL as given; empty where the URL names none."""
+        self.connect_timeout = target.connect_timeout
         self.rewritten = self.url.drivername != target.application_url.drivername
 
     @property

@@ -66,6 +66,16 @@ class PostgreSQL:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def look(self, tables: Sequence[VersionTable]) -> Sight:
+        limit = self.access.connect_timeout
+        try:
+            async with asyncio.timeout(limit) as deadline:
+                return await self._look(tables)
+        except Exception as error:
+            if not deadline.expired():
+                raise
+            raise TimeoutError(f"no answer from the database within {limit:g} s") from error
+
+    async def _look(self, tables: Sequence[VersionTable]) -> Sight:
         for pause in (*_LOOK_PAUSES_S, None):
             try:
                 async with self.access.connection(autocommit=True) as connection:
@@ -91,7 +101,9 @@ class PostgreSQL:
 
         It may look for tables elsewhere than a fresh one would, so it is told the schema.
         """
-        async with asyncio.timeout(looking.BUSY_S), self._idle(table) as (connection, schema):
+        # half: the connection that lies idle may be the only one that is dead
+        limit = min(looking.BUSY_S, self.access.connect_timeout / 2)
+        async with asyncio.timeout(limit), self._idle(table) as (connection, schema):
             if connection is not None and schema is not None:
                 view = await looking.glimpse(connection, schema, table.name)
             else:
