@@ -37,7 +37,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.fixture
 def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory the pages speak of: an alembic.ini, and two whose revision fails."""
+    """The working directory the pages speak of: an alembic.ini, an older one, two that fail."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUN_MIGRATIONS", raising=False)
     alembic_projects.project(tmp_path, "async", "sqlite+aiosqlite:///app.db")
@@ -60,6 +60,12 @@ def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         alembic_projects.project(
             tmp_path / name, "async", f"sqlite+aiosqlite:///{file}", revisions=revisions
         )
+    alembic_projects.project(
+        tmp_path / "older",
+        "async",
+        "sqlite+aiosqlite:///app.db",
+        revisions=lambda folder: alembic_projects.linear(folder, 2),
+    )
     return tmp_path
 
 

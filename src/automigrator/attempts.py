@@ -7,6 +7,7 @@ import logging
 import time
 from contextlib import AsyncExitStack
 
+from automigrator import skew
 from automigrator.answering import answered, failed, look_again, read_after
 from automigrator.applying import apply
 from automigrator.asking import Asking
@@ -25,6 +26,7 @@ from automigrator.report import Outcome
 from automigrator.retrying import patiently
 from automigrator.threads import to_the_end
 from automigrator.upgrade.environment import EnvError, Execution
+from automigrator.upgrade.history import UnknownRevisionError
 from automigrator.upgrade.stamping import bootstrap, stamp
 
 logger = logging.getLogger(__name__)
@@ -107,7 +109,11 @@ async def _at_head(course: Course) -> bool:
         await _create(course)
     try:
         history = await ground.history()
-        finding = await inspect(ground.target, backend, history, ground.place)
+        try:
+            finding = await inspect(ground.target, backend, history, ground.place)
+        except UnknownRevisionError as error:
+            await skew.serve(course, error)
+            return True
         judge(ground.target, finding)
     except Exception as error:  # noqa: BLE001 - looked at again, and judged, under the lock
         logger.debug("%s: looking without the lock: %s", run.name, type(error).__name__)
@@ -226,6 +232,9 @@ async def _attempt(course: Course) -> Outcome | None:
     course.doing = "env"
     try:
         finding = await _found(course)
+    except UnknownRevisionError as error:
+        await skew.serve(course, error)
+        return "current"
     except Exception as error:
         if not course.begun and backend.classify(error) == "corrupt":
             # what is pending cannot be read, and a strategy may act on that all the same
@@ -237,16 +246,19 @@ async def _attempt(course: Course) -> Outcome | None:
         run.before = finding.heads
     course.after = finding.heads
     if not finding.pending and not finding.unversioned:
+        await skew.declare(course, finding)
         return None
     if not course.prepared and course.plan != told and (leaders := await inherited(course)):
         return leaders
     await count(course)
     if not course.prepared:
+        await skew.declare(course, finding)
         await course.progress.hooks.before_migrate(run, course.hook_told)
         course.prepared = True
     if await _stamped(course, finding):
         course.stamped = True
         finding = await _found(course)
+        await skew.declare(course, finding)
     first = len(course.applied)
     if finding.pending:
         course.debris = await backend.debris()

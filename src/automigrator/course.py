@@ -17,7 +17,7 @@ from automigrator.opening import Ground
 from automigrator.progress import Progress
 from automigrator.report import Applied, Outcome, TargetReport
 from automigrator.run import Run
-from automigrator.target import LastResort, Target
+from automigrator.target import Ahead, LastResort, Target
 
 if TYPE_CHECKING:
     from automigrator.inspection import Finding
@@ -43,6 +43,7 @@ class Course:
     allow_partial: bool
     max_failed_starts: int = 0
     last_resort: LastResort = "ask"
+    ahead: Ahead = "refuse"
     began: float = field(default_factory=time.monotonic)
     finding: Finding | None = None
     execution: Execution | None = None
@@ -69,6 +70,8 @@ class Course:
     """A digest of what was pending; empty while that is not known."""
     followed: bool = False
     """Whether this process took over how a leader ended that it had waited for."""
+    served: bool = False
+    """Whether the database is newer than this code, and the application starts on it."""
     repaired: bool = False
     """Whether what a dead leader left was finished or undone."""
     found: Record | None = None

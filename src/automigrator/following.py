@@ -42,7 +42,7 @@ async def inherited(course: Course) -> Outcome | None:
 async def leave(course: Course, outcome: Outcome) -> None:
     """Leave word of a run that did not reach the heads, and take back an older one's."""
     hold, run = course.hold, course.run
-    if hold is None or course.followed or run.stopped or not run.locked:
+    if hold is None or course.followed or course.served or run.stopped or not run.locked:
         return
     try:
         if outcome == "failed" or outcome == "degraded":

@@ -10,7 +10,7 @@ from automigrator.diagnosis import JudgedError
 from automigrator.target import Target
 from automigrator.upgrade.drives import Way, probe
 from automigrator.upgrade.environment import Configured, EnvError
-from automigrator.upgrade.history import History
+from automigrator.upgrade.history import History, UnknownRevisionError
 from automigrator.upgrade.place import Place
 
 
@@ -74,6 +74,7 @@ async def inspect(
     told = target.version_table is not None or history.plain_environment
     if told:
         context = _compared(target, history, table, sight.heads[table] or ())
+        _all_known((context,))
         if not (needs_way and context.pending):
             return Finding(sight, (context,), begun=_begun(target, sight))
     way, execution = await probe(target, backend, history, place)
@@ -84,6 +85,7 @@ async def inspect(
             f"env.py keeps the database's heads in {', '.join(names)}, and the target says "
             f"version_table={target.version_table!r}; let them agree, or leave it out"
         )
+    _all_known(contexts)
     sight = await backend.look(list(dict.fromkeys(context.table for context in contexts)))
     return Finding(sight, contexts, way, _begun(target, sight))
 
@@ -99,6 +101,13 @@ def judge(target: Target, finding: Finding) -> None:
         )
 
 
+def _all_known(contexts: tuple[Configured, ...]) -> None:
+    for context in contexts:
+        if context.ahead is not None:
+            context.ahead.contexts = contexts
+            raise context.ahead
+
+
 def _begun(target: Target, sight: Sight) -> bool:
     """An empty version table is what `bootstrap` leaves when it says to go on from base."""
     return target.bootstrap is not None and () in sight.heads.values()
@@ -107,7 +116,10 @@ def _begun(target: Target, sight: Sight) -> bool:
 def _compared(
     target: Target, history: History, table: VersionTable, heads: tuple[str, ...]
 ) -> Configured:
-    steps = history.steps(target.revision, heads)
+    try:
+        steps = history.steps(target.revision, heads)
+    except UnknownRevisionError as error:
+        return Configured(table, "looked", heads=heads, ahead=error)
     return Configured(
         table,
         "looked",

@@ -28,7 +28,14 @@ from automigrator.recovery import StrategySpec
 from automigrator.report import Outcome, Plan, Report, Status, TargetReport
 from automigrator.run import Run
 from automigrator.signals import until_signalled
-from automigrator.target import LastResort, Target, check_last_resort, check_max_failed_starts
+from automigrator.target import (
+    Ahead,
+    LastResort,
+    Target,
+    check_ahead,
+    check_last_resort,
+    check_max_failed_starts,
+)
 from automigrator.telling import run_told, target_told
 from automigrator.threads import in_thread
 
@@ -50,8 +57,9 @@ class Migrator:
     them and given `hook_timeout` seconds a call. `allow_partial` lets a strategy continue on a
     half-migrated database. After `max_failed_starts` in a row at the same revisions (0: never) a
     start touches nothing, and `last_resort` says what follows: `"ask"` the plugins, `"abort"` or
-    `"continue"`. SIGTERM and SIGINT end a run, unless `stop_on_signals` is False. Raises
-    ConfigurationError.
+    `"continue"`. On a database that newer code has migrated the application does not start, or
+    with `ahead="serve"` it does, with a warning. SIGTERM and SIGINT end a run, unless
+    `stop_on_signals` is False. Raises ConfigurationError.
 
     To customise a step, override one of `is_enabled`, `create_database`, `migrate_target` and
     `recreate_database` in a subclass.
@@ -67,16 +75,19 @@ class Migrator:
         hook_timeout: float = 60.0,
         max_failed_starts: int = 5,
         last_resort: LastResort = "ask",
+        ahead: Ahead = "refuse",
         stop_on_signals: bool = True,
     ) -> None:
         check_max_failed_starts(max_failed_starts)
         check_last_resort(last_resort)
+        check_ahead(ahead)
         self.targets = _validated(targets)
         self.mode = gate.validated(mode)
         self.recovery = recovery
         self.allow_partial = allow_partial
         self.max_failed_starts = max_failed_starts
         self.last_resort = last_resort
+        self.ahead: Ahead = ahead
         self.stop_on_signals = stop_on_signals
         self._hooks = Hooks(plugins, (), deadline_s=hook_timeout)
         self._stream = EventStream()
@@ -127,7 +138,9 @@ class Migrator:
         from automigrator.standing import standing
 
         await self._armed()
-        return Status(tuple([await standing(target) for target in self.targets]))
+        return Status(
+            tuple([await standing(each, each.ahead or self.ahead) for each in self.targets])
+        )
 
     async def plan(self, *, sql: bool = False) -> tuple[Plan, ...]:
         """The pending revisions of every target, with their SQL on request; changes nothing.
@@ -136,7 +149,9 @@ class Migrator:
         """
         from automigrator.standing import planned
 
-        return tuple([await planned(target, sql=sql) for target in self.targets])
+        return tuple(
+            [await planned(each, each.ahead or self.ahead, sql=sql) for each in self.targets]
+        )
 
     async def rollback(self, revision: str, *, target: str | None = None) -> TargetReport:
         """Downgrade one target to `revision`, under the lock; the gate does not govern it.
@@ -157,7 +172,8 @@ class Migrator:
         return report
 
     async def clear(self, *, target: str | None = None) -> None:
-        """Forget how leaders failed and how many starts did, so that the next one tries again.
+        """Forget how leaders failed and how many starts did, so that the next one tries again,
+        and which older code works with the database, until the next migration.
 
         Every target's, without `target`. Raises what taking the lock raises.
         """
@@ -169,6 +185,7 @@ class Migrator:
                 lock = ground.backend.lock([ground.table], each.lock_timeout, lambda *_: None)
                 async with lock as hold:
                     await hold.leave(None)
+                    await hold.declare(())
 
     def events(self) -> Subscription:
         """Everything that happens in the run to come, or in the rest of the one under way.
@@ -276,6 +293,7 @@ class Migrator:
                 self.allow_partial,
                 self.max_failed_starts if limit is None else limit,
                 self.last_resort if choice is None else choice,
+                target.ahead or self.ahead,
             )
             run._course = course
             try:
@@ -353,9 +371,14 @@ def _skipped(tell: Progress) -> Report:
 
 
 def _current(status: Status) -> Report:
+    for each in status.targets:
+        for note in each.notes:
+            logger.warning("%s: %s", each.name, note)
     return Report(
         tuple(
-            TargetReport(each.name, "current", before=each.heads, after=each.heads)
+            TargetReport(
+                each.name, "current", before=each.heads, after=each.heads, notes=each.notes
+            )
             for each in status.targets
         )
     )

@@ -134,6 +134,9 @@ class TargetStatus:
     unfinished: bool = False
     """Whether a process was killed while it changed the database; the next run ends what it began,
     and until then neither the heads nor the data may be what they seem."""
+    notes: tuple[str, ...] = ()
+    drift: tuple[str, ...] | None = None
+    """How models and database differ; None where they were not compared."""
 
     @property
     def current(self) -> bool:
@@ -141,6 +144,13 @@ class TargetStatus:
         return self.exists and not (self.pending or self.unfinished or self.problem)
 
     def __str__(self) -> str:
+        lines = [self._standing(), *(f"  note: {note}" for note in self.notes)]
+        if self.drift is not None:
+            lines.append(f"  models: {'agree' if not self.drift else 'differ'}")
+            lines += [f"    {each}" for each in self.drift]
+        return "\n".join(lines)
+
+    def _standing(self) -> str:
         if self.problem is not None:
             return f"{self.name}: {self.problem}" + (f"\n{_UNFINISHED}" if self.unfinished else "")
         if not self.exists:
@@ -167,6 +177,8 @@ class TargetStatus:
             "pending": list(self.pending),
             "problem": self.problem.to_dict() if self.problem else None,
             "unfinished": self.unfinished,
+            "notes": list(self.notes),
+            "drift": list(self.drift) if self.drift is not None else None,
         }
 
 
@@ -216,12 +228,14 @@ class Plan:
     after: tuple[str, ...]
     revisions: tuple[PendingRevision, ...]
     sql: str | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        if not self.revisions:
-            return f"{self.name}: nothing pending at {_heads(self.before)}"
-        lines = [f"{self.name}: {_heads(self.before)} -> {_heads(self.after)}"]
+        lines = [f"{self.name}: nothing pending at {_heads(self.before)}"]
+        if self.revisions:
+            lines = [f"{self.name}: {_heads(self.before)} -> {_heads(self.after)}"]
         lines += [f"  {revision}" for revision in self.revisions]
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 

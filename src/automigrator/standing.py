@@ -7,16 +7,22 @@ from automigrator.failure import Failure
 from automigrator.inspection import Finding, inspect, judge
 from automigrator.opening import Ground, opened
 from automigrator.report import Plan, TargetStatus
-from automigrator.target import Target
+from automigrator.skew import Served, judged
+from automigrator.target import Ahead, Target
+from automigrator.upgrade.history import UnknownRevisionError
 
 
-async def standing(target: Target) -> TargetStatus:
+async def standing(target: Target, ahead: Ahead) -> TargetStatus:
     """Compare a database with its history; what is wrong with either is the `problem`."""
     async with opened(target) as ground:
         finding: Finding | None = None
         problem: Failure | None = None
         try:
-            finding = await _found(ground)
+            try:
+                finding = await _found(ground)
+            except UnknownRevisionError as error:
+                served = await judged(ground, ahead, error)
+                return _served(target, served)
             judge(target, finding)
         except Exception as error:  # noqa: BLE001 - any error is what is wrong with the target
             with_hidden_parameters(error)
@@ -39,12 +45,16 @@ async def standing(target: Target) -> TargetStatus:
         )
 
 
-async def planned(target: Target, *, sql: bool) -> Plan:
-    """The pending revisions in order. Raises what looking raises."""
+async def planned(target: Target, ahead: Ahead, *, sql: bool) -> Plan:
+    """The pending revisions in order. Raises what looking raises, and JudgedError."""
     from automigrator.upgrade.offline import rendered
 
     async with opened(target) as ground:
-        finding = await _found(ground)
+        try:
+            finding = await _found(ground)
+        except UnknownRevisionError as error:
+            served = await judged(ground, ahead, error)
+            return Plan(target.name, served.heads, served.heads, (), notes=(served.note,))
         history = await ground.history()
         text = None
         if sql:
@@ -56,6 +66,16 @@ async def planned(target: Target, *, sql: bool) -> Plan:
             revisions=history.describe(finding.pending),
             sql=text,
         )
+
+
+def _served(target: Target, served: Served) -> TargetStatus:
+    return TargetStatus(
+        target.name,
+        exists=True,
+        heads=served.heads,
+        wanted=served.wanted,
+        notes=(served.note,),
+    )
 
 
 async def _found(ground: Ground) -> Finding:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Drive = Literal["auto", "loop", "thread"]
 LastResort = Literal["ask", "abort", "continue"]
 """What becomes of a start that does not try, as too many have failed before it."""
+Ahead = Literal["refuse", "serve"]
+"""What becomes of a start that finds its database at a revision that no file here knows."""
 Database = AsyncEngine | URL | str
 
 
@@ -34,8 +36,9 @@ class Target:
     revision on it). Limits are seconds: `connect_timeout` for a server that is away,
     `lock_timeout` for the migration lock, `retry_timeout` for trying again what passes by itself,
     `statement_timeout` for one statement of a revision and `revision_timeout` for one revision
-    (None: no limit).
-    `recovery`, `max_failed_starts` and `last_resort` are the migrator's where they are None.
+    (None: no limit). `version` is the application's, for messages about newer and older code.
+    `recovery`, `max_failed_starts`, `last_resort` and `ahead` are the migrator's where they are
+    None.
     Raises ConfigurationError.
     """
 
@@ -63,6 +66,8 @@ class Target:
     revision_timeout: float | None = field(default=None, kw_only=True)
     max_failed_starts: int | None = field(default=None, kw_only=True)
     last_resort: LastResort | None = field(default=None, kw_only=True)
+    ahead: Ahead | None = field(default=None, kw_only=True)
+    version: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -90,6 +95,10 @@ class Target:
             check_last_resort(self.last_resort)
         check_limit("statement_timeout", self.statement_timeout)
         check_limit("revision_timeout", self.revision_timeout)
+        if self.ahead is not None:
+            check_ahead(self.ahead)
+        if self.version is not None and not isinstance(self.version, str):
+            raise ConfigurationError(f"version={self.version!r} is not a string")
         if isinstance(self.config, str | os.PathLike) and not Path(self.config).exists():
             raise ConfigurationError(
                 f"{os.fspath(self.config)}: no such Alembic configuration "
@@ -137,6 +146,12 @@ def check_limit(name: str, seconds: float | None) -> None:
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if seconds is not None and not (number and 0 < seconds < float("inf")):
         raise ConfigurationError(f"{name} is seconds above zero, or None for no limit")
+
+
+def check_ahead(choice: object) -> None:
+    """Raises ConfigurationError."""
+    if choice not in get_args(Ahead):
+        raise ConfigurationError(f"ahead={choice!r} is not one of {get_args(Ahead)}")
 
 
 def _default_name(url: URL) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.databases.access import Access
+from automigrator.databases.examining import Examiner
 from automigrator.databases.holding import Hold
 from automigrator.failure import FailureKind
 
@@ -141,6 +142,9 @@ class Backend(Protocol):
 
     async def recover(self, tables: Sequence[VersionTable]) -> str | None:
         """Finish or undo what a dead leader left; says what was done."""
+
+    def examiner(self, tables: Sequence[VersionTable]) -> Examiner:
+        """For a close look at the target; nothing is connected until it is asked."""
 
     def unfinished(self) -> bool:
         """Whether a dead leader left a journal on this machine; a stat, no more."""

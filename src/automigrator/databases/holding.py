@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
+from automigrator.databases.declarations import Declaration
 from automigrator.errors import AutomigratorError
 from automigrator.failure import State
 
@@ -91,3 +92,6 @@ class Hold(Protocol):
 
         Raises what writing raises.
         """
+
+    async def declare(self, declared: Sequence[Declaration]) -> None:
+        """Replace what the database declares, as `leave` does; nothing is kept of none."""

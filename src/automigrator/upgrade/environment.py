@@ -20,7 +20,7 @@ from sqlalchemy.util import await_only
 from automigrator.databases.backend import Backend, VersionTable
 from automigrator.errors import AutomigratorError
 from automigrator.upgrade import alembic_names
-from automigrator.upgrade.history import History, revision_id
+from automigrator.upgrade.history import History, UnknownRevisionError, revision_id
 from automigrator.upgrade.process import running_env
 
 
@@ -47,6 +47,8 @@ class Configured:
     wanted: tuple[str, ...] = ()
     one_transaction: bool = True
     ran: bool = False
+    ahead: UnknownRevisionError | None = None
+    """Says what of `heads` is in no file; nothing is known to be pending then."""
 
 
 @dataclass(slots=True)
@@ -162,10 +164,16 @@ def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> 
     history = request.history
     history.refresh()
     heads = tuple(heads)
-    steps = history.steps(request.revision, heads, down=request.down)
     configured = execution.contexts[-1]
-    configured.ran = True
     configured.heads = heads
+    try:
+        steps = history.steps(request.revision, heads, down=request.down)
+    except UnknownRevisionError as error:
+        if request.apply:
+            raise
+        configured.ran, configured.ahead = True, error
+        return iter(())  # the other version tables are looked at, too
+    configured.ran = True
     configured.pending = tuple(revision_id(step) for step in steps)
     configured.wanted = history.wanted(heads, steps) if not request.down else ()
     return iter(_applied(request, execution, steps)) if request.apply else iter(())

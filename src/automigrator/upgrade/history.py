@@ -44,6 +44,8 @@ class UnknownRevisionError(AutomigratorError):
             f"its own newest revision is {', '.join(known_heads) or 'base'}"
         )
         self.unknown = unknown
+        self.contexts: tuple[Any, ...] = ()
+        """How every version table of the target stands, where that was looked at."""
 
 
 class History:
@@ -143,6 +145,42 @@ class History:
         """Whether a pending revision commits in the middle, by its text."""
         return any(_AUTOCOMMIT.search(_text(self._script(revision))) for revision in revisions)
 
+    def asked_for(self, revision: str) -> tuple[str, ...]:
+        """The revisions that `revision` names; every head where it names none by itself."""
+        try:
+            return tuple(s.revision for s in self.script.get_revisions(revision) if s)
+        except CommandError:
+            return self.heads
+
+    def lacking(self, revision: str, heads: Iterable[str]) -> tuple[str, ...]:
+        """What `revision` asks for on top of those of `heads` that a file knows.
+
+        Alembic keeps no row for a revision that something applied comes after.
+        """
+        children: dict[str, list[str]] = {}
+        for script in self.ancestry(self.asked_for(revision)):
+            for parent in alembic_names.parents(script):
+                children.setdefault(parent, []).append(script.revision)
+        above: set[str] = set()
+        todo = [head for head in heads if self.knows([head])]
+        while todo:
+            new = set(children.get(todo.pop(), ())) - above
+            above |= new
+            todo += new
+        return tuple(sorted(each for each in above if not set(children.get(each, ())) & above))
+
+    def ancestry(self, heads: Iterable[str]) -> tuple[Script, ...]:
+        """Every revision that a database at `heads` has."""
+        return tuple(self._script(each) for each in sorted(self._closure(heads)))
+
+    def precedes(self, revision: str, other: str) -> bool:
+        """Whether `revision` is `other`, or comes before it."""
+        return self.knows([revision]) and revision in self._closure([other])
+
+    def maximal(self, revisions: Iterable[str]) -> tuple[str, ...]:
+        """Those that none of the others comes after."""
+        return self._maximal(set(revisions))
+
     def _beyond(self, revision: str, heads: tuple[str, ...]) -> bool:
         try:
             wanted = {script.revision for script in self.script.get_revisions(revision) if script}
@@ -165,10 +203,8 @@ class History:
         return seen
 
     def _maximal(self, revisions: set[str]) -> tuple[str, ...]:
-        below: set[str] = set()
-        for revision in revisions:
-            below |= self._closure([revision]) - {revision}
-        return tuple(sorted(revisions - below))
+        parents = {p for each in revisions for p in alembic_names.parents(self._script(each))}
+        return tuple(sorted(revisions - self._closure(parents)))
 
 
 def revision_id(step: Any) -> str:

@@ -33,6 +33,7 @@ from automigrator.databases.postgresql import (
 from automigrator.databases.postgresql.classifying import ServerError
 from automigrator.databases.postgresql.codes import NO_DATABASE, NO_PRIVILEGE, code_of
 from automigrator.databases.postgresql.copies import Copies
+from automigrator.databases.postgresql.examining import ServerExaminer
 from automigrator.databases.postgresql.holding import SessionHold
 from automigrator.databases.postgresql.maintenance import Maintenance, database_of
 from automigrator.databases.postgresql.scene import Scene
@@ -213,6 +214,9 @@ class PostgreSQL:
     async def debris(self) -> tuple[str, ...]:
         async with self.access.connection(autocommit=True) as connection:
             return await looking.invalid_indexes(connection)
+
+    def examiner(self, tables: Sequence[VersionTable]) -> ServerExaminer:
+        return ServerExaminer(self.access, self._maintenance, tables)
 
     def unfinished(self) -> bool:
         """As of the last look: the record is in the server's catalog."""

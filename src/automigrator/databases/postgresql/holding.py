@@ -7,7 +7,7 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,18 +15,15 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.databases.access import Access
+from automigrator.databases.declarations import Declaration, dumped
 from automigrator.databases.holding import LockLostError, Record, loaded
 from automigrator.databases.polling import LockTimeoutError
-from automigrator.databases.postgresql import sessions
+from automigrator.databases.postgresql import keeping, sessions
 from automigrator.databases.postgresql.codes import FAILED_TRANSACTION
-from automigrator.databases.postgresql.contents import SCHEMA_OF_OURS
-from automigrator.databases.postgresql.sql import literal, rows_of, run, sqlstate
+from automigrator.databases.postgresql.sql import rows_of, sqlstate
 from automigrator.threads import to_the_end
 
 T = TypeVar("T")
-
-SCHEMA = SCHEMA_OF_OURS
-"""Holds a type per target whose comment is the record; empty of all that autogenerate compares."""
 
 PREDECESSOR_LIMIT_S = 30.0
 _POLL_S = 0.05
@@ -120,43 +117,25 @@ class SessionHold:
         return await task
 
     async def last(self) -> Record | None:
-        async with self.access.connection(autocommit=True) as connection:
-            rows = await rows_of(
-                connection,
-                """
-                select obj_description(t.oid, 'pg_type'),
-                       extract(epoch from clock_timestamp())::float8
-                from pg_type t join pg_namespace n on n.oid = t.typnamespace
-                where n.nspname = :schema and t.typname = :name
-                """,
-                schema=SCHEMA,
-                name=self._type,
-            )
-        return loaded(rows[0][0]) if rows else None
+        return loaded(await keeping.kept(self.access, keeping.record_name(self.key)))
 
     async def leave(self, record: Record | None) -> None:
         await self.confirm()
-        async with self.access.connection(autocommit=True) as connection:
-            name = f"{SCHEMA}.{self._type}"
-            if record is None:
-                await run(connection, f"DROP DOMAIN IF EXISTS {name}")
-                return
-            ((now, kept),) = await rows_of(
-                connection,
-                "select extract(epoch from clock_timestamp())::float8, "
-                "to_regtype(:name) is not null",
-                name=name,
-            )
-            if not kept:
-                await run(connection, f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-                await run(connection, f"CREATE DOMAIN {name} AS text")
-            said = literal(dataclasses.replace(record, at=record.at or now).dumped())
-            # one statement: a kill leaves the old record or the new one
-            await run(connection, f"COMMENT ON DOMAIN {name} IS {said}")
+        name = keeping.record_name(self.key)
+        if record is None:
+            await keeping.keep(self.access, name, None)
+            return
+        await keeping.keep(
+            self.access,
+            name,
+            lambda now: dataclasses.replace(record, at=record.at or now).dumped(),
+        )
 
-    @property
-    def _type(self) -> str:
-        return f"last_{self.key % 2**64:016x}"
+    async def declare(self, declared: Sequence[Declaration]) -> None:
+        await self.confirm()
+        text = dumped(declared)
+        name = keeping.declarations_name(self.key)
+        await keeping.keep(self.access, name, (lambda _: text) if declared else None)
 
 
 def _retrieved(task: asyncio.Future[Any]) -> None:

@@ -83,7 +83,8 @@ async def lock(
             return True
 
         async def leader() -> str:
-            return await hold.in_time(_holder(admin, todo[0]))
+            who = await hold.in_time(holder(admin, todo[0]))
+            return who or "somebody who has let go of it since"
 
         hold.waited_s = await poll(acquire, timeout_s, waiting, leader, f"database {live!r}")
         await end_predecessors(admin, hold, live)
@@ -235,9 +236,10 @@ async def _taken(admin: AsyncConnection, key: int) -> bool:
     return bool(rows[0][0])
 
 
-async def _holder(admin: AsyncConnection, key: int) -> str:
+async def holder(connection: AsyncConnection, key: int) -> str | None:
+    """Who holds a key, from whichever database of the server."""
     rows = await rows_of(
-        admin,
+        connection,
         f"""
         select h.pid, a.application_name, host(a.client_addr),
                to_char(a.backend_start at time zone 'UTC', 'HH24:MI:SS')
@@ -247,7 +249,7 @@ async def _holder(admin: AsyncConnection, key: int) -> str:
         key=key,
     )
     if not rows:
-        return "somebody who has let go of it since"
+        return None
     pid, application, address, since = rows[0]
     parts = (
         application,

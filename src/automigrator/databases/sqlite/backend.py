@@ -20,6 +20,7 @@ from automigrator.databases.access import Access
 from automigrator.databases.backend import Copying, Side, Sight, Snapshot, VersionTable
 from automigrator.databases.holding import Hold
 from automigrator.databases.sqlite import classifying, journal, keeping, locking, looking
+from automigrator.databases.sqlite.examining import FileExaminer
 from automigrator.databases.sqlite.files import beside, remove
 from automigrator.databases.sqlite.foreign import ensure_damaged
 from automigrator.databases.sqlite.location import file_of
@@ -173,6 +174,9 @@ class SQLite:
             return tuple(f"table {row[0]} of an unfinished batch operation" for row in rows)
 
         return await in_thread(find)
+
+    def examiner(self, tables: Sequence[VersionTable]) -> FileExaminer:
+        return FileExaminer(self.file)
 
     def unfinished(self) -> bool:
         return self.file is not None and journal.path_for(self.file).exists()

@@ -14,12 +14,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
+from automigrator.databases import declarations
+from automigrator.databases.declarations import Declaration, dumped
 from automigrator.databases.holding import Hold, Record, loaded
 from automigrator.databases.polling import Waiting, poll, this_process
 from automigrator.databases.sqlite.files import beside, remove_durably, write_durably
@@ -62,6 +64,10 @@ def record_path_for(live: Path) -> Path:
     return beside(live.resolve(), ".automigrator-record.json")
 
 
+def declarations_path_for(live: Path) -> Path:
+    return beside(live.resolve(), ".automigrator-works-with.json")
+
+
 @dataclass(slots=True)
 class FileHold:
     """See `Hold`; the lock file says who holds it and how far it is."""
@@ -70,7 +76,7 @@ class FileHold:
     waited_s: float
     since: float
     descriptor: int
-    records: Path
+    live: Path
     progress: str = ""
 
     async def confirm(self, progress: str = "") -> None:
@@ -83,16 +89,15 @@ class FileHold:
         await asyncio.Event().wait()
 
     async def last(self) -> Record | None:
-        return await in_thread(lambda: _record(self.records))
+        return await in_thread(lambda: record_of(self.live))
 
     async def leave(self, record: Record | None) -> None:
-        def put() -> None:
-            if record is None:
-                remove_durably(self.records)
-            else:
-                write_durably(self.records, _at_a_time(record).dumped())
+        text = _at_a_time(record).dumped() if record is not None else None
+        await _kept(record_path_for(self.live), text)
 
-        await to_the_end(in_thread(put))
+    async def declare(self, declared: Sequence[Declaration]) -> None:
+        text = dumped(declared) if declared else None
+        await _kept(declarations_path_for(self.live), text)
 
     def _write(self, progress: str) -> None:
         text = json.dumps({"leader": self.leader, "progress": progress}).encode()
@@ -115,13 +120,11 @@ async def file_lock(live: Path, timeout_s: float, waiting: Waiting) -> AsyncIter
         return _try(descriptor)
 
     async def leader() -> str:
-        said = _said(path)
-        progress = f", at {said['progress']}" if said.get("progress") else ""
-        return f"{said.get('leader') or 'another process'}{progress}"
+        return _told(path)
 
     try:
         waited = await poll(acquire, timeout_s, waiting, leader, str(live))
-        hold = FileHold(this_process(), waited, since, descriptor, record_path_for(live))
+        hold = FileHold(this_process(), waited, since, descriptor, live)
         await hold.confirm()
         yield hold
     finally:
@@ -149,6 +152,9 @@ class MemoryHold:
 
     async def leave(self, record: Record | None) -> None:
         self.shared.record = _at_a_time(record) if record else None
+
+    async def declare(self, declared: Sequence[Declaration]) -> None:
+        """No other code can come to it."""
 
 
 @dataclass(slots=True)
@@ -183,11 +189,53 @@ def _at_a_time(record: Record) -> Record:
     return record if record.at else dataclasses.replace(record, at=time.time())
 
 
-def _record(path: Path) -> Record | None:
+def holder_of(live: Path) -> str | None:
+    """Who holds the lock of a database file now; call it in a thread."""
+    path = path_for(live)
     try:
-        return loaded(path.read_text("utf-8"))
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+    except OSError:
+        return None
+    try:
+        if _try(descriptor):
+            _release(descriptor)  # whoever tried meanwhile tries again
+            return None
+        return _told(path)
+    finally:
+        os.close(descriptor)
+
+
+def record_of(live: Path) -> Record | None:
+    """What the last leader left; call it in a thread."""
+    return loaded(_text(record_path_for(live)))
+
+
+def declarations_of(live: Path) -> tuple[Declaration, ...]:
+    """What the database declares; call it in a thread."""
+    return declarations.loaded(_text(declarations_path_for(live)))
+
+
+async def _kept(path: Path, text: str | None) -> None:
+    def put() -> None:
+        if text is None:
+            remove_durably(path)
+        else:
+            write_durably(path, text)
+
+    await to_the_end(in_thread(put))
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def _told(path: Path) -> str:
+    said = _said(path)
+    progress = f", at {said['progress']}" if said.get("progress") else ""
+    return f"{said.get('leader') or 'another process'}{progress}"
 
 
 def _said(path: Path) -> dict[str, str]:
