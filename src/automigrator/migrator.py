@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from automigrator import gate, recovery
 from automigrator.course import Course
@@ -38,6 +38,9 @@ from automigrator.target import (
 )
 from automigrator.telling import run_told, target_told
 from automigrator.threads import in_thread
+
+if TYPE_CHECKING:
+    from automigrator.standing import Models
 
 logger = logging.getLogger("automigrator")
 
@@ -133,14 +136,17 @@ class Migrator:
             return asyncio.run(self.run())
         raise ConfigurationError("an event loop is running here: await run() instead of run_sync()")
 
-    async def check(self) -> Status:
-        """How every target stands; changes nothing. Raises PluginError for a wrong strategy."""
-        from automigrator.standing import standing
+    async def check(self, *, models: Models | None = None) -> Status:
+        """How every target stands; changes nothing.
+
+        `models`, a MetaData or several, or for several targets a mapping from their names, are
+        compared with what the migrations made, as `alembic check` does. Raises PluginError for a
+        wrong strategy, and ConfigurationError.
+        """
+        from automigrator.standing import status
 
         await self._armed()
-        return Status(
-            tuple([await standing(each, each.ahead or self.ahead) for each in self.targets])
-        )
+        return await status(self.targets, self.ahead, models)
 
     async def plan(self, *, sql: bool = False) -> tuple[Plan, ...]:
         """The pending revisions of every target, with their SQL on request; changes nothing.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import URL
 from sqlalchemy.engine import Connection
 from sqlalchemy.util import await_only
@@ -148,12 +149,14 @@ async def drive(
     down: bool = False,
     started: Callable[[str, int, int], None] | None = None,
     done: Callable[[str, float], None] | None = None,
+    compare: Callable[[MigrationContext], None] | None = None,
     execution: Execution | None = None,
     hold: Hold | None = None,
 ) -> Execution:
     """Run env.py once along `way`, as long as `hold` is held.
 
-    What env.py raises passes through; so does a cancellation.
+    `compare` is called with each context that env.py configures, when nothing is applied. What
+    env.py raises passes through; so does a cancellation.
     """
     execution = Execution() if execution is None else execution
     watch = Watch(execution, target.statement_timeout, target.revision_timeout)
@@ -178,6 +181,7 @@ async def drive(
             replace=way.replace,
             check=watch.check,
             stop=watch.stopping.is_set,
+            compare=compare,
         )
         if apply:
             seconds = target.statement_timeout

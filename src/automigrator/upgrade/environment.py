@@ -13,6 +13,7 @@ from typing import Any
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
 from alembic.util import to_tuple
 from sqlalchemy.engine import Connection
 from sqlalchemy.util import await_only
@@ -72,6 +73,7 @@ class Request:
     stop: Callable[[], bool] = lambda: False
     follow: Callable[[Connection], Callable[[], None]] = lambda connection: lambda: None
     """Watches the statements of a connection; returns the undoing."""
+    compare: Callable[[MigrationContext], None] | None = None
     confirm: Callable[[str], None] = lambda progress: None
     """Says how far it is; raises LockLostError when another process may migrate by now."""
 
@@ -176,6 +178,8 @@ def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> 
     configured.ran = True
     configured.pending = tuple(revision_id(step) for step in steps)
     configured.wanted = history.wanted(heads, steps) if not request.down else ()
+    if request.compare is not None and not request.apply:
+        request.compare(context)
     return iter(_applied(request, execution, steps)) if request.apply else iter(())
 
 
