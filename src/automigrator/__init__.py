@@ -1,6 +1,7 @@
 """automigrator: bring databases to the revision the code expects, at startup."""
 
 from automigrator._version import __version__
+from automigrator.checkup import Checkup, TargetCheckup
 from automigrator.errors import (
     AutomigratorError,
     ConfigurationError,
@@ -22,6 +23,7 @@ from automigrator.target import Target
 
 __all__ = [
     "AutomigratorError",
+    "Checkup",
     "ConfigurationError",
     "Decision",
     "Event",
@@ -39,6 +41,7 @@ __all__ = [
     "Status",
     "StoppedError",
     "Target",
+    "TargetCheckup",
     "TargetReport",
     "TargetStatus",
     "__version__",

@@ -19,6 +19,7 @@ from automigrator.diagnosis import (
 from automigrator.failure import Decision, Failure
 from automigrator.leftovers import left_behind
 from automigrator.report import Applied
+from automigrator.upgrade.creating import there_already
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +64,28 @@ async def described(course: Course, error: Exception) -> Failure:
         otherwise=course.doing,
     )
     _keep_applied(course, failure)
+    failure = dataclasses.replace(failure, hints=await _hints(course, failure))
     blockers = course.blockers() if course.blockers is not None else ()
     if failure.kind == "lock-timeout" and blockers:
         message = f"{failure.message}; in the way: {', '.join(blockers)}"
         failure = dataclasses.replace(failure, message=message)
     return failure
+
+
+async def _hints(course: Course, failure: Failure) -> tuple[str, ...]:
+    """What lay about before the attempt, and the tables that what is still pending creates."""
+    finding, ground = course.finding, course.ground
+    if finding is None or course.execution is None:
+        return ()
+    pending = [each for each in finding.pending if each not in failure.applied]
+    found: tuple[str, ...] = ()
+    if len(finding.contexts) == 1:
+        try:
+            examiner = ground.backend.examiner([ground.table])
+            found = await there_already(examiner, await ground.history(), pending)
+        except Exception as error:  # noqa: BLE001 - the error that brought us here matters
+            logger.debug("%s: looking for debris: %s", course.run.name, type(error).__name__)
+    return (*course.debris, *found)
 
 
 async def _or_lock_lost(course: Course, error: Exception) -> Exception:

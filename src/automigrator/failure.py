@@ -58,6 +58,8 @@ class Failure:
     debris: tuple[str, ...] = ()
     advice: str = ""
     attempt: int = 1
+    hints: tuple[str, ...] = ()
+    """What lay about already, and may have to do with it."""
     error: BaseException | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
@@ -68,6 +70,7 @@ class Failure:
         lines.append(
             f"state: {self.state}" + (f", debris: {', '.join(self.debris)}" if self.debris else "")
         )
+        lines += [f"found besides: {hint}" for hint in self.hints]
         if self.applied:
             lines.append(f"applied and kept: {', '.join(self.applied)}")
         if self.advice:
@@ -86,6 +89,7 @@ class Failure:
             "debris": list(self.debris),
             "advice": self.advice,
             "attempt": self.attempt,
+            "hints": list(self.hints),
             "error": type(self.error).__name__ if self.error is not None else None,
         }
 
@@ -102,4 +106,5 @@ class Failure:
             debris=tuple(data["debris"]),
             advice=data["advice"],
             attempt=data["attempt"],
+            hints=tuple(data.get("hints", ())),
         )

@@ -40,6 +40,7 @@ from automigrator.telling import run_told, target_told
 from automigrator.threads import in_thread
 
 if TYPE_CHECKING:
+    from automigrator.checkup import Checkup
     from automigrator.standing import Models
 
 logger = logging.getLogger("automigrator")
@@ -158,6 +159,15 @@ class Migrator:
         return tuple(
             [await planned(each, each.ahead or self.ahead, sql=sql) for each in self.targets]
         )
+
+    async def doctor(self, *, repair: bool = False) -> Checkup:
+        """A close look at every target; changes nothing, unless `repair` says so.
+
+        Then what is provably debris is removed, under the lock, and what is not is left and told.
+        """
+        from automigrator.doctor import checkup
+
+        return await checkup(self.targets, self.ahead, repair=repair)
 
     async def rollback(self, revision: str, *, target: str | None = None) -> TargetReport:
         """Downgrade one target to `revision`, under the lock; the gate does not govern it.

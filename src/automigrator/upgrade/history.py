@@ -145,6 +145,10 @@ class History:
         """Whether a pending revision commits in the middle, by its text."""
         return any(_AUTOCOMMIT.search(_text(self._script(revision))) for revision in revisions)
 
+    def text(self, revision: str) -> str:
+        """The text of a revision's file."""
+        return _text(self._script(revision))
+
     def asked_for(self, revision: str) -> tuple[str, ...]:
         """The revisions that `revision` names; every head where it names none by itself."""
         try:

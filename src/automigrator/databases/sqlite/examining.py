@@ -78,6 +78,7 @@ def _dropped(live: Path, debris: Debris) -> str | None:
     name = debris.object[1]
     with closing(connect(live, "rw")) as connection:
         connection.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000:.0f}")
+        connection.execute("PRAGMA foreign_keys=OFF")  # to drop a table would else empty it first
         try:
             connection.execute("BEGIN IMMEDIATE")
             try:
