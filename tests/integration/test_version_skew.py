@@ -396,6 +396,39 @@ async def test_clearing_forgets_the_declaration(old: Make, newer: Callable[..., 
     await refused(old())
 
 
+async def test_older_code_that_waited_for_newer_serves_and_leaves_its_record_alone(
+    old: Make, make_target: Make, database_url: str
+) -> None:
+    waiting: list[asyncio.Task[Report]] = []
+
+    class Overtakes:
+        """Older code finds something pending, and waits while newer code goes further."""
+
+        @hookimpl
+        async def before_migrate(self, run: Any) -> None:
+            older = Migrator(old(ahead="serve"), mode="migrate")
+            events = older.events()
+            waiting.append(asyncio.create_task(older.run()))
+            async for event in events:
+                if event.name == "waiting":
+                    break
+
+    def failing(folder: Path) -> None:
+        linear(folder, 5)
+        revision(folder, "r6", "r5", upgrade="raise RuntimeError('no')")
+
+    await start(old(revision="r2"))
+    new = make_target(failing, folder="new", kind="per_migration")
+    with pytest.raises(MigrationError, match="r6"):
+        await start(new, plugins=[Overtakes()])
+
+    report = await waiting[0]
+    (found,) = (await Migrator(new).doctor()).targets
+    assert (report.outcome, report.targets[0].after) == ("current", ("r5",))
+    assert "r5" in report.targets[0].notes[0]
+    assert found.record is not None and "no" in found.record.failures[0]["message"]
+
+
 @pytest.mark.parametrize("floor", ["nowhere", "r5", ("r1",)])
 async def test_a_wrong_declaration_stops_the_migration_before_it_begins(
     floor: Any, make_target: Make, database_url: str
