@@ -214,6 +214,7 @@ _DECLARED = (
         debris="a list of what half a revision left",
         advice="what a person should do",
         attempt="counts from 1",
+        hints="a list of what lay about already, and may have to do with it",
         error="the name of the exception's type, or null",
     ),
     event(
@@ -339,6 +340,14 @@ _DECLARED = (
         level=logging.WARNING,
         what="how far it came",
         heads="a list: the heads the database has, as far as they are known",
+    ),
+    event(
+        "newer-database",
+        "the database is newer than this code, and the application starts on it",
+        "{text}",
+        level=logging.WARNING,
+        text="both sides, and why it may",
+        heads="a list of the database's",
     ),
     event("note", "a plugin or the core has something to say", "{text}", text="a sentence"),
     event(

@@ -89,8 +89,8 @@ async def serve(course: Course, error: UnknownRevisionError) -> None:
     course.run.before = course.after = served.heads
     course.run.wanted = served.wanted
     course.served = True
-    logger.warning("%s: %s", course.run.name, served.note)
-    course.run.note(served.note)
+    course.run.notes.append(served.note)
+    course.progress("newer-database", course.run.name, text=served.note, heads=list(served.heads))
 
 
 async def declare(course: Course, finding: Finding) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from automigrator.databases.declarations import Declaration
 from automigrator.databases.holding import Record
 from automigrator.databases.polling import LockTimeoutError
 from automigrator.testing.backends.looking import Looking
@@ -154,6 +155,32 @@ class Locking(Looking):
             assert await hold.last() is None
         async with self.backend().lock([TABLE], FREE_S, silent) as hold:
             assert await hold.last() is None, "a record that was taken back is there again"
+
+    @case
+    async def test_what_a_database_declares_survives_until_it_is_taken_back(self) -> None:
+        """Older code reads it without the lock."""
+        await self.filled()
+        examiner = self.backend().examiner([TABLE])
+        declared = Declaration(("r2",), ("r1",), ("r1", "r2"), "2.0")
+        assert await examiner.declared() == (), "nothing was declared yet"
+        async with self.backend().lock([TABLE], FREE_S, silent) as hold:
+            await hold.declare([declared])
+            assert await hold.last() is None, "a declaration is no leader's record"
+        assert await examiner.declared() == (declared,)
+        async with self.backend().lock([TABLE], FREE_S, silent) as hold:
+            await hold.declare([])
+        assert await examiner.declared() == (), "what was taken back is there again"
+
+    @case
+    async def test_an_examiner_says_who_holds_the_lock_without_taking_it(self) -> None:
+        await self.filled()
+        examiner = self.backend().examiner([TABLE])
+        assert await examiner.holder() is None, "nobody holds it"
+        async with self.backend().lock([TABLE], FREE_S, silent):
+            assert await examiner.holder(), "somebody holds it"
+        assert await examiner.holder() is None, "it was let go of"
+        assert await examiner.debris() == (), "a sound database has no debris"
+        assert await examiner.existing([(None, "no_such_table")]) == ()
 
     async def _excluded(self, lock: Any) -> None:
         try:
