@@ -20,8 +20,6 @@ class TargetCheckup:
 
     status: TargetStatus
     reachable: bool = True
-    unfinished: bool = False
-    """Whether a killed run left something open, which the next start finishes or undoes."""
     holder: str | None = None
     """Who holds the migration lock."""
     record: Record | None = None
@@ -40,7 +38,7 @@ class TargetCheckup:
     @property
     def healthy(self) -> bool:
         """Whether there is nothing to do and nothing that somebody should look at."""
-        wrong = self.unfinished, self.record, self.debris, self.hints, self.unknown
+        wrong = self.record, self.debris, self.hints, self.unknown
         return self.reachable and self.status.current and not any(wrong)
 
     def __str__(self) -> str:
@@ -49,8 +47,6 @@ class TargetCheckup:
             lines.append("  out of reach: nothing else could be looked at")
         if len(self.status.heads) > 1:
             lines.append(f"  several heads: {', '.join(self.status.heads)}")
-        if self.unfinished:
-            lines.append("  a run was killed: the next start finishes or undoes what it began")
         if self.holder:
             lines.append(f"  migration lock: held by {self.holder}")
         if self.record:
@@ -68,7 +64,6 @@ class TargetCheckup:
             **self.status.to_dict(),
             "healthy": self.healthy,
             "reachable": self.reachable,
-            "unfinished": self.unfinished,
             "holder": self.holder,
             "failed_starts": record.starts.count if record else 0,
             "last_outcome": record.outcome if record else None,

@@ -39,17 +39,13 @@ async def _examined(ground: Ground, ahead: Ahead) -> TargetCheckup:
             sight = await backend.look([ground.table])
     except Exception as error:  # noqa: BLE001 - what is wrong is what is asked for
         damaged = backend.classify(error) == "corrupt"
-        return TargetCheckup(status, reachable=damaged, unfinished=backend.unfinished())
-    unfinished = backend.unfinished()
+        return TargetCheckup(status, reachable=damaged)
     examiner = backend.examiner([ground.table])
     copies = await unknown.unless("what is kept beside it", examiner.copies(), ())
     if not sight.exists:
-        return TargetCheckup(
-            status, unfinished=unfinished, copies=copies, unknown=tuple(unknown.said)
-        )
+        return TargetCheckup(status, copies=copies, unknown=tuple(unknown.said))
     return TargetCheckup(
         status,
-        unfinished=unfinished,
         holder=await unknown.unless("who holds the lock", examiner.holder(), None),
         record=await unknown.unless("how the last start ended", examiner.record(), None),
         copies=copies,

@@ -177,9 +177,9 @@ async def test_who_holds_the_lock_is_told_and_copies_are_listed(
 
     (during,) = found
     after = await doctor(target)
-    assert during.holder and during.unfinished and not during.healthy
+    assert during.holder and during.status.unfinished and not during.healthy
     assert "migration lock: held by" in str(during)
-    assert after.holder is None and not after.unfinished
+    assert after.holder is None and not after.status.unfinished
     (copy,) = after.copies
     assert (copy.kind, copy.at is not None, copy.size > 0) == ("snapshot", True, True)
     assert copy.place in str(after) and after.healthy
