@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 from automigrator.databases.declarations import Declaration
 from automigrator.databases.examining import Copy, Debris, TableName, at_of
 from automigrator.databases.holding import Record
-from automigrator.databases.sqlite import locking
+from automigrator.databases.sqlite import keeping, locking
 from automigrator.databases.sqlite.files import size_of
 from automigrator.databases.sqlite.reading import begin_reading, connect, never, reading
 from automigrator.threads import in_thread, to_the_end
 
 _BUSY_S = 10.0
 _TEMPORARY = "_alembic_tmp_"
-_KINDS = ("snapshot", "purged", "replaced", "corrupt", "side")
 
 
 class FileExaminer:
@@ -168,12 +167,17 @@ def _tables(connection: sqlite3.Connection) -> list[str]:
 
 
 def _copies(live: Path) -> tuple[Copy, ...]:
-    ours = re.compile(re.escape(live.name) + rf"\.({'|'.join(_KINDS)})-([0-9A-Za-z]+)(-\d+)?")
     if not live.parent.exists():
         return ()
-    found = [(path, ours.fullmatch(path.name)) for path in sorted(live.parent.iterdir())]
     return tuple(
-        Copy(str(path), match[1], at_of(match[2]), size_of(path)) for path, match in found if match
+        Copy(
+            str(path),
+            kind,
+            at_of(path.name.rpartition(f".{kind}-")[2].partition("-")[0]),
+            size_of(path),
+        )
+        for kind in get_args(keeping.Kind)
+        for path in keeping.kept(live, kind)
     )
 
 
