@@ -96,9 +96,9 @@ Stop = Callable[[], Callable[[], object]]
 
 
 @contextmanager
-def stoppable() -> Iterator[tuple[Server, Stop]]:
-    """A server of our own, and what stops it."""
-    with folder_of_one() as place:
+def stoppable(language: str = "") -> Iterator[tuple[Server, Stop]]:
+    """A server of our own, and what stops it; it speaks `language` where that is installed."""
+    with folder_of_one(language) as place:
         initdb = ["initdb", "--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8"]
         place.run(*initdb, "-D", str(place.data))
         with serving(place) as both:
@@ -112,6 +112,7 @@ class Place:
     folder: Path
     user: dict[str, Any]
     binaries: Path
+    language: str = ""
 
     @property
     def data(self) -> Path:
@@ -120,7 +121,9 @@ class Place:
     @property
     def common(self) -> dict[str, Any]:
         """Arguments of every process in it."""
-        env = {**os.environ, "LC_ALL": "C", "HOME": str(self.folder)}
+        # gettext takes LANGUAGE wherever the locale is not plain C
+        locale = {"LC_ALL": "C.UTF-8", "LANGUAGE": self.language} if self.language else {}
+        env = {**os.environ, "LC_ALL": "C", **locale, "HOME": str(self.folder)}
         return {"cwd": self.folder, "env": env, **self.user}
 
     def run(self, program: str, *arguments: str) -> None:
@@ -129,14 +132,14 @@ class Place:
 
 
 @contextmanager
-def folder_of_one() -> Iterator[Place]:
+def folder_of_one(language: str = "") -> Iterator[Place]:
     """A place without a server yet, removed at exit."""
     folder = Path(tempfile.mkdtemp(prefix="automigrator-postgres-"))
     try:
         user = unprivileged()
         if user:
             os.chown(folder, user["user"], user["group"])
-        yield Place(folder, user, _usable(_binaries(), folder, user))
+        yield Place(folder, user, _usable(_binaries(), folder, user), language)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

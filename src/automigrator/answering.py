@@ -9,16 +9,11 @@ from automigrator.asking import Asking
 from automigrator.course import Course
 from automigrator.databases.chain import chain
 from automigrator.databases.holding import LockLostError
-from automigrator.diagnosis import (
-    JudgedError,
-    Left,
-    diagnose,
-    first_line,
-    with_hidden_parameters,
-)
+from automigrator.diagnosis import JudgedError, Left, diagnose
 from automigrator.failure import Decision, Failure
 from automigrator.leftovers import left_behind
 from automigrator.report import Applied
+from automigrator.saying import first_line, hide_values
 from automigrator.upgrade.creating import there_already
 
 logger = logging.getLogger(__name__)
@@ -54,7 +49,7 @@ async def described(course: Course, error: Exception) -> Failure:
     """The failure that an error is, with the state it left; what stays applied is noted."""
     ground, run = course.ground, course.run
     error = await _or_lock_lost(course, error)
-    with_hidden_parameters(error)
+    hide_values(error)
     failure = diagnose(
         error,
         ground.target,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from automigrator.course import Course
-from automigrator.diagnosis import first_line
 from automigrator.inspection import Finding
 from automigrator.leftovers import left_behind
 from automigrator.report import Applied
+from automigrator.saying import first_line
 from automigrator.upgrade.async_drivers import sync_way
 from automigrator.upgrade.drives import Way, drive
 from automigrator.upgrade.environment import Execution

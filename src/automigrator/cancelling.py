@@ -7,8 +7,8 @@ import logging
 
 from automigrator.course import Course
 from automigrator.crash_loops import take_back
-from automigrator.diagnosis import first_line
 from automigrator.repairing import repair
+from automigrator.saying import first_line
 
 logger = logging.getLogger(__name__)
 

@@ -215,6 +215,7 @@ _DECLARED = (
         advice="what a person should do",
         attempt="counts from 1",
         hints="a list of what lay about already, and may have to do with it",
+        database="its URL without password",
         error="the name of the exception's type, or null",
     ),
     event(

@@ -13,9 +13,10 @@ from automigrator.answering import read_after
 from automigrator.asking import Asking
 from automigrator.course import Course
 from automigrator.databases.holding import FailedStarts, LockLostError, Record
-from automigrator.diagnosis import Left, first_line
+from automigrator.diagnosis import Left
 from automigrator.failure import Decision, Failure, FailureKind
 from automigrator.report import Outcome
+from automigrator.saying import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -177,6 +178,7 @@ def _failure(course: Course, record: Record) -> Failure:
         advice="deploy revisions or an env.py that are repaired, or call `await migrator.clear()` "
         f"once the cause is gone; a start after {again} tries once more by itself",
         attempt=0,
+        database=course.ground.target.url,
     )
 
 

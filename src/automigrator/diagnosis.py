@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import get_args
-
-from sqlalchemy.exc import DBAPIError, StatementError
 
 from automigrator.databases.backend import Backend
 from automigrator.databases.chain import chain
@@ -14,16 +11,8 @@ from automigrator.databases.holding import LockLostError
 from automigrator.errors import ConfigurationError, RefusedError
 from automigrator.failure import Failure, FailureKind, State
 from automigrator.hooks import HookError
+from automigrator.saying import first_line, said, statement_of
 from automigrator.target import Target
-from automigrator.urls import scrubbed
-
-_DATA = re.compile(
-    r"(invalid input (?:for query argument \$\d+|syntax for [\w ]+|value for enum [\w.\" ]+)): .*"
-)
-"""What drivers and the server say of a value, which may be anybody's."""
-
-STATEMENT_LIMIT = 2000
-"""Characters of a statement that a failure keeps."""
 
 ADVICE: dict[FailureKind, str] = {
     "unreachable": "check that the server is up and the URL's host, port and database are right",
@@ -44,6 +33,12 @@ ADVICE: dict[FailureKind, str] = {
     "hook": "repair the plugin that is named, or take it out of the configuration",
 }
 
+_NOT_THE_DATABASES: frozenset[FailureKind] = frozenset({"history", "ahead", "unversioned", "hook"})
+
+CUT = (
+    "look in the server's log for who ended the connection (an administrator, the system out of "
+    "memory, a fail-over); then start again: what was not committed is rolled back"
+)
 REFUSED = "do what the refusal says, then start again; the plugin that asked for the act is well"
 
 
@@ -104,10 +99,11 @@ def diagnose(
 
     What refuses says itself what to do.
     """
-    advice = error.advice if isinstance(error, JudgedError) else ""
+    advice = str(getattr(error, "advice", ""))
     kind = _kind(error, backend, otherwise)
     if isinstance(error, HookError) and isinstance(error.__cause__, RefusedError):
         advice = REFUSED
+    refused = isinstance(error, RefusedError)
     message = said(error, target)
     if kind == "timeout" and not advice and target.statement_timeout is not None:
         message += f" (the target's statement_timeout={target.statement_timeout:g} s, or less)"
@@ -115,6 +111,10 @@ def diagnose(
         from automigrator.upgrade.async_drivers import advice as driver_advice  # imports Alembic
 
         advice = driver_advice(target, error)
+    if kind == "unreachable" and left.revision is not None:
+        advice = advice or CUT
+    if backend is not None and kind not in _NOT_THE_DATABASES and not refused:
+        advice = advice or backend.advise(error)
     return Failure(
         kind,
         message,
@@ -123,50 +123,11 @@ def diagnose(
         statement=statement_of(error),
         applied=left.applied,
         debris=left.debris,
-        advice=advice or ("" if isinstance(error, RefusedError) else ADVICE[kind]),
+        advice=advice or ("" if refused else ADVICE[kind]),
         attempt=attempt,
+        database=target.url,
         error=error,
     )
-
-
-def with_hidden_parameters(error: BaseException) -> None:
-    """Keep what a statement was given out of the error's text, wherever it is printed."""
-    for each in chain(error):
-        if isinstance(each, StatementError):
-            each.hide_parameters = True
-
-
-def statement_of(error: BaseException) -> str | None:
-    """The SQL that failed, without its parameters."""
-    if isinstance(error, JudgedError) and error.statement is not None:
-        return error.statement.strip()[:STATEMENT_LIMIT]
-    for each in chain(error):
-        if isinstance(each, DBAPIError) and each.statement:
-            return each.statement.strip()[:STATEMENT_LIMIT]
-    return None
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says: a driver's first line only, as data may stand below it."""
-    source: BaseException = error
-    if isinstance(error, DBAPIError) and error.orig is not None:
-        source = error.orig
-    lines = str(source).strip().splitlines()
-    text = _DATA.sub(r"\1: (value hidden)", lines[0]) if lines else ""
-    text = re.sub(r"^<class '[\w.]*?(\w+)'>: ", r"\1: ", text)
-    name = type(source).__name__
-    return text if text.startswith(name) else f"{name}: {text}" if text else name
-
-
-def said(error: BaseException, target: Target) -> str:
-    """What an error says, without the target's passwords and without data."""
-    ours = type(error).__module__.startswith("automigrator")
-    text = str(error) if ours else first_line(error)
-    secret = [target.application_url]
-    if target.migrate_with is not None:
-        other = target.migrate_with
-        secret.append(getattr(other, "url", other))  # type: ignore[arg-type]  # an engine or a URL
-    return scrubbed(text, *secret)
 
 
 def _kind(error: BaseException, backend: Backend | None, otherwise: FailureKind) -> FailureKind:
@@ -192,4 +153,6 @@ def _kind(error: BaseException, backend: Backend | None, otherwise: FailureKind)
     if any(isinstance(each, LockLostError) for each in chain(error)):
         return "lock-timeout"
     kind = backend.classify(error) if backend is not None else None
+    if kind == "auth" and otherwise == "revision":
+        return "revision"  # let in, and refused what this revision alone wants
     return kind or otherwise

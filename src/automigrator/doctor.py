@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from automigrator.checkup import Checkup, TargetCheckup
 from automigrator.databases.examining import Debris, Examiner
-from automigrator.diagnosis import first_line
 from automigrator.opening import Ground, opened
+from automigrator.saying import first_line
 from automigrator.standing import standing
 from automigrator.target import Ahead, Target
 from automigrator.upgrade.creating import there_already

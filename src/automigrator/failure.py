@@ -26,6 +26,12 @@ KINDS: frozenset[str] = frozenset(get_args(FailureKind))
 
 State = Literal["clean", "partial-at-boundary", "partial-within-revision"]
 
+_MEANS: dict[State, str] = {
+    "clean": "nothing of this attempt stayed in the database",
+    "partial-at-boundary": "whole revisions were applied and stay, no half of one",
+    "partial-within-revision": "half of a revision may have stayed",
+}
+
 DISCARDABLE: frozenset[FailureKind] = frozenset({"revision", "corrupt"})
 """The only kinds a discarding strategy is asked about; the state never widens this."""
 
@@ -45,8 +51,9 @@ class Decision(enum.Enum):
 class Failure:
     """What stopped one attempt on one target.
 
-    `message` says what happened; `advice` what a person should do next; `statement` is SQL
-    without its parameters; `applied` holds the revision ids that stay applied, in order.
+    `message` says what happened; `advice` what a person should do next; `database` is its URL
+    without password; `statement` is SQL without its parameters; `applied` holds the revision ids
+    that stay applied, in order.
     """
 
     kind: FailureKind
@@ -60,15 +67,19 @@ class Failure:
     attempt: int = 1
     hints: tuple[str, ...] = ()
     """What lay about already, and may have to do with it."""
+    database: str = ""
     error: BaseException | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         where = f" in revision {self.revision}" if self.revision else ""
         lines = [f"{self.kind}{where}: {self.message}"]
+        if self.database:
+            lines.append(f"database: {self.database}")
         if self.statement:
             lines.append(f"statement: {self.statement}")
         lines.append(
-            f"state: {self.state}" + (f", debris: {', '.join(self.debris)}" if self.debris else "")
+            f"state: {self.state} ({_MEANS[self.state]})"
+            + (f", debris: {', '.join(self.debris)}" if self.debris else "")
         )
         lines += [f"found besides: {hint}" for hint in self.hints]
         if self.applied:
@@ -90,6 +101,7 @@ class Failure:
             "advice": self.advice,
             "attempt": self.attempt,
             "hints": list(self.hints),
+            "database": self.database,
             "error": type(self.error).__name__ if self.error is not None else None,
         }
 
@@ -107,4 +119,5 @@ class Failure:
             advice=data["advice"],
             attempt=data["attempt"],
             hints=tuple(data.get("hints", ())),
+            database=data.get("database", ""),  # an older release leaves none
         )

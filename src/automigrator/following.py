@@ -10,9 +10,9 @@ import logging
 from automigrator import crash_loops
 from automigrator.course import Course
 from automigrator.databases.holding import Record
-from automigrator.diagnosis import first_line
 from automigrator.failure import Failure
 from automigrator.report import Outcome
+from automigrator.saying import first_line
 
 logger = logging.getLogger(__name__)
 

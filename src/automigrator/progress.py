@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from automigrator.catalogue import CATALOGUE
-from automigrator.diagnosis import said
 from automigrator.events import Event, EventStream
 from automigrator.hooks import Hooks
+from automigrator.saying import said
 from automigrator.target import Target
 
 logger = logging.getLogger("automigrator")

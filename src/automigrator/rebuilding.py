@@ -6,9 +6,9 @@ import logging
 
 from automigrator.course import Course
 from automigrator.databases.backend import VersionTable
-from automigrator.diagnosis import first_line
 from automigrator.errors import RefusedError
 from automigrator.run import stamp
+from automigrator.saying import first_line
 from automigrator.upgrade.async_drivers import sync_way
 from automigrator.upgrade.drives import Way, drive, probe
 from automigrator.upgrade.environment import Execution

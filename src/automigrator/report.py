@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from automigrator.failure import Failure
@@ -63,7 +63,9 @@ class TargetReport:
         lines += [f"  note: {note}" for note in self.notes]
         if self.failed_starts > 1:
             lines.append(f"  failed starts in a row at these revisions: {self.failed_starts}")
-        for failure in self.failures:
+        for told, failure in enumerate(self.failures):
+            if told:
+                failure = replace(failure, database="")  # once is enough
             first, *rest = str(failure).splitlines()
             head = f"attempt {failure.attempt} failed" if failure.attempt else "not tried"
             lines.append(f"  {head}: {first}")

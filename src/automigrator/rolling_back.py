@@ -7,11 +7,12 @@ import time
 from dataclasses import replace
 
 from automigrator.course import Course
-from automigrator.diagnosis import JudgedError, Left, diagnose, with_hidden_parameters
+from automigrator.diagnosis import JudgedError, Left, diagnose
 from automigrator.inspection import inspect
 from automigrator.leftovers import left_behind
 from automigrator.repairing import repair
 from automigrator.report import Outcome
+from automigrator.saying import hide_values
 from automigrator.telling import ended_by
 from automigrator.upgrade.drives import drive, probe
 from automigrator.upgrade.environment import EnvError, Execution
@@ -45,7 +46,7 @@ async def _outcome(course: Course, revision: str) -> Outcome:
             course.progress("locked", run.name, waited_s=course.hold.waited_s)
             return await _rolled_back(course, revision)
     except Exception as error:  # noqa: BLE001 - any error is the target's failure
-        with_hidden_parameters(error)
+        hide_values(error)
         failure = diagnose(
             error,
             ground.target,

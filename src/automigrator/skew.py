@@ -12,9 +12,10 @@ from automigrator.course import Course
 from automigrator.databases import declarations
 from automigrator.databases.declarations import Declaration
 from automigrator.databases.holding import LockLostError
-from automigrator.diagnosis import JudgedError, first_line
+from automigrator.diagnosis import JudgedError
 from automigrator.inspection import Finding
 from automigrator.opening import Ground
+from automigrator.saying import first_line
 from automigrator.target import Ahead
 from automigrator.upgrade.compatibility import declaration, works_with
 from automigrator.upgrade.environment import Configured

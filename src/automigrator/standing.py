@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import MetaData
 
-from automigrator.diagnosis import Left, diagnose, with_hidden_parameters
+from automigrator.diagnosis import Left, diagnose
 from automigrator.errors import ConfigurationError
 from automigrator.failure import Failure
 from automigrator.inspection import Finding, inspect, judge
 from automigrator.opening import Ground, opened
 from automigrator.report import Plan, Status, TargetStatus
+from automigrator.saying import hide_values
 from automigrator.skew import Served, judged
 from automigrator.target import Ahead, Target
 from automigrator.upgrade.history import UnknownRevisionError
@@ -66,7 +67,7 @@ async def standing(target: Target, ahead: Ahead, models: Metadata | None = None)
             judge(target, finding)
             drift = await _drift(ground, finding, models)
         except Exception as error:  # noqa: BLE001 - any error is what is wrong with the target
-            with_hidden_parameters(error)
+            hide_values(error)
             problem = diagnose(error, target, ground.backend, Left(), attempt=0, otherwise="env")
             if finding is None:
                 return TargetStatus(

@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
-from postgres_server import Server
+from postgres_server import Server, stoppable
 from sqlalchemy import URL, NullPool, create_engine, event, make_url, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
@@ -471,7 +471,7 @@ async def test_a_statement_in_another_threads_loop_is_interrupted_on_the_server_
     [
         ("select nonsense", None),
         ("select 1/0", None),
-        ("create role nobody_may", None),
+        ("create role nobody_may", "auth"),
         ("set statement_timeout to '50ms'; select pg_sleep(5)", "timeout"),
         ("set transaction read only; create table t ()", "read-only"),
         ("select pg_terminate_backend(pg_backend_pid())", "unreachable"),
@@ -545,6 +545,36 @@ async def test_a_refused_connection_is_told_apart_from_a_missing_server(
         await backend.look(TABLES)
     assert backend.classify(caught.value) == kind
     await app.dispose()
+
+
+@pytest.fixture(scope="module")
+def german_server() -> Iterator[Server]:
+    with stoppable(language="de") as (server, _):
+        with pytest.raises(asyncpg.PostgresError) as caught:
+            server.execute("select * from nichts")
+        if "existiert nicht" not in str(caught.value):
+            pytest.skip("PostgreSQL has no German messages on this machine")
+        yield server
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_server_of_another_language_is_understood(
+    german_server: Server, driver: str, tmp_path: Path
+) -> None:
+    url = german_server.admin.set(drivername=f"postgresql+{driver}")
+    refused, absent = (
+        create_async_engine(url.set(**change))
+        for change in ({"username": "niemand"}, {"database": f"nichts_{driver}"})
+    )
+    backend = backend_for(Access(Target(refused, tmp_path)))
+    with pytest.raises(DBAPIError, match="existiert nicht") as caught:
+        await backend.look(TABLES)
+    assert backend.classify(caught.value) == "auth"
+    backend = backend_for(Access(Target(absent, tmp_path)))
+    assert not (await backend.look(TABLES)).exists
+    assert await backend.create()
+    await refused.dispose()
+    await absent.dispose()
 
 
 def test_what_has_nothing_to_do_with_the_server_is_not_classified(

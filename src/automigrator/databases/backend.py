@@ -137,6 +137,9 @@ class Backend(Protocol):
     def classify(self, error: BaseException) -> FailureKind | None:
         """The kind of failure by the driver's own codes; None when they do not say."""
 
+    def advise(self, error: BaseException) -> str:
+        """What to do about it, where the codes say more than the kind; else empty."""
+
     async def debris(self) -> tuple[str, ...]:
         """What half a revision left behind."""
 

@@ -16,6 +16,7 @@ from sqlalchemy.util import await_only
 
 from automigrator.databases.backend import Backend
 from automigrator.databases.holding import Hold
+from automigrator.saying import first_line
 from automigrator.target import Target
 from automigrator.threads import in_thread
 from automigrator.upgrade.config import alembic_config
@@ -130,10 +131,10 @@ async def probe(
     first = next((e for _, e in tried if type(e) is EnvError), tried[0][1])
     said: dict[str, list[str]] = {}
     for way, met in tried:
-        said.setdefault(f"{type(met).__name__}: {_first_line(met)}", []).append(str(way))
+        said.setdefault(first_line(met), []).append(str(way))
     detail = "; ".join(f"{', '.join(ways)}: {what}" for what, ways in said.items())
     raise EnvError(
-        f"env.py cannot be driven to the target's database: {_first_line(first)} (tried {detail})"
+        f"env.py cannot be driven to the target's database: {_what(first)} (tried {detail})"
     ) from first
 
 
@@ -350,9 +351,8 @@ def _confirming(hold: Hold, loop: asyncio.AbstractEventLoop) -> Callable[[str], 
     return confirm
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _what(error: BaseException) -> str:
+    return str(error) if isinstance(error, EnvError) else first_line(error)
 
 
 __all__ = ["NeedsThreadError", "Place", "Way", "drive", "probe", "ways"]

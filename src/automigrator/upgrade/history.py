@@ -27,12 +27,24 @@ from automigrator.upgrade import alembic_names
 _AUTOCOMMIT = re.compile(r"autocommit|executescript|isolation_level|\bcommit\b", re.IGNORECASE)
 
 
+_FILES = "repair the revision files; the database is not the cause"
+
+
 class HistoryError(AutomigratorError):
     """Raised when the revision files do not make one sound history."""
+
+    def __init__(self, message: str, advice: str = _FILES) -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class RevisionImportError(AutomigratorError):
     """Raised when a revision file cannot be imported."""
+
+    advice = (
+        "repair the file, or deploy what it imports; a revision should import nothing that may "
+        "change after it"
+    )
 
 
 class UnknownRevisionError(AutomigratorError):
@@ -69,7 +81,10 @@ class History:
         try:
             self.heads = tuple(self.script.get_heads())
         except CycleDetected as error:
-            raise HistoryError(f"the revisions form a loop: {error}") from error
+            raise HistoryError(
+                f"the revisions form a loop: {error}",
+                "change the down_revision of one of them, so that one comes first",
+            ) from error
         except CommandError as error:
             raise HistoryError(str(error)) from error
         self._locations = locations  # only once they are sound: else asked again, and refused again
@@ -106,7 +121,9 @@ class History:
                 raise HistoryError(
                     f"revision={revision!r} asks for one head, and the history has "
                     f"{', '.join(sorted(error.__cause__.heads))}; ask for 'heads', "
-                    "for '<branch>@head', or merge them"
+                    "for '<branch>@head', or merge them",
+                    "if they are to be one history, write the revision that joins them: "
+                    "alembic merge heads; if both are wanted, leave revision= out",
                 ) from error
             raise HistoryError(str(error)) from error
 
@@ -224,7 +241,10 @@ def _checked(script: ScriptDirectory) -> Iterator[Script]:
             twin = seen.get(revision.revision)
             if twin is not None:
                 raise HistoryError(
-                    f"revision {revision.revision} is in two files: {twin.path} and {revision.path}"
+                    f"revision {revision.revision} is in two files: {twin.path} "
+                    f"and {revision.path}",
+                    "delete one of the files, or give one another id and down_revision; two "
+                    "branches that were merged may both have brought it",
                 )
             seen[revision.revision] = revision
     except (HistoryError, CommandError):
@@ -242,7 +262,9 @@ def _checked(script: ScriptDirectory) -> Iterator[Script]:
             if parent not in seen:
                 raise HistoryError(
                     f"revision {revision.revision} ({revision.path}) comes after {parent}, "
-                    "which is in no file"
+                    "which is in no file",
+                    f"bring the file of {parent} back, or correct that down_revision; look "
+                    "whether the deployment has every file",
                 )
     yield from seen.values()
 

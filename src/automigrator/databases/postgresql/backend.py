@@ -20,6 +20,7 @@ from automigrator.databases.access import Access, idle_connection
 from automigrator.databases.backend import Copying, Side, Sight, Snapshot, VersionTable
 from automigrator.databases.holding import Hold
 from automigrator.databases.postgresql import (
+    advising,
     blocking,
     classifying,
     locking,
@@ -37,6 +38,7 @@ from automigrator.databases.postgresql.examining import ServerExaminer
 from automigrator.databases.postgresql.holding import SessionHold
 from automigrator.databases.postgresql.maintenance import Maintenance, database_of
 from automigrator.databases.postgresql.scene import Scene
+from automigrator.databases.postgresql.second_opinion import with_code
 from automigrator.errors import RefusedError
 from automigrator.failure import FailureKind
 from automigrator.retention import Limits
@@ -88,6 +90,7 @@ class PostgreSQL:
                     self._remember(view)
                     return view.sight
             except Exception as error:
+                await with_code(error, self.access, self.database)
                 if code_of(error) != NO_DATABASE:
                     raise
                 if not await self._is_listed(error):
@@ -210,6 +213,9 @@ class PostgreSQL:
 
     def classify(self, error: BaseException) -> FailureKind | None:
         return classifying.classify(error)
+
+    def advise(self, error: BaseException) -> str:
+        return advising.advise(error)
 
     async def debris(self) -> tuple[str, ...]:
         async with self.access.connection(autocommit=True) as connection:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from automigrator.databases.chain import chain
 from automigrator.databases.polling import LockTimeoutError
-from automigrator.databases.postgresql.codes import NO_PRIVILEGE, code_of
+from automigrator.databases.postgresql.codes import NO_PRIVILEGE, PSYCOPG, code_of
 from automigrator.errors import AutomigratorError
 from automigrator.failure import FailureKind
 
@@ -21,6 +21,7 @@ _BY_CODE: dict[str, FailureKind] = {
     "57P02": "unreachable",
     "57P03": "unreachable",
     "57P05": "unreachable",
+    NO_PRIVILEGE: "auth",
     "55P03": "lock-timeout",
     "40P01": "lock-timeout",
     "40001": "lock-timeout",
@@ -65,10 +66,6 @@ def classify(error: BaseException) -> FailureKind | None:
         if isinstance(each, LockTimeoutError):
             return "lock-timeout"
     code = code_of(error)
-    if code == NO_PRIVILEGE:
-        # refused at the door, or to a revision's own statement
-        within = any(isinstance(each, DBAPIError) and each.statement for each in errors)
-        return None if within else "auth"
     if code is not None and code in _BY_CODE:
         return _BY_CODE[code]
     if code is not None and code[:2] in _BY_CLASS:
@@ -92,4 +89,4 @@ def _never_answered(error: BaseException) -> bool:
         return type(error).__name__ in _ASYNCPG_UNANSWERED
     # psycopg's has no code when it is not about a statement
     names = {each.__name__ for each in type(error).__mro__}
-    return driver in ("psycopg", "psycopg2") and "OperationalError" in names
+    return driver in PSYCOPG and "OperationalError" in names

@@ -10,7 +10,9 @@ NO_DATABASE = "3D000"
 NO_PRIVILEGE = "42501"
 FAILED_TRANSACTION = "25P02"
 
-# psycopg gives no code for a connection that failed, only the server's words
+PSYCOPG = ("psycopg", "psycopg2")
+# the last resort, for a connection that an env.py opens: psycopg has no code for a refused one,
+# only the server's words. English ones; for connections of our own see `second_opinion`
 _BY_WORDS: tuple[tuple[str, str], ...] = (
     (r'database ".*" does not exist', NO_DATABASE),
     (r"password authentication failed", "28P01"),
@@ -26,18 +28,20 @@ def code_of(error: BaseException) -> str | None:
 
     A transaction that had failed already only hides what failed in it, and is passed over.
     """
-    for each in chain(error):
-        code = _own_code(each)
-        if code is not None and code != FAILED_TRANSACTION:
-            return code
-    return None
+    errors = list(chain(error))
+    codes = (own_code(each) for each in errors)
+    found = next((code for code in codes if code not in (None, FAILED_TRANSACTION)), None)
+    return found or next(filter(None, map(_guessed, errors)), None)
 
 
-def _own_code(error: BaseException) -> str | None:
+def own_code(error: BaseException) -> str | None:
+    """The SQLSTATE that this very error carries."""
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    if isinstance(code, str):
-        return code
+    return code if isinstance(code, str) else None
+
+
+def _guessed(error: BaseException) -> str | None:
     words = str(error)
-    if type(error).__module__.split(".")[0] in ("psycopg", "psycopg2") and "FATAL" in words:
-        return next((code for pattern, code in _BY_WORDS if re.search(pattern, words)), None)
-    return None
+    if type(error).__module__.split(".")[0] not in PSYCOPG or "FATAL" not in words:
+        return None
+    return next((code for pattern, code in _BY_WORDS if re.search(pattern, words)), None)

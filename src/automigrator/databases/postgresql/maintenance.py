@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from automigrator.databases.access import Access
 from automigrator.databases.postgresql.classifying import ServerError, classify
 from automigrator.databases.postgresql.codes import NO_DATABASE, NO_PRIVILEGE, code_of
+from automigrator.databases.postgresql.second_opinion import with_code
 
 USUAL = "postgres"
 # connected to only for a moment: nobody can create a database meanwhile
@@ -47,6 +48,7 @@ class Maintenance:
                     self.access.connection(name, autocommit=True)
                 )
             except Exception as error:
+                await with_code(error, self.access, name)
                 if code_of(error) not in _CLOSED_TO_US:
                     raise
                 closed = closed or error

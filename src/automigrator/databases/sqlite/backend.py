@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from automigrator.databases.access import Access
 from automigrator.databases.backend import Copying, Side, Sight, Snapshot, VersionTable
 from automigrator.databases.holding import Hold
-from automigrator.databases.sqlite import classifying, journal, keeping, locking, looking
+from automigrator.databases.sqlite import advising, classifying, journal, keeping, locking, looking
 from automigrator.databases.sqlite.examining import FileExaminer
 from automigrator.databases.sqlite.files import beside, remove
 from automigrator.databases.sqlite.foreign import ensure_damaged
@@ -160,6 +160,9 @@ class SQLite:
 
     def classify(self, error: BaseException) -> FailureKind | None:
         return classifying.classify(error)
+
+    def advise(self, error: BaseException) -> str:
+        return advising.advise(error)
 
     async def debris(self) -> tuple[str, ...]:
         if self.file is None or not self.file.exists():

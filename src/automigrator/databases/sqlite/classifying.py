@@ -7,20 +7,25 @@ import sqlite3
 
 from automigrator.databases.chain import chain
 from automigrator.databases.sqlite.foreign import ForeignFormatError
-from automigrator.databases.sqlite.reading import BusyError, code_of
+from automigrator.databases.sqlite.reading import BusyError
 from automigrator.failure import FailureKind
 
+_BY_EXTENDED_CODE: dict[int, FailureKind | None] = {
+    sqlite3.SQLITE_IOERR_NOMEM: None,
+    sqlite3.SQLITE_IOERR_SHMSIZE: "disk-full",  # nothing else keeps the -shm file from growing
+}
 _BY_CODE: dict[int, FailureKind] = {
     sqlite3.SQLITE_CORRUPT: "corrupt",
     sqlite3.SQLITE_NOTADB: "corrupt",
     sqlite3.SQLITE_BUSY: "lock-timeout",
     sqlite3.SQLITE_LOCKED: "lock-timeout",
+    sqlite3.SQLITE_PROTOCOL: "lock-timeout",
     sqlite3.SQLITE_FULL: "disk-full",
     sqlite3.SQLITE_READONLY: "read-only",
     sqlite3.SQLITE_PERM: "read-only",
     sqlite3.SQLITE_PROTOCOL: "lock-timeout",
     sqlite3.SQLITE_CANTOPEN: "unreachable",
-    # a disk that fails, a quota: neither the revision's fault nor the file's
+    # the disk, not the database: it may be whole, and a purge would throw it away
     sqlite3.SQLITE_IOERR: "unreachable",
 }
 _BY_ERRNO: dict[int, FailureKind] = {
@@ -40,7 +45,10 @@ def classify(error: BaseException) -> FailureKind | None:
         if isinstance(each, BusyError):
             return "lock-timeout"
         if isinstance(each, sqlite3.Error):
-            return _BY_CODE.get(code_of(each) or 0)
+            code = getattr(each, "sqlite_errorcode", None) or 0
+            if code in _BY_EXTENDED_CODE:
+                return _BY_EXTENDED_CODE[code]
+            return _BY_CODE.get(code & 0xFF)
         if isinstance(each, OSError) and each.errno in _BY_ERRNO:
             return _BY_ERRNO[each.errno]
     return None
