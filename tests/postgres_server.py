@@ -147,9 +147,7 @@ def folder_of_one(language: str = "") -> Iterator[Place]:
 @contextmanager
 def serving(place: Place) -> Iterator[tuple[Server, Stop]]:
     """The server of a place whose data folder is there, and what stops it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = _free_port()
     with ExitStack() as stack:
         process = stack.enter_context(_started(place, port))
 
@@ -168,7 +166,25 @@ def serving(place: Place) -> Iterator[tuple[Server, Stop]]:
 
 
 @contextmanager
-def _started(place: Place, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def starting_up() -> Iterator[Server]:
+    """A server that waits for its archive, and lets nobody in until then."""
+    with folder_of_one() as place:
+        initdb = ["initdb", "--no-sync", "-A", "trust", "-U", "postgres"]
+        place.run(*initdb, "-D", str(place.data))
+        (place.data / "recovery.signal").touch()
+        port = _free_port()
+        with _started(place, port, ready=_REJECTS, restore_command="sleep 60"):
+            yield Server(URL.create("postgresql", "postgres", None, "127.0.0.1", port, "postgres"))
+
+
+_ACCEPTS, _REJECTS = 0, 1
+"""What pg_isready says of a server."""
+
+
+@contextmanager
+def _started(
+    place: Place, port: int, *, ready: int = _ACCEPTS, **more: str
+) -> Iterator[subprocess.Popen[bytes]]:
     settings = {
         "listen_addresses": "127.0.0.1",
         "port": port,
@@ -176,6 +192,7 @@ def _started(place: Place, port: int) -> Iterator[subprocess.Popen[bytes]]:
         "max_connections": 150,
         "full_page_writes": "off",
         "max_prepared_transactions": 4,
+        **more,
     }
     arguments = [part for item in settings.items() for part in ("-c", "{}={}".format(*item))]
     log = place.folder / "log"
@@ -190,7 +207,7 @@ def _started(place: Place, port: int) -> Iterator[subprocess.Popen[bytes]]:
         )
     guard = _guard(process.pid, place.folder)
     try:
-        _wait_until_ready(place.binaries, port, process, log)
+        _wait_until_ready(place.binaries, port, process, log, ready)
         yield process
     finally:
         guard.kill()
@@ -214,18 +231,24 @@ def _guard(pid: int, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def _wait_until_ready(
-    binaries: Path, port: int, process: subprocess.Popen[bytes], log: Path
+    binaries: Path, port: int, process: subprocess.Popen[bytes], log: Path, code: int
 ) -> None:
     deadline = time.monotonic() + 60
     while True:
         ready = subprocess.run(
             [binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)], check=False
         )
-        if ready.returncode == 0:
+        if ready.returncode == code:
             return
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text(errors='replace')}")
         time.sleep(0.05)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _binaries() -> Path:

@@ -20,7 +20,7 @@ ADVICE: dict[FailureKind, str] = {
     "lock-timeout": "find out who holds the lock; start again when it is gone",
     "timeout": "raise the limit that was reached, here or in the server, or split the revision",
     "disk-full": "free disk space, then start again",
-    "read-only": "point the target at a writable primary, or make the file writable",
+    "read-only": "point the target at a database that may be written to",
     "corrupt": "restore a backup; do not write to the database before it has been looked at",
     "revision": "repair the revision and start again",
     "history": "repair the revision files; the database is not the cause",

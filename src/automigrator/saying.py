@@ -34,6 +34,8 @@ def first_line(error: BaseException) -> str:
     text = _without_data(source, str(source))
     text = re.sub(r"^<class '[\w.]*?(\w+)'>: ", r"\1: ", text)
     name = type(source).__name__
+    if name == "Error" and source.__cause__ is not None:
+        name = type(source.__cause__).__name__  # asyncpg's own, behind SQLAlchemy's for all
     return text if text.startswith(name) else f"{name}: {text}" if text else name
 
 
@@ -62,6 +64,8 @@ def hide_values(error: BaseException) -> None:
     for each in chain(error):
         if isinstance(each, StatementError):
             each.hide_parameters = True
+        if each.args and isinstance(each.args[0], str) and _ENGLISH.search(each.args[0]):
+            each.args = (_without_data(each, each.args[0]), *each.args[1:])
     for each in list(_of_the_driver(error)):
         if each.args and isinstance(each.args[0], str):
             each.args = (_without_data(each, each.args[0]), *each.args[1:])

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import postgres_server
 import pytest
 from checksums import checksums
 from notes_application import BROKEN, GOOD, HALF_WAY, ROWS, Application
+from small_disk import small_disk
 from sqlalchemy import make_url
 
 from automigrator import MigrationError, Migrator, TargetReport, hookimpl
@@ -70,21 +70,10 @@ def beside(notes: Application, server: postgres_server.Server) -> list[str]:
     return [*server.databases(f"{live}__automigrator"), *names]
 
 
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A file system of 48 MB, where every user can reach it."""
-    place = Path(tempfile.mkdtemp(prefix="automigrator-small-"))
-    command = ["mount", "-t", "tmpfs", "-o", "size=48m,mode=777", "none", str(place)]
-    try:
-        place.chmod(0o755)
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError):
-            pytest.skip("this user may not mount a small file system")
+@pytest.fixture(name="small_disk")
+def a_small_disk() -> Iterator[Path]:
+    with small_disk() as place:
         yield place
-        subprocess.run(["umount", "-l", str(place)], check=True)
-    finally:
-        place.rmdir()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 DUPLICATES = (
     "rows that are there already are not unique as the revision wants them: find them with GROUP "
     "BY and HAVING count(*) > 1, merge or delete them in a revision before this one, and start "
-    "again; no row was changed"
+    "again"
 )
 NO_VALUE = (
     "rows that are there already have no value for it: let the revision add the column as "

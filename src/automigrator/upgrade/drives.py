@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import itertools
+import traceback
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -132,9 +133,13 @@ async def probe(
     said: dict[str, list[str]] = {}
     for way, met in tried:
         said.setdefault(first_line(met), []).append(str(way))
-    detail = "; ".join(f"{', '.join(ways)}: {what}" for what, ways in said.items())
+    if len(said) == 1:
+        detail = ", ".join(str(way) for way, _ in tried)
+    else:
+        detail = "; ".join(f"{', '.join(ways)}: {what}" for what, ways in said.items())
+    where = _line_in(first, history.script.env_py_location)
     raise EnvError(
-        f"env.py cannot be driven to the target's database: {_what(first)} (tried {detail})"
+        f"env.py cannot be driven to the target's database: {_what(first)}{where} (tried {detail})"
     ) from first
 
 
@@ -349,6 +354,16 @@ def _confirming(hold: Hold, loop: asyncio.AbstractEventLoop) -> Callable[[str], 
             asyncio.run_coroutine_threadsafe(hold.confirm(progress), loop).result()
 
     return confirm
+
+
+def _line_in(error: BaseException, env: str) -> str:
+    """Where env.py raised it."""
+    lines = [
+        line
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == env
+    ]
+    return f", in line {lines[-1]} of {env}" if lines and not isinstance(error, EnvError) else ""
 
 
 def _what(error: BaseException) -> str:

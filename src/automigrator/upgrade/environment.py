@@ -33,6 +33,10 @@ class NeedsThreadError(EnvError):
     """Raised when env.py opens a sync driver, which would block the loop."""
 
 
+class RevisionExitError(AutomigratorError):
+    """Raised when a revision wants to end the process."""
+
+
 class Stopped(BaseException):
     """Ends an upgrade between two revisions after a cancellation; env.py must not swallow it."""
 
@@ -150,7 +154,9 @@ def execute(request: Request, execution: Execution) -> None:
                 _await_own_tasks(before, script.env_py_location)
     except SystemExit as stop:
         # on the loop it would end the application, not the migration
-        raise EnvError(f"env.py or a revision called sys.exit({stop.code!r})") from stop
+        if execution.current is not None:
+            raise RevisionExitError(f"the revision called sys.exit({stop.code!r})") from stop
+        raise EnvError(f"env.py called sys.exit({stop.code!r})") from stop
     finally:
         alembic_names.remove_operations_proxy()
         for undo in reversed(execution.undo):

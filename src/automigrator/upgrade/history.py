@@ -81,10 +81,7 @@ class History:
         try:
             self.heads = tuple(self.script.get_heads())
         except CycleDetected as error:
-            raise HistoryError(
-                f"the revisions form a loop: {error}",
-                "change the down_revision of one of them, so that one comes first",
-            ) from error
+            raise _looping(error) from error
         except CommandError as error:
             raise HistoryError(str(error)) from error
         self._locations = locations  # only once they are sound: else asked again, and refused again
@@ -249,6 +246,8 @@ def _checked(script: ScriptDirectory) -> Iterator[Script]:
             seen[revision.revision] = revision
     except (HistoryError, CommandError):
         raise
+    except CycleDetected as error:
+        raise _looping(error) from error
     except (Exception, SystemExit) as error:
         name = next(
             (f.tb_frame.f_code.co_filename for f in _frames(error) if _is_revision(script, f)),
@@ -267,6 +266,13 @@ def _checked(script: ScriptDirectory) -> Iterator[Script]:
                     "whether the deployment has every file",
                 )
     yield from seen.values()
+
+
+def _looping(error: CycleDetected) -> HistoryError:
+    return HistoryError(
+        f"the revisions form a loop: {error}",
+        "change the down_revision of one of them, so that one comes first",
+    )
 
 
 def _frames(error: BaseException) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 
 from automigrator.databases import advice
@@ -39,6 +40,11 @@ _BY_CODE: dict[int, str] = {
         "a virtual table (full text, say) is damaged: copy the file, then rebuild that table"
     ),
 }
+_BY_ERRNO = {
+    errno.EACCES: _WRITABLE,
+    errno.EPERM: _WRITABLE,
+    errno.EROFS: _WRITABLE,
+}
 # SQLite's only word for these is SQLITE_ERROR; it speaks no other language than English
 _BY_WORDS = (
     ("Cannot add a NOT NULL column", advice.NO_VALUE),
@@ -56,6 +62,6 @@ def advise(error: BaseException) -> str:
             if code == sqlite3.SQLITE_ERROR:
                 return next((what for words, what in _BY_WORDS if words in str(each)), "")
             return _BY_CODE.get(code) or _BY_CODE.get(code & 0xFF, "")
-        if isinstance(each, PermissionError):
-            return _WRITABLE
+        if isinstance(each, OSError) and each.errno in _BY_ERRNO:
+            return _BY_ERRNO[each.errno]
     return ""

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from automigrator.databases.backend import Sight, VersionTable
-from automigrator.databases.sqlite.reading import begin_reading, code_of, connect, never, reading
+from automigrator.databases.sqlite.reading import (
+    begin_reading,
+    code_of,
+    connect,
+    never,
+    no_file,
+    reading,
+)
 
 Ask = Callable[[str], Sequence[Any]]
 _BUSY_S = 10.0
@@ -26,6 +33,8 @@ def look_at_file(path: Path, tables: Sequence[VersionTable]) -> Sight:
     """Raises sqlite3.DatabaseError when it is damaged, TimeoutError when it stays locked."""
     if not path.exists():
         return Sight(False, dict.fromkeys(tables))
+    if path.is_dir():
+        raise no_file(path)
     try:
         with reading(path) as connection:
             begin_reading(connection, path, never, _BUSY_S)

@@ -94,3 +94,11 @@ def damaged(message: str) -> sqlite3.DatabaseError:
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     error.sqlite_errorname = "SQLITE_CORRUPT"
     return error
+
+
+def no_file(path: Path) -> sqlite3.OperationalError:
+    """What SQLite itself calls an I/O error."""
+    error = sqlite3.OperationalError(f"{path} is a folder, and should be a file")
+    error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN_ISDIR
+    error.sqlite_errorname = "SQLITE_CANTOPEN_ISDIR"
+    return error
