@@ -30,7 +30,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         says = item.originalname.removeprefix("test_").replace("_", " ")
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         found = item.session.stash.setdefault(_FOUND, {})
-        rounds = found.setdefault((says, parameters.get("kind_of_database", "both")), [])
+        rounds = found.setdefault((says, parameters.get("kind_of_database", "postgresql")), [])
         rounds.append((report.passed, dict(report.user_properties).get("result", "")))
     return report
 
