@@ -20,6 +20,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-table", action="store_true", help="write the results of a long run into docs/"
     )
+    parser.addoption("--long", action="store_true", help="run the tests marked `long` as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave what takes long to `nox -s long`, unless it is named."""
+    if config.getoption("--long") or any("::" in each for each in config.args):
+        return
+    config.hook.pytest_deselected(items=[item for item in items if _is_long(item)])
+    items[:] = [item for item in items if not _is_long(item)]
+
+
+def _is_long(item: pytest.Item) -> bool:
+    """Marked `long`, or marked so for variants of which this is one."""
+    marks = list(item.iter_markers("long"))
+    return any(not mark.args or any(word in item.name for word in mark.args) for mark in marks)
 
 
 @pytest.fixture(autouse=True)

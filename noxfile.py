@@ -12,7 +12,8 @@ import nox
 GROUPS = nox.project.load_toml("pyproject.toml")
 PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
 BENCHMARKS = ["nothing_to_do", "recovery"]
-NEWER = ["-k", "not postgres or strategies", "--ignore=tests/races"]
+_LEFT_OUT = ("races", "faults", "testing")
+NEWER = ["-k", "not postgres or second_run", *(f"--ignore=tests/{name}" for name in _LEFT_OUT)]
 PARALLEL = ["--numprocesses=auto", "--maxprocesses=4"]
 
 nox.needs_version = ">=2025.2.9"
@@ -100,7 +101,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS or None)
 def tests(session: nox.Session) -> None:
-    """Everything on the oldest Python; the newer ones meet PostgreSQL in the strategies' tests."""
+    """Everything on the oldest Python; the newer ones meet PostgreSQL for a moment."""
     install_editable(session, *group("test"))
     newer = session.python in PYTHONS[1:] and not session.posargs
     pytest(session, *PARALLEL, *(NEWER if newer else []))
@@ -139,6 +140,13 @@ def plugins_alone(session: nox.Session, plugin: str) -> None:
 def demo(session: nox.Session) -> None:
     install_editable(session)
     session.run("python", "examples/demo.py")
+
+
+@nox.session
+def long(session: nox.Session) -> None:
+    """Everything, and what takes long as well, on the Python that runs nox."""
+    install_editable(session, *group("test"))
+    pytest(session, *PARALLEL, "--long")
 
 
 @nox.session

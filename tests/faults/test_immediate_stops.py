@@ -17,7 +17,7 @@ from faults.cases import CASES, Case
 from faults.places import Database
 from faults.test_kills import QUICK
 
-pytestmark = pytest.mark.plugins
+pytestmark = [pytest.mark.plugins, pytest.mark.long]
 
 Stoppable = tuple[postgres_server.Server, postgres_server.Stop]
 

@@ -11,7 +11,7 @@ from faults.campaign import MOMENTS, Campaign, Counted
 from faults.cases import CASES, Case
 from faults.places import File, Place
 
-pytestmark = pytest.mark.plugins
+pytestmark = [pytest.mark.plugins, pytest.mark.long("postgresql")]
 
 QUICK = ("restore, failing", "purge")
 SOON_S = 0.01

@@ -230,6 +230,7 @@ async def test_a_disk_that_a_migration_fills_up_costs_no_row_and_is_no_reason_to
     assert checksums(disk.root / "app.db") == before and files(disk.root) == set()
 
 
+@pytest.mark.long
 async def test_a_file_that_may_not_grow_is_no_reason_to_purge(
     notes: Application, live: Path
 ) -> None:

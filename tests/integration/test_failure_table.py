@@ -22,6 +22,8 @@ from automigrator import Event, Failure, MigrationError, Migrator, Run, Target, 
 from automigrator.databases.chain import chain
 from automigrator.recovery import Effect, may_act
 
+pytestmark = pytest.mark.long("psycopg")
+
 TABLE = Table(
     "failures.md",
     "pytest tests/integration/test_failure_table.py --write-table",

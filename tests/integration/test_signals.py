@@ -22,7 +22,10 @@ from automigrator import Migrator, Run, StoppedError, Target, hookimpl
 
 Make = Callable[..., Target]
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
+    pytest.mark.long("SIGINT", "thread", "many", "workers"),
+]
 
 LIMIT_S = 10.0
 """Two seconds are the aim, and printed; a loaded machine is given more."""

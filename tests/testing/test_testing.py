@@ -52,14 +52,17 @@ def ran(folder: Path, *arguments: str, more: str = "") -> str:
     ],
     ids=["strict", "auto", "plain"],
 )
+@pytest.mark.long
 def test_an_authors_pytest_is_not_in_the_way(arguments: list[str], tmp_path: Path) -> None:
     assert "4 passed, 1 skipped" in ran(tmp_path, *arguments)
 
 
+@pytest.mark.long
 def test_a_unittest_case_may_inherit(tmp_path: Path) -> None:
     assert "4 passed, 1 skipped" in ran(tmp_path, *PLAIN, more=", unittest.TestCase")
 
 
+@pytest.mark.long
 def test_without_a_server_the_cases_of_postgresql_are_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,7 @@ async def test_the_application_starts_on_the_old_schema_and_one_record_says_so(
         "statement: SELECT * FROM absent",
         "state: clean",
         "what is at risk: the database is at r1, the code expects r3",
-        "what to do: repair the revision",
+        "repair the revision",
     ):
         assert part in text
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from automigrator.testing import StrategyConformance
+
+pytestmark = pytest.mark.long("postgresql")
 
 
 class TestPurge(StrategyConformance):
