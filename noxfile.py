@@ -12,8 +12,13 @@ import nox
 GROUPS = nox.project.load_toml("pyproject.toml")
 PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
 BENCHMARKS = ["nothing_to_do", "recovery"]
-_LEFT_OUT = ("races", "faults", "testing")
-NEWER = ["-k", "not postgres or second_run", *(f"--ignore=tests/{name}" for name in _LEFT_OUT)]
+_INTEGRATION = ("failures", "gate_of_a_run", "hooks_of_a_run", "second_run", "strategies")
+NEWER = [
+    "-k",
+    "(not postgres or second_run) and not conformance",
+    *("tests/hooks", "tests/static", "tests/upgrade", "tests/test_recovery.py", "plugins"),
+    *(f"tests/integration/test_{name}.py" for name in _INTEGRATION),
+]
 PARALLEL = ["--numprocesses=auto", "--maxprocesses=4"]
 
 nox.needs_version = ">=2025.2.9"
@@ -101,7 +106,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session(python=PYTHONS or None)
 def tests(session: nox.Session) -> None:
-    """Everything on the oldest Python; the newer ones meet PostgreSQL for a moment."""
+    """Everything on the oldest Python, on newer ones what is theirs; `-- tests plugins` for all."""
     install_editable(session, *group("test"))
     newer = session.python in PYTHONS[1:] and not session.posargs
     pytest(session, *PARALLEL, *(NEWER if newer else []))
