@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from automigrator import Decision, Failure, RefusedError, Run, hookimpl
 from automigrator.databases.access import Access
 from automigrator.databases.backend import backend_for
+from automigrator.errors import ConfigurationError
 from automigrator.testing import StrategyConformance
 from automigrator.testing.contents import ROWS
 
@@ -289,7 +290,7 @@ def test_a_suite_without_a_strategy_says_what_it_needs(tmp_path: Path) -> None:
     class Nameless(StrategyConformance):
         __test__ = False
 
-    with pytest.raises(NotImplementedError, match="Nameless needs a name, or a make"):
+    with pytest.raises(ConfigurationError, match="Nameless needs a name, or a make"):
         Nameless().make()
 
 

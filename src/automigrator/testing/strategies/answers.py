@@ -10,7 +10,6 @@ from automigrator.failure import KINDS, Failure, FailureKind, State
 from automigrator.hooks import HookError, Hooks
 from automigrator.migrator import Migrator
 from automigrator.recovery import effect_of, may_answer
-from automigrator.report import TargetReport
 from automigrator.run import Run
 from automigrator.testing.conformance import FREE_S, TABLE, case, same, silent
 from automigrator.testing.contents import contents
@@ -89,9 +88,6 @@ class _Asking(Migrator):
                 run.locked = True
                 yield run
                 await backend.close()
-
-    async def migrate_target(self, run: Run) -> TargetReport:
-        raise NotImplementedError
 
 
 @asynccontextmanager

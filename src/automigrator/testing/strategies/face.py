@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from automigrator import recovery
-from automigrator.errors import PluginError
+from automigrator.errors import ConfigurationError, PluginError
 from automigrator.hooks import Hooks
 from automigrator.testing.conformance import Conformance
 
@@ -26,9 +26,12 @@ class Face(Conformance):
     """What the strategy is configured with."""
 
     def make(self) -> object:
-        """A new strategy; in a process of its own as well, where only the class is known."""
+        """A new strategy; in a process of its own as well, where only the class is known.
+
+        Raises ConfigurationError for a suite that says neither.
+        """
         if self.name is None:
-            raise NotImplementedError(f"{type(self).__name__} needs a name, or a make() of its own")
+            raise ConfigurationError(f"{type(self).__name__} needs a name, or a make() of its own")
         ((_, strategy),) = recovery.load([(self.name, self.options)])
         return strategy
 
