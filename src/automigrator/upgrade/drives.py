@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import itertools
 import traceback
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
@@ -21,12 +20,12 @@ from automigrator.saying import first_line
 from automigrator.target import Target
 from automigrator.threads import in_thread
 from automigrator.upgrade.config import alembic_config
+from automigrator.upgrade.ending import to_its_end
 from automigrator.upgrade.environment import (
     EnvError,
     Execution,
     NeedsThreadError,
     Request,
-    Stopped,
     execute,
 )
 from automigrator.upgrade.history import (
@@ -36,13 +35,11 @@ from automigrator.upgrade.history import (
     UnknownRevisionError,
 )
 from automigrator.upgrade.place import Place
-from automigrator.upgrade.process import _inside_env, alembic_to_ourselves
+from automigrator.upgrade.process import alembic_to_ourselves
 from automigrator.upgrade.watching import Watch
 
 Offer = Literal["connection", "engine", "nothing"]
 _WHATEVER_ENV_DOES = {"lock-timeout", "timeout", "disk-full", "read-only", "corrupt"}
-INTERRUPT_PAUSES_S = (0.4, 0.2, 2.0)
-"""Between interrupts: the first may fall between two statements; a coroutine is then cancelled."""
 _SYNC_DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "sqlite": ("pysqlite",)}
 
 
@@ -226,12 +223,12 @@ async def drive(
         async with alembic_to_ourselves():
             if way.drive == "loop":
                 async with place.engine.connect() as connection:
-                    await _cancellable(connection.run_sync(on_loop), watch, hold)
+                    await to_its_end(connection.run_sync(on_loop), watch, hold)
             else:
                 async with place.engine.connect() as connection:
                     identity, state = await connection.run_sync(prepared)
                 thread = in_thread(lambda: execute(request(None, identity, state), execution))
-                await _cancellable(thread, watch, hold)
+                await to_its_end(thread, watch, hold)
     except Exception as error:
         # what was told to end may trip over what it cleans up
         if watch.reached is None:
@@ -257,71 +254,6 @@ def _limited(
             unlimited()
 
     return undo
-
-
-async def _cancellable(work: Any, watch: Watch, hold: Hold | None) -> None:
-    """Await `work`; when cancelled, interrupt its statement, wait until it has rolled back.
-
-    The same when a limit is reached, and when the lock is lost. Raises JudgedError and
-    LockLostError then.
-    """
-    task = asyncio.ensure_future(work)
-    losing = asyncio.ensure_future(hold.until_lost()) if hold is not None else None
-    overdue = asyncio.ensure_future(watch.until_overdue())
-    reasons = {each for each in (losing, overdue) if each is not None}
-    try:
-        await asyncio.wait({task, *reasons}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            watch.stopping.set()
-            if await _ended(task, watch.execution):
-                raise asyncio.CancelledError
-            failed = task.cancelled() or task.exception() is not None
-            if losing is not None and losing.done():
-                await losing
-            if failed:
-                await overdue
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        watch.stopping.set()
-        watch.reached = asyncio.CancelledError()
-        await _ended(task, watch.execution)
-        if not task.cancelled():
-            task.exception()
-        raise
-    except Stopped:
-        raise watch.reached or watch.overdue() or asyncio.CancelledError from None
-    finally:
-        for reason in reasons:
-            if not reason.cancel() and not reason.cancelled():
-                reason.exception()  # retrieved, or asyncio complains about it
-
-
-async def _ended(task: asyncio.Future[Any], execution: Execution) -> bool:
-    """End `task`, whatever is cancelled meanwhile: it must not go on without the lock.
-
-    Returns whether anything was.
-    """
-    cancelled = False
-    pauses = itertools.chain(INTERRUPT_PAUSES_S, itertools.repeat(INTERRUPT_PAUSES_S[-1]))
-    for number, pause in enumerate(pauses):
-        if task.done():
-            break
-        if number == len(INTERRUPT_PAUSES_S) - 1 and not _inside_env.get() and _is_greenlet(task):
-            task.cancel()  # last: SQLite is not rolled back by who is cut off amid a statement
-        else:
-            for interrupt in execution.interrupts:
-                interrupt()
-        try:
-            await asyncio.wait({task}, timeout=pause)
-        except asyncio.CancelledError:
-            cancelled = True
-    return cancelled
-
-
-def _is_greenlet(task: asyncio.Future[Any]) -> bool:
-    """A thread cannot be cancelled; it stops by itself at the next revision."""
-    coroutine = getattr(task, "get_coro", lambda: None)()
-    return getattr(coroutine, "__name__", "") != in_thread.__name__
 
 
 def _on(loop: asyncio.AbstractEventLoop, call: Callable[..., None]) -> Callable[..., None]:
