@@ -159,7 +159,7 @@ def races(session: nox.Session) -> None:
     """Twenty processes at once, twenty rounds of each; the quick suite has six, and one."""
     install_editable(session, *group("test"))
     session.env["AUTOMIGRATOR_RACES"] = "1"
-    pytest(session, "tests/races", "-rP")
+    pytest(session, "tests/races", "-rP", "--timeout=0")
 
 
 @nox.session
@@ -167,7 +167,7 @@ def faults(session: nox.Session) -> None:
     """Kills at every step and at 200 random moments for each strategy; `-- -k purge` for one."""
     install_editable(session, *group("test"))
     session.env["AUTOMIGRATOR_FAULTS"] = "200"
-    pytest(session, "tests/faults", "-rP", "--numprocesses=2")
+    pytest(session, "tests/faults", "-rP", "--numprocesses=2", "--timeout=0")
 
 
 @nox.session

@@ -242,11 +242,13 @@ async def test_of_two_runs_at_once_both_end_and_the_handlers_are_put_back(
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         with unchanged_process():
-            following = asyncio.create_task(Migrator(target, mode="migrate").run())
-            with pytest.raises(StoppedError):
-                await sent_in_third(Migrator(target, mode="migrate"), signal.SIGTERM)
-            with pytest.raises(StoppedError):
-                await following
+            runs = [asyncio.create_task(Migrator(target, mode="migrate").run()) for _ in range(2)]
+            while not marker.exists():  # either may lead  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+            for running in runs:
+                with pytest.raises(StoppedError):
+                    await running
     finally:
         signal.signal(signal.SIGTERM, before)
 
