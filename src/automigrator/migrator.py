@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,14 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from automigrator import gate, recovery
 from automigrator.course import Course
-from automigrator.databases.access import Access
-from automigrator.databases.backend import backend_for
-from automigrator.errors import (
-    ConfigurationError,
-    FollowTimeoutError,
-    MigrationError,
-    PendingError,
-)
+from automigrator.errors import ConfigurationError, MigrationError
 from automigrator.events import EventStream, Subscription
 from automigrator.glance import nothing_to_do
 from automigrator.hooks import Hooks
@@ -36,19 +28,17 @@ from automigrator.target import (
     check_last_resort,
     check_max_failed_starts,
 )
+from automigrator.targets import named, validated
 from automigrator.telling import run_told, target_told
 from automigrator.threads import in_thread
+from automigrator.without_migrating import checked, followed, skipped
 
 if TYPE_CHECKING:
     from automigrator.checkup import Checkup
     from automigrator.standing import Models
 
-logger = logging.getLogger("automigrator")
-
 EVENT_LIMIT = 10_000
 """Events a subscription keeps for a slow reader."""
-
-FOLLOW_POLL_S, FOLLOW_TELL_S = 0.5, 10.0
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
@@ -85,7 +75,7 @@ class Migrator:
         check_max_failed_starts(max_failed_starts)
         check_last_resort(last_resort)
         check_ahead(ahead)
-        self.targets = _validated(targets)
+        self.targets = validated(targets)
         self.mode = gate.validated(mode)
         self.recovery = recovery
         self.allow_partial = allow_partial
@@ -117,7 +107,7 @@ class Migrator:
         tell = Progress(self._stream, self._hooks)
         try:
             if not self.is_enabled():
-                return _skipped(tell)
+                return skipped(tell)
             match gate.resolve(self.mode):
                 case "check":
                     return await run_told(tell, "check", self.targets, self._checked)
@@ -177,7 +167,7 @@ class Migrator:
         """
         from automigrator.rolling_back import roll_back
 
-        chosen = self._named(target)
+        chosen = named(self.targets, target)
         try:
             async with self._course(chosen) as course:
                 report = course.report(await roll_back(course, revision))
@@ -193,7 +183,7 @@ class Migrator:
 
         Every target's, without `target`. Raises what taking the lock raises.
         """
-        chosen = self.targets if target is None else (self._named(target),)
+        chosen = self.targets if target is None else (named(self.targets, target),)
         for each in chosen:
             async with opened(each) as ground:
                 if not (await ground.backend.look([ground.table])).exists:
@@ -270,30 +260,11 @@ class Migrator:
         return report
 
     async def _checked(self, tell: Progress) -> Report:
-        status = await self.check()
-        if not status.current:
-            raise PendingError(f"migrations are needed; nothing was changed\n{status}", status)
-        return _current(status)
+        return await checked(self.check)
 
     async def _followed(self, tell: Progress) -> Report:
-        began = told = time.monotonic()
         limit = max(target.lock_timeout for target in self.targets)
-        while True:
-            status = await self.check()
-            if status.current:
-                return _current(status)
-            now = time.monotonic()
-            if now - began > limit:
-                raise FollowTimeoutError(
-                    f"no other process has migrated within {limit:g} s, and {gate.VARIABLE}=wait "
-                    f"says that this one must not; nothing was changed\n{status}",
-                    status,
-                )
-            if now - told > FOLLOW_TELL_S or told == began:
-                what = "another process to migrate"
-                tell("waiting", on="leader", what=what, seconds=now - began)
-                told = now
-            await asyncio.sleep(min(FOLLOW_POLL_S, limit))
+        return await followed(self.check, tell, limit)
 
     @asynccontextmanager
     async def _course(self, target: Target, run_id: str = "") -> AsyncIterator[Course]:
@@ -336,68 +307,12 @@ class Migrator:
             )
         return self._joined
 
-    def _named(self, name: str | None) -> Target:
-        names = [target.name for target in self.targets]
-        if name is None and len(names) == 1:
-            return self.targets[0]
-        if name not in names:
-            said = "there are several targets" if name is None else f"there is no target {name!r}"
-            raise ConfigurationError(f"{said}; say which with target=: {', '.join(names)}")
-        return self.targets[names.index(name)]
-
 
 def _bring_to_head() -> Callable[[Course], Awaitable[Outcome]]:
     # it imports Alembic, for a tenth of a second, and a start with nothing to do never needs it
     from automigrator.attempts import bring_to_head
 
     return bring_to_head
-
-
-def _validated(targets: Sequence[Target]) -> tuple[Target, ...]:
-    if not targets:
-        raise ConfigurationError("a Migrator needs at least one Target(database, config)")
-    seen: dict[str, Target] = {}
-    for target in targets:
-        if not isinstance(target, Target):
-            raise ConfigurationError(
-                f"a Migrator takes Target(database, config), not a {type(target).__name__}"
-            )
-        if target.name in seen:
-            raise ConfigurationError(
-                f"two targets are named {target.name!r} ({seen[target.name].url} and "
-                f"{target.url}); tell them apart with Target(..., name=...)"
-            )
-        seen[target.name] = target
-        access = Access(target)
-        backend_for(access, target.maintenance_database)
-        if access.rewritten:
-            logger.info(
-                "%s: the URL's driver is %s; migrating with %s",
-                target.name,
-                target.application_url.drivername,
-                access.url.drivername,
-            )
-    return tuple(targets)
-
-
-def _skipped(tell: Progress) -> Report:
-    why = f"off: set {gate.VARIABLE}=1, or pass Migrator(mode='migrate'), to migrate at startup"
-    tell("skipped", reason=why)
-    return Report(reason=why)
-
-
-def _current(status: Status) -> Report:
-    for each in status.targets:
-        for note in each.notes:
-            logger.warning("%s: %s", each.name, note)
-    return Report(
-        tuple(
-            TargetReport(
-                each.name, "current", before=each.heads, after=each.heads, notes=each.notes
-            )
-            for each in status.targets
-        )
-    )
 
 
 def _error(report: Report) -> MigrationError:

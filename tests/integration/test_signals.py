@@ -243,7 +243,7 @@ async def test_of_two_runs_at_once_both_end_and_the_handlers_are_put_back(
     try:
         with unchanged_process():
             runs = [asyncio.create_task(Migrator(target, mode="migrate").run()) for _ in range(2)]
-            while not marker.exists():  # either may lead  # noqa: ASYNC110
+            while not marker.exists():  # either may lead  # noqa: ASYNC110, ASYNC240
                 await asyncio.sleep(0.01)
             os.kill(os.getpid(), signal.SIGTERM)
             for running in runs:
