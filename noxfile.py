@@ -164,9 +164,12 @@ def races(session: nox.Session) -> None:
 
 @nox.session
 def faults(session: nox.Session) -> None:
-    """Kills at every step and at 200 random moments for each strategy; `-- -k purge` for one."""
+    """Kills at every step and at 200 random moments for each strategy; `-- -k purge` for one.
+
+    AUTOMIGRATOR_FAULTS=20 makes it 20 random moments.
+    """
     install_editable(session, *group("test"))
-    session.env["AUTOMIGRATOR_FAULTS"] = "200"
+    session.env["AUTOMIGRATOR_FAULTS"] = os.environ.get("AUTOMIGRATOR_FAULTS", "200")
     pytest(session, "tests/faults", "-rP", "--numprocesses=2", "--timeout=0")
 
 

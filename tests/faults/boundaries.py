@@ -1,7 +1,8 @@
 """Kills a process at the n-th of its own steps, or shortly after; used within that process.
 
 A step is whatever a kill could let happen last: a statement that changes something, an fsync, a
-file or folder opened, renamed or removed beside the database, a hook or event of the run.
+file or folder opened, renamed or removed beside the database, a child process begun, a hook or
+event of the run.
 """
 
 from __future__ import annotations
@@ -97,7 +98,9 @@ class Boundaries:
             self.reached(f"sql {sql[:80]}")
 
     def _audited(self, name: str, arguments: tuple[Any, ...]) -> None:
-        if name in _FILES and str(arguments[0]).startswith(self._folder):
+        if name == "subprocess.Popen":
+            self.reached(f"child {' '.join(map(str, arguments[1]))}")
+        elif name in _FILES and str(arguments[0]).startswith(self._folder):
             self.reached(f"{name} {str(arguments[0])[len(self._folder) :]}")
 
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -53,7 +54,7 @@ class Campaign:
             alembic_projects.revision(self._project.versions, f"r{number}", before, upgrade=upgrade)
         place.lay()
         self._old = self._wanted = place.contents()
-        if case.end == "fresh":
+        if case.end in ("fresh", "emptied"):
             place.empty()
         if case.end != "old":
             url = alembic_projects.with_sync_driver(place.url)
@@ -120,7 +121,7 @@ class Campaign:
         return starters.Start(
             self.place.url,
             self._project.config,
-            recovery=self.case.recovery,
+            recovery=self.case.strategies(self.place.copies),
             plugins=[Steps()],
             prepare=prepare,
         )
@@ -149,7 +150,7 @@ class Campaign:
             wrong.append(found.against(self._wanted))
             if set(ended.report["after"]) != found.heads:
                 wrong.append(f"it says {ended.report['after']} and is at {set(found.heads)}")
-            kept = [found] if self.case.end != "fresh" else []
+            kept = [found] if self.case.end in ("old", "migrated") else []
             for kind, name in copies:
                 if kind == "stray":
                     wrong.append(f"{name} was left")
@@ -160,9 +161,9 @@ class Campaign:
                     aside = self.place.contents(name)
                     if self.case.end == "fresh" and aside.holds_rows_of(self._old):
                         kept.append(aside)
-            if not any(not _lost(written, each) for each in kept):
+            if self.case.end != "emptied" and not any(not _lost(written, each) for each in kept):
                 wrong.append(_lost(written, kept[0]) if kept else "the old rows are nowhere")
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, subprocess.CalledProcessError) as error:
             wrong.append(str(error))
         return [each for each in wrong if each]
 

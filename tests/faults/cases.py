@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from notes_application import BROKEN
 
-End = Literal["old", "migrated", "fresh"]
-"""`fresh`: migrated and empty, and the old rows set aside."""
+End = Literal["old", "migrated", "fresh", "emptied"]
+"""`fresh`: migrated and empty, and the old rows set aside; `emptied`: without them."""
+
+Backend = Literal["sqlite", "postgresql"]
 
 WORDS = """
 op.create_table("words", sa.Column("id", sa.Integer, primary_key=True), sa.Column("word", sa.Text))
@@ -40,6 +44,8 @@ op.create_index("one_of_each", "notes", ["text"], unique=True)
 """Fails on the old rows, not on an empty database."""
 
 COPIED = ("backup-restore", {"snapshot": "always", "disconnect_others": True})
+DUMPED = ("backup-restore", {**COPIED[1], "copy": "dump"})
+DELETING = ("purge", {"set_aside": False})
 
 
 @dataclass(frozen=True)
@@ -57,12 +63,24 @@ class Case:
     one_transaction: bool = False
     share: float = 1.0
     """Of the strategy's kills at random moments."""
+    on: frozenset[Backend] = frozenset({"sqlite", "postgresql"})
+    apart: bool = False
+    """Whether copies are put into a folder of their own."""
+
+    def strategies(self, copies: Path) -> Sequence[Any]:
+        """What a start is given as `recovery`; `copies` is the folder for them."""
+        if not self.apart:
+            return self.recovery
+        return [
+            (each[0], {**each[1], "folder": str(copies)}) if each in (COPIED, DUMPED) else each
+            for each in self.recovery
+        ]
 
 
 ARRIVED = frozenset({"migrated", "current"})
 REPLACED = frozenset({"recovered", "current"})
 
-CASES = [
+_DEFAULT = [
     Case(
         "restore, migrated",
         "backup-restore",
@@ -120,3 +138,37 @@ CASES = [
         share=0.5,
     ),
 ]
+
+_BY_NAME = {case.name: case for case in _DEFAULT}
+
+
+def _otherwise(name: str, **changes: Any) -> Case:
+    """A case of the default options with others."""
+    strategy = changes["strategy"].partition(", ")[2]
+    return replace(_BY_NAME[name], name=f"{name}, {strategy}", **changes)
+
+
+_IN_A_FOLDER = {"strategy": "backup-restore, own folder", "on": frozenset({"sqlite"})}
+_BY_DUMP = {"strategy": "backup-restore, dump", "on": frozenset({"postgresql"})}
+
+CASES = [
+    *_DEFAULT,
+    _otherwise("restore, migrated", **_IN_A_FOLDER, apart=True),
+    _otherwise("restore, failing", **_IN_A_FOLDER, apart=True),
+    _otherwise("purge", strategy="purge, deleting", recovery=[DELETING], end="emptied", share=0.5),
+    Case(
+        "purge in vain, deleting",
+        "purge, deleting",
+        [DELETING],
+        [WORDS, UNIQUE, RECREATED, BROKEN],
+        "old",
+        frozenset({"failed"}),
+        one_transaction=True,
+        share=0.5,
+    ),
+]
+if shutil.which("pg_dump"):
+    CASES += [
+        _otherwise("restore, migrated", **_BY_DUMP, recovery=[DUMPED], apart=True),
+        _otherwise("restore, failing", **_BY_DUMP, recovery=[DUMPED], apart=True),
+    ]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import postgres_server as _postgres
 import pytest
-from faults.campaign import MOMENTS, Campaign, Counted
+from faults.campaign import Campaign, Counted
 from faults.places import Database, File, Place
 from table import Table
 
@@ -20,22 +20,19 @@ TABLE = Table(
 )
 
 
-_ROLLBACK = ["sqlite-rollback"] if MOMENTS else []
-
-
-@pytest.fixture(scope="module", params=["sqlite-wal", *_ROLLBACK, "postgresql"])
+@pytest.fixture(scope="module")
 def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Place]:
-    """A database of each kind, old and with rows in it; nothing of it stays."""
+    """A database of the kind named, old and with rows in it; nothing of it stays."""
+    root = tmp_path_factory.mktemp("place")
     if request.param != "postgresql":
-        root = tmp_path_factory.mktemp("place")
         file = File(root, "wal" if request.param == "sqlite-wal" else "delete")
         yield file
         file.clear()
         return
     server: _postgres.Server = request.getfixturevalue("postgres_server")
-    database = Database(server, f"am_{uuid.uuid4().hex[:12]}")
+    database = Database(server, f"am_{uuid.uuid4().hex[:12]}", root)
     yield database
     database.remove()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -19,6 +21,7 @@ from faults.contents import Contents
 
 from automigrator.databases.backend import VersionTable
 from automigrator.databases.postgresql import locking
+from automigrator.databases.postgresql.contents import SCHEMA_OF_OURS as _OURS
 
 TABLES = (
     "CREATE TABLE notes (id INTEGER PRIMARY KEY, text VARCHAR(50) NOT NULL,"
@@ -53,6 +56,8 @@ class Place(Protocol):
     url: str
     folder: str
     """Where what a process opens or renames is part of its work on the database."""
+    copies: Path
+    """A folder for copies that are not to be beside the database; laid anew as well."""
 
     def lay(self) -> None: ...
 
@@ -81,6 +86,7 @@ class File:
         self.name = "SQLite, WAL" if mode == "wal" else "SQLite, rollback journal"
         self.folder = str(root / "data")
         self.path = Path(self.folder) / "app.db"
+        self.copies = self.path.with_name("copies")
         self.url = f"sqlite+aiosqlite:///{self.path}"
         self._model = root / "old.db"
         with closing(sqlite3.connect(self._model)) as connection:
@@ -99,13 +105,14 @@ class File:
         self.path.parent.mkdir()
 
     def contents(self, name: str | None = None) -> Contents:
-        return contents.of_file(self.path if name is None else self.path.with_name(name))
+        return contents.of_file(self.path if name is None else self.path.parent / name)
 
     def beside(self) -> list[tuple[Kind, str]]:
         found: list[tuple[Kind, str]] = []
         for path in sorted(self.path.parent.iterdir()):
             tail = path.name.removeprefix(self.path.name)
-            if tail in ("", "-wal", "-shm", ".automigrator-lock", ".automigrator-record.json"):
+            ours = ("", "-wal", "-shm", ".automigrator-lock", ".automigrator-record.json")
+            if tail in ours or path == self.copies:
                 continue
             whole = "." not in tail[1:] and not tail.endswith(("-wal", "-shm", "-journal"))
             if whole and tail.startswith(".snapshot-"):
@@ -114,6 +121,11 @@ class File:
                 found.append(("aside", path.name))
             else:
                 found.append(("stray", path.name))
+        if self.copies.exists():
+            kept = re.compile(rf"{self.path.name}\.[0-9a-f]+\.snapshot-[0-9TZ]+")
+            for path in sorted(self.copies.iterdir()):
+                kind: Kind = "snapshot" if kept.fullmatch(path.name) else "stray"
+                found.append((kind, f"{self.copies.name}/{path.name}"))
         return found
 
     def appender(self) -> Callable[[int], object]:
@@ -141,10 +153,11 @@ class Database:
     """A database of a PostgreSQL server; `name` begins the names of all that is beside it."""
 
     name = "PostgreSQL"
-    folder = os.devnull  # all of it is at the server
 
-    def __init__(self, server: postgres_server.Server, name: str) -> None:
+    def __init__(self, server: postgres_server.Server, name: str, root: Path) -> None:
         self._server, self._database, self._model = server, name, f"{name}_model"
+        self.copies = root / "dumps"
+        self.folder = str(self.copies)  # all else is at the server
         self.url = server.url(name)
         server.create(self._model)
         for statement in OLD:
@@ -159,8 +172,24 @@ class Database:
         self._server.create(self._database)
 
     def contents(self, name: str | None = None) -> Contents:
-        url = self._server.url(name or self._database)
-        return contents.of_server(url.replace("+asyncpg", ""))
+        if name is not None and name.endswith(".dump"):
+            return self._dumped(self.copies / name)
+        return contents.of_server(self._dsn(name or self._database))
+
+    def _dumped(self, path: Path) -> Contents:
+        """What a dump holds, put into a database of its own. Raises CalledProcessError."""
+        name = f"{self._database}_read"
+        self._server.drop(name)
+        self._server.create(name)
+        try:
+            command = ["pg_restore", "--exit-on-error", "-d", self._dsn(name), str(path)]
+            subprocess.run(command, check=True, capture_output=True)
+            return contents.of_server(self._dsn(name))
+        finally:
+            self._server.drop(name)
+
+    def _dsn(self, name: str) -> str:
+        return self._server.url(name).replace("+asyncpg", "")
 
     def beside(self) -> list[tuple[Kind, str]]:
         rows = self._server.execute(
@@ -168,16 +197,26 @@ class Database:
             " where starts_with(datname, $1) order by 1",
             f"{self._database}__",
         )
-        kinds: dict[str, Kind] = {"snapshot": "snapshot", "purged": "aside"}
+        databases: dict[str, Kind] = {"snapshot": "snapshot", "purged": "aside"}
+        files: dict[str, Kind] = {"snapshot": "snapshot", "replaced": "aside"}
         found: list[tuple[Kind, str]] = []
         for name, comment in rows:
-            kind = kinds.get(name.removeprefix(f"{self._database}__automigrator_").split("_")[0])
             unfinished = '"state": "' in (comment or "") and '"state": "kept"' not in comment
+            kind = databases.get(_kind_in(name))
             found.append(("stray" if unfinished else kind or "stray", name))
-        return found
+        for path in sorted(self.copies.iterdir()) if self.copies.exists() else []:
+            kind = files.get(_kind_in(path.name)) if path.suffix == ".dump" else None
+            found.append((kind or "stray", path.name))
+        records = self._server.execute(
+            "select typname::text from pg_type"
+            f" where typnamespace = to_regnamespace('{_OURS}') and starts_with(typname, 'dump_')"
+            """ and obj_description(oid, 'pg_type') not like '%"state": "kept"%'""",
+            database=self._database,
+        )
+        return [*found, *(("stray", f"the open record {name}") for (name,) in records)]
 
     def appender(self) -> Callable[[int], object]:
-        connection = psycopg.connect(self.url.replace("+asyncpg", ""), autocommit=True)
+        connection = psycopg.connect(self._dsn(self._database), autocommit=True)
         return lambda line: connection.execute(_APPEND.replace("$1", "%s"), (str(line),))
 
     def held(self) -> str:
@@ -199,6 +238,13 @@ class Database:
         for name in self._server.databases(self._database):
             if name != self._model:
                 self._server.drop(name)
+        shutil.rmtree(self.copies, ignore_errors=True)
 
     def remove(self) -> None:
-        self._server.drop_all(self._database)
+        self.clear()
+        self._server.drop(self._model)
+
+
+def _kind_in(name: str) -> str:
+    """The word in a name that automigrator gave."""
+    return name.partition("__automigrator_")[2].partition("_")[0]

@@ -17,11 +17,21 @@ QUICK = ("restore, failing", "purge")
 SOON_S = 0.01
 
 
-@pytest.fixture(
-    scope="module",
-    params=[case for case in CASES if MOMENTS or case.name in QUICK],
-    ids=lambda case: case.name,
+PLACES = (
+    ["sqlite-wal", "sqlite-rollback", "postgresql"] if MOMENTS else ["sqlite-wal", "postgresql"]
 )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every case on every database that it is for."""
+    if "campaign" in metafunc.fixturenames:
+        chosen = [case for case in CASES if MOMENTS or case.name in QUICK]
+        pairs = [(p, case) for p in PLACES for case in chosen if p.partition("-")[0] in case.on]
+        names = [f"{case.name}-{place}" for place, case in pairs]
+        metafunc.parametrize(("place", "campaign"), pairs, indirect=True, ids=names, scope="module")
+
+
+@pytest.fixture(scope="module")
 def campaign(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, place: Place
 ) -> Campaign:
