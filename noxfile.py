@@ -170,7 +170,7 @@ def faults(session: nox.Session) -> None:
     """
     install_editable(session, *group("test"))
     session.env["AUTOMIGRATOR_FAULTS"] = os.environ.get("AUTOMIGRATOR_FAULTS", "200")
-    pytest(session, "tests/faults", "-rP", "--numprocesses=2", "--timeout=0")
+    pytest(session, "tests/faults", "--long", "-rP", "--numprocesses=2", "--timeout=0")
 
 
 @nox.session
