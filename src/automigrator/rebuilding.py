@@ -23,6 +23,7 @@ async def rebuild(course: Course, *, set_aside: bool, disconnect_others: bool) -
 
     Raises RefusedError, the old database untouched, when the fresh one cannot be migrated.
     """
+    await course.ground.backend.ensure_replaceable(course.tables)
     at = stamp()
     applied, course.applied = course.applied, []
     try:

@@ -157,7 +157,7 @@ class Run:
         self.unfinished = True
         place = self.taken.place
         told = self._progress.step("restore-started", "restore-failed", self.target, place=place)
-        with told as seconds:
+        with told as seconds, self._left_to_the_next_start(place):
             kept = await self._backend.restore(self.taken, disconnect_others=disconnect_others)
             if kept is not None:
                 self.note(f"others wrote while it was being migrated; what they wrote is in {kept}")
@@ -194,6 +194,18 @@ class Run:
         kept = aside or "deleted"
         self._progress("recreated", self.name, aside=kept, seconds=seconds())
         return aside
+
+    @contextmanager
+    def _left_to_the_next_start(self, place: str) -> Iterator[None]:
+        """Say what becomes of the database when a restore fails."""
+        try:
+            yield
+        except Exception:
+            self.note(
+                "not put back: the database stays as the failed migration left it; before "
+                f"anything else the next start tries to put {place} back"
+            )
+            raise
 
     @contextmanager
     def acting(self, effect: Effect) -> Iterator[None]:

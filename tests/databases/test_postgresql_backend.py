@@ -1012,9 +1012,12 @@ async def test_a_replacement_is_refused_with_neighbours_in_the_database(
     backend: PostgreSQL, postgres_server: Server, filled: str, do: Callable[..., Any]
 ) -> None:
     do(VERSIONS.format("billing_version"))
-    async with backend.lock(TABLES, 5, silent), backend.side("s2") as side:
-        with pytest.raises(RefusedError, match="billing_version"):
-            await backend.take_over(side, "s2", TABLES)
+    async with backend.lock(TABLES, 5, silent):
+        with pytest.raises(RefusedError, match="billing_version.*a database of its own"):
+            await backend.ensure_replaceable(TABLES)
+        async with backend.side("s2") as side:
+            with pytest.raises(RefusedError, match="billing_version"):
+                await backend.take_over(side, "s2", TABLES)
     assert beside(postgres_server, filled) == []
 
 

@@ -140,7 +140,10 @@ async def test_a_disk_that_is_full_before_the_migration_stops_it(
 
 @ways
 async def test_a_disk_that_fills_during_the_migration_costs_nothing(
-    on_small_disk: Application, small_disk: Path, copy: str
+    on_small_disk: Application,
+    small_disk: Path,
+    postgres_server: postgres_server.Server,
+    copy: str,
 ) -> None:
     notes = on_small_disk
     before = checksums(notes.url)
@@ -149,7 +152,16 @@ async def test_a_disk_that_fills_during_the_migration_costs_nothing(
     (failure,) = report.failures
     assert (failure.kind, failure.state) == ("disk-full", "partial-within-revision")
     if copy == "template":  # a restore needs room as well: the next start does it
-        assert "No space left" in " ".join(report.notes)
+        said = " ".join(report.notes)
+        assert "the server has no room for database" in said and "No space left" in said
+        assert "stays as the failed migration left it" in said and "the next start tries" in said
+        half = checksums(notes.url)
+        assert half.keys() - before.keys() == {"public.big"}  # committed before the disk was full
+        assert notes.notes() == ROWS and notes.heads == {"r1"}
+        (snapshot,) = beside(notes, postgres_server)  # and nothing half-made
+        assert snapshot in said and checksums(notes.url_of(snapshot)) == before
+        (status,) = (await Migrator(notes.target()).check()).targets
+        assert status.unfinished
         resize = ["mount", "-o", "remount,size=96m", str(small_disk)]
         await asyncio.to_thread(subprocess.run, resize, check=True)
         with pytest.raises(MigrationError) as info:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from automigrator_purge import Purge
 from notes_application import BROKEN, GOOD, ROWS, UNIQUE, Application, set_aside
+from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
-from automigrator import MigrationError, Migrator, PluginError, Run, Target, hookimpl
+from automigrator import Event, MigrationError, Migrator, PluginError, Run, Target, hookimpl
 
 
 @pytest.fixture
@@ -201,3 +202,35 @@ async def test_a_wrong_option_stops_the_run_before_anything_is_done(notes: Appli
     with pytest.raises(PluginError, match="'purge' refuses its options"):
         await notes.start(("purge", {"set_aside": 1}))
     assert notes.heads == {"r1"}
+
+
+async def test_a_target_that_shares_its_database_by_schema_is_refused_before_anything_is_built(
+    tmp_path: Path, postgres_url: str
+) -> None:
+    notes = Application(tmp_path, postgres_url, kind="version_table", started=False)
+    await notes.start()
+    notes.execute(
+        *(f"INSERT INTO notes VALUES ({n}, '{text}')" for n, text in ROWS),
+        "CREATE SCHEMA neighbour",
+        "CREATE TABLE neighbour.orders AS SELECT 7 AS id",
+    )
+    notes.deploy(UNIQUE)
+    live = make_url(postgres_url).database
+    ran: list[object] = []
+
+    class Watching:
+        @hookimpl
+        def on_event(self, event: Event) -> None:
+            if event.name == "revision-started":
+                ran.append(event.data["revision"])
+
+    with pytest.raises(MigrationError) as info:
+        await notes.start("purge", plugins=[Watching()])
+    (report,) = info.value.report.targets
+    (note,) = report.notes
+    assert note.startswith(f"not purged: cannot replace database {live!r}: ")
+    assert "neighbour.orders" in note and "nothing was changed" in note
+    assert "Give the target a database of its own" in note
+    assert ran == ["r2"]  # r1 would have been run in a fresh one
+    assert notes.notes() == ROWS
+    assert {"neighbour.orders", "meta.my_versions"} <= notes.tables

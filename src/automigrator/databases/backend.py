@@ -190,6 +190,9 @@ class Backend(Protocol):
     ) -> tuple[str, ...]:
         """The same for the old databases that `take_over` has set aside."""
 
+    async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
+        """Raise RefusedError where no side may take the target's place: it shares its database."""
+
     def side(self, stamp: str) -> AbstractAsyncContextManager[Side]:
         """A fresh, empty database beside the target; removed at exit unless it took its place."""
 

@@ -276,6 +276,9 @@ class PostgreSQL:
     ) -> tuple[str, ...]:
         return await self._copies.prune_set_aside(Limits(keep, max_age))
 
+    async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
+        await replacing.ensure_replaceable(self._scene("replace"), tables)
+
     def side(self, stamp: str) -> AbstractAsyncContextManager[Side]:
         return replacing.beside(self._scene("rebuild"), stamp)
 

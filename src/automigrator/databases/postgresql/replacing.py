@@ -36,6 +36,11 @@ class SideDatabase:
     place: str
 
 
+async def ensure_replaceable(scene: Scene, tables: Sequence[VersionTable]) -> None:
+    """Raise RefusedError when somebody else's tables would go with the old database."""
+    await ensure_exclusive(scene, _act(scene), tables)
+
+
 @asynccontextmanager
 async def beside(scene: Scene, stamp: str) -> AsyncIterator[Side]:
     """A database like the target's when it was new, dropped unless it took the target's place."""
@@ -69,7 +74,7 @@ async def take_over(
 ) -> str | None:
     """Swap the side database in; says where the old one is, None when it was dropped."""
     admin, live = scene.admin, scene.live
-    act = f"replace database {live!r}"
+    act = _act(scene)
     await ensure_exclusive(scene, act, tables)
     await settle(scene, side.place, await settings(admin, live))
     await side.engine.dispose()
@@ -90,3 +95,7 @@ async def take_over(
         return aside
     await discard(scene, aside)
     return None
+
+
+def _act(scene: Scene) -> str:
+    return f"replace database {scene.live!r}"

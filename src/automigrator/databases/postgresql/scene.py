@@ -15,11 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from automigrator.databases.access import Access
 from automigrator.databases.backend import VersionTable
 from automigrator.databases.postgresql import whole
-from automigrator.databases.postgresql.codes import NO_PRIVILEGE, code_of
+from automigrator.databases.postgresql.codes import DISK_FULL, NO_PRIVILEGE, code_of
 from automigrator.databases.postgresql.holding import SessionHold
 from automigrator.databases.postgresql.libpq import environment
 from automigrator.databases.postgresql.ownership import exclusive_to_target
-from automigrator.databases.postgresql.refusals import Session, in_use, listed
+from automigrator.databases.postgresql.refusals import Session, first_words, in_use, listed
 from automigrator.databases.postgresql.settings import Settings, apply_settings
 from automigrator.databases.postgresql.sql import rows_of
 from automigrator.databases.postgresql.whole import Terminate
@@ -58,7 +58,10 @@ async def ensure_exclusive(scene: Scene, act: str, tables: Sequence[VersionTable
     """Raise RefusedError when the act would touch somebody else's tables."""
     reason = await shared_with(scene, tables)
     if reason is not None:
-        raise RefusedError(f"cannot {act}: {reason}; nothing was changed")
+        raise RefusedError(
+            f"cannot {act}: {reason}; nothing was changed. Give the target a database of its "
+            "own, or leave the strategy out for it with Target(recovery=[...])"
+        )
 
 
 async def made_elsewhere(scene: Scene, act: str, tables: Sequence[VersionTable]) -> bool:
@@ -151,10 +154,16 @@ async def drop(scene: Scene, name: str) -> None:
 
 @asynccontextmanager
 async def creating(scene: Scene, name: str) -> AsyncIterator[None]:
-    """Say what to do when the role may not create a database."""
+    """Say what to do when the role may not create a database, or the disk is full."""
     try:
         yield
     except DBAPIError as error:
+        if code_of(error) == DISK_FULL:
+            raise RefusedError(
+                f"the server has no room for database {name!r} ({first_words(error)}); nothing "
+                "was changed. It takes as much as the one that it is a copy of: free space on the "
+                "disk of its tablespace, then start again"
+            ) from error
         if code_of(error) != NO_PRIVILEGE:
             raise
         raise RefusedError(

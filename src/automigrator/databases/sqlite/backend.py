@@ -242,6 +242,9 @@ class SQLite:
         file, limits = self.file, Limits(keep, max_age)
         return await to_the_end(in_thread(lambda: keeping.prune_set_aside(file, limits)))
 
+    async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
+        self._file("replace")
+
     @asynccontextmanager
     async def side(self, stamp: str) -> AsyncIterator[Side]:
         file = self._file("rebuild")

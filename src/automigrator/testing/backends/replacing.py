@@ -57,6 +57,7 @@ class Replacing(Copying):
     async def _replaced(self, *, set_aside: bool) -> str | None:
         await self.filled()
         async with self.locked() as backend:
+            await backend.ensure_replaceable([TABLE])
             async with backend.side("1") as side:
                 await fill(side.url, "r2", ((1, "new"),))
                 aside = await backend.take_over(side, "1", [TABLE], set_aside=set_aside)
