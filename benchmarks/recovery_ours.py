@@ -1,12 +1,13 @@
 """One snapshot and restore of ours in a fresh process; prints what each cost as JSON.
 
-    python benchmarks/recovery_ours.py run|watched URL INI [SERVER_PID]
+    python benchmarks/recovery_ours.py run|watched URL INI [SERVER_PID [FOLDER]]
     python benchmarks/recovery_ours.py copy SOURCE DESTINATION
 
 `run` goes through the public face: a migration whose second revision fails after the first was
-committed, with `backup-restore`. An act is timed from the hook of our own that is asked just
-before the strategy to the event that says it is done. `watched` is the same with a task that looks
-for stalls of the event loop, and so costs CPU of its own. `copy` is a SQLite copy without check.
+committed, with `backup-restore`, by a dump where a folder for it is named. An act is timed from
+the hook of our own that is asked just before the strategy to the event that says it is done.
+`watched` is the same with a task that looks for stalls of the event loop, and so costs CPU of its
+own. `copy` is a SQLite copy without check.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from spending import Cost, cpu_s, queued_s
 from stall import Stall
@@ -66,10 +68,14 @@ class Laps:
             self.end("restore")
 
 
-async def run(url: str, ini: str, server: str = "", *, watched: bool = False) -> dict[str, Cost]:
+async def run(
+    url: str, ini: str, server: str = "", folder: str = "", *, watched: bool = False
+) -> dict[str, Cost]:
     stall = Stall(queued_s)
     laps = Laps(stall, int(server) if server else None)
-    options = {"snapshot": "always", "disconnect_others": True}
+    options: dict[str, Any] = {"snapshot": "always", "disconnect_others": True}
+    if folder:
+        options |= {"copy": "dump", "folder": folder}
     migrator = Migrator(
         Target(url, ini), mode="migrate", recovery=[("backup-restore", options)], plugins=[laps]
     )
@@ -83,8 +89,8 @@ async def run(url: str, ini: str, server: str = "", *, watched: bool = False) ->
     return laps.costs
 
 
-async def watched(url: str, ini: str, server: str = "") -> dict[str, Cost]:
-    return await run(url, ini, server, watched=True)
+async def watched(url: str, ini: str, *more: str) -> dict[str, Cost]:
+    return await run(url, ini, *more, watched=True)
 
 
 async def copy(source: str, destination: str) -> dict[str, Cost]:
