@@ -72,9 +72,9 @@ async def take(
             await stoppable(_dump(scene, path, size, programs, snapshot))
         record = await stoppable(_finished(scene, path, record, programs))
         await inplace.rehearse(scene, replace(record, path=str(dump_files.partial(path))), programs)
-        await in_thread(lambda: dump_files.publish(path))
         async with scene.access.connection(autocommit=True) as connection:
             await _prepared(connection, scene)
+            await in_thread(lambda: dump_files.publish(path))
             record = replace(record, catalog=await _catalog(connection))
             await dump_records.write(connection, scene.hold.key, record)
     except BaseException:
