@@ -15,6 +15,8 @@ import pytest
 from automigrator.catalogue import misfit
 from automigrator.progress import Progress
 
+pytest_plugins = ["canary_channels"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(

@@ -13,15 +13,13 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import postgres_server
+from canaries import PASSWORD, ROW
 from notes_application import Application
 from small_disk import small_disk
 from sqlalchemy import URL, make_url
 
 from automigrator import Target
 
-ROW = "canary-row-7f3a"
-"""A value in two rows, which no message may hold."""
-PASSWORD = "canary-password-7f3a"
 DRIVES: dict[str, dict[str, Any]] = {
     "aiosqlite": {"kind": "async", "drive": "auto"},
     "asyncpg": {"kind": "async", "drive": "auto"},

@@ -13,11 +13,12 @@ from typing import Any
 
 import alembic_projects
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
+from canaries import ROW
 from sqlalchemy import make_url
 
 from automigrator import Migrator, Report, Run, Target, TargetReport, hookimpl
 
-NOTES = ("milk", "bread", "milk")
+NOTES = (ROW, "bread", ROW)
 CREATE = """
 op.create_table(
     "notes",
@@ -38,7 +39,7 @@ UNIQUE = 'op.create_index("one_of_each", "notes", ["text"], unique=True)'
 """Fails on a database with these notes, not on an empty one."""
 HALF_WAY = f"""
 with op.get_context().autocommit_block():
-    op.execute("DELETE FROM notes WHERE text = 'milk'")
+    op.execute("DELETE FROM notes WHERE text <> 'bread'")
 {BROKEN}
 """
 """Loses notes, commits that, and fails."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
+from canaries import PASSWORD
 from sqlalchemy import URL, make_url
 
 VARIABLE = "AUTOMIGRATOR_TEST_POSTGRES"
@@ -161,8 +162,7 @@ def serving(place: Place) -> Iterator[tuple[Server, Stop]]:
             nonlocal process
             process = stack.enter_context(_started(place, port))
 
-        url = URL.create("postgresql+asyncpg", "postgres", None, "127.0.0.1", port, "postgres")
-        yield Server(url), stop
+        yield Server(_url(port)), stop
 
 
 @contextmanager
@@ -174,7 +174,12 @@ def starting_up() -> Iterator[Server]:
         (place.data / "recovery.signal").touch()
         port = _free_port()
         with _started(place, port, ready=_REJECTS, restore_command="sleep 60"):
-            yield Server(URL.create("postgresql", "postgres", None, "127.0.0.1", port, "postgres"))
+            yield Server(_url(port))
+
+
+def _url(port: int) -> URL:
+    """It trusts everybody: the password is there to be kept secret."""
+    return URL.create("postgresql", "postgres", PASSWORD, "127.0.0.1", port, "postgres")
 
 
 _ACCEPTS, _REJECTS = 0, 1

@@ -17,6 +17,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from canaries import WATCH
+
 _PRELOADED = ["pytest", "sqlalchemy.ext.asyncio", "alembic.command", "asyncpg", "aiosqlite"]
 _PRELOADED += [f"sqlalchemy.dialects.{name}" for name in ("sqlite.aiosqlite", "postgresql.asyncpg")]
 _PRELOADED += [f"automigrator.databases.{name}.backend" for name in ("sqlite", "postgresql")]
@@ -76,6 +78,7 @@ class Processes:
 
     def __init__(self, starts: Sequence[Start], logs: Path) -> None:
         self._all: list[tuple[BaseProcess, Connection]] = []
+        self._plain = any(start.plain for start in starts)
         for start in starts:
             ours, theirs = _context.Pipe()
             process = _context.Process(target=_process, args=(theirs, start, logs), daemon=True)
@@ -120,6 +123,8 @@ class Processes:
                 found.append(pipe.recv())
             except (EOFError, ConnectionResetError):  # the latter before it has read its "go"
                 found.append(Ended(process.pid, "killed"))
+            if not self._plain:
+                WATCH.look("process", found[-1])
         return found
 
     def stop(self) -> None:

@@ -13,7 +13,7 @@ from automigrator.diagnosis import JudgedError, Left, diagnose
 from automigrator.failure import Decision, Failure
 from automigrator.leftovers import left_behind
 from automigrator.report import Applied
-from automigrator.saying import first_line, hide_values
+from automigrator.saying import first_line, hide_secrets
 from automigrator.upgrade.creating import there_already
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ async def described(course: Course, error: Exception) -> Failure:
     """The failure that an error is, with the state it left; what stays applied is noted."""
     ground, run = course.ground, course.run
     error = await _or_lock_lost(course, error)
-    hide_values(error)
+    hide_secrets(error, ground.target)
     failure = diagnose(
         error,
         ground.target,

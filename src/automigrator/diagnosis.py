@@ -120,7 +120,7 @@ def diagnose(
         message,
         state=left.state,
         revision=left.revision,
-        statement=statement_of(error),
+        statement=statement_of(error, target),
         applied=left.applied,
         debris=left.debris,
         advice=advice or ("" if refused else ADVICE[kind]),

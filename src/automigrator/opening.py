@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from automigrator.databases.access import Access
 from automigrator.databases.backend import Backend, VersionTable, backend_for
+from automigrator.saying import hide_secrets
 from automigrator.target import Target
 from automigrator.threads import in_thread
 from automigrator.upgrade.place import Place
@@ -72,10 +73,13 @@ class Ground:
 
 @asynccontextmanager
 async def opened(target: Target) -> AsyncIterator[Ground]:
-    """Open a target, and give its engine back. Raises ConfigurationError."""
+    """Open a target, and give its engine back; errors tell no secret. Raises ConfigurationError."""
     ground = Ground(target, backend_for(Access(target), target.maintenance_database))
     try:
         yield ground
+    except Exception as error:
+        hide_secrets(error, target)
+        raise
     finally:
         await ground.close()
 

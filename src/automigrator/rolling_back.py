@@ -12,7 +12,7 @@ from automigrator.inspection import inspect
 from automigrator.leftovers import left_behind
 from automigrator.repairing import repair
 from automigrator.report import Outcome
-from automigrator.saying import hide_values
+from automigrator.saying import hide_secrets
 from automigrator.telling import ended_by
 from automigrator.upgrade.drives import drive, probe
 from automigrator.upgrade.environment import EnvError, Execution
@@ -46,7 +46,7 @@ async def _outcome(course: Course, revision: str) -> Outcome:
             course.progress("locked", run.name, waited_s=course.hold.waited_s)
             return await _rolled_back(course, revision)
     except Exception as error:  # noqa: BLE001 - any error is the target's failure
-        hide_values(error)
+        hide_secrets(error, ground.target)
         failure = diagnose(
             error,
             ground.target,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from automigrator.databases.chain import chain
+from automigrator.passwords import passwords_of
 from automigrator.target import Target
 from automigrator.urls import scrubbed
 
@@ -43,24 +44,33 @@ def said(error: BaseException, target: Target) -> str:
     """What an error says, without the target's passwords and without data."""
     ours = type(error).__module__.startswith("automigrator")
     text = str(error) if ours else first_line(error)
-    secret = [target.application_url]
-    if target.migrate_with is not None:
-        other = target.migrate_with
-        secret.append(getattr(other, "url", other))  # type: ignore[arg-type]  # an engine or a URL
-    return scrubbed(text, *secret)
+    return scrubbed(text, *passwords_of(target))
 
 
-def statement_of(error: BaseException) -> str | None:
-    """The SQL that failed, without its parameters."""
+def statement_of(error: BaseException, target: Target) -> str | None:
+    """The SQL that failed, without its parameters and the target's passwords."""
     for each in chain(error):
         statement = getattr(each, "statement", None)  # SQLAlchemy's, and our own
         if isinstance(statement, str) and statement:
-            return statement.strip()[:STATEMENT_LIMIT]
+            return scrubbed(statement.strip()[:STATEMENT_LIMIT], *passwords_of(target))
     return None
 
 
-def hide_values(error: BaseException) -> None:
-    """Keep rows and parameters out of the error's text, wherever it is printed from now on."""
+def hide_secrets(error: BaseException, target: Target) -> None:
+    """Keep rows, parameters and passwords out of the error, wherever it is printed from now on."""
+    _hide_values(error)
+    passwords = passwords_of(target)
+    for each in chain(error):
+        args = tuple(
+            scrubbed(arg, *passwords) if isinstance(arg, str) else arg for arg in each.args
+        )
+        if args != each.args:
+            each.args = args
+        if notes := getattr(each, "__notes__", None):
+            each.__notes__ = [scrubbed(note, *passwords) for note in notes]
+
+
+def _hide_values(error: BaseException) -> None:
     for each in chain(error):
         if isinstance(each, StatementError):
             each.hide_parameters = True

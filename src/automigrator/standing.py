@@ -12,7 +12,7 @@ from automigrator.failure import Failure
 from automigrator.inspection import Finding, inspect, judge
 from automigrator.opening import Ground, opened
 from automigrator.report import Plan, Status, TargetStatus
-from automigrator.saying import hide_values
+from automigrator.saying import hide_secrets
 from automigrator.skew import Served, judged
 from automigrator.target import Ahead, Target
 from automigrator.upgrade.history import UnknownRevisionError
@@ -67,7 +67,7 @@ async def standing(target: Target, ahead: Ahead, models: Metadata | None = None)
             judge(target, finding)
             drift = await _drift(ground, finding, models)
         except Exception as error:  # noqa: BLE001 - any error is what is wrong with the target
-            hide_values(error)
+            hide_secrets(error, target)
             problem = diagnose(error, target, ground.backend, Left(), attempt=0, otherwise="env")
             if finding is None:
                 return TargetStatus(

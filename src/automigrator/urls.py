@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from urllib.parse import quote, quote_plus
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -12,6 +14,12 @@ from automigrator.errors import ConfigurationError
 ASYNC_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg"}
 _SECRET_KEYS = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@]*):([^\s@]*)@")
+_NAMED = re.compile(
+    r"""((?:pass|pwd|secret|token)\w*(?:\s*=|['"]\s*[=:])\s*)"""
+    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s&,;'")\]}]+)""",
+    re.IGNORECASE,
+)
+"""A query's, a libpq string's, a dictionary's: what stands behind the name is the secret."""
 
 
 def parse(text: str | URL) -> URL:
@@ -48,9 +56,28 @@ def rendered(url: URL) -> str:
     return url.set(query=query).render_as_string(hide_password=True)
 
 
-def scrubbed(text: str, *urls: URL) -> str:
-    """Free text (a driver's message) with every password of `urls`, and any in a URL, masked."""
-    for url in urls:
-        if isinstance(url.password, str) and url.password:
-            text = text.replace(url.password, "***")
-    return _URL_PASSWORD.sub(r"\1:***@", text)
+def secrets_of(url: URL) -> Iterator[str]:
+    """The password, and the secret values of the query."""
+    if url.password:
+        yield str(url.password)
+    for key, value in url.query.items():
+        if _SECRET_KEYS.search(key):
+            yield from (value,) if isinstance(value, str) else value
+
+
+def is_secret(key: str) -> bool:
+    """Whether what a driver is given under this name is one."""
+    return _SECRET_KEYS.search(key) is not None
+
+
+def scrubbed(text: str, *secrets: str) -> str:
+    """Free text (a driver's message) with these secrets, and any in a URL or named so, masked."""
+    spelled = {
+        spelling
+        for secret in secrets
+        if secret
+        for spelling in (secret, quote(secret, ""), quote(secret, " +"), quote_plus(secret))
+    }
+    for each in sorted(spelled, key=len, reverse=True):
+        text = text.replace(each, "***")
+    return _NAMED.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text))

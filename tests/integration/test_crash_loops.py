@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import postgres_server as _postgres
 import pytest
-from notes_application import BROKEN, GOOD, HALF_WAY, ROWS, UNIQUE
+from notes_application import BROKEN, GOOD, HALF_WAY, NOTES, ROWS, UNIQUE
 from raced_application import Raced, outcomes
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -329,7 +329,7 @@ async def test_a_success_forgets_the_failures_before_it(device: Raced) -> None:
     assert (await boot(device)).outcome == "migrated"
     device.execute(
         "DROP INDEX one_of_each",
-        "INSERT INTO notes VALUES (2, 'milk')",
+        f"INSERT INTO notes VALUES (2, '{NOTES[0]}')",
         "UPDATE alembic_version SET version_num = 'r1'",
     )
     assert (await boot(device)).failed_starts == 1

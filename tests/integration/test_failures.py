@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from alembic_projects import contents, heads, linear, revision, tables
+from canaries import PASSWORD, ROW
 from process_state import unchanged_process
 from sqlalchemy import event, make_url
 from sqlalchemy.exc import DBAPIError
@@ -21,11 +22,10 @@ from automigrator import Failure, MigrationError, Migrator, Report, Run, Target,
 
 Make = Callable[..., Target]
 
-CANARY = "canary-7f3a"
 NOT_UNIQUE = f"""
 users = sa.table("users", sa.column("id"), sa.column("name"))
 for id in (1, 1):
-    op.get_bind().execute(users.insert(), {{"id": id, "name": "{CANARY}"}})
+    op.get_bind().execute(users.insert(), {{"id": id, "name": "{ROW}"}})
 """
 BAD_SQL = 'op.execute("SELECT * FROM absent")'
 BAD_CODE = 'raise LookupError("no luck")'
@@ -156,7 +156,7 @@ async def test_no_row_value_and_no_password_is_told(
 ) -> None:
     url = make_url(database_url)
     if url.get_backend_name() == "postgresql":
-        url = url.set(password=f"{CANARY}-password")
+        url = url.set(password=PASSWORD)
     target = make_target(ending_in(NOT_UNIQUE), database=url, drive=drive)
     migrator = Migrator(target, mode="migrate")
     events = migrator.events()
@@ -181,7 +181,7 @@ async def test_no_row_value_and_no_password_is_told(
         *(r.getMessage() for r in caplog.records if r.name.startswith("automigrator")),
         *[f"{event} {event.to_dict()}" async for event in events],
     ]
-    assert [text for text in told if CANARY in text] == []
+    assert [text for text in told if ROW in text or PASSWORD in text] == []
 
 
 def file_of(url: str, content: bytes | None = None) -> Path:
@@ -268,13 +268,13 @@ async def test_a_statement_that_takes_too_long_is_a_timeout(
 async def test_a_wrong_password_is_told_as_such_at_once(
     make_target: Make, postgres_url: str
 ) -> None:
-    nobody = make_url(postgres_url).set(username="no_such_role", password=CANARY)
+    nobody = make_url(postgres_url).set(username="no_such_role", password=PASSWORD)
 
     failure, _, error = await failed(make_target(database=nobody, connect_timeout=30))
 
     assert failure.kind == "auth"
     assert "no_such_role" in failure.message
-    assert CANARY not in str(error)
+    assert PASSWORD not in str(error)
 
 
 async def test_rows_that_would_refer_to_nothing_are_not_committed(

@@ -114,7 +114,7 @@ async def test_an_unversioned_database_is_never_purged(notes: Application) -> No
 
 
 async def test_all_three_restore_first_and_set_aside_what_was_restored(notes: Application) -> None:
-    notes.deploy(HALF_WAY.replace(BROKEN, UNIQUE).replace("= 'milk'", "= 'bread'"))
+    notes.deploy(HALF_WAY.replace(BROKEN, UNIQUE).replace("<> 'bread'", "= 'bread'"))
     order = ("backup-restore", "purge", "log-and-continue")
     (report,) = (await notes.start(*order)).targets
     assert (report.outcome, report.after) == ("recovered", ("r2",))

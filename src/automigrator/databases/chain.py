@@ -1,4 +1,4 @@
-"""The errors behind an error."""
+"""The errors behind an error, and those of a group."""
 
 from __future__ import annotations
 
@@ -15,4 +15,5 @@ def chain(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(each))
         yield each
-        todo = [getattr(each, "orig", None), each.__cause__, each.__context__, *todo]
+        group = each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        todo = [getattr(each, "orig", None), *group, each.__cause__, each.__context__, *todo]

@@ -20,6 +20,7 @@ from automigrator.errors import AutomigratorError, PluginError
 from automigrator.events import Event
 from automigrator.failure import Decision
 from automigrator.report import TargetReport
+from automigrator.saying import first_line
 from automigrator.urls import scrubbed
 
 if TYPE_CHECKING:
@@ -316,7 +317,6 @@ def _overdue(impl: Impl, deadline_s: float | None) -> HookError:
 
 def _described(error: Exception) -> str:
     """The error and where it was raised; its first line only, as SQL parameters are below."""
-    first, *_ = str(error).splitlines() or [""]
-    text = f"{type(error).__qualname__}: {scrubbed(first)}" if first else type(error).__qualname__
+    text = scrubbed(first_line(error))
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{text} ({PurePath(frame.filename).name}:{frame.lineno})"
