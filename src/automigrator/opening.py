@@ -77,7 +77,7 @@ async def opened(target: Target) -> AsyncIterator[Ground]:
     ground = Ground(target, backend_for(Access(target), target.maintenance_database))
     try:
         yield ground
-    except Exception as error:
+    except BaseException as error:
         hide_secrets(error, target)
         raise
     finally:

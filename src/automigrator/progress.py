@@ -12,7 +12,7 @@ from typing import Any
 from automigrator.catalogue import CATALOGUE
 from automigrator.events import Event, EventStream
 from automigrator.hooks import Hooks
-from automigrator.saying import said
+from automigrator.saying import hide_secrets, said
 from automigrator.target import Target
 
 logger = logging.getLogger("automigrator")
@@ -63,6 +63,7 @@ class Progress:
         try:
             yield lambda: time.monotonic() - began
         except Exception as error:
+            hide_secrets(error, target)  # a plugin may log what its act raised
             self(
                 failed,
                 target.name,

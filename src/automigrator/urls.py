@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from urllib.parse import quote, quote_plus
 
 from sqlalchemy import URL, make_url
@@ -24,13 +25,16 @@ _NAMED = re.compile(
 
 def parse(text: str | URL) -> URL:
     """A URL object; raises ConfigurationError without repeating what may hold a password."""
-    try:
+    url: URL | None = None
+    with suppress(ArgumentError, ValueError):  # they quote it, and nothing may lead to ours
         url = make_url(text)
-    except ArgumentError:
+    if url is None:
         raise ConfigurationError(
             "the database URL cannot be parsed; it looks like "
-            "sqlite+aiosqlite:///path/to/file.db or postgresql+asyncpg://user:password@host/database"
-        ) from None
+            "sqlite+aiosqlite:///path/to/file.db or "
+            "postgresql+asyncpg://user:password@host:port/database, and within the password @, : "
+            "and / are written %40, %3A and %2F"
+        )
     if url.get_backend_name() == "postgres":
         raise ConfigurationError(
             "SQLAlchemy calls the dialect 'postgresql', not 'postgres'; "

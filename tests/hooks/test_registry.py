@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from canaries import ROW
+from sqlalchemy.exc import DBAPIError
 
 from automigrator.errors import PluginError
 from automigrator.events import Event
@@ -44,6 +46,11 @@ def with_hook(hook: str, function: Callable[..., Any], **options: Any) -> object
 
 async def failing(**_: Any) -> None:
     raise OSError("no space left")
+
+
+def of_the_driver(**_: Any) -> None:
+    told = f"invalid input for query argument $1: {ROW!r} (an integer is required)"
+    raise DBAPIError("SELECT :x", {"x": ROW}, ValueError(told)).with_traceback(None)
 
 
 async def test_in_house_hooks_are_asked_before_strategies_each_in_configured_order() -> None:
@@ -199,6 +206,17 @@ async def test_a_raising_before_migrate_stops_there_and_is_blamed() -> None:
         await hooks.before_migrate(RUN)
     assert (info.value.blame, info.value.hook, calls) == ("Plugin", "before_migrate", [])
     assert isinstance(info.value.__cause__, OSError)
+
+
+async def test_a_hooks_error_is_told_without_what_rows_hold(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plugin = with_hook("before_migrate", of_the_driver)
+    with pytest.raises(HookError, match=r"\$1: \(value hidden\)") as info:
+        await Hooks([plugin], []).before_migrate(RUN)
+    assert ROW not in str(info.value)
+    await Hooks([with_hook("on_event", of_the_driver)], []).on_event(Event("locked"))
+    assert "(value hidden)" in caplog.text and ROW not in caplog.text
 
 
 async def test_passwords_and_sql_parameters_stay_out_of_the_message() -> None:

@@ -21,6 +21,7 @@ from alembic.util import CommandError
 
 from automigrator.errors import AutomigratorError
 from automigrator.report import PendingRevision
+from automigrator.saying import first_line
 from automigrator.static.configuration import plain_environment
 from automigrator.upgrade import alembic_names
 
@@ -253,9 +254,7 @@ def _checked(script: ScriptDirectory) -> Iterator[Script]:
             (f.tb_frame.f_code.co_filename for f in _frames(error) if _is_revision(script, f)),
             str(getattr(error, "filename", None) or "a revision file"),
         )
-        raise RevisionImportError(
-            f"{name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+        raise RevisionImportError(f"{name} cannot be imported: {first_line(error)}") from error
     for revision in seen.values():
         for parent in revision._versioned_down_revisions:
             if parent not in seen:

@@ -13,6 +13,7 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 
 from automigrator.databases.backend import Backend
+from automigrator.saying import first_line
 from automigrator.target import Target
 from automigrator.threads import in_thread
 from automigrator.upgrade import alembic_names
@@ -58,7 +59,7 @@ async def rendered(
             await in_thread(render)
         except Exception as error:
             raise EnvError(
-                f"env.py's offline mode cannot render the SQL: {type(error).__name__}: {error}"
+                f"env.py's offline mode cannot render the SQL: {first_line(error)}"
             ) from error
     return buffer.getvalue()
 
