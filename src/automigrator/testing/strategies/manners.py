@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import ClassVar
+from urllib.parse import quote
 
 from automigrator.errors import MigrationError
 from automigrator.failure import Decision
@@ -51,7 +52,8 @@ class Manners(Outcomes):
         for number, deployment in enumerate((IN_THE_WAY, HALF_WAY)):
             application = await self.deployed(deployment, f"secret{number}")
             started = await start(application, [self.make()])
-            for secret in {CANARY, str(application.url.password or CANARY)}:
+            password = str(application.url.password or CANARY)
+            for secret in {CANARY, password, quote(password, " +")}:  # as a URL spells it, too
                 lines = [line for line in started.told.splitlines() if secret in line]
                 shown = "\n".join(line.replace(secret, "<the secret>") for line in lines)
                 assert not lines, (
