@@ -52,10 +52,9 @@ class Asking:
                 continue
             before = (run.restored, run.rebuilt)
             try:
-                with self.around(impl.hook, impl.blame), run.acting(effect):
-                    answer = await hooks.call(
-                        impl, hooks.deadline_of(impl), run=run, failure=run.failure
-                    )
+                with self.around(impl.hook, impl.blame) as given_up, run.acting(effect):
+                    limit = hooks.deadline_of(impl)
+                    answer = await hooks.call(impl, limit, given_up, run=run, failure=run.failure)
             except HookError as error:
                 run.notes.append(str(error))
                 run.failure = await self.look_again(run.failure)

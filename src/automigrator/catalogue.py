@@ -265,6 +265,15 @@ _DECLARED = (
         seconds=_SECONDS,
         **_ERROR,
     ),
+    event(
+        "hook-left",
+        "it was cancelled, and did not end in time: the run goes on without it",
+        "{hook} of {plugin} was cancelled and did not end within {grace:g} s: it is left behind",
+        level=logging.WARNING,
+        hook="as it was told",
+        plugin="the plugin's name",
+        grace="seconds that it was given",
+    ),
     event("snapshot-started", "a snapshot is taken", "taking a snapshot"),
     event(
         "snapshot-taken",

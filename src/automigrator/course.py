@@ -90,7 +90,7 @@ class Course:
         """The version tables as far as they are known."""
         return self.finding.tables if self.finding is not None else (self.ground.table,)
 
-    def hook_told(self, hook: str, plugin: str) -> AbstractContextManager[None]:
+    def hook_told(self, hook: str, plugin: str) -> AbstractContextManager[Callable[[], object]]:
         """Within, a plugin is asked, and that is told."""
         return self.progress.hook(self.ground.target, hook, plugin)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from automigrator.catalogue import CATALOGUE
 from automigrator.events import Event, EventStream
 from automigrator.hooks import Hooks
+from automigrator.hooks.grace import GRACE_S
 from automigrator.saying import hide_secrets, said
 from automigrator.target import Target
 
@@ -19,7 +22,7 @@ logger = logging.getLogger("automigrator")
 
 
 class Progress:
-    """One run's voice; call it from the event loop's thread.
+    """One run's voice; what another thread says is told by the event loop's, in order.
 
     What it tells is declared in `catalogue`; `run` tells the runs of a process apart.
     """
@@ -28,11 +31,16 @@ class Progress:
         self._stream = stream
         self.hooks = hooks
         self.run = run or os.urandom(8).hex()
+        self._loop, self._thread = _running_loop(), threading.get_ident()
 
     def __call__(
         self, name: str, target: str | None = None, /, *, told: object = None, **data: Any
     ) -> None:
         """Tell; `told` is the log record's text where the catalogue has no sentence."""
+        if self._loop is not None and threading.get_ident() != self._thread:
+            with suppress(RuntimeError):  # a thread that was left behind may outlive the loop
+                self._loop.call_soon_threadsafe(lambda: self(name, target, told=told, **data))
+            return
         declared = CATALOGUE.get(name)
         level = declared.level_for(data) if declared is not None else logging.DEBUG
         logged = declared is not None and logger.isEnabledFor(level)
@@ -75,13 +83,24 @@ class Progress:
             raise
 
     @contextmanager
-    def hook(self, target: Target, hook: str, plugin: str) -> Iterator[None]:
-        """Within, a plugin is asked."""
+    def hook(self, target: Target, hook: str, plugin: str) -> Iterator[Callable[[], object]]:
+        """Within, a plugin is asked; gives what tells that it is left behind."""
         asked = {"hook": hook, "plugin": plugin}
+
+        def left() -> None:
+            self("hook-left", target.name, **asked, grace=GRACE_S)
+
         with self.step("hook-started", "hook-failed", target, **asked) as seconds:
-            yield
+            yield left
         self("hook-finished", target.name, **asked, seconds=seconds())
 
     @property
     def _listened(self) -> bool:
         return self._stream.listened or self.hooks.listened
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

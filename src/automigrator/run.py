@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from automigrator.databases.backend import Backend, Copying, Snapshot, VersionTable
 from automigrator.errors import RefusedError
 from automigrator.failure import Failure
+from automigrator.hooks import acting
 from automigrator.progress import Progress
 from automigrator.recovery import Effect, may_act
 from automigrator.report import PendingRevision
@@ -105,9 +106,9 @@ class Run:
         """
         self._need_lock("take a snapshot")
         if self.taken is None:
-            self.copying = True
             told = self._progress.step("snapshot-started", "snapshot-failed", self.target)
-            with told as seconds:
+            with acting("take a snapshot"), told as seconds:
+                self.copying = True
                 self.taken = await self._backend.snapshot(
                     stamp(),
                     self.before,
@@ -136,14 +137,16 @@ class Run:
         Returns what was deleted.
         """
         self._need_lock("prune snapshots")
-        return await self._backend.prune(keep, max_age=max_age, folder=folder)
+        with acting("prune snapshots"):
+            return await self._backend.prune(keep, max_age=max_age, folder=folder)
 
     async def prune_set_aside(
         self, keep: int | None = None, *, max_age: timedelta | None = None
     ) -> tuple[str, ...]:
         """The same for the old databases that `recreate_database` has set aside."""
         self._need_lock("prune what was set aside")
-        return await self._backend.prune_set_aside(keep, max_age=max_age)
+        with acting("prune what was set aside"):
+            return await self._backend.prune_set_aside(keep, max_age=max_age)
 
     async def restore(self, *, disconnect_others: bool = False) -> None:
         """Put this run's own snapshot back, after a failure that left changes behind.
@@ -154,10 +157,11 @@ class Run:
         failure = self._allowed("reverting", "restore a snapshot")
         if self.taken is None:
             raise RefusedError("no snapshot was taken in this run; nothing was changed")
-        self.unfinished = True
         place = self.taken.place
         told = self._progress.step("restore-started", "restore-failed", self.target, place=place)
-        with told as seconds, self._left_to_the_next_start(place):
+        unfinished = self._left_to_the_next_start(place)
+        with acting("restore a snapshot"), told as seconds, unfinished:
+            self.unfinished = True
             kept = await self._backend.restore(self.taken, disconnect_others=disconnect_others)
             if kept is not None:
                 self.note(f"others wrote while it was being migrated; what they wrote is in {kept}")
@@ -185,7 +189,7 @@ class Run:
         """
         self._allowed("discarding", "replace the database")
         told = self._progress.step("recreate-started", "recreate-failed", self.target)
-        with told as seconds:
+        with acting("replace the database"), told as seconds:
             aside = await self._rebuild(
                 self, set_aside=set_aside, disconnect_others=disconnect_others
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import copy_context
 from typing import TypeVar
 
@@ -37,7 +38,8 @@ async def in_thread(function: Callable[[], T]) -> T:
             error = RuntimeError(f"StopIteration: {stop}")
         except BaseException as raised:  # noqa: BLE001 - handed to the awaiting task
             error = raised
-        loop.call_soon_threadsafe(settle, result, error)
+        with suppress(RuntimeError):  # whoever left this thread behind has closed the loop
+            loop.call_soon_threadsafe(settle, result, error)
 
     context = copy_context()
     threading.Thread(target=context.run, args=(work,), name="automigrator", daemon=True).start()

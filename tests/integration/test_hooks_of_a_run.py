@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,9 @@ from automigrator import (
     Target,
     TargetReport,
     hookimpl,
+    progress,
 )
+from automigrator.hooks import calling
 
 Make = Callable[..., Target]
 
@@ -395,3 +399,67 @@ async def test_the_state_is_known_to_who_is_asked(make_target: Make, database_ur
     (failure,) = seen
     assert (failure.revision, failure.applied) == ("r3", ("r1", "r2"))
     assert contents(database_url)["alembic_version"] == ["('r2',)"]
+
+
+@pytest.mark.parametrize("hook", ["before_migrate", "on_failure", "after_migrate"])
+async def test_a_hook_that_does_not_end_holds_up_no_cancelled_run_and_is_named(
+    hook: str, make_target: Make, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (calling, progress):
+        monkeypatch.setattr(module, "GRACE_S", 0.2)
+    going_on, asked = True, asyncio.Event()
+
+    async def stubborn(self: object) -> None:
+        asked.set()
+        while going_on:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+    plugin = type("Stubborn", (), {hook: hookimpl(stubborn)})()
+    target = make_target(failing if hook == "on_failure" else linear)
+    migrator = Migrator(target, mode="migrate", plugins=[plugin])
+    events = migrator.events()
+    running = asyncio.create_task(migrator.run())
+    await asyncio.wait_for(asked.wait(), 30)
+
+    running.cancel()
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(running), 10)
+        left = [event.data async for event in events if event.name == "hook-left"]
+        assert left == [{"hook": hook, "plugin": "Stubborn", "grace": 0.2}]
+        if hook != "on_failure":
+            assert (await run(target)).targets[0].after == ("r3",)  # nobody holds the lock
+    finally:
+        going_on = False
+        await asyncio.sleep(0.05)
+
+
+async def test_a_plain_hook_leaves_the_loop_alive_and_may_say_something(
+    make_target: Make, sqlite_url: str
+) -> None:
+    class Slow:
+        @hookimpl
+        def before_migrate(self, run: Run) -> None:
+            while ticks < 5:
+                time.sleep(0.01)
+            run.note("five ticks")
+
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    ticking = asyncio.create_task(tick())
+    migrator = Migrator(make_target(database=sqlite_url), mode="migrate", plugins=[Slow()])
+    events = migrator.events()
+    try:
+        report = await migrator.run()
+    finally:
+        ticking.cancel()
+    names = [event.name async for event in events]
+    assert report.targets[0].notes == ("five ticks",)
+    assert names.index("hook-started") < names.index("note") < names.index("hook-finished")

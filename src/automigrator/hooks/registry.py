@@ -6,75 +6,36 @@ import asyncio
 import copy
 import inspect
 import logging
-import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from automigrator.errors import AutomigratorError, PluginError
+from automigrator.errors import PluginError
 from automigrator.events import Event
-from automigrator.failure import Decision
+from automigrator.hooks.calling import (
+    Around,
+    HookError,
+    Impl,
+    OverdueError,
+    accepted,
+    call,
+    described,
+    failed,
+    untold,
+)
+from automigrator.hooks.validation import HOOKS, PlainManager, blame_of, validate
 from automigrator.report import TargetReport
-from automigrator.saying import first_line
-from automigrator.urls import scrubbed
 
 if TYPE_CHECKING:
     from automigrator.run import Run
-from automigrator.hooks.validation import HOOKS, PlainManager, blame_of, validate
 
 logger = logging.getLogger(__name__)
-
-Around = Callable[[str, str], AbstractContextManager[None]]
-"""What a call is made within; gets the hook's name and whom to blame."""
 
 BACKLOG = 1000
 
 """Events kept for a slow async `on_event`; beyond it the oldest are dropped."""
-
-_CONSEQUENCES = {
-    "before_migrate": "nothing was changed",
-    "on_failure": "no further plugin was asked",
-    "after_migrate": "the migration stays applied",
-    "on_event": "the run goes on",
-}
-
-
-class HookError(AutomigratorError):
-    """Raised when a plugin's hook raised, ran out of time or answered nonsense.
-
-    `blame` names the plugin and `hook` what it was asked; the plugin's own error is the cause.
-    """
-
-    def __init__(self, message: str, blame: str, hook: str) -> None:
-        super().__init__(message)
-        self.blame = blame
-        self.hook = hook
-
-
-def untold(hook: str, blame: str) -> AbstractContextManager[None]:
-    """Tells nobody of a call."""
-    return nullcontext()
-
-
-@dataclass(frozen=True, slots=True)
-class Impl:
-    """One plugin's implementation of one hook; `accepts` are the arguments it wants."""
-
-    blame: str
-    function: Callable[..., object]
-    plugin: object
-    strategy: bool
-    accepts: tuple[str, ...]
-    hook: str
-
-    @property
-    def asynchronous(self) -> bool:
-        return inspect.iscoroutinefunction(inspect.unwrap(self.function))
 
 
 class Hooks:
@@ -122,8 +83,8 @@ class Hooks:
     async def before_migrate(self, run: Run, around: Around = untold) -> None:
         """Ask every plugin to prepare. Raises HookError at the first that cannot."""
         for impl in self._impls["before_migrate"]:
-            with around(impl.hook, impl.blame):
-                await self.call(impl, self.deadline_of(impl), run=run)
+            with around(impl.hook, impl.blame) as given_up:
+                await self.call(impl, self.deadline_of(impl), given_up, run=run)
 
     async def after_migrate(
         self, run: Run, report: TargetReport, around: Around = untold
@@ -132,8 +93,9 @@ class Hooks:
         notes = []
         for impl in self._impls["after_migrate"]:
             try:
-                with around(impl.hook, impl.blame):
-                    await self.call(impl, self.deadline_of(impl), run=run, report=report)
+                with around(impl.hook, impl.blame) as given_up:
+                    limit = self.deadline_of(impl)
+                    await self.call(impl, limit, given_up, run=run, report=report)
             except HookError as error:
                 notes.append(str(error))
         return tuple(notes)
@@ -146,33 +108,16 @@ class Hooks:
         """Seconds `impl` may take; None for a strategy, whose restore takes what it takes."""
         return None if impl.strategy else self._deadline_s
 
-    async def call(self, impl: Impl, deadline_s: float | None, /, **arguments: Any) -> object:
-        """Call `impl` with the arguments it accepts, and await it when it is async.
-
-        Raises HookError when it raises, exceeds `deadline_s`, or answers `on_failure` with
-        anything but a Decision or None.
-        """
-        result: object = None
-        try:
-            async with asyncio.timeout(deadline_s) as deadline:
-                result = impl.function(**_accepted(impl, arguments))
-                if inspect.isawaitable(result):
-                    result = await result
-        except Exception as error:
-            # A plugin's own TimeoutError is its error, not our deadline.
-            if deadline.expired():
-                raise _overdue(impl, deadline_s) from error
-            raise _failed(impl, f"raised {_described(error)}") from error
-        if deadline.expired():
-            # It swallowed its cancellation, so what it did may be half done.
-            raise _overdue(impl, deadline_s)
-        if impl.hook == "on_failure" and not (result is None or isinstance(result, Decision)):
-            raise _failed(
-                impl,
-                f"returned a {type(result).__qualname__}; "
-                "it must return Decision.RETRY, CONTINUE or ABORT, or None to pass",
-            )
-        return result
+    async def call(
+        self,
+        impl: Impl,
+        deadline_s: float | None,
+        given_up: Callable[[], object] = lambda: None,
+        /,
+        **arguments: Any,
+    ) -> object:
+        """Call `impl`; see `calling.call`. Raises HookError."""
+        return await call(impl, deadline_s, given_up, arguments)
 
     def emit(self, event: Event) -> None:
         """Tell sync listeners now and async ones soon, from the event loop's thread."""
@@ -219,7 +164,7 @@ class Hooks:
             try:
                 await self.call(impl, self._deadline_s, event=waiting.popleft())
             except HookError as error:
-                if isinstance(error, _OverdueError):
+                if isinstance(error, OverdueError):
                     # Else a hung listener would hold up the run once per event.
                     self._muted.add(id(impl))
                     waiting.clear()
@@ -227,14 +172,14 @@ class Hooks:
 
     def _tell_sync(self, impl: Impl, event: Event) -> None:
         try:
-            result = impl.function(**_accepted(impl, {"event": event}))
+            result = impl.function(**accepted(impl, {"event": event}))
         except Exception as error:  # noqa: BLE001 - a listener changes nothing
-            self._log_once(impl, _failed(impl, f"raised {_described(error)}"))
+            self._log_once(impl, failed(impl, f"raised {described(error)}"))
             return
         if isinstance(result, Coroutine):
             result.close()
             mistake = "returned a coroutine from a plain function; declare it async def"
-            self._log_once(impl, _failed(impl, mistake))
+            self._log_once(impl, failed(impl, mistake))
 
     def _log_once(self, impl: Impl, error: HookError) -> None:
         if id(impl.plugin) in self._logged:
@@ -242,10 +187,6 @@ class Hooks:
         self._logged.add(id(impl.plugin))
         more = "it is told no more" if id(impl) in self._muted else "later errors are not logged"
         logger.error("%s; %s", error, more)
-
-
-class _OverdueError(HookError):
-    """Raised when a hook exceeded its deadline."""
 
 
 def _registered(plugins: Sequence[tuple[str, object, bool]]) -> dict[str, list[Impl]]:
@@ -296,27 +237,3 @@ def _loop_runs() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _accepted(impl: Impl, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: arguments[name] for name in impl.accepts}
-
-
-def _failed(impl: Impl, what: str) -> HookError:
-    message = f"{impl.hook} of {impl.blame} {what}; {_CONSEQUENCES[impl.hook]}"
-    return HookError(message, impl.blame, impl.hook)
-
-
-def _overdue(impl: Impl, deadline_s: float | None) -> HookError:
-    message = (
-        f"{impl.hook} of {impl.blame} exceeded its deadline of {deadline_s:g} s and was "
-        f"cancelled; {_CONSEQUENCES[impl.hook]}"
-    )
-    return _OverdueError(message, impl.blame, impl.hook)
-
-
-def _described(error: Exception) -> str:
-    """The error and where it was raised; its first line only, as SQL parameters are below."""
-    text = scrubbed(first_line(error))
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{text} ({PurePath(frame.filename).name}:{frame.lineno})"
