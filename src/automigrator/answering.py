@@ -23,6 +23,10 @@ async def answered(course: Course, asking: Asking, error: Exception) -> Decision
     """Step 8: what the plugins decide about an error."""
     run = course.run
     failure = await failed(course, error)
+    if course.limit is not None and course.limit.is_over():
+        await read_after(course)
+        return None
+    course.at = "asking the plugins about a failure"
     decision, whose = await asking.decide(failure)
     course.lasting = Left.of(run.failure or failure)
     if decision is None:
@@ -34,10 +38,10 @@ async def answered(course: Course, asking: Asking, error: Exception) -> Decision
     return decision
 
 
-async def failed(course: Course, error: Exception) -> Failure:
-    """Make an error a failure of this attempt, and tell."""
+async def failed(course: Course, error: Exception, within_s: float | None = None) -> Failure:
+    """Make an error a failure of this attempt, and tell; see `described`."""
     run = course.run
-    failure = await described(course, error)
+    failure = await described(course, error, within_s)
     course.failures.append(failure)
     told = f"attempt {run.attempt} failed: {failure}"
     course.progress("failed", run.name, told=told, **failure.to_dict())
@@ -45,20 +49,26 @@ async def failed(course: Course, error: Exception) -> Failure:
     return failure
 
 
-async def described(course: Course, error: Exception) -> Failure:
-    """The failure that an error is, with the state it left; what stays applied is noted."""
+async def described(course: Course, error: Exception, within_s: float | None = None) -> Failure:
+    """The failure that an error is, with the state it left; what stays applied is noted.
+
+    `within_s` is how long the database is asked for the state alone, where time is short.
+    """
     ground, run = course.ground, course.run
-    error = await _or_lock_lost(course, error)
+    if within_s is None:
+        error = await _or_lock_lost(course, error)
     hide_secrets(error, ground.target)
     failure = diagnose(
         error,
         ground.target,
         ground.backend,
-        await _left(course),
+        await _left(course, within_s),
         attempt=run.attempt,
         otherwise=course.doing,
     )
     _keep_applied(course, failure)
+    if within_s is not None:
+        return failure
     failure = dataclasses.replace(failure, hints=await _hints(course, failure))
     blockers = course.blockers() if course.blockers is not None else ()
     if failure.kind == "lock-timeout" and blockers:
@@ -125,12 +135,17 @@ async def look_again(course: Course, failure: Failure) -> Failure:
     return dataclasses.replace(failure, state=left.state, applied=left.applied, debris=left.debris)
 
 
-async def _left(course: Course) -> Left:
+async def _left(course: Course, within_s: float | None = None) -> Left:
     if course.finding is None or course.execution is None:
         return course.lasting
     ground = course.ground
     left = await left_behind(
-        ground.backend, await ground.history(), course.finding, course.execution, course.debris
+        ground.backend,
+        await ground.history(),
+        course.finding,
+        course.execution,
+        course.debris,
+        within_s,
     )
     return left.after(course.lasting)
 

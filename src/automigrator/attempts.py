@@ -11,7 +11,7 @@ from automigrator import skew
 from automigrator.answering import answered, failed, look_again, read_after
 from automigrator.applying import apply
 from automigrator.asking import Asking
-from automigrator.cancelling import cut_short
+from automigrator.cancelling import cut_short, ran_out
 from automigrator.course import Course
 from automigrator.crash_loops import CrashLoopError, count, last_resort
 from automigrator.databases.backend import Sight
@@ -24,6 +24,7 @@ from automigrator.reaching import reach
 from automigrator.repairing import repair
 from automigrator.report import Outcome
 from automigrator.retrying import patiently
+from automigrator.run_limit import RUNNING
 from automigrator.threads import to_the_end
 from automigrator.upgrade.environment import EnvError, Execution
 from automigrator.upgrade.history import UnknownRevisionError
@@ -49,6 +50,7 @@ async def bring_to_head(course: Course) -> Outcome:
         try:
             if await _at_head(course):
                 return "current"
+            course.at = "loading the plugins"
             await _arm(course, asking)
             await _hold(course, lock)
         except PluginError:
@@ -61,15 +63,21 @@ async def bring_to_head(course: Course) -> Outcome:
         try:
             outcome = await _closed(course, await _attempts(course, asking))
         except asyncio.CancelledError:
-            course.attempt_finished("cancelled")
-            await to_the_end(cut_short(course))
-            raise
-        await leave(course, outcome)
+            if course.limit is None or not course.limit.is_over():
+                course.attempt_finished("cancelled")
+                await to_the_end(cut_short(course))
+                raise
+            await to_the_end(ran_out(course))
+            outcome = "failed"
+        else:
+            course.at = "writing down how it ended"
+            await leave(course, outcome)
         if outcome in ("migrated", "recovered"):
             report = course.report(outcome)
             hooks = course.progress.hooks
             run.notes += await hooks.after_migrate(run, report, course.hook_told)
         run.locked = False
+    course.at = "emptying the application's pool"
     await backend.refresh()  # whoever changed the schema: this process, or one that it waited for
     return outcome
 
@@ -78,6 +86,7 @@ async def _closed(course: Course, outcome: Outcome) -> Outcome:
     """Forget the journal before the application serves: a later undo would lose what it wrote."""
     if course.run.unfinished:
         return outcome
+    course.at = "closing the journal"
     try:
         await course.ground.backend.close()
     except Exception as error:  # noqa: BLE001 - any error is a failure of the target
@@ -107,6 +116,7 @@ async def _at_head(course: Course) -> bool:
         return False
     if not sight.exists:
         await _create(course)
+    course.at = "reading the revisions, and how the database stands"
     try:
         history = await ground.history()
         try:
@@ -137,6 +147,7 @@ async def _reached(course: Course, *, to_write: bool = False) -> Sight:
     def waiting(seconds: float) -> None:
         nonlocal waited_s
         waited_s = seconds
+        course.at = f"waiting for {what}"
         course.progress("waiting", course.run.name, on="server", what=what, seconds=seconds)
 
     sight = await reach(
@@ -161,6 +172,7 @@ async def _create(course: Course) -> None:
             "create the database, or leave create=False out",
         )
     began = time.monotonic()
+    course.at = "creating the database"
     course.progress("create-started", course.run.name)
     ours = await course.owner.create_database(course.run)
     course.progress("created", course.run.name, ours=ours, seconds=time.monotonic() - began)
@@ -169,7 +181,7 @@ async def _create(course: Course) -> None:
 async def _hold(course: Course, lock: AsyncExitStack) -> None:
     """Step 5."""
     ground = course.ground
-    course.doing = "lock-timeout"
+    course.doing, course.at = "lock-timeout", "taking the migration lock"
     looked_s = time.monotonic() - course.began
     course.hold = await lock.enter_async_context(
         ground.backend.lock([ground.table], ground.target.lock_timeout, course.waiting)
@@ -210,6 +222,7 @@ async def _attempt(course: Course) -> Outcome | None:
     seen, course.finding, course.execution = course.finding, None, Execution()
     run.failure = None
     course.doing = "unreachable"
+    course.at = "finishing or undoing what was begun before"
     if run.taken is None:  # else the journal is this run's own, not a dead leader's
         try:
             repaired = await repair(course, [ground.table])
@@ -220,7 +233,7 @@ async def _attempt(course: Course) -> Outcome | None:
         if repaired is not None:
             run.notes.append(repaired)
             course.repaired = True
-    course.doing = "history"
+    course.doing, course.at = "history", "reading the revisions"
     history = await ground.history()
     if not course.prepared and seen is not None:
         # before env.py is asked again: many may wait for their turn to be told
@@ -229,7 +242,7 @@ async def _attempt(course: Course) -> Outcome | None:
             await read_after(course)
             return leaders
     told, course.plan, course.finding = course.plan, "", None
-    course.doing = "env"
+    course.doing, course.at = "env", "asking env.py how the database stands"
     try:
         finding = await _found(course)
     except UnknownRevisionError as error:
@@ -250,6 +263,7 @@ async def _attempt(course: Course) -> Outcome | None:
         return None
     if not course.prepared and course.plan != told and (leaders := await inherited(course)):
         return leaders
+    course.at = "writing down that this start began"
     await count(course)
     if not course.prepared:
         await skew.declare(course, finding)
@@ -261,8 +275,10 @@ async def _attempt(course: Course) -> Outcome | None:
         await skew.declare(course, finding)
     first = len(course.applied)
     if finding.pending:
+        course.at = RUNNING
         course.debris = await backend.debris()
         await apply(course, finding)
+    course.at = "reading the heads that the database has now"
     course.doing = "env" if course.execution.error is None else "revision"
     sight = await backend.look(list(finding.tables))
     course.after = sight.all_heads()
@@ -302,6 +318,7 @@ async def _stamped(course: Course, finding: Finding) -> bool:
     empty = not finding.sight.has_tables and not finding.heads
     if target.bootstrap is not None and empty:
         began = time.monotonic()
+        course.at = "running bootstrap"
         course.progress("bootstrap-started", course.run.name)
         revision = await bootstrap(
             target, ground.backend, history, ground.place, table, course.hold

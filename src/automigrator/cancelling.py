@@ -1,13 +1,17 @@
-"""What a cancelled run leaves: no open journal, and word of how far it came."""
+"""What a run leaves that is ended before its end: by whoever cancels it, or by its limit."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
+from automigrator.answering import failed, read_after
 from automigrator.course import Course
 from automigrator.crash_loops import take_back
+from automigrator.diagnosis import Left
+from automigrator.following import leave
 from automigrator.repairing import repair
+from automigrator.run_limit import time_is_up
 from automigrator.saying import first_line
 
 logger = logging.getLogger(__name__)
@@ -31,6 +35,33 @@ async def cut_short(course: Course) -> None:
     if done:
         course.how_far += f"; {done}"
     course.progress("cancelled", run.name, what=course.how_far, heads=list(course.after))
+
+
+async def ran_out(course: Course) -> None:
+    """Make it a failure of the target that the run's time is over; no plugin is asked about it.
+
+    Where half a revision may have stayed the journal is left open: the next start restores.
+    """
+    run, backend = course.run, course.ground.backend
+    failure = await failed(course, time_is_up(course), within_s=LOOK_S)
+    course.lasting = Left.of(failure)
+    try:
+        if run.copying and run.taken is None:
+            await repair(course, course.tables)
+        elif run.unfinished:
+            run.note("a restore was begun: the next start finishes it, before it migrates")
+        elif run.taken is not None and failure.state == "partial-within-revision":
+            run.note(f"the next start puts {run.taken.place} back, before it migrates")
+        else:
+            await backend.close()
+    except Exception as error:  # noqa: BLE001 - the next start finishes it
+        run.note(f"the next start has to finish what was begun ({first_line(error)})")
+    await leave(course, "failed")
+    try:
+        async with asyncio.timeout(LOOK_S):
+            await read_after(course)
+    except TimeoutError:
+        logger.debug("%s: the database does not say its heads", run.name)
 
 
 async def _how_far(course: Course) -> str:

@@ -17,6 +17,7 @@ from automigrator.opening import Ground
 from automigrator.progress import Progress
 from automigrator.report import Applied, Outcome, TargetReport
 from automigrator.run import Run
+from automigrator.run_limit import RunLimit
 from automigrator.target import Ahead, LastResort, Target
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ class Course:
     max_failed_starts: int = 0
     last_resort: LastResort = "ask"
     ahead: Ahead = "refuse"
+    limit: RunLimit | None = None
+    """The time that the whole run has."""
     began: float = field(default_factory=time.monotonic)
+    at: str = "looking at the database"
+    """What is waited for or done, for a run whose time is over meanwhile."""
     finding: Finding | None = None
     execution: Execution | None = None
     debris: tuple[str, ...] = ()
@@ -92,11 +97,13 @@ class Course:
 
     def hook_told(self, hook: str, plugin: str) -> AbstractContextManager[Callable[[], object]]:
         """Within, a plugin is asked, and that is told."""
+        self.at = f"in {hook} of {plugin}"
         return self.progress.hook(self.ground.target, hook, plugin)
 
     def waiting(self, seconds: float, leader: str) -> None:
         """Tell that another process holds the lock."""
         what = f"the migration lock, held by {leader}"
+        self.at = f"waiting for {what}"
         self.progress("waiting", self.run.name, on="lock", what=what, seconds=seconds)
 
     def attempt_started(self, pending: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 
 from automigrator.databases.backend import Backend
@@ -17,14 +18,19 @@ async def left_behind(
     finding: Finding,
     execution: Execution,
     known_debris: Collection[str] = (),
+    within_s: float | None = None,
 ) -> Left:
-    """The state, the revisions that stay applied, and the debris that was not there before."""
+    """The state, the revisions that stay applied, and the debris that was not there before.
+
+    What the database does not say within `within_s` seconds is taken for the worst.
+    """
     ran = [revision for revision, _ in execution.done]
     if execution.current is not None:
         ran.append(execution.current)
     try:
-        sight = await backend.look(list(finding.tables))
-        debris = tuple(each for each in await backend.debris() if each not in known_debris)
+        async with asyncio.timeout(within_s):
+            sight = await backend.look(list(finding.tables))
+            debris = tuple(each for each in await backend.debris() if each not in known_debris)
     except Exception:  # noqa: BLE001 - the error that brought us here is the one to report
         # a dead server rolls back what was not committed
         torn = history.uses_autocommit(ran) or not _one_transaction(finding)

@@ -19,6 +19,7 @@ from automigrator.progress import Progress
 from automigrator.recovery import StrategySpec
 from automigrator.report import Outcome, Plan, Report, Status, TargetReport
 from automigrator.run import Run
+from automigrator.run_limit import RunLimit, looked_within
 from automigrator.signals import until_signalled
 from automigrator.target import (
     Ahead,
@@ -26,6 +27,7 @@ from automigrator.target import (
     Target,
     check_ahead,
     check_last_resort,
+    check_limit,
     check_max_failed_starts,
 )
 from automigrator.targets import named, validated
@@ -51,7 +53,8 @@ class Migrator:
     them and given `hook_timeout` seconds a call. `allow_partial` lets a strategy continue on a
     half-migrated database. After `max_failed_starts` in a row at the same revisions (0: never) a
     start touches nothing, and `last_resort` says what follows: `"ask"` the plugins, `"abort"` or
-    `"continue"`. On a database that newer code has migrated the application does not start, or
+    `"continue"`. After `run_timeout` seconds (None: no limit) a run undoes what it is at and fails.
+    On a database that newer code has migrated the application does not start, or
     with `ahead="serve"` it does, with a warning. SIGTERM and SIGINT end a run, unless
     `stop_on_signals` is False. Raises ConfigurationError.
 
@@ -70,11 +73,13 @@ class Migrator:
         max_failed_starts: int = 5,
         last_resort: LastResort = "ask",
         ahead: Ahead = "refuse",
+        run_timeout: float | None = None,
         stop_on_signals: bool = True,
     ) -> None:
         check_max_failed_starts(max_failed_starts)
         check_last_resort(last_resort)
         check_ahead(ahead)
+        check_limit("run_timeout", run_timeout)
         self.targets = validated(targets)
         self.mode = gate.validated(mode)
         self.recovery = recovery
@@ -82,6 +87,7 @@ class Migrator:
         self.max_failed_starts = max_failed_starts
         self.last_resort = last_resort
         self.ahead: Ahead = ahead
+        self.run_timeout = run_timeout
         self.stop_on_signals = stop_on_signals
         self._hooks = Hooks(plugins, (), deadline_s=hook_timeout)
         self._stream = EventStream()
@@ -110,9 +116,9 @@ class Migrator:
                 return skipped(tell)
             match gate.resolve(self.mode):
                 case "check":
-                    return await run_told(tell, "check", self.targets, self._checked)
+                    return await run_told(tell, "check", self.targets, self._in_time(self._checked))
                 case "wait":
-                    return await run_told(tell, "wait", self.targets, self._followed)
+                    return await run_told(tell, "wait", self.targets, self._in_time(self._followed))
                 case _:
                     return await run_told(tell, "migrate", self.targets, self._migrated)
         finally:
@@ -247,17 +253,29 @@ class Migrator:
 
     async def _migrated(self, tell: Progress) -> Report:
         began = time.monotonic()
+        limit = RunLimit(self.run_timeout) if self.run_timeout is not None else None
         reports: list[TargetReport] = []
         for target in self.targets:
             if any(report.outcome == "failed" for report in reports):
                 reports.append(TargetReport(target.name, "not-run"))
                 continue
-            async with self._course(target, tell.run) as course:
+            async with self._course(target, tell.run, limit) as course:
                 reports.append(await target_told(course, self.migrate_target))
         report = Report(tuple(reports), time.monotonic() - began)
         if report.outcome == "failed":
             raise _error(report)
         return report
+
+    def _in_time(
+        self, work: Callable[[Progress], Awaitable[Report]]
+    ) -> Callable[[Progress], Awaitable[Report]]:
+        async def looked(tell: Progress) -> Report:
+            report = await looked_within(self.run_timeout, self.targets, work(tell))
+            if report.outcome == "failed":
+                raise _error(report)
+            return report
+
+        return looked
 
     async def _checked(self, tell: Progress) -> Report:
         return await checked(self.check)
@@ -267,20 +285,23 @@ class Migrator:
         return await followed(self.check, tell, limit)
 
     @asynccontextmanager
-    async def _course(self, target: Target, run_id: str = "") -> AsyncIterator[Course]:
+    async def _course(
+        self, target: Target, run_id: str = "", limit: RunLimit | None = None
+    ) -> AsyncIterator[Course]:
         async with opened(target) as ground:
             progress = Progress(self._stream, self._hooks, run_id)
             run = Run(target, ground.backend, progress, self.recreate_database)
-            limit, choice = target.max_failed_starts, target.last_resort
+            most, choice = target.max_failed_starts, target.last_resort
             course = Course(
                 ground,
                 run,
                 progress,
                 self,
                 self.allow_partial,
-                self.max_failed_starts if limit is None else limit,
+                self.max_failed_starts if most is None else most,
                 self.last_resort if choice is None else choice,
                 target.ahead or self.ahead,
+                limit,
             )
             run._course = course
             try:

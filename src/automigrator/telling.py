@@ -12,6 +12,7 @@ from automigrator.gate import Mode
 from automigrator.progress import Progress
 from automigrator.report import Report, TargetReport
 from automigrator.run import Run
+from automigrator.run_limit import within
 from automigrator.target import Target
 
 
@@ -62,7 +63,7 @@ async def target_told(
         database = course.ground.backend.name
         tell("target-started", target.name, database=database, url=target.url)
     try:
-        report = await work(course.run)
+        report = await within(course, work)
     except BaseException as error:
         _target_finished(course, course.report("failed"), ended_by(error))
         raise
