@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 
@@ -18,13 +19,16 @@ from automigrator.upgrade.creating import there_already
 
 logger = logging.getLogger(__name__)
 
+HASTE_S = 2.0
+"""Seconds for what would be good to know of a database that is out of reach, most likely."""
+
 
 async def answered(course: Course, asking: Asking, error: Exception) -> Decision | None:
     """Step 8: what the plugins decide about an error."""
     run = course.run
     failure = await failed(course, error)
     if course.limit is not None and course.limit.is_over():
-        await read_after(course)
+        await read_after(course, HASTE_S)
         return None
     course.at = "asking the plugins about a failure"
     decision, whose = await asking.decide(failure)
@@ -34,7 +38,7 @@ async def answered(course: Course, asking: Asking, error: Exception) -> Decision
     else:
         course.progress("decided", run.name, decision=decision.value, plugin=whose)
     if decision is not Decision.RETRY:
-        await read_after(course)
+        await read_after(course, HASTE_S if failure.kind == "unreachable" else None)
     return decision
 
 
@@ -57,6 +61,8 @@ async def described(course: Course, error: Exception, within_s: float | None = N
     ground, run = course.ground, course.run
     if within_s is None:
         error = await _or_lock_lost(course, error)
+        if isinstance(error, JudgedError) and error.kind == "unreachable":
+            within_s = HASTE_S  # it has just been waited for
     hide_secrets(error, ground.target)
     failure = diagnose(
         error,
@@ -114,8 +120,8 @@ async def _or_lock_lost(course: Course, error: Exception) -> Exception:
         if backend.classify(gone) == "unreachable":
             return JudgedError(
                 "unreachable",
-                f"the database server went away while it was being migrated ({first_line(gone)}); "
-                "it rolls back what was not committed",
+                "the database server went away while it was being migrated: this run was "
+                f"{course.at} ({first_line(gone)}); it rolls back what was not committed",
             )
     return lost
 
@@ -150,10 +156,11 @@ async def _left(course: Course, within_s: float | None = None) -> Left:
     return left.after(course.lasting)
 
 
-async def read_after(course: Course) -> None:
+async def read_after(course: Course, within_s: float | None = None) -> None:
     """Note the heads that the database has now, where it can be asked."""
     try:
-        sight = await course.ground.backend.look(list(course.tables))
+        async with asyncio.timeout(within_s):
+            sight = await course.ground.backend.look(list(course.tables))
     except Exception as error:  # noqa: BLE001 - the failure says why
         logger.debug("%s: reading the heads: %s", course.run.name, type(error).__name__)
     else:

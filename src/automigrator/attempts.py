@@ -230,6 +230,8 @@ async def _attempt(course: Course) -> Outcome | None:
             # a dead leader's half is still there, and the next start must try again
             course.lasting, run.unfinished = Left("partial-within-revision"), True
             raise
+        if run.unfinished:  # at an earlier try
+            course.lasting, run.unfinished = Left(), False
         if repaired is not None:
             run.notes.append(repaired)
             course.repaired = True
@@ -275,8 +277,9 @@ async def _attempt(course: Course) -> Outcome | None:
         await skew.declare(course, finding)
     first = len(course.applied)
     if finding.pending:
-        course.at = RUNNING
+        course.at = "looking for what lies about already"
         course.debris = await backend.debris()
+        course.at = RUNNING
         await apply(course, finding)
     course.at = "reading the heads that the database has now"
     course.doing = "env" if course.execution.error is None else "revision"

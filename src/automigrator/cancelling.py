@@ -23,6 +23,8 @@ LOOK_S = 1.0
 async def cut_short(course: Course) -> None:
     """Forget that the start began, undo what a snapshot was taken for, and tell."""
     run = course.run
+    if course.hold is not None:
+        course.hold.hurry()
     await take_back(course)
     done: str | None = None
     if run.copying:
@@ -43,6 +45,8 @@ async def ran_out(course: Course) -> None:
     Where half a revision may have stayed the journal is left open: the next start restores.
     """
     run, backend = course.run, course.ground.backend
+    if course.hold is not None:
+        course.hold.hurry()
     failure = await failed(course, time_is_up(course), within_s=LOOK_S)
     course.lasting = Left.of(failure)
     try:
@@ -57,11 +61,7 @@ async def ran_out(course: Course) -> None:
     except Exception as error:  # noqa: BLE001 - the next start finishes it
         run.note(f"the next start has to finish what was begun ({first_line(error)})")
     await leave(course, "failed")
-    try:
-        async with asyncio.timeout(LOOK_S):
-            await read_after(course)
-    except TimeoutError:
-        logger.debug("%s: the database does not say its heads", run.name)
+    await read_after(course, LOOK_S)
 
 
 async def _how_far(course: Course) -> str:

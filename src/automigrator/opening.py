@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -61,13 +62,21 @@ class Ground:
         return self._history
 
     async def _call(self, load: Callable[[], Any]) -> None:
-        from automigrator.diagnosis import blamed
+        from automigrator.diagnosis import JudgedError, blamed
 
         try:
-            answer = load() if inspect.iscoroutinefunction(load) else await in_thread(load)
-            if inspect.isawaitable(answer):
-                await answer
+            async with asyncio.timeout(self.target.load_timeout) as limit:
+                answer = load() if inspect.iscoroutinefunction(load) else await in_thread(load)
+                if inspect.isawaitable(answer):
+                    await answer
         except Exception as error:
+            if limit.expired():
+                raise JudgedError(
+                    "timeout",
+                    "load of the target took longer than "
+                    f"load_timeout={self.target.load_timeout:g} s; nothing was changed",
+                    "find out what Target(load=...) waits for, or raise Target(load_timeout=)",
+                ) from error
             raise blamed("load", error, self.backend) from error
 
 
@@ -94,5 +103,5 @@ async def _read(target: Target, backend: Backend) -> History:
         with restored_path():
             return History(alembic_config(target, backend.access.url))
 
-    async with alembic_to_ourselves():
+    async with alembic_to_ourselves(target):
         return await in_thread(read)

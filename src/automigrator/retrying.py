@@ -56,9 +56,14 @@ async def patiently(course: Course, attempt: Callable[[], Awaitable[T]]) -> T:
 def _passes(course: Course, failure: Failure) -> bool:
     return (
         failure.kind in TRANSIENT
-        and failure.state != "partial-within-revision"
+        and (failure.state != "partial-within-revision" or _only_repairing(course))
         and course.run.locked
     )
+
+
+def _only_repairing(course: Course) -> bool:
+    """Whether it is a dead leader's half, which this run has yet to finish or undo."""
+    return course.run.unfinished and course.run.taken is None and not course.begun
 
 
 def _what(failure: Failure) -> str:

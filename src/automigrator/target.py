@@ -35,8 +35,9 @@ class Target:
     `baseline` stamps a database that has tables but no version row (`"base"` runs every
     revision on it). Limits are seconds: `connect_timeout` for a server that is away,
     `lock_timeout` for the migration lock, `retry_timeout` for trying again what passes by itself,
-    `statement_timeout` for one statement of a revision and `revision_timeout` for one revision
-    (None: no limit). `version` is the application's, for messages about newer and older code.
+    `load_timeout` for the call of `load`, `statement_timeout` for one statement of a revision and
+    `revision_timeout` for one revision, and for `bootstrap` alike (None: no limit). `version` is
+    the application's, for messages about newer and older code.
     `recovery`, `max_failed_starts`, `last_resort` and `ahead` are the migrator's where they are
     None.
     Raises ConfigurationError.
@@ -62,6 +63,7 @@ class Target:
     connect_timeout: float = field(default=60.0, kw_only=True)
     lock_timeout: float = field(default=900.0, kw_only=True)
     retry_timeout: float = field(default=60.0, kw_only=True)
+    load_timeout: float = field(default=60.0, kw_only=True)
     statement_timeout: float | None = field(default=None, kw_only=True)
     revision_timeout: float | None = field(default=None, kw_only=True)
     max_failed_starts: int | None = field(default=None, kw_only=True)
@@ -93,6 +95,9 @@ class Target:
             check_max_failed_starts(self.max_failed_starts)
         if self.last_resort is not None:
             check_last_resort(self.last_resort)
+        if self.load_timeout is None:
+            raise ConfigurationError("load_timeout is seconds above zero")
+        check_limit("load_timeout", self.load_timeout)
         check_limit("statement_timeout", self.statement_timeout)
         check_limit("revision_timeout", self.revision_timeout)
         if self.ahead is not None:

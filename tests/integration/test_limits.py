@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic_projects import heads, linear, query, revision, tables
 from blackhole import cable
-from sqlalchemy import NullPool, make_url, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import Connection, NullPool, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from automigrator import ConfigurationError, Failure, MigrationError, Migrator, Target
+from automigrator.upgrade.process import alembic_to_ourselves
 
 Make = Callable[..., Target]
 
@@ -193,10 +196,119 @@ async def test_a_look_whose_network_is_cut_after_it_connected_ends_in_time(
     assert time.monotonic() - began < LIMIT_S
 
 
-@pytest.mark.parametrize("name", ["statement_timeout", "revision_timeout"])
+@pytest.mark.parametrize("name", ["statement_timeout", "revision_timeout", "load_timeout"])
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "5s", True])
 def test_a_limit_is_seconds_above_zero(
     name: str, value: Any, make_target: Make, sqlite_url: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=name):
         make_target(database=sqlite_url, **{name: value})
+
+
+@pytest.fixture
+def crowded(postgres_url: str) -> Iterator[str]:
+    """The URL for a role that owns the database, and for which the server may be full."""
+    url = make_url(postgres_url)
+    role = f"crowded_{url.database}"
+    query(postgres_url, f'CREATE ROLE "{role}" LOGIN')
+    query(postgres_url, f'ALTER DATABASE "{url.database}" OWNER TO "{role}"')
+    yield url.set(username=role).render_as_string(hide_password=False)
+    query(postgres_url, f'ALTER DATABASE "{url.database}" OWNER TO "{url.username}"')
+    query(postgres_url, f'DROP OWNED BY "{role}"')
+    query(postgres_url, f'DROP ROLE "{role}"')
+
+
+@pytest.mark.parametrize(
+    ("most", "said"),
+    [(0, "is full; waiting to be let in"), (1, "trying again in")],
+    ids=["for_the_lock", "beside_the_lock"],
+)
+async def test_a_server_that_is_full_for_a_while_is_waited_for(
+    most: int,
+    said: str,
+    make_target: Make,
+    crowded: str,
+    caplog: pytest.LogCaptureFixture,
+    postgres_url: str,
+) -> None:
+    limit = f'ALTER ROLE "{make_url(crowded).username}" CONNECTION LIMIT '
+    target = make_target(database=crowded, load=lambda: query(postgres_url, limit + str(most)))
+    caplog.set_level(logging.INFO, "automigrator")
+    running = asyncio.create_task(Migrator(target, mode="migrate").run())
+    while said not in caplog.text:
+        assert not running.done(), await running
+        await asyncio.sleep(0.05)
+    query(postgres_url, limit + "-1")
+
+    assert (await asyncio.wait_for(running, LIMIT_S * 2)).outcome == "migrated"
+
+
+async def test_a_server_that_stays_full_is_unreachable_and_says_so(
+    make_target: Make, crowded: str, postgres_url: str
+) -> None:
+    full = f'ALTER ROLE "{make_url(crowded).username}" CONNECTION LIMIT 0'
+    target = make_target(
+        database=crowded, connect_timeout=1, load=lambda: query(postgres_url, full)
+    )
+
+    failure = await failed(target)
+
+    assert (failure.kind, failure.state) == ("unreachable", "clean")
+    assert "is full: for 1 s it has taken no more connections" in failure.message
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_a_load_that_takes_too_long_is_given_up_and_named(
+    asynchronous: bool, make_target: Make, sqlite_url: str
+) -> None:
+    done = threading.Event()
+
+    async def waits() -> None:
+        await asyncio.sleep(60)
+
+    load = waits if asynchronous else (lambda: done.wait(60))
+    try:
+        failure = await failed(make_target(database=sqlite_url, load=load, load_timeout=0.3))
+    finally:
+        done.set()
+
+    assert (failure.kind, failure.state) == ("timeout", "clean")
+    assert "load of the target took longer than load_timeout=0.3 s" in failure.message
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("limit", ["revision_timeout", "statement_timeout"])
+async def test_bootstrap_has_the_limits_of_a_revision(
+    limit: str, asynchronous: bool, make_target: Make, database_url: str
+) -> None:
+    statement = text(long(database_url))
+
+    async def asynchronously(connection: AsyncConnection) -> None:
+        await connection.execute(text("CREATE TABLE made (id INTEGER)"))
+        await connection.execute(statement)
+
+    def plainly(connection: Connection) -> None:
+        connection.execute(text("CREATE TABLE made (id INTEGER)"))
+        connection.execute(statement)
+
+    bootstrap = asynchronously if asynchronous else plainly
+    options: dict[str, Any] = {limit: 0.5}
+
+    failure = await failed(make_target(bootstrap=bootstrap, **options))
+
+    assert (failure.kind, failure.state) == ("timeout", "clean")
+    assert "bootstrap" in failure.message and f"{limit}=0.5 s" in failure.message
+    assert "made" not in tables(database_url)
+
+
+async def test_who_waits_for_another_migration_of_the_process_gives_up_and_says_whose(
+    make_target: Make, sqlite_url: str, tmp_path: Path
+) -> None:
+    other = make_target(database=f"sqlite+aiosqlite:///{tmp_path / 'other.db'}", folder="other")
+    target = make_target(database=sqlite_url, lock_timeout=0.3, retry_timeout=0)
+
+    async with alembic_to_ourselves(other):
+        failure = await failed(target)
+
+    assert (failure.kind, failure.state) == ("lock-timeout", "clean")
+    assert "another migration of this process, of target 'other'" in failure.message

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import weakref
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from sqlalchemy import Engine, NullPool, event
@@ -12,6 +14,10 @@ from sqlalchemy.util import greenlet_spawn
 
 from automigrator import urls
 from automigrator.target import Target
+
+
+class NoAnswerError(TimeoutError):
+    """Raised when a database server says nothing for too long."""
 
 
 class _Recipe(Exception):
@@ -41,6 +47,8 @@ class Access:
         self.driver = named.drivername.partition("+")[2]
         """The driver's name in the URL as given; empty where the URL names none."""
         self.connect_timeout = target.connect_timeout
+        self.opened: weakref.WeakSet[AsyncConnection] = weakref.WeakSet()
+        """Connections of our own, those that are closed by now among them."""
         self.rewritten = self.url.drivername != target.application_url.drivername
 
     @property
@@ -104,10 +112,27 @@ class Access:
         if autocommit:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         try:
-            async with engine.connect() as connection:
+            async with connected(engine, self.connect_timeout) as connection:
+                self.opened.add(connection)
                 yield connection
         finally:
             await engine.dispose()
+
+
+@asynccontextmanager
+async def connected(engine: AsyncEngine, limit_s: float) -> AsyncIterator[AsyncConnection]:
+    """A connection of an engine. Raises NoAnswerError when there is none in time."""
+    async with AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout(limit_s) as limit:
+                connection = await stack.enter_async_context(engine.connect())
+        except Exception as error:
+            if not limit.expired():
+                raise
+            raise NoAnswerError(
+                f"no answer from the database server within {limit_s:g} s to a new connection"
+            ) from error
+        yield connection
 
 
 @asynccontextmanager

@@ -84,6 +84,9 @@ class Hold(Protocol):
     async def until_lost(self) -> None:
         """Wait until the lock is no longer held. Raises LockLostError then."""
 
+    def hurry(self) -> None:
+        """Wait no longer than need be for what is out of reach: the end has been asked for."""
+
     async def last(self) -> Record | None:
         """What the last leader left."""
 

@@ -7,6 +7,7 @@ import importlib.util
 import traceback
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from alembic.runtime.migration import MigrationContext
@@ -14,13 +15,15 @@ from sqlalchemy import URL
 from sqlalchemy.engine import Connection
 from sqlalchemy.util import await_only
 
+from automigrator.databases.access import NoAnswerError, connected
 from automigrator.databases.backend import Backend
 from automigrator.databases.holding import Hold
+from automigrator.diagnosis import JudgedError
 from automigrator.saying import first_line
 from automigrator.target import Target
 from automigrator.threads import in_thread
 from automigrator.upgrade.config import alembic_config
-from automigrator.upgrade.ending import to_its_end
+from automigrator.upgrade.ending import to_its_end, until_out_of_reach
 from automigrator.upgrade.environment import (
     EnvError,
     Execution,
@@ -121,6 +124,8 @@ async def probe(
             raise EnvError("env.py returned without running migrations")
         except (HistoryError, RevisionImportError, UnknownRevisionError):
             raise  # env.py did reach the database, and no other way reads other revisions
+        except (JudgedError, NoAnswerError):
+            raise  # no other way would have come further
         except Exception as error:  # noqa: BLE001 - any error only rules out this way
             tried.append((way, error))
     if backend.classify(tried[0][1]) in _WHATEVER_ENV_DOES:
@@ -164,6 +169,8 @@ async def drive(
     execution = Execution() if execution is None else execution
     watch = Watch(execution, target.statement_timeout, target.revision_timeout)
     loop = asyncio.get_running_loop()
+    until_silent = partial(until_out_of_reach, backend, target.connect_timeout)
+    alive = hold.until_lost if hold is not None else until_silent
 
     def request(connection: Connection | None, expected: Hashable, state: Hashable) -> Request:
         attributes: dict[str, Any] = {}
@@ -220,15 +227,16 @@ async def drive(
             undo()
 
     try:
-        async with alembic_to_ourselves():
+        async with alembic_to_ourselves(target):
             if way.drive == "loop":
-                async with place.engine.connect() as connection:
-                    await to_its_end(connection.run_sync(on_loop), watch, hold)
+                async with connected(place.engine, target.connect_timeout) as connection:
+                    await to_its_end(connection.run_sync(on_loop), watch, alive)
             else:
-                async with place.engine.connect() as connection:
-                    identity, state = await connection.run_sync(prepared)
+                async with connected(place.engine, target.connect_timeout) as connection:
+                    asked = connection.run_sync(prepared)
+                    identity, state = await to_its_end(asked, watch, alive)
                 thread = in_thread(lambda: execute(request(None, identity, state), execution))
-                await to_its_end(thread, watch, hold)
+                await to_its_end(thread, watch, alive)
     except Exception as error:
         # what was told to end may trip over what it cleans up
         if watch.reached is None:

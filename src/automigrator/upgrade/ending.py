@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Any
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
-from automigrator.databases.holding import Hold
+from automigrator.databases.access import NoAnswerError
+from automigrator.databases.backend import Backend, VersionTable
+from automigrator.saying import first_line
 from automigrator.threads import in_thread
 from automigrator.upgrade.environment import Execution, Stopped
 from automigrator.upgrade.process import _inside_env
 from automigrator.upgrade.watching import Watch
 
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
 INTERRUPT_PAUSES_S = (0.4, 0.2, 2.0)
 """Between interrupts: the first may fall between two statements; a coroutine is then cancelled."""
 
 
-async def to_its_end(work: Any, watch: Watch, hold: Hold | None) -> None:
+async def to_its_end(
+    work: Awaitable[T], watch: Watch, until_lost: Callable[[], Coroutine[Any, Any, None]]
+) -> T:
     """Await `work`; when cancelled, interrupt its statement, wait until it has rolled back.
 
-    The same when a limit is reached, and when the lock is lost. Raises JudgedError and
-    LockLostError then.
+    The same when a limit is reached, and when `until_lost` raises: the lock is lost, or the server
+    out of reach. Raises JudgedError, and what that raises, then.
     """
     task = asyncio.ensure_future(work)
-    losing = asyncio.ensure_future(hold.until_lost()) if hold is not None else None
+    losing = asyncio.create_task(until_lost())
     overdue = asyncio.ensure_future(watch.until_overdue())
-    reasons = {each for each in (losing, overdue) if each is not None}
+    reasons = {losing, overdue}
     try:
         await asyncio.wait({task, *reasons}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -33,11 +43,11 @@ async def to_its_end(work: Any, watch: Watch, hold: Hold | None) -> None:
             if await _ended(task, watch.execution):
                 raise asyncio.CancelledError
             failed = task.cancelled() or task.exception() is not None
-            if losing is not None and losing.done():
+            if losing.done():
                 await losing
             if failed:
                 await overdue
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         watch.stopping.set()
         watch.reached = asyncio.CancelledError()
@@ -51,6 +61,22 @@ async def to_its_end(work: Any, watch: Watch, hold: Hold | None) -> None:
         for reason in reasons:
             if not reason.cancel() and not reason.cancelled():
                 reason.exception()  # retrieved, or asyncio complains about it
+
+
+async def until_out_of_reach(backend: Backend, limit_s: float) -> None:
+    """Wait until the database no longer answers a look. Raises NoAnswerError then."""
+    if backend.in_place:
+        await asyncio.Event().wait()  # who asks beside the one connection is in its way
+    while True:
+        await asyncio.sleep(limit_s / 4)
+        try:
+            await backend.look([VersionTable()])
+        except Exception as error:
+            if backend.classify(error) == "unreachable":
+                raise NoAnswerError(
+                    f"the database went out of reach: {first_line(error)}"
+                ) from error
+            logger.debug("looking besides: %s", type(error).__name__)
 
 
 async def _ended(task: asyncio.Future[Any], execution: Execution) -> bool:

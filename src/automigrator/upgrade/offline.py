@@ -54,7 +54,7 @@ async def rendered(
         finally:
             alembic_names.remove_operations_proxy()
 
-    async with alembic_to_ourselves():
+    async with alembic_to_ourselves(target):
         try:
             await in_thread(render)
         except Exception as error:

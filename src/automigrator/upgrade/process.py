@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -16,17 +17,42 @@ from typing import Any
 
 from sqlalchemy.util import await_only
 
+from automigrator.diagnosis import JudgedError
+from automigrator.target import Target
+
+logger = logging.getLogger(__name__)
+
 _inside_env: ContextVar[bool] = ContextVar("automigrator_inside_env", default=False)
 _on_loop: ContextVar[bool] = ContextVar("automigrator_env_on_loop", default=False)
 _alembic = threading.Lock()
+_holder = ""
+"""The name of the target whose env.py runs."""
 _SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
 
 
 @asynccontextmanager
-async def alembic_to_ourselves() -> AsyncIterator[None]:
-    """Hold the process-wide lock: `alembic.op` and `alembic.context` are globals."""
-    while not _alembic.acquire(blocking=False):  # noqa: ASYNC110 - held by other threads and loops
+async def alembic_to_ourselves(target: Target) -> AsyncIterator[None]:
+    """Hold the process-wide lock: `alembic.op` and `alembic.context` are globals.
+
+    Raises JudgedError when another migration of this process has it for longer than the
+    target's `lock_timeout`.
+    """
+    global _holder
+    deadline = time.monotonic() + target.lock_timeout
+    told = False
+    while not _alembic.acquire(blocking=False):  # held by other threads and loops
+        if time.monotonic() > deadline:
+            raise JudgedError(
+                "lock-timeout",
+                f"another migration of this process, of target {_holder!r}, has had Alembic to "
+                f"itself for lock_timeout={target.lock_timeout:g} s; nothing was changed",
+                "migrate a process's databases one after another, or raise Target(lock_timeout=)",
+            )
+        if not told:
+            told = True
+            logger.info("%s: waiting for the migration of %s to end", target.name, _holder)
         await asyncio.sleep(0.01)
+    _holder = target.name
     try:
         yield
     finally:

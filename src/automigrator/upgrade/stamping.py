@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from alembic.runtime.migration import MigrationContext
@@ -11,13 +13,17 @@ from alembic.util import CommandError
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from automigrator.databases.access import connected
 from automigrator.databases.backend import Backend, VersionTable
-from automigrator.databases.holding import Hold
-from automigrator.diagnosis import blamed
+from automigrator.databases.holding import Hold, LockLostError
+from automigrator.diagnosis import JudgedError, blamed
 from automigrator.errors import ConfigurationError
 from automigrator.target import Target
+from automigrator.upgrade.ending import to_its_end, until_out_of_reach
+from automigrator.upgrade.environment import Execution
 from automigrator.upgrade.history import History
 from automigrator.upgrade.place import Place
+from automigrator.upgrade.watching import Watch
 
 
 async def bootstrap(
@@ -34,12 +40,10 @@ async def bootstrap(
     a later start knows whose tables they are. Raises JudgedError for what the callable raises,
     and ConfigurationError when it returns no revision of this history.
     """
-    call = target.bootstrap
-    assert call is not None
-    async with place.engine.connect() as connection:
+    async with connected(place.engine, target.connect_timeout) as connection:
         undo = await connection.run_sync(backend.adopt)
         try:
-            answer = await _answer(call, connection, backend)
+            answer = await _answer(target, connection, backend, hold)
             revision = "base" if answer is None else answer
             await connection.run_sync(lambda c: _stamp(c, history, table, revision, "bootstrap"))
             if hold is not None:
@@ -51,13 +55,36 @@ async def bootstrap(
     return None if answer is None else str(answer)
 
 
-async def _answer(call: Callable[[Any], Any], connection: AsyncConnection, backend: Backend) -> Any:
+async def _answer(
+    target: Target, connection: AsyncConnection, backend: Backend, hold: Hold | None
+) -> Any:
+    """What `bootstrap` returns, within the limits of a revision and as long as the lock is held."""
+    call = target.bootstrap
+    assert call is not None
+    execution = Execution(current="bootstrap", began=time.monotonic())
+    watch = Watch(execution, target.statement_timeout, target.revision_timeout, what="bootstrap")
+    until_silent = partial(until_out_of_reach, backend, target.connect_timeout)
+    alive = hold.until_lost if hold is not None else until_silent
+
+    def follow(sync: Connection) -> Callable[[], None]:
+        interrupt = backend.interrupter(sync)
+        if interrupt is not None:
+            execution.interrupts.append(interrupt)
+        return watch.follow(sync)
+
+    forget = await connection.run_sync(follow)
     try:
         if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__):
-            return await call(connection)
-        return await connection.run_sync(call)
+            return await to_its_end(call(connection), watch, alive)
+        return await to_its_end(connection.run_sync(call), watch, alive)
+    except (JudgedError, LockLostError):
+        raise
     except Exception as error:
+        if watch.reached is not None:
+            raise watch.reached from error
         raise blamed("bootstrap", error, backend) from error
+    finally:
+        await connection.run_sync(lambda _: forget())
 
 
 async def stamp(

@@ -27,6 +27,8 @@ class Watch:
     statement_s: float | None = None
     """None where there is no limit, or the server itself keeps it."""
     revision_s: float | None = None
+    what: str = "revision"
+    """What is watched, before its name; bootstrap has none besides."""
     stopping: threading.Event = field(default_factory=threading.Event)
     reached: BaseException | None = None
     """The limit that was reached, or the cancellation: why it was told to stop."""
@@ -45,20 +47,20 @@ class Watch:
         """The limit that has been reached, and in which statement of which revision."""
         execution = self.execution
         if self._revision_overdue():
-            name, limit, what = "revision_timeout", self.revision_s, f"{execution.current} ran"
+            name, limit, what = "revision_timeout", self.revision_s, f"{self._named} ran"
         elif (
             self.statement_s is not None
             and execution.statement_since is not None
             and time.monotonic() - execution.statement_since > self.statement_s
         ):
             name, limit = "statement_timeout", self.statement_s
-            what = f"{execution.current}: a statement ran"
+            what = f"{self._named}: a statement ran"
         else:
             return None
         where = "in a statement" if execution.statement_since is not None else "between statements"
         return JudgedError(
             "timeout",
-            f"revision {what} for longer than {name}={limit:g} s, and was stopped {where}",
+            f"{what} for longer than {name}={limit:g} s, and was stopped {where}",
             _ADVICE,
             execution.statement,
         )
@@ -93,6 +95,11 @@ class Watch:
                 event.remove(connection, name, listener)
 
         return undo
+
+    @property
+    def _named(self) -> str:
+        current = self.execution.current
+        return self.what if current == self.what else f"{self.what} {current}"
 
     def _revision_overdue(self) -> bool:
         began = self.execution.began

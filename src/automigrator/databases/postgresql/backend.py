@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from automigrator.databases.access import Access, idle_connection
+from automigrator.databases.access import Access, NoAnswerError, idle_connection
 from automigrator.databases.backend import Copying, Side, Sight, Snapshot, VersionTable
 from automigrator.databases.holding import Hold
 from automigrator.databases.postgresql import (
@@ -28,6 +28,7 @@ from automigrator.databases.postgresql import (
     naming,
     replacing,
     sessions,
+    silence,
     sql,
     whole,
 )
@@ -43,6 +44,8 @@ from automigrator.errors import RefusedError
 from automigrator.failure import FailureKind
 from automigrator.retention import Limits
 from automigrator.threads import to_the_end
+
+T = TypeVar("T")
 
 _places: weakref.WeakKeyDictionary[Engine, dict[VersionTable, str]] = weakref.WeakKeyDictionary()
 """The schemas in which version tables were found, by the application's engine."""
@@ -76,7 +79,7 @@ class PostgreSQL:
         except Exception as error:
             if not deadline.expired():
                 raise
-            raise TimeoutError(f"no answer from the database within {limit:g} s") from error
+            raise NoAnswerError(f"no answer from the database within {limit:g} s") from error
 
     async def _look(self, tables: Sequence[VersionTable]) -> Sight:
         for pause in (*_LOOK_PAUSES_S, None):
@@ -138,8 +141,10 @@ class PostgreSQL:
 
     async def create(self) -> bool:
         async with self._admin() as admin:
+            limit = max(silence.SILENT_S, self.access.connect_timeout)
+            what = f"CREATE DATABASE {self.database!r}"
             try:
-                return await whole.create(admin, self.database)
+                return await silence.answered(whole.create(admin, self.database), limit, what)
             except DBAPIError as error:
                 if code_of(error) != NO_PRIVILEGE:
                     raise
@@ -218,8 +223,13 @@ class PostgreSQL:
         return advising.advise(error)
 
     async def debris(self) -> tuple[str, ...]:
-        async with self.access.connection(autocommit=True) as connection:
-            return await looking.invalid_indexes(connection)
+        async def read() -> tuple[str, ...]:
+            async with self.access.connection(autocommit=True) as connection:
+                return await looking.invalid_indexes(connection)
+
+        return await silence.answered(
+            read(), self.access.connect_timeout, "what asks for invalid indexes"
+        )
 
     def examiner(self, tables: Sequence[VersionTable]) -> ServerExaminer:
         return ServerExaminer(self.access, self._maintenance, tables)
@@ -229,9 +239,12 @@ class PostgreSQL:
         return self._unfinished
 
     async def recover(self, tables: Sequence[VersionTable]) -> str | None:
-        async with self._admin() as admin:
-            found = await naming.ours(admin, self.database)
-        return await self._copies.recover(found, apart=self._held is None or self._held.apart)
+        async def recovered() -> str | None:
+            async with self._admin() as admin:
+                found = await naming.ours(admin, self.database)
+            return await self._copies.recover(found, apart=self._held is None or self._held.apart)
+
+        return await self._heard(recovered(), "what finishes or undoes a killed migration")
 
     async def snapshot(
         self,
@@ -247,7 +260,7 @@ class PostgreSQL:
         binaries: Path | None = None,
     ) -> Snapshot:
         """A template copy, or else a dump in `folder`; see `copies`."""
-        return await self._copies.take(
+        taken = self._copies.take(
             stamp,
             heads,
             wanted,
@@ -259,22 +272,26 @@ class PostgreSQL:
             binaries=binaries,
             atomic=atomic,
         )
+        return await self._heard(taken, "what takes a snapshot")
 
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> None:
-        await self._copies.restore(snapshot, disconnect_others=disconnect_others)
+        restored = self._copies.restore(snapshot, disconnect_others=disconnect_others)
+        await self._heard(restored, "what restores a snapshot")
 
     async def close(self) -> None:
-        await self._copies.close()
+        await self._heard(self._copies.close(), "what closes the journal")
 
     async def prune(
         self, keep: int | None, *, max_age: timedelta | None = None, folder: Path | None = None
     ) -> tuple[str, ...]:
-        return await self._copies.prune(Limits(keep, max_age), folder=folder)
+        pruned = self._copies.prune(Limits(keep, max_age), folder=folder)
+        return await self._heard(pruned, "what drops old snapshots")
 
     async def prune_set_aside(
         self, keep: int | None, *, max_age: timedelta | None = None
     ) -> tuple[str, ...]:
-        return await self._copies.prune_set_aside(Limits(keep, max_age))
+        pruned = self._copies.prune_set_aside(Limits(keep, max_age))
+        return await self._heard(pruned, "what drops old databases")
 
     async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
         await replacing.ensure_replaceable(self._scene("replace"), tables)
@@ -291,23 +308,26 @@ class PostgreSQL:
         set_aside: bool = True,
         disconnect_others: bool = False,
     ) -> str | None:
-        return await to_the_end(
-            replacing.take_over(
-                self._scene("replace"),
-                side,
-                stamp,
-                tables,
-                set_aside=set_aside,
-                disconnect_others=disconnect_others,
-            )
+        taken = replacing.take_over(
+            self._scene("replace"),
+            side,
+            stamp,
+            tables,
+            set_aside=set_aside,
+            disconnect_others=disconnect_others,
         )
+        return await self._heard(to_the_end(taken), "what puts a fresh database in its place")
 
     async def refresh(self) -> None:
         """Plans that asyncpg has prepared fail once a connection after a migration."""
         engine = self.access.application
         if engine is not None:
             pool = engine.sync_engine.pool
-            await engine.dispose()
+            try:
+                async with asyncio.timeout(_CLOSE_S):
+                    await engine.dispose()
+            except TimeoutError:  # a server out of reach takes no leave
+                await engine.dispose(close=False)
             # what is out now comes back to a pool that nobody empties any more
             event.listen(pool, "checkin", lambda _, record: record.invalidate())
 
@@ -319,6 +339,28 @@ class PostgreSQL:
             return
         async with self._maintenance.connection() as admin:
             yield admin
+
+    async def _heard(self, act: Awaitable[T], what: str) -> T:
+        """Await an act of the lock's session, which takes long, while the server answers others."""
+        held = self._held
+        if held is None:
+            return await act
+        # never where a database is copied from, or swapped
+        beside = held.admin.engine.url.database if held.apart else None
+
+        async def ask() -> None:
+            async with self.access.connection(beside, autocommit=True) as connection:
+                await sql.rows_of(connection, "select 1")
+
+        def cut() -> None:
+            for connection in list(self.access.opened):
+                sessions.cut(connection)
+
+        held.acts += 1
+        try:
+            return await silence.heard(act, ask, cut, held.silence_s, what)
+        finally:
+            held.acts -= 1
 
     def _scene(self, act: str, *, apart: bool = True) -> Scene:
         held = self._held

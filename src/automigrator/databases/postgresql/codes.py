@@ -9,6 +9,7 @@ from automigrator.databases.chain import chain
 NO_DATABASE = "3D000"
 NO_PRIVILEGE = "42501"
 DISK_FULL = "53100"
+TOO_MANY = "53300"
 FAILED_TRANSACTION = "25P02"
 
 PSYCOPG = ("psycopg", "psycopg2")

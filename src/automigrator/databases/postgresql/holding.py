@@ -7,25 +7,30 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator.databases.access import Access
+from automigrator.databases.access import Access, NoAnswerError
 from automigrator.databases.declarations import Declaration, dumped
 from automigrator.databases.holding import LockLostError, Record, loaded
 from automigrator.databases.polling import LockTimeoutError
 from automigrator.databases.postgresql import keeping, sessions
 from automigrator.databases.postgresql.codes import FAILED_TRANSACTION
+from automigrator.databases.postgresql.silence import answered, silent
 from automigrator.databases.postgresql.sql import rows_of, sqlstate
 from automigrator.threads import to_the_end
 
 T = TypeVar("T")
 
 PREDECESSOR_LIMIT_S = 30.0
+HURRY_S = 2.0
+"""Seconds for a silent server where whoever waits for the run has asked for its end."""
+
+_CUT_S = 0.5
 _POLL_S = 0.05
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
 
@@ -51,6 +56,10 @@ class SessionHold:
     """The server that holds the lock, as in `sessions.SERVER`."""
     lost: str = ""
     """Why the lock can no longer be relied upon."""
+    silence_s: float = 0.0
+    """Seconds after which a server is given up that does not answer this session."""
+    acts: int = 0
+    """How many acts are under way that may keep the session busy for long."""
     _progress: str = field(default="")
 
     @property
@@ -70,17 +79,22 @@ class SessionHold:
         name = f"automigrator {socket.gethostname()[:24]}:{os.getpid()} {self._progress}"
         try:
             await to_the_end(
-                rows_of(
-                    self.admin,
-                    "select set_config('application_name', :name, false)",
-                    name=name.strip()[:_NAME_LIMIT],
+                self.in_time(
+                    rows_of(
+                        self.admin,
+                        "select set_config('application_name', :name, false)",
+                        name=name.strip()[:_NAME_LIMIT],
+                    )
                 )
             )
         except (SQLAlchemyError, OSError) as error:
             if isinstance(error, DBAPIError) and sqlstate(error) == FAILED_TRANSACTION:
                 return  # the session lives: a rename has just failed in it, and is rolled back
+            what = f"is gone ({type(error).__name__})"
+            if isinstance(error, NoAnswerError):
+                what = f"is no longer answered by the server ({error})"
             self.lost = (
-                f"the session that held the migration lock is gone ({type(error).__name__}); "
+                f"the session that held the migration lock {what}; "
                 "another process may migrate by now. What was not committed is rolled back"
             )
             raise LockLostError(self.lost) from error
@@ -102,40 +116,55 @@ class SessionHold:
     async def until_lost(self) -> None:
         """See `Hold`; meanwhile nothing that takes long may run in the lock's session."""
         while True:
-            await asyncio.sleep(self.lease_s / 4)
-            await self.in_time(self.confirm())
+            await asyncio.sleep(self.silence_s / 4)
+            await self.confirm()
+
+    def hurry(self) -> None:
+        self.silence_s = min(self.silence_s, HURRY_S)
 
     async def in_time(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await work in the lock's session; a server that is silent for a lease is given up."""
+        """Await work in the lock's session; a server that is silent for too long is given up.
+
+        Raises NoAnswerError then.
+        """
         task = asyncio.ensure_future(work)
         task.add_done_callback(_retrieved)
-        await asyncio.wait({task}, timeout=self.lease_s)
-        if not task.done():
-            sync = self.admin.sync_connection
-            if sync is not None and not sync.closed and not sync.invalidated:
-                sessions.sever(sync.connection.driver_connection)
+        severed = False
+        await asyncio.wait({task}, timeout=self.silence_s)
+        while not task.done():
+            if not self.acts:  # else the work has only to wait for its turn
+                severed = True
+                sessions.cut(self.admin)
+            await asyncio.wait({task}, timeout=_CUT_S)
+        if severed and not task.cancelled() and (error := task.exception()) is not None:
+            raise silent(self.silence_s, "the session of the migration lock") from error
         return await task
 
     async def last(self) -> Record | None:
-        return loaded(await keeping.kept(self.access, keeping.record_name(self.key)))
+        name = keeping.record_name(self.key)
+        what = "what asks how the last leader ended"
+        return loaded(await self._answered(keeping.kept(self.access, name), what))
 
     async def leave(self, record: Record | None) -> None:
         await self.confirm()
         name = keeping.record_name(self.key)
-        if record is None:
-            await keeping.keep(self.access, name, None)
-            return
-        await keeping.keep(
-            self.access,
-            name,
-            lambda now: dataclasses.replace(record, at=record.at or now).dumped(),
-        )
+
+        def dumped_at(now: float) -> str:
+            assert record is not None
+            return dataclasses.replace(record, at=record.at or now).dumped()
+
+        text = dumped_at if record is not None else None
+        await self._answered(keeping.keep(self.access, name, text), "what this run leaves word of")
 
     async def declare(self, declared: Sequence[Declaration]) -> None:
         await self.confirm()
         text = dumped(declared)
         name = keeping.declarations_name(self.key)
-        await keeping.keep(self.access, name, (lambda _: text) if declared else None)
+        work = keeping.keep(self.access, name, (lambda _: text) if declared else None)
+        await self._answered(work, "what the database is to declare")
+
+    async def _answered(self, work: Awaitable[T], what: str) -> T:
+        return await answered(work, min(self.silence_s, self.access.connect_timeout), what)
 
 
 def _retrieved(task: asyncio.Future[Any]) -> None:
@@ -155,7 +184,7 @@ async def end_predecessors(admin: AsyncConnection, hold: SessionHold, live: str)
     """
     while True:
         try:
-            rows = await rows_of(admin, query, tag=hold.tag_of_all)
+            rows = await hold.in_time(rows_of(admin, query, tag=hold.tag_of_all))
         except DBAPIError as error:
             raise LockTimeoutError(
                 f"an earlier migration of database {live!r} still runs, and this role may not "

@@ -17,8 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.databases.backend import VersionTable
 from automigrator.databases.polling import Waiting, poll, this_process
-from automigrator.databases.postgresql import sessions
+from automigrator.databases.postgresql import sessions, silence
 from automigrator.databases.postgresql.classifying import ServerError
+from automigrator.databases.postgresql.codes import TOO_MANY, code_of
 from automigrator.databases.postgresql.holding import SessionHold, end_predecessors
 from automigrator.databases.postgresql.maintenance import Maintenance, database_of
 from automigrator.databases.postgresql.pooling import refuse_transaction_pooling
@@ -71,7 +72,15 @@ async def lock(
     todo = list(wanted)
     async with AsyncExitStack() as stack:
         admin, apart = await _proven_session(maintenance, stack, live, timeout_s)
-        hold = SessionHold(this_process(), admin, apart, maintenance.access, wanted[0], LEASE_S)
+        hold = SessionHold(
+            this_process(),
+            admin,
+            apart,
+            maintenance.access,
+            wanted[0],
+            LEASE_S,
+            silence_s=min(silence.SILENT_S, LEASE_S),
+        )
         await _prepare(hold, live)
         turns = _Turns(admin)
 
@@ -101,8 +110,9 @@ async def _beating(hold: SessionHold) -> AsyncIterator[None]:
 
     async def beat() -> None:
         while True:
-            await asyncio.sleep(LEASE_S / 4)
-            await hold.confirm()
+            await asyncio.sleep(hold.silence_s / 4)
+            if not hold.acts:  # a session that is busy is not silent
+                await hold.confirm()
 
     beating = asyncio.create_task(beat())
 
@@ -113,7 +123,7 @@ async def _beating(hold: SessionHold) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await to_the_end(hold.in_time(ended()))
+        await to_the_end(ended())
         if not beating.cancelled() and beating.exception() is not None:
             logger.warning("%s", beating.exception())
 
@@ -126,19 +136,37 @@ async def _proven_session(
     To find out takes a second session: where a pooler has too few for all who ask at once, one
     who holds the first and gets no second gives it back.
     """
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
+    deadline, limit_s = began + timeout_s, min(timeout_s, maintenance.access.connect_timeout)
+    told = False
     while True:
-        async with AsyncExitStack() as trying:
-            admin, apart = await _session(maintenance, trying)
-            try:
-                async with asyncio.timeout(_SECOND_S * random.uniform(1, 3)):
-                    await refuse_transaction_pooling(maintenance.access, admin, live)
-            except TimeoutError:
-                if time.monotonic() > deadline:
-                    raise
-            else:
-                await stack.enter_async_context(trying.pop_all())
-                return admin, apart
+        try:
+            async with AsyncExitStack() as trying:
+                admin, apart = await _session(maintenance, trying)
+                try:
+                    async with asyncio.timeout(_SECOND_S * random.uniform(1, 3)):
+                        await refuse_transaction_pooling(maintenance.access, admin, live)
+                except TimeoutError as error:
+                    if time.monotonic() > deadline:
+                        what = f"a second session beside that of the lock of database {live!r}"
+                        raise silence.silent(timeout_s, what) from error
+                else:
+                    await stack.enter_async_context(trying.pop_all())
+                    return admin, apart
+        except Exception as error:
+            if code_of(error) != TOO_MANY:
+                raise
+            if time.monotonic() - began > limit_s:
+                raise ServerError(
+                    "unreachable",
+                    f"the server of database {live!r} is full: for {limit_s:g} s it has taken no "
+                    "more connections, and the migration lock needs two; nothing was changed. "
+                    "Raise max_connections or the role's or the database's CONNECTION LIMIT, or "
+                    "let the application keep fewer open",
+                ) from error
+            if not told:
+                told = True
+                logger.info("the server of database %r is full; waiting to be let in", live)
         await asyncio.sleep(random.uniform(0, 1))
 
 
@@ -154,7 +182,7 @@ async def _session(maintenance: Maintenance, stack: AsyncExitStack) -> tuple[Asy
 
 
 async def _prepare(hold: SessionHold, live: str) -> None:
-    (row,) = await rows_of(
+    found = rows_of(
         hold.admin,
         f"""
         select pg_is_in_recovery(), pg_backend_pid(),
@@ -167,6 +195,7 @@ async def _prepare(hold: SessionHold, live: str) -> None:
         names=list(_SETTINGS),
         values=list(_SETTINGS.values()),
     )
+    (row,) = await hold.in_time(found)
     if row[0]:
         raise ServerError(
             "read-only",

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.databases.backend import VersionTable
 
@@ -171,6 +172,13 @@ def sever(driver: Any) -> None:
         end = driver if transport is None else transport.get_extra_info("socket")
         with socket.socket(fileno=os.dup(end.fileno())) as copy:
             copy.shutdown(socket.SHUT_RDWR)
+
+
+def cut(connection: AsyncConnection) -> None:
+    """Cut a connection of ours, if it is open."""
+    sync = connection.sync_connection
+    if sync is not None and not sync.closed and not sync.invalidated:
+        sever(sync.connection.driver_connection)
 
 
 def _cancel_beside(cancel: Callable[[], object] | None) -> Callable[[], None] | None:

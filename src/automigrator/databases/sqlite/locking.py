@@ -88,6 +88,9 @@ class FileHold:
     async def until_lost(self) -> None:
         await asyncio.Event().wait()
 
+    def hurry(self) -> None:
+        """Nothing here is out of reach."""
+
     async def last(self) -> Record | None:
         return await in_thread(lambda: record_of(self.live))
 
@@ -146,6 +149,9 @@ class MemoryHold:
 
     async def until_lost(self) -> None:
         await asyncio.Event().wait()
+
+    def hurry(self) -> None:
+        """Nothing here is out of reach."""
 
     async def last(self) -> Record | None:
         return self.shared.record
