@@ -90,7 +90,7 @@ async def call(
     try:
         # a strategy may be in the middle of a restore
         grace_s = None if impl.strategy else GRACE_S
-        result = await called(work(), deadline_s, grace_s, given_up)
+        result = await called(f"{impl.hook} of {impl.blame}", work(), deadline_s, grace_s, given_up)
     except Overdue as overdue:
         raise _overdue(impl, deadline_s, given_up=overdue.given_up) from overdue.__cause__
     except Exception as error:

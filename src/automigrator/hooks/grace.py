@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 
 from automigrator.errors import RefusedError
 from automigrator.threads import in_thread
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -58,6 +61,7 @@ def acting(act: str) -> Iterator[None]:
 
 
 async def called(
+    name: str,
     work: Coroutine[Any, Any, T],
     deadline_s: float | None,
     grace_s: float | None,
@@ -77,6 +81,8 @@ async def called(
         await asyncio.wait({task}, timeout=deadline_s)
     except asyncio.CancelledError:
         await _ended(task, call, grace_s, given_up)
+        if task.done() and not task.cancelled() and task.exception() is None:
+            logger.warning("%s swallowed its CancelledError; the run ends all the same", name)
         raise
     if task.done():
         return task.result()

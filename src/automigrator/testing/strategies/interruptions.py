@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import inspect
+import logging
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from automigrator.errors import MigrationError
 from automigrator.events import Event
+from automigrator.hooks import grace
 from automigrator.migrator import Migrator
 from automigrator.target import Target
 from automigrator.testing.conformance import case, nothing_is_open, same
@@ -125,11 +128,15 @@ class Interruptions(Outcomes):
             application.target(), mode="migrate", recovery=[self.make()], plugins=[watching]
         )
         migrator.acts = []
-        task = asyncio.ensure_future(migrator.run())
-        await asyncio.wait([task])
+        with _warned(grace.logger) as warnings:
+            task = asyncio.ensure_future(migrator.run())
+            await asyncio.wait([task])
         error = None if task.cancelled() else task.exception()
         assert task.cancelled() or not cancelled_while_running, (
-            f"cancelled {moment}, the run went on: an except has swallowed the CancelledError"
+            f"cancelled {moment}, the run went on"
+        )
+        assert not warnings, (
+            f"cancelled {moment}, an except has swallowed the CancelledError: {warnings[0]}"
         )
         if error is not None and not isinstance(error, MigrationError):
             raise error
@@ -145,6 +152,23 @@ class Interruptions(Outcomes):
         moments = [Moment(step) for step in _STEPS if step in names]
         moments += [Moment("failed", draw.uniform(0, acting_s)) for _ in range(self.kills)]
         return moments, await contents(application.url)
+
+
+@contextmanager
+def _warned(logger: logging.Logger) -> Iterator[list[str]]:
+    """What a logger warns of within."""
+    said: list[str] = []
+
+    class Listening(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    handler = Listening(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
 
 
 def as_whole(found: Contents, whole: Contents, after: str) -> None:
