@@ -12,7 +12,7 @@ from pathlib import Path
 
 import postgres_server
 from failure_scene import PASSWORD, ROW, Scene, remount
-from notes_application import BROKEN, GOOD, HALF_WAY
+from notes_application import BROKEN, GOOD, HALF_WAY, UNIQUE
 from postgres_replicas import replicas
 from sqlalchemy import make_url
 
@@ -492,6 +492,16 @@ class Backup:
     @hookimpl
     def before_migrate(self, run: Run) -> None:
         raise RuntimeError("the backup did not work")
+
+
+@situation("rows that are there already, met in a rehearsal", "revision", BOTH)
+def rehearsed(scene: Scene) -> Target:
+    return scene.target(UNIQUE, rehearse=True)
+
+
+@situation("a rehearsal without a maintenance database to copy from", "rehearsal", POSTGRES)
+def not_rehearsed(scene: Scene) -> Target:
+    return scene.target(GOOD, rehearse=True, maintenance_database="no_such_database")
 
 
 @situation("a plugin that raises before the migration", "hook", BOTH)

@@ -16,6 +16,7 @@ from automigrator.events import Event
 from automigrator.failure import Decision, Failure
 from automigrator.hooks import hookimpl
 from automigrator.migrator import Migrator
+from automigrator.rehearsal import Rehearsal
 from automigrator.report import Plan, Report, Status, TargetReport, TargetStatus
 from automigrator.retention import Limits
 from automigrator.run import Run
@@ -36,6 +37,7 @@ __all__ = [
     "Plan",
     "PluginError",
     "RefusedError",
+    "Rehearsal",
     "Report",
     "Run",
     "Status",

@@ -73,6 +73,7 @@ async def described(course: Course, error: Exception, within_s: float | None = N
         otherwise=course.doing,
     )
     _keep_applied(course, failure)
+    failure = dataclasses.replace(failure, in_rehearsal=course.rehearsing is not None)
     if within_s is not None:
         return failure
     failure = dataclasses.replace(failure, hints=await _hints(course, failure))
@@ -142,6 +143,8 @@ async def look_again(course: Course, failure: Failure) -> Failure:
 
 
 async def _left(course: Course, within_s: float | None = None) -> Left:
+    if course.rehearsing is not None:
+        return Left(revision=course.rehearsing.current).after(course.lasting)
     if course.finding is None or course.execution is None:
         return course.lasting
     ground = course.ground

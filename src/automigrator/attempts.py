@@ -21,6 +21,7 @@ from automigrator.failure import Decision
 from automigrator.following import inherited, leave
 from automigrator.inspection import Finding, inspect, judge
 from automigrator.reaching import reach
+from automigrator.rehearsing import rehearse
 from automigrator.repairing import repair
 from automigrator.report import Outcome
 from automigrator.retrying import patiently
@@ -220,7 +221,7 @@ async def _attempt(course: Course) -> Outcome | None:
     """
     ground, run, backend = course.ground, course.run, course.ground.backend
     seen, course.finding, course.execution = course.finding, None, Execution()
-    run.failure = None
+    run.failure, course.rehearsing = None, None
     course.doing = "unreachable"
     course.at = "finishing or undoing what was begun before"
     if run.taken is None:  # else the journal is this run's own, not a dead leader's
@@ -268,6 +269,7 @@ async def _attempt(course: Course) -> Outcome | None:
     course.at = "writing down that this start began"
     await count(course)
     if not course.prepared:
+        await rehearse(course, finding)
         await skew.declare(course, finding)
         await course.progress.hooks.before_migrate(run, course.hook_told)
         course.prepared = True

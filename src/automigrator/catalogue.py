@@ -67,6 +67,7 @@ _DECLARED = (
         elapsed_s="seconds in all",
         notes="a list of sentences",
         failed_starts="how many in a row failed at the same revisions, this one included",
+        rehearsed_s="seconds that rehearsals took, or null",
     ),
     event(
         "waiting",
@@ -149,6 +150,30 @@ _DECLARED = (
         outcome="how it ended: `failed` or `degraded`",
     ),
     event(
+        "rehearsal-started",
+        "a copy is made; the revisions up to the end of this step run on it",
+        "rehearsing {pending} pending on a copy",
+        pending="how many revisions",
+    ),
+    event(
+        "rehearsed",
+        "it worked, and the copy is gone",
+        "rehearsed on a copy in {seconds:.2f} s",
+        ends="rehearsal-started",
+        pending="how many revisions",
+        seconds=_SECONDS,
+    ),
+    event(
+        "rehearsal-failed",
+        "it did not; the database was not touched",
+        "the rehearsal failed: {message}",
+        level=logging.WARNING,
+        ends="rehearsal-started",
+        pending="how many revisions",
+        seconds=_SECONDS,
+        **_ERROR,
+    ),
+    event(
         "attempt-started",
         "the pending revisions are about to run",
         "attempt {attempt}, {pending} pending",
@@ -216,6 +241,7 @@ _DECLARED = (
         attempt="counts from 1",
         hints="a list of what lay about already, and may have to do with it",
         database="its URL without password",
+        in_rehearsal="whether it happened on a copy, and the database was not touched",
         error="the name of the exception's type, or null",
     ),
     event(

@@ -15,6 +15,7 @@ from automigrator.failure import Failure, FailureKind
 from automigrator.hooks import Hooks
 from automigrator.opening import Ground
 from automigrator.progress import Progress
+from automigrator.rehearsal import Rehearsal
 from automigrator.report import Applied, Outcome, TargetReport
 from automigrator.run import Run
 from automigrator.run_limit import RunLimit
@@ -47,6 +48,7 @@ class Course:
     ahead: Ahead = "refuse"
     limit: RunLimit | None = None
     """The time that the whole run has."""
+    rehearse: Rehearsal | None = None
     began: float = field(default_factory=time.monotonic)
     at: str = "looking at the database"
     """What is waited for or done, for a run whose time is over meanwhile."""
@@ -60,6 +62,11 @@ class Course:
     """Whether `before_migrate` has been called and all went well."""
     stamped: bool = False
     """Whether the database was given a starting point other than base."""
+    rehearsing: Execution | None = None
+    """What env.py did to the copy of a rehearsal that is under way, or has failed."""
+    rehearsed: str = ""
+    """The plan that has passed its rehearsal."""
+    rehearsed_s: float | None = None
     after: tuple[str, ...] = ()
     applied: list[Applied] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -132,11 +139,15 @@ class Course:
     def done(self, revision: str, seconds: float) -> None:
         """Count a revision as applied, and tell."""
         self.applied.append(Applied(revision, seconds))
+        self.ran(revision, seconds)
+
+    def ran(self, revision: str, seconds: float) -> None:
+        """Tell that a revision is done, here or on the side."""
         self.progress("revision-done", self.run.name, revision=revision, seconds=seconds)
 
     def undone(self) -> None:
         """Forget what attempts left: the database is as it was before them, or a fresh one."""
-        self.execution, self.lasting = None, Left()
+        self.execution, self.rehearsing, self.lasting = None, None, Left()
 
     def report(self, outcome: Outcome) -> TargetReport:
         """What became of the target."""
@@ -155,4 +166,5 @@ class Course:
             elapsed_s=time.monotonic() - self.began,
             notes=tuple(run.notes),
             failed_starts=self.starts.count if outcome in ("failed", "degraded") else 0,
+            rehearsed_s=self.rehearsed_s,
         )

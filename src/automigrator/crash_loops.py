@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 REST_S = 24 * 60 * 60.0
 """Seconds after the last start allowed; twice as long after each further one that fails."""
 
-EXCUSED: frozenset[FailureKind] = frozenset({"unreachable", "auth", "lock-timeout"})
+EXCUSED: frozenset[FailureKind] = frozenset({"unreachable", "auth", "lock-timeout", "rehearsal"})
 """Kinds that say nothing about the revisions: a start that met no other is not counted."""
 
 

@@ -31,6 +31,7 @@ ADVICE: dict[FailureKind, str] = {
     ),
     "env": "change what the message names in env.py, or set drive= on the target",
     "hook": "repair the plugin that is named, or take it out of the configuration",
+    "rehearsal": "do what the refusal says, then start again; Target(rehearse=False) goes without",
 }
 
 _NOT_THE_DATABASES: frozenset[FailureKind] = frozenset({"history", "ahead", "unversioned", "hook"})

@@ -21,6 +21,7 @@ FailureKind = Literal[
     "unversioned",
     "env",
     "hook",
+    "rehearsal",
 ]
 KINDS: frozenset[str] = frozenset(get_args(FailureKind))
 
@@ -31,6 +32,8 @@ _MEANS: dict[State, str] = {
     "partial-at-boundary": "whole revisions were applied and stay, no half of one",
     "partial-within-revision": "half of a revision may have stayed",
 }
+
+_REHEARSED = "it failed in the rehearsal, on a copy: the database itself was not touched"
 
 DISCARDABLE: frozenset[FailureKind] = frozenset({"revision", "corrupt"})
 """The only kinds a discarding strategy is asked about; the state never widens this."""
@@ -68,6 +71,8 @@ class Failure:
     hints: tuple[str, ...] = ()
     """What lay about already, and may have to do with it."""
     database: str = ""
+    in_rehearsal: bool = False
+    """Whether it happened on a copy, before the database itself was touched."""
     error: BaseException | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
@@ -78,7 +83,7 @@ class Failure:
         if self.statement:
             lines.append(f"statement: {self.statement}")
         lines.append(
-            f"state: {self.state} ({_MEANS[self.state]})"
+            f"state: {self.state} ({_REHEARSED if self.in_rehearsal else _MEANS[self.state]})"
             + (f", debris: {', '.join(self.debris)}" if self.debris else "")
         )
         lines += [f"found besides: {hint}" for hint in self.hints]
@@ -102,6 +107,7 @@ class Failure:
             "attempt": self.attempt,
             "hints": list(self.hints),
             "database": self.database,
+            "in_rehearsal": self.in_rehearsal,
             "error": type(self.error).__name__ if self.error is not None else None,
         }
 
@@ -120,4 +126,5 @@ class Failure:
             attempt=data["attempt"],
             hints=tuple(data.get("hints", ())),
             database=data.get("database", ""),  # an older release leaves none
+            in_rehearsal=data.get("in_rehearsal", False),
         )

@@ -17,6 +17,7 @@ from automigrator.hooks import Hooks
 from automigrator.opening import opened
 from automigrator.progress import Progress
 from automigrator.recovery import StrategySpec
+from automigrator.rehearsal import Rehearsal, check_rehearse, chosen
 from automigrator.report import Outcome, Plan, Report, Status, TargetReport
 from automigrator.run import Run
 from automigrator.run_limit import RunLimit, looked_within
@@ -54,9 +55,10 @@ class Migrator:
     half-migrated database. After `max_failed_starts` in a row at the same revisions (0: never) a
     start touches nothing, and `last_resort` says what follows: `"ask"` the plugins, `"abort"` or
     `"continue"`. After `run_timeout` seconds (None: no limit) a run undoes what it is at and fails.
-    On a database that newer code has migrated the application does not start, or
-    with `ahead="serve"` it does, with a warning. SIGTERM and SIGINT end a run, unless
-    `stop_on_signals` is False. Raises ConfigurationError.
+    On a database that newer code has migrated the application does not start, or with
+    `ahead="serve"` it does, with a warning. With `rehearse=True` what is pending is applied to a
+    copy first, and the database itself touched only when that worked. SIGTERM and SIGINT end a
+    run, unless `stop_on_signals` is False. Raises ConfigurationError.
 
     To customise a step, override one of `is_enabled`, `create_database`, `migrate_target` and
     `recreate_database` in a subclass.
@@ -73,6 +75,7 @@ class Migrator:
         max_failed_starts: int = 5,
         last_resort: LastResort = "ask",
         ahead: Ahead = "refuse",
+        rehearse: bool | Rehearsal = False,
         run_timeout: float | None = None,
         stop_on_signals: bool = True,
     ) -> None:
@@ -80,6 +83,7 @@ class Migrator:
         check_last_resort(last_resort)
         check_ahead(ahead)
         check_limit("run_timeout", run_timeout)
+        check_rehearse(rehearse)
         self.targets = validated(targets)
         self.mode = gate.validated(mode)
         self.recovery = recovery
@@ -88,6 +92,7 @@ class Migrator:
         self.last_resort = last_resort
         self.ahead: Ahead = ahead
         self.run_timeout = run_timeout
+        self.rehearse = rehearse
         self.stop_on_signals = stop_on_signals
         self._hooks = Hooks(plugins, (), deadline_s=hook_timeout)
         self._stream = EventStream()
@@ -301,7 +306,8 @@ class Migrator:
                 self.max_failed_starts if most is None else most,
                 self.last_resort if choice is None else choice,
                 target.ahead or self.ahead,
-                limit,
+                limit=limit,
+                rehearse=chosen(target.rehearse, self.rehearse),
             )
             run._course = course
             try:

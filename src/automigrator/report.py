@@ -49,6 +49,8 @@ class TargetReport:
     notes: tuple[str, ...] = ()
     failed_starts: int = 0
     """How many starts in a row have failed at the same revisions, this one included."""
+    rehearsed_s: float | None = None
+    """How long rehearsals on a copy took, whether they worked or not; None where there was none."""
 
     def __str__(self) -> str:
         head = f"{self.name}: {self.outcome}"
@@ -59,6 +61,8 @@ class TargetReport:
         head += f" ({self.elapsed_s:.2f} s"
         head += f", {self.attempts} attempts)" if self.attempts > 1 else ")"
         lines = [head]
+        if self.rehearsed_s is not None:
+            lines.append(f"  rehearsed on a copy in {self.rehearsed_s:.2f} s")
         lines += [f"  applied {a.revision} in {a.seconds:.3f} s" for a in self.applied]
         lines += [f"  note: {note}" for note in self.notes]
         if self.failed_starts > 1:
@@ -87,6 +91,7 @@ class TargetReport:
             "elapsed_s": self.elapsed_s,
             "notes": list(self.notes),
             "failed_starts": self.failed_starts,
+            "rehearsed_s": self.rehearsed_s,
         }
 
 

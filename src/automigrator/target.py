@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator import urls
 from automigrator.errors import ConfigurationError
+from automigrator.rehearsal import Rehearsal, check_rehearse
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -38,8 +39,8 @@ class Target:
     `load_timeout` for the call of `load`, `statement_timeout` for one statement of a revision and
     `revision_timeout` for one revision, and for `bootstrap` alike (None: no limit). `version` is
     the application's, for messages about newer and older code.
-    `recovery`, `max_failed_starts`, `last_resort` and `ahead` are the migrator's where they are
-    None.
+    `recovery`, `max_failed_starts`, `last_resort`, `ahead` and `rehearse` are the migrator's
+    where they are None.
     Raises ConfigurationError.
     """
 
@@ -70,6 +71,7 @@ class Target:
     last_resort: LastResort | None = field(default=None, kw_only=True)
     ahead: Ahead | None = field(default=None, kw_only=True)
     version: str | None = field(default=None, kw_only=True)
+    rehearse: bool | Rehearsal | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -102,6 +104,8 @@ class Target:
         check_limit("revision_timeout", self.revision_timeout)
         if self.ahead is not None:
             check_ahead(self.ahead)
+        if self.rehearse is not None:
+            check_rehearse(self.rehearse)
         if self.version is not None and not isinstance(self.version, str):
             raise ConfigurationError(f"version={self.version!r} is not a string")
         if isinstance(self.config, str | os.PathLike) and not Path(self.config).exists():

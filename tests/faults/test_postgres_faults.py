@@ -19,7 +19,7 @@ from notes_application import BROKEN, GOOD, HALF_WAY, ROWS, Application
 from small_disk import small_disk
 from sqlalchemy import make_url
 
-from automigrator import MigrationError, Migrator, TargetReport, hookimpl
+from automigrator import MigrationError, Migrator, Rehearsal, TargetReport, hookimpl
 from automigrator.databases.postgresql import dump_files
 
 FULL = bool(os.environ.get("AUTOMIGRATOR_FAULTS"))
@@ -136,6 +136,37 @@ async def test_a_disk_that_is_full_before_the_migration_stops_it(
     report = await failed(notes, strategy(notes, copy))
     assert "restored from" in " ".join(report.notes)
     assert checksums(notes.url) == before
+
+
+@pytest.mark.long
+@ways
+async def test_a_disk_too_full_for_a_copy_to_rehearse_on_changes_nothing(
+    on_small_disk: Application,
+    small_disk: Path,
+    postgres_server: postgres_server.Server,
+    copy: Any,
+) -> None:
+    notes = on_small_disk
+    notes.execute(
+        "create table big as select g, md5(g::text) || md5((-g)::text) as x "
+        "from generate_series(1, 30000) g",
+        "checkpoint",  # or the copy's own fails first, and the server does not say of what
+    )
+    before = checksums(notes.url)
+    notes.deploy(GOOD)
+    migrator = Migrator(
+        notes.target(rehearse=Rehearsal(copy=copy)), mode="migrate", max_failed_starts=0
+    )
+    room = shutil.disk_usage(small_disk).free - (500 << 10)
+    (small_disk / "ballast").write_bytes(b"x" * room)
+    with pytest.raises(MigrationError) as info:
+        await migrator.run()
+    (failure,) = info.value.report.targets[0].failures
+    assert (failure.kind, failure.state, failure.in_rehearsal) == ("rehearsal", "clean", True)
+    assert "the server has no room for database" in failure.message
+    (small_disk / "ballast").unlink()
+    assert (checksums(notes.url), beside(notes, postgres_server)) == (before, [])
+    assert (await migrator.run()).outcome == "migrated"
 
 
 @ways

@@ -57,6 +57,14 @@ class RecoversNothing(SQLite):
         return None
 
 
+class LeavesItsCopies(SQLite):
+    @asynccontextmanager
+    async def copied_side(self, stamp: str, **options: Any) -> AsyncIterator[Side]:
+        async with super().copied_side(stamp, **options) as side:
+            side.needed = True  # type: ignore[attr-defined]  # what it is not
+            yield side
+
+
 class ForgetsToClose(SQLite):
     async def close(self) -> None:
         return None
@@ -125,6 +133,11 @@ def no_fixture(name: str) -> NoReturn:
             RecoversNothing,
             "test_killed_half_way_the_next_start_undoes_it",
             "recovered, a journal is left open",
+        ),
+        (
+            LeavesItsCopies,
+            "test_a_copy_on_the_side_is_equal_row_by_row_and_gone_afterwards",
+            "the copy on the side is still there",
         ),
         (ForgetsToClose, "test_a_snapshot_is_equal_row_by_row", "a journal is left open"),
         (

@@ -238,6 +238,32 @@ async def test_a_rebuilt_database_is_a_span_over_the_revisions_that_built_it(
     assert [value for _, value in telemetry.points("pending")] == [0]
 
 
+async def test_a_rehearsal_is_a_span_over_the_revisions_that_ran_on_the_copy(
+    notes: Application, telemetry: Telemetry
+) -> None:
+    notes.deploy(GOOD)
+    migrator = Migrator(notes.target(), mode="migrate", plugins=[telemetry.plugin], rehearse=True)
+    await migrator.run()
+    tree = telemetry.tree()
+    at = tree.index("    rehearsal")
+    assert tree[at:] == ["    rehearsal", "      revision", "    attempt", "      revision"]
+    system = {"db.system.name": notes.target().application_url.get_backend_name()}
+    assert telemetry.points("rehearsal.duration") == [(system, 1)]
+
+
+async def test_a_failed_rehearsal_is_a_span_with_its_error(
+    notes: Application, telemetry: Telemetry
+) -> None:
+    notes.deploy(UNIQUE)
+    migrator = Migrator(notes.target(), mode="migrate", plugins=[telemetry.plugin], rehearse=True)
+    with pytest.raises(MigrationError):
+        await migrator.run()
+    (rehearsal,) = telemetry.named("rehearsal")
+    assert rehearsal.status.status_code is StatusCode.ERROR
+    assert telemetry.points("rehearsal.duration")[0][0]["error.type"] == "IntegrityError"
+    assert [value for _, value in telemetry.points("pending")] == [1]
+
+
 async def test_a_cancelled_run_leaves_no_span_open_and_is_no_error(
     notes: Application, telemetry: Telemetry
 ) -> None:

@@ -68,15 +68,23 @@ class Access:
         words = {"conninfo": recipe.cargs[0]} if recipe.cargs and recipe.cargs[0] else {}
         return {**words, **recipe.cparams}
 
-    def engine(self, database: str | None = None) -> AsyncEngine:
-        """A new engine of our own to the target, or to another database of its server."""
+    def engine(self, database: str | None = None, *, prepared: bool = False) -> AsyncEngine:
+        """A new engine of our own to the target, or to another database of its server.
+
+        What the application's listeners do to a connection, to register a function say, is done
+        to another database's only when it is to be `prepared`.
+        """
         if self._engine is None:
             url = self.url if database is None else self.url.set(database=database)
             return create_async_engine(url, poolclass=NullPool)
         if database is None:
             # recreate() is a fresh, empty pool with the same creator, arguments and listeners
             return create_async_engine(self.url, pool=self._engine.sync_engine.pool.recreate())
-        return self._elsewhere(self._engine, database)
+        other = self._elsewhere(self._engine, database)
+        if prepared:
+            connect = self._engine.sync_engine.pool.dispatch.connect
+            event.listen(other.sync_engine, "connect", lambda *connected: connect(*connected))
+        return other
 
     def _twin(self) -> AsyncEngine:
         """The application's engine with an empty pool: a new dialect would ask the server anew.

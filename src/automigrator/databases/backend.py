@@ -58,7 +58,7 @@ class Snapshot:
 
 
 class Side(Protocol):
-    """A fresh database on the side, not yet in the target's place."""
+    """A database on the side: fresh and not yet in the target's place, or a copy of it."""
 
     @property
     def engine(self) -> AsyncEngine: ...
@@ -195,6 +195,17 @@ class Backend(Protocol):
 
     def side(self, stamp: str) -> AbstractAsyncContextManager[Side]:
         """A fresh, empty database beside the target; removed at exit unless it took its place."""
+
+    def copied_side(
+        self,
+        stamp: str,
+        *,
+        disconnect_others: bool = False,
+        how: Copying = "auto",
+        binaries: Path | None = None,
+    ) -> AbstractAsyncContextManager[Side]:
+        """The same with all that the target holds, as of one moment; others may go on writing to
+        the target. It never takes its place. The options are those of `snapshot`."""
 
     async def take_over(
         self,

@@ -26,7 +26,8 @@ class Hookspecs:
     def before_migrate(self, run: Run) -> None:
         """Prepare: pending is known, the lock is held, nothing is changed yet.
 
-        Raising stops the migration as a failure of kind `hook`.
+        A rehearsal, where there is one, has worked by then. Raising stops the migration as a
+        failure of kind `hook`.
         """
 
     @hookspec

@@ -49,6 +49,7 @@ class Measuring:
         self._revision = seconds("revision", "One revision that ran")
         self._wait = seconds("wait", "Waiting for the server or for the migration lock")
         self._snapshot = seconds("snapshot", "Taking and verifying a snapshot")
+        self._rehearsal = seconds("rehearsal", "Applying what is pending to a copy of the database")
         self._recovery = seconds("recovery", "Restoring, rebuilding or repairing a database")
 
     def tell(self, event: Event, facts: Facts) -> None:
@@ -64,7 +65,7 @@ class Measuring:
                     said[ERROR_TYPE] = error[0]
                 self._runs.add(1, said)
                 self._run.record(data["seconds"], said)
-            case "attempt-started":
+            case "attempt-started" | "rehearsal-started":
                 facts.pending.setdefault(target, data["pending"])
                 self._pending.set(data["pending"], {**database, TARGET: target})
             case "target-finished":
@@ -81,6 +82,11 @@ class Measuring:
                 self._wait.record(data["waited_s"], {**database, "automigrator.on": on})
             case "snapshot-taken":
                 self._snapshot.record(data["seconds"], database)
+            case "rehearsed" | "rehearsal-failed":
+                said = dict(database)
+                if (error := error_of(event)) is not None:
+                    said[ERROR_TYPE] = error[0]
+                self._rehearsal.record(data["seconds"], said)
             case "restored" | "recreated" | "repaired":
                 act = _RECOVERIES[event.name]
                 self._recovery.record(data["seconds"], {**database, "automigrator.act": act})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -28,6 +29,7 @@ from automigrator.databases.postgresql import (
     naming,
     replacing,
     sessions,
+    sides,
     silence,
     sql,
     whole,
@@ -40,6 +42,7 @@ from automigrator.databases.postgresql.holding import SessionHold
 from automigrator.databases.postgresql.maintenance import Maintenance, database_of
 from automigrator.databases.postgresql.scene import Scene
 from automigrator.databases.postgresql.second_opinion import with_code
+from automigrator.databases.postgresql.stopping import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.failure import FailureKind
 from automigrator.retention import Limits
@@ -297,7 +300,30 @@ class PostgreSQL:
         await replacing.ensure_replaceable(self._scene("replace"), tables)
 
     def side(self, stamp: str) -> AbstractAsyncContextManager[Side]:
-        return replacing.beside(self._scene("rebuild"), stamp)
+        return sides.beside(self._scene("rebuild"), stamp, sides.fresh)
+
+    def copied_side(
+        self,
+        stamp: str,
+        *,
+        disconnect_others: bool = False,
+        how: Copying = "auto",
+        binaries: Path | None = None,
+    ) -> AbstractAsyncContextManager[Side]:
+        stoppable = Stoppable()
+
+        def stop() -> None:
+            stoppable.stop()
+            self._cancel_statement()
+
+        make = functools.partial(
+            sides.copied,
+            stoppable=stoppable,
+            disconnect_others=disconnect_others,
+            how=how,
+            binaries=binaries,
+        )
+        return sides.beside(self._scene("copy"), stamp, make, prepared=True, stop=stop)
 
     async def take_over(
         self,

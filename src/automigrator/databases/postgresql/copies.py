@@ -21,8 +21,8 @@ from automigrator.databases.postgresql import (
 )
 from automigrator.databases.postgresql.dump_records import DumpRecord
 from automigrator.databases.postgresql.records import Record
-from automigrator.databases.postgresql.scene import Scene, ensure_exclusive
-from automigrator.databases.postgresql.sql import rows_of, server_version
+from automigrator.databases.postgresql.scene import Scene, ensure_exclusive, ensure_may_create
+from automigrator.databases.postgresql.sql import server_version
 from automigrator.databases.postgresql.stopping import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
@@ -87,7 +87,7 @@ class Copies:
         name = naming.snapshot_name(scene.live, stamp)
 
         async def take() -> None:
-            await _ensure_may_create(scene, name)
+            await ensure_may_create(scene, name)
             await ensure_exclusive(scene, f"copy database {scene.live!r}", record.tables)
             await snapshots.take(scene, name, record)
             self._template = (name, record)
@@ -206,16 +206,3 @@ class Copies:
 def _tell(kept: str | None) -> None:
     if kept is not None:
         logger.warning("what the database held until it was put back is in %s", kept)
-
-
-async def _ensure_may_create(scene: Scene, name: str) -> None:
-    """Before anybody is disconnected for it."""
-    rows = await rows_of(
-        scene.admin,
-        "select rolcreatedb or rolsuper from pg_roles where rolname = current_user",
-    )
-    if not rows or not rows[0][0]:
-        raise RefusedError(
-            f"this role may not create database {name!r}; nothing was changed. "
-            "Give it CREATEDB, or name a role that has it with Target(migrate_with=...)"
-        )

@@ -152,6 +152,19 @@ async def drop(scene: Scene, name: str) -> None:
     await whole.drop(scene.admin, name)
 
 
+async def ensure_may_create(scene: Scene, name: str) -> None:
+    """Before anybody is disconnected for it."""
+    rows = await rows_of(
+        scene.admin,
+        "select rolcreatedb or rolsuper from pg_roles where rolname = current_user",
+    )
+    if not rows or not rows[0][0]:
+        raise RefusedError(
+            f"this role may not create database {name!r}; nothing was changed. "
+            "Give it CREATEDB, or name a role that has it with Target(migrate_with=...)"
+        )
+
+
 @asynccontextmanager
 async def creating(scene: Scene, name: str) -> AsyncIterator[None]:
     """Say what to do when the role may not create a database, or the disk is full."""

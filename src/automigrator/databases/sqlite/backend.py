@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from automigrator.databases.access import Access
 from automigrator.databases.backend import Copying, Side, Sight, Snapshot, VersionTable
 from automigrator.databases.holding import Hold
-from automigrator.databases.sqlite import advising, classifying, journal, keeping, locking, looking
+from automigrator.databases.sqlite import (
+    advising,
+    classifying,
+    journal,
+    keeping,
+    locking,
+    looking,
+    sides,
+)
 from automigrator.databases.sqlite.examining import FileExaminer
-from automigrator.databases.sqlite.files import beside, remove
 from automigrator.databases.sqlite.foreign import ensure_damaged
 from automigrator.databases.sqlite.location import file_of
 from automigrator.databases.sqlite.reading import reading
 from automigrator.databases.sqlite.recovering import recover
-from automigrator.databases.sqlite.replacing import SideFile, make_empty, take_over
+from automigrator.databases.sqlite.replacing import take_over
 from automigrator.databases.sqlite.snapshots import Snapshots
 from automigrator.databases.sqlite.transactions import data_version, make_real
 from automigrator.errors import ConfigurationError, RefusedError
@@ -245,19 +252,18 @@ class SQLite:
     async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
         self._file("replace")
 
-    @asynccontextmanager
-    async def side(self, stamp: str) -> AsyncIterator[Side]:
-        file = self._file("rebuild")
-        place = beside(file, f".side-{stamp}")
-        engine = self.access.engine(str(place))
-        side = SideFile(engine, self.access.url.set(database=str(place), query={}), str(place))
-        try:
-            await in_thread(lambda: make_empty(place, file))
-            yield side
-        finally:
-            await to_the_end(engine.dispose())
-            if not side.needed:
-                await to_the_end(in_thread(lambda: remove(place)))
+    def side(self, stamp: str) -> AbstractAsyncContextManager[Side]:
+        return sides.beside(self.access, self._file("rebuild"), stamp, sides.fresh)
+
+    def copied_side(
+        self,
+        stamp: str,
+        *,
+        disconnect_others: bool = False,
+        how: Copying = "auto",
+        binaries: Path | None = None,
+    ) -> AbstractAsyncContextManager[Side]:
+        return sides.beside(self.access, self._file("copy"), stamp, sides.copied)
 
     async def take_over(
         self,
@@ -269,7 +275,7 @@ class SQLite:
         disconnect_others: bool = False,
     ) -> str | None:
         file = self._file("replace")
-        assert isinstance(side, SideFile)
+        assert isinstance(side, sides.SideFile)
         await self._close_idle(side.engine, self.access.application)
 
         def put_in_place() -> Path | None:

@@ -1,4 +1,4 @@
-"""A fresh database built beside a live SQLite file, and its contents put in the file's place."""
+"""How a fresh database that was built beside a live SQLite file takes its place."""
 
 from __future__ import annotations
 
@@ -6,47 +6,19 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-
-from sqlalchemy import URL
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.databases.backend import VersionTable
 from automigrator.databases.sqlite import copying, journal
 from automigrator.databases.sqlite.checking import verify
 from automigrator.databases.sqlite.files import remove
-from automigrator.databases.sqlite.reading import connect, reading
+from automigrator.databases.sqlite.reading import connect
 from automigrator.databases.sqlite.recovering import aside
+from automigrator.databases.sqlite.sides import SideFile
 from automigrator.databases.sqlite.space import free_space_needed, size_with_log
 from automigrator.errors import RefusedError
-
-
-@dataclass(slots=True)
-class SideFile:
-    """A fresh database file beside the target's; `needed` once the journal names it."""
-
-    engine: AsyncEngine
-    url: URL
-    place: str
-    needed: bool = False
-
-
-def make_empty(place: Path, like: Path) -> None:
-    """An empty database with pages of the size that `like` has, so that they fit into its log.
-
-    It has a page: a zero-byte file could not be told from one that lost its data.
-    """
-    size = 0
-    with suppress(sqlite3.Error), reading(like) as connection:
-        (size,) = connection.execute("PRAGMA page_size").fetchone()
-    remove(place)
-    with closing(connect(place, "rwc")) as connection:
-        if size:
-            connection.execute(f"PRAGMA page_size={size}")
-        connection.execute("CREATE TABLE t (x)")
-        connection.execute("DROP TABLE t")
 
 
 def take_over(

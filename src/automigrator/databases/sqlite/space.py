@@ -1,4 +1,4 @@
-"""How much room a snapshot of a SQLite database needs."""
+"""How much room a copy of a SQLite database needs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def size_with_log(path: Path) -> int:
     return sum(size_of(p) for p in (path, beside(path, "-wal")))
 
 
-def ensure_space(path: Path, folder: Path) -> None:
-    """Raise OSError (ENOSPC) when `folder` has too little room for a snapshot of `path`."""
+def ensure_space(path: Path, folder: Path, what: str = "a snapshot") -> None:
+    """Raise OSError (ENOSPC) when `folder` has too little room for a copy of `path`."""
     needed, free = free_space_needed(path), shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
             errno.ENOSPC,
-            f"a snapshot of {path} needs {needed:,} bytes free, there are {free:,}; "
+            f"{what} of {path} needs {needed:,} bytes free, there are {free:,}; "
             "nothing was changed",
             str(folder),
         )

@@ -69,6 +69,25 @@ class Copying(Locking):
         await nothing_is_open(self.fresh.url(), "after a snapshot that was refused")
 
     @case
+    async def test_a_copy_on_the_side_is_equal_row_by_row_and_gone_afterwards(self) -> None:
+        await self.filled()
+        before = await self.fresh.places()
+        async with self.locked() as backend:
+            async with backend.copied_side("20260101T000000000000Z") as side:
+                assert side.place in await self.fresh.places() - before
+                same(await contents(side.url), with_notes(), "the copy on the side")
+                await execute(side.url, *DAMAGE)
+                same(await contents(self.fresh.url()), with_notes(), "the copy was changed, and")
+            assert await self.fresh.places() == before, "the copy on the side is still there"
+            try:
+                async with backend.copied_side("20260101T000000000001Z"):
+                    raise KeyError
+            except KeyError:
+                pass
+            assert await self.fresh.places() == before, "after an error, the copy is still there"
+        await nothing_is_open(self.fresh.url(), "after a copy on the side")
+
+    @case
     async def test_a_restore_brings_every_row_back_and_may_be_repeated(self) -> None:
         await self.filled()
         url = self.fresh.url()

@@ -72,6 +72,16 @@ class Killing(Replacing):
             ),
         )
 
+    @case
+    async def test_killed_with_a_copy_on_the_side_the_next_start_removes_it(self) -> None:
+        await self.filled()
+        before = await self.fresh.places()
+        await self._killed("copied_side", ())
+        assert await self.fresh.places() > before, "there was no copy to be left behind"
+        await self._recovered()
+        assert await self.fresh.places() == before, "the copy on the side is still there"
+        same(await contents(self.fresh.url()), with_notes(), "killed beside a copy, and recovered")
+
     async def _at_random(self, act: str, right: Callable[[Contents, list[Contents]], bool]) -> None:
         draw = random.Random(self.seed)
         print(f"seed {self.seed}")
@@ -135,6 +145,9 @@ def _act(
                 die_after(seconds or 0)
                 await backend.take_over(side, "1", [TABLE])
                 return
+            if act == "copied_side":
+                await stack.enter_async_context(backend.copied_side("20260101T000000000000Z"))
+                die_after(0)
             snapshot = await backend.snapshot("1", ("r1",), ("r2",), [TABLE], atomic=not damage)
             if damage:
                 await execute(backend.access.url, *damage)

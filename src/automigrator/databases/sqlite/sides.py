@@ -1,0 +1,85 @@
+"""A database file beside the target's: fresh, or a copy of it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from automigrator.databases.access import Access
+from automigrator.databases.sqlite import copying, files
+from automigrator.databases.sqlite.files import remove
+from automigrator.databases.sqlite.reading import DAMAGED, Cancelled, code_of, connect, reading
+from automigrator.databases.sqlite.space import ensure_space
+from automigrator.errors import RefusedError
+from automigrator.threads import in_thread, to_the_end
+
+Make = Callable[[Path, Path, Callable[[], bool]], None]
+"""Makes the first database beside the second, unless the call says that it was cancelled."""
+
+
+@dataclass(slots=True)
+class SideFile:
+    """A database file beside the target's; `needed` once the journal names it."""
+
+    engine: AsyncEngine
+    url: URL
+    place: str
+    needed: bool = False
+
+
+@asynccontextmanager
+async def beside(access: Access, file: Path, stamp: str, make: Make) -> AsyncIterator[SideFile]:
+    """The file that `make` makes, removed afterwards unless it is needed."""
+    place = files.beside(file, f".side-{stamp}")
+    # a listener may need what a fresh database does not have yet
+    engine = access.engine(str(place), prepared=make is copied)
+    side = SideFile(engine, access.url.set(database=str(place), query={}), str(place))
+    cancelled = threading.Event()
+    try:
+        work = in_thread(partial(make, place, file, cancelled.is_set))
+        await to_the_end(work, cancelled.set)
+        yield side
+    finally:
+        await to_the_end(engine.dispose())
+        if not side.needed:
+            await to_the_end(in_thread(lambda: remove(place)))
+
+
+def fresh(place: Path, like: Path, cancelled: Callable[[], bool]) -> None:
+    """An empty database with pages of the size that `like` has, so that they fit into its log.
+
+    It has a page: a zero-byte file could not be told from one that lost its data.
+    """
+    size = 0
+    with suppress(sqlite3.Error), reading(like) as connection:
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    remove(place)
+    with closing(connect(place, "rwc")) as connection:
+        if size:
+            connection.execute(f"PRAGMA page_size={size}")
+        connection.execute("CREATE TABLE t (x)")
+        connection.execute("DROP TABLE t")
+
+
+def copied(place: Path, live: Path, cancelled: Callable[[], bool]) -> None:
+    """A copy of `live` as of one moment. Raises what copying raises, OSError without room."""
+    ensure_space(live, place.parent, "a copy to rehearse on")
+    try:
+        with suppress(Cancelled):  # who cancelled raises that
+            copying.copy(live, place, cancelled=cancelled)
+    except sqlite3.DatabaseError as error:
+        if code_of(error) not in DAMAGED:
+            raise
+        # never "corrupt" to those who are asked about failures: it was not read as a database
+        raise RefusedError(
+            f"{live} cannot be copied to rehearse on ({error}); nothing was changed. Look at it "
+            "with PRAGMA integrity_check"
+        ) from error

@@ -1,0 +1,30 @@
+"""What the tests of the backends share."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from automigrator.databases.postgresql import clients
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Callable[..., Path]:
+    """Client programs that do something of the test's own before they are what they are."""
+
+    def made_of(version: int | None = None, **scripts: str) -> Path:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        for name in clients.PROGRAMS:
+            lines = ["#!/bin/sh"]
+            if version is not None:
+                lines.append(f'[ "$1" = --version ] && echo "x (PostgreSQL) {version}.1" && exit')
+            lines += [scripts.get(name, ""), f'exec {shutil.which(name)} "$@"']
+            (folder / name).write_text("\n".join(lines))
+            (folder / name).chmod(0o755)
+        return folder
+
+    return made_of
