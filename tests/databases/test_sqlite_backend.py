@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sqlalchemy.pool import StaticPool
 
 from automigrator.databases.access import Access
 from automigrator.databases.backend import VersionTable
-from automigrator.databases.sqlite import copying, journal
+from automigrator.databases.sqlite import copying, journal, replacing
 from automigrator.databases.sqlite.backend import SQLite
 from automigrator.databases.sqlite.transactions import ForeignKeyError
 from automigrator.diagnosis import Left, diagnose
@@ -332,6 +333,31 @@ async def test_a_side_database_takes_over_and_the_old_one_is_set_aside(
     assert read(Path(aside), "SELECT name FROM sqlite_master") == [("old",)]
     assert (await backend.look(TABLES)).all_heads() == ("r9",)
     assert not list(file.parent.glob("*.side-*"))
+
+
+async def test_a_side_database_that_is_cancelled_as_it_is_made_does_not_come_later(
+    backend: SQLite, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(place: Path, like: Path) -> None:
+        time.sleep(0.1)
+        replacing.make_empty(place, like)
+
+    async def build() -> None:
+        async with backend.side("1"):
+            await asyncio.sleep(60)
+
+    monkeypatch.setattr("automigrator.databases.sqlite.backend.make_empty", slowly)
+    file.parent.mkdir(parents=True)
+    stamped(file, "r1")
+    building = asyncio.create_task(build())
+    await asyncio.sleep(0.02)
+    building.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await building
+
+    await asyncio.sleep(0.2)
+    assert [path.name for path in file.parent.iterdir()] == ["app.db"]
 
 
 async def test_a_replacement_that_a_writer_blocks_is_refused_and_forgotten(
