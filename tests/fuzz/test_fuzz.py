@@ -1,0 +1,71 @@
+"""Random lives of an application with its database: nothing is lost, and nothing untrue is said."""
+
+from __future__ import annotations
+
+import os
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+from fuzz.counting import Counts
+from fuzz.living import LivingDatabase
+from fuzz.machine import LivingApplication, Session
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+pytestmark = pytest.mark.plugins
+
+RUNS = int(os.environ.get("AUTOMIGRATOR_FUZZ", 0))
+"""How many calls of run() in all; set by `nox -s fuzz`. The quick suite makes a few."""
+PARTS = 2 if RUNS else 1
+QUICK = 12
+STEPS = 14
+BATCH = 10
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Session]:
+    limit = -(-RUNS // (2 * PARTS)) if RUNS else QUICK
+    session = Session(request.param, tmp_path, Counts(limit))
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres_server")
+        session.database = LivingDatabase(server, f"am_{uuid.uuid4().hex[:12]}")
+    yield session
+    if session.database is not None:
+        session.database.close()
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_whatever_happens_nothing_is_lost_and_every_report_is_true(
+    session: Session, part: int, record_property: Callable[[str, object], None]
+) -> None:
+    given = os.environ.get("AUTOMIGRATOR_SEED")
+    seed = int(given) if given else random.randrange(10**6) if RUNS else 1
+    print(f"AUTOMIGRATOR_SEED={seed}")
+    chosen = settings(
+        max_examples=BATCH,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        print_blob=False,
+    )
+    lives = type("Lives", (LivingApplication,), {"session": session})
+    counts = session.counts
+    batch = 0
+    while not counts.enough and len(counts.violations) < 5:
+        hypothesis.seed(seed + 1000 * part + batch)(lives)
+        batch += 1
+        try:
+            run_state_machine_as_test(lives, settings=chosen)
+        except Exception as error:  # noqa: BLE001 - one of ours, or that it did not come again
+            if not counts.violations:
+                raise
+            print(type(error).__name__)
+    record_property("fuzz", {"database": session.kind, "seed": seed, **counts.to_dict()})
+    print("COUNTS", counts.to_dict())
+    assert not counts.violations, "\n\n".join(counts.violations)
