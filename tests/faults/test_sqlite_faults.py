@@ -21,7 +21,7 @@ from notes_application import BROKEN, GOOD, HALF_WAY, ROWS, UNIQUE, Application,
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from automigrator import MigrationError, Migrator, Run, Target, TargetReport, hookimpl
+from automigrator import Event, MigrationError, Migrator, Run, Target, TargetReport, hookimpl
 from automigrator.databases.sqlite import copying, journal, looking, replacing, snapshots
 
 pytestmark = pytest.mark.plugins
@@ -403,6 +403,39 @@ async def test_what_others_wrote_during_a_migration_is_kept_when_it_is_undone(
     notes.deploy(HALF_WAY)
     late = "INSERT INTO notes VALUES (77, 'acknowledged')"
     report = await failed(notes, "backup-restore", plugins=[First(lambda run: notes.execute(late))])
+    assert "others wrote while it was being migrated" in said(report)
+    (kept,) = live.parent.glob("*.replaced-*")
+    assert (77, "acknowledged") in notes.notes(str(kept))
+    assert checksums(live) == before
+
+
+class WritesAsAFreshDatabaseIsBuilt:
+    """Somebody who writes to the live file at the first revision of a rebuild."""
+
+    def __init__(self, notes: Application) -> None:
+        self.notes = notes
+        self.building = False
+
+    @hookimpl
+    def on_event(self, event: Event) -> None:
+        if event.name == "recreate-started":
+            self.building = True
+        elif event.name == "revision-started" and self.building:
+            self.building = False
+            self.notes.execute("INSERT INTO notes VALUES (77, 'acknowledged')")
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+async def test_what_others_wrote_while_a_fresh_database_was_built_is_kept_when_that_fails(
+    notes: Application, live: Path, mode: str
+) -> None:
+    """The revisions that run on the side are no reason to take a write to the live file for own."""
+    notes.execute(f"PRAGMA journal_mode={mode}")
+    before = checksums(live)
+    notes.deploy(HALF_WAY)
+    others = WritesAsAFreshDatabaseIsBuilt(notes)
+    report = await failed(notes, "purge", "backup-restore", plugins=[others])
+    assert "not purged" in said(report)
     assert "others wrote while it was being migrated" in said(report)
     (kept,) = live.parent.glob("*.replaced-*")
     assert (77, "acknowledged") in notes.notes(str(kept))

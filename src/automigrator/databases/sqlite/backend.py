@@ -35,7 +35,7 @@ from automigrator.databases.sqlite.reading import reading
 from automigrator.databases.sqlite.recovering import recover
 from automigrator.databases.sqlite.replacing import take_over
 from automigrator.databases.sqlite.snapshots import Snapshots
-from automigrator.databases.sqlite.transactions import data_version, make_real
+from automigrator.databases.sqlite.transactions import data_version, main_file, make_real
 from automigrator.errors import ConfigurationError, RefusedError
 from automigrator.failure import FailureKind
 from automigrator.retention import Limits
@@ -131,6 +131,8 @@ class SQLite:
 
     def adopt(self, connection: Connection) -> Callable[[], None]:
         undo = make_real(connection)
+        if not self._leads_to_the_live_file(connection):
+            return undo
         leave = self._snapshots.join(lambda: data_version(connection))
 
         def undone() -> None:
@@ -138,6 +140,11 @@ class SQLite:
             leave()
 
         return undone
+
+    def _leads_to_the_live_file(self, connection: Connection) -> bool:
+        """Not to a fresh database on the side: what is committed meanwhile is somebody else's."""
+        file = main_file(connection)
+        return self.file is not None and file == self.file.resolve()
 
     def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None] | None:
         return None  # whoever watches the statements interrupts them

@@ -10,6 +10,7 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
@@ -86,6 +87,15 @@ def make_real(connection: Connection) -> Callable[[], None]:
 def data_version(connection: Connection) -> int:
     """Changes when another connection has committed. Raises what a closed connection raises."""
     return int(_rows(connection.connection.dbapi_connection, "PRAGMA data_version")[0][0])
+
+
+def main_file(connection: Connection) -> Path | None:
+    """The file it leads to; None where there is none, or the driver does not say."""
+    with suppress(sqlite3.Error, SQLAlchemyError):
+        for _, name, path in _rows(connection.connection.dbapi_connection, "PRAGMA database_list"):
+            if name == "main" and path:
+                return Path(path).resolve()
+    return None
 
 
 def _violations(dbapi: Any) -> Violations | None:
