@@ -174,6 +174,14 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Random lives of an application, until AUTOMIGRATOR_FUZZ runs were made: 5,000 unless set."""
+    install_editable(session, *group("test"))
+    session.env["AUTOMIGRATOR_FUZZ"] = os.environ.get("AUTOMIGRATOR_FUZZ", "5000")
+    pytest(session, "tests/fuzz", "--show-capture=stdout", "--numprocesses=2")
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Ours against plain tools, both in one run: all, or `-- recovery`; options go to each."""
     named = [name for name in BENCHMARKS if name in session.posargs]

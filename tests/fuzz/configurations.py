@@ -85,7 +85,9 @@ def _fails(failing: Failing, has_rows: bool) -> bool:
 
 def _maybe(failing: Collection[Failing], has_rows: bool) -> bool:
     """Whether it may be over already: it fails so many times, and has run before."""
-    return not any(_fails(each, has_rows) and (each.rows or each.runs == ALWAYS) for each in failing)
+    return not any(
+        _fails(each, has_rows) and (each.rows or each.runs == ALWAYS) for each in failing
+    )
 
 
 _backup = st.fixed_dictionaries(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fuzz.living import LivingDatabase, LivingFile
@@ -32,6 +32,14 @@ class Fault:
         return self.kind in ("none", "busy") or (
             self.kind == "hook" and self.hook in ("on_event", "after_migrate")
         )
+
+    def on(self, kind: str) -> Fault:
+        """What is possible on this kind of database."""
+        if kind == "sqlite" and self.kind == "terminate":
+            return replace(self, kind="busy")
+        if kind == "postgresql" and self.kind == "busy":
+            return replace(self, kind="terminate")
+        return self
 
 
 class InjectedError(Exception):

@@ -60,9 +60,9 @@ def misfits(history: History, dump: Dump, rows: Rows, debris: set[str]) -> Itera
     if not dump.heads <= history.ids:
         yield f"the heads {set(dump.heads)} are no revision's"
         return
-    if history.rows & dump.heads != dump.heads and len(
-        history.with_ancestors(dump.heads)
-    ) < len(dump.heads):
+    if history.rows & dump.heads != dump.heads and len(history.with_ancestors(dump.heads)) < len(
+        dump.heads
+    ):
         yield f"the heads {set(dump.heads)} are not"
     tables, columns, counted = effects(history, dump.heads)
     if lacking := tables - dump.user_tables:
@@ -89,7 +89,9 @@ def misfits(history: History, dump: Dump, rows: Rows, debris: set[str]) -> Itera
         yield f"{orphans} refer to nothing"
 
 
-def untruths(history: History, before: Scene, after: Scene, told: Told, new: set[str]) -> Iterator[str]:
+def untruths(
+    history: History, before: Scene, after: Scene, told: Told, new: set[str]
+) -> Iterator[str]:
     """Where a report says what is not so; `new` are the rows that came meanwhile."""
     report = told.report
     if report is None:
@@ -159,24 +161,26 @@ def losses(
     yield from _forged(live, "the database")
     if not missing:
         return
+    lines: set[str] = set()
+    if losing:
+        # what came after the copy, and was deleted before the restore, is in neither
+        lines = {token for token in new if token[0] == "d" and int(token[1:]) % 2 == 0}
+        if not all(_undid(each.disturbance.names) for each in told):
+            diary = before.dump.tables.get("diary", ())
+            lines |= {row["token"] for row in diary if row["id"] % 2 == 0}
     heard = {name for each in told for name in each.heard}
-    copies: dict[str, set[str]] = {"aside": set(), "snapshot": set()}
     for kind, name in after.beside:
         found = read(name).tokens()
-        copies.setdefault(kind, set()).update(found)
         yield from _forged({t: s for t, s in found.items() if t in missing}, name)
-    if heard & {"recreated", "repaired", "restored"}:
-        rows.aside |= missing & copies["aside"]
-    elif moved := missing & copies["aside"]:
-        yield f"{moved} were set aside, and nobody says why"
-    missing -= copies["aside"]
-    if after.opened:
-        missing -= copies["snapshot"] | copies.get("stray", set())  # the next start puts it back
-    if losing and not all(_undid(each.disturbance.names) for each in told):
-        lines = {r["token"] for r in before.dump.tables.get("diary", ()) if r["id"] % 2 == 0}
-        lines |= {token for token in new if token[0] == "d" and int(token[1:]) % 2 == 0}
-        rows.lost |= missing & lines
-        missing -= lines
+        if kind == "aside" and (kind, name) not in before.beside:
+            if missing & set(found) and not heard & {"recreated", "repaired", "restored"}:
+                yield f"{name} has {missing & set(found)}, and nobody says why"
+            rows.aside |= missing & set(found)
+            missing -= set(found)
+        elif kind == "stray" or (kind == "snapshot" and after.opened):
+            missing -= set(found)  # the next start puts it back
+    rows.lost |= missing & lines
+    missing -= lines
     if missing:
         yield f"{sorted(missing)} are nowhere"
 

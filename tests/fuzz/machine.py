@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sqlite3
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -167,6 +165,9 @@ class LivingApplication(RuleBasedStateMachine):
     @precondition(lambda self: any(each.failing for each in self.code.revisions))
     @rule()
     def repair(self) -> None:
+        self._repair()
+
+    def _repair(self) -> None:
         for history in (self.code, self.every, self.away):
             history.revisions = [
                 each.mended() if each.failing else each for each in history.revisions
@@ -182,10 +183,7 @@ class LivingApplication(RuleBasedStateMachine):
     @rule(pooled=st.booleans())
     def use(self, pooled: bool) -> None:
         serial = self._serial()
-        if pooled:
-            done = self._run(self._write_pooled(serial))
-        else:
-            done = self.place.write(serial)
+        done = self._run(self._write_pooled(serial)) if pooled else self.place.write(serial)
         if done:
             self.rows.acknowledged |= set(written(serial))
         self.say(f"wrote {serial} {pooled=}: {done}")
@@ -201,11 +199,11 @@ class LivingApplication(RuleBasedStateMachine):
         for _ in range(3):  # a restored database costs an application its connections
             try:
                 async with engine.begin() as connection:
-                    for statement in insertion(serial):
-                        await connection.execute(text(statement))
                     if isinstance(self.place, LivingDatabase):
                         pid = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar()
                         self.place.applications.add(int(pid or 0))
+                    for statement in insertion(serial):
+                        await connection.execute(text(statement))
             except (SQLAlchemyError, OSError):
                 continue
             return True
@@ -267,45 +265,64 @@ class LivingApplication(RuleBasedStateMachine):
     # runs
 
     @precondition(lambda self: not self.session.counts.enough)
-    @rule(drawn=deployments_or_none, configuration=configurations())
-    def start(self, drawn: Sequence[Drawn], configuration: Configuration) -> None:
-        self._deploy(drawn)
+    @rule(drawn=deployments_or_none, repaired=st.booleans(), configuration=configurations())
+    def start(self, drawn: Sequence[Drawn], repaired: bool, configuration: Configuration) -> None:
+        self._prepare(drawn, repaired)
         self._start([(configuration, Fault("none"))])
 
     @precondition(lambda self: not self.session.counts.enough)
-    @rule(drawn=deployments_or_none, configuration=configurations(), fault=faults("cancel", "terminate", "busy"))
+    @rule(
+        drawn=deployments_or_none,
+        repaired=st.booleans(),
+        configuration=configurations(),
+        fault=faults("cancel", "terminate", "busy"),
+    )
     def start_disturbed(
-        self, drawn: Sequence[Drawn], configuration: Configuration, fault: Fault
+        self, drawn: Sequence[Drawn], repaired: bool, configuration: Configuration, fault: Fault
     ) -> None:
-        self._deploy(drawn)
-        self._start([(configuration, fault)])
-
-    @precondition(lambda self: not self.session.counts.enough)
-    @rule(drawn=deployments_or_none, configuration=configurations(), fault=faults("hook", "writes", "cancel"))
-    def start_with_others(
-        self, drawn: Sequence[Drawn], configuration: Configuration, fault: Fault
-    ) -> None:
-        self._deploy(drawn)
+        self._prepare(drawn, repaired)
         self._start([(configuration, fault)])
 
     @precondition(lambda self: not self.session.counts.enough)
     @rule(
         drawn=deployments_or_none,
+        repaired=st.booleans(),
+        configuration=configurations(),
+        fault=faults("hook", "writes", "cancel"),
+    )
+    def start_with_others(
+        self, drawn: Sequence[Drawn], repaired: bool, configuration: Configuration, fault: Fault
+    ) -> None:
+        self._prepare(drawn, repaired)
+        self._start([(configuration, fault)])
+
+    @precondition(lambda self: not self.session.counts.enough)
+    @rule(
+        drawn=deployments_or_none,
+        repaired=st.booleans(),
         one=configurations(),
         other=configurations(),
         fault=faults("none", "cancel", "hook"),
     )
     def start_two(
-        self, drawn: Sequence[Drawn], one: Configuration, other: Configuration, fault: Fault
+        self,
+        drawn: Sequence[Drawn],
+        repaired: bool,
+        one: Configuration,
+        other: Configuration,
+        fault: Fault,
     ) -> None:
-        self._deploy(drawn)
+        self._prepare(drawn, repaired)
         self._start([(one, fault), (other, Fault("none"))])
 
+    def _prepare(self, drawn: Sequence[Drawn], repaired: bool) -> None:
+        """Another deployment, in which what was broken may be repaired."""
+        if repaired and any(each.failing for each in self.code.revisions):
+            self._repair()
+        self._deploy(drawn)
+
     def _start(self, starts: Sequence[tuple[Configuration, Fault]]) -> None:
-        if self.session.kind == "sqlite":
-            starts = [(c, f if f.kind != "terminate" else Fault("busy", f.at, f.choice)) for c, f in starts]
-        else:
-            starts = [(c, f if f.kind != "busy" else Fault("terminate", f.at, f.choice)) for c, f in starts]
+        starts = [(each, fault.on(self.session.kind)) for each, fault in starts]
         before = self._scene()
         new: set[str] = set()
 
@@ -319,9 +336,7 @@ class LivingApplication(RuleBasedStateMachine):
         began = time.monotonic()
         self.say(f"run {' and '.join(f'{c} {f}' for c, f in starts)}")
         try:
-            results = self._run(
-                self._ran([c for c, _ in starts], disturbances)
-            )
+            results = self._run(self._ran([c for c, _ in starts], disturbances))
         except TimeoutError as error:
             raise self._violation([f"it did not end within {RUN_LIMIT_S:g} s"]) from error
         except AssertionError as error:
@@ -406,13 +421,10 @@ class LivingApplication(RuleBasedStateMachine):
             wrong.append(held)
         after = self._scene()
         kinds = {each.disturbance.fault.kind for each in told if each.disturbance.done}
-        heard = told[0].heard
         losing = any(each.body == "loses" for each in self.code.revisions)
         self._debris(before, after, told)
         wrong += misfits(self.every, after.dump, self.rows, self.debris)
-        wrong += losses(
-            before, after, told, self.rows, self.place.dump, losing=losing, new=new
-        )
+        wrong += losses(before, after, told, self.rows, self.place.dump, losing=losing, new=new)
         self._forgive_postgres(before, after, told, new, wrong)
         if len(told) == 1:
             wrong += untruths(self.code, before, after, told[0], new)
@@ -426,9 +438,8 @@ class LivingApplication(RuleBasedStateMachine):
             wrong.append(f"{strays} were left, and a journal is open: {after.opened}")
         if not strays and not after.opened:
             self.littered = False
-        elif self.littered and not kinds and "locked" in heard and told[0].report is not None:
-            if told[0].report.outcome in ("migrated", "recovered", "current"):
-                wrong.append(f"{strays} were left by an earlier run, and stay")
+        elif not kinds and "locked" in told[0].heard and _reached(told[0].report):
+            wrong.append(f"{strays} were left by an earlier run, and stay")
         self._failed_in_a_row(told)
         return wrong
 
@@ -441,7 +452,11 @@ class LivingApplication(RuleBasedStateMachine):
         restored = "restored" in last and "recreated" not in last and len(told) == 1
         report = told[0].report
         clean = len(told) == 1 and told[0].clean
-        if restored and report is not None and "attempt-started" not in last[last.index("restored"):]:
+        if (
+            restored
+            and report is not None
+            and "attempt-started" not in last[last.index("restored") :]
+        ):
             self.debris &= before.dump.user_tables
         elif not clean:
             self.debris |= committed & there
@@ -534,9 +549,13 @@ def _result(task: asyncio.Task[Any]) -> object:
     return error if error is not None else task.result().targets[0]
 
 
+def _reached(report: TargetReport | None) -> bool:
+    return report is not None and report.outcome in ("migrated", "recovered", "current")
+
+
 async def _settled() -> None:
     """Let what has ended end: a connection's thread, a task that has answered."""
     mine = asyncio.current_task()
     deadline = time.monotonic() + 5
-    while asyncio.all_tasks() - {mine} and time.monotonic() < deadline:
-        await asyncio.sleep(0.001)
+    while (others := asyncio.all_tasks() - {mine}) and time.monotonic() < deadline:
+        await asyncio.wait(others, timeout=0.1)
