@@ -84,16 +84,19 @@ class File:
 
     def __init__(self, root: Path, mode: Literal["wal", "delete"]) -> None:
         self.name = "SQLite, WAL" if mode == "wal" else "SQLite, rollback journal"
-        self.folder = str(root / "data")
-        self.path = Path(self.folder) / "app.db"
-        self.copies = self.path.with_name("copies")
-        self.url = f"sqlite+aiosqlite:///{self.path}"
+        self.live_in(root)
         self._model = root / "old.db"
         with closing(sqlite3.connect(self._model)) as connection:
             connection.execute(f"PRAGMA journal_mode={mode}")
             for statement in OLD:
                 connection.execute(statement)
             connection.commit()
+
+    def live_in(self, root: Path) -> None:
+        self.folder = str(root / "data")
+        self.path = Path(self.folder) / "app.db"
+        self.copies = self.path.with_name("copies")
+        self.url = f"sqlite+aiosqlite:///{self.path}"
 
     def lay(self) -> None:
         self.clear()

@@ -108,9 +108,7 @@ class LivingFile(File):
     kind = "sqlite"
 
     def __init__(self, root: Path, mode: str, *, absent: bool) -> None:
-        self.folder = str(root / "data")
-        self.path = Path(self.folder) / "app.db"
-        self.url = f"sqlite+aiosqlite:///{self.path}"
+        self.live_in(root)
         self.path.parent.mkdir(parents=True)
         if not absent:
             with closing(sqlite3.connect(self.path)) as connection:
