@@ -81,7 +81,8 @@ async def called(
         await asyncio.wait({task}, timeout=deadline_s)
     except asyncio.CancelledError:
         await _ended(task, call, grace_s, given_up)
-        if task.done() and not task.cancelled() and task.exception() is None:
+        ended = task.done() and not task.cancelled() and task.exception() is None
+        if call.cancelled and ended:  # one that was done already has swallowed nothing
             logger.warning("%s swallowed its CancelledError; the run ends all the same", name)
         raise
     if task.done():
@@ -109,8 +110,7 @@ async def _ended(
     task: asyncio.Task[Any], call: Call, grace_s: float | None, given_up: Callable[[], object]
 ) -> bool:
     """Cancel a hook's task and wait for it; returns whether the caller was cancelled meanwhile."""
-    call.cancelled, cancelled, left_s = True, False, grace_s
-    task.cancel()
+    call.cancelled, cancelled, left_s = task.cancel(), False, grace_s
     while not task.done() and (left_s is None or left_s > 0):
         began, acts = time.monotonic(), call.acts > 0
         try:
