@@ -1030,6 +1030,20 @@ async def test_the_next_start_removes_a_side_database_of_a_killed_one(
     assert beside(postgres_server, filled) == []
 
 
+async def test_the_next_start_sees_what_a_purge_killed_after_its_swap_would_have_dropped(
+    backend: PostgreSQL, postgres_server: Server, filled: str
+) -> None:
+    postgres_server.create(f"{filled}__automigrator_replaced_s0")
+    assert (await backend.look(TABLES)).all_heads() == ("r1",)
+    assert backend.unfinished()  # or a start that finds nothing to do would leave it for ever
+    async with backend.lock(TABLES, 5, silent):
+        done = await backend.recover(TABLES) or ""
+    assert beside(postgres_server, filled) == ["purged"]
+    assert f"is in {filled}__automigrator_purged_" in done
+    await backend.look(TABLES)
+    assert not backend.unfinished()
+
+
 async def test_the_applications_pool_forgets_its_plans(
     postgres_url: str, do: Callable[..., Any]
 ) -> None:

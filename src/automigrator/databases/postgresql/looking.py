@@ -15,11 +15,13 @@ from automigrator.databases.postgresql.sql import quoted_name, rows_of
 BUSY_S = 10
 """Seconds that a look waits for somebody's exclusive lock on a version table."""
 
+# a swap with nothing to be put back has no record: that what it replaced is still there tells of it
 _OPENED = """
-    (select array_agg(d.datname::text)
-     from pg_shdescription s join pg_database d on d.oid = s.objoid
-     where s.classoid = 'pg_database'::regclass
-       and s.description like any(cast(:open as text[])))
+    (select array_agg(d.datname::text) from pg_database d
+     where d.datname ~ '__automigrator_replaced_' or exists (
+         select from pg_shdescription s
+         where s.classoid = 'pg_database'::regclass and s.objoid = d.oid
+           and s.description like any(cast(:open as text[]))))
 """
 _PLACES = f"""
     select set_config('lock_timeout', '{BUSY_S}s', false), current_schemas(false)::text[],
@@ -49,9 +51,9 @@ _FILLED = """
 class View:
     """A sight, and the schemas in which the connection that had it looks for tables.
 
-    `opened` are the databases of the server whose comment is an open record of ours, `schemas`
-    where the version tables were found, `server` is as in `sessions.SERVER`; `dump_open` is
-    whether this database has a record for a dump.
+    `opened` are the databases of the server whose comment is an open record of ours, or whose name
+    says that they were replaced, `schemas` where the version tables were found, `server` is as in
+    `sessions.SERVER`; `dump_open` is whether this database has a record for a dump.
     """
 
     sight: Sight

@@ -123,7 +123,9 @@ async def recover(scene: Scene, found: Collection[naming.Ours]) -> str | None:
         if each.kind == "side":
             await drop(scene, each.name)
         elif each.kind == "replaced":
-            await _let_go(scene, each.name, keep=True)
+            kept_as = await _let_go(scene, each.name, keep=True)
+            told = f"what the database had held until a process was killed is in {kept_as}"
+            done = f"{done}; {told}" if done else told
     return done
 
 
