@@ -93,7 +93,7 @@ def _maybe(failing: Collection[Failing], has_rows: bool) -> bool:
 _backup = st.fixed_dictionaries(
     {
         "snapshot": st.sampled_from(["auto", "always"]),
-        "then": st.sampled_from(["pass", "pass", "retry", "continue", "abort"]),
+        "then": st.sampled_from(["pass", "retry", "retry", "continue", "abort"]),
         "disconnect_others": st.sampled_from([True, True, False]),
         "keep": st.sampled_from([None, 1]),
     }

@@ -260,10 +260,10 @@ failings = st.one_of(
     st.none(),
     st.builds(
         Failing,
-        runs=st.sampled_from([1, 1, 2, ALWAYS]),
+        runs=st.sampled_from([1, 1, 1, 2, ALWAYS]),
         cause=st.sampled_from(["python", "sql"]),
         late=st.booleans(),
-        rows=st.sampled_from([False, False, True]),
+        rows=st.booleans(),
     ),
 )
 _shapes: Sequence[Shape] = ["linear", "linear", "linear", "branch", "merge", "depends", "base"]

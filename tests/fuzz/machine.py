@@ -61,6 +61,10 @@ class Violation(AssertionError):
     """Something that must not be, with all that led to it."""
 
 
+class EnoughError(Exception):
+    """Raised at the beginning of a life when there were runs enough."""
+
+
 class LivingApplication(RuleBasedStateMachine):
     """Runs of a Migrator amid all that happens to an application and its database."""
 
@@ -103,6 +107,8 @@ class LivingApplication(RuleBasedStateMachine):
         drive: str,
         first: Sequence[Drawn],
     ) -> None:
+        if self.session.counts.enough:
+            raise EnoughError
         database = self.session.database
         if database is not None:
             database.lay(absent=absent)
@@ -179,7 +185,6 @@ class LivingApplication(RuleBasedStateMachine):
 
     # the application at work
 
-    @precondition(lambda self: not self.session.counts.enough)
     @rule(pooled=st.booleans())
     def use(self, pooled: bool) -> None:
         serial = self._serial()
@@ -222,7 +227,6 @@ class LivingApplication(RuleBasedStateMachine):
 
     # what must change nothing
 
-    @precondition(lambda self: not self.session.counts.enough)
     @rule(what=st.sampled_from(["check", "plan", "doctor", "clear"]))
     def look(self, what: str) -> None:
         before = self._scene()
@@ -264,13 +268,11 @@ class LivingApplication(RuleBasedStateMachine):
 
     # runs
 
-    @precondition(lambda self: not self.session.counts.enough)
     @rule(drawn=deployments_or_none, repaired=st.booleans(), configuration=configurations())
     def start(self, drawn: Sequence[Drawn], repaired: bool, configuration: Configuration) -> None:
         self._prepare(drawn, repaired)
         self._start([(configuration, Fault("none"))])
 
-    @precondition(lambda self: not self.session.counts.enough)
     @rule(
         drawn=deployments_or_none,
         repaired=st.booleans(),
@@ -283,7 +285,6 @@ class LivingApplication(RuleBasedStateMachine):
         self._prepare(drawn, repaired)
         self._start([(configuration, fault)])
 
-    @precondition(lambda self: not self.session.counts.enough)
     @rule(
         drawn=deployments_or_none,
         repaired=st.booleans(),
@@ -296,7 +297,6 @@ class LivingApplication(RuleBasedStateMachine):
         self._prepare(drawn, repaired)
         self._start([(configuration, fault)])
 
-    @precondition(lambda self: not self.session.counts.enough)
     @rule(
         drawn=deployments_or_none,
         repaired=st.booleans(),
@@ -407,11 +407,6 @@ class LivingApplication(RuleBasedStateMachine):
             connect_timeout=20.0,
             retry_timeout=configuration.retry_timeout,
         )
-
-    @precondition(lambda self: self.session.counts.enough)
-    @rule()
-    def rest(self) -> None:
-        """There were runs enough."""
 
     # the judgement
 
