@@ -25,8 +25,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     rows = list(_rows(found))
     terminalreporter.section("fuzz")
-    seeds = sorted({each["seed"] for each in found})
-    terminalreporter.write_line(f"AUTOMIGRATOR_SEED={', '.join(map(str, seeds))}")
+    terminalreporter.write_line(f"AUTOMIGRATOR_SEED={found[0]['seed']}")
     terminalreporter.write_line(TABLE.rendered(rows))
     if terminalreporter.config.getoption("--write-table"):
         TABLE.write(rows)
