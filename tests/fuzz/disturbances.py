@@ -118,7 +118,7 @@ def faults(*kinds: Kind) -> st.SearchStrategy[Fault]:
     return st.builds(
         Fault,
         kind=st.sampled_from(kinds),
-        at=st.integers(3, 28),
+        at=st.integers(3, 22),
         choice=st.integers(0, 3),
         hook=st.sampled_from(["before_migrate", "on_failure", "after_migrate", "on_event"]),
     )

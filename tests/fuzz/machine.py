@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from automigrator import MigrationError, Migrator, Target
 from automigrator.report import TargetReport
 
-MOST_REVISIONS = 14
+MOST_REVISIONS = 18
 RUN_LIMIT_S = 120.0
 """A run that takes longer does not end."""
 
@@ -274,10 +274,10 @@ class LivingApplication(RuleBasedStateMachine):
         self._start([(configuration, Fault("none"))])
 
     @rule(
-        drawn=deployments_or_none,
+        drawn=deployments,
         repaired=st.booleans(),
         configuration=configurations(),
-        fault=faults("cancel", "terminate", "busy"),
+        fault=faults("cancel", "cancel", "terminate", "busy"),
     )
     def start_disturbed(
         self, drawn: Sequence[Drawn], repaired: bool, configuration: Configuration, fault: Fault
@@ -286,10 +286,10 @@ class LivingApplication(RuleBasedStateMachine):
         self._start([(configuration, fault)])
 
     @rule(
-        drawn=deployments_or_none,
+        drawn=deployments,
         repaired=st.booleans(),
         configuration=configurations(),
-        fault=faults("hook", "writes", "cancel"),
+        fault=faults("hook", "writes", "writes", "cancel"),
     )
     def start_with_others(
         self, drawn: Sequence[Drawn], repaired: bool, configuration: Configuration, fault: Fault
