@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from sqlalchemy.pool import StaticPool
 
 from automigrator.databases.access import Access
 from automigrator.databases.backend import VersionTable
-from automigrator.databases.sqlite import copying, journal, replacing
+from automigrator.databases.sqlite import copying, journal, sides
 from automigrator.databases.sqlite.backend import SQLite
 from automigrator.databases.sqlite.transactions import ForeignKeyError
 from automigrator.diagnosis import Left, diagnose
@@ -338,15 +339,17 @@ async def test_a_side_database_takes_over_and_the_old_one_is_set_aside(
 async def test_a_side_database_that_is_cancelled_as_it_is_made_does_not_come_later(
     backend: SQLite, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slowly(place: Path, like: Path) -> None:
+    fresh = sides.fresh
+
+    def slowly(place: Path, like: Path, cancelled: Callable[[], bool]) -> None:
         time.sleep(0.1)
-        replacing.make_empty(place, like)
+        fresh(place, like, cancelled)
 
     async def build() -> None:
         async with backend.side("1"):
             await asyncio.sleep(60)
 
-    monkeypatch.setattr("automigrator.databases.sqlite.backend.make_empty", slowly)
+    monkeypatch.setattr(sides, "fresh", slowly)
     file.parent.mkdir(parents=True)
     stamped(file, "r1")
     building = asyncio.create_task(build())

@@ -209,7 +209,8 @@ async def _dump(
 
     await in_thread(ready)
     logger.info("dumping database %r, %s bytes of tables, to %s", scene.live, f"{size:,}", path)
-    options = ["-Fc", "--no-password", "-N", SCHEMA_OF_OURS, "-f", str(target)]
+    # the default compresses twice as long, while the application waits, for a tenth less
+    options = ["-Fc", "-Z1", "--no-password", "-N", SCHEMA_OF_OURS, "-f", str(target)]
     if snapshot is not None:
         options.append(f"--snapshot={snapshot}")
     env = await scene.environment()
