@@ -8,12 +8,17 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Engine, NullPool, event
+from sqlalchemy import Dialect, Engine, NullPool, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
 from automigrator import urls
 from automigrator.target import Target
+
+_acquainted: weakref.WeakSet[Dialect] = weakref.WeakSet()
+_Meetings = weakref.WeakKeyDictionary[Dialect, asyncio.Lock]
+_meetings: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Meetings]
+_meetings = weakref.WeakKeyDictionary()
 
 
 class NoAnswerError(TimeoutError):
@@ -120,11 +125,30 @@ class Access:
         if autocommit:
             engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         try:
-            async with connected(engine, self.connect_timeout) as connection:
+            async with AsyncExitStack() as stack:
+                async with self._turn():
+                    making = connected(engine, self.connect_timeout)
+                    connection = await stack.enter_async_context(making)
                 self.opened.add(connection)
                 yield connection
         finally:
             await engine.dispose()
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One connects at a time until the application's dialect has got to know its server.
+
+        SQLAlchemy asks the server once a dialect, and has others wait for that in one pool only:
+        a connection of a second pool would go on with a dialect that does not know it yet.
+        """
+        dialect = self._engine.dialect if self._engine is not None else None
+        if dialect is None or dialect in _acquainted:
+            yield
+            return
+        meetings = _meetings.setdefault(asyncio.get_running_loop(), weakref.WeakKeyDictionary())
+        async with meetings.setdefault(dialect, asyncio.Lock()):
+            yield
+        _acquainted.add(dialect)
 
 
 @asynccontextmanager
