@@ -56,14 +56,19 @@ async def patiently(course: Course, attempt: Callable[[], Awaitable[T]]) -> T:
 def _passes(course: Course, failure: Failure) -> bool:
     return (
         failure.kind in TRANSIENT
-        and (failure.state != "partial-within-revision" or _only_repairing(course))
+        and (failure.state != "partial-within-revision" or _only_repairing(course, failure))
         and course.run.locked
     )
 
 
-def _only_repairing(course: Course) -> bool:
-    """Whether it is a dead leader's half, which this run has yet to finish or undo."""
-    return course.run.unfinished and course.run.taken is None and not course.begun
+def _only_repairing(course: Course, failure: Failure) -> bool:
+    """Whether it is a dead leader's half, which this run has yet to finish or undo.
+
+    By the driver's word: a journal that cannot be used is out of reach as well, and stays so.
+    """
+    dead_leaders = course.run.unfinished and course.run.taken is None and not course.begun
+    error = failure.error
+    return dead_leaders and error is not None and course.ground.backend.classify(error) in TRANSIENT
 
 
 def _what(failure: Failure) -> str:
