@@ -132,7 +132,7 @@ class Access:
                 self.opened.add(connection)
                 yield connection
         finally:
-            await engine.dispose()
+            await emptied(engine)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -165,6 +165,17 @@ async def connected(engine: AsyncEngine, limit_s: float) -> AsyncIterator[AsyncC
                 f"no answer from the database server within {limit_s:g} s to a new connection"
             ) from error
         yield connection
+
+
+async def emptied(engine: AsyncEngine, *, close: bool = True) -> None:
+    """Close what lies idle in an engine's pool, and what is out now when it comes back.
+
+    It may be on its way: whoever is cancelled while closing leaves that to a task of its own.
+    """
+    pool = engine.sync_engine.pool
+    await engine.dispose(close=close)
+    # not before: the engine's next pool takes over what listens to this one
+    event.listen(pool, "checkin", lambda _, record: record.invalidate())
 
 
 @asynccontextmanager

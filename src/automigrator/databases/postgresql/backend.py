@@ -12,12 +12,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from automigrator.databases.access import Access, NoAnswerError, idle_connection
+from automigrator.databases.access import Access, NoAnswerError, emptied, idle_connection
 from automigrator.databases.backend import Copying, Side, Sight, Snapshot, VersionTable
 from automigrator.databases.holding import Hold
 from automigrator.databases.postgresql import (
@@ -167,7 +166,7 @@ class PostgreSQL:
         self._engines.discard(engine)
         with contextlib.suppress(TimeoutError):  # a server out of reach takes no leave
             async with asyncio.timeout(_CLOSE_S):
-                await engine.dispose()
+                await emptied(engine)
 
     @asynccontextmanager
     async def lock(
@@ -348,14 +347,11 @@ class PostgreSQL:
         """Plans that asyncpg has prepared fail once a connection after a migration."""
         engine = self.access.application
         if engine is not None:
-            pool = engine.sync_engine.pool
             try:
                 async with asyncio.timeout(_CLOSE_S):
-                    await engine.dispose()
+                    await emptied(engine)
             except TimeoutError:  # a server out of reach takes no leave
-                await engine.dispose(close=False)
-            # what is out now comes back to a pool that nobody empties any more
-            event.listen(pool, "checkin", lambda _, record: record.invalidate())
+                await emptied(engine, close=False)
 
     @asynccontextmanager
     async def _admin(self) -> AsyncIterator[AsyncConnection]:
@@ -407,7 +403,7 @@ class PostgreSQL:
     async def _empty_pools(self) -> None:
         """Close our own idle sessions, which would stand in our way."""
         for engine in list(self._engines):
-            await engine.dispose()
+            await emptied(engine)
         await self.refresh()
 
     def _cancel_statement(self) -> None:

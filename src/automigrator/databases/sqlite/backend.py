@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from automigrator.databases.access import Access
+from automigrator.databases.access import Access, emptied
 from automigrator.databases.backend import Copying, Side, Sight, Snapshot, VersionTable
 from automigrator.databases.holding import Hold
 from automigrator.databases.sqlite import (
@@ -107,7 +106,7 @@ class SQLite:
     async def release(self, engine: AsyncEngine) -> None:
         if not self.in_place:
             self._engines.discard(engine)
-            await engine.dispose()
+            await emptied(engine)
 
     def lock(
         self,
@@ -301,10 +300,7 @@ class SQLite:
         """Close idle connections of ours, and of `more` engines, which could be in the way."""
         for engine in (*self._engines, *more):
             if engine is not None:
-                pool = engine.sync_engine.pool
-                await engine.dispose()
-                # what is out now comes back to a pool that nobody empties any more
-                event.listen(pool, "checkin", lambda _, record: record.invalidate())
+                await emptied(engine)
 
     def _file(self, act: str) -> Path:
         if self.file is None:
