@@ -27,6 +27,11 @@ class Table:
         """The table that the document holds."""
         return self._parts()[1].strip()
 
+    def rows(self) -> list[Row]:
+        """The rows of the table that the document holds."""
+        lines = self.read().splitlines()[2:]
+        return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+
     def write(self, rows: Sequence[Row]) -> None:
         """Put the rows in the document, in the place of those it holds."""
         before, _, after = self._parts()

@@ -74,4 +74,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("kills")
     terminalreporter.write_line(TABLE.rendered(rows))
     if terminalreporter.config.getoption("--write-table"):
-        TABLE.write(rows)
+        # a campaign takes more than an hour, and may be made in parts
+        others = [row for row in TABLE.rows() if row[:3] not in found]
+        TABLE.write(sorted([*others, *rows]))
