@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import postgres_server
 from failure_scene import PASSWORD, ROW, Scene, remount
+from leaders import leading
 from notes_application import BROKEN, GOOD, HALF_WAY, UNIQUE
 from postgres_replicas import replicas
 from sqlalchemy import make_url
@@ -131,23 +131,8 @@ def folder(scene: Scene) -> Target:
 
 @situation("another process holds the migration lock", "lock-timeout", BOTH)
 async def led_by_another(scene: Scene) -> Target:
-    held, done = asyncio.Event(), asyncio.Event()
-
-    class Holding:
-        @hookimpl
-        async def before_migrate(self, run: Run) -> None:
-            held.set()
-            await done.wait()
-
     target = scene.target(GOOD, lock_timeout=0.5)
-    leader = asyncio.create_task(Migrator(target, mode="migrate", plugins=[Holding()]).run())
-
-    async def ended() -> None:
-        done.set()
-        await leader
-
-    scene.stack.push_async_callback(ended)
-    await held.wait()
+    await scene.stack.enter_async_context(leading(target))
     return target
 
 

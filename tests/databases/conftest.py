@@ -5,8 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from postgres_backends import Do
+from postgres_server import Server
+from sqlalchemy import make_url
 
 from automigrator.databases.postgresql import clients
 
@@ -28,3 +32,20 @@ def tools(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return made_of
+
+
+@pytest.fixture
+def live(postgres_url: str) -> str:
+    """The name of an empty database."""
+    return make_url(postgres_url).database or ""
+
+
+@pytest.fixture
+def do(postgres_server: Server, live: str) -> Do:
+    def run(*statements: str) -> list[Any]:
+        rows: list[Any] = []
+        for statement in statements:
+            rows = postgres_server.execute(statement, database=live)
+        return rows
+
+    return run

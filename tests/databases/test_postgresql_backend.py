@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
+from postgres_backends import made, silent
 from postgres_server import Server, stoppable
 from sqlalchemy import URL, NullPool, create_engine, event, make_url, text
 from sqlalchemy.engine import Connection
@@ -33,33 +34,9 @@ VERSIONS = "create table {} (version_num varchar(32) primary key)"
 Make = Callable[..., PostgreSQL]
 
 
-def made(url: str | URL, maintenance: str | None = None) -> PostgreSQL:
-    found = backend_for(Access(Target(url, Path(__file__))), maintenance)
-    assert isinstance(found, PostgreSQL)
-    return found
-
-
 @pytest.fixture
 def backend(postgres_url: str) -> PostgreSQL:
     return made(postgres_url)
-
-
-@pytest.fixture
-def live(postgres_url: str) -> str:
-    return make_url(postgres_url).database or ""
-
-
-@pytest.fixture
-def do(postgres_server: Server, live: str) -> Callable[..., list[Any]]:
-    """Run statements in the target database; returns the last one's rows."""
-
-    def run(*statements: str) -> list[Any]:
-        rows: list[Any] = []
-        for statement in statements:
-            rows = postgres_server.execute(statement, database=live)
-        return rows
-
-    return run
 
 
 @pytest.fixture
@@ -79,10 +56,6 @@ def stamped(server: Server, database: str, head: str) -> None:
         f"insert into alembic_version values ('{head}')",
     ):
         server.execute(statement, database=database)
-
-
-def silent(seconds: float, leader: str) -> None:
-    """Nobody wants to know who is waited for."""
 
 
 # Looking and creating

@@ -15,6 +15,7 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from checksums import checksums
+from postgres_backends import Do, made, silent
 from postgres_server import Server
 from rich_database import RICH
 from sqlalchemy import NullPool, make_url
@@ -28,7 +29,6 @@ from automigrator.errors import RefusedError
 from automigrator.target import Target
 
 TABLES = [VersionTable()]
-Do = Callable[..., list[Any]]
 
 pytestmark = pytest.mark.skipif(
     shutil.which("pg_dump") is None, reason="no PostgreSQL client programs on this machine"
@@ -48,30 +48,6 @@ HALF_A_MIGRATION = (
     "select setval('counter', 1000)",
     "update alembic_version set version_num = 'r1b'",
 )
-
-
-def silent(seconds: float, leader: str) -> None:
-    """Nobody wants to know who is waited for."""
-
-
-def made(url: Any, maintenance: str | None = None) -> PostgreSQL:
-    return PostgreSQL(Access(Target(url, Path(__file__))), maintenance)
-
-
-@pytest.fixture
-def live(postgres_url: str) -> str:
-    return make_url(postgres_url).database or ""
-
-
-@pytest.fixture
-def do(postgres_server: Server, live: str) -> Do:
-    def run(*statements: str) -> list[Any]:
-        rows: list[Any] = []
-        for statement in statements:
-            rows = postgres_server.execute(statement, database=live)
-        return rows
-
-    return run
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -13,12 +12,13 @@ from typing import Any
 import pytest
 from alembic_projects import contents, heads, linear, revision, tables
 from canaries import PASSWORD, ROW
+from leaders import leading
 from process_state import unchanged_process
 from sqlalchemy import event, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from automigrator import Failure, MigrationError, Migrator, Report, Run, Target, hookimpl
+from automigrator import Failure, MigrationError, Migrator, Report, Target
 
 Make = Callable[..., Target]
 
@@ -229,30 +229,19 @@ async def test_a_database_that_somebody_writes_to_is_a_lock_timeout_and_never_co
 async def test_a_migration_lock_that_is_not_let_go_is_a_lock_timeout(
     make_target: Make, database_url: str
 ) -> None:
-    held, done = asyncio.Event(), asyncio.Event()
-
-    class Holding:
-        @hookimpl
-        async def before_migrate(self, run: Run) -> None:
-            held.set()
-            await done.wait()
-
     target = make_target()
-    leader = asyncio.create_task(Migrator(target, mode="migrate", plugins=[Holding()]).run())
-    await held.wait()
     impatient = Migrator(Target(target.database, target.config, lock_timeout=0.3), mode="migrate")
     events = impatient.events()
 
-    with pytest.raises(MigrationError) as caught:
-        await impatient.run()
+    async with leading(target):
+        with pytest.raises(MigrationError) as caught:
+            await impatient.run()
 
-    done.set()
     (failure,) = caught.value.report.targets[0].failures
     assert (failure.kind, failure.state) == ("lock-timeout", "clean")
     assert "migration lock" in failure.message
     waited = [event.data["what"] async for event in events if event.name == "waiting"]
     assert waited and "held by" in waited[0]
-    assert (await leader).outcome == "migrated"
 
 
 async def test_a_statement_that_takes_too_long_is_a_timeout(

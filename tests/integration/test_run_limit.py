@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from alembic_projects import heads, linear, query, revision, tables
+from leaders import leading
 from sqlalchemy import make_url
 
 from automigrator import (
@@ -155,26 +156,13 @@ async def test_the_next_start_finds_the_lock_free_and_a_failed_start_counted(
 async def test_one_that_waits_for_the_lock_says_so_and_changes_nothing(
     clock: Clock, make_target: Make, database_url: str
 ) -> None:
-    held, done = asyncio.Event(), asyncio.Event()
-
-    class Holds:
-        @hookimpl
-        async def before_migrate(self, run: Run) -> None:
-            held.set()
-            await done.wait()
-
     target = make_target()
-    leader = asyncio.create_task(Migrator(target, mode="migrate", plugins=[Holds()]).run())
-    await held.wait()
     clock.after, clock.of = "waiting", "lock"
-    try:
+    async with leading(target):
         error = await overdue(clock, target, recovery=[NeverAsked()])
-    finally:
-        done.set()
     failure = error.report.targets[0].failures[-1]
     assert (failure.kind, failure.state, failure.applied) == ("timeout", "clean", ())
     assert "it was waiting for the migration lock, held by" in failure.message
-    assert (await leader).outcome == "migrated"
 
 
 async def test_a_server_that_is_away_is_what_a_run_waits_for(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from alembic_projects import heads, linear, query, revision
 from blackhole import Cable, cable
+from leaders import leading
 from sqlalchemy import Connection, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -144,30 +145,16 @@ async def test_a_run_ends_and_says_what_it_waited_for(
 async def test_one_that_waits_for_the_lock_gives_up_too(
     make_target: Make, postgres_url: str
 ) -> None:
-    held, done = asyncio.Event(), asyncio.Event()
-
-    class Holds:
-        @hookimpl
-        async def before_migrate(self, run: Run) -> None:
-            held.set()
-            await done.wait()
-
-    direct = make_target(database=postgres_url)
-    leader = asyncio.create_task(Migrator(direct, mode="migrate", plugins=[Holds()]).run())
-    await held.wait()
     server = make_url(postgres_url)
-    with cable(str(server.host), server.port or 5432) as network:
-        target = make_target(
-            database=through(postgres_url, network), folder="led", connect_timeout=SILENT_S
-        )
-        plugin = Freezes(network, "waiting")
-        with pytest.raises(MigrationError) as error:
-            await asyncio.wait_for(
-                Migrator(target, mode="migrate", plugins=[plugin]).run(), LIMIT_S
+    async with leading(make_target(database=postgres_url)):
+        with cable(str(server.host), server.port or 5432) as network:
+            target = make_target(
+                database=through(postgres_url, network), folder="led", connect_timeout=SILENT_S
             )
-    done.set()
+            late = Migrator(target, mode="migrate", plugins=[Freezes(network, "waiting")])
+            with pytest.raises(MigrationError) as error:
+                await asyncio.wait_for(late.run(), LIMIT_S)
     assert "within 1 s to the session of the migration lock" in str(error.value)
-    assert (await leader).outcome == "migrated"
 
 
 @pytest.mark.parametrize("how", ["cancelled", "run_timeout"])
