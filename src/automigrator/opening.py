@@ -94,7 +94,7 @@ async def opened(target: Target) -> AsyncIterator[Ground]:
 
 
 async def _read(target: Target, backend: Backend) -> History:
-    from automigrator.upgrade.process import alembic_to_ourselves, restored_path
+    from automigrator.upgrade.process import alone_in_thread, restored_path
 
     def read() -> History:
         from automigrator.upgrade.config import alembic_config
@@ -103,5 +103,4 @@ async def _read(target: Target, backend: Backend) -> History:
         with restored_path():
             return History(alembic_config(target, backend.access.url))
 
-    async with alembic_to_ourselves(target):
-        return await in_thread(read)
+    return await alone_in_thread(target, read)

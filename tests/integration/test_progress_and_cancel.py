@@ -319,3 +319,30 @@ async def test_of_two_runs_at_once_one_migrates_and_the_other_finds_it_done(
     assert sorted(report.outcome for report in reports) == ["current", "current", "migrated"]
     assert [r.targets[0].leader for r in reports].count(True) == 1
     assert heads(database_url) == {"r3"}
+
+
+async def test_alembic_is_nobody_elses_until_what_a_cancelled_run_has_begun_to_read_is_read(
+    make_target: Make, sqlite_url: str, tmp_path: Path
+) -> None:
+    """A thread cannot be cancelled, and both would put `sys.path` back as they found it."""
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def revisions(folder: Path) -> None:
+        imports = "import automigrator\nautomigrator.tell_the_test()"
+        linear(folder, 1)
+        revision(folder, "r2", "r1", imports=imports)
+
+    def tell_the_test() -> None:
+        loop.call_soon_threadsafe(begun.set)
+        time.sleep(0.2)
+
+    target = make_target(revisions, database=sqlite_url)
+    with pytest.MonkeyPatch.context() as patched, unchanged_process():
+        patched.setattr("automigrator.tell_the_test", tell_the_test, raising=False)
+        first = asyncio.create_task(Migrator(target, mode="migrate").run())
+        await begun.wait()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert (await Migrator(target, mode="migrate").run()).outcome == "migrated"

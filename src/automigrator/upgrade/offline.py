@@ -13,14 +13,14 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 
 from automigrator.databases.backend import Backend
+from automigrator.diagnosis import JudgedError
 from automigrator.saying import first_line
 from automigrator.target import Target
-from automigrator.threads import in_thread
 from automigrator.upgrade import alembic_names
 from automigrator.upgrade.config import alembic_config
 from automigrator.upgrade.environment import EnvError
 from automigrator.upgrade.history import History
-from automigrator.upgrade.process import alembic_to_ourselves, running_env
+from automigrator.upgrade.process import alone_in_thread, running_env
 
 
 async def rendered(
@@ -54,13 +54,14 @@ async def rendered(
         finally:
             alembic_names.remove_operations_proxy()
 
-    async with alembic_to_ourselves(target):
-        try:
-            await in_thread(render)
-        except Exception as error:
-            raise EnvError(
-                f"env.py's offline mode cannot render the SQL: {first_line(error)}"
-            ) from error
+    try:
+        await alone_in_thread(target, render)
+    except JudgedError:
+        raise
+    except Exception as error:
+        raise EnvError(
+            f"env.py's offline mode cannot render the SQL: {first_line(error)}"
+        ) from error
     return buffer.getvalue()
 
 

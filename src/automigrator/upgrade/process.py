@@ -10,17 +10,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.util import await_only
 
 from automigrator.diagnosis import JudgedError
 from automigrator.target import Target
+from automigrator.threads import in_thread
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _inside_env: ContextVar[bool] = ContextVar("automigrator_inside_env", default=False)
 _on_loop: ContextVar[bool] = ContextVar("automigrator_env_on_loop", default=False)
@@ -37,6 +40,30 @@ async def alembic_to_ourselves(target: Target) -> AsyncIterator[None]:
     Raises JudgedError when another migration of this process has it for longer than the
     target's `lock_timeout`.
     """
+    await _have_alembic(target)
+    try:
+        yield
+    finally:
+        _alembic.release()
+
+
+async def alone_in_thread(target: Target, function: Callable[[], T]) -> T:
+    """Run in a thread that holds the lock until its end, also where a cancelled caller is gone.
+
+    Raises what `alembic_to_ourselves` raises.
+    """
+
+    def work() -> T:
+        try:
+            return function()
+        finally:
+            _alembic.release()
+
+    await _have_alembic(target)
+    return await in_thread(work)
+
+
+async def _have_alembic(target: Target) -> None:
     global _holder
     deadline = time.monotonic() + target.lock_timeout
     told = False
@@ -53,10 +80,6 @@ async def alembic_to_ourselves(target: Target) -> AsyncIterator[None]:
             logger.info("%s: waiting for the migration of %s to end", target.name, _holder)
         await asyncio.sleep(0.01)
     _holder = target.name
-    try:
-        yield
-    finally:
-        _alembic.release()
 
 
 @contextmanager
