@@ -17,7 +17,7 @@ from sqlalchemy.pool import StaticPool
 
 from automigrator.databases.access import Access
 from automigrator.databases.backend import VersionTable
-from automigrator.databases.sqlite import copying, journal, sides
+from automigrator.databases.sqlite import copying, journal, recovering, sides
 from automigrator.databases.sqlite.backend import SQLite
 from automigrator.databases.sqlite.transactions import ForeignKeyError
 from automigrator.diagnosis import Left, diagnose
@@ -297,6 +297,30 @@ async def test_a_copy_that_cannot_be_read_is_never_taken_for_a_damaged_database(
     ).kind
     assert kind == "unreachable"
     assert read(file, "SELECT * FROM half") == []
+
+
+async def test_a_repair_that_is_killed_at_its_end_leaves_nothing_that_no_start_removes(
+    backend: SQLite, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one may find the database at its heads, and looks no further without a journal."""
+    await backend.create()
+    stamped(file, "r1")
+    side = file.with_name(f"{file.name}.side-20260101T000000000000Z")
+    stamped(side, "r2")
+    half = file.with_name(f"{file.name}.purged-20260101T000000Z.partial")
+    half.touch()
+    journal.write(file, journal.Entry("restoring", str(side), ("r2",), ("r2",), 1.0))
+
+    def killed(file: Path) -> None:
+        assert not side.exists() and not half.exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(journal, "clear", killed)
+    with pytest.raises(KeyboardInterrupt):
+        recovering.recover(file, TABLES)
+    monkeypatch.undo()
+    assert "had ended at r2" in (recovering.recover(file, TABLES) or "")
+    assert journal.read(file) is None and read(file, "SELECT * FROM alembic_version") == [("r2",)]
 
 
 async def test_files_that_only_look_like_ours_stay(backend: SQLite, file: Path) -> None:

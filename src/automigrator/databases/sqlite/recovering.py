@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,10 +44,14 @@ def recover(file: Path, tables: Sequence[VersionTable]) -> str | None:
             replaced = _put_back(place, file)
             done = f"the database was put back from {place} after a process was killed"
             done += f"; what it held until now is in {replaced}" if replaced else ""
-        journal.clear(file)
+        if entry.state != "migrating":  # which does not need the copy, if it is one to remove
+            journal.write(file, replace(entry, state="migrating"))
+    # under the journal: a start that finds none and nothing to do would leave it all there for ever
     for side in kept(file, "side"):
         remove(side)
     remove_partials(file)
+    if entry is not None:
+        journal.clear(file)
     return done
 
 
