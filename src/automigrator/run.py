@@ -164,7 +164,10 @@ class Run:
             self.unfinished = True
             kept = await self._backend.restore(self.taken, disconnect_others=disconnect_others)
             if kept is not None:
-                self.note(f"others wrote while it was being migrated; what they wrote is in {kept}")
+                self.note(
+                    "what the database held until it was put back, and with it what others wrote "
+                    f"meanwhile, is in {kept}"
+                )
             heads = (await self._backend.look(list(self.tables))).all_heads()
             if heads != self.taken.heads:
                 raise RuntimeError(

@@ -600,7 +600,29 @@ async def test_a_snapshot_is_restored_and_stays(
         == "theirs"
     )
     assert do("show work_mem")[0][0] == "5MB"
-    assert beside(postgres_server, filled) == ["snapshot"]
+    assert beside(postgres_server, filled) == ["snapshot", "undone", "undone"]
+
+
+@pytest.mark.parametrize("disconnect_others", [False, True])
+async def test_what_others_committed_before_they_left_is_in_what_a_restore_has_replaced(
+    backend: PostgreSQL,
+    postgres_server: Server,
+    filled: str,
+    do: Callable[..., Any],
+    disconnect_others: bool,
+) -> None:
+    async with backend.lock(TABLES, 5, silent):
+        snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+        do("alter table users add half int", "insert into users values (8)")
+        kept = await backend.restore(snapshot, disconnect_others=disconnect_others)
+        await backend.close()
+        assert await backend.recover(TABLES) is None
+    assert kept.startswith(f"{filled}__automigrator_undone_")
+    assert [tuple(row) for row in do("select * from users")] == [(7,)]
+    rows = postgres_server.execute("select id from users order by 1", database=kept)
+    assert [row[0] for row in rows] == [7, 8]
+    await backend.look(TABLES)
+    assert not backend.unfinished()
 
 
 async def test_a_snapshot_does_not_open_the_data_to_more_roles(
@@ -729,7 +751,7 @@ async def test_the_next_start_undoes_what_a_killed_one_left(
         assert await next_start.recover(TABLES) is None
     assert [row[0] for row in do("select id from users")] == [7]
     # somebody may have written to it since, so what was replaced is kept
-    assert beside(postgres_server, filled) == ["purged", "snapshot"]
+    assert beside(postgres_server, filled) == ["snapshot", "undone"]
 
 
 @pytest.mark.parametrize(
@@ -816,7 +838,7 @@ class Killed(BaseException):
         ("ALTER", 4),
         ("COMMIT", 1),
         ("COMMENT", 3),
-        ("DROP", 2),
+        ("ALTER", 5),
     ],
 )
 async def test_a_restore_that_was_killed_before_any_statement_is_finished(
@@ -860,7 +882,7 @@ async def test_a_restore_that_was_killed_before_any_statement_is_finished(
         )[0][0]
         == "theirs"
     )
-    assert set(beside(postgres_server, filled)) <= {"purged", "snapshot"}
+    assert beside(postgres_server, filled) == ["snapshot", "undone"]
 
 
 async def test_a_snapshot_that_is_cancelled_ends_at_once_and_keeps_the_lock(
@@ -896,6 +918,23 @@ async def test_only_the_newest_snapshots_are_kept_and_never_one_that_is_needed(
         assert beside(postgres_server, filled) == ["snapshot"] * 2
         await backend.recover(TABLES)
         assert await backend.prune(1) == (f"{filled}__automigrator_snapshot_a2",)
+
+
+async def test_what_restores_have_replaced_goes_like_snapshots_and_never_this_runs_own(
+    backend: PostgreSQL, postgres_server: Server, filled: str
+) -> None:
+    old = [f"{filled}__automigrator_undone_20200{n}01T000000000000Z" for n in (1, 2)]
+    for name in old:
+        postgres_server.create(name)
+    async with backend.lock(TABLES, 5, silent):
+        assert await backend.prune(2) == ()
+        assert await backend.prune_set_aside(1) == ()
+        snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+        for _ in range(2):
+            await backend.restore(snapshot)
+        await backend.close()
+        assert await backend.prune(1) == tuple(old)
+    assert beside(postgres_server, filled) == ["snapshot", "undone", "undone"]
 
 
 # Replacing
@@ -1042,7 +1081,7 @@ async def test_what_a_migration_made_in_a_new_schema_is_no_reason_not_to_restore
         do("create schema more", "create table more.orders ()")
         await backend.restore(snapshot)
         # it may have been somebody else's after all
-        assert beside(postgres_server, filled) == ["purged", "snapshot"]
+        assert beside(postgres_server, filled) == ["snapshot", "undone"]
         do("create schema theirs", "create table theirs.orders ()")
         do(f"alter table theirs.orders owner to {role}")
         with pytest.raises(RefusedError, match="theirs.orders"):

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator.databases.access import Access
 from automigrator.databases.backend import Snapshot, VersionTable
-from automigrator.databases.postgresql import clients, inplace, libpq
+from automigrator.databases.postgresql import clients, dumps, inplace, libpq
 from automigrator.databases.postgresql.backend import PostgreSQL
 from automigrator.errors import RefusedError
 from automigrator.target import Target
@@ -91,7 +91,7 @@ async def test_everything_is_put_back_and_nothing_else_is_left(
         assert checksums(postgres_url) == before
         await backend.close()
         assert await backend.recover(TABLES) is None
-    assert files(tmp_path) == ["replaced", "snapshot"]
+    assert files(tmp_path) == ["replaced", "replaced", "snapshot"]
     assert stat.S_IMODE(os.stat(snapshot.place).st_mode) == 0o600
 
 
@@ -181,6 +181,75 @@ async def test_a_restore_with_an_open_writer_is_refused_and_done_by_a_later_star
     assert do("select * from users") == [(7,)]
     assert files(tmp_path) == ["replaced", "snapshot"]
     assert not await open_record(next_start)
+
+
+def lines_of(dump: str, table: str) -> list[str]:
+    """The rows of a table in a dump, as text."""
+    command = ["pg_restore", "-a", "-t", table, "-f", "-", dump]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return text.partition("FROM stdin;\n")[2].partition("\n\\.")[0].splitlines()
+
+
+@pytest.mark.parametrize("disconnect_others", [False, True])
+async def test_what_others_committed_before_they_left_is_in_what_a_restore_has_replaced(
+    postgres_url: str, do: Do, filled: str, tmp_path: Path, disconnect_others: bool
+) -> None:
+    backend = made(postgres_url)
+    async with backend.lock(TABLES, 5, silent):
+        snapshot = await taken(backend, tmp_path)
+        do("alter table users add half int", "insert into users values (8)")
+        kept = await backend.restore(snapshot, disconnect_others=disconnect_others)
+        await backend.close()
+    assert do("select * from users") == [(7,)]
+    assert lines_of(kept, "users") == ["7\t\\N", "8\t\\N"]
+    assert files(tmp_path) == ["replaced", "snapshot"]
+    assert stat.S_IMODE(os.stat(kept).st_mode) == 0o600
+
+
+async def test_nobody_can_write_between_the_dump_of_what_is_replaced_and_its_end(
+    postgres_url: str, do: Do, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, keep = made(postgres_url), dumps._keep
+
+    async def and_somebody_comes(*args: Any) -> None:
+        await keep(*args)
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await other.execute("set lock_timeout = '100ms'; insert into users values (9)")
+        # what no lock prevents
+        await other.execute("create table late (id int)")
+        await other.close()
+
+    async with backend.lock(TABLES, 5, silent):
+        snapshot = await taken(backend, tmp_path)
+        do("alter table users add half int")
+        monkeypatch.setattr(dumps, "_keep", and_somebody_comes)
+        dsn = postgres_url.replace("+asyncpg", "")
+        # called like a session that waits for a lock of ours: it is not taken for somebody
+        name = {"application_name": "automigrator waits"}
+        other = await asyncpg.connect(dsn, server_settings=name)
+        with pytest.raises(RefusedError, match="has changed the schema"):
+            await backend.restore(snapshot)
+        assert files(tmp_path) == ["snapshot"]
+        assert do("select to_regclass('late')::text") == [("late",)]
+        monkeypatch.undo()
+        kept = await backend.restore(snapshot)
+    assert do("select to_regclass('late')") == [(None,)]
+    assert lines_of(kept, "users") == ["7\t\\N"]
+
+
+async def test_what_restores_have_replaced_goes_like_snapshots_and_never_this_runs_own(
+    postgres_url: str, do: Do, filled: str, tmp_path: Path
+) -> None:
+    backend = made(postgres_url)
+    async with backend.lock(TABLES, 5, silent):
+        snapshot = await taken(backend, tmp_path)
+        kept = [await backend.restore(snapshot) for _ in range(2)]
+        await backend.close()
+        old = f"{kept[0].rpartition('_')[0]}_20200101T000000000000Z.dump"
+        shutil.copy(kept[0], old)
+        assert await backend.prune(3, folder=tmp_path) == ()
+        assert await backend.prune(1, folder=tmp_path) == (old,)
+    assert files(tmp_path) == ["replaced", "replaced", "snapshot"]
 
 
 async def test_who_comes_while_the_tables_are_being_locked_makes_a_restore_a_refusal(

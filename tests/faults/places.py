@@ -200,7 +200,7 @@ class Database:
             " where starts_with(datname, $1) order by 1",
             f"{self._database}__",
         )
-        databases: dict[str, Kind] = {"snapshot": "snapshot", "purged": "aside"}
+        databases: dict[str, Kind] = {"snapshot": "snapshot", "purged": "aside", "undone": "aside"}
         files: dict[str, Kind] = {"snapshot": "snapshot", "replaced": "aside"}
         found: list[tuple[Kind, str]] = []
         for name, comment in rows:

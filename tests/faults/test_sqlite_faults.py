@@ -403,7 +403,7 @@ async def test_what_others_wrote_during_a_migration_is_kept_when_it_is_undone(
     notes.deploy(HALF_WAY)
     late = "INSERT INTO notes VALUES (77, 'acknowledged')"
     report = await failed(notes, "backup-restore", plugins=[First(lambda run: notes.execute(late))])
-    assert "others wrote while it was being migrated" in said(report)
+    assert "with it what others wrote meanwhile, is in" in said(report)
     (kept,) = live.parent.glob("*.replaced-*")
     assert (77, "acknowledged") in notes.notes(str(kept))
     assert checksums(live) == before
@@ -436,7 +436,7 @@ async def test_what_others_wrote_while_a_fresh_database_was_built_is_kept_when_t
     others = WritesAsAFreshDatabaseIsBuilt(notes)
     report = await failed(notes, "purge", "backup-restore", plugins=[others])
     assert "not purged" in said(report)
-    assert "others wrote while it was being migrated" in said(report)
+    assert "with it what others wrote meanwhile, is in" in said(report)
     (kept,) = live.parent.glob("*.replaced-*")
     assert (77, "acknowledged") in notes.notes(str(kept))
     assert checksums(live) == before

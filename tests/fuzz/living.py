@@ -205,7 +205,7 @@ class LivingDatabase:
         return Dump(tables, columns, frozenset(row[0] for row in indexes))
 
     def beside(self) -> list[tuple[Kind, str]]:
-        kinds: dict[str, Kind] = {"snapshot": "snapshot", "purged": "aside"}
+        kinds: dict[str, Kind] = {"snapshot": "snapshot", "purged": "aside", "undone": "aside"}
         found: list[tuple[Kind, str]] = []
         for name, state in self._rows(_BESIDE, (f"{self.name}__",)):
             kind = kinds.get(name.removeprefix(f"{self.name}__automigrator_").split("_")[0])

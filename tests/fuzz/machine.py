@@ -420,7 +420,6 @@ class LivingApplication(RuleBasedStateMachine):
         self._debris(before, after, told)
         wrong += misfits(self.every, after.dump, self.rows, self.debris)
         wrong += losses(before, after, told, self.rows, self.place.dump, losing=losing, new=new)
-        self._forgive_postgres(before, after, told, new, wrong)
         if len(told) == 1:
             wrong += untruths(self.code, before, after, told[0], new)
             wrong += self._unexpected(before, told[0])
@@ -455,15 +454,6 @@ class LivingApplication(RuleBasedStateMachine):
             self.debris &= before.dump.user_tables
         elif not clean:
             self.debris |= committed & there
-
-    def _forgive_postgres(
-        self, before: Scene, after: Scene, told: Sequence[Told], new: set[str], wrong: list[str]
-    ) -> None:
-        """Who restores a PostgreSQL database has said that nobody is served meanwhile."""
-        if self.session.kind == "postgresql" and "restored" in told[0].heard and new:
-            gone = new - set(after.dump.tokens())
-            self.rows.acknowledged -= gone
-            wrong[:] = [each for each in wrong if each != f"{sorted(gone)} are nowhere"]
 
     def _unexpected(self, before: Scene, told: Told) -> list[str]:
         """An outcome that the small model does not have."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import subprocess
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -178,6 +180,49 @@ async def test_others_are_disconnected_for_a_copy_only_when_that_was_asked_for(
     assert (result.outcome, notes.notes(notes.seen.snapshot)) == ("migrated", ROWS)
     with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
         await other.fetchval("SELECT 1")
+
+
+@pytest.mark.parametrize("disconnect_others", [False, True])
+@pytest.mark.parametrize("copy", ["template", "dump"])
+async def test_rows_of_others_who_came_and_left_while_it_was_migrated_are_where_a_note_says(
+    tmp_path: Path, postgres_url: str, copy: str, disconnect_others: bool
+) -> None:
+    notes = Application(tmp_path, postgres_url)
+
+    class Other:
+        @hookimpl
+        def on_failure(self) -> None:
+            notes.execute("INSERT INTO notes VALUES (10, 'of somebody else')")
+
+    notes.deploy(HALF_WAY)
+    options = {"copy": copy, "folder": tmp_path / "dumps", "disconnect_others": disconnect_others}
+    report = await failed(notes, ("backup-restore", options), plugins=[Other()])
+    assert notes.notes() == ROWS
+    (said,) = [note for note in report.notes if "what others wrote meanwhile, is in" in note]
+    kept = said.rpartition(" is in ")[2]
+    if copy == "template":
+        assert notes.notes(kept) == [ROWS[1], (10, "of somebody else")]
+    else:
+        command = ["pg_restore", "-a", "-t", "notes", "-f", "-", kept]
+        rows = await asyncio.to_thread(subprocess.check_output, command, text=True)
+        assert "10\tof somebody else\n" in rows
+
+
+async def test_what_restores_have_replaced_stays_until_a_migration_has_succeeded(
+    tmp_path: Path, postgres_server: Server, postgres_url: str
+) -> None:
+    notes = Application(tmp_path, postgres_url)
+    strategy = ("backup-restore", {"keep": 1})
+    undone = f"{make_url(postgres_url).database}__automigrator_undone_"
+    notes.deploy(HALF_WAY)
+    for _ in range(2):
+        await failed(notes, strategy)
+    kept = postgres_server.databases(undone)
+    assert len(kept) == 2
+    notes = Application(tmp_path / "mended", postgres_url, started=False)
+    notes.deploy(COMMITS)
+    await notes.start(strategy)
+    assert postgres_server.databases(undone) == kept[1:]
 
 
 async def test_a_role_that_may_create_no_database_has_its_dump_put_back(

@@ -276,9 +276,9 @@ class PostgreSQL:
         )
         return await self._heard(taken, "what takes a snapshot")
 
-    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> None:
+    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str:
         restored = self._copies.restore(snapshot, disconnect_others=disconnect_others)
-        await self._heard(restored, "what restores a snapshot")
+        return await self._heard(restored, "what restores a snapshot")
 
     async def close(self) -> None:
         await self._heard(self._copies.close(), "what closes the journal")

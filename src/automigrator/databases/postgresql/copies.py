@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -28,8 +27,6 @@ from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 from automigrator.threads import to_the_end
 
-logger = logging.getLogger(__name__)
-
 Admin = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
 
@@ -45,6 +42,8 @@ class Copies:
         self._admin = admin
         self._template: tuple[str, Record] | None = None
         self._dump: DumpRecord | None = None
+        self._undone: set[str] = set()
+        """Where this run's own restores have kept what they replaced."""
 
     async def take(
         self,
@@ -123,20 +122,23 @@ class Copies:
         await to_the_end(take(), stoppable.stop)
         return str(path)
 
-    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool) -> None:
+    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool) -> str:
         """See `Backend.restore`."""
         if self._dump is not None and self._dump.path == snapshot.place:
             scene = self._scene("restore", apart=False)
             self._dump = replace(self._dump, disconnect_others=disconnect_others)
-            _tell(await to_the_end(dumps.put_back(scene, self._dump)))
-            return
+            file = await to_the_end(dumps.put_back(scene, self._dump))
+            self._undone.add(file)
+            return file
         scene = self._scene("restore")
         if self._template is None or self._template[0] != snapshot.place:
             raise RefusedError(f"{snapshot.place} is no snapshot of this run; nothing was changed")
         record = replace(self._template[1], disconnect_others=disconnect_others)
         work = snapshots.put_back(scene, snapshot.place, snapshot.stamp, record)
-        _tell(await to_the_end(work))
+        kept = await to_the_end(work)
+        self._undone.update(kept)
         self._template = (snapshot.place, record)
+        return ", ".join(kept)
 
     async def close(self) -> None:
         """See `Backend.close`."""
@@ -152,7 +154,7 @@ class Copies:
         """Finish or undo what a dead leader left; `found` is what is beside the target."""
         done = await to_the_end(dumps.recover(self._scene("recover", apart=False)))
         self._dump = None
-        if not any(each.kind != "purged" for each in found):
+        if not any(each.kind not in ("purged", "undone") for each in found):
             return done
         if not apart:
             await self._refuse_if_open(found)
@@ -161,22 +163,29 @@ class Copies:
         return "; ".join(each for each in (done, other) if each) or None
 
     async def prune(self, limits: Limits, *, folder: Path | None) -> tuple[str, ...]:
-        """Delete the copies of either kind beyond the limits, but none with an open record."""
+        """Delete the copies of either kind beyond the limits, but none with an open record.
+
+        What restores have replaced has the same limits, by itself.
+        """
+        taken = await self._pruned(limits, folder, "snapshot", "snapshot")
+        return taken + await self._pruned(limits, folder, "undone", "replaced")
+
+    async def _pruned(
+        self, limits: Limits, folder: Path | None, kind: naming.Kind, word: dump_files.Kind
+    ) -> tuple[str, ...]:
         scene = self._scene("drop snapshots of", apart=False)
-        kept = [
-            each.stamp
-            for each in await naming.ours(scene.admin, scene.live)
-            if each.kind == "snapshot"
-        ]
-        files = dump_files.found(folder, scene.access.url) if folder is not None else []
-        stamps = [*kept, *(each.stamp for each in files)]
+        spared = {*self._undone, *([self._dump.path] if self._dump is not None else [])}
+        found = [each for each in await naming.ours(scene.admin, scene.live) if each.kind == kind]
+        files = dump_files.found(folder, scene.access.url, word) if folder is not None else []
+        stamps = [*(each.stamp for each in found), *(each.stamp for each in files)]
         outdated = set(limits.outdated(stamps, datetime.now(UTC)))
+        databases = {e.stamp for e in found if e.name not in spared} & outdated
         dropped: tuple[str, ...] = ()
-        if outdated & set(kept):
-            dropped = await to_the_end(snapshots.prune(self._scene("drop snapshots of"), outdated))
-        opened = self._dump.path if self._dump is not None else None
+        if databases:
+            apart = self._scene("drop snapshots of")
+            dropped = await to_the_end(snapshots.prune(apart, databases, kind))
         for stamp, path in files:
-            if stamp in outdated and str(path) != opened:
+            if stamp in outdated and str(path) not in spared:
                 path.unlink(missing_ok=True)
                 dropped += (str(path),)
         return dropped
@@ -201,8 +210,3 @@ class Copies:
                 "no maintenance database; nothing was changed. Name one with "
                 "Target(maintenance_database=...)"
             )
-
-
-def _tell(kept: str | None) -> None:
-    if kept is not None:
-        logger.warning("what the database held until it was put back is in %s", kept)

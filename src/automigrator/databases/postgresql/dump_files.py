@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 from urllib.parse import quote
 
 from sqlalchemy import URL
@@ -23,6 +23,10 @@ _PARTIAL = ".partial"
 _CHUNK = 1 << 20
 
 
+Kind = Literal["snapshot", "replaced"]
+"""`replaced` is what a restore has replaced."""
+
+
 class DumpFile(NamedTuple):
     """A finished dump of a target."""
 
@@ -30,8 +34,8 @@ class DumpFile(NamedTuple):
     path: Path
 
 
-def path_of(folder: Path, url: URL, stamp: str, kind: str = "snapshot") -> Path:
-    """Where the dump of the database of `url` goes; `kind` is `snapshot` or `replaced`."""
+def path_of(folder: Path, url: URL, stamp: str, kind: Kind = "snapshot") -> Path:
+    """Where the dump of the database of `url` goes."""
     return folder.absolute() / f"{_beginning(url, kind)}{stamp}.dump"
 
 
@@ -40,9 +44,9 @@ def absolute(path: Path) -> str:
     return str(path.absolute())
 
 
-def found(folder: Path, url: URL) -> list[DumpFile]:
-    """The finished snapshots of a target in a folder, oldest first; none where it is absent."""
-    beginning = re.escape(_beginning(url, "snapshot"))
+def found(folder: Path, url: URL, kind: Kind = "snapshot") -> list[DumpFile]:
+    """The finished dumps of a target in a folder, oldest first; none where it is absent."""
+    beginning = re.escape(_beginning(url, kind))
     name = re.compile(rf"{beginning}([0-9A-Za-z]{{1,28}})\.dump")
     matches = [(name.fullmatch(each.name), each) for each in _entries(folder)]
     return sorted(DumpFile(match[1], path) for match, path in matches if match)
@@ -56,7 +60,7 @@ def partial(path: Path) -> Path:
 def clear_partials(folder: Path, url: URL) -> None:
     """Delete what a killed process has not finished; under the target's lock alone."""
     for each in _entries(folder):
-        ours = each.name.startswith(tuple(_beginning(url, k) for k in ("snapshot", "replaced")))
+        ours = each.name.startswith(tuple(_beginning(url, k) for k in get_args(Kind)))
         if ours and each.name.endswith(_PARTIAL):
             each.unlink(missing_ok=True)
 
@@ -106,7 +110,7 @@ def _entries(folder: Path) -> Iterator[Path]:
         yield from folder.iterdir()
 
 
-def _beginning(url: URL, kind: str) -> str:
+def _beginning(url: URL, kind: Kind) -> str:
     # two servers may have a database of the same name, and one folder
     where = f"{url.host or ''}:{url.port or ''}:{sorted(url.query.items())}:{url.database}"
     digest = hashlib.blake2b(where.encode(), digest_size=4).hexdigest()

@@ -35,7 +35,7 @@ from automigrator.databases.postgresql.scene import (
     Scene,
     ensure_alone,
     ensure_exclusive,
-    made_elsewhere,
+    ensure_nobody_elses,
 )
 from automigrator.databases.postgresql.sql import rows_of, run, server_version
 from automigrator.databases.postgresql.stopping import Stoppable
@@ -69,7 +69,7 @@ async def take(
                 )
             record = await _described(connection, record, atomic=atomic)
             size = int((await rows_of(connection, contents.SIZE))[0][0])
-            await stoppable(_dump(scene, path, size, programs, snapshot))
+            await stoppable(_dump(scene, path, size, programs, f"--snapshot={snapshot}"))
         record = await stoppable(_finished(scene, path, record, programs))
         await inplace.rehearse(scene, replace(record, path=str(dump_files.partial(path))), programs)
         async with scene.access.connection(autocommit=True) as connection:
@@ -83,29 +83,33 @@ async def take(
     return record
 
 
-async def put_back(scene: Scene, record: DumpRecord, *, killed: bool = False) -> str | None:
+async def put_back(scene: Scene, record: DumpRecord, *, killed: bool = False) -> str:
     """Put the dump's data back, all or nothing; it may be repeated.
 
-    Where a process was killed somebody may have written since, and where tables have come into
-    other schemas they may be somebody's: a dump of what is there is made first, and its place
-    returned. Raises RefusedError, the database as it was.
+    Returns where a dump of what it replaces is kept: that nobody has written since cannot be
+    proved. Raises RefusedError, the database as it was.
     """
     path = Path(record.path)
     await _intact(scene, path, record)
     programs = await clients.find(record.server, _folder(record.binaries))
     act = f"restore database {scene.live!r}"
     await _alone(scene, act, record, DEAD_LEADER_S if killed else GRACE_S)
-    kept = None
-    if await made_elsewhere(scene, act, record.tables) or killed:
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-        kept = dump_files.path_of(path.parent, scene.access.url, stamp, "replaced")
-        await _set_aside(scene, kept, programs)
-    await inplace.restore(scene, record, programs, replace(record, state="kept"))
+    await ensure_nobody_elses(scene, act, record.tables)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    kept = dump_files.path_of(path.parent, scene.access.url, stamp, "replaced")
+    keeping = inplace.Keeping(
+        lambda: _keep(scene, kept, programs), lambda: in_thread(lambda: dump_files.publish(kept))
+    )
+    try:
+        await inplace.restore(scene, record, programs, replace(record, state="kept"), keeping)
+    except BaseException:
+        await in_thread(lambda: _remove(kept))
+        raise
     async with scene.access.connection(autocommit=True) as connection:
         # DDL has a new catalog now: what another attempt changes is told by that
         again = replace(record, catalog=await _catalog(connection))
         await dump_records.write(connection, scene.hold.key, again)
-    return str(kept) if kept is not None else None
+    return str(kept)
 
 
 async def recover(scene: Scene) -> str | None:
@@ -118,7 +122,7 @@ async def recover(scene: Scene) -> str | None:
     if done is None:
         kept = await put_back(scene, record, killed=True)
         done = f"the database was put back from {record.path} after a process was killed"
-        done += f"; what it held until now is in {kept}" if kept else ""
+        done += f"; what it held until now is in {kept}"
     await close(scene)
     return done
 
@@ -197,7 +201,7 @@ async def _catalog(connection: AsyncConnection) -> str:
 
 
 async def _dump(
-    scene: Scene, path: Path, size: int, programs: clients.Clients, snapshot: str | None
+    scene: Scene, path: Path, size: int, programs: clients.Clients, *special: str
 ) -> None:
     """Write all but what is ours to the file that is not yet called `path`."""
     target = dump_files.partial(path)
@@ -210,9 +214,7 @@ async def _dump(
     await in_thread(ready)
     logger.info("dumping database %r, %s bytes of tables, to %s", scene.live, f"{size:,}", path)
     # the default compresses twice as long, while the application waits, for a tenth less
-    options = ["-Fc", "-Z1", "--no-password", "-N", SCHEMA_OF_OURS, "-f", str(target)]
-    if snapshot is not None:
-        options.append(f"--snapshot={snapshot}")
+    options = ["-Fc", "-Z1", "--no-password", "-N", SCHEMA_OF_OURS, "-f", str(target), *special]
     env = await scene.environment()
     work = children.run(programs.program("pg_dump"), *options, env=env)
     await _told(work, target)
@@ -244,16 +246,13 @@ async def _readable(path: Path, programs: clients.Clients, env: dict[str, str]) 
     await children.run(programs.program("pg_restore"), "-f", "/dev/null", str(path), env=env)
 
 
-async def _set_aside(scene: Scene, path: Path, programs: clients.Clients) -> None:
+async def _keep(scene: Scene, path: Path, programs: clients.Clients) -> None:
+    """Dump what a restore is to replace, while it keeps writers out."""
     async with scene.access.connection(autocommit=True) as connection:
         size = int((await rows_of(connection, contents.SIZE))[0][0])
-    try:
-        await _dump(scene, path, size, programs, None)
-        await _readable(dump_files.partial(path), programs, await scene.environment())
-        await in_thread(lambda: dump_files.publish(path))
-    except BaseException:
-        await in_thread(lambda: _remove(path))
-        raise
+    # behind somebody who waits for the restore's own locks it would wait for ever
+    await _dump(scene, path, size, programs, f"--lock-wait-timeout={inplace.LOCK_S}s")
+    await _readable(dump_files.partial(path), programs, await scene.environment())
 
 
 async def _intact(scene: Scene, path: Path, record: DumpRecord) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from automigrator.databases.postgresql import contents, dump_records
@@ -24,7 +25,7 @@ LOCK_S = 10
 """Seconds that the restore waits for the lock of one table."""
 
 _LOCK = f"""
-    select format('LOCK TABLE %I.%I IN ACCESS EXCLUSIVE MODE', n.nspname, c.relname)
+    select format('LOCK TABLE %I.%I IN {{mode}} MODE', n.nspname, c.relname)
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p') and {USERS} and {not_of_an_extension("pg_class", "c.oid")}
     order by 1 \\gexec
@@ -55,15 +56,26 @@ _STAYING = f"""
 """
 
 
-async def restore(scene: Scene, record: DumpRecord, clients: Clients, after: DumpRecord) -> None:
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How what a restore replaces is kept: written while nobody else can write, then named."""
+
+    write: Callable[[], Awaitable[None]]
+    publish: Callable[[], Awaitable[None]]
+
+
+async def restore(
+    scene: Scene, record: DumpRecord, clients: Clients, after: DumpRecord, keeping: Keeping
+) -> None:
     """Replace all that the database holds by the dump, and its record by `after`, or nothing.
 
     Raises RefusedError; then the transaction was rolled back, or never begun.
     """
-    async with _emptied(scene, record, clients) as (psql, archive):
+    async with _emptied(scene, record, clients, keeping.write) as (psql, archive):
         await psql.restore(*archive, record.path)
         await _compare(psql, record, data=True)
         await psql.ask(dump_records.said(scene.hold.key, after) + ";")
+        await keeping.publish()  # a COMMIT whose answer is lost may have been one
         await scene.hold.confirm()  # or another process may be at the database by now
         await psql.commit()
 
@@ -78,16 +90,29 @@ async def rehearse(scene: Scene, record: DumpRecord, clients: Clients) -> None:
 
 @asynccontextmanager
 async def _emptied(
-    scene: Scene, record: DumpRecord, clients: Clients
+    scene: Scene,
+    record: DumpRecord,
+    clients: Clients,
+    keep: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[tuple[Psql, Sequence[str]]]:
-    """A transaction in which the target is locked and empty, and what pg_restore is told of it."""
+    """A transaction in which the target is locked and empty, and what pg_restore is told of it.
+
+    What it held is given to `keep` when nobody else can write any more.
+    """
     env = await scene.environment()
     async with transaction(clients, env) as psql:
         await _same_database(scene, psql)
         await psql.ask(f"SET LOCAL lock_timeout = '{LOCK_S}s'; SET LOCAL search_path = '';")
-        act = f"restore database {scene.live!r}"
-        async with kept_alone(scene, act, record.disconnect_others):
-            await psql.ask(_LOCK)
+        if keep is not None:
+            await _locked(scene, psql, record, "EXCLUSIVE")  # which lets pg_dump read
+            shape = await psql.ask(contents.SHAPE + ";")
+            await keep()
+        await _locked(scene, psql, record, "ACCESS EXCLUSIVE")
+        if keep is not None and await psql.ask(contents.SHAPE + ";") != shape:
+            raise RefusedError(
+                f"somebody has changed the schema of database {scene.live!r} while what the "
+                "restore would replace was being dumped; that was rolled back"
+            )
         await psql.ask("SET LOCAL client_min_messages = error;")
         await psql.ask(_DROP)
         await _extensions(psql, record)
@@ -101,6 +126,12 @@ async def _emptied(
         )
         with tempfile.TemporaryDirectory(prefix="automigrator-") as folder:
             yield psql, await _selection(record.path, clients, env, staying, Path(folder))
+
+
+async def _locked(scene: Scene, psql: Psql, record: DumpRecord, mode: str) -> None:
+    act = f"restore database {scene.live!r}"
+    async with kept_alone(scene, act, record.disconnect_others):
+        await psql.ask(_LOCK.format(mode=mode))
 
 
 async def _extensions(psql: Psql, record: DumpRecord) -> None:

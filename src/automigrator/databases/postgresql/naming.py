@@ -12,8 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.databases.postgresql.sql import rows_of
 
-Kind = Literal["snapshot", "purged", "side", "replaced"]
-"""`side` is not yet in the target's place; `replaced` was, and is to be dropped."""
+Kind = Literal["snapshot", "purged", "undone", "side", "replaced"]
+"""`side` is not yet in the target's place; `replaced` was, and is to be renamed or dropped.
+
+A purge has set `purged` aside, and a restore `undone`.
+"""
 
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
 _OURS = re.compile(rf".*__automigrator_({'|'.join(get_args(Kind))})_([0-9A-Za-z]+)", re.DOTALL)
@@ -58,13 +61,18 @@ def purged_name(live: str, stamp: str) -> str:
     return _beside(live, "purged", stamp)
 
 
+def undone_name(live: str, stamp: str) -> str:
+    """The name under which what a restore has replaced is kept; `stamp` as above."""
+    return _beside(live, "undone", stamp)
+
+
 def side_name(live: str, stamp: str) -> str:
     """The name of a database that is to take the place of `live`; `stamp` as above."""
     return _beside(live, "side", stamp)
 
 
 def replaced_name(live: str, stamp: str) -> str:
-    """The name of what was in the place of `live` and is to be dropped; `stamp` as above."""
+    """The name of what was in the place of `live` until it is kept or dropped; `stamp` as above."""
     return _beside(live, "replaced", stamp)
 
 

@@ -64,15 +64,14 @@ async def ensure_exclusive(scene: Scene, act: str, tables: Sequence[VersionTable
         )
 
 
-async def made_elsewhere(scene: Scene, act: str, tables: Sequence[VersionTable]) -> bool:
-    """Whether tables of the target's own role are outside its schemas: a migration's, most likely.
+async def ensure_nobody_elses(scene: Scene, act: str, tables: Sequence[VersionTable]) -> None:
+    """Raise RefusedError when there are tables of another role outside the target's schemas.
 
-    Raises RefusedError when there are somebody else's.
+    Those of its own role are a migration's, most likely.
     """
     reason = await shared_with(scene, tables, but_own=True)
     if reason is not None:
         raise RefusedError(f"cannot {act}: {reason}; nothing was changed")
-    return await shared_with(scene, tables) is not None
 
 
 async def shared_with(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -17,7 +17,7 @@ from automigrator.databases.postgresql.scene import (
     discard,
     drop,
     ensure_alone,
-    made_elsewhere,
+    ensure_nobody_elses,
 )
 from automigrator.databases.postgresql.settings import settings
 from automigrator.databases.postgresql.sql import quoted_name, run
@@ -49,17 +49,16 @@ async def take(scene: Scene, name: str, record: Record) -> None:
 
 async def put_back(
     scene: Scene, name: str, stamp: str, record: Record, *, killed: bool = False
-) -> str | None:
-    """Swap a fresh copy of the snapshot in, and drop what was there; a step may be repeated.
+) -> tuple[str, ...]:
+    """Swap a fresh copy of the snapshot in, and keep what was there; a step may be repeated.
 
-    Where a process was killed somebody may have written since, and where tables have come into
-    other schemas they may be somebody's: what was there is kept then, under the name returned.
-    Raises RefusedError.
+    Returns where it is kept, and what an earlier try has replaced: that nobody has written since
+    the copy cannot be proved. Raises RefusedError.
     """
     admin, live = scene.admin, scene.live
     if not await whole.exists(admin, name):
         raise RefusedError(f"the snapshot {name!r} is gone; nothing was changed")
-    keep = await made_elsewhere(scene, f"restore database {live!r}", record.tables) or killed
+    await ensure_nobody_elses(scene, f"restore database {live!r}", record.tables)
     side, replaced = naming.side_name(live, stamp), naming.replaced_name(live, stamp)
     await records.write(admin, name, replace(record, state="restoring"))
     if not record.disconnect_others:
@@ -67,7 +66,7 @@ async def put_back(
             scene, f"restore database {live!r}", live, grace_s=DEAD_LEADER_S if killed else GRACE_S
         )
     await drop(scene, side)
-    await _let_go(scene, replaced, keep=killed)
+    earlier = await _kept(scene, replaced, naming.undone_name)
     own = replace(await settings(admin, name), comment=(await settings(admin, live)).comment)
     await copy(scene, name, side, own, disconnect_others=True)
     try:
@@ -83,17 +82,15 @@ async def put_back(
         await discard(scene, side)
         raise
     await records.write(admin, name, replace(record, state="migrating"))
-    return await _let_go(scene, replaced, keep=keep)
+    places = (earlier, await _kept(scene, replaced, naming.undone_name))
+    return tuple(each for each in places if each)
 
 
-async def _let_go(scene: Scene, replaced: str, *, keep: bool) -> str | None:
-    """Drop what a restore has replaced, or keep it under another name; says where."""
+async def _kept(scene: Scene, replaced: str, named: Callable[[str, str], str]) -> str | None:
+    """Keep what has been replaced under a name that stays; says under which."""
     if not await whole.exists(scene.admin, replaced):
         return None
-    if not keep:
-        await drop(scene, replaced)
-        return None
-    kept = naming.purged_name(scene.live, datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ"))
+    kept = named(scene.live, datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ"))
     await whole.disconnect(scene.admin, replaced)
     rename = f"ALTER DATABASE {quoted_name(replaced)} RENAME TO {quoted_name(kept)}"
     await run(scene.admin, rename)
@@ -114,18 +111,21 @@ async def recover(scene: Scene, found: Collection[naming.Ours]) -> str | None:
         else:
             done = await _needs_nothing(scene, name, record)
         if done is None:
-            kept_as = await put_back(scene, name, stamp, record, killed=True)
+            put_aside = await put_back(scene, name, stamp, record, killed=True)
             done = f"the database was put back from {name} after a process was killed"
-            done += f"; what it held until now is in {kept_as}" if kept_as else ""
+            done += f"; what it held until now is in {', '.join(put_aside)}"
     for name, record in opened.items():
         await records.write(admin, name, replace(record, state="kept"))
     for each in found:
         if each.kind == "side":
             await drop(scene, each.name)
         elif each.kind == "replaced":
-            kept_as = await _let_go(scene, each.name, keep=True)
-            told = f"what the database had held until a process was killed is in {kept_as}"
-            done = f"{done}; {told}" if done else told
+            restored = each.stamp in {kept[name] for name in opened}
+            named = naming.undone_name if restored else naming.purged_name
+            # a restore that was repeated above has kept it
+            if kept_as := await _kept(scene, each.name, named):
+                told = f"what the database had held until a process was killed is in {kept_as}"
+                done = f"{done}; {told}" if done else told
     return done
 
 
