@@ -133,8 +133,8 @@ class Run:
     ) -> tuple[str, ...]:
         """Delete the target's snapshots beyond the newest `keep` and those older than `max_age`.
 
-        Never this run's own, nor the last good one, whatever the limits are; None sets none.
-        Returns what was deleted.
+        Never this run's own, nor the last good one, whatever the limits are; None sets none. On
+        PostgreSQL also of what restores have replaced. Returns what was deleted.
         """
         self._need_lock("prune snapshots")
         with acting("prune snapshots"):

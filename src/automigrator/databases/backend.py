@@ -174,7 +174,7 @@ class Backend(Protocol):
 
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str | None:
         """Put the snapshot's data back; the snapshot stays. Says where the data is kept that was
-        replaced, if others than the migration may have written to it."""
+        replaced, unless it is proved that nobody but the migration has written to it."""
 
     async def close(self) -> None:
         """The target's part of the run is over: forget the journal."""
@@ -183,7 +183,8 @@ class Backend(Protocol):
         self, keep: int | None, *, max_age: timedelta | None = None, folder: Path | None = None
     ) -> tuple[str, ...]:
         """Delete the snapshots of this target beyond the limits (see `Limits`), but never this
-        run's own or the last good one; returns what was deleted."""
+        run's own or the last good one; returns what was deleted. What restores have replaced goes
+        with the same limits where it is always kept."""
 
     async def prune_set_aside(
         self, keep: int | None, *, max_age: timedelta | None = None
