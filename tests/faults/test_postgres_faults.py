@@ -268,7 +268,7 @@ async def test_a_dump_that_does_not_come_out_whole_stops_the_migration(
     folder.mkdir()
     for name in ("pg_dump", "pg_restore", "psql"):
         real = shutil.which(name)
-        cut = 'for last; do :; done; [ "$1" = -Fc ] && truncate -s -100 "$6"; exit 0'
+        cut = 'for last; do :; done; [ "$1" = -Fc ] && truncate -s -100 "$7"; exit 0'
         line = f'{real} "$@"; {cut}' if name == "pg_dump" else f'exec {real} "$@"'
         (folder / name).write_text(f"#!/bin/sh\n{line}\n")
         (folder / name).chmod(0o755)
