@@ -304,7 +304,7 @@ async def test_cancelling_while_another_holds_the_lock_is_immediate(
     with pytest.raises(asyncio.CancelledError):
         await follower
 
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2
     assert not leader.done()
     assert (await leader).outcome == "migrated"
 
