@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -321,6 +322,26 @@ async def test_a_repair_that_is_killed_at_its_end_leaves_nothing_that_no_start_r
     monkeypatch.undo()
     assert "had ended at r2" in (recovering.recover(file, TABLES) or "")
     assert journal.read(file) is None and read(file, "SELECT * FROM alembic_version") == [("r2",)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux tells what is open")
+async def test_a_target_that_is_left_to_the_next_start_has_no_file_open(
+    backend: SQLite, file: Path
+) -> None:
+    await backend.create()
+    stamped(file, "r1")
+    engine = backend.engine()
+    snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    await asyncio.to_thread(Path(snapshot.place).unlink)
+    with pytest.raises(RefusedError, match="is gone"):
+        await backend.restore(snapshot)
+    assert file in open_files()
+    await backend.release(engine)
+    assert file not in open_files() and backend.unfinished()
+
+
+def open_files() -> set[Path]:
+    return {Path(os.path.realpath(each)) for each in Path("/proc/self/fd").iterdir()}
 
 
 async def test_files_that_only_look_like_ours_stay(backend: SQLite, file: Path) -> None:

@@ -107,6 +107,8 @@ class SQLite:
         if not self.in_place:
             self._engines.discard(engine)
             await emptied(engine)
+        if self._snapshots.watched:  # where the journal stays open, for the next start
+            await to_the_end(in_thread(self._snapshots.stop_watching))
 
     def lock(
         self,

@@ -30,6 +30,11 @@ class Snapshots:
         self._watch: Watch | None = None
         self._verified: tuple[Path, tuple[int, ...]] | None = None
 
+    @property
+    def watched(self) -> bool:
+        """Whether a connection has the live file open."""
+        return self._watch is not None
+
     def take(
         self,
         place: Path,
