@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from acting_strategies import Rebuilding, Restoring
 from alembic_projects import linear
 from notes_application import GOOD, HALF_WAY, UNIQUE, Application
 from sqlalchemy import make_url
@@ -17,7 +18,6 @@ from sqlalchemy import make_url
 from automigrator import (
     Decision,
     Event,
-    Failure,
     FollowTimeoutError,
     MigrationError,
     Migrator,
@@ -85,32 +85,10 @@ class Listening:
         return dict(event.data)
 
 
-class Restoring:
-    effect = "reverting"
-
-    @hookimpl
-    async def before_migrate(self, run: Run) -> None:
-        await run.snapshot()
-
-    @hookimpl
-    async def on_failure(self, run: Run, failure: Failure) -> Decision:
-        await run.restore()
-        return Decision.ABORT
-
-
 class Raising:
     @hookimpl
     async def before_migrate(self, run: Run) -> None:
         raise OSError("no space left")
-
-
-class Rebuilding:
-    effect = "discarding"
-
-    @hookimpl
-    async def on_failure(self, run: Run, failure: Failure) -> Decision:
-        await run.recreate_database()
-        return Decision.RETRY
 
 
 async def started(
@@ -194,7 +172,7 @@ async def test_a_restore_tells_of_the_snapshot_the_failure_and_the_decision(
     notes.deploy(HALF_WAY)
     listening = Listening()
     with pytest.raises(MigrationError):
-        await started(notes, listening, Restoring())
+        await started(notes, listening, Restoring(Decision.ABORT))
     # a note says where PostgreSQL keeps what was replaced
     aside = ("run-", "target-", "note")
     told = [name for name in listening.names if not name.startswith(aside)]
@@ -271,7 +249,7 @@ async def test_a_cancelled_run_ends_all_that_it_began(notes: Application) -> Non
             Migrator(  # type: ignore[arg-type]  # its report is not looked at
                 notes.target(),
                 mode="migrate",
-                recovery=[Restoring()],
+                recovery=[Restoring(Decision.ABORT)],
                 plugins=[listening, Cancelling()],
             ).run()
         )

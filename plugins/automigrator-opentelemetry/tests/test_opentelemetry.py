@@ -3,132 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from automigrator_opentelemetry import OpenTelemetry
-from notes_application import BROKEN, GOOD, HALF_WAY, UNIQUE, Application
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from acting_strategies import Rebuilding, Restoring
+from notes_application import GOOD, HALF_WAY, UNIQUE, Application
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
+from telemetry import Telemetry, start
 
-from automigrator import Decision, Event, Failure, MigrationError, Migrator, Report, Run, hookimpl
+from automigrator import Event, MigrationError, Migrator, Run, hookimpl
 
 SLEEP = 'op.run_async(lambda connection: __import__("asyncio").sleep(30))'
-
-
-class Opened(SpanProcessor):
-    """Which spans were started and have not ended."""
-
-    def __init__(self) -> None:
-        self.spans: set[int] = set()
-
-    def on_start(self, span: Any, parent_context: Any = None) -> None:
-        self.spans.add(span.context.span_id)
-
-    def on_end(self, span: ReadableSpan) -> None:
-        self.spans.remove(span.context.span_id)
-
-
-@dataclass
-class Telemetry:
-    """A plugin, and what it exported."""
-
-    exporter: InMemorySpanExporter = field(default_factory=InMemorySpanExporter)
-    reader: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
-    opened: Opened = field(default_factory=Opened)
-
-    def __post_init__(self) -> None:
-        self.tracers = TracerProvider()
-        self.tracers.add_span_processor(self.opened)
-        self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.plugin = OpenTelemetry(self.tracers, MeterProvider([self.reader]))
-
-    @property
-    def spans(self) -> tuple[ReadableSpan, ...]:
-        return self.exporter.get_finished_spans()
-
-    def tree(self) -> list[str]:
-        """Every span below its parent, by start, as `depth name`, and ! where it failed."""
-        children: dict[int | None, list[ReadableSpan]] = {}
-        for span in self.spans:
-            children.setdefault(span.parent.span_id if span.parent else None, []).append(span)
-        lines: list[str] = []
-
-        def show(parent: int | None, depth: int) -> None:
-            for span in sorted(children.get(parent, []), key=lambda span: span.start_time or 0):
-                failed = "!" if span.status.status_code is StatusCode.ERROR else ""
-                lines.append(f"{'  ' * depth}{span.name.removeprefix('automigrator.')}{failed}")
-                show(span.context.span_id, depth + 1)
-
-        show(None, 0)
-        return lines
-
-    def named(self, name: str) -> list[ReadableSpan]:
-        return [span for span in self.spans if span.name == f"automigrator.{name}"]
-
-    def points(self, name: str) -> list[tuple[dict[str, Any], Any]]:
-        """The attributes and the value, or the count, of each point of a metric."""
-        data = self.reader.get_metrics_data()
-        found = [
-            point
-            for resource in (data.resource_metrics if data is not None else ())
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == f"automigrator.{name}"
-            for point in metric.data.data_points
-        ]
-        return [
-            (dict(point.attributes or {}), getattr(point, "value", getattr(point, "count", None)))
-            for point in found
-        ]
-
-
-async def start(application: Application, *recovery: object, **options: Any) -> Report:
-    target = application.target()
-    return await Migrator(target, mode="migrate", recovery=recovery, **options).run()
-
-
-@pytest.fixture
-def telemetry() -> Telemetry:
-    return Telemetry()
-
-
-class Restoring:
-    """Takes a snapshot, and puts it back."""
-
-    effect = "reverting"
-
-    @hookimpl
-    async def before_migrate(self, run: Run) -> None:
-        await run.snapshot()
-
-    @hookimpl
-    async def on_failure(self, run: Run, failure: Failure) -> Decision:
-        await run.restore()
-        return Decision.CONTINUE
-
-
-class Rebuilding:
-    """Replaces the database, and asks for another attempt."""
-
-    effect = "discarding"
-
-    @hookimpl
-    async def on_failure(self, run: Run, failure: Failure) -> Decision:
-        await run.recreate_database()
-        return Decision.RETRY
 
 
 async def test_a_migration_is_a_tree_of_spans_below_the_one_that_is_current(
@@ -381,68 +269,6 @@ async def test_no_parameter_no_statement_and_no_password_is_exported(
     assert "canary" not in exported
 
 
-class Broken(SpanProcessor):
-    def on_start(self, span: Any, parent_context: Any = None) -> None:
-        raise OSError("no collector at the start")
-
-    def on_end(self, span: ReadableSpan) -> None:
-        raise OSError("no collector at the end")
-
-
-class BrokenExporter(SpanExporter):
-    def export(self, spans: Any) -> Any:
-        raise OSError("no collector")
-
-
-@pytest.mark.parametrize("broken", [Broken, lambda: SimpleSpanProcessor(BrokenExporter())])
-async def test_telemetry_that_is_broken_changes_nothing(
-    broken: Callable[[], SpanProcessor],
-    notes: Application,
-    telemetry: Telemetry,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    telemetry.tracers.add_span_processor(broken())
-    notes.deploy(GOOD)
-    with caplog.at_level(logging.ERROR):
-        report = await start(notes, plugins=[telemetry.plugin])
-    assert report.outcome == "migrated"
-    assert notes.heads == {"r2"}
-    assert "no collector" in caplog.text
-    assert not telemetry.plugin._runs
-    assert [value for _, value in telemetry.points("runs")] == [1]
-
-
-class Recording:
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    @hookimpl
-    def on_event(self, event: Event) -> None:
-        self.events.append(event)
-
-
-async def test_events_that_are_missing_or_out_of_order_leave_no_span_open(
-    notes: Application,
-) -> None:
-    """Whatever is lost between the first event and the last, 300 times at random."""
-    recording = Recording()
-    notes.deploy(GOOD, HALF_WAY)
-    await start(notes, Restoring(), plugins=[recording])
-    first, *between, last = recording.events
-    seed = random.randrange(10**9)
-    chance = random.Random(seed)
-    for _ in range(300):
-        telemetry = Telemetry()
-        told = [event for event in between if chance.random() < 0.7]
-        if chance.random() < 0.5:
-            chance.shuffle(told)
-        for event in [first, *told, last, *told[:3]]:
-            telemetry.plugin.on_event(event)
-        assert telemetry.opened.spans == set(), f"seed {seed}"
-        assert not telemetry.plugin._runs
-        assert len(telemetry.named("run")) == 1
-
-
 async def test_an_attempt_that_is_made_again_is_a_span_that_failed_and_another(
     tmp_path: Path, postgres_url: str, telemetry: Telemetry
 ) -> None:
@@ -470,17 +296,3 @@ async def test_an_attempt_that_is_made_again_is_a_span_that_failed_and_another(
     assert failed and [last.strip(), revision.strip()] == ["attempt", "revision"]
     assert telemetry.named("attempt")[0].attributes["error.type"] == "lock-timeout"
     assert telemetry.points("failures") == []
-
-
-async def test_a_run_whose_beginning_was_not_told_opens_no_span(telemetry: Telemetry) -> None:
-    for name in ("target-started", "attempt-started", "target-finished", "run-finished"):
-        telemetry.plugin.on_event(Event(name, "app", {}, run="one"))
-    assert telemetry.spans == () and telemetry.opened.spans == set()
-
-
-async def test_without_a_provider_it_does_nothing(notes: Application) -> None:
-    notes.deploy(GOOD, BROKEN)
-    recording = Recording()
-    with pytest.raises(MigrationError):
-        await notes.start(plugins=[OpenTelemetry(), recording])
-    json.dumps([event.to_dict() for event in recording.events])
