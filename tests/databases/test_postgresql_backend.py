@@ -24,6 +24,8 @@ from automigrator.databases.backend import VersionTable, backend_for
 from automigrator.databases.polling import LockTimeoutError
 from automigrator.databases.postgresql import locking
 from automigrator.databases.postgresql.backend import PostgreSQL
+from automigrator.databases.postgresql.maintenance import Maintenance
+from automigrator.databases.postgresql.sights import Sights
 from automigrator.errors import RefusedError
 from automigrator.target import Target
 
@@ -114,10 +116,10 @@ async def test_a_database_that_is_listed_but_not_found_by_a_connection_is_not_ab
     postgres_server: Server, live: str, postgres_name: str
 ) -> None:
     """As during a swap: the connection asks for a name, the catalog has another."""
-    backend = made(postgres_server.url(postgres_name))
-    backend.database = live
+    access = made(postgres_server.url(postgres_name)).access
+    sights = Sights(access, live, Maintenance(access, None).connection)
     with pytest.raises(DBAPIError, match="does not exist"):
-        await backend.look(TABLES)
+        await sights.look(TABLES, None)
 
 
 async def test_heads_are_seen_per_version_table_and_schema(

@@ -7,16 +7,16 @@ import contextlib
 import functools
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from automigrator.databases.access import Access, NoAnswerError, emptied, idle_connection
+from automigrator.databases.access import Access, emptied
 from automigrator.databases.backend import Copying, Side, Sight, Snapshot, VersionTable
 from automigrator.databases.holding import Hold
 from automigrator.databases.postgresql import (
@@ -34,13 +34,13 @@ from automigrator.databases.postgresql import (
     whole,
 )
 from automigrator.databases.postgresql.classifying import ServerError
-from automigrator.databases.postgresql.codes import NO_DATABASE, NO_PRIVILEGE, code_of
+from automigrator.databases.postgresql.codes import NO_PRIVILEGE, code_of
 from automigrator.databases.postgresql.copies import Copies
 from automigrator.databases.postgresql.examining import ServerExaminer
 from automigrator.databases.postgresql.holding import SessionHold
 from automigrator.databases.postgresql.maintenance import Maintenance, database_of
 from automigrator.databases.postgresql.scene import Scene
-from automigrator.databases.postgresql.second_opinion import with_code
+from automigrator.databases.postgresql.sights import Sights
 from automigrator.databases.postgresql.stopping import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.failure import FailureKind
@@ -49,11 +49,7 @@ from automigrator.threads import to_the_end
 
 T = TypeVar("T")
 
-_places: weakref.WeakKeyDictionary[Engine, dict[VersionTable, str]] = weakref.WeakKeyDictionary()
-"""The schemas in which version tables were found, by the application's engine."""
-
 _CLOSE_S = 10.0
-_LOOK_PAUSES_S = (0.05, 0.25, 1.0)
 
 
 class PostgreSQL:
@@ -67,79 +63,16 @@ class PostgreSQL:
         self.database = database_of(access)
         self._maintenance = Maintenance(access, maintenance_database)
         self._engines: weakref.WeakSet[AsyncEngine] = weakref.WeakSet()
-        self._search_path: tuple[str, ...] | None = None
-        self._unfinished = False
+        self._sights = Sights(access, self.database, self._admin)
         self._held: SessionHold | None = None
         self._copies = Copies(self._scene, self._admin)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def look(self, tables: Sequence[VersionTable]) -> Sight:
-        limit = self.access.connect_timeout
-        try:
-            async with asyncio.timeout(limit) as deadline:
-                return await self._look(tables)
-        except Exception as error:
-            if not deadline.expired():
-                raise
-            raise NoAnswerError(f"no answer from the database within {limit:g} s") from error
-
-    async def _look(self, tables: Sequence[VersionTable]) -> Sight:
-        for pause in (*_LOOK_PAUSES_S, None):
-            try:
-                async with self.access.connection(autocommit=True) as connection:
-                    view = await looking.look(connection, tables)
-                    held = self._held
-                    if held is not None and view.server is not None and not held.lost:
-                        held.rule(view.server)
-                    self._search_path = view.search_path
-                    self._remember(view)
-                    return view.sight
-            except Exception as error:
-                await with_code(error, self.access, self.database)
-                if code_of(error) != NO_DATABASE:
-                    raise
-                if not await self._is_listed(error):
-                    return Sight(False, dict.fromkeys(tables))
-                if pause is None:
-                    raise
-            await asyncio.sleep(pause)
-        raise AssertionError("unreachable")
+        return await self._sights.look(tables, self._held)
 
     async def glimpse(self, table: VersionTable) -> tuple[str, ...] | None:
-        """By an idle connection of the application's, where an own one has found the table before.
-
-        It may look for tables elsewhere than a fresh one would, so it is told the schema.
-        """
-        # half: the connection that lies idle may be the only one that is dead
-        limit = min(looking.BUSY_S, self.access.connect_timeout / 2)
-        async with asyncio.timeout(limit), self._idle(table) as (connection, schema):
-            if connection is not None and schema is not None:
-                view = await looking.glimpse(connection, schema, table.name)
-            else:
-                async with self.access.connection(autocommit=True) as own:
-                    view = await looking.look(own, [table], heads_only=True)
-        self._remember(view)
-        return view.sight.all_heads()
-
-    @asynccontextmanager
-    async def _idle(
-        self, table: VersionTable
-    ) -> AsyncIterator[tuple[AsyncConnection | None, str | None]]:
-        application = self.access.application
-        schema = None
-        if application is not None and application is self.access.given_engine:
-            schema = _places.get(application.sync_engine, {}).get(table)
-        if application is None or schema is None:
-            yield None, None
-            return
-        async with idle_connection(application) as connection:
-            yield connection, schema
-
-    def _remember(self, view: looking.View) -> None:
-        self._unfinished = view.dump_open or bool(naming.among(view.opened, self.database))
-        application = self.access.application
-        if application is not None and application is self.access.given_engine:
-            _places.setdefault(application.sync_engine, {}).update(view.schemas)
+        return await self._sights.glimpse(table)
 
     async def create(self) -> bool:
         async with self._admin() as admin:
@@ -210,7 +143,7 @@ class PostgreSQL:
         return blocking.watched(self.access, self._held.tag)
 
     def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
-        return sessions.resolve(connection, table, self._search_path)
+        return sessions.resolve(connection, table, self._sights.search_path)
 
     def interrupter(self, connection: Connection) -> Callable[[], None] | None:
         return sessions.interrupter(connection)
@@ -238,7 +171,7 @@ class PostgreSQL:
 
     def unfinished(self) -> bool:
         """As of the last look: the record is in the server's catalog."""
-        return self._unfinished
+        return self._sights.unfinished
 
     async def recover(self, tables: Sequence[VersionTable]) -> str | None:
         async def recovered() -> str | None:
@@ -420,12 +353,3 @@ class PostgreSQL:
         task = asyncio.create_task(cancel())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _is_listed(self, refused: Exception) -> bool:
-        """Ask the catalog: during a swap a connection may be told that there is no database."""
-        async with AsyncExitStack() as stack:
-            try:
-                admin = await stack.enter_async_context(self._admin())
-            except ServerError:
-                raise refused from None
-            return await whole.exists(admin, self.database)
