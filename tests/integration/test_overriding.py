@@ -6,19 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from acting_strategies import Rebuilding
 from alembic_projects import heads, linear, query, revision, tables
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator import (
-    Decision,
-    Failure,
     MigrationError,
     Migrator,
     RefusedError,
     Run,
     Target,
     TargetReport,
-    hookimpl,
 )
 
 Make = Callable[..., Target]
@@ -110,17 +108,6 @@ async def test_a_subclass_may_replace_one_targets_whole_part(
     assert tables(sqlite_url) == set()
 
 
-class Purging:
-    """A discarding strategy, as a plugin of one's own would be written."""
-
-    effect = "discarding"
-
-    @hookimpl
-    async def on_failure(self, run: Run, failure: Failure) -> Decision:
-        await run.recreate_database()
-        return Decision.RETRY
-
-
 def impossible_with_rows(folder: Path) -> None:
     linear(folder, 3)
     rows = 'op.get_bind().execute(sa.text("SELECT count(*) FROM users")).scalar()'
@@ -156,7 +143,7 @@ async def test_a_subclass_sees_a_database_being_replaced(
 
     target = await target_with_a_row(make_target, database_url, versions)
 
-    report = await Telling(target, mode="migrate", recovery=[Purging()]).run()
+    report = await Telling(target, mode="migrate", recovery=[Rebuilding()]).run()
 
     assert report.outcome == "recovered"
     assert seen == [(target.name, True, False), True]
@@ -176,9 +163,9 @@ async def test_a_subclass_may_refuse_to_replace_a_database(
     target = await target_with_a_row(make_target, database_url, versions)
 
     with pytest.raises(MigrationError, match="there are rows") as caught:
-        await Keeping(target, mode="migrate", recovery=[Purging()]).run()
+        await Keeping(target, mode="migrate", recovery=[Rebuilding()]).run()
 
     (note,) = caught.value.report.targets[0].notes
-    assert "Purging" in note and "never in production" in note
+    assert "Rebuilding" in note and "never in production" in note
     assert len(query(database_url, "SELECT * FROM users")) == 1
     assert heads(database_url) == {"r3"}

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from acting_strategies import Rebuilding
 from alembic.config import Config
 from alembic_projects import contents, heads, linear, query, revision
 from hypothesis import given, settings
@@ -358,14 +359,6 @@ async def test_a_failed_migration_keeps_what_was_true_before_it(
 async def test_a_database_that_was_rebuilt_declares_anew(
     old: Make, newer: Callable[..., Any], make_target: Make, database_url: str
 ) -> None:
-    class Purge:
-        effect = "discarding"
-
-        @hookimpl
-        async def on_failure(self, run: Any, failure: Any) -> Decision:
-            await run.recreate_database()
-            return Decision.RETRY
-
     await newer(chain(4, {4: "r3"}))
 
     def failing_once(folder: Path) -> None:
@@ -384,7 +377,7 @@ async def test_a_database_that_was_rebuilt_declares_anew(
     target = make_target(failing_once, folder="newest")
     await execute(database_url, "INSERT INTO users (id, name) VALUES (1, 'a')")
 
-    assert (await start(target, recovery=[Purge()])).outcome == "recovered"
+    assert (await start(target, recovery=[Rebuilding()])).outcome == "recovered"
     assert (await start(old())).outcome == "current"
 
 
