@@ -6,7 +6,7 @@ import asyncio
 import logging
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,10 @@ STOPS = """
 """
 
 
+# pg_dump holds locks for as long as it is connected
+LOCKED = "select count(*) from pg_locks where relation = 'bulk'::regclass"
+
+
 @needs_programs
 @pytest.mark.parametrize("end", ["killed", "cancelled"])
 async def test_whoever_ends_in_the_middle_of_a_dump_leaves_no_copy_and_no_session(
@@ -188,6 +192,9 @@ async def test_whoever_ends_in_the_middle_of_a_dump_leaves_no_copy_and_no_sessio
         if end == "killed":
             process = Process(_copies, postgres_url, folder)
             await until(reached)
+            async with asyncio.timeout(60):  # pg_dump is slower on a busy machine
+                while not do(LOCKED)[0][0]:  # noqa: ASYNC110 - the server does not tell
+                    await asyncio.sleep(0.05)
             process.kill()
             process.close()
             assert len(beside(postgres_server, live)) == 1
@@ -200,13 +207,26 @@ async def test_whoever_ends_in_the_middle_of_a_dump_leaves_no_copy_and_no_sessio
         async with backend.lock(TABLES, 30, silent):
             await backend.recover(TABLES)
             assert beside(postgres_server, live) == []
-            # pg_dump holds locks for as long as it is connected
-            locked = "select count(*) from pg_locks where relation = 'bulk'::regclass"
             async with asyncio.timeout(10):  # it ends when it finds that nobody reads any more
-                while do(locked)[0][0]:  # noqa: ASYNC110 - the server does not tell
+                while do(LOCKED)[0][0]:  # noqa: ASYNC110 - the server does not tell
                     await asyncio.sleep(0.05)
     finally:
         slow.unlink()
+
+
+async def test_a_copy_that_is_cancelled_while_it_waits_for_others_is_not_begun(
+    postgres_url: str, postgres_server: Server, live: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "automigrator")
+    backend = made(postgres_url)
+    async with backend.lock(TABLES, 5, silent):
+        async with connected(postgres_url):
+            copying = asyncio.ensure_future(_entered(backend.copied_side("s1", how="template")))
+            await asyncio.sleep(0.3)  # of the second in which sessions of ours may leave
+            copying.cancel()
+        await asyncio.wait([copying])  # nobody is connected any more
+        assert copying.cancelled() and beside(postgres_server, live) == []
+    assert "was copied" not in caplog.text
 
 
 async def until(reached: Path) -> None:
@@ -215,12 +235,14 @@ async def until(reached: Path) -> None:
             await asyncio.sleep(0.02)
 
 
-async def _copied(backend: PostgreSQL, folder: Path) -> None:
-    async with (
-        backend.lock(TABLES, 5, silent),
-        backend.copied_side("s1", how="dump", binaries=folder),
-    ):
+async def _entered(copy: AbstractAsyncContextManager[Any]) -> None:
+    async with copy:
         raise AssertionError("it was to be ended before that")
+
+
+async def _copied(backend: PostgreSQL, folder: Path) -> None:
+    async with backend.lock(TABLES, 5, silent):
+        await _entered(backend.copied_side("s1", how="dump", binaries=folder))
 
 
 def _copies(tell: Callable[[Any], None], url: str, folder: Path) -> None:

@@ -66,7 +66,6 @@ class PostgreSQL:
         self._sights = Sights(access, self.database, self._admin)
         self._held: SessionHold | None = None
         self._copies = Copies(self._scene, self._admin)
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def look(self, tables: Sequence[VersionTable]) -> Sight:
         return await self._sights.look(tables, self._held)
@@ -200,7 +199,6 @@ class PostgreSQL:
             heads,
             wanted,
             tables,
-            self._cancel_statement,
             folder=folder,
             disconnect_others=disconnect_others,
             how=how,
@@ -243,11 +241,6 @@ class PostgreSQL:
         binaries: Path | None = None,
     ) -> AbstractAsyncContextManager[Side]:
         stoppable = Stoppable()
-
-        def stop() -> None:
-            stoppable.stop()
-            self._cancel_statement()
-
         make = functools.partial(
             sides.copied,
             stoppable=stoppable,
@@ -255,7 +248,7 @@ class PostgreSQL:
             how=how,
             binaries=binaries,
         )
-        return sides.beside(self._scene("copy"), stamp, make, prepared=True, stop=stop)
+        return sides.beside(self._scene("copy"), stamp, make, prepared=True, stop=stoppable.stop)
 
     async def take_over(
         self,
@@ -338,18 +331,3 @@ class PostgreSQL:
         for engine in list(self._engines):
             await emptied(engine)
         await self.refresh()
-
-    def _cancel_statement(self) -> None:
-        """Ask the server to end the statement of the lock's session, which keeps the lock."""
-        held = self._held
-        if held is None:
-            return
-        pid = held.pid
-
-        async def cancel() -> None:
-            async with self._maintenance.connection() as admin:
-                await sql.rows_of(admin, "select pg_cancel_backend(:pid)", pid=pid)
-
-        task = asyncio.create_task(cancel())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -51,7 +51,6 @@ class Copies:
         heads: tuple[str, ...],
         wanted: tuple[str, ...],
         tables: Sequence[VersionTable],
-        cancel_statement: Callable[[], object],
         *,
         folder: Path | None,
         disconnect_others: bool,
@@ -64,7 +63,7 @@ class Copies:
         refused: RefusedError | None = None
         if how != "dump":
             try:
-                name = await self._by_template(stamp, record, cancel_statement)
+                name = await self._by_template(stamp, record)
             except RefusedError as error:
                 if how == "template":
                     raise
@@ -79,19 +78,18 @@ class Copies:
             raise RefusedError(f"no copy can be made: {refused}; {error}") from error
         return Snapshot(path, heads, stamp)
 
-    async def _by_template(
-        self, stamp: str, record: Record, cancel_statement: Callable[[], object]
-    ) -> str:
+    async def _by_template(self, stamp: str, record: Record) -> str:
         scene = self._scene("take a snapshot of")
         name = naming.snapshot_name(scene.live, stamp)
+        stoppable = Stoppable()
 
         async def take() -> None:
             await ensure_may_create(scene, name)
             await ensure_exclusive(scene, f"copy database {scene.live!r}", record.tables)
-            await snapshots.take(scene, name, record)
+            await snapshots.take(scene, name, record, stoppable)
             self._template = (name, record)
 
-        await to_the_end(take(), cancel_statement)
+        await to_the_end(take(), stoppable.stop)
         return name
 
     async def _by_dump(

@@ -22,6 +22,7 @@ from automigrator.databases.postgresql.ownership import exclusive_to_target
 from automigrator.databases.postgresql.refusals import Session, first_words, in_use, listed
 from automigrator.databases.postgresql.settings import Settings, apply_settings
 from automigrator.databases.postgresql.sql import rows_of
+from automigrator.databases.postgresql.stopping import Stoppable
 from automigrator.databases.postgresql.whole import Terminate
 from automigrator.errors import RefusedError
 
@@ -48,6 +49,11 @@ class Scene:
     def admin(self) -> AsyncConnection:
         """The lock's own session, in AUTOCOMMIT."""
         return self.hold.admin
+
+    async def cancel_statement(self) -> None:
+        """Have the server end what the lock's session runs, which keeps the lock."""
+        async with self.second() as second:
+            await rows_of(second, "select pg_cancel_backend(:pid)", pid=self.hold.pid)
 
     async def environment(self) -> dict[str, str]:
         """What child processes connect with, under the name by which a next holder ends them."""
@@ -116,11 +122,21 @@ async def kept_alone(scene: Scene, act: str, disconnect_others: bool) -> AsyncIt
 
 
 async def copy(
-    scene: Scene, source: str, name: str, settings: Settings, *, disconnect_others: bool
+    scene: Scene,
+    source: str,
+    name: str,
+    settings: Settings,
+    *,
+    disconnect_others: bool,
+    stoppable: Stoppable | None = None,
 ) -> None:
     """Copy `source` to a new database and give it `settings`; all of it, or RefusedError."""
+
+    async def create() -> bool:
+        return await whole.create(scene.admin, name, template=source)
+
     async with _alone(scene, source, disconnect_others), creating(scene, name):
-        if not await whole.create(scene.admin, name, template=source):
+        if not await (stoppable or Stoppable()).asked(create, scene.cancel_statement):
             raise RefusedError(f"database {name!r} is there already; nothing was changed")
     try:
         await settle(scene, name, settings)

@@ -94,7 +94,7 @@ async def copied(
     refused: RefusedError | None = None
     if how != "dump":
         try:
-            await _by_template(scene, name, disconnect_others)
+            await _by_template(scene, name, disconnect_others, stoppable)
         except RefusedError as error:
             if how == "template":
                 raise
@@ -115,6 +115,10 @@ async def copied(
     logger.info("database %r was copied by pg_dump to %r", scene.live, name)
 
 
-async def _by_template(scene: Scene, name: str, disconnect_others: bool) -> None:
+async def _by_template(
+    scene: Scene, name: str, disconnect_others: bool, stoppable: Stoppable
+) -> None:
     own = replace(await settings(scene.admin, scene.live), comment=None)
-    await copy(scene, scene.live, name, own, disconnect_others=disconnect_others)
+    await copy(
+        scene, scene.live, name, own, disconnect_others=disconnect_others, stoppable=stoppable
+    )

@@ -21,6 +21,7 @@ from automigrator.databases.postgresql.scene import (
 )
 from automigrator.databases.postgresql.settings import settings
 from automigrator.databases.postgresql.sql import quoted_name, run
+from automigrator.databases.postgresql.stopping import Stoppable
 from automigrator.errors import RefusedError
 
 logger = logging.getLogger(__name__)
@@ -29,10 +30,11 @@ DEAD_LEADER_S = 10.0
 """Seconds in which the sessions of a killed process leave the server."""
 
 
-async def take(scene: Scene, name: str, record: Record) -> None:
+async def take(scene: Scene, name: str, record: Record, stoppable: Stoppable) -> None:
     """Copy the target to database `name`, verify the copy, and open the record."""
     own = replace(await settings(scene.admin, scene.live), comment=None)
-    await copy(scene, scene.live, name, own, disconnect_others=record.disconnect_others)
+    others = record.disconnect_others
+    await copy(scene, scene.live, name, own, disconnect_others=others, stoppable=stoppable)
     try:
         async with scene.access.connection(name, autocommit=True) as connection:
             found = (await looking.look(connection, record.tables)).sight.all_heads()
