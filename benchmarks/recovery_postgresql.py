@@ -31,9 +31,9 @@ TEMPLATES = (
 )
 DUMPS = (
     ("snapshot", "restore into a new one", "`pg_dump -Fc`"),
-    ("snapshot", "restore in place", "`pg_dump -Fc`, `pg_restore -f /dev/null`"),
+    ("snapshot", "restore in place", "`pg_dump -Fc -Z1`, `pg_restore -f /dev/null`"),
     ("restore", "restore into a new one", "`dropdb`, `createdb`, `pg_restore`"),
-    ("restore", "restore in place", "`pg_restore --clean --single-transaction`"),
+    ("restore", "restore in place", "the same, `pg_restore --clean --single-transaction`"),
 )
 """The act, whose it is put beside, and what that is called."""
 
@@ -138,13 +138,16 @@ class _Sides:
         return {"snapshot": dumped, "restore": put_back}
 
     def _restored_in_place(self) -> Costs:
-        """As ours does it: the dump is read whole, and put back in one transaction."""
-        file = str(self._dumps / "plain.dump")
-        read = _command("pg_restore", "-f", os.devnull, file)
-        dumped = self._cost(self._dumped(file), read)
+        """As ours does it: dumps are read whole, what is replaced is dumped, in one transaction."""
+        file, replaced = (str(self._dumps / f"{name}.dump") for name in ("plain", "replaced"))
+        dumped = self._cost(self._dumped(file, "-Z1"), self._read(file))
         options = ("--clean", "--if-exists", "--single-transaction")
-        restored = _command("pg_restore", *options, "-d", self._dsn, file)
-        put_back = self._cost(restored, checkpoint=False)
+        put_back = self._cost(
+            self._dumped(replaced, "-Z1"),
+            self._read(replaced),
+            _command("pg_restore", *options, "-d", self._dsn, file),
+            checkpoint=False,
+        )
         return {"snapshot": dumped, "restore": put_back}
 
     def _cost(self, *commands: Sequence[str], checkpoint: bool = True) -> Cost:
@@ -158,8 +161,11 @@ class _Sides:
     def _dropped(self, name: str) -> Sequence[str]:
         return _command("dropdb", *self._maintenance(), name)
 
-    def _dumped(self, file: str) -> Sequence[str]:
-        return _command("pg_dump", "-Fc", "-f", file, "-d", self._dsn)
+    def _dumped(self, file: str, *options: str) -> Sequence[str]:
+        return _command("pg_dump", "-Fc", *options, "-f", file, "-d", self._dsn)
+
+    def _read(self, file: str) -> Sequence[str]:
+        return _command("pg_restore", "-f", os.devnull, file)
 
     def _maintenance(self) -> Sequence[str]:
         return (f"--maintenance-db={self._admin}",)
