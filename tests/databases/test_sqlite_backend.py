@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, make_url, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
@@ -20,6 +21,7 @@ from automigrator.databases.access import Access
 from automigrator.databases.backend import VersionTable
 from automigrator.databases.sqlite import copying, journal, recovering, sides
 from automigrator.databases.sqlite.backend import SQLite
+from automigrator.databases.sqlite.location import file_of
 from automigrator.databases.sqlite.transactions import ForeignKeyError
 from automigrator.diagnosis import Left, diagnose
 from automigrator.errors import ConfigurationError, RefusedError
@@ -425,6 +427,84 @@ async def test_a_replacement_that_a_writer_blocks_is_refused_and_forgotten(
     assert await backend.recover(TABLES) is None
     assert (await backend.look(TABLES)).all_heads() == ("r1",)
     assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+async def test_a_replacement_that_is_refused_leaves_the_journal_of_the_snapshot(
+    backend: SQLite, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await backend.create()
+    stamped(file, "r1")
+    await backend.snapshot("20260101T000000000000Z", ("r1",), ("r2",), TABLES)
+    write(file, "CREATE TABLE half_way (id)")
+    monkeypatch.setattr(copying, "WAIT_S", 0.1)
+    with closing(sqlite3.connect(file, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        async with backend.side("s1") as side:
+            stamped(Path(side.place), "r2")
+            with pytest.raises(RefusedError, match="not touched"):
+                await backend.take_over(side, "s1", TABLES)
+
+    assert "put back" in (await backend.recover(TABLES) or "")  # as the start after a kill does
+
+    assert read(file, "SELECT name FROM sqlite_master") == [("alembic_version",)]
+
+
+@pytest.mark.parametrize("given", ["engine", "url"])
+async def test_a_side_of_a_database_named_by_a_uri_is_where_it_says(
+    given: str, file: Path, tmp_path: Path
+) -> None:
+    file.parent.mkdir()
+    stamped(file, "r1")
+    url = f"sqlite+aiosqlite:///{file.as_uri()}?uri=true&mode=rw&cache=private"
+    database = create_async_engine(url) if given == "engine" else url
+    backend = SQLite(Access(Target(database, tmp_path)))
+
+    for made in (backend.side("1"), backend.copied_side("2")):
+        async with made as side, side.engine.begin() as connection:
+            await connection.exec_driver_sql("CREATE TABLE made (id)")
+            await connection.commit()
+            tables = read(Path(side.place), "SELECT name FROM sqlite_master WHERE name = 'made'")
+            assert tables == [("made",)]
+
+    assert [path.name for path in file.parent.iterdir()] == ["app.db"]
+
+
+async def test_no_copy_is_made_to_be_migrated_where_another_file_would_be_changed_with_it(
+    file: Path, tmp_path: Path
+) -> None:
+    file.parent.mkdir()
+    stamped(file, "r1")
+    engine = create_async_engine(f"sqlite+aiosqlite:///{file}")
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _attach(connection: Any, record: object) -> None:
+        connection.execute(f"ATTACH '{tmp_path / 'other.db'}' AS other")
+        connection.execute("CREATE TABLE IF NOT EXISTS other.t (id)")
+
+    backend = SQLite(Access(Target(engine, tmp_path)))
+    with pytest.raises(RefusedError, match=r"attaches other \("):
+        async with backend.copied_side("1"):
+            pass
+    assert [path.name for path in file.parent.iterdir()] == ["app.db"]
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("sqlite:///app.db", "app.db"),
+        ("sqlite:///file:app.db", "file:app.db"),
+        ("sqlite:///app.db?mode=memory", "app.db"),
+        ("sqlite:///file:app.db?uri=true&mode=rw", "app.db"),
+        ("sqlite:///file:a%2523b%2520c.db?uri=true", "a#b c.db"),
+        ("sqlite:///file:app.db?uri=true&mode=memory&cache=shared", None),
+        ("sqlite:///file:/app?uri=true&vfs=memdb", None),
+        ("sqlite:///file::memory:?uri=true", None),
+        ("sqlite:///:memory:", None),
+        ("sqlite://", None),
+    ],
+)
+def test_a_url_names_the_file_that_sqlalchemy_opens(url: str, name: str | None) -> None:
+    assert file_of(make_url(url)) == (Path.cwd() / name if name else None)
 
 
 async def test_only_the_newest_snapshots_are_kept(backend: SQLite, file: Path) -> None:

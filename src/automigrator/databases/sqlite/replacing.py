@@ -36,13 +36,18 @@ def take_over(
     heads = tuple(sorted({head for table in tables for head in verify(new, table.name)}))
     names = tuple(table.name for table in tables)
     entry = journal.Entry("restoring", str(new), heads, heads, time.time(), names)
+    earlier = journal.read(file)
     journal.write(file, entry)
     side.needed = True
     try:
         keep = aside(file, "purged") if set_aside else copying.nothing
         kept = copying.restore(new, file, keep=keep)
     except (OSError, sqlite3.Error) as error:
-        journal.clear(file)
+        # a snapshot of this run may be needed yet
+        if earlier is not None:
+            journal.write(file, earlier)
+        else:
+            journal.clear(file)
         side.needed = False
         raise RefusedError(f"{error}; the old database was not touched") from error
     # first, and under a journal that does not need it: a start that finds nothing to do would

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from automigrator.databases.access import Access
 from automigrator.databases.sqlite import copying, files
 from automigrator.databases.sqlite.files import remove
+from automigrator.databases.sqlite.location import named_like
 from automigrator.databases.sqlite.reading import DAMAGED, Cancelled, code_of, connect, reading
 from automigrator.databases.sqlite.space import ensure_space
 from automigrator.errors import RefusedError
@@ -40,17 +41,31 @@ async def beside(access: Access, file: Path, stamp: str, make: Make) -> AsyncIte
     """The file that `make` makes, removed afterwards unless it is needed."""
     place = files.beside(file, f".side-{stamp}")
     # a listener may need what a fresh database does not have yet
-    engine = access.engine(str(place), prepared=make is copied)
+    engine = access.engine(named_like(access.url, place), prepared=make is copied)
     side = SideFile(engine, access.url.set(database=str(place), query={}), str(place))
     cancelled = threading.Event()
     try:
         work = in_thread(partial(make, place, file, cancelled.is_set))
         await to_the_end(work, cancelled.set)
+        await _ensure_alone(engine)
         yield side
     finally:
         await to_the_end(engine.dispose())
         if not side.needed:
             await to_the_end(in_thread(lambda: remove(place)))
+
+
+async def _ensure_alone(engine: AsyncEngine) -> None:
+    """Raise RefusedError where the revisions would reach another file as well: it is no copy."""
+    async with engine.connect() as connection:
+        rows = (await connection.exec_driver_sql("PRAGMA database_list")).all()
+    files = {str(row[1]): row[2] for row in rows if row[2] and row[1] not in ("main", "temp")}
+    others = [f"{name} ({path})" for name, path in files.items()]
+    if others:
+        raise RefusedError(
+            f"the application attaches {', '.join(others)} to each of its connections, so that "
+            "what is meant for a database on the side would change that, too; nothing was changed"
+        )
 
 
 def fresh(place: Path, like: Path, cancelled: Callable[[], bool]) -> None:
