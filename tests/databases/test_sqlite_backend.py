@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy import event, make_url, text
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
 from automigrator.databases.access import Access
@@ -184,6 +185,111 @@ async def test_recreating_a_parent_keeps_its_children_and_orphans_are_refused(
     assert read(file, "SELECT id FROM parent") == [(1,)]
     await backend.release(engine)
     await app.dispose()
+
+
+def enforcing(file: Path) -> AsyncEngine:
+    """An application's engine, whose connections enforce foreign keys."""
+    engine = create_async_engine(f"sqlite+aiosqlite:///{file}", connect_args={"timeout": 0.1})
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _enforce(connection: Any, record: object) -> None:
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    return engine
+
+
+async def test_foreign_keys_are_on_again_after_a_commit_that_a_reader_blocked(
+    file: Path, tmp_path: Path
+) -> None:
+    file.parent.mkdir()
+    write(file, "CREATE TABLE t (id)")
+    engine = enforcing(file)
+    backend = SQLite(Access(Target(engine, tmp_path)))
+
+    def commit(connection: Connection) -> None:
+        undo = backend.adopt(connection)
+        try:
+            with connection.begin():
+                connection.execute(text("INSERT INTO t VALUES (1)"))
+        finally:
+            undo()
+
+    async with engine.connect() as connection:
+        with closing(sqlite3.connect(file, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM t").fetchall()
+            with pytest.raises(OperationalError, match="locked"):
+                await connection.run_sync(commit)
+        rows = (await connection.exec_driver_sql("PRAGMA foreign_keys")).all()
+
+    assert [tuple(row) for row in rows] == [(1,)]
+    await engine.dispose()
+
+
+async def test_a_lock_that_keeps_foreign_keys_from_being_checked_is_not_passed_over(
+    file: Path, tmp_path: Path
+) -> None:
+    file.parent.mkdir()
+    write(file, "CREATE TABLE t (id)")
+    engine = enforcing(file)
+    backend = SQLite(Access(Target(engine, tmp_path)))
+    async with engine.connect() as connection:
+        with closing(sqlite3.connect(file, isolation_level=None)) as writer:
+            writer.execute("BEGIN EXCLUSIVE")
+            with pytest.raises((OperationalError, sqlite3.OperationalError), match="locked"):
+                await connection.run_sync(backend.adopt)
+        rows = (await connection.exec_driver_sql("PRAGMA foreign_keys")).all()
+
+    assert [tuple(row) for row in rows] == [(1,)]
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("mode", ["off", "memory"])
+async def test_a_transaction_has_a_journal_on_the_disk_where_the_application_does_without(
+    mode: str, file: Path, tmp_path: Path
+) -> None:
+    file.parent.mkdir()
+    write(
+        file,
+        "CREATE TABLE t (x)",
+        "INSERT INTO t WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
+        "WHERE i < 5000) SELECT randomblob(1000) FROM n",
+    )
+    engine = create_async_engine(f"sqlite+aiosqlite:///{file}")
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _without(connection: Any, record: object) -> None:
+        connection.execute(f"PRAGMA journal_mode={mode}")
+
+    backend = SQLite(Access(Target(engine, tmp_path)))
+
+    def half(connection: Connection) -> None:
+        undo = backend.adopt(connection)
+        with connection.begin() as transaction:
+            # more than its cache holds
+            connection.execute(text("UPDATE t SET x = zeroblob(900)"))
+            assert file.with_name("app.db-journal").exists()
+            transaction.rollback()
+        undo()
+
+    async with engine.connect() as connection:
+        await connection.run_sync(half)
+        rows = (await connection.exec_driver_sql("PRAGMA journal_mode")).all()
+
+    assert [tuple(row) for row in rows] == [(mode,)]
+    assert read(file, "SELECT count(*) FROM t WHERE length(x) = 1000") == [(5000,)]
+    await engine.dispose()
+
+
+async def test_looking_for_debris_waits_for_a_writer(backend: SQLite, file: Path) -> None:
+    await backend.create()
+    write(file, 'CREATE TABLE "_alembic_tmp_t" (id)')
+    with closing(sqlite3.connect(file, isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        looking = asyncio.create_task(backend.debris())
+        await asyncio.sleep(0.1)
+        writer.execute("COMMIT")
+    assert len(await looking) == 1
 
 
 async def test_a_snapshot_is_restored_and_the_journal_closed(backend: SQLite, file: Path) -> None:

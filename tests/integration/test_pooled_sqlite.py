@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from alembic_projects import project
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -53,4 +54,23 @@ async def test_the_applications_rollback_still_rolls_back(tmp_path: Path, sqlite
         await connection.execute(text("INSERT INTO users (id, name) VALUES (1, 'gone')"))
         await connection.rollback()
         assert (await connection.execute(text("SELECT count(*) FROM users"))).scalar() == 0
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+async def test_an_application_that_locks_its_file_as_long_as_it_is_open_is_migrated(
+    journal: str, tmp_path: Path, sqlite_url: str
+) -> None:
+    made = project(tmp_path, "async", sqlite_url)
+    engine = create_async_engine(sqlite_url)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def exclusive(connection: object, _: object) -> None:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # type: ignore[attr-defined]
+        connection.execute(f"PRAGMA journal_mode={journal}")  # type: ignore[attr-defined]
+
+    target = Target(engine, made.config, retry_timeout=1)
+    report = await Migrator(target, mode="migrate").run()
+
+    assert report.outcome == "migrated"
     await engine.dispose()

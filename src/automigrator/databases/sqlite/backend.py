@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -30,7 +31,7 @@ from automigrator.databases.sqlite import (
 from automigrator.databases.sqlite.examining import FileExaminer
 from automigrator.databases.sqlite.foreign import ensure_damaged
 from automigrator.databases.sqlite.location import file_of
-from automigrator.databases.sqlite.reading import reading
+from automigrator.databases.sqlite.reading import begin_reading, never, reading
 from automigrator.databases.sqlite.recovering import recover
 from automigrator.databases.sqlite.replacing import take_over
 from automigrator.databases.sqlite.snapshots import Snapshots
@@ -100,6 +101,8 @@ class SQLite:
         if self.in_place and self.access.given_engine is not None:
             return self.access.given_engine
         engine = self.access.engine()
+        # one that lies idle keeps its lock where the application sets locking_mode=EXCLUSIVE
+        event.listen(engine.sync_engine.pool, "checkin", lambda _, record: record.invalidate())
         self._engines.add(engine)
         return engine
 
@@ -186,6 +189,7 @@ class SQLite:
 
         def find() -> tuple[str, ...]:
             with reading(file) as connection:
+                begin_reading(connection, file, never, looking.BUSY_S)
                 rows = connection.execute(
                     "SELECT name FROM sqlite_master WHERE name GLOB '_alembic_tmp_*'"
                 ).fetchall()

@@ -20,7 +20,7 @@ from automigrator.databases.sqlite.reading import (
 )
 
 Ask = Callable[[str], Sequence[Any]]
-_BUSY_S = 10.0
+BUSY_S = 10.0
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'"
 # without what ANALYZE makes: an optimising application changes no schema
 _SCHEMA = (
@@ -37,14 +37,14 @@ def look_at_file(path: Path, tables: Sequence[VersionTable]) -> Sight:
         raise no_file(path)
     try:
         with reading(path) as connection:
-            begin_reading(connection, path, never, _BUSY_S)
+            begin_reading(connection, path, never, BUSY_S)
             return look(lambda sql: connection.execute(sql).fetchall(), tables)
     except sqlite3.OperationalError as error:
         # a journal that a killed process left can only be played back by a writer
         if code_of(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
             raise
     with closing(connect(path, "rw")) as connection:
-        begin_reading(connection, path, never, _BUSY_S)
+        begin_reading(connection, path, never, BUSY_S)
         return look(lambda sql: connection.execute(sql).fetchall(), tables)
 
 

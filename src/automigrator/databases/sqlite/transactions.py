@@ -17,6 +17,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from automigrator.databases.chain import chain
+from automigrator.databases.sqlite.reading import BUSY, code_of
 from automigrator.errors import AutomigratorError
 
 logger = logging.getLogger(__name__)
@@ -32,15 +34,32 @@ def make_real(connection: Connection) -> Callable[[], None]:
     """Let `connection` BEGIN for real, with foreign keys off and checked before each commit.
 
     Off, because recreating a parent table (a batch operation) would delete its children by
-    ON DELETE CASCADE, and the pragma does nothing inside a transaction. Returns the undoing.
+    ON DELETE CASCADE, and the pragma does nothing inside a transaction. With a journal on the
+    disk, whatever the application does without. Returns the undoing.
     """
     dbapi: Any = connection.connection.dbapi_connection
     level = getattr(dbapi, "isolation_level", "")
     begun = connection.in_transaction()
     enforced = _rows(dbapi, "PRAGMA foreign_keys") == [(1,)]
-    if enforced:
-        _rows(dbapi, "PRAGMA foreign_keys=OFF")
-    before = _violations(dbapi)
+    journal = _unsafe_journal(connection)
+
+    def as_before() -> None:
+        dbapi.isolation_level = level
+        if enforced:
+            _rows(dbapi, "PRAGMA foreign_keys=ON")
+        if journal is not None:
+            _rows(dbapi, f"PRAGMA journal_mode={journal}")
+
+    try:
+        if enforced:
+            _rows(dbapi, "PRAGMA foreign_keys=OFF")
+        if journal is not None:
+            _rows(dbapi, "PRAGMA journal_mode=DELETE")
+        before = _violations(dbapi)
+    except BaseException:
+        with suppress(SQLAlchemyError, sqlite3.Error, ValueError):
+            as_before()
+        raise
 
     def begin(conn: Connection) -> None:
         if conn.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
@@ -71,15 +90,15 @@ def make_real(connection: Connection) -> Callable[[], None]:
     def undo() -> None:
         with suppress(SQLAlchemyError, sqlite3.Error):
             if not connection.closed and not connection.invalidated:
-                if connection.in_transaction():
-                    connection.rollback()
                 event.remove(connection, "begin", begin)
                 event.remove(connection, "commit", check)
+                if connection.in_transaction():
+                    connection.rollback()
+                # a COMMIT that a reader blocked leaves it open, and a pragma would do nothing
+                dbapi.rollback()
         # also when it was given back: an application's pool hands the very same one out again
         with suppress(SQLAlchemyError, sqlite3.Error, ValueError):
-            dbapi.isolation_level = level
-            if enforced:
-                _rows(dbapi, "PRAGMA foreign_keys=ON")
+            as_before()
 
     return undo
 
@@ -102,8 +121,16 @@ def _violations(dbapi: Any) -> Violations | None:
     """The rows that refer to nothing; None when the schema itself cannot be checked."""
     try:
         return frozenset(tuple(row) for row in _rows(dbapi, "PRAGMA foreign_key_check"))
-    except (sqlite3.Error, SQLAlchemyError):
+    except (sqlite3.Error, SQLAlchemyError) as error:
+        if any(isinstance(each, sqlite3.Error) and code_of(each) in BUSY for each in chain(error)):
+            raise
         return None
+
+
+def _unsafe_journal(connection: Connection) -> str | None:
+    """The journal mode of a file where a transaction, or a kill in it, could not be undone."""
+    ((mode,),) = _rows(connection.connection.dbapi_connection, "PRAGMA journal_mode")
+    return mode if mode in ("off", "memory") and main_file(connection) is not None else None
 
 
 def _rows(dbapi: Any, sql: str) -> list[tuple[Any, ...]]:
