@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -58,9 +59,8 @@ async def beside(access: Access, file: Path, stamp: str, make: Make) -> AsyncIte
 async def _ensure_alone(engine: AsyncEngine) -> None:
     """Raise RefusedError where the revisions would reach another file as well: it is no copy."""
     async with engine.connect() as connection:
-        rows = (await connection.exec_driver_sql("PRAGMA database_list")).all()
-    files = {str(row[1]): row[2] for row in rows if row[2] and row[1] not in ("main", "temp")}
-    others = [f"{name} ({path})" for name, path in files.items()]
+        rows: Sequence[Any] = (await connection.exec_driver_sql("PRAGMA database_list")).all()
+    others = [f"{name} ({path})" for _, name, path in rows if path and name not in ("main", "temp")]
     if others:
         raise RefusedError(
             f"the application attaches {', '.join(others)} to each of its connections, so that "
