@@ -48,7 +48,8 @@ async def count(course: Course) -> None:
         course.found = found = await hold.last()
         earlier = _earlier(course)
         if found is not None and earlier.count >= limit:
-            if hold.since < tries_again_at(earlier, limit):
+            # also a clock that was set back by as much: else it would have to come round again
+            if abs(hold.since - earlier.last) < tries_again_at(earlier, limit) - earlier.last:
                 course.starts = earlier
                 raise CrashLoopError(found)
             course.run.note(
@@ -114,7 +115,7 @@ async def last_resort(course: Course, asking: Asking, record: Record) -> Outcome
 
 def tries_again_at(starts: FailedStarts, limit: int) -> float:
     """When a start may try once more, on the clock of the record."""
-    return starts.last + REST_S * 2.0 ** min(starts.count - limit, 30)
+    return starts.last + REST_S * 2.0 ** min(starts.count - limit, 16)  # 180 years
 
 
 async def _decided(course: Course, asking: Asking, failure: Failure) -> Decision | None:

@@ -6,6 +6,7 @@ Twenty replicas that wait for one lock would each try the revision that fails, a
 from __future__ import annotations
 
 import logging
+import time
 
 from automigrator import crash_loops
 from automigrator.course import Course
@@ -15,6 +16,9 @@ from automigrator.report import Outcome
 from automigrator.saying import first_line
 
 logger = logging.getLogger(__name__)
+
+SLACK_S = 60.0
+"""Seconds that the clock of a record may be put forward while a leader is waited for."""
 
 
 async def inherited(course: Course) -> Outcome | None:
@@ -30,6 +34,8 @@ async def inherited(course: Course) -> Outcome | None:
         return None
     if record.outcome == "begun":
         return None  # it died
+    if record.at > hold.since + time.monotonic() - course.began + SLACK_S:
+        return None  # of before the clock was set back
     course.failures += [Failure.from_dict(failure) for failure in record.failures]
     course.followed, course.starts = True, record.starts
     course.run.notes.append(

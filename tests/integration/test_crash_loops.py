@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -348,6 +351,67 @@ async def test_a_start_long_after_the_last_tries_once_more(
     assert any("it is tried once more" in note for note in again.notes)
     monkeypatch.undo()
     assert not tried(await boot(device, limit=1))
+
+
+@pytest.fixture
+def file_device(tmp_path: Path) -> Raced:
+    """The same in a file, whose record lies beside it."""
+    return Raced(tmp_path, f"sqlite+aiosqlite:///{tmp_path / 'app.db'}")
+
+
+def rewritten(device: Raced, **starts: float) -> None:
+    """Make the record one of other times, as a clock that was wrong would have."""
+    path = device.root / "app.db.automigrator-record.json"
+    record = json.loads(path.read_text())
+    record["at"] = starts.pop("at", record["at"])
+    record["starts"].update(starts)
+    path.write_text(json.dumps(record))
+
+
+async def test_a_failure_from_before_the_clock_was_set_back_binds_nobody(
+    file_device: Raced,
+) -> None:
+    file_device.traced(UNIQUE)
+    await boot(file_device)
+    rewritten(file_device, at=time.time() + 1e7)
+    file_device.execute(NO_DUPLICATES)
+
+    report = await boot(file_device)
+
+    assert report.outcome == "migrated", report.notes
+
+
+async def test_a_clock_that_was_set_back_does_not_end_the_tries_for_years(
+    file_device: Raced,
+) -> None:
+    file_device.traced(BROKEN)
+    await boot(file_device, limit=1)
+    rewritten(file_device, at=0, last=time.time() + 1e7, since=time.time() + 1e7)
+
+    again = await boot(file_device, limit=1)
+
+    assert (tried(again), again.failed_starts) == (True, 2)
+    assert not tried(await boot(file_device, limit=1))
+
+
+async def test_a_limit_that_is_lowered_far_below_the_count_is_reached(file_device: Raced) -> None:
+    file_device.traced(BROKEN)
+    await boot(file_device)
+    rewritten(file_device, count=100)
+
+    assert not tried(await boot(file_device, limit=1))
+
+
+@pytest.mark.parametrize("damage", [{"count": math.inf}, {"last": math.inf}, {"since": math.nan}])
+async def test_a_record_that_is_damaged_counts_for_nothing(
+    file_device: Raced, damage: dict[str, float]
+) -> None:
+    file_device.traced(UNIQUE)
+    await boot(file_device)
+    rewritten(file_device, **{"count": 9, **damage})
+    file_device.execute(NO_DUPLICATES)
+
+    assert (await boot(file_device)).outcome == "migrated"
 
 
 def test_each_try_after_the_limit_doubles_the_rest() -> None:

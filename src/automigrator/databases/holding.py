@@ -9,12 +9,15 @@ from typing import Any, Literal, Protocol, get_args
 
 from automigrator.databases.declarations import Declaration
 from automigrator.errors import AutomigratorError
-from automigrator.failure import State
+from automigrator.failure import Failure, State
 
 
 class LockLostError(AutomigratorError):
     """Raised when another process may hold the lock by now; what was not committed is undone."""
 
+
+_YEAR_9000 = 221845392000.0
+"""What comes later is no time that could be told, with the rest after it."""
 
 Ended = Literal["begun", "failed", "degraded"]
 """`begun` stays where a leader died before it could say more."""
@@ -56,7 +59,7 @@ def loaded(text: str | None) -> Record | None:
         starts = data["starts"]
         if data["outcome"] not in get_args(Ended) or data["state"] not in get_args(State):
             return None
-        return Record(
+        record = Record(
             str(data["plan"]),
             data["outcome"],
             str(data["leader"]),
@@ -65,7 +68,11 @@ def loaded(text: str | None) -> Record | None:
             FailedStarts(int(starts["count"]), float(starts["since"]), float(starts["last"])),
             float(data["at"]),
         )
-    except (ValueError, KeyError, TypeError):
+        for failure in record.failures:
+            Failure.from_dict(failure)
+        times = (record.starts.since, record.starts.last, record.at)
+        return record if all(0 <= each < _YEAR_9000 for each in times) else None
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
