@@ -489,6 +489,19 @@ async def test_a_side_database_takes_over_and_the_old_one_is_set_aside(
     assert not list(file.parent.glob("*.side-*"))
 
 
+async def test_connections_of_another_encoding_see_the_side_that_takes_over(
+    backend: SQLite, file: Path
+) -> None:
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as open_one:
+        open_one.execute("PRAGMA encoding='UTF-16'")
+        open_one.execute("CREATE TABLE old (id)")
+        async with backend.side("s") as side:
+            stamped(Path(side.place), "r9")
+            await backend.take_over(side, "s", TABLES)
+        assert open_one.execute("SELECT * FROM alembic_version").fetchall() == [("r9",)]
+
+
 async def test_a_side_database_that_is_cancelled_as_it_is_made_does_not_come_later(
     backend: SQLite, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -282,6 +282,28 @@ def test_a_copy_is_as_private_as_its_source(tmp_path: Path) -> None:
     assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs other groups")
+@pytest.mark.parametrize(("member", "group", "rights"), [(True, 3333, 0o660), (False, 0, 0o600)])
+def test_a_copy_of_somebody_elses_file_is_for_no_other_group(
+    member: bool, group: int, rights: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = make(tmp_path / "app.db", rows=5)
+    os.chown(live, 1111, 3333)
+    live.chmod(0o660)
+    chown = os.chown
+
+    def by_one_who_is_not_root(path: Path, user: int, group: int) -> None:
+        if user != -1 or not member:
+            raise PermissionError(errno.EPERM, "not permitted")
+        chown(path, user, group)
+
+    monkeypatch.setattr(os, "chown", by_one_who_is_not_root)
+    copying.copy(live, tmp_path / "copy.db")
+
+    found = (tmp_path / "copy.db").stat()
+    assert (found.st_gid, found.st_mode & 0o777) == (group, rights)
+
+
 def test_names_with_uri_characters_are_only_names(tmp_path: Path) -> None:
     live = make(tmp_path / "a?mode=memory&x#y%20 é.db", rows=5)
     copying.copy(live, tmp_path / "c?o#p%y.db")

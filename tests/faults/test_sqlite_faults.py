@@ -592,6 +592,9 @@ async def test_what_killed_copies_left_is_removed_and_nothing_else(
         live.with_name("app.db.snapshot-20260101T000000000000Z.partial"),
         live.with_name("app.db.snapshot-20260101T000000000000Z.partial-journal"),
         live.with_name("app.db.corrupt-20260101T000000Z-2-wal.partial"),
+        live.with_name("app.db.automigrator-new"),
+        live.with_name("app.db.automigrator-new.partial-journal"),
+        live.with_name("app.db.automigrator-works-with.json.tmp"),
         folder / f"{ours.name}-2.partial",
     ]
     theirs = [

@@ -53,6 +53,7 @@ def copy_bytes(source: Path, destination: Path) -> None:
             continue
         partial = beside(destination, suffix + ".partial")
         try:
+            partial.touch(0o600)
             shutil.copyfile(part, partial)
             sync_file(partial)
             same_access(partial, part)
@@ -66,10 +67,16 @@ def copy_bytes(source: Path, destination: Path) -> None:
 def same_access(path: Path, model: Path) -> None:
     """Who may read the model may read the copy, and nobody else."""
     status = model.stat()
+    mode = status.st_mode & 0o777
     if os.name != "nt":
-        with suppress(PermissionError):
+        try:
             os.chown(path, status.st_uid, status.st_gid)
-    path.chmod(status.st_mode & 0o777)
+        except PermissionError:
+            with suppress(PermissionError):
+                os.chown(path, -1, status.st_gid)
+        if path.stat().st_gid != status.st_gid:
+            mode &= ~0o070  # of a group that may not read the model
+    path.chmod(mode)
 
 
 def sync_file(path: Path) -> None:

@@ -38,7 +38,8 @@ def kept(file: Path, *kinds: Kind, folder: Path | None = None) -> list[Path]:
 def remove_partials(file: Path, folder: Path | None = None) -> None:
     """Delete what copies that were killed have left; only under the lock, or it may be in use."""
     rest = f"\\.(?:{_ANY})-{_STAMP}(?:-wal|-shm|-journal)?\\.partial(?:-wal|-shm|-journal)?"
-    rest += r"|\.automigrator-(?:journal|record)\.json\.tmp"
+    rest += r"|\.automigrator-(?:journal|record|works-with)\.json\.tmp"
+    rest += r"|\.automigrator-new(?:\.partial)?(?:-wal|-shm|-journal)?"
     for left in _matching(file, rest, folder):
         left.unlink(missing_ok=True)
 

@@ -18,10 +18,20 @@ from automigrator.databases.access import Access
 from automigrator.databases.sqlite import copying, files
 from automigrator.databases.sqlite.files import remove
 from automigrator.databases.sqlite.location import named_like
-from automigrator.databases.sqlite.reading import DAMAGED, Cancelled, code_of, connect, reading
+from automigrator.databases.sqlite.reading import (
+    DAMAGED,
+    BusyError,
+    Cancelled,
+    begin_reading,
+    code_of,
+    connect,
+    reading,
+)
 from automigrator.databases.sqlite.space import ensure_space
 from automigrator.errors import RefusedError
 from automigrator.threads import in_thread, to_the_end
+
+_BUSY_S = 10.0
 
 Make = Callable[[Path, Path, Callable[[], bool]], None]
 """Makes the first database beside the second, unless the call says that it was cancelled."""
@@ -71,15 +81,20 @@ async def _ensure_alone(engine: AsyncEngine) -> None:
 def fresh(place: Path, like: Path, cancelled: Callable[[], bool]) -> None:
     """An empty database with pages of the size that `like` has, so that they fit into its log.
 
-    It has a page: a zero-byte file could not be told from one that lost its data.
+    And with its encoding, which connections that are open have settled on. It has a page: a
+    zero-byte file could not be told from one that lost its data.
     """
-    size = 0
-    with suppress(sqlite3.Error), reading(like) as connection:
+    size = encoding = None
+    with suppress(sqlite3.Error, BusyError), reading(like) as connection:
+        begin_reading(connection, like, cancelled, _BUSY_S)
         (size,) = connection.execute("PRAGMA page_size").fetchone()
+        (encoding,) = connection.execute("PRAGMA encoding").fetchone()
     remove(place)
     with closing(connect(place, "rwc")) as connection:
         if size:
             connection.execute(f"PRAGMA page_size={size}")
+        if encoding:
+            connection.execute(f"PRAGMA encoding='{encoding}'")
         connection.execute("CREATE TABLE t (x)")
         connection.execute("DROP TABLE t")
 
