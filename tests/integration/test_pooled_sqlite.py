@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import aiosqlite
 import pytest
-from alembic_projects import project
+from alembic_projects import heads, project
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from automigrator import Migrator, Target
+from automigrator import MigrationError, Migrator, Target
+from automigrator.databases.sqlite import locking
 
 ENV = """
 import asyncio
@@ -73,4 +75,40 @@ async def test_an_application_that_locks_its_file_as_long_as_it_is_open_is_migra
     report = await Migrator(target, mode="migrate").run()
 
     assert report.outcome == "migrated"
+    await engine.dispose()
+
+
+async def test_an_engine_that_leads_elsewhere_than_its_url_is_refused_before_anything_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = project(tmp_path, "async", "sqlite+aiosqlite:///app.db")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    engine = create_async_engine("sqlite+aiosqlite:///app.db")
+    monkeypatch.chdir(tmp_path / "two")
+
+    with pytest.raises(MigrationError, match="leads to .*one/app.db, and its URL to .*two/app.db"):
+        await Migrator(Target(engine, made.config), mode="migrate").run()
+
+    assert (tmp_path / "one" / "app.db").stat().st_size == 0
+    await engine.dispose()
+
+
+async def test_a_file_that_only_a_creator_names_is_locked_and_copied_like_any_other(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "app.db"
+    made = project(tmp_path, "async", f"sqlite+aiosqlite:///{file}")
+    engine = create_async_engine(
+        "sqlite+aiosqlite://", async_creator=lambda: aiosqlite.connect(file)
+    )
+    target = Target(engine, made.config, lock_timeout=0.1)
+    async with locking.file_lock(file, 1, lambda *_: None):
+        with pytest.raises(MigrationError, match="lock"):
+            await Migrator(target, mode="migrate").run()
+
+    assert (await Migrator(target, mode="migrate").run()).outcome == "migrated"
+
+    assert heads(f"sqlite:///{file}") == {"r3"}
     await engine.dispose()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,13 @@ from automigrator.databases.sqlite.reading import begin_reading, never, reading
 from automigrator.databases.sqlite.recovering import recover
 from automigrator.databases.sqlite.replacing import take_over
 from automigrator.databases.sqlite.snapshots import Snapshots
-from automigrator.databases.sqlite.transactions import data_version, main_file, make_real
+from automigrator.databases.sqlite.transactions import (
+    data_version,
+    main_file,
+    make_real,
+    place_of,
+)
+from automigrator.diagnosis import JudgedError
 from automigrator.errors import ConfigurationError, RefusedError
 from automigrator.failure import FailureKind
 from automigrator.retention import Limits
@@ -53,6 +59,7 @@ class SQLite:
         self.in_place = self.file is None
         self._engines: WeakSet[AsyncEngine] = WeakSet()
         self._snapshots = Snapshots(self.file or Path())
+        self._settled = False
         if self.in_place and access.given_engine is None:
             raise ConfigurationError(
                 "a SQLite database in memory exists in the application's own connection only; "
@@ -60,6 +67,7 @@ class SQLite:
             )
 
     async def look(self, tables: Sequence[VersionTable]) -> Sight:
+        await self._settle()
         if self.file is not None:
             file = self.file
             try:
@@ -74,6 +82,17 @@ class SQLite:
 
         async with self.engine().connect() as connection:
             return await connection.run_sync(ask)
+
+    async def _settle(self) -> None:
+        """Find the file that a creator of the application's leads to where the URL names none."""
+        if self._settled or self.file is not None:
+            return
+        async with self.engine().connect() as connection:
+            file = await connection.run_sync(main_file)
+        if file is not None:
+            self.file, self.in_place, self._snapshots = file, False, Snapshots(file)
+            self.access.url = self.access.url.set(database=str(file))
+        self._settled = True
 
     async def glimpse(self, table: VersionTable) -> tuple[str, ...] | None:
         """Nothing is cheaper than `look` here."""
@@ -103,8 +122,24 @@ class SQLite:
         engine = self.access.engine()
         # one that lies idle keeps its lock where the application sets locking_mode=EXCLUSIVE
         event.listen(engine.sync_engine.pool, "checkin", lambda _, record: record.invalidate())
+        event.listen(engine.sync_engine.pool, "connect", self._ensure_leads_here)
         self._engines.add(engine)
         return engine
+
+    def _ensure_leads_here(self, connection: Any, record: object) -> None:
+        """Before anything is changed: what is locked, looked at and copied is the file named."""
+        place = place_of(connection)
+        if place is None or self.file is None or place == self.file:
+            return
+        if place.exists() and self.file.exists() and place.samefile(self.file):
+            return
+        connection.close()
+        raise JudgedError(
+            "env",
+            f"the application's engine leads to {place}, and its URL to {self.file}; nothing was "
+            "changed",
+            "give the engine an absolute path, or the URL of the file that its creator opens",
+        )
 
     async def release(self, engine: AsyncEngine) -> None:
         if not self.in_place:
@@ -113,15 +148,20 @@ class SQLite:
         if self._snapshots.watched:  # where the journal stays open, for the next start
             await to_the_end(in_thread(self._snapshots.stop_watching))
 
-    def lock(
+    @asynccontextmanager
+    async def lock(
         self,
         tables: Sequence[VersionTable],
         timeout_s: float,
         waiting: Callable[[float, str], None],
-    ) -> AbstractAsyncContextManager[Hold]:
+    ) -> AsyncIterator[Hold]:
+        await self._settle()
         if self.file is None:
-            return locking.memory_lock(self.engine().sync_engine, timeout_s, waiting)
-        return locking.file_lock(self.file, timeout_s, waiting)
+            lock = locking.memory_lock(self.engine().sync_engine, timeout_s, waiting)
+        else:
+            lock = locking.file_lock(self.file, timeout_s, waiting)
+        async with lock as hold:
+            yield hold
 
     def identity(self, connection: Connection) -> Hashable:
         for _, name, path in connection.exec_driver_sql("PRAGMA database_list"):

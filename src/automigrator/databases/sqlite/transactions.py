@@ -110,8 +110,13 @@ def data_version(connection: Connection) -> int:
 
 def main_file(connection: Connection) -> Path | None:
     """The file it leads to; None where there is none, or the driver does not say."""
+    return place_of(connection.connection.dbapi_connection)
+
+
+def place_of(dbapi: Any) -> Path | None:
+    """The same of a driver's connection."""
     with suppress(sqlite3.Error, SQLAlchemyError):
-        for _, name, path in _rows(connection.connection.dbapi_connection, "PRAGMA database_list"):
+        for _, name, path in _rows(dbapi, "PRAGMA database_list"):
             if name == "main" and path:
                 return Path(path).resolve()
     return None
