@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from automigrator.databases.declarations import Declaration
 from automigrator.errors import AutomigratorError
-from automigrator.failure import Failure, State
+from automigrator.failure import State
 
 
 class LockLostError(AutomigratorError):
@@ -68,8 +68,6 @@ def loaded(text: str | None) -> Record | None:
             FailedStarts(int(starts["count"]), float(starts["since"]), float(starts["last"])),
             float(data["at"]),
         )
-        for failure in record.failures:
-            Failure.from_dict(failure)
         times = (record.starts.since, record.starts.last, record.at)
         return record if all(0 <= each < _YEAR_9000 for each in times) else None
     except (ValueError, KeyError, TypeError, OverflowError):
