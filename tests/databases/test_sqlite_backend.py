@@ -142,6 +142,26 @@ async def test_adopted_transactions_roll_ddl_back(backend: SQLite, file: Path) -
     assert read(file, "SELECT name FROM sqlite_master") == []
 
 
+async def test_who_only_looks_waits_for_no_reader(backend: SQLite, file: Path) -> None:
+    """A COMMIT waits for them that has begun IMMEDIATE, even when there is nothing to write."""
+    await backend.create()
+    write(file, "CREATE TABLE notes (id)")
+
+    def looks(connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+        connection.commit()
+        undo = backend.adopt(connection, to_write=False)
+        connection.execute(text("SELECT * FROM notes"))
+        connection.commit()
+        undo()
+
+    with closing(sqlite3.connect(file, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM notes").fetchall()
+        async with backend.engine().connect() as connection:
+            await connection.run_sync(looks)
+
+
 async def test_recreating_a_parent_keeps_its_children_and_orphans_are_refused(
     file: Path, tmp_path: Path
 ) -> None:

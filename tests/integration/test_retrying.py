@@ -176,3 +176,21 @@ async def test_nothing_is_tried_again_where_the_limit_is_zero(on_postgres: Appli
         with pytest.raises(MigrationError, match="lock-timeout"):
             await Migrator(target, mode="migrate", plugins=[retries]).run()
     assert retries.said == []
+
+
+async def test_a_reader_is_in_the_way_of_a_revision_and_not_of_a_look(
+    tmp_path: Any, sqlite_url: str
+) -> None:
+    application = Application(tmp_path, f"{sqlite_url}?timeout=0.1")
+    application.deploy(GOOD)
+    retries = Retries()
+    file = str(make_url(sqlite_url).database)
+    with closing(sqlite3.connect(file, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM notes").fetchall()
+        running = asyncio.create_task(application.start(plugins=[retries]))
+        await asyncio.wait_for(retries.begun.wait(), 30)
+        reader.execute("COMMIT")
+        report = await running
+    assert " in revision " in retries.said[0]  # it was not while env.py was asked
+    assert report["app"].drive == "loop (offering connection)"

@@ -113,8 +113,11 @@ class Backend(Protocol):
     def session_state(self, connection: Connection) -> Hashable:
         """What an env.py may have set on a connection before it hands it over."""
 
-    def adopt(self, connection: Connection) -> Callable[[], None]:
-        """Make the transactions of a connection real, in place; returns the call that undoes it."""
+    def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
+        """Make the transactions of a connection real, in place; returns the call that undoes it.
+
+        Unless they are `to_write`, they are in nobody's way, and nobody is in theirs.
+        """
 
     def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None] | None:
         """Let the server end each statement after so long, where one that is set is not shorter.

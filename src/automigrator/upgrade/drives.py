@@ -214,7 +214,7 @@ async def drive(
 
     def on_loop(connection: Connection) -> None:
         identity, state = prepared(connection)
-        undo = backend.adopt(connection)
+        undo = backend.adopt(connection, to_write=apply)
         interrupt = backend.interrupter(connection)
         if interrupt is not None:
             execution.interrupts.append(interrupt)

@@ -272,7 +272,7 @@ def _dispose_afterwards(backend: Backend, execution: Execution, theirs: Connecti
 
 
 def _tune(request: Request, execution: Execution, connection: Connection) -> None:
-    execution.undo.append(request.backend.adopt(connection))
+    execution.undo.append(request.backend.adopt(connection, to_write=request.apply))
     execution.undo.append(request.follow(connection))
     _interruptible(request.backend, execution, connection)
 

@@ -120,7 +120,7 @@ class PostgreSQL:
     def session_state(self, connection: Connection) -> Hashable:
         return sessions.state(connection)
 
-    def adopt(self, connection: Connection) -> Callable[[], None]:
+    def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
         """Transactions are real here; under the lock, it is on the lock's own server, and
         the next holder must find it."""
         if self._held is None:

@@ -173,8 +173,8 @@ class SQLite:
         rows = connection.exec_driver_sql("PRAGMA database_list").all()
         return tuple(sorted((row[1], row[2]) for row in rows if row[1] != "temp"))
 
-    def adopt(self, connection: Connection) -> Callable[[], None]:
-        undo = make_real(connection)
+    def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
+        undo = make_real(connection, to_write=to_write)
         if not self._leads_to_the_live_file(connection):
             return undo
         leave = self._snapshots.join(lambda: data_version(connection))

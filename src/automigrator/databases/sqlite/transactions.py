@@ -30,7 +30,7 @@ class ForeignKeyError(AutomigratorError):
     """Raised when a commit would leave rows that refer to nothing; it was rolled back."""
 
 
-def make_real(connection: Connection) -> Callable[[], None]:
+def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
     """Let `connection` BEGIN for real, with foreign keys off and checked before each commit.
 
     Off, because recreating a parent table (a batch operation) would delete its children by
@@ -41,7 +41,7 @@ def make_real(connection: Connection) -> Callable[[], None]:
     level = getattr(dbapi, "isolation_level", "")
     begun = connection.in_transaction()
     enforced = _rows(dbapi, "PRAGMA foreign_keys") == [(1,)]
-    journal = _unsafe_journal(connection)
+    journal = _unsafe_journal(connection) if to_write else None
 
     def as_before() -> None:
         dbapi.isolation_level = level
@@ -65,8 +65,9 @@ def make_real(connection: Connection) -> Callable[[], None]:
         if conn.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
             return
         dbapi.isolation_level = None  # an autocommit_block resets it
-        # IMMEDIATE: a deferred one that has read cannot wait for another writer
-        _rows(dbapi, "BEGIN IMMEDIATE")
+        # IMMEDIATE: a deferred one that has read cannot wait for another writer; but it waits
+        # for readers when it ends, even if it has written nothing
+        _rows(dbapi, "BEGIN IMMEDIATE" if to_write else "BEGIN")
 
     def check(conn: Connection) -> None:
         if before is None:
