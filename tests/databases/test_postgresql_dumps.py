@@ -95,6 +95,119 @@ async def test_everything_is_put_back_and_nothing_else_is_left(
     assert stat.S_IMODE(os.stat(snapshot.place).st_mode) == 0o600
 
 
+@pytest.mark.parametrize(
+    ("before", "then", "asked"),
+    [
+        # grants that whatever is made from now on has, the tables of a restore not
+        ((), ("alter default privileges in schema public grant select on tables to public",), ()),
+        ((), ("alter default privileges grant select on tables to pg_monitor",), ()),
+        (
+            (
+                "alter default privileges revoke execute on functions from public",
+                "create function once() returns int return 1",
+                "grant execute on function once() to public",
+            ),
+            ("drop function once()", "alter default privileges revoke all on tables from postgres"),
+            (),
+        ),
+        # what an extension has marked as the user's own is in the dump, and stays as well
+        (
+            (
+                "create table jobs (id int primary key, done bool)",
+                "insert into jobs values (1, false)",
+                "alter extension plpgsql add table jobs",
+                """update pg_extension set extconfig = array['jobs'::regclass::oid],
+                   extcondition = array[''] where extname = 'plpgsql'""",
+            ),
+            ("update jobs set done = true", "insert into jobs values (2, true)"),
+            ("select id, done from jobs", [(1, False)]),
+        ),
+        # the schema of an extension goes with it, and what needs another one comes after it
+        (
+            (
+                "create schema ext",
+                "grant usage on schema ext to pg_monitor",
+                "create extension hstore schema ext",
+            ),
+            ("drop schema ext cascade",),
+            ("select has_schema_privilege('pg_monitor', 'ext', 'usage')", [(True,)]),
+        ),
+        (('create table "in two\n lines : \'" (id int)',), (), ()),
+        # what stands in no schema, and was not there
+        (
+            (),
+            (
+                "create publication p for all tables",
+                "create function fired() returns event_trigger language plpgsql as 'begin end'",
+                "create event trigger t on ddl_command_end execute function fired()",
+                "create foreign data wrapper w",
+                "create server s foreign data wrapper w",
+                "select lo_create(4711)",
+            ),
+            (
+                """select pubname from pg_publication union select evtname from pg_event_trigger
+                   union select srvname from pg_foreign_server
+                   union select fdwname from pg_foreign_data_wrapper
+                   union select oid::text::name from pg_largeobject_metadata""",
+                [],
+            ),
+        ),
+    ],
+    ids=["default", "global", "revoked", "configuration", "schema", "name", "beside"],
+)
+async def test_what_is_seldom_there_is_put_back_as_well(
+    postgres_url: str, do: Do, filled: str, tmp_path: Path, before: Any, then: Any, asked: Any
+) -> None:
+    do(*before)
+    backend = made(postgres_url)
+    async with backend.lock(TABLES, 5, silent):
+        snapshot = await taken(backend, tmp_path)
+        do("drop table users", *then)
+        await backend.restore(snapshot)
+    assert do("select id from users") == [(7,)]
+    for query, found in [asked] if asked else []:
+        assert do(query) == found
+
+
+async def test_names_are_put_back_in_whichever_encoding_the_database_has(
+    postgres_server: Server, postgres_name: str, tmp_path: Path
+) -> None:
+    postgres_server.execute(
+        f"create database {postgres_name} template template0 encoding latin1 locale 'C'"
+    )
+
+    def do(*statements: str) -> list[Any]:
+        return [postgres_server.execute(each, database=postgres_name) for each in statements][-1]
+
+    do(*RICH[:2], 'create table "übung" (a text)', "insert into \"übung\" values ('ö')")
+    backend = made(postgres_server.url(postgres_name))
+    async with backend.lock(TABLES, 5, silent):
+        snapshot = await taken(backend, tmp_path)
+        do('drop table "übung"')
+        await backend.restore(snapshot)
+    assert do('select a from "übung"') == [("ö",)]
+
+
+async def test_a_limit_for_transactions_does_not_end_a_dump_or_a_restore(
+    postgres_url: str,
+    postgres_server: Server,
+    do: Do,
+    filled: str,
+    tmp_path: Path,
+    tools: Callable[..., Path],
+) -> None:
+    if not do("select from pg_settings where name = 'transaction_timeout'"):
+        pytest.skip("this server knows no such limit")
+    postgres_server.execute(f"alter database {filled} set transaction_timeout = '500ms'")
+    folder = tools(pg_dump='[ "$1" = --version ] || sleep 1')
+    backend = made(postgres_url)
+    async with backend.lock(TABLES, 5, silent):
+        snapshot = await taken(backend, tmp_path / "dumps", binaries=folder)
+        do("drop table users")
+        await backend.restore(snapshot)
+    assert do("select id from users") == [(7,)]
+
+
 def files(folder: Path) -> list[str]:
     """The kinds of dumps in a folder."""
     return sorted(each.name.split("__automigrator_")[1].split("_")[0] for each in folder.iterdir())

@@ -101,8 +101,11 @@ TABLES = f"""
 
 EXTENSIONS = """
     select e.extname::text, n.nspname::text, e.extversion
-    from pg_extension e join pg_namespace n on n.oid = e.extnamespace order by 1
+    from pg_extension e join pg_namespace n on n.oid = e.extnamespace order by e.oid
 """
+"""In the order in which they were made: one may need another."""
+
+LARGE_OBJECTS = "select oid::bigint from pg_largeobject_metadata order by 1 limit 3"
 
 SIZE = f"""
     select coalesce(sum(pg_table_size(c.oid)), 0)::bigint {_RELATION}
@@ -124,7 +127,7 @@ def rows(found: Sequence[str], *, values: bool = False) -> str:
     """
     told = "count(*)::text"
     if values:
-        told += " || ' ' || coalesce(sum(hashtextextended(one::text, 0)::numeric), 0)"
+        told += " || ' ' || coalesce(sum(hashtextextended((one.*)::text, 0)::numeric), 0)"
     counts = [
         f"select {literal(name)}, {told} from only {name} as one"
         if kind == "r"

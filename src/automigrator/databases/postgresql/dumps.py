@@ -37,7 +37,12 @@ from automigrator.databases.postgresql.scene import (
     ensure_exclusive,
     ensure_nobody_elses,
 )
-from automigrator.databases.postgresql.sql import rows_of, run, server_version
+from automigrator.databases.postgresql.sql import (
+    NO_TRANSACTION_LIMIT,
+    rows_of,
+    run,
+    server_version,
+)
 from automigrator.databases.postgresql.stopping import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.threads import in_thread
@@ -161,6 +166,7 @@ async def _exported(scene: Scene) -> AsyncIterator[tuple[AsyncConnection, str]]:
         await run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
             await run(connection, f"SET LOCAL {setting} = 0")
+        await rows_of(connection, NO_TRANSACTION_LIMIT)
         name = (await rows_of(connection, "select pg_export_snapshot()"))[0][0]
         yield connection, name
         await run(connection, "ROLLBACK")
@@ -169,6 +175,12 @@ async def _exported(scene: Scene) -> AsyncIterator[tuple[AsyncConnection, str]]:
 async def _described(
     connection: AsyncConnection, record: DumpRecord, *, atomic: bool
 ) -> DumpRecord:
+    if large := await rows_of(connection, contents.LARGE_OBJECTS):
+        # an archive begins and commits transactions of its own around them
+        raise RefusedError(
+            "a dump with large objects cannot be put back in one transaction, and there are "
+            f"{', '.join(str(row[0]) for row in large)}, say; nothing was changed"
+        )
     await run(connection, "SAVEPOINT described")  # what is set within is gone after it
     await run(connection, "SET LOCAL search_path = ''")
     await run(connection, "SET LOCAL row_security = off")

@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.databases.postgresql import contents
 from automigrator.databases.postgresql.contents import SCHEMA_OF_OURS
-from automigrator.databases.postgresql.sql import rows_of, run
+from automigrator.databases.postgresql.sql import NO_TRANSACTION_LIMIT, rows_of, run
 
 # a template copy keeps every oid; what VACUUM, ANALYZE and a lazy server write is left out
 _CATALOGS = {
@@ -62,6 +62,7 @@ async def values(connection: AsyncConnection) -> str:
     try:
         await run(connection, "SET LOCAL search_path = ''")
         await run(connection, "SET LOCAL statement_timeout = 0")
+        await rows_of(connection, NO_TRANSACTION_LIMIT)
         return await values_here(connection)
     finally:
         await run(connection, "ROLLBACK")

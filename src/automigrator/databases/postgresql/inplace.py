@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from automigrator.databases.postgresql.dump_records import DumpRecord
 from automigrator.databases.postgresql.psql import Psql, transaction
 from automigrator.databases.postgresql.scene import Scene, kept_alone
 from automigrator.databases.postgresql.sessions import SERVER
-from automigrator.databases.postgresql.sql import literal, rows_of
+from automigrator.databases.postgresql.sql import literal, quoted_name, rows_of
 from automigrator.errors import RefusedError
 from automigrator.threads import in_thread
 
@@ -47,12 +47,61 @@ _DROP = f"""
 """
 _STAYING = f"""
     select n.nspname from pg_namespace n
-    where n.nspname = 'public' or ({USERS} and (
+    where n.nspname in ('public', {{needed}}) or ({USERS} and (
         exists (select from pg_depend d join pg_depend e
                 on e.classid = d.classid and e.objid = d.objid and e.deptype = 'e'
                 where d.refclassid = 'pg_namespace'::regclass and d.refobjid = n.oid)
         or exists (select from pg_extension x where x.extnamespace = n.oid)))
     order by 1;
+"""
+
+# what an extension has marked as the user's own is in the archive: it would be there twice
+_CONFIGURATION = """
+    select format('DELETE FROM %s %s', c.oid::regclass, x.extcondition[i.at])
+    from pg_extension x cross join generate_subscripts(x.extconfig, 1) as i (at)
+    join pg_class c on c.oid = x.extconfig[i.at]
+    where c.relkind in ('r', 'p') order by x.oid desc, i.at desc \\gexec
+"""
+# what is made while they stand has other grants than what the archive tells of
+_DEFAULT_GRANTS = f"""
+    with found as (
+        select d.oid, d.defaclacl, d.defaclrole, d.defaclobjtype as type, d.defaclnamespace = 0
+               as everywhere, concat_ws(' ', 'ALTER DEFAULT PRIVILEGES FOR ROLE',
+               quote_ident(pg_get_userbyid(d.defaclrole)), 'IN SCHEMA ' || quote_ident(n.nspname))
+               as begin, case d.defaclobjtype when 'r' then 'TABLES' when 'S' then 'SEQUENCES'
+               when 'f' then 'FUNCTIONS' when 'T' then 'TYPES' when 'n' then 'SCHEMAS'
+               when 'L' then 'LARGE OBJECTS' end as what
+        from pg_default_acl d left join pg_namespace n on n.oid = d.defaclnamespace
+        where n.oid is null or ({USERS}))
+    select format('%s %s %s ON %s %s %s%s', f.begin, g.verb, g.privilege, f.what, g.way,
+        case g.grantee when 0 then 'PUBLIC' else quote_ident(pg_get_userbyid(g.grantee)) end,
+        case when g.grantable then ' WITH GRANT OPTION' end)
+    from found f cross join lateral (
+        select 1 as turn, 'REVOKE' as verb, 'ALL' as privilege, 'FROM' as way, a.grantee,
+               false as grantable from aclexplode(f.defaclacl) a group by a.grantee
+        union all
+        select 2, 'GRANT', a.privilege_type, 'TO', a.grantee, a.is_grantable
+        from aclexplode(acldefault(case f.type when 'S' then 's' else f.type end, f.defaclrole)) a
+        where f.everywhere) g
+    order by f.oid, g.turn \\gexec
+"""
+# those that a dump may not hold came after it
+_BESIDE_SCHEMAS = f"""
+    select format('DROP PUBLICATION IF EXISTS %I', o.pubname) from pg_publication o
+    where pg_has_role(o.pubowner, 'USAGE') and {not_of_an_extension("pg_publication", "o.oid")}
+    union all
+    select format('DROP EVENT TRIGGER IF EXISTS %I', o.evtname) from pg_event_trigger o
+    where pg_has_role(o.evtowner, 'USAGE') and {not_of_an_extension("pg_event_trigger", "o.oid")}
+    union all
+    select format('DROP SERVER IF EXISTS %I CASCADE', o.srvname) from pg_foreign_server o
+    where pg_has_role(o.srvowner, 'USAGE') and {not_of_an_extension("pg_foreign_server", "o.oid")}
+    union all
+    select format('DROP FOREIGN DATA WRAPPER IF EXISTS %I CASCADE', o.fdwname)
+    from pg_foreign_data_wrapper o where pg_has_role(o.fdwowner, 'USAGE')
+      and {not_of_an_extension("pg_foreign_data_wrapper", "o.oid")}
+    union all
+    select format('select lo_unlink(%s)', o.oid) from pg_largeobject_metadata o
+    where pg_has_role(o.lomowner, 'USAGE') \\gexec
 """
 
 
@@ -114,9 +163,14 @@ async def _emptied(
                 "restore would replace was being dumped; that was rolled back"
             )
         await psql.ask("SET LOCAL client_min_messages = error;")
+        if keep is not None:
+            await psql.ask(_BESIDE_SCHEMAS)
+        await psql.ask(_CONFIGURATION)
         await psql.ask(_DROP)
-        await _extensions(psql, record)
-        staying = await psql.ask(_STAYING)
+        await psql.ask(_DEFAULT_GRANTS)
+        missing = await _missing_extensions(psql, record)
+        needed = ", ".join(literal(schema) for _, schema, _ in missing) or "''"
+        staying = await psql.ask(_STAYING.format(needed=needed))
         kept = ", ".join(literal(name) for name in staying)
         await psql.ask(
             f"""
@@ -125,7 +179,16 @@ async def _emptied(
             """
         )
         with tempfile.TemporaryDirectory(prefix="automigrator-") as folder:
-            yield psql, await _selection(record.path, clients, env, staying, Path(folder))
+            listed = _Archive(record.path, clients, env, Path(folder))
+            first = {schema for _, schema, _ in missing} - {*staying}
+            if first:
+                await psql.restore(*await listed.schemas(first), record.path)
+            for name, schema, version in missing:
+                await psql.ask(
+                    f"CREATE EXTENSION {quoted_name(name)} SCHEMA {quoted_name(schema)} "
+                    f"VERSION {literal(version)};"
+                )
+            yield psql, await listed.all_but(staying, first)
 
 
 async def _locked(scene: Scene, psql: Psql, record: DumpRecord, mode: str) -> None:
@@ -134,8 +197,8 @@ async def _locked(scene: Scene, psql: Psql, record: DumpRecord, mode: str) -> No
         await psql.ask(_LOCK.format(mode=mode))
 
 
-async def _extensions(psql: Psql, record: DumpRecord) -> None:
-    """Drop what has been added since, and add what is missing."""
+async def _missing_extensions(psql: Psql, record: DumpRecord) -> list[tuple[str, str, str]]:
+    """Drop the extensions that have been added since; returns those that are missing."""
     names = ", ".join(literal(name) for name, _, _ in record.extensions) or "''"
     await psql.ask(
         f"""
@@ -143,14 +206,8 @@ async def _extensions(psql: Psql, record: DumpRecord) -> None:
         where extname not in ({names}) order by oid desc \\gexec
         """
     )
-    for name, schema, version in record.extensions:
-        await psql.ask(
-            f"""
-            select format('CREATE EXTENSION %I SCHEMA %I VERSION %L', {literal(name)},
-                          {literal(schema)}, {literal(version)})
-            where not exists (select from pg_extension where extname = {literal(name)}) \\gexec
-            """
-        )
+    there = await psql.ask("select extname from pg_extension;")
+    return [each for each in record.extensions if each[0] not in there]
 
 
 async def _same_database(scene: Scene, psql: Psql) -> None:
@@ -179,22 +236,44 @@ async def _compare(psql: Psql, record: DumpRecord, *, data: bool) -> None:
         )
 
 
-async def _selection(
-    path: str, clients: Clients, env: dict[str, str], staying: Sequence[str], folder: Path
-) -> Sequence[str]:
-    """pg_restore's list of the archive without extensions and schemas that were not dropped."""
-    listing = folder / "listing"
-    await run(clients.program("pg_restore"), "-l", "-f", str(listing), path, env=env)
-    names = "|".join(re.escape(name) for name in staying) or "(?!)"  # or nothing
-    left_out = re.compile(
-        rf"\d+; \d+ \d+ (?:(?:ACL|COMMENT|SECURITY LABEL) - SCHEMA (?:{names}) "
-        rf"|SCHEMA - (?:{names}) |EXTENSION - |COMMENT - EXTENSION )"
-    )
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    """What pg_restore is told of a dump: which of what it holds, by a list in `folder`."""
 
-    def cut() -> None:
-        lines = listing.read_bytes().decode(errors="surrogateescape").splitlines(keepends=True)
-        kept = "".join(line for line in lines if not left_out.match(line))
-        listing.write_bytes(kept.encode(errors="surrogateescape"))
+    path: str
+    clients: Clients
+    env: dict[str, str]
+    folder: Path
 
-    await in_thread(cut)
-    return ("-L", str(listing))
+    async def schemas(self, names: Collection[str]) -> Sequence[str]:
+        """These schemas alone, empty."""
+        wanted = re.compile(rf"{_ENTRY}SCHEMA - {_one_of(names)} ")
+        return await self._listed("first", lambda line: wanted.match(line) is not None)
+
+    async def all_but(self, staying: Collection[str], made: Collection[str]) -> Sequence[str]:
+        """All but extensions, schemas that were not dropped, and those that were made before."""
+        left_out = re.compile(
+            rf"{_ENTRY}(?:(?:ACL|COMMENT|SECURITY LABEL) - SCHEMA {_one_of(staying)} "
+            rf"|SCHEMA - {_one_of([*staying, *made])} |EXTENSION - |COMMENT - EXTENSION )"
+        )
+        return await self._listed("rest", lambda line: left_out.match(line) is None)
+
+    async def _listed(self, name: str, wanted: Callable[[str], bool]) -> Sequence[str]:
+        listing = self.folder / name
+        program = self.clients.program("pg_restore")
+        await run(program, "-l", "-f", str(listing), self.path, env=self.env)
+
+        def cut() -> None:
+            lines = listing.read_bytes().decode(errors="surrogateescape").splitlines(keepends=True)
+            kept = "".join(line for line in lines if wanted(line))
+            listing.write_bytes(kept.encode(errors="surrogateescape"))
+
+        await in_thread(cut)
+        return ("-L", str(listing))
+
+
+_ENTRY = r"\d+; \d+ \d+ "
+
+
+def _one_of(names: Collection[str]) -> str:
+    return f"(?:{'|'.join(re.escape(name) for name in names) or '(?!)'})"  # or nothing

@@ -12,15 +12,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from automigrator.databases.postgresql.children import heard, started
 from automigrator.databases.postgresql.clients import Clients
+from automigrator.databases.postgresql.sql import NO_TRANSACTION_LIMIT
 from automigrator.errors import RefusedError
 from automigrator.threads import in_thread
 
-_OPTIONS = ("-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-f", "-")
+# -0: a name may hold the end of a line
+_OPTIONS = ("-X", "-q", "-A", "-t", "-0", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse")
+_CHUNK = 1 << 16
 
-_BEGIN = """
+_BEGIN = f"""
 BEGIN READ WRITE;
 SET LOCAL statement_timeout = 0;
 SET LOCAL idle_in_transaction_session_timeout = 0;
+{NO_TRANSACTION_LIMIT};
 """
 _ENDING_S = 2.0
 
@@ -39,17 +43,17 @@ class Psql:
         self._said = asyncio.create_task(heard(child))
 
     async def ask(self, sql: str) -> list[str]:
-        """Run statements, and return the lines of what they answer."""
+        """Run statements, and return the rows of what they answer."""
         mark = uuid.uuid4().hex
         await self._write(f"{sql}\n\\echo {mark}\n")
         assert self._child.stdout is not None
-        lines: list[str] = []
-        while line := await self._child.stdout.readline():
-            text = line.decode().rstrip("\n")
-            if text == mark:
-                return lines
-            lines.append(text)
-        raise RefusedError(f"psql stopped: {await self._said}")
+        answer, end = b"", f"{mark}\n".encode()
+        while not answer.endswith(end):
+            chunk = await self._child.stdout.read(_CHUNK)
+            if not chunk:
+                raise RefusedError(f"psql stopped: {await self._said}")
+            answer += chunk
+        return answer.removesuffix(end).decode().split("\0")[:-1]
 
     async def restore(self, *arguments: str) -> None:
         """Let pg_restore write into the transaction."""
@@ -67,7 +71,7 @@ class Psql:
                 await asyncio.wait_for(self._child.wait(), _ENDING_S)
                 raise RefusedError(f"psql stopped: {await self._said}")
             raise RefusedError(f"{program} failed: {said}")
-        await self.ask("\\o")
+        await self.ask("\\o\n\\encoding UTF8")  # the archive has set the database's own
 
     async def commit(self) -> None:
         await self.ask("COMMIT;")
@@ -93,12 +97,18 @@ class Psql:
 @asynccontextmanager
 async def transaction(clients: Clients, env: Mapping[str, str]) -> AsyncIterator[Psql]:
     """Begin a transaction; leaving the block, or dying in it, ends it without a commit."""
+    env = {**env, "PGCLIENTENCODING": "UTF8"}  # what is asked and answered has any name in it
     theirs, ours = os.pipe()
     try:
         async with AsyncExitStack() as stack:
             try:
                 child = await stack.enter_async_context(
-                    started(clients.program("psql"), *_OPTIONS, env=env, stdin=theirs, stdout=PIPE)
+                    started(
+                        *(clients.program("psql"), *_OPTIONS, "-f", "-"),
+                        env=env,
+                        stdin=theirs,
+                        stdout=PIPE,
+                    )
                 )
             finally:
                 os.close(theirs)  # or pg_restore would never learn that psql is gone

@@ -9,6 +9,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+NO_TRANSACTION_LIMIT = """
+    select set_config(name, '0', true) from pg_settings where name = 'transaction_timeout'
+"""
+"""For a transaction that takes long, where the server has such a limit: from PostgreSQL 17 on."""
+
 
 def quoted_name(identifier: str) -> str:
     if "\0" in identifier or not identifier:
