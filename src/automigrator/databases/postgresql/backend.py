@@ -267,7 +267,10 @@ class PostgreSQL:
             set_aside=set_aside,
             disconnect_others=disconnect_others,
         )
-        return await self._heard(to_the_end(taken), "what puts a fresh database in its place")
+        aside = await self._heard(to_the_end(taken), "what puts a fresh database in its place")
+        if aside is not None:
+            self._copies.spare(aside)
+        return aside
 
     async def refresh(self) -> None:
         """Plans that asyncpg has prepared fail once a connection after a migration."""

@@ -42,8 +42,8 @@ class Copies:
         self._admin = admin
         self._template: tuple[str, Record] | None = None
         self._dump: DumpRecord | None = None
-        self._undone: set[str] = set()
-        """Where this run's own restores have kept what they replaced."""
+        self._own: set[str] = set()
+        """What this run itself has copied or kept: a clock may say that it is the oldest."""
 
     async def take(
         self,
@@ -59,6 +59,7 @@ class Copies:
         atomic: bool,
     ) -> Snapshot:
         """See `Backend.snapshot`."""
+        self._own.clear()  # a run copies once
         record = Record("migrating", heads, wanted, tuple(tables), disconnect_others, atomic)
         refused: RefusedError | None = None
         if how != "dump":
@@ -69,6 +70,7 @@ class Copies:
                     raise
                 refused = error
             else:
+                self._own.add(name)
                 return Snapshot(name, heads, stamp)
         try:
             path = await self._by_dump(stamp, record, folder, binaries)
@@ -76,6 +78,7 @@ class Copies:
             if refused is None:
                 raise
             raise RefusedError(f"no copy can be made: {refused}; {error}") from error
+        self._own.add(path)
         return Snapshot(path, heads, stamp)
 
     async def _by_template(self, stamp: str, record: Record) -> str:
@@ -126,7 +129,7 @@ class Copies:
             scene = self._scene("restore", apart=False)
             self._dump = replace(self._dump, disconnect_others=disconnect_others)
             file = await to_the_end(dumps.put_back(scene, self._dump))
-            self._undone.add(file)
+            self._own.add(file)
             return file
         scene = self._scene("restore")
         if self._template is None or self._template[0] != snapshot.place:
@@ -134,7 +137,7 @@ class Copies:
         record = replace(self._template[1], disconnect_others=disconnect_others)
         work = snapshots.put_back(scene, snapshot.place, snapshot.stamp, record)
         kept = await to_the_end(work)
-        self._undone.update(kept)
+        self._own.update(kept)
         self._template = (snapshot.place, record)
         return ", ".join(kept)
 
@@ -172,28 +175,32 @@ class Copies:
         self, limits: Limits, folder: Path | None, kind: naming.Kind, word: dump_files.Kind
     ) -> tuple[str, ...]:
         scene = self._scene("drop snapshots of", apart=False)
-        spared = {*self._undone, *([self._dump.path] if self._dump is not None else [])}
         found = [each for each in await naming.ours(scene.admin, scene.live) if each.kind == kind]
         files = dump_files.found(folder, scene.access.url, word) if folder is not None else []
         stamps = [*(each.stamp for each in found), *(each.stamp for each in files)]
         outdated = set(limits.outdated(stamps, datetime.now(UTC)))
-        databases = {e.stamp for e in found if e.name not in spared} & outdated
+        databases = {e.stamp for e in found if e.name not in self._own} & outdated
         dropped: tuple[str, ...] = ()
         if databases:
             apart = self._scene("drop snapshots of")
             dropped = await to_the_end(snapshots.prune(apart, databases, kind))
         for stamp, path in files:
-            if stamp in outdated and str(path) not in spared:
+            if stamp in outdated and str(path) not in self._own:
                 path.unlink(missing_ok=True)
                 dropped += (str(path),)
         return dropped
+
+    def spare(self, place: str) -> None:
+        """Let no pruning of this run delete what a purge has set aside."""
+        self._own.add(place)
 
     async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
         """Drop those beyond the limits of the databases that a purge has replaced."""
         scene = self._scene("drop what was set aside of")
         found = await naming.ours(scene.admin, scene.live)
         stamps = [each.stamp for each in found if each.kind == "purged"]
-        outdated = limits.outdated(stamps, datetime.now(UTC))
+        outdated = set(limits.outdated(stamps, datetime.now(UTC)))
+        outdated -= {each.stamp for each in found if each.name in self._own}
         return await to_the_end(snapshots.prune(scene, outdated, "purged"))
 
     async def _refuse_if_open(self, found: Sequence[naming.Ours]) -> None:
