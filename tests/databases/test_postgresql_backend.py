@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
-from postgres_backends import made, silent
+from postgres_backends import Do, made, silent
 from postgres_server import Server, stoppable
 from sqlalchemy import URL, NullPool, create_engine, event, make_url, text
 from sqlalchemy.engine import Connection
@@ -807,7 +807,16 @@ async def test_the_next_start_keeps_later_writes_when_a_killed_one_left_nothing_
 
 @pytest.mark.parametrize(
     ("statement", "said"),
-    [("vacuum full users", "changed nothing"), ("update users set id = 8", "put back")],
+    [
+        ("vacuum full users", "changed nothing"),
+        ("update users set id = 8", "put back"),
+        ("update odd set two = 3", "put back"),
+        ("comment on table users is 'half'", "put back"),
+        ("comment on domain automigrator.ours is 'ours'", "changed nothing"),
+        ("create server s foreign data wrapper w", "put back"),
+        ("alter publication p add table odd", "put back"),
+        ("select lo_put(4711, 0, 'half')", "put back"),
+    ],
 )
 async def test_the_next_start_undoes_changes_of_rows_alone_that_a_killed_one_had_committed(
     backend: PostgreSQL,
@@ -817,12 +826,45 @@ async def test_the_next_start_undoes_changes_of_rows_alone_that_a_killed_one_had
     statement: str,
     said: str,
 ) -> None:
+    do(
+        "create table odd (one int, two int)",  # named as the row is in what compares
+        "insert into odd values (1, 2)",
+        "create schema automigrator",
+        "create domain automigrator.ours as int",
+        "create foreign data wrapper w",
+        "create publication p",
+        "select lo_from_bytea(4711, 'what it holds')",
+    )
     async with backend.lock(TABLES, 5, silent):
         await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
     do(statement)
     next_start = made(postgres_url)
     async with next_start.lock(TABLES, 5, silent):
         assert said in (await next_start.recover(TABLES) or "")
+    assert do("select id from users") == [(7,)]
+
+
+@pytest.mark.parametrize(
+    "policy", ["current_setting('app.tenant')", "current_setting('app.tenant', true)"]
+)
+async def test_rows_that_this_role_may_not_see_are_not_called_unchanged(
+    postgres_server: Server, postgres_url: str, filled: str, role: str, do: Do, policy: str
+) -> None:
+    postgres_server.execute(f"alter role {role} createdb")
+    do(
+        f"alter database {filled} owner to {role}",
+        *(f"alter table {table} owner to {role}" for table in ("users", "alembic_version")),
+        "alter table users enable row level security",
+        "alter table users force row level security",
+        f"create policy own on users using (id::text = {policy})",
+    )
+    url = make_url(postgres_url).set(username=role)
+    backend, next_start = made(url), made(url)
+    async with backend.lock(TABLES, 5, silent):
+        await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    do("update users set id = 8")
+    async with next_start.lock(TABLES, 5, silent):
+        assert "put back" in (await next_start.recover(TABLES) or "")
     assert do("select id from users") == [(7,)]
 
 
@@ -937,6 +979,22 @@ async def test_what_restores_have_replaced_goes_like_snapshots_and_never_this_ru
         await backend.close()
         assert await backend.prune(1) == tuple(old)
     assert beside(postgres_server, filled) == ["snapshot", "undone", "undone"]
+
+
+async def test_a_clock_that_goes_back_costs_no_copy_of_this_run(
+    backend: PostgreSQL, postgres_server: Server, filled: str
+) -> None:
+    for kind in ("snapshot", "purged"):
+        postgres_server.create(f"{filled}__automigrator_{kind}_20990101T000000000000Z")
+    async with backend.lock(TABLES, 5, silent):
+        snapshot = await backend.snapshot("20200101T000000000000Z", ("r1",), ("r2",), TABLES)
+        async with backend.side("s2") as side:
+            stamped(postgres_server, side.place, "r2")
+            aside = await backend.take_over(side, "20200101T000000000001Z", TABLES)
+        await backend.close()
+        assert await backend.prune(1) == ()
+        assert await backend.prune_set_aside(1) == ()
+    assert {snapshot.place, aside} < set(postgres_server.databases(filled))
 
 
 # Replacing

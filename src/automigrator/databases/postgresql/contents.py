@@ -107,6 +107,12 @@ EXTENSIONS = """
 
 LARGE_OBJECTS = "select oid::bigint from pg_largeobject_metadata order by 1 limit 3"
 
+LARGE_VALUES = """
+    select sum(hashtextextended(oid || encode(sha256(lo_get(oid)), 'hex'), 0)::numeric)::text
+    from pg_largeobject_metadata
+"""
+"""One text: a digest of what is in large objects, null where there are none."""
+
 SIZE = f"""
     select coalesce(sum(pg_table_size(c.oid)), 0)::bigint {_RELATION}
       and c.relkind in ('r', 'm', 'S')

@@ -169,6 +169,8 @@ async def _needs_nothing(scene: Scene, name: str, record: Record) -> str | None:
             if await fingerprint(live) != await fingerprint(copied):
                 return None
             # a row that is not as it was may be the migration's
-            if not record.atomic and await values(live) != await values(copied):
-                return None
+            if not record.atomic:
+                found = await values(live)
+                if found is None or found != await values(copied):
+                    return None
     return "a migration that was killed had changed nothing"
