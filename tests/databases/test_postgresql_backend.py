@@ -868,6 +868,48 @@ async def test_rows_that_this_role_may_not_see_are_not_called_unchanged(
     assert do("select id from users") == [(7,)]
 
 
+async def test_what_another_targets_leader_is_at_is_left_to_it(
+    backend: PostgreSQL,
+    postgres_server: Server,
+    postgres_url: str,
+    filled: str,
+    do: Callable[..., Any],
+) -> None:
+    """Two histories in one database, of which one has not begun yet."""
+    other, tables = made(postgres_url), [VersionTable("other_version")]
+    async with backend.lock(TABLES, 5, silent):
+        snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES, disconnect_others=True)
+        async with backend.side("s2") as side:
+            async with other.lock(tables, 5, silent):
+                assert await other.recover(tables) is None
+            assert side.place in postgres_server.databases(filled)
+        do("create table half ()")
+        async with other.lock(tables, 5, silent):
+            assert await other.recover(tables) is None
+        assert do("select to_regclass('half')::text") == [("half",)]
+    next_start = made(postgres_url)
+    async with next_start.lock(TABLES, 5, silent):
+        assert "put back" in (await next_start.recover(TABLES) or "")
+    assert snapshot.place in postgres_server.databases(filled)
+
+
+async def test_what_a_dead_leader_of_another_target_left_is_undone_by_one_start_alone(
+    backend: PostgreSQL, postgres_url: str, filled: str, do: Callable[..., Any]
+) -> None:
+    async with backend.lock(TABLES, 5, silent):
+        await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    do("create table half ()")
+    other, tables, again = made(postgres_url), [VersionTable("other_version")], made(postgres_url)
+    async with other.lock(tables, 5, silent):
+        async with again.lock(TABLES, 5, silent):
+            assert await other.recover(tables) is None
+            assert do("select to_regclass('half')::text") == [("half",)]
+        assert "put back" in (await other.recover(tables) or "")
+        async with again.lock(TABLES, 5, silent):
+            assert await again.recover(TABLES) is None
+    assert do("select to_regclass('half')::text") == [(None,)]
+
+
 class Killed(BaseException):
     """What stands for a kill between two statements of the lock's session."""
 

@@ -83,6 +83,7 @@ class Copies:
 
     async def _by_template(self, stamp: str, record: Record) -> str:
         scene = self._scene("take a snapshot of")
+        record = replace(record, key=scene.hold.key)
         name = naming.snapshot_name(scene.live, stamp)
         stoppable = Stoppable()
 

@@ -58,6 +58,29 @@ def keys(database: str, tables: Sequence[VersionTable]) -> list[int]:
     return sorted(found)
 
 
+def database_key(database: str) -> int:
+    """The advisory key that the leaders of all targets in a database share."""
+    digest = hashlib.blake2b("\0".join((PROTOCOL, database)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, signed=True)
+
+
+async def only_leader(admin: AsyncConnection, database: str) -> bool:
+    """Whether the lock of no other target in the database is held."""
+    query = f"select count(*) = 0 from {_HOLDERS} and l.pid <> pg_backend_pid()"
+    return bool((await rows_of(admin, query, key=database_key(database)))[0][0])
+
+
+@asynccontextmanager
+async def also_held(admin: AsyncConnection, key: int) -> AsyncIterator[bool]:
+    """Within, another target's lock is held as well; False where somebody else has it."""
+    turns = _Turns(admin)
+    try:
+        yield await turns.mine(key)
+    finally:
+        if turns.key is not None:
+            await _release(admin, [key])
+
+
 @asynccontextmanager
 async def lock(
     maintenance: Maintenance, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting
@@ -97,11 +120,12 @@ async def lock(
 
         hold.waited_s = await poll(acquire, timeout_s, waiting, leader, f"database {live!r}")
         await end_predecessors(admin, hold, live)
+        await hold.in_time(_shared(admin, live))
         async with _beating(hold):
             yield hold
         # at once, and not when the server notices that the connection was closed
         with contextlib.suppress(Exception):
-            await to_the_end(hold.in_time(_release(admin, wanted)))
+            await to_the_end(hold.in_time(_release(admin, wanted, live)))
 
 
 @asynccontextmanager
@@ -206,7 +230,16 @@ async def _prepare(hold: SessionHold, live: str) -> None:
     await hold.confirm()
 
 
-async def _release(admin: AsyncConnection, wanted: Sequence[int]) -> None:
+async def _shared(admin: AsyncConnection, live: str) -> None:
+    # nobody takes it alone, so nobody has to wait
+    query = "select pg_try_advisory_lock_shared(cast(:key as bigint))"
+    await rows_of(admin, query, key=database_key(live))
+
+
+async def _release(admin: AsyncConnection, wanted: Sequence[int], live: str | None = None) -> None:
+    if live is not None:
+        query = "select pg_advisory_unlock_shared(cast(:key as bigint))"
+        await rows_of(admin, query, key=database_key(live))
     for key in reversed(wanted):
         await rows_of(admin, "select pg_advisory_unlock(cast(:key as bigint))", key=key)
 

@@ -24,7 +24,8 @@ OPEN = tuple(f'{{"{KEY}": {{"state": "{state}"%' for state in ("migrating", "res
 class Record:
     """`before` and `after` are heads of the target's `tables`; `kept` is over and done with.
 
-    `atomic` says that the migration is one transaction, which a kill undoes whole.
+    `atomic` says that the migration is one transaction, which a kill undoes whole; `key` is that
+    of the target's lock, None in a record of before there were any.
     """
 
     state: State
@@ -33,6 +34,7 @@ class Record:
     tables: tuple[VersionTable, ...]
     disconnect_others: bool = False
     atomic: bool = False
+    key: int | None = None
 
 
 async def write(admin: AsyncConnection, snapshot: str, record: Record) -> None:
@@ -63,6 +65,7 @@ def _record(comment: str | None) -> Record | None:
             tuple(VersionTable(**table) for table in data["tables"]),
             data["disconnect_others"],
             data["atomic"],
+            data.get("key"),
         )
     except (ValueError, KeyError, TypeError):
         return None

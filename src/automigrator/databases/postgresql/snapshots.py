@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from automigrator.databases.postgresql import looking, naming, records, whole
+from automigrator.databases.postgresql import locking, looking, naming, records, whole
 from automigrator.databases.postgresql.fingerprint import fingerprint, values
 from automigrator.databases.postgresql.records import Record
 from automigrator.databases.postgresql.scene import (
@@ -100,10 +101,36 @@ async def _kept(scene: Scene, replaced: str, named: Callable[[str, str], str]) -
 
 
 async def recover(scene: Scene, found: Collection[naming.Ours]) -> str | None:
-    """Finish or undo what the databases beside the target tell of; says what was done."""
-    admin = scene.admin
+    """Finish or undo what the databases beside the target tell of; says what was done.
+
+    What a leader of another target in the same database is at is left to it.
+    """
+    admin, own = scene.admin, scene.hold.key
+    alone = await locking.only_leader(admin, scene.live)
     kept = {each.name: each.stamp for each in found if each.kind == "snapshot"}
     opened = await records.read(admin, list(kept)) if kept else {}
+    theirs = {each.key for each in opened.values() if each.key is not None} - {own}
+    async with contextlib.AsyncExitStack() as locks:
+        for key in theirs:
+            # or the next start of that target would undo the same at the same time
+            if not alone or not await locks.enter_async_context(locking.also_held(admin, key)):
+                alone = False
+        if theirs:
+            opened = await records.read(admin, list(kept))  # it may just have done so
+        if not alone:
+            opened = {name: each for name, each in opened.items() if each.key in (own, None)}
+        return await _recovered(scene, found, kept, opened, alone=alone)
+
+
+async def _recovered(
+    scene: Scene,
+    found: Collection[naming.Ours],
+    kept: Mapping[str, str],
+    opened: Mapping[str, Record],
+    *,
+    alone: bool,
+) -> str | None:
+    admin = scene.admin
     done = None
     for name in sorted(opened, key=lambda each: kept[each], reverse=True)[:1]:
         record, stamp = opened[name], kept[name]
@@ -118,12 +145,14 @@ async def recover(scene: Scene, found: Collection[naming.Ours]) -> str | None:
             done += f"; what it held until now is in {', '.join(put_aside)}"
     for name, record in opened.items():
         await records.write(admin, name, replace(record, state="kept"))
+    stamps = {kept[name] for name in opened}
     for each in found:
+        if not alone and each.stamp not in stamps:
+            continue
         if each.kind == "side":
             await drop(scene, each.name)
         elif each.kind == "replaced":
-            restored = each.stamp in {kept[name] for name in opened}
-            named = naming.undone_name if restored else naming.purged_name
+            named = naming.undone_name if each.stamp in stamps else naming.purged_name
             # a restore that was repeated above has kept it
             if kept_as := await _kept(scene, each.name, named):
                 told = f"what the database had held until a process was killed is in {kept_as}"
