@@ -190,6 +190,26 @@ async def test_a_swap_with_others_connected_is_refused_and_nothing_changed(
         assert sessions[0].state == "idle"
 
 
+async def test_a_swap_waits_for_who_looks_in_for_a_moment(
+    admin: AsyncConnection, postgres_server: Server, postgres_name: str
+) -> None:
+    live, side, aside = postgres_name, f"{postgres_name}_side", f"{postgres_name}_old"
+    await whole.create(admin, live)
+    await whole.create(admin, side)
+
+    async def look_in() -> None:
+        async with connected(postgres_server, live):
+            came.set()
+            await asyncio.sleep(0.3)
+
+    came = asyncio.Event()
+    looking = asyncio.create_task(look_in())
+    await came.wait()
+    await whole.swap(admin, live, side, aside, disconnect_others=False)
+    await looking
+    assert postgres_server.databases(live) == [live, aside]
+
+
 async def test_a_swap_whose_second_rename_fails_renames_nothing(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str, role: str
 ) -> None:

@@ -176,17 +176,18 @@ class Copies:
         self, limits: Limits, folder: Path | None, kind: naming.Kind, word: dump_files.Kind
     ) -> tuple[str, ...]:
         scene = self._scene("drop snapshots of", apart=False)
+        spared = {*self._own, *([self._dump.path] if self._dump is not None else [])}
         found = [each for each in await naming.ours(scene.admin, scene.live) if each.kind == kind]
         files = dump_files.found(folder, scene.access.url, word) if folder is not None else []
         stamps = [*(each.stamp for each in found), *(each.stamp for each in files)]
         outdated = set(limits.outdated(stamps, datetime.now(UTC)))
-        databases = {e.stamp for e in found if e.name not in self._own} & outdated
+        databases = {e.stamp for e in found if e.name not in spared} & outdated
         dropped: tuple[str, ...] = ()
         if databases:
             apart = self._scene("drop snapshots of")
             dropped = await to_the_end(snapshots.prune(apart, databases, kind))
         for stamp, path in files:
-            if stamp in outdated and str(path) not in self._own:
+            if stamp in outdated and str(path) not in spared:
                 path.unlink(missing_ok=True)
                 dropped += (str(path),)
         return dropped

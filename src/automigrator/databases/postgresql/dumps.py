@@ -31,7 +31,6 @@ from automigrator.databases.postgresql.dump_records import DumpRecord
 from automigrator.databases.postgresql.fingerprint import fingerprint, values, values_here
 from automigrator.databases.postgresql.refusals import first_words
 from automigrator.databases.postgresql.scene import (
-    GRACE_S,
     Scene,
     ensure_alone,
     ensure_exclusive,
@@ -44,6 +43,7 @@ from automigrator.databases.postgresql.sql import (
     server_version,
 )
 from automigrator.databases.postgresql.stopping import Stoppable
+from automigrator.databases.postgresql.whole import GRACE_S
 from automigrator.errors import RefusedError
 from automigrator.threads import in_thread
 

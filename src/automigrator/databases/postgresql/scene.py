@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,17 +18,12 @@ from automigrator.databases.postgresql.codes import DISK_FULL, NO_PRIVILEGE, cod
 from automigrator.databases.postgresql.holding import SessionHold
 from automigrator.databases.postgresql.libpq import environment
 from automigrator.databases.postgresql.ownership import exclusive_to_target
-from automigrator.databases.postgresql.refusals import Session, first_words, in_use, listed
+from automigrator.databases.postgresql.refusals import first_words, listed
 from automigrator.databases.postgresql.settings import Settings, apply_settings
 from automigrator.databases.postgresql.sql import rows_of
 from automigrator.databases.postgresql.stopping import Stoppable
-from automigrator.databases.postgresql.whole import Terminate
+from automigrator.databases.postgresql.whole import GRACE_S, Terminate
 from automigrator.errors import RefusedError
-
-_POLL_S = 0.05
-
-GRACE_S = 1.0
-"""Seconds in which sessions of ours that were just closed leave the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +90,7 @@ async def ensure_alone(
 ) -> None:
     """Raise RefusedError when somebody stays connected to one of the databases."""
     await scene.empty_pools()
-    deadline = time.monotonic() + grace_s
-
-    async def connected() -> list[Session]:
-        return [
-            s for name in names for s in await whole.others(scene.admin, name, but_ours=but_ours)
-        ]
-
-    while sessions := await connected():
-        if time.monotonic() > deadline:
-            raise in_use(act, sessions)
-        await asyncio.sleep(_POLL_S)
+    await whole.ensure_left(scene.admin, act, *names, grace_s=grace_s, but_ours=but_ours)
 
 
 @asynccontextmanager
@@ -114,8 +98,7 @@ async def kept_alone(scene: Scene, act: str, disconnect_others: bool) -> AsyncIt
     """While all tables are being locked: end who comes, or refuse when somebody has come."""
     if not disconnect_others:
         yield
-        if sessions := await whole.others(scene.admin, scene.live, but_ours=True):
-            raise in_use(act, sessions)
+        await whole.ensure_left(scene.admin, act, scene.live, but_ours=True)
         return
     async with _ending(scene, scene.live, but_ours=True):
         yield

@@ -12,7 +12,6 @@ from automigrator.databases.postgresql import locking, looking, naming, records,
 from automigrator.databases.postgresql.fingerprint import fingerprint, values
 from automigrator.databases.postgresql.records import Record
 from automigrator.databases.postgresql.scene import (
-    GRACE_S,
     Scene,
     copy,
     discard,
@@ -23,6 +22,7 @@ from automigrator.databases.postgresql.scene import (
 from automigrator.databases.postgresql.settings import settings
 from automigrator.databases.postgresql.sql import quoted_name, run
 from automigrator.databases.postgresql.stopping import Stoppable
+from automigrator.databases.postgresql.whole import GRACE_S
 from automigrator.errors import RefusedError
 
 logger = logging.getLogger(__name__)

@@ -30,6 +30,9 @@ Terminate = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
 """Opens a second AUTOCOMMIT connection to a maintenance database."""
 
+GRACE_S = 1.0
+"""Seconds in which sessions leave that were just closed, or that look in for a moment."""
+
 DISCONNECT_LIMIT_S = 10.0
 
 SWAP_LIMIT_S = 30.0
@@ -119,6 +122,21 @@ async def others(
     return tuple(Session(*row) for row in rows)
 
 
+async def ensure_left(
+    admin: AsyncConnection,
+    act: str,
+    *names: str,
+    grace_s: float = GRACE_S,
+    but_ours: bool = False,
+) -> None:
+    """Raise RefusedError when somebody stays connected to one of the databases."""
+    deadline = time.monotonic() + grace_s
+    while sessions := [s for name in names for s in await others(admin, name, but_ours=but_ours)]:
+        if time.monotonic() > deadline:
+            raise in_use(act, sessions)
+        await asyncio.sleep(_POLL_S)
+
+
 async def disconnect(admin: AsyncConnection, name: str) -> None:
     """End every session on database `name` and wait until they are gone, at most 10 s.
 
@@ -168,8 +186,8 @@ async def swap(
     if await exists(admin, aside):
         raise RefusedError(f"database {aside!r} is there already; nothing was renamed")
     act = f"swap database {live!r}"
-    if not disconnect_others and (sessions := await _on(admin, live, replacement)):
-        raise in_use(act, sessions)
+    if not disconnect_others:
+        await ensure_left(admin, act, live, replacement)
     deadline = time.monotonic() + SWAP_LIMIT_S
     pause = _POLL_S
     async with contextlib.AsyncExitStack() as stack:
