@@ -132,6 +132,16 @@ async def test_everything_is_put_back_and_nothing_else_is_left(
             ("drop schema ext cascade",),
             ("select has_schema_privilege('pg_monitor', 'ext', 'usage')", [(True,)]),
         ),
+        # one that was updated, or moved
+        (
+            ("create schema ext", "create extension hstore version '1.7'"),
+            ("alter extension hstore update to '1.8'", "alter extension hstore set schema ext"),
+            (
+                """select extversion, extnamespace::regnamespace::text from pg_extension
+                   where extname = 'hstore'""",
+                [("1.7", "public")],
+            ),
+        ),
         (('create table "in two\n lines : \'" (id int)',), (), ()),
         # what stands in no schema, and was not there
         (
@@ -153,7 +163,7 @@ async def test_everything_is_put_back_and_nothing_else_is_left(
             ),
         ),
     ],
-    ids=["default", "global", "revoked", "configuration", "schema", "name", "beside"],
+    ids=["default", "global", "revoked", "configuration", "schema", "update", "name", "beside"],
 )
 async def test_what_is_seldom_there_is_put_back_as_well(
     postgres_url: str, do: Do, filled: str, tmp_path: Path, before: Any, then: Any, asked: Any
@@ -241,6 +251,22 @@ async def test_who_may_create_no_database_gets_a_dump_and_its_password_stays_sec
     assert "secret" not in said.read_text()
     assert set((tmp_path / "said.env").read_text().split()) == {"1"}
     assert "secret" not in str(do("select obj_description(oid, 'pg_type') from pg_type"))
+
+
+async def test_an_extension_of_somebody_elses_stays_where_it_is(
+    postgres_url: str, do: Do, filled: str, role: str, tmp_path: Path
+) -> None:
+    do(
+        "create extension pg_stat_statements",
+        *(f"alter table {t} owner to {role}" for t in ("users", "alembic_version")),
+    )
+    backend = made(make_url(postgres_url).set(username=role))
+    async with backend.lock(TABLES, 5, silent):
+        snapshot = await taken(backend, tmp_path)
+        do("drop table users")
+        await backend.restore(snapshot)
+    assert do("select id from users") == [(7,)]
+    assert do("select count(*) from pg_extension where extname = 'pg_stat_statements'") == [(1,)]
 
 
 async def test_a_dump_is_made_where_no_maintenance_database_can_be_reached(

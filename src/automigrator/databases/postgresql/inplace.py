@@ -38,7 +38,7 @@ _DROP = f"""
     from (select distinct d.classid, d.objid from pg_depend d
           join pg_namespace n on n.oid = d.refobjid
           where d.refclassid = 'pg_namespace'::regclass and d.deptype = 'n' and {USERS}
-            and d.classid <> 'pg_default_acl'::regclass
+            and d.classid not in ('pg_default_acl'::regclass, 'pg_extension'::regclass)
             and not exists (select from pg_depend e where e.classid = d.classid
                             and e.objid = d.objid and e.objsubid = 0
                             and e.deptype in ('e', 'i'))) o
@@ -198,12 +198,14 @@ async def _locked(scene: Scene, psql: Psql, record: DumpRecord, mode: str) -> No
 
 
 async def _missing_extensions(psql: Psql, record: DumpRecord) -> list[tuple[str, str, str]]:
-    """Drop the extensions that have been added since; returns those that are missing."""
-    names = ", ".join(literal(name) for name, _, _ in record.extensions) or "''"
+    """Drop the extensions that are not as they were; returns those that are missing then."""
+    found = ", ".join(f"({', '.join(map(literal, each))})" for each in record.extensions)
     await psql.ask(
         f"""
-        select format('DROP EXTENSION %I', extname) from pg_extension
-        where extname not in ({names}) order by oid desc \\gexec
+        select format('DROP EXTENSION IF EXISTS %I CASCADE', e.extname)
+        from pg_extension e join pg_namespace n on n.oid = e.extnamespace
+        where (e.extname, n.nspname, e.extversion) not in ({found or "('', '', '')"})
+        order by e.oid desc \\gexec
         """
     )
     there = await psql.ask("select extname from pg_extension;")
