@@ -655,6 +655,21 @@ async def test_the_newest_copies_of_either_kind_stay_and_never_one_that_is_neede
         assert copy.place not in await backend.prune(1, folder=tmp_path)
 
 
+async def test_old_dumps_go_where_old_databases_have_to_stay(
+    postgres_url: str, postgres_server: Server, filled: str, tmp_path: Path
+) -> None:
+    old = f"{filled}__automigrator_snapshot_20200101T000000000000Z"
+    postgres_server.create(old)
+    backend = made(postgres_url, "no_such_database")
+    async with backend.lock(TABLES, 5, silent):
+        snapshot = await taken(backend, tmp_path)
+        await backend.close()
+        older = snapshot.place.replace("_s1.dump", "_20200102T000000000000Z.dump")
+        shutil.copy(snapshot.place, older)
+        assert await backend.prune(1, folder=tmp_path) == (older,)
+    assert old in postgres_server.databases(filled)
+
+
 def files_but(folder: Path, name: str) -> list[str]:
     return sorted(each.name.split("_")[-1] for each in folder.iterdir() if each.name != name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -26,6 +27,8 @@ from automigrator.databases.postgresql.stopping import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 from automigrator.threads import to_the_end
+
+logger = logging.getLogger(__name__)
 
 Admin = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
 
@@ -184,8 +187,12 @@ class Copies:
         databases = {e.stamp for e in found if e.name not in spared} & outdated
         dropped: tuple[str, ...] = ()
         if databases:
-            apart = self._scene("drop snapshots of")
-            dropped = await to_the_end(snapshots.prune(apart, databases, kind))
+            try:
+                apart = self._scene("drop snapshots of")
+            except RefusedError as error:  # files may go all the same
+                logger.warning("the %s databases stay: %s", kind, error)
+            else:
+                dropped = await to_the_end(snapshots.prune(apart, databases, kind))
         for stamp, path in files:
             if stamp in outdated and str(path) not in spared:
                 path.unlink(missing_ok=True)
