@@ -509,6 +509,21 @@ async def test_a_side_database_takes_over_and_the_old_one_is_set_aside(
     assert not list(file.parent.glob("*.side-*"))
 
 
+async def test_a_clock_that_goes_back_costs_nothing_that_this_run_has_set_aside(
+    backend: SQLite, file: Path
+) -> None:
+    await backend.create()
+    later = file.with_name(f"{file.name}.purged-21000101T000000000000Z")
+    with closing(sqlite3.connect(later)) as earlier_run:
+        earlier_run.execute("CREATE TABLE older (id)")
+    async with backend.side("s2") as side:
+        stamped(Path(side.place), "r9")
+        aside = await backend.take_over(side, "s2", TABLES)
+    assert await backend.prune_set_aside(1) == ()
+    left = {path.name for path in file.parent.glob("*.purged-*")}
+    assert aside is not None and left == {Path(aside).name, later.name}
+
+
 async def test_connections_of_another_encoding_see_the_side_that_takes_over(
     backend: SQLite, file: Path
 ) -> None:

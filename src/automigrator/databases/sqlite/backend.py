@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -59,6 +60,7 @@ class SQLite:
         self.in_place = self.file is None
         self._engines: WeakSet[AsyncEngine] = WeakSet()
         self._snapshots = Snapshots(self.file or Path())
+        self._set_aside: set[Path] = set()
         self._settled = False
         if self.in_place and access.given_engine is None:
             raise ConfigurationError(
@@ -299,7 +301,9 @@ class SQLite:
         if self.file is None:
             return ()
         file, limits = self.file, Limits(keep, max_age)
-        return await to_the_end(in_thread(lambda: keeping.prune_set_aside(file, limits)))
+        return await to_the_end(
+            in_thread(partial(keeping.prune_set_aside, file, limits, self._set_aside))
+        )
 
     async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
         self._file("replace")
@@ -337,6 +341,8 @@ class SQLite:
             return kept
 
         kept = await to_the_end(in_thread(put_in_place))
+        if kept is not None:
+            self._set_aside.add(kept)
         return str(kept) if kept else None
 
     async def refresh(self) -> None:

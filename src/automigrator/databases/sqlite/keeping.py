@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -44,8 +44,10 @@ def remove_partials(file: Path, folder: Path | None = None) -> None:
         left.unlink(missing_ok=True)
 
 
-def prune(copies: Sequence[Path], limits: Limits, *, good: Path | None) -> tuple[str, ...]:
-    """Delete the copies beyond the limits, but not the one that is known to be `good`.
+def prune(
+    copies: Sequence[Path], limits: Limits, *, good: Path | None, spared: Container[Path] = ()
+) -> tuple[str, ...]:
+    """Delete the copies beyond the limits, but neither what is `spared` nor a `good` one.
 
     Where none is, the newest sound one stays, and all of them where none is sound.
     """
@@ -57,7 +59,7 @@ def prune(copies: Sequence[Path], limits: Limits, *, good: Path | None) -> tuple
         good = next(filter(_is_sound, reversed(copies)), None)
         if good is None:
             return ()  # nobody knows which of them may still serve
-    old = [path for path in old if path != good]
+    old = [path for path in old if path != good and path not in spared]
     for path in old:
         remove(path)
     for folder in {path.parent for path in old}:
@@ -65,9 +67,12 @@ def prune(copies: Sequence[Path], limits: Limits, *, good: Path | None) -> tuple
     return tuple(str(path) for path in old)
 
 
-def prune_set_aside(file: Path, limits: Limits) -> tuple[str, ...]:
-    """Delete those beyond the limits of the databases that a purge has replaced."""
-    return prune(kept(file, "purged", "corrupt"), limits, good=None)
+def prune_set_aside(file: Path, limits: Limits, own: Container[Path]) -> tuple[str, ...]:
+    """Delete those beyond the limits of the databases that a purge has replaced.
+
+    This run's own stay: a clock may say that they are the oldest.
+    """
+    return prune(kept(file, "purged", "corrupt"), limits, good=None, spared=own)
 
 
 def drop_twin(new: Path, others: Iterable[Path]) -> None:
