@@ -21,9 +21,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator.databases.access import Access
 from automigrator.databases.backend import VersionTable, backend_for
+from automigrator.databases.holding import LockLostError
 from automigrator.databases.polling import LockTimeoutError
 from automigrator.databases.postgresql import locking
 from automigrator.databases.postgresql.backend import PostgreSQL
+from automigrator.databases.postgresql.holding import SessionHold
 from automigrator.databases.postgresql.maintenance import Maintenance
 from automigrator.databases.postgresql.sights import Sights
 from automigrator.errors import RefusedError
@@ -290,6 +292,16 @@ async def test_many_in_several_maintenance_databases_take_turns(
 
     await asyncio.gather(*(lead(number) for number in range(12)))
     assert most == [1] * 12
+
+
+async def test_a_lock_whose_session_is_another_one_by_now_is_lost(backend: PostgreSQL) -> None:
+    """A pooler may hand the same session back as long as that is watched, and another later."""
+    async with backend.lock(TABLES, 1, silent) as hold:
+        assert isinstance(hold, SessionHold)
+        await hold.confirm()
+        hold.pid += 1
+        with pytest.raises(LockLostError, match="pooler in transaction mode"):
+            await hold.confirm()
 
 
 async def test_a_cancelled_wait_leaves_no_lock(backend: PostgreSQL, postgres_url: str) -> None:

@@ -19,8 +19,9 @@ from starters import Start
 SLOW = 'op.execute("SELECT pg_sleep(0.5)")\n'
 INSERTED = "op.execute(\"INSERT INTO notes VALUES (9, 'late')\")"
 LOCK_SESSION = """
-SELECT pg_terminate_backend(pid) FROM pg_locks
-WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid()
+SELECT pg_terminate_backend(pid) FROM (
+    SELECT DISTINCT pid FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid()) holders
 """
 OURS = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'automigrator%'"
 on_postgres = pytest.mark.parametrize("kind_of_database", ["postgresql"])

@@ -77,16 +77,13 @@ class SessionHold:
             raise LockLostError(self.lost)
         self._progress = progress or self._progress
         name = f"automigrator {socket.gethostname()[:24]}:{os.getpid()} {self._progress}"
+        asked = rows_of(
+            self.admin,
+            "select set_config('application_name', :name, false), pg_backend_pid()",
+            name=name.strip()[:_NAME_LIMIT],
+        )
         try:
-            await to_the_end(
-                self.in_time(
-                    rows_of(
-                        self.admin,
-                        "select set_config('application_name', :name, false)",
-                        name=name.strip()[:_NAME_LIMIT],
-                    )
-                )
-            )
+            pid = (await to_the_end(self.in_time(asked)))[0][1]
         except (SQLAlchemyError, OSError) as error:
             if isinstance(error, DBAPIError) and sqlstate(error) == FAILED_TRANSACTION:
                 return  # the session lives: a rename has just failed in it, and is rolled back
@@ -98,6 +95,14 @@ class SessionHold:
                 "another process may migrate by now. What was not committed is rolled back"
             )
             raise LockLostError(self.lost) from error
+        if pid != self.pid:
+            self.lost = (
+                "the session that held the migration lock is another one by now, as behind a "
+                "pooler in transaction mode (PgBouncer, say), where no lock can be held. What was "
+                "not committed is rolled back. Give migrations a direct URL of the server: "
+                "Target(migrate_with='postgresql+asyncpg://...')"
+            )
+            raise LockLostError(self.lost)
 
     def rule(self, server: int) -> None:
         """Raise LockLostError where `server` is not the one that this lock keeps others out of.

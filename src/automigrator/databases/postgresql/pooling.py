@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.databases.access import Access
 from automigrator.databases.postgresql.classifying import ServerError
 from automigrator.databases.postgresql.sql import rows_of
 
-_TRIES = 3
+_TRIES = 12
+"""By chance a session comes back to where it was, the more so where many compete for few."""
+
+_PAUSE_S = 0.01
 
 
 async def refuse_transaction_pooling(access: Access, admin: AsyncConnection, live: str) -> None:
@@ -20,15 +26,16 @@ async def refuse_transaction_pooling(access: Access, admin: AsyncConnection, liv
     """
     if await _told(admin) == await _pid(admin):
         return
-    for _ in range(_TRIES):
-        before = await _pid(admin)
-        async with access.connection(_database(admin)) as other:
+    async with access.connection(_database(admin)) as other:
+        for _ in range(_TRIES):
+            before = await _pid(admin)
             taken = await _pid(other)  # inside a transaction, so it is kept
             if before == taken or await _pid(admin) != before:
                 break
             await other.rollback()
-    else:
-        return  # each connection keeps its session
+            await asyncio.sleep(random.uniform(0, _PAUSE_S))  # many may try at the same moment
+        else:
+            return  # each connection keeps its session
     raise ServerError(
         "unreachable",
         f"database {live!r} is reached through a pooler in transaction mode (PgBouncer, say), "
