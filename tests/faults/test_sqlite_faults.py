@@ -409,6 +409,19 @@ async def test_what_others_wrote_during_a_migration_is_kept_when_it_is_undone(
     assert checksums(live) == before
 
 
+async def test_a_file_that_is_watched_for_others_cannot_be_taken_out_of_wal(
+    notes: Application, live: Path
+) -> None:
+    notes.execute("PRAGMA journal_mode=wal")
+    before = checksums(live)
+    leaves = 'op.execute("PRAGMA journal_mode=DELETE")'
+    notes.deploy(f"with op.get_context().autocommit_block():\n    {leaves}")
+    report = await failed(notes, "backup-restore")
+    assert report.failures[0].kind == "lock-timeout"
+    assert checksums(live) == before
+    assert (await notes.start()).outcome == "migrated"
+
+
 class WritesAsAFreshDatabaseIsBuilt:
     """Somebody who writes to the live file at the first revision of a rebuild."""
 
