@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from automigrator.databases.postgresql import contents, dump_records
-from automigrator.databases.postgresql.children import run
+from automigrator.databases.postgresql.archives import Archive, Choice
 from automigrator.databases.postgresql.clients import Clients
 from automigrator.databases.postgresql.contents import USERS, not_of_an_extension
 from automigrator.databases.postgresql.dump_records import DumpRecord
@@ -19,7 +16,6 @@ from automigrator.databases.postgresql.scene import Scene, kept_alone
 from automigrator.databases.postgresql.sessions import SERVER
 from automigrator.databases.postgresql.sql import literal, quoted_name, rows_of
 from automigrator.errors import RefusedError
-from automigrator.threads import in_thread
 
 LOCK_S = 10
 """Seconds that the restore waits for the lock of one table."""
@@ -120,8 +116,9 @@ async def restore(
 
     Raises RefusedError; then the transaction was rolled back, or never begun.
     """
-    async with _emptied(scene, record, clients, keeping.write) as (psql, archive):
-        await psql.restore(*archive, record.path)
+    async with _emptied(scene, record, clients, keeping.write) as (psql, chosen):
+        async with chosen as archive:
+            await psql.restore(*archive)
         await _compare(psql, record, data=True)
         await psql.ask(dump_records.said(scene.hold.key, after) + ";")
         await keeping.publish()  # a COMMIT whose answer is lost may have been one
@@ -131,9 +128,9 @@ async def restore(
 
 async def rehearse(scene: Scene, record: DumpRecord, clients: Clients) -> None:
     """Restore the dump's schema without its rows, and roll that back: what it needs is there."""
-    async with _emptied(scene, record, clients) as (psql, archive):
-        sections = ("--section=pre-data", "--section=post-data")
-        await psql.restore(*sections, *archive, record.path)
+    async with _emptied(scene, record, clients) as (psql, chosen):
+        async with chosen as archive:
+            await psql.restore("--section=pre-data", "--section=post-data", *archive)
         await _compare(psql, record, data=False)
 
 
@@ -143,7 +140,7 @@ async def _emptied(
     record: DumpRecord,
     clients: Clients,
     keep: Callable[[], Awaitable[None]] | None = None,
-) -> AsyncIterator[tuple[Psql, Sequence[str]]]:
+) -> AsyncIterator[tuple[Psql, Choice]]:
     """A transaction in which the target is locked and empty, and what pg_restore is told of it.
 
     What it held is given to `keep` when nobody else can write any more.
@@ -178,17 +175,17 @@ async def _emptied(
             where {USERS} and n.nspname not in ({kept or "''"}) order by 1 \\gexec
             """
         )
-        with tempfile.TemporaryDirectory(prefix="automigrator-") as folder:
-            listed = _Archive(record.path, clients, env, Path(folder))
-            first = {schema for _, schema, _ in missing} - {*staying}
-            if first:
-                await psql.restore(*await listed.schemas(first), record.path)
-            for name, schema, version in missing:
-                await psql.ask(
-                    f"CREATE EXTENSION {quoted_name(name)} SCHEMA {quoted_name(schema)} "
-                    f"VERSION {literal(version)};"
-                )
-            yield psql, await listed.all_but(staying, first)
+        archive = Archive(record.path, clients, env)
+        first = {schema for _, schema, _ in missing} - {*staying}
+        if first:
+            async with archive.schemas(first) as schemas:
+                await psql.restore(*schemas)
+        for name, schema, version in missing:
+            await psql.ask(
+                f"CREATE EXTENSION {quoted_name(name)} SCHEMA {quoted_name(schema)} "
+                f"VERSION {literal(version)};"
+            )
+        yield psql, archive.all_but(staying, first)
 
 
 async def _locked(scene: Scene, psql: Psql, record: DumpRecord, mode: str) -> None:
@@ -236,46 +233,3 @@ async def _compare(psql: Psql, record: DumpRecord, *, data: bool) -> None:
             f"the {what} put back from {record.path} would not be those that were copied; "
             "that was rolled back"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Archive:
-    """What pg_restore is told of a dump: which of what it holds, by a list in `folder`."""
-
-    path: str
-    clients: Clients
-    env: dict[str, str]
-    folder: Path
-
-    async def schemas(self, names: Collection[str]) -> Sequence[str]:
-        """These schemas alone, empty."""
-        wanted = re.compile(rf"{_ENTRY}SCHEMA - {_one_of(names)} ")
-        return await self._listed("first", lambda line: wanted.match(line) is not None)
-
-    async def all_but(self, staying: Collection[str], made: Collection[str]) -> Sequence[str]:
-        """All but extensions, schemas that were not dropped, and those that were made before."""
-        left_out = re.compile(
-            rf"{_ENTRY}(?:(?:ACL|COMMENT|SECURITY LABEL) - SCHEMA {_one_of(staying)} "
-            rf"|SCHEMA - {_one_of([*staying, *made])} |EXTENSION - |COMMENT - EXTENSION )"
-        )
-        return await self._listed("rest", lambda line: left_out.match(line) is None)
-
-    async def _listed(self, name: str, wanted: Callable[[str], bool]) -> Sequence[str]:
-        listing = self.folder / name
-        program = self.clients.program("pg_restore")
-        await run(program, "-l", "-f", str(listing), self.path, env=self.env)
-
-        def cut() -> None:
-            lines = listing.read_bytes().decode(errors="surrogateescape").splitlines(keepends=True)
-            kept = "".join(line for line in lines if wanted(line))
-            listing.write_bytes(kept.encode(errors="surrogateescape"))
-
-        await in_thread(cut)
-        return ("-L", str(listing))
-
-
-_ENTRY = r"\d+; \d+ \d+ "
-
-
-def _one_of(names: Collection[str]) -> str:
-    return f"(?:{'|'.join(re.escape(name) for name in names) or '(?!)'})"  # or nothing
