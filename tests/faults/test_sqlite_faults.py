@@ -22,7 +22,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator import Event, MigrationError, Migrator, Run, Target, TargetReport, hookimpl
-from automigrator.databases.sqlite import copying, journal, looking, replacing, snapshots
+from automigrator.databases.sqlite import copying, journal, reading, replacing, snapshots
 
 pytestmark = pytest.mark.plugins
 
@@ -499,7 +499,7 @@ async def test_connections_open_through_a_restore_see_the_restored_rows_and_writ
 async def test_a_locked_file_is_waited_for_with_a_limit_and_never_taken_for_a_corrupt_one(
     notes: Application, live: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking, "BUSY_S", 0.2)
+    monkeypatch.setattr(reading, "BUSY_S", 0.2)
     before = checksums(live)
     notes.deploy(UNIQUE)
     with held_by_another_process(live, "BEGIN EXCLUSIVE"):

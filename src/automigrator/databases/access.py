@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Dialect, Engine, NullPool, event
+from sqlalchemy import Dialect, Engine, NullPool, Pool, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
@@ -175,6 +175,11 @@ async def emptied(engine: AsyncEngine, *, close: bool = True) -> None:
     pool = engine.sync_engine.pool
     await engine.dispose(close=close)
     # not before: the engine's next pool takes over what listens to this one
+    keep_none_idle(pool)
+
+
+def keep_none_idle(pool: Pool) -> None:
+    """Close each connection of a pool when it is given back."""
     event.listen(pool, "checkin", lambda _, record: record.invalidate())
 
 

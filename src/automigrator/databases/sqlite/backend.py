@@ -11,38 +11,32 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from automigrator.databases.access import Access, emptied
+from automigrator.databases.access import Access, emptied, keep_none_idle
 from automigrator.databases.backend import Copying, Side, Sight, Snapshot, VersionTable
 from automigrator.databases.holding import Hold
 from automigrator.databases.sqlite import (
     advising,
     classifying,
+    connections,
+    files,
     journal,
     keeping,
     locking,
     looking,
     sides,
 )
-from automigrator.databases.sqlite.examining import FileExaminer
+from automigrator.databases.sqlite.examining import FileExaminer, left_over
 from automigrator.databases.sqlite.foreign import ensure_damaged
 from automigrator.databases.sqlite.location import file_of
-from automigrator.databases.sqlite.reading import begin_reading, never, reading
 from automigrator.databases.sqlite.recovering import recover
 from automigrator.databases.sqlite.replacing import take_over
 from automigrator.databases.sqlite.snapshots import Snapshots
-from automigrator.databases.sqlite.transactions import (
-    data_version,
-    main_file,
-    make_real,
-    place_of,
-)
-from automigrator.diagnosis import JudgedError
+from automigrator.databases.sqlite.transactions import data_version, make_real
 from automigrator.errors import ConfigurationError, RefusedError
 from automigrator.failure import FailureKind
 from automigrator.retention import Limits
@@ -58,7 +52,6 @@ class SQLite:
         self.access = access
         self.file = file_of(access.url)
         self.in_place = self.file is None
-        self._engines: WeakSet[AsyncEngine] = WeakSet()
         self._snapshots = Snapshots(self.file or Path())
         self._set_aside: set[Path] = set()
         self._settled = False
@@ -90,7 +83,7 @@ class SQLite:
         if self._settled or self.file is not None:
             return
         async with self.engine().connect() as connection:
-            file = await connection.run_sync(main_file)
+            file = await connection.run_sync(connections.main_file)
         if file is not None:
             self.file, self.in_place, self._snapshots = file, False, Snapshots(file)
             self.access.url = self.access.url.set(database=str(file))
@@ -103,49 +96,23 @@ class SQLite:
     async def create(self) -> bool:
         if self.file is None:
             return False
-        file = self.file
-
-        def make() -> bool:
-            if file.exists():
-                return False
-            file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                # of many that create at once, one did; a link's other end is what is made
-                file.resolve().touch(0o644, exist_ok=False)
-            except FileExistsError:
-                return False
-            return True
-
-        return await in_thread(make)
+        return await in_thread(partial(files.create, self.file))
 
     def engine(self) -> AsyncEngine:
         if self.in_place and self.access.given_engine is not None:
             return self.access.given_engine
         engine = self.access.engine()
         # one that lies idle keeps its lock where the application sets locking_mode=EXCLUSIVE
-        event.listen(engine.sync_engine.pool, "checkin", lambda _, record: record.invalidate())
-        event.listen(engine.sync_engine.pool, "connect", self._ensure_leads_here)
-        self._engines.add(engine)
+        keep_none_idle(engine.sync_engine.pool)
+        event.listen(engine.sync_engine.pool, "connect", self._connected)
         return engine
 
-    def _ensure_leads_here(self, connection: Any, record: object) -> None:
-        """Before anything is changed: what is locked, looked at and copied is the file named."""
-        place = place_of(connection)
-        if place is None or self.file is None or place == self.file:
-            return
-        if place.exists() and self.file.exists() and place.samefile(self.file):
-            return
-        connection.close()
-        raise JudgedError(
-            "env",
-            f"the application's engine leads to {place}, and its URL to {self.file}; nothing was "
-            "changed",
-            "give the engine an absolute path, or the URL of the file that its creator opens",
-        )
+    def _connected(self, dbapi: Any, record: object) -> None:
+        if self.file is not None:
+            connections.ensure_leads_to(self.file, dbapi)
 
     async def release(self, engine: AsyncEngine) -> None:
         if not self.in_place:
-            self._engines.discard(engine)
             await emptied(engine)
         if self._snapshots.watched:  # where the journal stays open, for the next start
             await to_the_end(in_thread(self._snapshots.stop_watching))
@@ -166,14 +133,11 @@ class SQLite:
             yield hold
 
     def identity(self, connection: Connection) -> Hashable:
-        for _, name, path in connection.exec_driver_sql("PRAGMA database_list"):
-            if name == "main" and path:
-                return str(Path(path).resolve())
-        return id(connection.connection.driver_connection)
+        file = connections.main_file(connection)
+        return str(file) if file is not None else id(connection.connection.driver_connection)
 
     def session_state(self, connection: Connection) -> Hashable:
-        rows = connection.exec_driver_sql("PRAGMA database_list").all()
-        return tuple(sorted((row[1], row[2]) for row in rows if row[1] != "temp"))
+        return connections.files_of(connection.connection.dbapi_connection)
 
     def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
         undo = make_real(connection, to_write=to_write)
@@ -189,7 +153,7 @@ class SQLite:
 
     def _leads_to_the_live_file(self, connection: Connection) -> bool:
         """Not to a fresh database on the side: what is committed meanwhile is somebody else's."""
-        file = main_file(connection)
+        file = connections.main_file(connection)
         return self.file is not None and file == self.file.resolve()
 
     def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None] | None:
@@ -202,18 +166,7 @@ class SQLite:
         return table
 
     def interrupter(self, connection: Connection) -> Callable[[], None] | None:
-        driver = connection.connection.driver_connection
-        interrupt = getattr(driver, "interrupt", None)
-        if interrupt is None:
-            return None
-
-        def call() -> None:
-            answer = interrupt()
-            if hasattr(answer, "send"):  # aiosqlite's coroutine does its work at the first step
-                with contextlib.suppress(StopIteration):
-                    answer.send(None)
-
-        return call
+        return connections.interrupter(connection)
 
     def configure_options(self) -> dict[str, Any]:
         return {"transactional_ddl": True}
@@ -227,17 +180,7 @@ class SQLite:
     async def debris(self) -> tuple[str, ...]:
         if self.file is None or not self.file.exists():
             return ()
-        file = self.file
-
-        def find() -> tuple[str, ...]:
-            with reading(file) as connection:
-                begin_reading(connection, file, never, looking.BUSY_S)
-                rows = connection.execute(
-                    "SELECT name FROM sqlite_master WHERE name GLOB '_alembic_tmp_*'"
-                ).fetchall()
-            return tuple(f"table {row[0]} of an unfinished batch operation" for row in rows)
-
-        return await in_thread(find)
+        return await in_thread(partial(left_over, self.file))
 
     def examiner(self, tables: Sequence[VersionTable]) -> FileExaminer:
         return FileExaminer(self.file)
@@ -249,8 +192,6 @@ class SQLite:
         if self.file is None:
             return None
         file = self.file
-        if self.unfinished():
-            await self._close_idle()
         return await to_the_end(in_thread(lambda: recover(file, tables)))
 
     async def snapshot(
@@ -278,7 +219,6 @@ class SQLite:
 
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str | None:
         self._file("restore")
-        await self._close_idle()
         place = Path(snapshot.place)
         kept = await to_the_end(in_thread(lambda: self._snapshots.put_back(place)))
         return str(kept) if kept else None
@@ -332,7 +272,9 @@ class SQLite:
     ) -> str | None:
         file = self._file("replace")
         assert isinstance(side, sides.SideFile)
-        await self._close_idle(side.engine, self.access.application)
+        for engine in (side.engine, self.access.application):
+            if engine is not None:
+                await emptied(engine)  # what lies idle there could be in the way
 
         def put_in_place() -> Path | None:
             self._snapshots.stop_watching()
@@ -347,12 +289,6 @@ class SQLite:
 
     async def refresh(self) -> None:
         """Nothing: SQLite prepares a statement again when the schema has changed."""
-
-    async def _close_idle(self, *more: AsyncEngine | None) -> None:
-        """Close idle connections of ours, and of `more` engines, which could be in the way."""
-        for engine in (*self._engines, *more):
-            if engine is not None:
-                await emptied(engine)
 
     def _file(self, act: str) -> Path:
         if self.file is None:

@@ -13,10 +13,9 @@ from automigrator.databases.examining import Copy, Debris, TableName, at_of
 from automigrator.databases.holding import Record
 from automigrator.databases.sqlite import keeping, locking
 from automigrator.databases.sqlite.files import size_of
-from automigrator.databases.sqlite.reading import begin_reading, connect, never, reading
+from automigrator.databases.sqlite.reading import BUSY_S, connect, looking_at
 from automigrator.threads import in_thread, to_the_end
 
-_BUSY_S = 10.0
 _TEMPORARY = "_alembic_tmp_"
 
 
@@ -48,8 +47,7 @@ class FileExaminer:
             return ()
 
         def find() -> tuple[TableName, ...]:
-            with reading(live) as connection:
-                begin_reading(connection, live, never, _BUSY_S)
+            with looking_at(live) as connection:
                 names = {name.lower() for name in _tables(connection)}
             return tuple(table for table in tables if table[1].lower() in names)
 
@@ -61,10 +59,8 @@ class FileExaminer:
             return ()
 
         def find() -> tuple[Debris, ...]:
-            with reading(live) as connection:
-                begin_reading(connection, live, never, _BUSY_S)
-                names = [name for name in _tables(connection) if name.startswith(_TEMPORARY)]
-                return tuple(_judged(connection, name) for name in names)
+            with looking_at(live) as connection:
+                return tuple(_judged(connection, name) for name in _half_made(connection))
 
         return await in_thread(find)
 
@@ -73,10 +69,24 @@ class FileExaminer:
         return await to_the_end(in_thread(lambda: _dropped(live, debris))) if live else None
 
 
+def left_over(live: Path) -> tuple[str, ...]:
+    """The debris in a file, without a judgement: to compare rows takes its time."""
+    with looking_at(live) as connection:
+        return tuple(_told(name) for name in _half_made(connection))
+
+
+def _half_made(connection: sqlite3.Connection) -> list[str]:
+    return [name for name in _tables(connection) if name.startswith(_TEMPORARY)]
+
+
+def _told(name: str) -> str:
+    return f"table {name} of an unfinished batch operation"
+
+
 def _dropped(live: Path, debris: Debris) -> str | None:
     name = debris.object[1]
     with closing(connect(live, "rw")) as connection:
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000:.0f}")
+        connection.execute(f"PRAGMA busy_timeout={BUSY_S * 1000:.0f}")
         connection.execute("PRAGMA foreign_keys=OFF")  # to drop a table would else empty it first
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -97,10 +107,9 @@ def _dropped(live: Path, debris: Debris) -> str | None:
 def _judged(connection: sqlite3.Connection, name: str) -> Debris:
     """Batch mode fills a copy, drops the table and renames the copy; it may have ended anywhere."""
     original = name.removeprefix(_TEMPORARY)
-    what = f"table {name} of an unfinished batch operation"
 
     def judged(provable: bool, why: str) -> Debris:
-        return Debris(what, (None, name), provable, why)
+        return Debris(_told(name), (None, name), provable, why)
 
     if original not in _tables(connection):
         return judged(

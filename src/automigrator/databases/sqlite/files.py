@@ -45,6 +45,19 @@ def remove_durably(path: Path) -> None:
     sync_folder(path.parent)
 
 
+def create(path: Path) -> bool:
+    """Make an empty file, and its folder; False when it was there already."""
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # of many that create at once, one did; a link's other end is what is made
+        path.resolve().touch(0o644, exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
 def copy_bytes(source: Path, destination: Path) -> None:
     # the database itself last: its name says that the set is whole
     for suffix in (*SIDECARS, ""):

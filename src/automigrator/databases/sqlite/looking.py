@@ -11,16 +11,16 @@ from typing import Any
 
 from automigrator.databases.backend import Sight, VersionTable
 from automigrator.databases.sqlite.reading import (
+    BUSY_S,
     begin_reading,
     code_of,
     connect,
+    looking_at,
     never,
     no_file,
-    reading,
 )
 
 Ask = Callable[[str], Sequence[Any]]
-BUSY_S = 10.0
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'"
 # without what ANALYZE makes: an optimising application changes no schema
 _SCHEMA = (
@@ -36,8 +36,7 @@ def look_at_file(path: Path, tables: Sequence[VersionTable]) -> Sight:
     if path.is_dir():
         raise no_file(path)
     try:
-        with reading(path) as connection:
-            begin_reading(connection, path, never, BUSY_S)
+        with looking_at(path) as connection:
             return look(lambda sql: connection.execute(sql).fetchall(), tables)
     except sqlite3.OperationalError as error:
         # a journal that a killed process left can only be played back by a writer

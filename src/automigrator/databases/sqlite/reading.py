@@ -16,6 +16,9 @@ DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 POLL_S = 0.02
 
+BUSY_S = 10.0
+"""Seconds for which a look waits for a writer."""
+
 
 class BusyError(TimeoutError):
     """Raised when another connection's transaction was in the way for too long."""
@@ -67,6 +70,14 @@ def begin_reading(
             if code_of(error) not in BUSY:
                 raise
             wait_or_give_up(started, deadline_s, path, "read")
+
+
+@contextmanager
+def looking_at(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that sees one state of a file, once a writer has let go of it."""
+    with reading(path) as connection:
+        begin_reading(connection, path, never, BUSY_S)
+        yield connection
 
 
 def give_up_if_late(started: float, deadline_s: float, path: Path, what: str) -> None:

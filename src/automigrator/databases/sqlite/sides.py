@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.databases.access import Access
 from automigrator.databases.sqlite import copying, files
+from automigrator.databases.sqlite.connections import files_of
 from automigrator.databases.sqlite.files import remove
 from automigrator.databases.sqlite.location import named_like
 from automigrator.databases.sqlite.reading import (
+    BUSY_S,
     DAMAGED,
     BusyError,
     Cancelled,
@@ -30,8 +31,6 @@ from automigrator.databases.sqlite.reading import (
 from automigrator.databases.sqlite.space import ensure_space
 from automigrator.errors import RefusedError
 from automigrator.threads import in_thread, to_the_end
-
-_BUSY_S = 10.0
 
 Make = Callable[[Path, Path, Callable[[], bool]], None]
 """Makes the first database beside the second, unless the call says that it was cancelled."""
@@ -69,8 +68,9 @@ async def beside(access: Access, file: Path, stamp: str, make: Make) -> AsyncIte
 async def _ensure_alone(engine: AsyncEngine) -> None:
     """Raise RefusedError where the revisions would reach another file as well: it is no copy."""
     async with engine.connect() as connection:
-        rows: Sequence[Any] = (await connection.exec_driver_sql("PRAGMA database_list")).all()
-    others = [f"{name} ({path})" for _, name, path in rows if path and name not in ("main", "temp")]
+        driver = (await connection.get_raw_connection()).dbapi_connection
+        files = await connection.run_sync(lambda _: files_of(driver))
+    others = [f"{name} ({path})" for name, path in files if path and name != "main"]
     if others:
         raise RefusedError(
             f"the application attaches {', '.join(others)} to each of its connections, so that "
@@ -86,7 +86,7 @@ def fresh(place: Path, like: Path, cancelled: Callable[[], bool]) -> None:
     """
     size = encoding = None
     with suppress(sqlite3.Error, BusyError), reading(like) as connection:
-        begin_reading(connection, like, cancelled, _BUSY_S)
+        begin_reading(connection, like, cancelled, BUSY_S)
         (size,) = connection.execute("PRAGMA page_size").fetchone()
         (encoding,) = connection.execute("PRAGMA encoding").fetchone()
     remove(place)

@@ -10,7 +10,6 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
@@ -18,6 +17,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from automigrator.databases.chain import chain
+from automigrator.databases.sqlite.connections import main_file, rows_of
 from automigrator.databases.sqlite.reading import BUSY, code_of
 from automigrator.errors import AutomigratorError
 
@@ -40,21 +40,21 @@ def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], 
     dbapi: Any = connection.connection.dbapi_connection
     level = getattr(dbapi, "isolation_level", "")
     begun = connection.in_transaction()
-    enforced = _rows(dbapi, "PRAGMA foreign_keys") == [(1,)]
+    enforced = rows_of(dbapi, "PRAGMA foreign_keys") == [(1,)]
     journal = _unsafe_journal(connection) if to_write else None
 
     def as_before() -> None:
         dbapi.isolation_level = level
         if enforced:
-            _rows(dbapi, "PRAGMA foreign_keys=ON")
+            rows_of(dbapi, "PRAGMA foreign_keys=ON")
         if journal is not None:
-            _rows(dbapi, f"PRAGMA journal_mode={journal}")
+            rows_of(dbapi, f"PRAGMA journal_mode={journal}")
 
     try:
         if enforced:
-            _rows(dbapi, "PRAGMA foreign_keys=OFF")
+            rows_of(dbapi, "PRAGMA foreign_keys=OFF")
         if journal is not None:
-            _rows(dbapi, "PRAGMA journal_mode=DELETE")
+            rows_of(dbapi, "PRAGMA journal_mode=DELETE")
         before = _violations(dbapi)
     except BaseException:
         with suppress(SQLAlchemyError, sqlite3.Error, ValueError):
@@ -67,7 +67,7 @@ def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], 
         dbapi.isolation_level = None  # an autocommit_block resets it
         # IMMEDIATE: a deferred one that has read cannot wait for another writer; but it waits
         # for readers when it ends, even if it has written nothing
-        _rows(dbapi, "BEGIN IMMEDIATE" if to_write else "BEGIN")
+        rows_of(dbapi, "BEGIN IMMEDIATE" if to_write else "BEGIN")
 
     def check(conn: Connection) -> None:
         if before is None:
@@ -79,7 +79,7 @@ def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], 
         what = "; ".join(f"row {row[1]} of {row[0]} refers to no {row[2]}" for row in added[:5])
         if enforced:
             with suppress(sqlite3.Error, SQLAlchemyError):
-                _rows(dbapi, "ROLLBACK")
+                rows_of(dbapi, "ROLLBACK")
             raise ForeignKeyError(f"foreign keys would be violated: {what}")
         logger.warning("the migration leaves violated foreign keys: %s", what)
 
@@ -106,27 +106,13 @@ def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], 
 
 def data_version(connection: Connection) -> int:
     """Changes when another connection has committed. Raises what a closed connection raises."""
-    return int(_rows(connection.connection.dbapi_connection, "PRAGMA data_version")[0][0])
-
-
-def main_file(connection: Connection) -> Path | None:
-    """The file it leads to; None where there is none, or the driver does not say."""
-    return place_of(connection.connection.dbapi_connection)
-
-
-def place_of(dbapi: Any) -> Path | None:
-    """The same of a driver's connection."""
-    with suppress(sqlite3.Error, SQLAlchemyError):
-        for _, name, path in _rows(dbapi, "PRAGMA database_list"):
-            if name == "main" and path:
-                return Path(path).resolve()
-    return None
+    return int(rows_of(connection.connection.dbapi_connection, "PRAGMA data_version")[0][0])
 
 
 def _violations(dbapi: Any) -> Violations | None:
     """The rows that refer to nothing; None when the schema itself cannot be checked."""
     try:
-        return frozenset(tuple(row) for row in _rows(dbapi, "PRAGMA foreign_key_check"))
+        return frozenset(tuple(row) for row in rows_of(dbapi, "PRAGMA foreign_key_check"))
     except (sqlite3.Error, SQLAlchemyError) as error:
         if any(isinstance(each, sqlite3.Error) and code_of(each) in BUSY for each in chain(error)):
             raise
@@ -135,15 +121,5 @@ def _violations(dbapi: Any) -> Violations | None:
 
 def _unsafe_journal(connection: Connection) -> str | None:
     """The journal mode of a file where a transaction, or a kill in it, could not be undone."""
-    ((mode,),) = _rows(connection.connection.dbapi_connection, "PRAGMA journal_mode")
+    ((mode,),) = rows_of(connection.connection.dbapi_connection, "PRAGMA journal_mode")
     return mode if mode in ("off", "memory") and main_file(connection) is not None else None
-
-
-def _rows(dbapi: Any, sql: str) -> list[tuple[Any, ...]]:
-    # on the driver's own connection: SQLAlchemy's would begin a transaction for it
-    cursor = dbapi.cursor()
-    try:
-        cursor.execute(sql)
-        return list(cursor.fetchall())
-    finally:
-        cursor.close()
