@@ -27,6 +27,7 @@ from automigrator.databases.postgresql import clients, dumps, inplace, libpq
 from automigrator.databases.postgresql.backend import PostgreSQL
 from automigrator.errors import RefusedError
 from automigrator.target import Target
+from automigrator.testing.processes import Process
 
 TABLES = [VersionTable()]
 
@@ -623,6 +624,44 @@ async def test_a_restore_whose_program_or_session_dies_changes_nothing(
         dying.unlink()
         await backend.restore(snapshot)
     assert do("select count(*) from users") == [(40001,)]
+
+
+def _recovers(tell: Callable[[Any], None], url: str) -> None:
+    """In a process of its own."""
+
+    async def recover() -> None:
+        backend = made(url)
+        async with backend.lock(TABLES, 30, silent):
+            await backend.recover(TABLES)
+
+    asyncio.run(recover())
+
+
+async def test_what_a_killed_restore_was_to_put_back_is_listed_where_the_next_one_clears_it(
+    postgres_url: str, do: Do, filled: str, tmp_path: Path, tools: Callable[..., Path]
+) -> None:
+    stuck, reached, dumps = tmp_path / "stuck", tmp_path / "reached", tmp_path / "dumps"
+    waits = f"touch {reached}; while [ -e {stuck} ]; do sleep 0.1; done"
+    folder = tools(pg_restore=f'[ -e {stuck} ] && [ "$2" = - ] && {{ {waits}; }}')
+    backend = made(postgres_url)
+    async with backend.lock(TABLES, 5, silent):
+        await taken(backend, dumps, binaries=folder)
+    do("alter table users add half int")
+    stuck.touch()
+    process = Process(_recovers, postgres_url)
+    try:
+        async with asyncio.timeout(60):
+            while not reached.exists():  # noqa: ASYNC110 - a file has no event
+                await asyncio.sleep(0.02)
+        process.kill()
+        assert any(path.name.endswith(".list.partial") for path in dumps.iterdir())
+    finally:
+        process.close()
+        stuck.unlink()
+    next_start = made(postgres_url)
+    async with next_start.lock(TABLES, 30, silent):
+        assert "put back" in (await next_start.recover(TABLES) or "")
+    assert {path.suffix for path in dumps.iterdir()} == {".dump"}
 
 
 async def test_an_engine_with_a_creator_of_its_own_is_refused_a_dump(

@@ -35,6 +35,14 @@ async def connected(
     await engine.dispose()
 
 
+async def with_a_side(admin: AsyncConnection, name: str) -> tuple[str, str, str]:
+    """A database and one that is to take its place; the third name is free."""
+    live, side = name, f"{name}_side"
+    await whole.create(admin, live)
+    await whole.create(admin, side)
+    return live, side, f"{name}_old"
+
+
 @pytest.fixture
 async def admin(postgres_server: Server) -> AsyncIterator[AsyncConnection]:
     async with connected(postgres_server) as connection:
@@ -177,9 +185,7 @@ async def test_a_new_database_takes_the_locale_of_another(
 async def test_a_swap_with_others_connected_is_refused_and_nothing_changed(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str
 ) -> None:
-    live, side, aside = postgres_name, f"{postgres_name}_side", f"{postgres_name}_old"
-    await whole.create(admin, live)
-    await whole.create(admin, side)
+    live, side, aside = await with_a_side(admin, postgres_name)
     async with connected(postgres_server, live) as other:
         with pytest.raises(RefusedError, match="the tests.*no database was changed"):
             await whole.swap(admin, live, side, aside, disconnect_others=False)
@@ -193,9 +199,7 @@ async def test_a_swap_with_others_connected_is_refused_and_nothing_changed(
 async def test_a_swap_waits_for_who_looks_in_for_a_moment(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str
 ) -> None:
-    live, side, aside = postgres_name, f"{postgres_name}_side", f"{postgres_name}_old"
-    await whole.create(admin, live)
-    await whole.create(admin, side)
+    live, side, aside = await with_a_side(admin, postgres_name)
 
     async def look_in() -> None:
         async with connected(postgres_server, live):
@@ -226,9 +230,7 @@ async def test_a_swap_whose_second_rename_fails_renames_nothing(
 async def test_a_swap_that_may_disconnect_wins_against_a_busy_pool(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str
 ) -> None:
-    live, side, aside = postgres_name, f"{postgres_name}_side", f"{postgres_name}_old"
-    await whole.create(admin, live)
-    await whole.create(admin, side)
+    live, side, aside = await with_a_side(admin, postgres_name)
     postgres_server.execute("create table new_one ()", database=side)
     pool = create_async_engine(postgres_server.url(live), pool_size=5)
     connections = [await pool.connect() for _ in range(5)]
@@ -267,9 +269,7 @@ async def test_a_swap_that_may_disconnect_wins_against_a_busy_pool(
 async def test_a_swap_cancelled_while_it_renames_is_finished_first(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str
 ) -> None:
-    live, side, aside = postgres_name, f"{postgres_name}_side", f"{postgres_name}_old"
-    await whole.create(admin, live)
-    await whole.create(admin, side)
+    live, side, aside = await with_a_side(admin, postgres_name)
     pid = await admin.scalar(text("select pg_backend_pid()"))
     async with connected(postgres_server) as other:
         await other.execute(text("begin"))
@@ -287,9 +287,7 @@ async def test_a_swap_cancelled_while_it_renames_is_finished_first(
 async def test_a_swap_is_tried_again_after_a_lock_timeout(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str
 ) -> None:
-    live, side, aside = postgres_name, f"{postgres_name}_side", f"{postgres_name}_old"
-    await whole.create(admin, live)
-    await whole.create(admin, side)
+    live, side, aside = await with_a_side(admin, postgres_name)
     async with connected(postgres_server) as other:
         await other.execute(text("begin"))
         await other.execute(text(f"alter database {live} rename to {live}_held"))

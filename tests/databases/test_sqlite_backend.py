@@ -564,19 +564,23 @@ async def test_a_side_database_that_is_cancelled_as_it_is_made_does_not_come_lat
     assert [path.name for path in file.parent.iterdir()] == ["app.db"]
 
 
-async def test_a_replacement_that_a_writer_blocks_is_refused_and_forgotten(
-    backend: SQLite, file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await backend.create()
-    stamped(file, "r1")
+async def refused_replacement(backend: SQLite, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A side database that cannot take over, as somebody writes."""
     monkeypatch.setattr(copying, "WAIT_S", 0.1)
     with closing(sqlite3.connect(file, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         async with backend.side("s1") as side:
             stamped(Path(side.place), "r2")
-            with pytest.raises(RefusedError, match="not changed"):
+            with pytest.raises(RefusedError, match="not changed.*not touched"):
                 await backend.take_over(side, "s1", TABLES)
-        writer.execute("ROLLBACK")
+
+
+async def test_a_replacement_that_a_writer_blocks_is_refused_and_forgotten(
+    backend: SQLite, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await backend.create()
+    stamped(file, "r1")
+    await refused_replacement(backend, file, monkeypatch)
     assert not backend.unfinished()
     assert await backend.recover(TABLES) is None
     assert (await backend.look(TABLES)).all_heads() == ("r1",)
@@ -590,16 +594,8 @@ async def test_a_replacement_that_is_refused_leaves_the_journal_of_the_snapshot(
     stamped(file, "r1")
     await backend.snapshot("20260101T000000000000Z", ("r1",), ("r2",), TABLES)
     write(file, "CREATE TABLE half_way (id)")
-    monkeypatch.setattr(copying, "WAIT_S", 0.1)
-    with closing(sqlite3.connect(file, isolation_level=None)) as writer:
-        writer.execute("BEGIN IMMEDIATE")
-        async with backend.side("s1") as side:
-            stamped(Path(side.place), "r2")
-            with pytest.raises(RefusedError, match="not touched"):
-                await backend.take_over(side, "s1", TABLES)
-
+    await refused_replacement(backend, file, monkeypatch)
     assert "put back" in (await backend.recover(TABLES) or "")  # as the start after a kill does
-
     assert read(file, "SELECT name FROM sqlite_master") == [("alembic_version",)]
 
 

@@ -14,7 +14,7 @@ from notes_application import GOOD, NOTES, Application
 from postgres_server import Server
 from sqlalchemy import make_url
 
-from automigrator import Event, MigrationError, Migrator, hookimpl
+from automigrator import Event, MigrationError, Migrator, Report, hookimpl
 
 WIDER = 'op.alter_column("notes", "text", type_=sa.Text())'
 CONCURRENTLY = """
@@ -151,23 +151,34 @@ async def test_a_connection_that_is_cut_within_a_revision_is_made_anew(
     assert len(retries.said) == 1
 
 
-async def test_a_writer_that_ends_costs_a_retry_on_sqlite_too(
-    tmp_path: Any, sqlite_url: str
-) -> None:
-    application = Application(tmp_path, f"{sqlite_url}?timeout=0.1")
+async def start_while(
+    application: Application, retries: Retries, begin: str, statement: str
+) -> Report:
+    """Start while somebody is in a transaction, who commits at the first retry."""
     application.deploy(GOOD)
-    retries = Retries()
-    file = str(make_url(sqlite_url).database)
-    with closing(sqlite3.connect(file, isolation_level=None)) as writer:
-        writer.execute("BEGIN IMMEDIATE")
-        writer.execute("INSERT INTO notes VALUES (9, 'eggs')")
+    file = str(make_url(application.url).database)
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute(begin)
+        other.execute(statement).fetchall()
         running = asyncio.create_task(application.start(plugins=[retries]))
-        await retries.begun.wait()
-        writer.execute("COMMIT")
-        report = await running
+        await asyncio.wait_for(retries.begun.wait(), 30)
+        other.execute("COMMIT")
+        return await running
+
+
+@pytest.fixture
+def hasty(tmp_path: Any, sqlite_url: str) -> Application:
+    """An application on SQLite that waits a tenth of a second for a lock."""
+    return Application(tmp_path, f"{sqlite_url}?timeout=0.1")
+
+
+async def test_a_writer_that_ends_costs_a_retry_on_sqlite_too(hasty: Application) -> None:
+    retries = Retries()
+    insert = "INSERT INTO notes VALUES (9, 'eggs')"
+    report = await start_while(hasty, retries, "BEGIN IMMEDIATE", insert)
     assert (report.outcome, report.targets[0].failures) == ("migrated", ())
     assert "locked" in retries.said[0]
-    assert (9, "eggs") in application.notes()
+    assert (9, "eggs") in hasty.notes()
 
 
 async def test_nothing_is_tried_again_where_the_limit_is_zero(on_postgres: Application) -> None:
@@ -181,19 +192,8 @@ async def test_nothing_is_tried_again_where_the_limit_is_zero(on_postgres: Appli
     assert retries.said == []
 
 
-async def test_a_reader_is_in_the_way_of_a_revision_and_not_of_a_look(
-    tmp_path: Any, sqlite_url: str
-) -> None:
-    application = Application(tmp_path, f"{sqlite_url}?timeout=0.1")
-    application.deploy(GOOD)
+async def test_a_reader_is_in_the_way_of_a_revision_and_not_of_a_look(hasty: Application) -> None:
     retries = Retries()
-    file = str(make_url(sqlite_url).database)
-    with closing(sqlite3.connect(file, isolation_level=None)) as reader:
-        reader.execute("BEGIN")
-        reader.execute("SELECT * FROM notes").fetchall()
-        running = asyncio.create_task(application.start(plugins=[retries]))
-        await asyncio.wait_for(retries.begun.wait(), 30)
-        reader.execute("COMMIT")
-        report = await running
+    report = await start_while(hasty, retries, "BEGIN", "SELECT * FROM notes")
     assert "revision-done" in retries.before  # so it was its commit, and not a look
     assert report["app"].drive == "loop (offering connection)"

@@ -21,7 +21,7 @@ _ENTRY = r"\d+; \d+ \d+ "
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """The dump at `path`, whose owner is asked with `env`."""
+    """The dump at `path`; `env` is what pg_restore is run with."""
 
     path: str
     clients: Clients

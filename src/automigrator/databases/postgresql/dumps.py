@@ -37,7 +37,7 @@ from automigrator.databases.postgresql.scene import (
     ensure_nobody_elses,
 )
 from automigrator.databases.postgresql.sql import (
-    NO_TRANSACTION_LIMIT,
+    begin_reading,
     rows_of,
     run,
     server_version,
@@ -163,10 +163,7 @@ async def _alone(scene: Scene, act: str, record: DumpRecord, grace_s: float) -> 
 async def _exported(scene: Scene) -> AsyncIterator[tuple[AsyncConnection, str]]:
     """A transaction that sees one state of the database, and the name by which others share it."""
     async with scene.access.connection(autocommit=True) as connection:
-        await run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
-            await run(connection, f"SET LOCAL {setting} = 0")
-        await rows_of(connection, NO_TRANSACTION_LIMIT)
+        await begin_reading(connection)
         name = (await rows_of(connection, "select pg_export_snapshot()"))[0][0]
         yield connection, name
         await run(connection, "ROLLBACK")

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from automigrator.databases.postgresql import contents
 from automigrator.databases.postgresql.codes import NO_PRIVILEGE, code_of
 from automigrator.databases.postgresql.contents import SCHEMA_OF_OURS
-from automigrator.databases.postgresql.sql import NO_TRANSACTION_LIMIT, rows_of, run
+from automigrator.databases.postgresql.sql import begin_reading, rows_of, run
 
 # a template copy keeps every oid; what VACUUM, ANALYZE and a lazy server write is left out
 _CATALOGS = {
@@ -90,12 +90,10 @@ async def values(connection: AsyncConnection) -> str | None:
 
     None where this role may not read them all, or the server not read so many at once.
     """
-    await run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    await begin_reading(connection)
     try:
         await run(connection, "SET LOCAL search_path = ''")
-        await run(connection, "SET LOCAL statement_timeout = 0")
         await run(connection, "SET LOCAL row_security = off")  # an error rather than fewer rows
-        await rows_of(connection, NO_TRANSACTION_LIMIT)
         return await values_here(connection)
     except DBAPIError as error:
         if (code_of(error) or "").startswith(_NOT_TO_BE_TOLD):

@@ -52,15 +52,17 @@ def keys(database: str, tables: Sequence[VersionTable]) -> list[int]:
     """The advisory keys of a target, in the order in which everybody takes them."""
     found = set()
     for table in tables:
-        parts = (PROTOCOL, database, table.schema or "public", table.name)
-        digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest()
-        found.add(int.from_bytes(digest, signed=True))
+        found.add(_key(database, table.schema or "public", table.name))
     return sorted(found)
 
 
 def database_key(database: str) -> int:
     """The advisory key that the leaders of all targets in a database share."""
-    digest = hashlib.blake2b("\0".join((PROTOCOL, database)).encode(), digest_size=8).digest()
+    return _key(database)
+
+
+def _key(*of: str) -> int:
+    digest = hashlib.blake2b("\0".join((PROTOCOL, *of)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, signed=True)
 
 

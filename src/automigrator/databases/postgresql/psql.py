@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from automigrator.databases.postgresql.children import heard, started
 from automigrator.databases.postgresql.clients import Clients
-from automigrator.databases.postgresql.sql import NO_TRANSACTION_LIMIT
+from automigrator.databases.postgresql.sql import NO_LIMITS
 from automigrator.errors import RefusedError
 from automigrator.threads import in_thread
 
@@ -22,9 +22,7 @@ _CHUNK = 1 << 16
 
 _BEGIN = f"""
 BEGIN READ WRITE;
-SET LOCAL statement_timeout = 0;
-SET LOCAL idle_in_transaction_session_timeout = 0;
-{NO_TRANSACTION_LIMIT};
+{NO_LIMITS};
 """
 _ENDING_S = 2.0
 

@@ -9,10 +9,12 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-NO_TRANSACTION_LIMIT = """
-    select set_config(name, '0', true) from pg_settings where name = 'transaction_timeout'
+NO_LIMITS = """
+    select set_config(name, '0', true) from pg_settings
+    where name in ('statement_timeout', 'idle_in_transaction_session_timeout',
+                   'transaction_timeout')  -- from PostgreSQL 17 on
 """
-"""For a transaction that takes long, where the server has such a limit: from PostgreSQL 17 on."""
+"""For a transaction that takes as long as it takes."""
 
 
 def quoted_name(identifier: str) -> str:
@@ -38,6 +40,12 @@ def server_version(connection: AsyncConnection) -> tuple[Any, ...]:
 async def run(connection: AsyncConnection, sql: str) -> None:
     # a colon in a name is no parameter, and text() also minds the driver's percent signs
     await connection.execute(text(sql.replace(":", "\\:")))
+
+
+async def begin_reading(connection: AsyncConnection) -> None:
+    """Begin a transaction that sees one state of the database for as long as it takes."""
+    await run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    await run(connection, NO_LIMITS)
 
 
 async def rows_of(connection: AsyncConnection, sql: str, **parameters: Any) -> Sequence[Any]:

@@ -27,7 +27,6 @@ from automigrator.errors import RefusedError
 from automigrator.threads import to_the_end
 
 Terminate = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
-
 """Opens a second AUTOCOMMIT connection to a maintenance database."""
 
 GRACE_S = 1.0
@@ -131,7 +130,7 @@ async def ensure_left(
 ) -> None:
     """Raise RefusedError when somebody stays connected to one of the databases."""
     deadline = time.monotonic() + grace_s
-    while sessions := [s for name in names for s in await others(admin, name, but_ours=but_ours)]:
+    while sessions := await _on(admin, *names, but_ours=but_ours):
         if time.monotonic() > deadline:
             raise in_use(act, sessions)
         await asyncio.sleep(_POLL_S)
@@ -261,8 +260,8 @@ async def _end(admin: AsyncConnection, name: str, sessions: Iterable[Session]) -
             raise in_use(f"end sessions this role has no right to on {name!r}", [session]) from None
 
 
-async def _on(admin: AsyncConnection, *names: str) -> list[Session]:
-    return [session for name in names for session in await others(admin, name)]
+async def _on(admin: AsyncConnection, *names: str, but_ours: bool = False) -> list[Session]:
+    return [s for name in names for s in await others(admin, name, but_ours=but_ours)]
 
 
 async def _locale_of(admin: AsyncConnection, name: str) -> list[str]:
