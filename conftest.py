@@ -12,8 +12,8 @@ import notes_application as _notes
 import postgres_server as _postgres
 import pytest
 
-from automigrator.catalogue import misfit
-from automigrator.progress import Progress
+from automigrator.events.catalogue import misfit
+from automigrator.events.notifier import Progress
 
 pytest_plugins = ["canary_channels"]
 

@@ -26,8 +26,8 @@ from spending import Cost, cpu_s, queued_s
 from stall import Stall
 
 from automigrator import Event, Failure, MigrationError, Migrator, Run, Target, hookimpl
-from automigrator.databases.sqlite import copying
-from automigrator.threads import in_thread
+from automigrator.backends.sqlite import backup
+from automigrator.support.concurrency import in_thread
 
 
 class Laps:
@@ -96,7 +96,7 @@ async def watched(url: str, ini: str, *more: str) -> dict[str, Cost]:
 async def copy(source: str, destination: str) -> dict[str, Cost]:
     laps = Laps(Stall())
     laps.begin()
-    await in_thread(lambda: copying.copy(Path(source), Path(destination)))
+    await in_thread(lambda: backup.copy(Path(source), Path(destination)))
     laps.end("copy")
     return laps.costs
 

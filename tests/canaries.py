@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import make_url
 
-from automigrator.databases.chain import chain
-from automigrator.testing.places import CANARY
+from automigrator.support.error_chain import chain
+from automigrator.testing.databases import CANARY
 
 PASSWORD = "canary-password-5e1c/@:%"
 """What a server that asks for none is given; a URL writes the end of it otherwise."""

@@ -18,19 +18,23 @@ from typing import Any
 import pytest
 from canaries import WATCH, printed
 
-from automigrator import checkup, events, failure, migrator, progress, report, run, target
-from automigrator.databases import declarations, holding
-from automigrator.databases.postgresql import dump_records, records
-from automigrator.databases.sqlite import journal
+from automigrator import failure, migrator, report, target
+from automigrator.backends.contract import declarations, lock
+from automigrator.backends.postgresql import journal as records
+from automigrator.backends.postgresql.dump import journal as dump_records
+from automigrator.backends.sqlite import journal
+from automigrator.events import notifier, stream
+from automigrator.hooks import context
+from automigrator.runner import checkup
 
 LOGGERS = ("automigrator", "alembic", "asyncio", "py.warnings", "concurrent.futures")
 FACES = (
     (migrator.Migrator, ["run", "check", "plan", "doctor", "rollback", "clear", "__init__"]),
-    (run.Run, ["snapshot", "restore", "recreate_database"]),
+    (context.Run, ["snapshot", "restore", "recreate_database"]),
     (target.Target, ["__init__"]),
 )
 """Whence an application or a plugin gets errors."""
-REPORTS = (report, failure, checkup, holding, declarations, records, dump_records, journal)
+REPORTS = (report, failure, checkup, lock, declarations, records, dump_records, journal)
 """Whose dataclasses are shown to people and machines, or written for the next start."""
 _DATA = (b"SQLite format 3\x00", b"PGDMP")
 _LARGE = 4_000_000
@@ -129,16 +133,16 @@ def of_record(record: logging.LogRecord) -> Iterator[str]:
 
 def watch_events() -> None:
     """Every event, listened to or not, and what the log says of it."""
-    tell = progress.Progress.__call__
+    tell = notifier.Progress.__call__
 
     @functools.wraps(tell)
     def watched(
         self: Any, name: str, target: str | None = None, /, *, told: object = None, **data: Any
     ) -> None:
-        WATCH.look("event", events.Event(name, target, data).to_log(), told or "")
+        WATCH.look("event", stream.Event(name, target, data).to_log(), told or "")
         tell(self, name, target, told=told, **data)
 
-    progress.Progress.__call__ = watched  # type: ignore[method-assign]
+    notifier.Progress.__call__ = watched  # type: ignore[method-assign]
 
 
 def watch_reports(cls: type) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from automigrator.databases.access import Access
-from automigrator.databases.postgresql.backend import PostgreSQL
+from automigrator.backends.access import Access
+from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.target import Target
 
 Do = Callable[..., list[Any]]

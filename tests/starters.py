@@ -21,9 +21,13 @@ from canaries import WATCH
 
 _PRELOADED = ["pytest", "sqlalchemy.ext.asyncio", "alembic.command", "asyncpg", "aiosqlite"]
 _PRELOADED += [f"sqlalchemy.dialects.{name}" for name in ("sqlite.aiosqlite", "postgresql.asyncpg")]
-_PRELOADED += [f"automigrator.databases.{name}.backend" for name in ("sqlite", "postgresql")]
-_PRELOADED += [f"automigrator.{name}" for name in ("attempts", "rebuilding", "static.header")]
-_PRELOADED += ["automigrator.upgrade.drives", "automigrator.upgrade.stamping", "psycopg"]
+_PRELOADED += [f"automigrator.backends.{name}.backend" for name in ("sqlite", "postgresql")]
+_PRELOADED += [
+    "automigrator.runner.pipeline",
+    "automigrator.runner.side_database",
+    "automigrator.migrations.static.header",
+]
+_PRELOADED += ["automigrator.migrations.ways", "automigrator.migrations.stamping", "psycopg"]
 _PRELOADED += ["automigrator_purge", "automigrator_backup_restore", "automigrator_log_and_continue"]
 # a fork server: to start Python and import all that takes a second, to fork takes milliseconds
 _context = multiprocessing.get_context("forkserver")
@@ -171,10 +175,10 @@ def _migrated(start: Start) -> tuple[str, str, Mapping[str, Any] | None]:
     from sqlalchemy.ext.asyncio import create_async_engine
 
     from automigrator import MigrationError, Migrator, Target
-    from automigrator.databases.postgresql import locking
+    from automigrator.backends.postgresql import lock
 
     if start.lease_s is not None:
-        locking.LEASE_S = start.lease_s
+        lock.LEASE_S = start.lease_s
 
     async def run() -> Any:
         database: Any = start.url

@@ -8,7 +8,7 @@ import pytest
 from alembic_projects import Project, heads, project, query, revision
 
 from automigrator import MigrationError, Migrator, Report, Target
-from automigrator.upgrade import drives
+from automigrator.migrations import ways
 
 OPEN_CURSOR = """
 rows = op.get_bind().execute(sa.text("select id from notes").execution_options(yield_per=1))
@@ -64,7 +64,7 @@ async def test_a_target_kept_on_the_loop_is_told_what_to_do(
 async def test_where_no_sync_driver_is_installed_the_failure_says_to_install_one(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drives, "_SYNC_DRIVERS", {})
+    monkeypatch.setattr(ways, "_SYNC_DRIVERS", {})
 
     with pytest.raises(MigrationError) as caught:
         await run(postgres_url, made(tmp_path, "generic", postgres_url, OPEN_CURSOR))

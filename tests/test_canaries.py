@@ -15,10 +15,10 @@ import pytest
 from canaries import PASSWORD, ROW, Watch
 
 from automigrator import Failure, Migrator, Target, TargetReport
-from automigrator.databases.holding import Record
-from automigrator.events import EventStream
-from automigrator.hooks import Hooks
-from automigrator.progress import Progress
+from automigrator.backends.contract.lock import Record
+from automigrator.events.notifier import Progress
+from automigrator.events.stream import EventStream
+from automigrator.hooks.registry import Hooks
 
 LOUD = logging.getLogger("automigrator.loud")
 """As any module's."""
@@ -128,7 +128,7 @@ def test_what_a_process_writes_to_the_test() -> None:
 
 @pytest.mark.leaks("command line")
 async def test_what_a_child_is_started_with() -> None:
-    from automigrator.databases.postgresql.children import run
+    from automigrator.backends.postgresql.dump.programs import run
 
     await run(sys.executable, "-c", f"'{PASSWORD}'", env={})
 

@@ -11,8 +11,8 @@ import pytest
 from table import Row, Table
 
 import automigrator
-from automigrator.catalogue import CATALOGUE, misfit
-from automigrator.declared import Declared
+from automigrator.events.catalogue import CATALOGUE, misfit
+from automigrator.events.declaration import Declared
 
 SOURCE = Path(automigrator.__file__).parent
 TABLE = Table(
@@ -51,7 +51,7 @@ def row(declared: Declared) -> Row:
 
 
 def test_every_event_that_is_told_is_declared_and_the_other_way_round() -> None:
-    assert told() == set(CATALOGUE), "declare events in src/automigrator/catalogue.py"
+    assert told() == set(CATALOGUE), "declare events in src/automigrator/events/catalogue.py"
 
 
 def test_the_documentation_lists_every_event(request: pytest.FixtureRequest) -> None:
@@ -76,7 +76,7 @@ def test_a_sentence_needs_nothing_but_what_is_declared(declared: Declared) -> No
 
 def test_an_event_that_is_not_declared_is_met_with_where_to_declare_it() -> None:
     assert misfit("stamped", {"revision": "r1"}) is None
-    assert "'stampt' is not declared: add it to automigrator/catalogue.py" in str(
+    assert "'stampt' is not declared: add it to automigrator/events/catalogue.py" in str(
         misfit("stampt", {})
     )
     assert "undeclared: by; missing: revision" in str(misfit("stamped", {"by": "me"}))

@@ -16,7 +16,7 @@ from typing import Any
 import alembic_projects
 import pytest
 
-from automigrator import recovery
+from automigrator.hooks import strategies
 
 pytestmark = pytest.mark.plugins
 
@@ -109,7 +109,7 @@ def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_guides_distribution_is_installed_and_loaded_by_its_name(guide: Path) -> None:
-    ((name, strategy),) = recovery.load([("wait-for-space", {"seconds": 300})])
+    ((name, strategy),) = strategies.load([("wait-for-space", {"seconds": 300})])
 
     assert (name, type(strategy).__name__) == ("wait-for-space", "WaitForSpace")
 

@@ -10,8 +10,8 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator import Target
-from automigrator.passwords import passwords_of
-from automigrator.saying import said
+from automigrator.support.redaction import said
+from automigrator.target import passwords_of
 
 PLAIN = "postgresql+asyncpg://me@host/app"
 ENCODED = quote(PASSWORD, "")

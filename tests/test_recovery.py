@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from automigrator import recovery
 from automigrator.errors import ConfigurationError, PluginError
 from automigrator.failure import KINDS, Failure, State
+from automigrator.hooks import effects, strategies
 
 Install = Callable[..., None]
 
@@ -35,7 +35,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: {version}\n")
         lines = [f"{name} = {module}:{attribute}" for name, attribute in entries.items()]
-        group = f"[{recovery.ENTRY_POINT_GROUP}]"
+        group = f"[{strategies.ENTRY_POINT_GROUP}]"
         (info / "entry_points.txt").write_text("\n".join([group, *lines, ""]))
         (site / f"{module}.py").write_text(source)
         monkeypatch.syspath_prepend(str(site))
@@ -49,7 +49,7 @@ def test_a_named_strategy_is_built_with_its_options_and_others_are_not_imported(
 ) -> None:
     install("automigrator-purge", "am_purge", PURGE, purge="Purge")
     install("automigrator-bad", "am_bad", "raise RuntimeError('imported')", bad="Bad")
-    ((name, strategy), (again, plain)) = recovery.load([("purge", {"keep": 3}), "purge"])
+    ((name, strategy), (again, plain)) = strategies.load([("purge", {"keep": 3}), "purge"])
     assert (name, again) == ("purge", "purge")
     assert (vars(strategy), vars(plain)) == ({"keep": 3}, {"keep": 1})
     assert "am_bad" not in sys.modules
@@ -61,13 +61,13 @@ def test_instances_are_taken_as_they_are_in_configured_order(install: Install) -
 
     install("automigrator-purge", "am_purge", PURGE, purge="Purge")
     mine = Mine()
-    (first, (second, _)) = recovery.load([mine, "purge"])
+    (first, (second, _)) = strategies.load([mine, "purge"])
     assert first == (Mine.__qualname__, mine)
     assert second == "purge"
 
 
 def test_nothing_configured_loads_nothing() -> None:
-    assert recovery.load(()) == ()
+    assert strategies.load(()) == ()
 
 
 def test_an_unknown_name_is_refused_with_what_is_installed_and_how_to_get_it(
@@ -75,7 +75,7 @@ def test_an_unknown_name_is_refused_with_what_is_installed_and_how_to_get_it(
 ) -> None:
     install("automigrator-purge", "am_purge", PURGE, purge="Purge")
     with pytest.raises(PluginError) as info:
-        recovery.load(["purg"])
+        strategies.load(["purg"])
     for part in ("'purg'", "did you mean 'purge'", "Installed: ", "pip install automigrator-purg"):
         assert part in str(info.value)
 
@@ -84,7 +84,7 @@ def test_a_name_that_two_distributions_provide_is_refused_with_both(install: Ins
     install("automigrator-purge", "am_purge", PURGE, purge="Purge")
     install("other-purge", "am_other", PURGE, version="2.0", purge="Purge")
     with pytest.raises(PluginError, match=r"automigrator-purge 1\.0 and other-purge 2\.0"):
-        recovery.load(["purge"])
+        strategies.load(["purge"])
 
 
 @pytest.mark.parametrize("source", ["import nowhere_at_all", "Other = 1", "def broken(:"])
@@ -93,14 +93,14 @@ def test_a_strategy_that_cannot_be_imported_is_refused_with_its_distribution(
 ) -> None:
     install("automigrator-purge", "am_purge", source, version="0.9", purge="Purge")
     with pytest.raises(PluginError, match=r"automigrator-purge 0\.9 cannot be imported") as info:
-        recovery.load(["purge"])
+        strategies.load(["purge"])
     assert info.value.__cause__ is not None
 
 
 def test_an_entry_point_that_is_no_class_is_refused(install: Install) -> None:
     install("automigrator-purge", "am_purge", "Purge = object()", purge="Purge")
     with pytest.raises(PluginError, match="is no class"):
-        recovery.load(["purge"])
+        strategies.load(["purge"])
 
 
 def test_an_unknown_option_is_refused_with_those_accepted_and_without_its_value(
@@ -108,27 +108,27 @@ def test_an_unknown_option_is_refused_with_those_accepted_and_without_its_value(
 ) -> None:
     install("automigrator-purge", "am_purge", PURGE, purge="Purge")
     with pytest.raises(PluginError, match=r"'purge'.*did you mean keep\?.*: keep, label") as info:
-        recovery.load([("purge", {"kep": "hunter2"})])
+        strategies.load([("purge", {"kep": "hunter2"})])
     assert "hunter2" not in str(info.value)
 
 
 def test_options_for_a_strategy_without_any_are_refused(install: Install) -> None:
     install("automigrator-purge", "am_purge", "class Purge: pass", purge="Purge")
     with pytest.raises(PluginError, match="It takes no options"):
-        recovery.load([("purge", {"keep": 1})])
+        strategies.load([("purge", {"keep": 1})])
 
 
 def test_a_missing_option_is_refused(install: Install) -> None:
     source = "class Purge:\n    def __init__(self, bucket): ..."
     install("automigrator-purge", "am_purge", source, purge="Purge")
     with pytest.raises(PluginError, match="bucket"):
-        recovery.load(["purge"])
+        strategies.load(["purge"])
 
 
 def test_an_option_that_the_constructor_refuses_is_a_plugin_error(install: Install) -> None:
     install("automigrator-purge", "am_purge", PURGE, purge="Purge")
     with pytest.raises(PluginError, match=r"'purge' refuses.*keep must not be negative") as info:
-        recovery.load([("purge", {"keep": -1})])
+        strategies.load([("purge", {"keep": -1})])
     assert isinstance(info.value.__cause__, ValueError)
 
 
@@ -137,12 +137,12 @@ def test_a_class_is_refused_where_an_instance_is_wanted() -> None:
         pass
 
     with pytest.raises(PluginError, match=r"pass Purge\(\), not Purge"):
-        recovery.load([Purge])
+        strategies.load([Purge])
 
 
 def test_a_string_instead_of_a_list_is_refused_with_the_right_spelling() -> None:
     with pytest.raises(ConfigurationError, match=r"write recovery=\['purge'\]"):
-        recovery.load("purge")
+        strategies.load("purge")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_string_instead_of_a_list_is_refused_with_the_right_spelling() -> None
 )
 def test_a_malformed_list_is_refused(specs: Any) -> None:
     with pytest.raises(ConfigurationError, match="recovery="):
-        recovery.load(specs)
+        strategies.load(specs)
 
 
 def test_an_effect_is_none_unless_declared_and_nonsense_is_refused() -> None:
@@ -173,10 +173,10 @@ def test_an_effect_is_none_unless_declared_and_nonsense_is_refused() -> None:
     class Odd:
         effect = "deleting"
 
-    assert recovery.effect_of(Plain()) == "none"
-    assert recovery.effect_of(Reverting()) == "reverting"
+    assert strategies.effect_of(Plain()) == "none"
+    assert strategies.effect_of(Reverting()) == "reverting"
     with pytest.raises(PluginError, match="effect='deleting'"):
-        recovery.load([Odd()])
+        strategies.load([Odd()])
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -186,8 +186,8 @@ def test_a_strategy_may_change_data_only_where_its_effect_allows_it(
 ) -> None:
     failure = Failure(kind, "boom", state)
     discardable = kind in {"revision", "corrupt"}
-    assert recovery.may_act("discarding", failure) is discardable
-    assert recovery.may_act("reverting", failure) is (state != "clean")
-    assert not recovery.may_act("none", failure)
-    assert recovery.may_answer("discarding", failure) is discardable
-    assert recovery.may_answer("reverting", failure) and recovery.may_answer("none", failure)
+    assert effects.may_act("discarding", failure) is discardable
+    assert effects.may_act("reverting", failure) is (state != "clean")
+    assert not effects.may_act("none", failure)
+    assert effects.may_answer("discarding", failure) is discardable
+    assert effects.may_answer("reverting", failure) and effects.may_answer("none", failure)

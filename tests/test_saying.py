@@ -7,7 +7,7 @@ from canaries import PASSWORD, ROW, printed
 from sqlalchemy.exc import IntegrityError
 
 from automigrator import Target
-from automigrator.saying import hide_secrets, statement_of
+from automigrator.support.redaction import hide_secrets, statement_of
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-from automigrator import urls
+from automigrator.support import urls
 
 
 def test_a_password_is_never_rendered() -> None:

@@ -1,7 +1,8 @@
 """automigrator: bring databases to the revision the code expects, at startup."""
 
+from __future__ import annotations
+
 from automigrator._version import __version__
-from automigrator.checkup import Checkup, TargetCheckup
 from automigrator.errors import (
     AutomigratorError,
     ConfigurationError,
@@ -12,15 +13,15 @@ from automigrator.errors import (
     RefusedError,
     StoppedError,
 )
-from automigrator.events import Event
+from automigrator.events.stream import Event
 from automigrator.failure import Decision, Failure
-from automigrator.hooks import hookimpl
+from automigrator.hooks.context import Run
+from automigrator.hooks.spec import hookimpl
 from automigrator.migrator import Migrator
-from automigrator.rehearsal import Rehearsal
 from automigrator.report import Plan, Report, Status, TargetReport, TargetStatus
 from automigrator.retention import Limits
-from automigrator.run import Run
-from automigrator.target import Target
+from automigrator.runner.checkup import Checkup, TargetCheckup
+from automigrator.target import Rehearsal, Target
 
 __all__ = [
     "AutomigratorError",

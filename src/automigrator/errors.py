@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from automigrator.failure import FailureKind
     from automigrator.report import Report, Status
+from typing import Any
+
+from automigrator.failure import FailureKind
 
 
 class AutomigratorError(Exception):
@@ -76,3 +79,88 @@ class MigrationError(AutomigratorError):
     def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
         self.report = report
+
+
+class NoAnswerError(TimeoutError):
+    """Raised when a database server says nothing for too long."""
+
+
+class LockTimeoutError(TimeoutError):
+    """Raised when another process held the migration lock for too long; nothing was changed."""
+
+
+class LockLostError(AutomigratorError):
+    """Raised when another process may hold the lock by now; what was not committed is undone."""
+
+
+_FILES = "repair the revision files; the database is not the cause"
+
+
+class HistoryError(AutomigratorError):
+    """Raised when the revision files do not make one sound history."""
+
+    def __init__(self, message: str, advice: str = _FILES) -> None:
+        super().__init__(message)
+        self.advice = advice
+
+
+class RevisionImportError(AutomigratorError):
+    """Raised when a revision file cannot be imported."""
+
+    advice = (
+        "repair the file, or deploy what it imports; a revision should import nothing that may "
+        "change after it"
+    )
+
+
+class UnknownRevisionError(AutomigratorError):
+    """Raised when the database is at a revision that no file knows."""
+
+    def __init__(self, unknown: tuple[str, ...], known_heads: tuple[str, ...]) -> None:
+        super().__init__(
+            f"the database is at {', '.join(unknown)}, which this code does not know; "
+            f"its own newest revision is {', '.join(known_heads) or 'base'}"
+        )
+        self.unknown = unknown
+        self.contexts: tuple[Any, ...] = ()
+        """How every version table of the target stands, where that was looked at."""
+
+
+class EnvError(AutomigratorError):
+    """Raised when env.py cannot be driven to the target's database."""
+
+
+class NeedsThreadError(EnvError):
+    """Raised when env.py opens a sync driver, which would block the loop."""
+
+
+class RevisionExitError(AutomigratorError):
+    """Raised when a revision wants to end the process."""
+
+
+class HookError(AutomigratorError):
+    """Raised when a plugin's hook raised, ran out of time or answered nonsense.
+
+    `blame` names the plugin and `hook` what it was asked; the plugin's own error is the cause.
+    """
+
+    def __init__(self, message: str, blame: str, hook: str) -> None:
+        super().__init__(message)
+        self.blame = blame
+        self.hook = hook
+
+
+class OverdueError(HookError):
+    """Raised when a hook exceeded its deadline."""
+
+
+class JudgedError(Exception):
+    """Raised where the kind of a failure is known from what was found, not from an exception."""
+
+    def __init__(
+        self, kind: FailureKind, message: str, advice: str = "", statement: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
+        self.advice = advice
+        self.statement = statement

@@ -23,6 +23,7 @@ FailureKind = Literal[
     "hook",
     "rehearsal",
 ]
+
 KINDS: frozenset[str] = frozenset(get_args(FailureKind))
 
 State = Literal["clean", "partial-at-boundary", "partial-within-revision"]
@@ -36,6 +37,7 @@ _MEANS: dict[State, str] = {
 _REHEARSED = "it failed in the rehearsal, on a copy: the database itself was not touched"
 
 DISCARDABLE: frozenset[FailureKind] = frozenset({"revision", "corrupt"})
+
 """The only kinds a discarding strategy is asked about; the state never widens this."""
 
 

@@ -8,39 +8,42 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from automigrator import gate, recovery
-from automigrator.course import Course
 from automigrator.errors import ConfigurationError, MigrationError
-from automigrator.events import EventStream, Subscription
-from automigrator.glance import nothing_to_do
-from automigrator.hooks import Hooks
-from automigrator.opening import opened
-from automigrator.progress import Progress
-from automigrator.recovery import StrategySpec
-from automigrator.rehearsal import Rehearsal, check_rehearse, chosen
+from automigrator.events.notifier import Progress
+from automigrator.events.stream import EventStream, Subscription
+from automigrator.hooks import strategies
+from automigrator.hooks.context import Run
+from automigrator.hooks.registry import Hooks
+from automigrator.hooks.strategies import StrategySpec
 from automigrator.report import Outcome, Plan, Report, Status, TargetReport
-from automigrator.run import Run
-from automigrator.run_limit import RunLimit, looked_within
-from automigrator.signals import until_signalled
+from automigrator.runner import modes
+from automigrator.runner.fast_path import nothing_to_do
+from automigrator.runner.lifecycle import looked_within, run_told, target_told
+from automigrator.runner.modes import checked, followed, skipped
+from automigrator.runner.session import named, opened, validated
+from automigrator.runner.signals import until_signalled
+from automigrator.runner.state import Course
+from automigrator.runner.time_limit import RunLimit
+from automigrator.support.concurrency import in_thread
 from automigrator.target import (
     Ahead,
     LastResort,
+    Rehearsal,
     Target,
     check_ahead,
     check_last_resort,
     check_limit,
     check_max_failed_starts,
+    check_rehearse,
+    chosen,
 )
-from automigrator.targets import named, validated
-from automigrator.telling import run_told, target_told
-from automigrator.threads import in_thread
-from automigrator.without_migrating import checked, followed, skipped
 
 if TYPE_CHECKING:
-    from automigrator.checkup import Checkup
-    from automigrator.standing import Models
+    from automigrator.runner.checkup import Checkup
+    from automigrator.runner.status import Models
 
 EVENT_LIMIT = 10_000
+
 """Events a subscription keeps for a slow reader."""
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
@@ -67,7 +70,7 @@ class Migrator:
     def __init__(
         self,
         *targets: Target,
-        mode: gate.Mode | None = None,
+        mode: modes.Mode | None = None,
         recovery: Sequence[StrategySpec] = (),
         plugins: Sequence[object] = (),
         allow_partial: bool = False,
@@ -85,7 +88,7 @@ class Migrator:
         check_limit("run_timeout", run_timeout)
         check_rehearse(rehearse)
         self.targets = validated(targets)
-        self.mode = gate.validated(mode)
+        self.mode = modes.validated(mode)
         self.recovery = recovery
         self.allow_partial = allow_partial
         self.max_failed_starts = max_failed_starts
@@ -119,7 +122,7 @@ class Migrator:
         try:
             if not self.is_enabled():
                 return skipped(tell)
-            match gate.resolve(self.mode):
+            match modes.resolve(self.mode):
                 case "check":
                     return await run_told(tell, "check", self.targets, self._in_time(self._checked))
                 case "wait":
@@ -145,7 +148,7 @@ class Migrator:
         compared with what the migrations made, as `alembic check` does. Raises PluginError for a
         wrong strategy, and ConfigurationError.
         """
-        from automigrator.standing import status
+        from automigrator.runner.status import status
 
         await self._armed()
         return await status(self.targets, self.ahead, models)
@@ -155,7 +158,7 @@ class Migrator:
 
         Raises what looking at the database or the history raises.
         """
-        from automigrator.standing import planned
+        from automigrator.runner.status import planned
 
         return tuple(
             [await planned(each, each.ahead or self.ahead, sql=sql) for each in self.targets]
@@ -166,7 +169,7 @@ class Migrator:
 
         Then what is provably debris is removed, under the lock, and what is not is left and told.
         """
-        from automigrator.doctor import checkup
+        from automigrator.runner.doctor import checkup
 
         return await checkup(self.targets, self.ahead, repair=repair)
 
@@ -176,7 +179,7 @@ class Migrator:
         `target` is a target's name, needed when there are several. No plugin is asked about a
         failure. Raises ConfigurationError, and MigrationError with the report of what failed.
         """
-        from automigrator.rolling_back import roll_back
+        from automigrator.runner.rollback import roll_back
 
         chosen = named(self.targets, target)
         try:
@@ -233,7 +236,7 @@ class Migrator:
 
     def is_enabled(self) -> bool:
         """Whether `run()` does anything: `mode`, else `RUN_MIGRATIONS`, else no."""
-        return gate.resolve(self.mode) != "skip"
+        return modes.resolve(self.mode) != "skip"
 
     async def create_database(self, run: Run) -> bool:
         """Create a target's absent database; False when somebody else just did."""
@@ -250,7 +253,7 @@ class Migrator:
         self, run: Run, *, set_aside: bool, disconnect_others: bool
     ) -> str | None:
         """Replace a target's database by a fresh, migrated one; returns where the old one is."""
-        from automigrator.rebuilding import rebuild
+        from automigrator.runner.side_database import rebuild
 
         return await rebuild(run._course, set_aside=set_aside, disconnect_others=disconnect_others)
 
@@ -328,7 +331,7 @@ class Migrator:
             }
             self._joined = await in_thread(
                 lambda: {
-                    name: self._hooks.with_strategies(recovery.load(spec))
+                    name: self._hooks.with_strategies(strategies.load(spec))
                     for name, spec in specs.items()
                 }
             )
@@ -337,7 +340,7 @@ class Migrator:
 
 def _bring_to_head() -> Callable[[Course], Awaitable[Outcome]]:
     # it imports Alembic, for a tenth of a second, and a start with nothing to do never needs it
-    from automigrator.attempts import bring_to_head
+    from automigrator.runner.pipeline import bring_to_head
 
     return bring_to_head
 

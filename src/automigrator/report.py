@@ -8,6 +8,7 @@ from typing import Any, Literal
 from automigrator.failure import Failure
 
 Outcome = Literal["skipped", "current", "migrated", "recovered", "not-run", "degraded", "failed"]
+
 SEVERITY: tuple[Outcome, ...] = (
     "skipped",
     "current",
@@ -17,6 +18,7 @@ SEVERITY: tuple[Outcome, ...] = (
     "degraded",
     "failed",
 )
+
 """From best to worst; a report's outcome is the worst of its targets'."""
 
 

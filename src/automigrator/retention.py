@@ -6,6 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -52,3 +56,18 @@ def _age(stamp: str, now: datetime) -> timedelta:
         return now - datetime.strptime(stamp[:15], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
     except ValueError:
         return timedelta(0)
+
+
+def at_of(stamp: str) -> datetime | None:
+    """When a copy was made, by the stamp in its name."""
+    for form in ("%Y%m%dT%H%M%S%fZ", "%Y%m%dT%H%M%SZ"):
+        try:
+            return datetime.strptime(stamp, form).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+    return None
+
+
+def stamp() -> str:
+    """A stamp that sorts by time: UTC to the microsecond."""
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")

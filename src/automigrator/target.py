@@ -11,18 +11,26 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from automigrator import urls
 from automigrator.errors import ConfigurationError
-from automigrator.rehearsal import Rehearsal, check_rehearse
+from automigrator.support import urls
 
 if TYPE_CHECKING:
     from alembic.config import Config
+import inspect
+from collections.abc import Iterator
+
+from automigrator.support.urls import is_secret, secrets_of
 
 Drive = Literal["auto", "loop", "thread"]
+
 LastResort = Literal["ask", "abort", "continue"]
+
 """What becomes of a start that does not try, as too many have failed before it."""
+
 Ahead = Literal["refuse", "serve"]
+
 """What becomes of a start that finds its database at a revision that no file here knows."""
+
 Database = AsyncEngine | URL | str
 
 
@@ -170,3 +178,69 @@ def _default_name(url: URL) -> str:
     if not database or database == ":memory:" or "mode=memory" in database:
         return "memory"
     return Path(database.removeprefix("file:")).stem
+
+
+CopiedBy = Literal["auto", "template", "dump"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """`rehearse=Rehearsal(...)` where `rehearse=True` is not enough; all of it is PostgreSQL's.
+
+    The copy is made by template where nobody else is connected, else by pg_dump and pg_restore;
+    `copy` insists on one of them. `disconnect_others` ends the sessions that a template copy
+    finds in its way. `binaries` is the folder of pg_dump. Raises ConfigurationError.
+    """
+
+    copy: CopiedBy = "auto"
+    disconnect_others: bool = False
+    binaries: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.copy not in get_args(CopiedBy):
+            raise ConfigurationError(f"copy={self.copy!r} is not one of {get_args(CopiedBy)}")
+        if not isinstance(self.disconnect_others, bool):
+            raise ConfigurationError(
+                f"disconnect_others must be True or False, not {self.disconnect_others!r}"
+            )
+        if not (self.binaries is None or isinstance(self.binaries, str | Path)):
+            raise ConfigurationError(f"binaries must be a path or None, not {self.binaries!r}")
+        if self.copy == "dump" and self.disconnect_others:
+            raise ConfigurationError("copy='dump' disconnects nobody: leave disconnect_others out")
+
+
+def check_rehearse(choice: object) -> None:
+    """Raises ConfigurationError."""
+    if not isinstance(choice, bool | Rehearsal):
+        raise ConfigurationError(f"rehearse={choice!r} is not True, False or a Rehearsal")
+
+
+def chosen(target: bool | Rehearsal | None, migrator: bool | Rehearsal) -> Rehearsal | None:
+    """How a target is rehearsed; its own word overrides the migrator's. None: not at all."""
+    choice = migrator if target is None else target
+    if isinstance(choice, Rehearsal):
+        return choice
+    return Rehearsal() if choice else None
+
+
+def passwords_of(target: Target) -> tuple[str, ...]:
+    """As they are given; texts are freed of them by `scrubbed`."""
+    found: dict[str, None] = {}
+    for database in (target.database, target.migrate_with):
+        if isinstance(database, AsyncEngine):
+            found |= dict.fromkeys([*secrets_of(database.url), *_given_to(database)])
+        elif isinstance(database, URL):
+            found |= dict.fromkeys(secrets_of(database))
+    return tuple(found)
+
+
+def _given_to(engine: AsyncEngine) -> Iterator[str]:
+    """What `connect_args` holds, which SQLAlchemy keeps in the function that connects."""
+    creator = getattr(engine.sync_engine.pool, "_creator", None)
+    if not inspect.isfunction(creator):
+        return
+    arguments = inspect.getclosurevars(creator).nonlocals.get("cparams")
+    if isinstance(arguments, Mapping):
+        for name, value in arguments.items():
+            if is_secret(name) and isinstance(value, str):
+                yield value

@@ -12,7 +12,7 @@ from postgres_backends import Do
 from postgres_server import Server
 from sqlalchemy import make_url
 
-from automigrator.databases.postgresql import clients
+from automigrator.backends.postgresql.dump import programs
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def tools(tmp_path: Path) -> Callable[..., Path]:
     def made_of(version: int | None = None, **scripts: str) -> Path:
         folder = tmp_path / "bin"
         folder.mkdir()
-        for name in clients.PROGRAMS:
+        for name in programs.PROGRAMS:
             lines = ["#!/bin/sh"]
             if version is not None:
                 lines.append(f'[ "$1" = --version ] && echo "x (PostgreSQL) {version}.1" && exit')

@@ -9,7 +9,7 @@ from postgres_server import Server
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from automigrator.databases.access import Access
+from automigrator.backends.access import Access
 from automigrator.target import Target
 
 

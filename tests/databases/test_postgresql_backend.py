@@ -19,16 +19,15 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from automigrator.databases.access import Access
-from automigrator.databases.backend import VersionTable, backend_for
-from automigrator.databases.holding import LockLostError
-from automigrator.databases.polling import LockTimeoutError
-from automigrator.databases.postgresql import locking
-from automigrator.databases.postgresql.backend import PostgreSQL
-from automigrator.databases.postgresql.holding import SessionHold
-from automigrator.databases.postgresql.maintenance import Maintenance
-from automigrator.databases.postgresql.sights import Sights
-from automigrator.errors import RefusedError
+from automigrator.backends.access import Access
+from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql import lock
+from automigrator.backends.postgresql.backend import PostgreSQL
+from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.backends.postgresql.looks import Sights
+from automigrator.backends.postgresql.maintenance import Maintenance
+from automigrator.backends.registry import backend_for
+from automigrator.errors import LockLostError, LockTimeoutError, RefusedError
 from automigrator.target import Target
 
 TABLE = VersionTable()
@@ -173,10 +172,10 @@ async def test_only_tables_that_may_be_the_targets_count(
 async def test_a_locked_version_table_ends_a_look_with_a_lock_timeout(
     backend: PostgreSQL, postgres_server: Server, live: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from automigrator.databases.postgresql import looking
+    from automigrator.backends.postgresql import reader
 
     stamped(postgres_server, live, "r1")
-    monkeypatch.setattr(looking, "_PLACES", looking._PLACES.replace("'10s'", "'100ms'"))
+    monkeypatch.setattr(reader, "_PLACES", reader._PLACES.replace("'10s'", "'100ms'"))
     engine = create_async_engine(postgres_server.url(live), poolclass=NullPool)
     async with engine.connect() as other:
         await other.execute(text("lock table alembic_version in access exclusive mode"))
@@ -220,7 +219,7 @@ async def test_several_version_tables_are_locked_together_in_one_order(
     backend: PostgreSQL, postgres_url: str
 ) -> None:
     both = [VersionTable("a"), VersionTable("b")]
-    assert locking.keys("x", both) == locking.keys("x", both[::-1])
+    assert lock.keys("x", both) == lock.keys("x", both[::-1])
 
     async def turn(tables: list[VersionTable]) -> None:
         async with made(postgres_url).lock(tables, 20, silent):
@@ -321,11 +320,11 @@ async def test_a_cancelled_wait_leaves_no_lock(backend: PostgreSQL, postgres_url
 
 def test_the_keys_of_a_target_never_change() -> None:
     """Two releases that meet in a rolling deployment must lock each other out."""
-    assert locking.keys("app", [TABLE, VersionTable("v", "s")]) == [
+    assert lock.keys("app", [TABLE, VersionTable("v", "s")]) == [
         3751124143632928745,
         8132862976386083798,
     ]
-    assert locking.keys("app", [VersionTable(schema="public")]) == locking.keys("app", [TABLE])
+    assert lock.keys("app", [VersionTable(schema="public")]) == lock.keys("app", [TABLE])
 
 
 # Connections that env.py opened

@@ -21,10 +21,13 @@ from rich_database import RICH
 from sqlalchemy import NullPool, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from automigrator.databases.access import Access
-from automigrator.databases.backend import Snapshot, VersionTable
-from automigrator.databases.postgresql import clients, dumps, inplace, libpq
-from automigrator.databases.postgresql.backend import PostgreSQL
+from automigrator.backends.access import Access
+from automigrator.backends.contract.snapshots import Snapshot
+from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql import libpq
+from automigrator.backends.postgresql.backend import PostgreSQL
+from automigrator.backends.postgresql.dump import dump as dumps
+from automigrator.backends.postgresql.dump import programs, restore
 from automigrator.errors import RefusedError
 from automigrator.target import Target
 from automigrator.testing.processes import Process
@@ -396,7 +399,7 @@ async def test_who_comes_while_the_tables_are_being_locked_makes_a_restore_a_ref
     postgres_url: str, do: Do, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, came = made(postgres_url), []
-    alone = inplace.kept_alone
+    alone = restore.kept_alone
 
     @asynccontextmanager
     async def somebody_comes(*args: Any) -> AsyncIterator[None]:
@@ -407,7 +410,7 @@ async def test_who_comes_while_the_tables_are_being_locked_makes_a_restore_a_ref
     async with backend.lock(TABLES, 5, silent):
         snapshot = await taken(backend, tmp_path)
         do("alter table users add half int")
-        monkeypatch.setattr(inplace, "kept_alone", somebody_comes)
+        monkeypatch.setattr(restore, "kept_alone", somebody_comes)
         with pytest.raises(RefusedError, match="connected: pid"):
             await backend.restore(snapshot)
     assert [row.keys() for row in await came[0].fetch("select * from users")] != []
@@ -554,7 +557,7 @@ async def test_client_programs_that_do_not_fit_the_server_are_refused(
 ) -> None:
     folder = tools(version)
     server = int(clients_of_this_machine())
-    if clients.fits(version, server):
+    if programs.fits(version, server):
         pytest.skip("they fit this machine's server")
     backend = made(postgres_url)
     async with backend.lock(TABLES, 5, silent):

@@ -18,8 +18,8 @@ from postgres_server import Server
 from rich_database import RICH
 from sqlalchemy import make_url
 
-from automigrator.databases.backend import VersionTable
-from automigrator.databases.postgresql.backend import PostgreSQL
+from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.errors import RefusedError
 from automigrator.testing.processes import Process
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from automigrator.databases.postgresql.stopping import Stoppable
+from automigrator.backends.postgresql.watchdog import Stoppable
 
 
 async def test_what_is_asked_to_end_is_over_only_when_nobody_asks_any_more() -> None:

@@ -14,8 +14,8 @@ from sqlalchemy import NullPool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from automigrator.databases.backend import VersionTable
-from automigrator.databases.postgresql import naming, ownership, settings, whole
+from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql import databases, exclusive, naming, settings
 from automigrator.errors import RefusedError
 
 
@@ -38,8 +38,8 @@ async def connected(
 async def with_a_side(admin: AsyncConnection, name: str) -> tuple[str, str, str]:
     """A database and one that is to take its place; the third name is free."""
     live, side = name, f"{name}_side"
-    await whole.create(admin, live)
-    await whole.create(admin, side)
+    await databases.create(admin, live)
+    await databases.create(admin, side)
     return live, side, f"{name}_old"
 
 
@@ -71,13 +71,13 @@ def _no_roles_left(postgres_server: Server, postgres_name: str, request: pytest.
 async def test_a_database_is_created_once_and_dropped(
     admin: AsyncConnection, postgres_name: str
 ) -> None:
-    assert not await whole.exists(admin, postgres_name)
-    assert await whole.create(admin, postgres_name)
-    assert await whole.exists(admin, postgres_name)
-    assert not await whole.create(admin, postgres_name)
-    await whole.drop(admin, postgres_name)
-    await whole.drop(admin, postgres_name)
-    assert not await whole.exists(admin, postgres_name)
+    assert not await databases.exists(admin, postgres_name)
+    assert await databases.create(admin, postgres_name)
+    assert await databases.exists(admin, postgres_name)
+    assert not await databases.create(admin, postgres_name)
+    await databases.drop(admin, postgres_name)
+    await databases.drop(admin, postgres_name)
+    assert not await databases.exists(admin, postgres_name)
 
 
 async def test_of_many_that_create_at_once_exactly_one_did(
@@ -85,7 +85,7 @@ async def test_of_many_that_create_at_once_exactly_one_did(
 ) -> None:
     async with AsyncExitStack() as stack:
         admins = [await stack.enter_async_context(connected(postgres_server)) for _ in range(8)]
-        created = await asyncio.gather(*(whole.create(each, postgres_name) for each in admins))
+        created = await asyncio.gather(*(databases.create(each, postgres_name) for each in admins))
     assert sorted(created) == [False] * 7 + [True]
 
 
@@ -96,15 +96,15 @@ async def test_odd_names_are_only_names(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str, odd: str
 ) -> None:
     live, copy, aside = (f"{postgres_name}{odd}{n}" for n in "123")
-    assert await whole.create(admin, live)
+    assert await databases.create(admin, live)
     assert live in postgres_server.databases(postgres_name)
     await settings.set_comment(admin, live, odd)
-    assert await whole.create(admin, copy, template=live)
+    assert await databases.create(admin, copy, template=live)
     found = await settings.settings(admin, live)
     assert found.comment == odd
     variable = settings.Setting(None, "app.odd", odd)
     assert await settings.apply_settings(admin, copy, replace(found, variables=(variable,))) == ()
-    await whole.swap(admin, live, copy, aside, disconnect_others=False)
+    await databases.swap(admin, live, copy, aside, disconnect_others=False)
     assert postgres_server.databases(postgres_name) == [live, aside]
     assert (await settings.settings(admin, live)).variables == (variable,)
 
@@ -113,7 +113,7 @@ async def test_what_a_template_copy_loses_survives_copy_and_swap(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str, role: str
 ) -> None:
     live, copy = postgres_name, f"{postgres_name}_copy"
-    await whole.create(admin, live, owner=role)
+    await databases.create(admin, live, owner=role)
     run = postgres_server.execute
     run("create table kept as select 1 as x", database=live)
     who = '"' + role.replace('"', '""') + '"'
@@ -136,18 +136,18 @@ async def test_what_a_template_copy_loses_survives_copy_and_swap(
     assert len(before.variables) == 5
     assert "secret to" not in repr(before) and "a=b" not in repr(before)
 
-    assert await whole.create(admin, copy, template=live)
+    assert await databases.create(admin, copy, template=live)
     assert await settings.settings(admin, copy) != before
     assert await settings.apply_settings(admin, copy, before) == ()
     assert await settings.settings(admin, copy) == before
-    await whole.swap(admin, live, copy, f"{live}_old", disconnect_others=False)
+    await databases.swap(admin, live, copy, f"{live}_old", disconnect_others=False)
     assert await settings.settings(admin, live) == before
     assert run("select x from kept", database=live)[0][0] == 1
     assert run("select current_schemas(false)", database=live)[0][0] == ["public"]
 
 
 async def test_default_grants_stay_the_default(admin: AsyncConnection, postgres_name: str) -> None:
-    await whole.create(admin, postgres_name)
+    await databases.create(admin, postgres_name)
     before = await settings.settings(admin, postgres_name)
     assert before.grants is None
     assert await settings.apply_settings(admin, postgres_name, before) == ()
@@ -157,7 +157,7 @@ async def test_default_grants_stay_the_default(admin: AsyncConnection, postgres_
 async def test_a_role_learns_which_settings_it_could_not_apply(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str, role: str
 ) -> None:
-    await whole.create(admin, postgres_name, owner=role)
+    await databases.create(admin, postgres_name, owner=role)
     found = await settings.settings(admin, postgres_name)
     stranger = f"{postgres_name}_stranger"
     postgres_server.execute(f"create role {stranger}")
@@ -176,7 +176,7 @@ async def test_a_new_database_takes_the_locale_of_another(
     postgres_server.execute(
         f"create database {live} template template0 encoding 'SQL_ASCII' locale 'C'"
     )
-    assert await whole.create(admin, side, like=live)
+    assert await databases.create(admin, side, like=live)
     query = "select encoding, datcollate, datctype from pg_database where starts_with(datname, $1)"
     first, second = postgres_server.execute(query, live)
     assert first == second
@@ -188,10 +188,10 @@ async def test_a_swap_with_others_connected_is_refused_and_nothing_changed(
     live, side, aside = await with_a_side(admin, postgres_name)
     async with connected(postgres_server, live) as other:
         with pytest.raises(RefusedError, match="the tests.*no database was changed"):
-            await whole.swap(admin, live, side, aside, disconnect_others=False)
+            await databases.swap(admin, live, side, aside, disconnect_others=False)
         assert postgres_server.databases(live) == [live, side]
         assert await other.scalar(text("select 1")) == 1
-        sessions = await whole.others(admin, live)
+        sessions = await databases.others(admin, live)
         assert [session.application_name for session in sessions] == ["the tests"]
         assert sessions[0].state == "idle"
 
@@ -209,7 +209,7 @@ async def test_a_swap_waits_for_who_looks_in_for_a_moment(
     came = asyncio.Event()
     looking = asyncio.create_task(look_in())
     await came.wait()
-    await whole.swap(admin, live, side, aside, disconnect_others=False)
+    await databases.swap(admin, live, side, aside, disconnect_others=False)
     await looking
     assert postgres_server.databases(live) == [live, aside]
 
@@ -218,11 +218,11 @@ async def test_a_swap_whose_second_rename_fails_renames_nothing(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str, role: str
 ) -> None:
     live, side, aside = postgres_name, f"{postgres_name}_side", f"{postgres_name}_old"
-    await whole.create(admin, live, owner=role)
-    await whole.create(admin, side)  # another owner's: the role may not rename it
+    await databases.create(admin, live, owner=role)
+    await databases.create(admin, side)  # another owner's: the role may not rename it
     async with connected(postgres_server, user=role) as connection:
         with pytest.raises(DBAPIError, match="must be owner"):
-            await whole.swap(connection, live, side, aside, disconnect_others=False)
+            await databases.swap(connection, live, side, aside, disconnect_others=False)
         assert await connection.scalar(text("select 1")) == 1
     assert postgres_server.databases(live) == [live, side]
 
@@ -250,7 +250,7 @@ async def test_a_swap_that_may_disconnect_wins_against_a_busy_pool(
 
     replicas = [asyncio.create_task(replica()) for _ in range(4)]
     await asyncio.sleep(0.1)
-    await whole.swap(
+    await databases.swap(
         admin,
         live,
         side,
@@ -274,7 +274,9 @@ async def test_a_swap_cancelled_while_it_renames_is_finished_first(
     async with connected(postgres_server) as other:
         await other.execute(text("begin"))
         await other.execute(text(f"alter database {live} rename to {live}_held"))
-        work = asyncio.create_task(whole.swap(admin, live, side, aside, disconnect_others=False))
+        work = asyncio.create_task(
+            databases.swap(admin, live, side, aside, disconnect_others=False)
+        )
         await asyncio.sleep(0.2)
         work.cancel()
         await other.execute(text("rollback"))
@@ -291,7 +293,9 @@ async def test_a_swap_is_tried_again_after_a_lock_timeout(
     async with connected(postgres_server) as other:
         await other.execute(text("begin"))
         await other.execute(text(f"alter database {live} rename to {live}_held"))
-        work = asyncio.create_task(whole.swap(admin, live, side, aside, disconnect_others=False))
+        work = asyncio.create_task(
+            databases.swap(admin, live, side, aside, disconnect_others=False)
+        )
         await asyncio.sleep(0.8)
         await other.execute(text("rollback"))
         await work
@@ -301,25 +305,25 @@ async def test_a_swap_is_tried_again_after_a_lock_timeout(
 async def test_a_swap_onto_a_taken_or_missing_name_is_refused(
     admin: AsyncConnection, postgres_name: str
 ) -> None:
-    await whole.create(admin, postgres_name)
+    await databases.create(admin, postgres_name)
     side = f"{postgres_name}_side"
     with pytest.raises(RefusedError, match="does not exist"):
-        await whole.swap(admin, postgres_name, side, f"{side}2", disconnect_others=False)
-    await whole.create(admin, side)
+        await databases.swap(admin, postgres_name, side, f"{side}2", disconnect_others=False)
+    await databases.create(admin, side)
     with pytest.raises(RefusedError, match="is there already"):
-        await whole.swap(admin, postgres_name, side, side, disconnect_others=False)
+        await databases.swap(admin, postgres_name, side, side, disconnect_others=False)
 
 
 async def test_disconnecting_ends_every_session(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str
 ) -> None:
-    await whole.create(admin, postgres_name)
+    await databases.create(admin, postgres_name)
     engine = create_async_engine(postgres_server.url(postgres_name))
     async with engine.connect():
         pass
-    assert len(await whole.others(admin, postgres_name)) == 1
-    await whole.disconnect(admin, postgres_name)
-    assert await whole.others(admin, postgres_name) == ()
+    assert len(await databases.others(admin, postgres_name)) == 1
+    await databases.disconnect(admin, postgres_name)
+    assert await databases.others(admin, postgres_name) == ()
     await engine.dispose()
 
 
@@ -327,17 +331,17 @@ async def test_a_session_this_role_may_not_end_is_named(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str, role: str
 ) -> None:
     live, side = postgres_name, f"{postgres_name}_side"
-    await whole.create(admin, live, owner=role)
-    await whole.create(admin, side, owner=role)
+    await databases.create(admin, live, owner=role)
+    await databases.create(admin, side, owner=role)
 
     def terminate() -> AbstractAsyncContextManager[AsyncConnection]:
         return connected(postgres_server, user=role)
 
     async with connected(postgres_server, user=role) as own, connected(postgres_server, live):
         with pytest.raises(RefusedError, match="no right to"):
-            await whole.disconnect(own, live)
+            await databases.disconnect(own, live)
         with pytest.raises(RefusedError, match="no right to"):
-            await whole.swap(
+            await databases.swap(
                 own, live, side, f"{live}_old", disconnect_others=True, terminate=terminate
             )
         assert postgres_server.databases(live) == [live, side]
@@ -348,13 +352,13 @@ async def test_a_prepared_transaction_stands_in_the_way(
 ) -> None:
     if postgres_server.execute("show max_prepared_transactions")[0][0] == "0":
         pytest.skip("the server has no prepared transactions")
-    await whole.create(admin, postgres_name)
+    await databases.create(admin, postgres_name)
     async with connected(postgres_server, postgres_name) as other:
         for sql in ("begin", "create table t ()", f"prepare transaction '{postgres_name}'"):
             await other.execute(text(sql))
     try:
         with pytest.raises(RefusedError, match="prepared transaction"):
-            await whole.disconnect(admin, postgres_name)
+            await databases.disconnect(admin, postgres_name)
     finally:
         async with connected(postgres_server, postgres_name) as other:
             await other.execute(text(f"rollback prepared '{postgres_name}'"))
@@ -369,7 +373,7 @@ async def test_only_names_of_ours_are_ours(admin: AsyncConnection, postgres_name
         naming.snapshot_name(neighbour, "20260101"),
         f"{live}__automigrator_snapshot_not_ours",
     ):
-        await whole.create(admin, name)
+        await databases.create(admin, name)
     assert await naming.ours(admin, live) == [
         (mine[1], "snapshot", "20260101a"),
         (mine[0], "purged", "20260102"),
@@ -390,12 +394,12 @@ def test_names_fit_whatever_the_database_is_called(live: str) -> None:
 async def test_a_database_with_neighbours_is_not_exclusive(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str, role: str
 ) -> None:
-    await whole.create(admin, postgres_name)
+    await databases.create(admin, postgres_name)
     async with connected(postgres_server, postgres_name) as target:
         own = (VersionTable(), VersionTable("versions", "meta"))
 
         async def reason(*schemas: str) -> str | None:
-            return await ownership.exclusive_to_target(target, schemas, own)
+            return await exclusive.exclusive_to_target(target, schemas, own)
 
         async def do(sql: str) -> None:
             await target.execute(text(sql))
@@ -416,4 +420,4 @@ async def test_a_database_with_neighbours_is_not_exclusive(
             await reason("public", "theirs") or ""
         )
     async with connected(postgres_server, postgres_name, user=role) as target:
-        assert "belongs to role" in (await ownership.exclusive_to_target(target, (), ()) or "")
+        assert "belongs to role" in (await exclusive.exclusive_to_target(target, (), ()) or "")

@@ -18,14 +18,15 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
-from automigrator.databases.access import Access
-from automigrator.databases.backend import VersionTable
-from automigrator.databases.sqlite import copying, journal, recovering, sides
-from automigrator.databases.sqlite.backend import SQLite
-from automigrator.databases.sqlite.location import file_of
-from automigrator.databases.sqlite.transactions import ForeignKeyError
-from automigrator.diagnosis import Left, diagnose
+from automigrator.backends.access import Access
+from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.sqlite import backup, journal, recover
+from automigrator.backends.sqlite import side as sides
+from automigrator.backends.sqlite.backend import SQLite
+from automigrator.backends.sqlite.connections import file_of
+from automigrator.backends.sqlite.transactions import ForeignKeyError
 from automigrator.errors import ConfigurationError, RefusedError
+from automigrator.runner.diagnosis import Left, diagnose
 from automigrator.target import Target
 
 TABLES = [VersionTable()]
@@ -446,9 +447,9 @@ async def test_a_repair_that_is_killed_at_its_end_leaves_nothing_that_no_start_r
 
     monkeypatch.setattr(journal, "clear", killed)
     with pytest.raises(KeyboardInterrupt):
-        recovering.recover(file, TABLES)
+        recover.recover(file, TABLES)
     monkeypatch.undo()
-    assert "had ended at r2" in (recovering.recover(file, TABLES) or "")
+    assert "had ended at r2" in (recover.recover(file, TABLES) or "")
     assert journal.read(file) is None and read(file, "SELECT * FROM alembic_version") == [("r2",)]
 
 
@@ -566,7 +567,7 @@ async def test_a_side_database_that_is_cancelled_as_it_is_made_does_not_come_lat
 
 async def refused_replacement(backend: SQLite, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A side database that cannot take over, as somebody writes."""
-    monkeypatch.setattr(copying, "WAIT_S", 0.1)
+    monkeypatch.setattr(backup, "WAIT_S", 0.1)
     with closing(sqlite3.connect(file, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         async with backend.side("s1") as side:

@@ -21,7 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from automigrator.databases.sqlite import checking, copying, files, reading, space
+from automigrator.backends.sqlite import backup, files, reader
+from automigrator.backends.sqlite import files as space
+from automigrator.backends.sqlite import reader as reading
 
 MODES = ("wal", "delete")
 NOW = datetime(2026, 11, 24, 5, 15, tzinfo=UTC)
@@ -160,7 +162,7 @@ def test_a_copy_holds_the_same_rows_and_has_no_sidecars(tmp_path: Path, mode: st
     live = make(tmp_path / "app.db", mode)
     with closing(connect(live)) as application:
         application.execute("UPDATE item SET n = 7 WHERE id = 5")  # in WAL mode, only in the WAL
-        copying.copy(live, tmp_path / "copy.db")
+        backup.copy(live, tmp_path / "copy.db")
         assert application.execute("SELECT n FROM item WHERE id = 5").fetchone() == (7,)
     assert names(tmp_path) == ["app.db", "copy.db"]
     assert journal_mode(tmp_path / "copy.db") == "delete"
@@ -184,13 +186,13 @@ def test_a_copy_under_a_busy_writer_is_consistent_and_does_not_starve(
                 time.sleep(0.01)  # room for the writer between steps
 
             destination = tmp_path / f"copy{number}.db"
-            copying.copy(live, destination, progress=progress, deadline_s=20)
-            assert checking.verify(destination) == ("a1",)
+            backup.copy(live, destination, progress=progress, deadline_s=20)
+            assert reader.verify(destination) == ("a1",)
             with closing(connect(destination)) as connection:
                 rows = connection.execute("SELECT n FROM item WHERE id IN (1, 3000)").fetchall()
             assert rows[0] == rows[1]
             total = seen[-1][1]
-            steps = -(-total // copying.PAGES_A_STEP)
+            steps = -(-total // backup.PAGES_A_STEP)
             assert len(seen) == steps, "it started again"
             assert seen[-1] == (total, total)
 
@@ -200,10 +202,10 @@ def test_a_copy_never_overwrites(tmp_path: Path) -> None:
     taken = tmp_path / "copy.db"
     taken.write_text("precious")
     with pytest.raises(FileExistsError):
-        copying.copy(live, taken)
+        backup.copy(live, taken)
     assert taken.read_text() == "precious"
     with pytest.raises(FileNotFoundError):
-        copying.copy(tmp_path / "absent.db", tmp_path / "other.db")
+        backup.copy(tmp_path / "absent.db", tmp_path / "other.db")
     assert names(tmp_path) == ["app.db", "copy.db"]
 
 
@@ -212,7 +214,7 @@ def test_a_cancelled_copy_leaves_nothing(tmp_path: Path, mode: str) -> None:
     live = make(tmp_path / "app.db", mode)
     seen: list[int] = []
     with pytest.raises(reading.Cancelled):
-        copying.copy(
+        backup.copy(
             live,
             tmp_path / "copy.db",
             progress=lambda done, total: seen.append(done),
@@ -228,7 +230,7 @@ def test_a_copy_whose_progress_raises_leaves_nothing(tmp_path: Path) -> None:
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        copying.copy(live, tmp_path / "copy.db", progress=fail)
+        backup.copy(live, tmp_path / "copy.db", progress=fail)
     assert names(tmp_path) == ["app.db"]
 
 
@@ -238,10 +240,10 @@ def test_a_copy_of_a_locked_database_times_out_and_leaves_nothing(tmp_path: Path
         holder.execute("BEGIN EXCLUSIVE")
         started = time.monotonic()
         with pytest.raises(TimeoutError, match=r"app\.db could not be read: another connection"):
-            copying.copy(live, tmp_path / "copy.db", deadline_s=0.3)
+            backup.copy(live, tmp_path / "copy.db", deadline_s=0.3)
         assert 0.3 <= time.monotonic() - started < 3
         with pytest.raises(reading.Cancelled):
-            copying.copy(live, tmp_path / "copy.db", cancelled=lambda: True)
+            backup.copy(live, tmp_path / "copy.db", cancelled=lambda: True)
         holder.execute("ROLLBACK")
     assert names(tmp_path) == ["app.db"]
 
@@ -252,7 +254,7 @@ def test_a_copy_waits_for_a_lock_that_goes_away(tmp_path: Path) -> None:
         holder.execute("BEGIN EXCLUSIVE")
         timer = threading.Timer(0.2, lambda: holder.execute("ROLLBACK"))
         timer.start()
-        copying.copy(live, tmp_path / "copy.db", deadline_s=10)
+        backup.copy(live, tmp_path / "copy.db", deadline_s=10)
         timer.join()
     assert checksum(tmp_path / "copy.db") == checksum(live)
 
@@ -261,15 +263,15 @@ def test_a_killed_copy_never_appears_under_its_name(tmp_path: Path) -> None:
     live = make(tmp_path / "app.db")
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from automigrator.databases.sqlite import copying\n"
+        "from automigrator.backends.sqlite import copying\n"
         "kill = lambda done, total: os.kill(os.getpid(), signal.SIGKILL)\n"
         "copying.copy(Path(sys.argv[1]), Path(sys.argv[2]), progress=kill)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(copying.__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(backup.__file__).parents[3])}
     arguments = [sys.executable, "-c", code, str(live), str(tmp_path / "copy.db")]
     assert subprocess.run(arguments, env=environment, check=False).returncode == -signal.SIGKILL
     assert not (tmp_path / "copy.db").exists()
-    copying.copy(live, tmp_path / "copy.db")
+    backup.copy(live, tmp_path / "copy.db")
     assert names(tmp_path) == ["app.db", "copy.db"]
     assert checksum(tmp_path / "copy.db") == checksum(live)
 
@@ -278,7 +280,7 @@ def test_a_killed_copy_never_appears_under_its_name(tmp_path: Path) -> None:
 def test_a_copy_is_as_private_as_its_source(tmp_path: Path) -> None:
     live = make(tmp_path / "app.db", rows=5)
     live.chmod(0o640)
-    copying.copy(live, tmp_path / "copy.db")
+    backup.copy(live, tmp_path / "copy.db")
     assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o640
 
 
@@ -298,7 +300,7 @@ def test_a_copy_of_somebody_elses_file_is_for_no_other_group(
         chown(path, user, group)
 
     monkeypatch.setattr(os, "chown", by_one_who_is_not_root)
-    copying.copy(live, tmp_path / "copy.db")
+    backup.copy(live, tmp_path / "copy.db")
 
     found = (tmp_path / "copy.db").stat()
     assert (found.st_gid, found.st_mode & 0o777) == (group, rights)
@@ -306,10 +308,10 @@ def test_a_copy_of_somebody_elses_file_is_for_no_other_group(
 
 def test_names_with_uri_characters_are_only_names(tmp_path: Path) -> None:
     live = make(tmp_path / "a?mode=memory&x#y%20 é.db", rows=5)
-    copying.copy(live, tmp_path / "c?o#p%y.db")
-    assert checking.verify(tmp_path / "c?o#p%y.db") == ("a1",)
+    backup.copy(live, tmp_path / "c?o#p%y.db")
+    assert reader.verify(tmp_path / "c?o#p%y.db") == ("a1",)
     change(live)
-    copying.restore(tmp_path / "c?o#p%y.db", live)
+    backup.restore(tmp_path / "c?o#p%y.db", live)
     assert version(live) == ("a1",)
 
 
@@ -320,9 +322,9 @@ def test_verify_reads_the_versions_and_leaves_no_sidecars(tmp_path: Path, mode: 
         connection.execute("INSERT INTO alembic_version VALUES ('a0')")
         connection.execute('CREATE TABLE "odd ""name"(version_num)')
     before = live.read_bytes()
-    assert checking.verify(live) == ("a0", "a1")
-    assert checking.verify(live, 'odd "name', preread=True) == ()
-    assert checking.verify(live, "other") == ()
+    assert reader.verify(live) == ("a0", "a1")
+    assert reader.verify(live, 'odd "name', preread=True) == ()
+    assert reader.verify(live, "other") == ()
     assert names(tmp_path) == ["app.db"]
     assert live.read_bytes() == before
 
@@ -331,7 +333,7 @@ def test_verify_sees_what_is_only_in_the_wal(tmp_path: Path) -> None:
     live = make(tmp_path / "app.db", "wal", rows=5)
     with closing(connect(live)) as application:
         application.execute("UPDATE alembic_version SET version_num = 'b2'")
-        assert checking.verify(live) == ("b2",)
+        assert reader.verify(live) == ("b2",)
         assert (tmp_path / "app.db-wal").stat().st_size > 0
 
 
@@ -340,7 +342,7 @@ def test_verify_never_takes_a_locked_database_for_a_damaged_one(tmp_path: Path) 
     with closing(connect(live)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.raises(TimeoutError):
-            checking.verify(live, deadline_s=0.1)
+            reader.verify(live, deadline_s=0.1)
         holder.execute("ROLLBACK")
 
 
@@ -354,7 +356,7 @@ def test_verify_raises_on_a_damaged_file(tmp_path: Path, how: str) -> None:
     else:
         damage(live, how)
     with pytest.raises(sqlite3.DatabaseError) as caught:
-        checking.verify(live)
+        reader.verify(live)
     assert caught.value.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     assert names(tmp_path) == ["app.db"]
 
@@ -366,13 +368,13 @@ def test_verify_raises_on_damage_that_no_query_meets(tmp_path: Path) -> None:
         file.write((5).to_bytes(4, "big"))
     before = checksum(live)
     with pytest.raises(sqlite3.DatabaseError, match="(?s)is damaged: .*freelist"):
-        checking.verify(live)
+        reader.verify(live)
     assert checksum(live) == before
 
 
 def test_verify_takes_an_empty_file_for_an_empty_database(tmp_path: Path) -> None:
     (tmp_path / "app.db").touch()
-    assert checking.verify(tmp_path / "app.db") == ()
+    assert reader.verify(tmp_path / "app.db") == ()
 
 
 def test_verify_accepts_rows_and_schemas_that_only_the_application_understands(
@@ -389,12 +391,12 @@ def test_verify_accepts_rows_and_schemas_that_only_the_application_understands(
             "INSERT INTO loose VALUES (1), (NULL); PRAGMA writable_schema=ON;"
             "UPDATE sqlite_master SET sql = 'CREATE TABLE loose(x NOT NULL)' WHERE name = 'loose'"
         )
-    assert checking.verify(live) == ("a1",)
+    assert reader.verify(live) == ("a1",)
     with live.open("rb+") as file:
         file.seek(4096 * 100)
         file.write(b"\xff" * 4096)
     with pytest.raises(sqlite3.DatabaseError):
-        checking.verify(live)
+        reader.verify(live)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -404,17 +406,17 @@ def test_a_pooled_connection_opened_before_a_restore_sees_the_restored_data(
     live = make(tmp_path / "app.db", mode)
     expected, inode = checksum(live), live.stat().st_ino
     snapshot = tmp_path / "snapshot.db"
-    copying.copy(live, snapshot)
+    backup.copy(live, snapshot)
     change(live)
     with closing(connect(live)) as pooled:
         assert pooled.execute("SELECT version_num FROM alembic_version").fetchone() == ("b2",)
-        copying.restore(snapshot, live)
+        backup.restore(snapshot, live)
         assert pooled.execute("SELECT version_num FROM alembic_version").fetchone() == ("a1",)
         pooled.execute("UPDATE alembic_version SET version_num = 'c3'")  # and still writes
     assert checksum(live) == expected and version(live) == ("c3",)
     assert live.stat().st_ino == inode
     assert journal_mode(live) == mode
-    assert checking.verify(live) == ("c3",)
+    assert reader.verify(live) == ("c3",)
     assert names(tmp_path) == ["app.db", "snapshot.db"]
 
 
@@ -424,24 +426,24 @@ def test_an_open_writer_blocks_a_restore_and_the_live_file_is_untouched(
 ) -> None:
     live = make(tmp_path / "app.db", mode, rows=50)
     snapshot = tmp_path / "snapshot.db"
-    copying.copy(live, snapshot)
+    backup.copy(live, snapshot)
     change(live)
     changed = checksum(live)
     with closing(connect(live)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("UPDATE item SET n = 9 WHERE id = 1")
         with pytest.raises(TimeoutError, match=r"app\.db could not be overwritten: another conn"):
-            copying.restore(snapshot, live, deadline_s=0.3)
+            backup.restore(snapshot, live, deadline_s=0.3)
         writer.execute("ROLLBACK")
         assert checksum(live) == changed and version(live) == ("b2",)
-        copying.restore(snapshot, live)
+        backup.restore(snapshot, live)
     assert version(live) == ("a1",)
 
 
 def test_a_writer_in_another_process_blocks_a_restore_until_it_is_gone(tmp_path: Path) -> None:
     live = make(tmp_path / "app.db", "wal", rows=50)
     snapshot = tmp_path / "snapshot.db"
-    copying.copy(live, snapshot)
+    backup.copy(live, snapshot)
     change(live)
     code = (
         "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -453,10 +455,10 @@ def test_a_writer_in_another_process_blocks_a_restore_until_it_is_gone(tmp_path:
         assert process.stdout is not None
         process.stdout.readline()
         with pytest.raises(TimeoutError):
-            copying.restore(snapshot, live, deadline_s=0.2)
+            backup.restore(snapshot, live, deadline_s=0.2)
         threading.Timer(0.3, process.kill).start()
-        copying.restore(snapshot, live, deadline_s=10)
-    assert version(live) == ("a1",) and checking.verify(live) == ("a1",)
+        backup.restore(snapshot, live, deadline_s=10)
+    assert version(live) == ("a1",) and reader.verify(live) == ("a1",)
 
 
 @pytest.mark.parametrize("how", [*DAMAGE, "zero bytes"])
@@ -467,32 +469,32 @@ def test_a_restore_over_a_damaged_file_brings_the_data_back(
     live = make(tmp_path / "app.db", mode, rows=200)
     expected = checksum(live)
     snapshot = tmp_path / "snapshot.db"
-    copying.copy(live, snapshot)
+    backup.copy(live, snapshot)
     damage(live, how)
-    copying.restore(snapshot, live)
+    backup.restore(snapshot, live)
     assert checksum(live) == expected
-    assert checking.verify(live) == ("a1",)
+    assert reader.verify(live) == ("a1",)
     assert names(tmp_path) == ["app.db", "snapshot.db"]
 
 
 def test_a_restore_over_a_broken_schema_stays_in_place(tmp_path: Path) -> None:
     live = make(tmp_path / "app.db", rows=50)
     snapshot = tmp_path / "snapshot.db"
-    copying.copy(live, snapshot)
+    backup.copy(live, snapshot)
     with closing(connect(live)) as connection:
         connection.executescript(
             "PRAGMA writable_schema=ON; UPDATE sqlite_master SET sql = 'CREATE nonsense'"
         )
     inode = live.stat().st_ino
-    copying.restore(snapshot, live)
-    assert checking.verify(live) == ("a1",) and live.stat().st_ino == inode
+    backup.restore(snapshot, live)
+    assert reader.verify(live) == ("a1",) and live.stat().st_ino == inode
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_restore_over_other_page_sizes_brings_the_data_back(tmp_path: Path, mode: str) -> None:
     snapshot = make(tmp_path / "snapshot.db", rows=50, page_size=4096)
     live = make(tmp_path / "app.db", mode, rows=5, page_size=8192, version="b2")
-    copying.restore(snapshot, live)
+    backup.restore(snapshot, live)
     assert checksum(live) == checksum(snapshot) and version(live) == ("a1",)
 
 
@@ -503,7 +505,7 @@ def test_an_open_writer_blocks_a_restore_over_other_page_sizes_too(tmp_path: Pat
     with closing(connect(live)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         with pytest.raises(TimeoutError):
-            copying.restore(snapshot, live, deadline_s=0.1)
+            backup.restore(snapshot, live, deadline_s=0.1)
         writer.execute("ROLLBACK")
     assert version(live) == ("b2",) and live.stat().st_ino == inode
 
@@ -511,10 +513,10 @@ def test_an_open_writer_blocks_a_restore_over_other_page_sizes_too(tmp_path: Pat
 def test_a_restore_to_a_missing_file_makes_it(tmp_path: Path) -> None:
     live = make(tmp_path / "app.db", "wal", rows=50)
     snapshot = tmp_path / "snapshot.db"
-    copying.copy(live, snapshot)
+    backup.copy(live, snapshot)
     live.unlink()
     (tmp_path / "app.db-wal").write_bytes(b"stale")
-    copying.restore(snapshot, live)
+    backup.restore(snapshot, live)
     assert checksum(live) == checksum(snapshot)
     assert names(tmp_path) == ["app.db", "snapshot.db"]
 
@@ -526,9 +528,9 @@ def test_a_damaged_snapshot_is_never_restored(tmp_path: Path, how: str) -> None:
     damage(snapshot, how)
     before = live.read_bytes()
     with pytest.raises(sqlite3.DatabaseError):
-        copying.restore(snapshot, live)
+        backup.restore(snapshot, live)
     with pytest.raises(FileNotFoundError):
-        copying.restore(tmp_path / "absent.db", live)
+        backup.restore(tmp_path / "absent.db", live)
     assert live.read_bytes() == before
     assert names(tmp_path) == ["app.db", "snapshot.db"]
 
@@ -538,7 +540,7 @@ def test_a_wal_snapshot_is_restored_with_what_is_in_its_wal(tmp_path: Path) -> N
     side = make(tmp_path / "side.db", "wal", rows=5, version="s1")
     with closing(connect(side)) as connection:
         connection.execute("UPDATE alembic_version SET version_num = 's2'")
-        copying.restore(side, live)
+        backup.restore(side, live)
     assert version(live) == ("s2",)
     assert names(tmp_path) == ["app.db", "side.db"]
 
@@ -552,7 +554,7 @@ def test_replace_takes_the_place_with_its_permissions_and_without_old_sidecars(
     for suffix in files.SIDECARS:
         (tmp_path / f"app.db{suffix}").write_bytes(b"stale")
     (tmp_path / "app.db.automigrator-new").write_bytes(b"left by a kill")
-    copying.replace(new, live)
+    backup.replace(new, live)
     assert version(live) == ("n1",) and checksum(live) == checksum(new)
     assert names(tmp_path) == ["app.db", "new.db"]
     if os.name != "nt":
@@ -568,7 +570,7 @@ def test_a_log_of_the_old_file_is_not_played_into_the_new_one(tmp_path: Path) ->
             shutil.copy(tmp_path / f"app.db{suffix}", crashed / f"app.db{suffix}")
     assert (crashed / "app.db-wal").stat().st_size > 0
     new = make(tmp_path / "new.db", rows=20, version="n1")
-    copying.replace(new, crashed / "app.db")
+    backup.replace(new, crashed / "app.db")
     assert names(crashed) == ["app.db"]  # before anything opens it and tidies up
     assert checksum(crashed / "app.db") == checksum(new)
 
@@ -578,7 +580,7 @@ def test_replace_follows_a_link_to_the_database(tmp_path: Path) -> None:
     real = make(tmp_path / "data" / "app.db", rows=5)
     link = tmp_path / "link.db"
     link.symlink_to(real)
-    copying.replace(make(tmp_path / "new.db", rows=5, version="n1"), link)
+    backup.replace(make(tmp_path / "new.db", rows=5, version="n1"), link)
     assert link.is_symlink() and version(real) == ("n1",)
 
 
@@ -586,7 +588,7 @@ def test_replace_with_a_bad_file_leaves_the_old_one(tmp_path: Path) -> None:
     live = make(tmp_path / "app.db", rows=5)
     (tmp_path / "bad.db").write_text("not a database, long enough to be read as a header" * 20)
     with pytest.raises(sqlite3.DatabaseError):
-        copying.replace(tmp_path / "bad.db", live)
+        backup.replace(tmp_path / "bad.db", live)
     assert version(live) == ("a1",) and names(tmp_path) == ["app.db", "bad.db"]
 
 
@@ -594,9 +596,9 @@ def test_set_aside_copies_under_a_name_that_says_when_and_why(tmp_path: Path) ->
     live = make(tmp_path / "app.db", "wal", rows=50)
     with closing(connect(live)) as application:
         application.execute("UPDATE item SET n = 4 WHERE id = 2")
-        first = copying.set_aside(live, "purged", NOW)
-        second = copying.set_aside(live, "purged", NOW.astimezone(timezone(timedelta(hours=3))))
-        third = copying.set_aside(live, "purged", time.gmtime(NOW.timestamp()))
+        first = backup.set_aside(live, "purged", NOW)
+        second = backup.set_aside(live, "purged", NOW.astimezone(timezone(timedelta(hours=3))))
+        third = backup.set_aside(live, "purged", time.gmtime(NOW.timestamp()))
     assert first == tmp_path / "app.db.purged-20261124T051500Z"
     assert second == tmp_path / "app.db.purged-20261124T051500Z-2"
     assert third == tmp_path / "app.db.purged-20261124T051500Z-3"
@@ -613,8 +615,8 @@ def test_set_aside_copies_a_corrupt_file_byte_by_byte_with_its_sidecars(
     (tmp_path / "app.db-wal").write_bytes(b"what is left of the log")
     # SQLite may drop a log that it finds beside a file that is not in WAL mode
     before = live.read_bytes()
-    aside = copying.set_aside(live, "purged", NOW)
-    again = copying.set_aside(live, "purged", NOW)
+    aside = backup.set_aside(live, "purged", NOW)
+    again = backup.set_aside(live, "purged", NOW)
     assert aside == tmp_path / "app.db.corrupt-20261124T051500Z"
     assert again == tmp_path / "app.db.corrupt-20261124T051500Z-2"
     assert aside.read_bytes() == again.read_bytes() == live.read_bytes() == before
@@ -626,7 +628,7 @@ def test_set_aside_keeps_the_log_of_a_file_that_lost_its_contents(tmp_path: Path
     live = tmp_path / "app.db"
     live.touch()
     (tmp_path / "app.db-wal").write_bytes(b"all that is left")
-    aside = copying.set_aside(live, "purged", NOW)
+    aside = backup.set_aside(live, "purged", NOW)
     assert aside.name == "app.db.corrupt-20261124T051500Z"
     assert Path(f"{aside}-wal").read_bytes() == b"all that is left"
     assert (tmp_path / "app.db-wal").read_bytes() == b"all that is left"
@@ -636,18 +638,18 @@ def test_set_aside_does_not_take_a_locked_file_for_a_corrupt_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = make(tmp_path / "app.db", rows=5)
-    monkeypatch.setattr(copying, "copy", partial(copying.copy, deadline_s=0.1))
+    monkeypatch.setattr(backup, "copy", partial(backup.copy, deadline_s=0.1))
     with closing(connect(live)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         with pytest.raises(TimeoutError):
-            copying.set_aside(live, "purged", NOW)
+            backup.set_aside(live, "purged", NOW)
         holder.execute("ROLLBACK")
     assert names(tmp_path) == ["app.db"]
 
 
 def test_set_aside_refuses_a_reason_that_is_no_file_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="reason"):
-        copying.set_aside(tmp_path / "app.db", "../x", NOW)
+        backup.set_aside(tmp_path / "app.db", "../x", NOW)
 
 
 def test_the_space_needed_counts_the_file_and_its_wal(tmp_path: Path) -> None:
@@ -678,9 +680,9 @@ def test_too_little_space_is_an_error_with_both_figures(
 @pytest.mark.parametrize(
     "act",
     [
-        lambda live, other: copying.copy(live, other.with_name("c.db")),
-        lambda live, other: checking.verify(live),
-        lambda live, other: copying.set_aside(live, "purged", NOW),
+        lambda live, other: backup.copy(live, other.with_name("c.db")),
+        lambda live, other: reader.verify(live),
+        lambda live, other: backup.set_aside(live, "purged", NOW),
         lambda live, other: space.ensure_space(live, live.parent),
     ],
     ids=["copy", "verify", "set_aside", "ensure_space"],

@@ -14,9 +14,9 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from automigrator import MigrationError, Migrator, Target, TargetReport
-from automigrator.databases.access import Access
-from automigrator.databases.sqlite.backend import SQLite
-from automigrator.databases.sqlite.foreign import ForeignFormatError
+from automigrator.backends.access import Access
+from automigrator.backends.sqlite.backend import SQLite
+from automigrator.backends.sqlite.errors import ForeignFormatError
 
 TABLES: list[Any] = []
 

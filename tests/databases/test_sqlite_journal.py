@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from automigrator.databases.sqlite import journal
-from automigrator.databases.sqlite.journal import Entry
+from automigrator.backends.sqlite import journal
+from automigrator.backends.sqlite.journal import Entry
 
 ENTRY = Entry("migrating", "/data/app.db.snapshot-1", ("a1", "b2"), ("c3",), 1795497300.25)
 
@@ -126,7 +126,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_entry(tmp_path: Path) -> N
     live = tmp_path / "app.db"
     code = (
         "import sys; from pathlib import Path\n"
-        "from automigrator.databases.sqlite import journal\n"
+        "from automigrator.backends.sqlite import journal\n"
         "entry = journal.Entry('migrating', 's' * 5000, ('a',), ('b',), 1.0)\n"
         "while True:\n"
         "    journal.write(Path(sys.argv[1]), entry); print('.', flush=True)\n"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from busy_writer import writing, written
 
-from automigrator.databases.sqlite import copying
-from automigrator.databases.sqlite.recovering import aside
+from automigrator.backends.sqlite import backup
+from automigrator.backends.sqlite.recover import aside
 
 MODES = ("wal", "delete", "truncate", "persist")
 
@@ -57,7 +57,7 @@ def test_every_acknowledged_write_of_a_busy_process_is_aside_or_in_the_new_datab
     asides = []
     with writing(live) as writer:
         for _ in range(5):
-            kept = copying.restore(new, live, keep=aside(live, "purged"))
+            kept = backup.restore(new, live, keep=aside(live, "purged"))
             assert kept is not None
             asides.append(kept)
             writer.wait_for(3)  # its connection sees the new database, and goes on
@@ -72,11 +72,11 @@ def test_nobody_can_write_while_the_old_contents_are_set_aside(tmp_path: Path, m
 
     def keep(through: sqlite3.Connection | None) -> Path:
         could.append(another_process_can(live, "INSERT INTO log VALUES (7)"))
-        return copying.set_aside(live, "purged", datetime.now(UTC), through)
+        return backup.set_aside(live, "purged", datetime.now(UTC), through)
 
     with closing(sqlite3.connect(live)) as idle:
         idle.execute("SELECT * FROM log").fetchall()
-        kept = copying.restore(new, live, keep=keep)
+        kept = backup.restore(new, live, keep=keep)
     assert could == [False]
     assert kept is not None and written(kept) == written(live) == set()
     assert another_process_can(live, "INSERT INTO log VALUES (7)")
@@ -90,7 +90,7 @@ def test_readers_go_on_meanwhile_where_there_is_a_log(tmp_path: Path) -> None:
     def keep(through: sqlite3.Connection | None) -> None:
         could.append(another_process_can(live, "SELECT * FROM log"))
 
-    copying.restore(new, live, keep=keep)
+    backup.restore(new, live, keep=keep)
     assert could == [True]
 
 
@@ -100,11 +100,11 @@ def test_what_was_kept_is_deleted_when_the_overwriting_fails(tmp_path: Path, mod
     before = sorted(p.name for p in tmp_path.iterdir())
 
     def keep(through: sqlite3.Connection | None) -> Path:
-        kept = copying.set_aside(live, "purged", datetime.now(UTC), through)
+        kept = backup.set_aside(live, "purged", datetime.now(UTC), through)
         raise OSError(f"no room, after {kept.name}")
 
     def full(through: sqlite3.Connection | None) -> Path:
-        kept = copying.set_aside(live, "purged", datetime.now(UTC), through)
+        kept = backup.set_aside(live, "purged", datetime.now(UTC), through)
         # from now on the live file cannot grow, nor can its log
         resource = pytest.importorskip("resource")
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -114,12 +114,12 @@ def test_what_was_kept_is_deleted_when_the_overwriting_fails(tmp_path: Path, mod
 
     limits: list = []
     with pytest.raises(OSError, match="no room"):
-        copying.restore(new, live, keep=keep)
+        backup.restore(new, live, keep=keep)
     (left,) = tmp_path.glob("*.purged-*")
     left.unlink()
     try:
         with pytest.raises(sqlite3.OperationalError):
-            copying.restore(new, live, keep=full)
+            backup.restore(new, live, keep=full)
     finally:
         for resource, soft, hard in limits:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -134,7 +134,7 @@ def test_a_database_of_one_page_is_put_in_place_as_well(tmp_path: Path, mode: st
         connection.execute("PRAGMA user_version=7")
         connection.commit()
     assert new.stat().st_size == 4096
-    kept = copying.restore(new, live, keep=aside(live, "purged"))
+    kept = backup.restore(new, live, keep=aside(live, "purged"))
     assert kept is not None and written(kept) == set()
     with closing(sqlite3.connect(live)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (7,)
@@ -149,9 +149,9 @@ def test_other_pages_are_put_in_place_only_where_nobody_else_has_the_file_open(
     with closing(sqlite3.connect(live)) as idle:
         idle.execute("SELECT * FROM log").fetchall()
         with pytest.raises(TimeoutError, match="another connection"):
-            copying.restore(new, live, keep=aside(live, "purged"), deadline_s=0.2)
+            backup.restore(new, live, keep=aside(live, "purged"), deadline_s=0.2)
     assert page_size_and_mode(live) == (8192, "wal")
-    kept = copying.restore(new, live, keep=aside(live, "purged"))
+    kept = backup.restore(new, live, keep=aside(live, "purged"))
     assert kept is not None and page_size_and_mode(kept) == (8192, "delete")
     assert page_size_and_mode(live) == (4096, "wal")
 
@@ -162,7 +162,7 @@ def test_a_broken_schema_is_kept_page_by_page(tmp_path: Path) -> None:
         connection.execute("INSERT INTO log VALUES (5)")
         connection.execute("PRAGMA writable_schema=ON")
         connection.execute("UPDATE sqlite_master SET sql = 'CREATE nonsense' WHERE name = 'bulk'")
-    kept = copying.restore(new, live, keep=aside(live, "purged"))
+    kept = backup.restore(new, live, keep=aside(live, "purged"))
     assert kept is not None and written(live) == set()
     with closing(sqlite3.connect(kept)) as connection:
         connection.execute("PRAGMA writable_schema=ON")
@@ -179,8 +179,8 @@ def test_a_kill_at_any_moment_leaves_the_old_contents_or_the_new_ones(
         connection.execute("INSERT INTO log VALUES (2)")
     code = (
         "import sys; from pathlib import Path\n"
-        "from automigrator.databases.sqlite import copying\n"
-        "from automigrator.databases.sqlite.recovering import aside\n"
+        "from automigrator.backends.sqlite import copying\n"
+        "from automigrator.backends.sqlite.recover import aside\n"
         "new, live = map(Path, sys.argv[1:])\n"
         "print('ready', flush=True)\n"
         "copying.restore(new, live, keep=aside(live, 'purged'))\n"

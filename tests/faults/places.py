@@ -19,9 +19,9 @@ import psycopg
 from faults import contents
 from faults.contents import Contents
 
-from automigrator.databases.backend import VersionTable
-from automigrator.databases.postgresql import locking
-from automigrator.databases.postgresql.contents import SCHEMA_OF_OURS as _OURS
+from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql import lock as locking
+from automigrator.backends.postgresql.digests import SCHEMA_OF_OURS as _OURS
 
 TABLES = (
     "CREATE TABLE notes (id INTEGER PRIMARY KEY, text VARCHAR(50) NOT NULL,"

@@ -20,7 +20,7 @@ from small_disk import small_disk
 from sqlalchemy import make_url
 
 from automigrator import MigrationError, Migrator, Rehearsal, TargetReport, hookimpl
-from automigrator.databases.postgresql import dump_files
+from automigrator.backends.postgresql.dump import files as dump_files
 
 FULL = bool(os.environ.get("AUTOMIGRATOR_FAULTS"))
 """All moments instead of a few."""

@@ -22,7 +22,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator import Event, MigrationError, Migrator, Run, Target, TargetReport, hookimpl
-from automigrator.databases.sqlite import copying, journal, reading, replacing, snapshots
+from automigrator.backends.sqlite import backup, journal, reader, side
+from automigrator.backends.sqlite import snapshot as snapshots
 
 pytestmark = pytest.mark.plugins
 
@@ -192,7 +193,7 @@ async def test_a_disk_that_fills_up_while_the_old_data_is_set_aside_refuses_the_
     disk.fill(but=3_000_000)
     report = await failed(notes, "purge")
     assert "not purged" in said(report) and "bytes free, there are" in said(report)
-    monkeypatch.setattr(replacing, "_ensure_space", lambda *_, **__: None)
+    monkeypatch.setattr(side, "_ensure_space", lambda *_, **__: None)
     report = await failed(notes, "purge")
     assert "not purged" in said(report) and "was not touched" in said(report)
     assert checksums(disk.root / "app.db") == before and files(disk.root) == set()
@@ -252,7 +253,7 @@ async def test_a_file_that_may_not_grow_is_no_reason_to_purge(
 READ_ONLY = """
 import asyncio, json, os, sys
 import aiosqlite, alembic.command, automigrator_backup_restore, automigrator_purge
-import automigrator.attempts, automigrator.rebuilding
+import automigrator.runner.pipeline, automigrator.runner.side_database
 from automigrator import MigrationError, Migrator, Target
 if os.geteuid() == 0:
     os.setgid(65534)
@@ -307,13 +308,13 @@ def clobber(path: Path, at: int = 1 << 20, length: int = 4096 * 8) -> None:
 async def test_a_snapshot_that_fails_its_check_stops_the_migration(
     notes: Application, live: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = copying.copy
+    copy = backup.copy
 
     def damaged(source: Path, destination: Path, **options: Any) -> None:
         copy(source, destination, **options)
         clobber(destination)
 
-    monkeypatch.setattr(copying, "copy", damaged)
+    monkeypatch.setattr(backup, "copy", damaged)
     notes.deploy(GOOD)
     before = checksums(live)
     report = await failed(notes, ("backup-restore", {"snapshot": "always"}), "purge")
@@ -377,7 +378,7 @@ async def test_a_journal_of_another_release_is_refused_and_nothing_touched(
 async def test_a_restore_waits_for_a_writer_with_a_limit_and_the_next_start_finishes(
     notes: Application, live: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copying, "WAIT_S", 0.3)
+    monkeypatch.setattr(backup, "WAIT_S", 0.3)
     notes.execute(f"PRAGMA journal_mode={mode}")
     before = checksums(live)
     notes.deploy(HALF_WAY)
@@ -499,7 +500,7 @@ async def test_connections_open_through_a_restore_see_the_restored_rows_and_writ
 async def test_a_locked_file_is_waited_for_with_a_limit_and_never_taken_for_a_corrupt_one(
     notes: Application, live: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "BUSY_S", 0.2)
+    monkeypatch.setattr(reader, "BUSY_S", 0.2)
     before = checksums(live)
     notes.deploy(UNIQUE)
     with held_by_another_process(live, "BEGIN EXCLUSIVE"):
@@ -570,7 +571,7 @@ async def test_a_zero_byte_file_beside_an_open_journal_gets_its_rows_back(
 ) -> None:
     before = checksums(live)
     snapshot = live.with_name("app.db.snapshot-a1")
-    copying.copy(live, snapshot)
+    backup.copy(live, snapshot)
     journal.write(live, journal.Entry("migrating", str(snapshot), ("r1",), ("r2",), 1.0))
     overwrite(live, b"")
     (report,) = (await notes.start()).targets

@@ -17,8 +17,8 @@ import postgres_server
 import psycopg
 from faults.places import File, Kind
 
-from automigrator.databases.backend import VersionTable
-from automigrator.databases.postgresql import locking
+from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql import lock
 
 Row = Mapping[str, Any]
 
@@ -247,7 +247,7 @@ class LivingDatabase:
         return next(str(row) for row in rows if row[0] == pid)
 
     def _sessions(self) -> list[tuple[Any, ...]]:
-        keys = locking.keys(self.name, [VersionTable()])
+        keys = lock.keys(self.name, [VersionTable()])
         rows = self._rows(_HELD, (self.name, *keys))
         return [row for row in rows if row[0] not in self.applications]
 

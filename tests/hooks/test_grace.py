@@ -11,15 +11,18 @@ from typing import Any
 
 import pytest
 
-from automigrator.errors import RefusedError
-from automigrator.hooks import HookError, Hooks, acting, calling, hookimpl
+from automigrator.errors import HookError, RefusedError
+from automigrator.hooks import calls
+from automigrator.hooks.calls import acting
+from automigrator.hooks.registry import Hooks
+from automigrator.hooks.spec import hookimpl
 
 LIMIT_S = 10.0
 
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calling, "GRACE_S", 0.2)
+    monkeypatch.setattr(calls, "GRACE_S", 0.2)
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ import pytest
 from canaries import ROW
 from sqlalchemy.exc import DBAPIError
 
-from automigrator.errors import PluginError
-from automigrator.events import Event
+from automigrator.errors import HookError, PluginError
+from automigrator.events.stream import Event
 from automigrator.failure import Decision, Failure
-from automigrator.hooks import HookError, Hooks, hookimpl
+from automigrator.hooks.registry import Hooks
+from automigrator.hooks.spec import hookimpl
 from automigrator.report import TargetReport
 
 RUN: Any = SimpleNamespace(target="app")

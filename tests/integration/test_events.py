@@ -26,11 +26,11 @@ from automigrator import (
     Target,
     hookimpl,
 )
-from automigrator import progress as progress_module
-from automigrator.catalogue import CATALOGUE
-from automigrator.events import EventStream
-from automigrator.hooks import Hooks
-from automigrator.progress import Progress
+from automigrator.events import notifier as progress_module
+from automigrator.events.catalogue import CATALOGUE
+from automigrator.events.notifier import Progress
+from automigrator.events.stream import EventStream
+from automigrator.hooks.registry import Hooks
 
 Make = Callable[..., Target]
 

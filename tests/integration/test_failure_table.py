@@ -19,8 +19,8 @@ from failure_situations import SITUATIONS, Situation
 from table import Row, Table
 
 from automigrator import Event, Failure, MigrationError, Migrator, Run, Target, hookimpl
-from automigrator.databases.chain import chain
-from automigrator.recovery import Effect, may_act
+from automigrator.hooks.effects import Effect, may_act
+from automigrator.support.error_chain import chain
 
 pytestmark = pytest.mark.long("psycopg")
 

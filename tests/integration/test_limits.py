@@ -17,7 +17,7 @@ from sqlalchemy import Connection, NullPool, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from automigrator import ConfigurationError, Failure, MigrationError, Migrator, Target
-from automigrator.upgrade.process import alembic_to_ourselves
+from automigrator.migrations.isolation import alembic_to_ourselves
 
 Make = Callable[..., Target]
 

@@ -11,7 +11,7 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator import MigrationError, Migrator, Target
-from automigrator.databases.sqlite import locking
+from automigrator.backends.sqlite import lock
 
 ENV = """
 import asyncio
@@ -104,7 +104,7 @@ async def test_a_file_that_only_a_creator_names_is_locked_and_copied_like_any_ot
         "sqlite+aiosqlite://", async_creator=lambda: aiosqlite.connect(file)
     )
     target = Target(engine, made.config, lock_timeout=0.1)
-    async with locking.file_lock(file, 1, lambda *_: None):
+    async with lock.file_lock(file, 1, lambda *_: None):
         with pytest.raises(MigrationError, match="lock"):
             await Migrator(target, mode="migrate").run()
 

@@ -33,7 +33,7 @@ from automigrator import (
     TargetReport,
     hookimpl,
 )
-from automigrator.databases.access import Access
+from automigrator.backends.access import Access
 
 Make = Callable[..., Target]
 

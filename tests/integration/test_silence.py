@@ -19,7 +19,7 @@ from sqlalchemy import Connection, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator import Decision, Event, Failure, MigrationError, Migrator, Run, Target, hookimpl
-from automigrator.databases.postgresql import silence
+from automigrator.backends.postgresql import watchdog
 
 Make = Callable[..., Target]
 
@@ -104,7 +104,7 @@ def third(body: str) -> Callable[[Path], None]:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(silence, "SILENT_S", SILENT_S)
+    monkeypatch.setattr(watchdog, "SILENT_S", SILENT_S)
 
 
 @pytest.mark.usefixtures("soon")

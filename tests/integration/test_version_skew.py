@@ -31,8 +31,8 @@ from automigrator import (
     Target,
     hookimpl,
 )
-from automigrator.upgrade.compatibility import declaration, works_with
-from automigrator.upgrade.history import History
+from automigrator.migrations.compatibility import declaration, works_with
+from automigrator.migrations.history import History
 
 Make = Callable[..., Target]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from automigrator.static.cache import recall, remember
-from automigrator.static.configuration import Layout
-from automigrator.static.graph import Heads, files, heads_of
+from automigrator.migrations.static.cache import recall, remember
+from automigrator.migrations.static.heads import Heads, files, heads_of
+from automigrator.migrations.static.layout import Layout
 
 TEXT = "revision = '{id}'\ndown_revision = {down!r}\n"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from automigrator.static.configuration import plain_environment
+from automigrator.migrations.static.layout import plain_environment
 
 PLAIN = "with context.begin_transaction():\n    context.configure(connection=connection)\n"
 

@@ -17,7 +17,7 @@ from alembic.util import CommandError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from automigrator.static.graph import Heads, files, heads_of
+from automigrator.migrations.static.heads import Heads, files, heads_of
 
 
 @dataclass

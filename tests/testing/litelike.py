@@ -5,8 +5,8 @@ from __future__ import annotations
 from alembic.ddl.sqlite import SQLiteImpl
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 
-from automigrator.databases.access import Access
-from automigrator.databases.sqlite.backend import SQLite
+from automigrator.backends.access import Access
+from automigrator.backends.sqlite.backend import SQLite
 
 
 class LiteLikeDialect(SQLiteDialect_aiosqlite):

@@ -9,10 +9,13 @@ from typing import Any, NoReturn
 
 import pytest
 
-from automigrator.databases.access import Access
-from automigrator.databases.backend import Backend, Side, Sight, Snapshot, VersionTable
-from automigrator.databases.holding import Hold
-from automigrator.databases.sqlite.backend import SQLite
+from automigrator.backends.access import Access
+from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.lock import Hold
+from automigrator.backends.contract.sides import Side
+from automigrator.backends.contract.snapshots import Snapshot
+from automigrator.backends.contract.values import Sight, VersionTable
+from automigrator.backends.sqlite.backend import SQLite
 from automigrator.failure import FailureKind
 from automigrator.target import Target
 from automigrator.testing import BackendConformance

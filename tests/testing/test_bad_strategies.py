@@ -13,8 +13,8 @@ from sqlalchemy import NullPool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator import Decision, Failure, RefusedError, Run, hookimpl
-from automigrator.databases.access import Access
-from automigrator.databases.backend import backend_for
+from automigrator.backends.access import Access
+from automigrator.backends.registry import backend_for
 from automigrator.errors import ConfigurationError
 from automigrator.testing import StrategyConformance
 from automigrator.testing.contents import ROWS

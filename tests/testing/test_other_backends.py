@@ -13,7 +13,7 @@ from sqlalchemy import URL
 from sqlalchemy.dialects import registry
 
 from automigrator import ConfigurationError, Migrator, PluginError, Target
-from automigrator.databases import installed
+from automigrator.backends import registry as installed
 from automigrator.testing import BackendConformance, Databases, SQLiteFiles
 
 SOURCE = Path(__file__).with_name("litelike.py")

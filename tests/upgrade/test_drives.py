@@ -9,14 +9,16 @@ import alembic_projects
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from automigrator.databases.access import Access
-from automigrator.databases.backend import backend_for
+from automigrator.backends.access import Access
+from automigrator.backends.contract.values import Place
+from automigrator.backends.registry import backend_for
+from automigrator.errors import EnvError
+from automigrator.migrations.config import alembic_config
+from automigrator.migrations.environment import Execution
+from automigrator.migrations.history import History
+from automigrator.migrations.probe import probe
+from automigrator.migrations.ways import Way, ways
 from automigrator.target import Target
-from automigrator.upgrade.config import alembic_config
-from automigrator.upgrade.drives import Way, probe, ways
-from automigrator.upgrade.environment import EnvError, Execution
-from automigrator.upgrade.history import History
-from automigrator.upgrade.place import Place
 
 POSTGRESQL = "postgresql+asyncpg://host/database"
 

@@ -12,24 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from automigrator.errors import PluginError
-from automigrator.events import Event
-from automigrator.hooks.calling import (
-    Around,
-    HookError,
-    Impl,
-    OverdueError,
-    accepted,
-    call,
-    described,
-    failed,
-    untold,
-)
+from automigrator.errors import HookError, OverdueError, PluginError
+from automigrator.events.stream import Event
+from automigrator.hooks.calls import Around, Impl, accepted, call, described, failed, untold
 from automigrator.hooks.validation import HOOKS, PlainManager, blame_of, validate
 from automigrator.report import TargetReport
 
 if TYPE_CHECKING:
-    from automigrator.run import Run
+    from automigrator.hooks.context import Run
 
 logger = logging.getLogger(__name__)
 

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from automigrator.events import Event
+from automigrator.events.stream import Event
 from automigrator.failure import Decision, Failure
 from automigrator.report import TargetReport
 
 if TYPE_CHECKING:
-    from automigrator.run import Run
+    from automigrator.hooks.context import Run
 
 PROJECT = "automigrator"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
+
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
 

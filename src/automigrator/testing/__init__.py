@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
 
 from automigrator.testing.backends import BackendConformance
 from automigrator.testing.conformance import POSTGRES_VARIABLE
-from automigrator.testing.places import Databases, PostgreSQLServer, SQLiteFiles
+from automigrator.testing.databases import Databases, PostgreSQLServer, SQLiteFiles
 from automigrator.testing.strategies import StrategyConformance
 
 __all__ = [

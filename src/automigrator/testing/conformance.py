@@ -13,18 +13,22 @@ from typing import Any, ClassVar
 import pytest
 from sqlalchemy import URL
 
-from automigrator.databases.access import Access
-from automigrator.databases.backend import Backend, VersionTable, backend_for
+from automigrator.backends.access import Access
+from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.registry import backend_for
 from automigrator.target import Target
 from automigrator.testing.contents import Contents, checksums
-from automigrator.testing.places import Databases, PostgreSQLServer, SQLiteFiles
+from automigrator.testing.databases import Databases, PostgreSQLServer, SQLiteFiles
 
 POSTGRES_VARIABLE = "AUTOMIGRATOR_TEST_POSTGRES"
+
 """The environment variable with the DSN of a role that may create databases."""
 
 TABLE = VersionTable()
 
 FREE_S = 60.0
+
 """Seconds in which a lock that nobody holds is had, on a busy machine too."""
 
 

@@ -11,21 +11,25 @@ from sqlalchemy import URL, Column, Integer, MetaData, NullPool, String, Table, 
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from automigrator.testing.places import CANARY
+from automigrator.testing.databases import CANARY
 
 Contents = dict[str, tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]]
+
 """The columns and the sorted rows of every table."""
 
 ROWS = (*((number, f"note {number}") for number in range(200)), (200, CANARY), (201, CANARY))
+
 """The notes of a database before a case begins; one text is there twice."""
 
 _METADATA = MetaData()
+
 _NOTES = Table(
     "notes",
     _METADATA,
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("text", String(50), nullable=False),
 )
+
 _VERSIONS = Table("alembic_version", _METADATA, Column("version_num", String(32), primary_key=True))
 
 

@@ -12,9 +12,11 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 LIMIT_S = 120.0
+
 """Nothing here takes so long."""
 
-_PRELOADED = ["automigrator.attempts", "sqlalchemy.ext.asyncio", "alembic.command"]
+_PRELOADED = ["automigrator.runner.pipeline", "sqlalchemy.ext.asyncio", "alembic.command"]
+
 _PRELOADED += ["automigrator.testing.processes", "aiosqlite", "asyncpg"]
 
 

@@ -10,7 +10,7 @@ from opentelemetry import context, trace
 from opentelemetry.trace import Status, StatusCode
 
 from automigrator import Event
-from automigrator.catalogue import CATALOGUE
+from automigrator.events.catalogue import CATALOGUE
 from automigrator_opentelemetry.attributes import (
     CUTTING,
     RUN,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from automigrator.databases.backend import Backend, Snapshot
+from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.snapshots import Snapshot
 from automigrator.testing.backends.locking import Locking
 from automigrator.testing.conformance import (
     FREE_S,
@@ -23,6 +24,7 @@ DAMAGE = (
     "CREATE TABLE half (id INTEGER)",
     "UPDATE alembic_version SET version_num = 'half'",
 )
+
 """What a revision may leave half done."""
 
 

@@ -8,15 +8,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from automigrator.databases.declarations import Declaration
-from automigrator.databases.holding import Record
-from automigrator.databases.polling import LockTimeoutError
+from automigrator.backends.contract.declarations import Declaration
+from automigrator.backends.contract.lock import Record
+from automigrator.errors import LockTimeoutError
 from automigrator.testing.backends.looking import Looking
 from automigrator.testing.conformance import FREE_S, TABLE, backend_of, case, silent
 from automigrator.testing.processes import Process
 
 _SHORT_S = 0.2
+
 _FOREVER_S = 3600.0
+
 _FAILURES = ({"kind": "revision", "message": "no"},)
 
 

@@ -10,8 +10,10 @@ from sqlalchemy import select
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from automigrator.databases.access import Access
-from automigrator.databases.backend import Backend, VersionTable, backend_for
+from automigrator.backends.access import Access
+from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.registry import backend_for
 from automigrator.target import Target
 from automigrator.testing.conformance import TABLE, Conformance, backend_of, case, same
 from automigrator.testing.contents import contents, execute, fill, with_notes

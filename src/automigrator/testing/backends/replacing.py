@@ -7,6 +7,7 @@ from automigrator.testing.conformance import TABLE, case, nothing_is_open, same
 from automigrator.testing.contents import contents, execute, fill, with_notes
 
 NEW = with_notes("r2", ((1, "new"),))
+
 """What is built on the side."""
 
 

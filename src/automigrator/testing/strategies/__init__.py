@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from automigrator.testing.strategies.answers import Answers
+from automigrator.testing.strategies.configuration import Manners
+from automigrator.testing.strategies.decisions import Answers
 from automigrator.testing.strategies.interruptions import Interruptions
-from automigrator.testing.strategies.manners import Manners
 
 
 class StrategyConformance(Answers, Interruptions, Manners):

@@ -21,6 +21,7 @@ context.configure(connection=connection, transaction_per_migration={per_revision
 with context.begin_transaction():
     context.run_migrations()
 """
+
 _REVISION = '''
 """{id}"""
 
@@ -38,6 +39,7 @@ def upgrade():
 def downgrade():
     pass
 '''
+
 _CREATE = """
 op.create_table(
     "notes",
@@ -45,12 +47,16 @@ op.create_table(
     sa.Column("text", sa.String(50), nullable=False),
 )
 """
+
 _GOOD = """
 op.create_table("tags", sa.Column("id", sa.Integer, primary_key=True))
 op.execute("UPDATE notes SET text = 'changed' WHERE id = 1")
 """
+
 _BROKEN = 'op.execute("SELECT * FROM absent")'
+
 _IN_THE_WAY = 'op.create_index("one_of_each", "notes", ["text"], unique=True)'
+
 # a table as well: half a revision that changed rows alone is not told from none at the next start
 _LOSS = """
 with op.get_context().autocommit_block():
@@ -59,8 +65,11 @@ with op.get_context().autocommit_block():
 """
 
 _TAGS: Contents = {"tags": (("id",), ())}
+
 _HALF: Contents = {"half": (("id",), ())}
+
 OLD = with_notes()
+
 """What every case begins with."""
 
 
@@ -84,20 +93,26 @@ class Deployment:
 
 
 _CHANGED = tuple((number, "changed" if number == 1 else text) for number, text in ROWS)
+
 GOOD = Deployment("a good revision", (_GOOD,), {**with_notes("r2", _CHANGED), **_TAGS})
+
 BROKEN = Deployment("a broken revision, rolled back", (_GOOD, _BROKEN), OLD)
+
 AT_BOUNDARY = Deployment(
     "a broken revision after one that was committed",
     (_GOOD, _BROKEN),
     GOOD.left,
     per_revision=True,
 )
+
 HALF_WAY = Deployment(
     "a broken revision that committed a part",
     (_LOSS + _BROKEN,),
     {**with_notes(rows=ROWS[1:]), **_HALF},
 )
+
 IN_THE_WAY = Deployment("rows in the way", (_IN_THE_WAY,), OLD, fresh=with_notes("r2", ()))
+
 HALF_IN_THE_WAY = Deployment(
     "rows in the way of a revision that committed a part",
     (_LOSS + _IN_THE_WAY,),

@@ -15,22 +15,19 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from automigrator.errors import MigrationError
-from automigrator.events import Event
-from automigrator.hooks import grace
+from automigrator.events.stream import Event
+from automigrator.hooks import calls
 from automigrator.migrator import Migrator
 from automigrator.target import Target
 from automigrator.testing.conformance import case, nothing_is_open, same
 from automigrator.testing.contents import Contents, checksums, contents
 from automigrator.testing.processes import Process, die_after
-from automigrator.testing.strategies.application import (
-    HALF_IN_THE_WAY,
-    OLD,
-    Application,
-)
-from automigrator.testing.strategies.outcomes import Outcomes
-from automigrator.testing.strategies.starting import Watched, Watching, start
+from automigrator.testing.strategies.application import HALF_IN_THE_WAY, OLD, Application
+from automigrator.testing.strategies.assertions import Outcomes
+from automigrator.testing.strategies.harness import Watched, Watching, start
 
 _STEPS = ("snapshot-taken", "failed", "restored", "recreated", "decided")
+
 """Events at which a start is interrupted, where they happen."""
 
 
@@ -128,7 +125,7 @@ class Interruptions(Outcomes):
             application.target(), mode="migrate", recovery=[self.make()], plugins=[watching]
         )
         migrator.acts = []
-        with _warned(grace.logger) as warnings:
+        with _warned(calls.logger) as warnings:
             task = asyncio.ensure_future(migrator.run())
             await asyncio.wait([task])
         error = None if task.cancelled() else task.exception()

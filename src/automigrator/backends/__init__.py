@@ -1,0 +1,1 @@
+"""Backends: one kind of database each, behind one contract."""

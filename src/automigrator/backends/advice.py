@@ -1,0 +1,39 @@
+"""What to do about what existing rows and objects refuse, on every database."""
+
+from __future__ import annotations
+
+DUPLICATES = (
+    "rows that are there already are not unique as the revision wants them: find them with GROUP "
+    "BY and HAVING count(*) > 1, merge or delete them in a revision before this one, and start "
+    "again"
+)
+
+NO_VALUE = (
+    "rows that are there already have no value for it: let the revision add the column as "
+    "nullable or with server_default=, fill it, and set NOT NULL last"
+)
+
+ORPHANS = (
+    "rows refer to rows that are not there: repair or delete them in a revision before this one, "
+    "then start again"
+)
+
+VIOLATES = (
+    "rows that are there already violate the constraint: correct them in a revision before this "
+    "one, then start again"
+)
+
+NOT_FITTING = (
+    "values that are there already do not fit what the revision makes of them: correct them in a "
+    "revision before this one, or let the revision convert them"
+)
+
+THERE_ALREADY = (
+    "what the revision makes is there already: find out who made it (by hand, create_all, half of "
+    "an earlier attempt). Drop it if it is debris; or else stamp or change the revision"
+)
+
+NOT_THERE = (
+    "the revision and the database disagree about what is there: look for what was changed by "
+    "hand, or repair the revision"
+)

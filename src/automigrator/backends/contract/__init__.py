@@ -1,0 +1,1 @@
+"""The contract of a backend, in parts that may be absent."""

@@ -1,0 +1,87 @@
+"""What can be found out about a target beside its heads; only `remove` changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from automigrator.backends.contract.declarations import Declaration
+from automigrator.backends.contract.lock import Record
+
+TableName = tuple[str | None, str]
+
+"""Schema and name; without a schema it is looked for where a connection would look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy of the target that automigrator keeps; `kind` says why, `at` is UTC, `size` bytes."""
+
+    place: str
+    kind: str
+    at: datetime | None
+    size: int
+
+    def __str__(self) -> str:
+        since = f", since {self.at:%Y-%m-%d %H:%M:%S} UTC" if self.at is not None else ""
+        return f"{self.kind} {self.place}: {_sized(self.size)}{since}"
+
+    def to_dict(self) -> dict[str, Any]:
+        at = self.at.isoformat() if self.at is not None else None
+        return {"place": self.place, "kind": self.kind, "at": at, "size": self.size}
+
+
+@dataclass(frozen=True, slots=True)
+class Debris:
+    """What may be left of half a revision.
+
+    `provable` says that nothing is lost with it; `why` says what proves that, or what to do about
+    it. `object` is what the database calls it.
+    """
+
+    what: str
+    object: TableName
+    provable: bool
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {'debris, as ' if self.provable else 'kept: '}{self.why}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"what": self.what, "provable": self.provable, "why": self.why}
+
+
+class Examiner(Protocol):
+    """Looks closely at one target; every call is a look of its own."""
+
+    async def declared(self) -> tuple[Declaration, ...]:
+        """What was declared of the code that works with the database."""
+
+    async def record(self) -> Record | None:
+        """What the last leader left."""
+
+    async def holder(self) -> str | None:
+        """Who holds the migration lock now."""
+
+    async def copies(self) -> tuple[Copy, ...]:
+        """The snapshots and the data set aside that are kept beside the database."""
+
+    async def existing(self, tables: Sequence[TableName]) -> tuple[TableName, ...]:
+        """Those of the tables that exist."""
+
+    async def debris(self) -> tuple[Debris, ...]:
+        """What half a revision leaves, each with what is known of it."""
+
+    async def remove(self, debris: Debris) -> str | None:
+        """Remove what is provably debris, under the lock; why not, where it could not be."""
+
+
+def _sized(size: int) -> str:
+    amount = float(size)
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            break
+        amount /= 1000
+    return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"

@@ -1,0 +1,45 @@
+"""Where an env.py is driven to: the target's database, or one on the side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+
+@dataclass(frozen=True, slots=True)
+class VersionTable:
+    """Where a history keeps its heads; `schema` None is the connection's default."""
+
+    name: str = "alembic_version"
+    schema: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}" if self.schema else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What one look at a database found; `heads` is per version table, None where it is absent."""
+
+    exists: bool
+    heads: Mapping[VersionTable, tuple[str, ...] | None]
+    has_tables: bool = False
+    """Whether there are tables other than the version tables."""
+    writable: bool = True
+    """Whether the server takes writes: a standby only replays what its primary does."""
+
+    def all_heads(self) -> tuple[str, ...]:
+        return tuple(sorted({head for heads in self.heads.values() for head in heads or ()}))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The database to migrate, and an engine of ours that leads there."""
+
+    engine: AsyncEngine
+    url: URL
+    in_place: bool = False
+    """Whether the database lives in the engine's own connection alone."""

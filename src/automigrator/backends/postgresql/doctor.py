@@ -1,0 +1,141 @@
+"""A close look at a PostgreSQL target: who migrates it, its copies, what is left in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from automigrator.backends.access import Access
+from automigrator.backends.contract import declarations
+from automigrator.backends.contract.declarations import Declaration
+from automigrator.backends.contract.examiner import Copy, Debris, TableName
+from automigrator.backends.contract.lock import Record, loaded
+from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql import lock, naming, server_notes
+from automigrator.backends.postgresql.errors import code_of
+from automigrator.backends.postgresql.maintenance import Maintenance, database_of
+from automigrator.backends.postgresql.sql import quoted_name, rows_of, run
+from automigrator.retention import at_of
+
+_LOCK_TIMEOUT = "500ms"
+
+_INVALID = """
+    select n.nspname::text, c.relname::text,
+           quote_ident(n.nspname) || '.' || quote_ident(c.relname),
+           exists (select from pg_constraint o where o.conindid = i.indexrelid)
+               or exists (select from pg_inherits h where h.inhrelid = i.indexrelid)
+               or i.indisreplident,
+           -- who builds it holds this on its table from beginning to end, whoever asks
+           exists (select from pg_locks l
+                   where l.locktype = 'relation' and l.relation = i.indrelid
+                     and l.database = (select oid from pg_database
+                                       where datname = current_database())
+                     and l.mode in ('ShareUpdateExclusiveLock', 'AccessExclusiveLock')
+                     and l.pid <> pg_backend_pid()),
+           n.nspname = any(array_append(cast(:schemas as text[]), current_schema()::text))
+    from pg_index i join pg_class c on c.oid = i.indexrelid
+    join pg_namespace n on n.oid = c.relnamespace
+    where not i.indisvalid and c.relkind = 'i' and n.nspname !~ '^pg_'
+    order by 1, 2
+"""
+
+
+class ServerExaminer:
+    """See `Examiner`; `tables` are the target's version tables."""
+
+    def __init__(
+        self, access: Access, maintenance: Maintenance, tables: Sequence[VersionTable]
+    ) -> None:
+        self.access = access
+        self.database = database_of(access)
+        self._maintenance = maintenance
+        self._schemas = [table.schema for table in tables if table.schema]
+        self._key = lock.keys(self.database, tables)[0]
+
+    async def declared(self) -> tuple[Declaration, ...]:
+        name = server_notes.declarations_name(self._key)
+        return declarations.loaded(await server_notes.kept(self.access, name))
+
+    async def record(self) -> Record | None:
+        return loaded(await server_notes.kept(self.access, server_notes.record_name(self._key)))
+
+    async def holder(self) -> str | None:
+        async with self.access.connection(autocommit=True) as connection:
+            return await lock.holder(connection, self._key)
+
+    async def copies(self) -> tuple[Copy, ...]:
+        async with self._maintenance.connection() as admin:
+            found = await naming.ours(admin, self.database)
+            rows = await rows_of(
+                admin,
+                "select datname::text, pg_database_size(oid) from pg_database "
+                "where datname = any(cast(:names as text[]))",
+                names=[each.name for each in found],
+            )
+        sizes: dict[str, int] = {row[0]: row[1] for row in rows}
+        return tuple(
+            Copy(each.name, each.kind, at_of(each.stamp), sizes.get(each.name, 0)) for each in found
+        )
+
+    async def existing(self, tables: Sequence[TableName]) -> tuple[TableName, ...]:
+        async with self.access.connection(autocommit=True) as connection:
+            rows = await rows_of(
+                connection,
+                """
+                select a.number from unnest(cast(:schemas as text[]), cast(:names as text[]))
+                     with ordinality as a(schema, name, number)
+                join pg_class c on c.oid = to_regclass(
+                    coalesce(quote_ident(a.schema) || '.', '') || quote_ident(a.name))
+                where c.relkind in ('r', 'p') order by 1
+                """,
+                schemas=[schema for schema, _ in tables],
+                names=[name for _, name in tables],
+            )
+        return tuple(tables[row[0] - 1] for row in rows)
+
+    async def debris(self) -> tuple[Debris, ...]:
+        async with self.access.connection(autocommit=True) as connection:
+            return tuple(_judged(row) for row in await self._invalid(connection))
+
+    async def remove(self, debris: Debris) -> str | None:
+        schema, name = debris.object
+        assert schema is not None
+        async with self.access.connection(autocommit=True) as connection:
+            # looked at as late as can be: it may have been built again since
+            for row in await self._invalid(connection):
+                judged = _judged(row)
+                if judged.object == debris.object and not judged.provable:
+                    return judged.why
+                if judged.object == debris.object:
+                    break
+            else:
+                return "it is no longer there, or no longer invalid"
+            await run(connection, f"SET lock_timeout = '{_LOCK_TIMEOUT}'")
+            try:
+                await run(
+                    connection,
+                    f"DROP INDEX CONCURRENTLY {quoted_name(schema)}.{quoted_name(name)}",
+                )
+            except DBAPIError as error:
+                return f"the server refused ({code_of(error)}): {str(error.orig).splitlines()[0]}"
+        return None
+
+    async def _invalid(self, connection: AsyncConnection) -> Sequence[Any]:
+        return await rows_of(connection, _INVALID, schemas=self._schemas)
+
+
+def _judged(row: Any) -> Debris:
+    schema, name, said, needed, locked, own = row
+    what = f"index {said} is invalid"
+    if needed:
+        why = "it belongs to a constraint, a partitioned index or a replica identity"
+        return Debris(what, (schema, name), False, f"{why}; REINDEX INDEX {said}")
+    if locked:
+        why = "somebody works on its table right now, and may be building it"
+        return Debris(what, (schema, name), False, why)
+    if not own:
+        return Debris(what, (schema, name), False, "it is in a schema that is not the target's")
+    return Debris(what, (schema, name), True, "its concurrent build failed and nobody goes on")

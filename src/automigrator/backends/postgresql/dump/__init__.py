@@ -1,0 +1,1 @@
+"""Snapshots as files: pg_dump, pg_restore and psql."""

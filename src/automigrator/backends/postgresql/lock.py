@@ -1,0 +1,326 @@
+"""The migration lock of a PostgreSQL database: advisory locks of one session, tried and never
+queued for: the server could not see that a queue for one and a revision wait for each other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.polling import Waiting, poll, this_process
+from automigrator.backends.postgresql import session, watchdog
+from automigrator.backends.postgresql.errors import TOO_MANY, ServerError, code_of
+from automigrator.backends.postgresql.lock_session import SessionHold, end_predecessors
+from automigrator.backends.postgresql.maintenance import Maintenance, database_of
+from automigrator.backends.postgresql.pooler import refuse_transaction_pooling
+from automigrator.backends.postgresql.sql import rows_of
+from automigrator.support.concurrency import to_the_end
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL = "automigrator migration lock 1"
+
+"""Two releases meet in a rolling deployment, so this is no version of the library."""
+
+LEASE_S = 300.0
+
+"""Seconds after which the server ends the session of a leader that has been silent, frozen say."""
+
+_SECOND_S = 3.0
+
+_SETTINGS = {
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "transaction_timeout": "0",
+    "default_transaction_read_only": "off",
+    "synchronous_commit": "local",
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
+
+
+def keys(database: str, tables: Sequence[VersionTable]) -> list[int]:
+    """The advisory keys of a target, in the order in which everybody takes them."""
+    found = set()
+    for table in tables:
+        found.add(_key(database, table.schema or "public", table.name))
+    return sorted(found)
+
+
+def database_key(database: str) -> int:
+    """The advisory key that the leaders of all targets in a database share."""
+    return _key(database)
+
+
+def _key(*of: str) -> int:
+    digest = hashlib.blake2b("\0".join((PROTOCOL, *of)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, signed=True)
+
+
+async def only_leader(admin: AsyncConnection, database: str) -> bool:
+    """Whether the lock of no other target in the database is held."""
+    query = f"select count(*) = 0 from {_HOLDERS} and l.pid <> pg_backend_pid()"
+    return bool((await rows_of(admin, query, key=database_key(database)))[0][0])
+
+
+@asynccontextmanager
+async def also_held(admin: AsyncConnection, key: int) -> AsyncIterator[bool]:
+    """Within, another target's lock is held as well; False where somebody else has it."""
+    turns = _Turns(admin)
+    try:
+        yield await turns.mine(key)
+    finally:
+        if turns.key is not None:
+            await _release(admin, [key])
+
+
+@asynccontextmanager
+async def lock(
+    maintenance: Maintenance, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting
+) -> AsyncIterator[SessionHold]:
+    """Hold the lock of every version table; what a dead holder still ran has ended by then.
+
+    Raises LockTimeoutError, and ServerError on a standby and behind a pooler that hands the
+    session to others.
+    """
+    live = database_of(maintenance.access)
+    wanted = keys(live, tables)
+    todo = list(wanted)
+    async with AsyncExitStack() as stack:
+        admin, apart = await _proven_session(maintenance, stack, live, timeout_s)
+        hold = SessionHold(
+            this_process(),
+            admin,
+            apart,
+            maintenance.access,
+            wanted[0],
+            LEASE_S,
+            silence_s=min(watchdog.SILENT_S, LEASE_S),
+        )
+        await _prepare(hold, live)
+        turns = _Turns(admin)
+
+        async def acquire() -> bool:
+            while todo:
+                if not await hold.in_time(turns.mine(todo[0])):
+                    return False
+                del todo[0]
+            return True
+
+        async def leader() -> str:
+            who = await hold.in_time(holder(admin, todo[0]))
+            return who or "somebody who has let go of it since"
+
+        hold.waited_s = await poll(acquire, timeout_s, waiting, leader, f"database {live!r}")
+        await end_predecessors(admin, hold, live)
+        await hold.in_time(_shared(admin, live))
+        async with _beating(hold):
+            yield hold
+        # at once, and not when the server notices that the connection was closed
+        with contextlib.suppress(Exception):
+            await to_the_end(hold.in_time(_release(admin, wanted, live)))
+
+
+@asynccontextmanager
+async def _beating(hold: SessionHold) -> AsyncIterator[None]:
+    """Keep the lock's session from falling silent for longer than its lease."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(hold.silence_s / 4)
+            if not hold.acts:  # a session that is busy is not silent
+                await hold.confirm()
+
+    beating = asyncio.create_task(beat())
+
+    async def ended() -> None:
+        beating.cancel()
+        await asyncio.wait({beating})
+
+    try:
+        yield
+    finally:
+        await to_the_end(ended())
+        if not beating.cancelled() and beating.exception() is not None:
+            logger.warning("%s", beating.exception())
+
+
+async def _proven_session(
+    maintenance: Maintenance, stack: AsyncExitStack, live: str, timeout_s: float
+) -> tuple[AsyncConnection, bool]:
+    """As `_session`, and no pooler hands it to others.
+
+    To find out takes a second session: where a pooler has too few for all who ask at once, one
+    who holds the first and gets no second gives it back.
+    """
+    began = time.monotonic()
+    deadline, limit_s = began + timeout_s, min(timeout_s, maintenance.access.connect_timeout)
+    told = False
+    while True:
+        try:
+            async with AsyncExitStack() as trying:
+                admin, apart = await _session(maintenance, trying)
+                try:
+                    async with asyncio.timeout(_SECOND_S * random.uniform(1, 3)):
+                        await refuse_transaction_pooling(maintenance.access, admin, live)
+                except TimeoutError as error:
+                    if time.monotonic() > deadline:
+                        what = f"a second session beside that of the lock of database {live!r}"
+                        raise watchdog.silent(timeout_s, what) from error
+                else:
+                    await stack.enter_async_context(trying.pop_all())
+                    return admin, apart
+        except Exception as error:
+            if code_of(error) != TOO_MANY:
+                raise
+            if time.monotonic() - began > limit_s:
+                raise ServerError(
+                    "unreachable",
+                    f"the server of database {live!r} is full: for {limit_s:g} s it has taken no "
+                    "more connections, and the migration lock needs two; nothing was changed. "
+                    "Raise max_connections or the role's or the database's CONNECTION LIMIT, or "
+                    "let the application keep fewer open",
+                ) from error
+            if not told:
+                told = True
+                logger.info("the server of database %r is full; waiting to be let in", live)
+        await asyncio.sleep(random.uniform(0, 1))
+
+
+async def _session(maintenance: Maintenance, stack: AsyncExitStack) -> tuple[AsyncConnection, bool]:
+    """An AUTOCOMMIT connection, and whether it is apart from the target."""
+    if maintenance.usual:
+        try:
+            return await maintenance.enter(stack, maintenance.usual), True
+        except ServerError as error:
+            logger.info("the lock is taken in the target database itself: %s", error)
+    connection = maintenance.access.connection(autocommit=True)
+    return await stack.enter_async_context(connection), False
+
+
+async def _prepare(hold: SessionHold, live: str) -> None:
+    found = rows_of(
+        hold.admin,
+        f"""
+        select pg_is_in_recovery(), pg_backend_pid(),
+               extract(epoch from clock_timestamp())::float8, {session.SERVER},
+               count(set_config(s.name, v.value, false))
+        from pg_settings s
+        join unnest(cast(:names as text[]), cast(:values as text[])) as v(name, value)
+             on v.name = s.name
+        """,
+        names=list(_SETTINGS),
+        values=list(_SETTINGS.values()),
+    )
+    (row,) = await hold.in_time(found)
+    if row[0]:
+        raise ServerError(
+            "read-only",
+            f"the server of database {live!r} is a standby, which only replays what its primary "
+            "does; nothing was changed. Point the target at the primary",
+        )
+    hold.pid, hold.since, hold.server = row[1:4]
+    await hold.confirm()
+
+
+async def _shared(admin: AsyncConnection, live: str) -> None:
+    # nobody takes it alone, so nobody has to wait
+    query = "select pg_try_advisory_lock_shared(cast(:key as bigint))"
+    await rows_of(admin, query, key=database_key(live))
+
+
+async def _release(admin: AsyncConnection, wanted: Sequence[int], live: str | None = None) -> None:
+    if live is not None:
+        query = "select pg_advisory_unlock_shared(cast(:key as bigint))"
+        await rows_of(admin, query, key=database_key(live))
+    for key in reversed(wanted):
+        await rows_of(admin, "select pg_advisory_unlock(cast(:key as bigint))", key=key)
+
+
+@dataclass(slots=True, eq=False)
+class _Turns:
+    """Tries for keys that others may hold from another database: advisory locks are per database.
+
+    Who reaches another maintenance database, or none, takes the same key there. All take first
+    and look then, so of two at least one sees the other; and whoever sees one in a database with
+    a lower oid gives way, so that one of them gets on.
+    """
+
+    admin: AsyncConnection
+    key: int | None = None
+    """What is held already, while somebody elsewhere still has to let go of it."""
+
+    async def mine(self, key: int) -> bool:
+        if self.key != key:
+            if not await _taken(self.admin, key):
+                return False
+            self.key = key
+        lower, elsewhere = (await rows_of(self.admin, _ELSEWHERE, key=key))[0]
+        if lower:
+            await _release(self.admin, [key])
+            self.key = None
+        return not elsewhere
+
+
+_HOLDERS = """
+    pg_locks l join pg_database d on d.datname = current_database()
+    where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+      and (l.classid::bigint << 32 | l.objid::bigint) = cast(:key as bigint)
+"""
+
+_ELSEWHERE = f"""
+    select coalesce(bool_or(l.database < d.oid), false), count(*) > 0
+    from {_HOLDERS} and l.database <> d.oid
+"""
+
+
+async def _taken(admin: AsyncConnection, key: int) -> bool:
+    """Try for one key; with it comes the lease: who is frozen right then must lose it, too."""
+    rows = await rows_of(
+        admin,
+        """
+        with lock as materialized (select pg_try_advisory_lock(cast(:key as bigint)) as taken)
+        select taken, case when taken then (
+            select count(set_config(name, :lease, false)) from pg_settings
+            where name = 'idle_session_timeout'  -- from PostgreSQL 14 on
+        ) end
+        from lock
+        """,
+        key=key,
+        lease=f"{LEASE_S * 1000:.0f}",
+    )
+    return bool(rows[0][0])
+
+
+async def holder(connection: AsyncConnection, key: int) -> str | None:
+    """Who holds a key, from whichever database of the server."""
+    rows = await rows_of(
+        connection,
+        f"""
+        select h.pid, a.application_name, host(a.client_addr),
+               to_char(a.backend_start at time zone 'UTC', 'HH24:MI:SS')
+        from (select l.pid from {_HOLDERS} and l.pid <> pg_backend_pid()) h
+        left join pg_stat_activity a on a.pid = h.pid
+        """,
+        key=key,
+    )
+    if not rows:
+        return None
+    pid, application, address, since = rows[0]
+    parts = (
+        application,
+        f"from {address}" if address else None,
+        f"since {since} UTC" if since else None,
+    )
+    about = [part for part in parts if part]
+    return f"PostgreSQL session {pid}" + (f" ({', '.join(about)})" if about else "")

@@ -1,0 +1,115 @@
+"""Looks at a target: by a connection of our own, or by one that lies idle in the application."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from sqlalchemy.engine import Engine
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from automigrator.backends.access import Access, idle_connection
+from automigrator.backends.contract.values import Sight, VersionTable
+from automigrator.backends.postgresql import databases, naming, reader
+from automigrator.backends.postgresql.errors import NO_DATABASE, ServerError, code_of, with_code
+from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.errors import NoAnswerError
+
+_places: weakref.WeakKeyDictionary[Engine, dict[VersionTable, str]] = weakref.WeakKeyDictionary()
+
+"""The schemas in which version tables were found, by the application's engine."""
+
+_LOOK_PAUSES_S = (0.05, 0.25, 1.0)
+
+
+class Sights:
+    """What was seen last: the search path, and whether a journal was open."""
+
+    def __init__(
+        self,
+        access: Access,
+        database: str,
+        admin: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
+    ) -> None:
+        self.access, self.database, self._admin = access, database, admin
+        self.search_path: tuple[str, ...] | None = None
+        self.unfinished = False
+
+    async def look(self, tables: Sequence[VersionTable], held: SessionHold | None) -> Sight:
+        """See `Backend`; where the lock is held, it must be of the server that is looked at."""
+        limit = self.access.connect_timeout
+        try:
+            async with asyncio.timeout(limit) as deadline:
+                return await self._look(tables, held)
+        except Exception as error:
+            if not deadline.expired():
+                raise
+            raise NoAnswerError(f"no answer from the database within {limit:g} s") from error
+
+    async def _look(self, tables: Sequence[VersionTable], held: SessionHold | None) -> Sight:
+        for pause in (*_LOOK_PAUSES_S, None):
+            try:
+                async with self.access.connection(autocommit=True) as connection:
+                    view = await reader.look(connection, tables)
+                    if held is not None and view.server is not None and not held.lost:
+                        held.rule(view.server)
+                    self.search_path = view.search_path
+                    self._remember(view)
+                    return view.sight
+            except Exception as error:
+                await with_code(error, self.access, self.database)
+                if code_of(error) != NO_DATABASE:
+                    raise
+                if not await self._is_listed(error):
+                    return Sight(False, dict.fromkeys(tables))
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def glimpse(self, table: VersionTable) -> tuple[str, ...] | None:
+        """By an idle connection of the application's, where an own one has found the table before.
+
+        It may look for tables elsewhere than a fresh one would, so it is told the schema.
+        """
+        # half: the connection that lies idle may be the only one that is dead
+        limit = min(reader.BUSY_S, self.access.connect_timeout / 2)
+        async with asyncio.timeout(limit), self._idle(table) as (connection, schema):
+            if connection is not None and schema is not None:
+                view = await reader.glimpse(connection, schema, table.name)
+            else:
+                async with self.access.connection(autocommit=True) as own:
+                    view = await reader.look(own, [table], heads_only=True)
+        self._remember(view)
+        return view.sight.all_heads()
+
+    @asynccontextmanager
+    async def _idle(
+        self, table: VersionTable
+    ) -> AsyncIterator[tuple[AsyncConnection | None, str | None]]:
+        application = self.access.application
+        schema = None
+        if application is not None and application is self.access.given_engine:
+            schema = _places.get(application.sync_engine, {}).get(table)
+        if application is None or schema is None:
+            yield None, None
+            return
+        async with idle_connection(application) as connection:
+            yield connection, schema
+
+    def _remember(self, view: reader.View) -> None:
+        self.unfinished = view.dump_open or bool(naming.among(view.opened, self.database))
+        application = self.access.application
+        if application is not None and application is self.access.given_engine:
+            _places.setdefault(application.sync_engine, {}).update(view.schemas)
+
+    async def _is_listed(self, refused: Exception) -> bool:
+        """Ask the catalog: during a swap a connection may be told that there is no database."""
+        async with AsyncExitStack() as stack:
+            try:
+                admin = await stack.enter_async_context(self._admin())
+            except ServerError:
+                raise refused from None
+            return await databases.exists(admin, self.database)

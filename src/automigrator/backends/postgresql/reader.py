@@ -1,0 +1,154 @@
+"""One look at a PostgreSQL database: its heads, whether it has tables, what is broken in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from automigrator.backends.contract.values import Sight, VersionTable
+from automigrator.backends.postgresql import journal as records
+from automigrator.backends.postgresql import session
+from automigrator.backends.postgresql.dump import journal
+from automigrator.backends.postgresql.sql import quoted_name, rows_of
+
+BUSY_S = 10
+
+"""Seconds that a look waits for somebody's exclusive lock on a version table."""
+
+# a swap with nothing to be put back has no record: that what it replaced is still there tells of it
+_OPENED = """
+    (select array_agg(d.datname::text) from pg_database d
+     where d.datname ~ '__automigrator_replaced_' or exists (
+         select from pg_shdescription s
+         where s.classoid = 'pg_database'::regclass and s.objoid = d.oid
+           and s.description like any(cast(:open as text[]))))
+"""
+
+_PLACES = f"""
+    select set_config('lock_timeout', '{BUSY_S}s', false), current_schemas(false)::text[],
+           a.number, n.nspname::text, c.relname::text, c.oid::bigint,
+           {_OPENED}, {session.SERVER}, pg_is_in_recovery(), {journal.IS_OPEN}
+    from unnest(cast(:names as text[]), cast(:schemas as text[]))
+         with ordinality as a(name, schema, number)
+    left join pg_class c on c.oid = to_regclass(
+        coalesce(quote_ident(a.schema) || '.', '') || quote_ident(a.name))
+    left join pg_namespace n on n.oid = c.relnamespace
+    order by a.number
+"""
+
+_FILLED = """
+    select n.nspname::text, bool_or(c.relnatts = 1 and exists (
+               select from pg_attribute a
+               where a.attrelid = c.oid and a.attnum = 1 and a.attname = 'version_num'))
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p') and n.nspname = any(cast(:schemas as text[]))
+      and c.oid <> all(cast(:asked as bigint[])::oid[])
+      and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass
+                      and d.objid = c.oid and d.deptype = 'e')
+    group by 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A sight, and the schemas in which the connection that had it looks for tables.
+
+    `opened` are the databases of the server whose comment is an open record of ours, or whose name
+    says that they were replaced, `schemas` where the version tables were found, `server` is as in
+    `sessions.SERVER`; `dump_open` is whether this database has a record for a dump.
+    """
+
+    sight: Sight
+    search_path: tuple[str, ...]
+    opened: tuple[str, ...] = ()
+    schemas: Mapping[VersionTable, str] = field(default_factory=dict)
+    server: int | None = None
+    dump_open: bool = False
+
+
+async def look(
+    connection: AsyncConnection, tables: Sequence[VersionTable], *, heads_only: bool = False
+) -> View:
+    """On an AUTOCOMMIT connection of our own, whose lock_timeout is set."""
+    places = await rows_of(
+        connection,
+        _PLACES,
+        names=[table.name for table in tables],
+        schemas=[table.schema for table in tables],
+        open=list(records.OPEN),
+    )
+    path = tuple(places[0][1]) if places else ()
+    heads: dict[VersionTable, tuple[str, ...] | None] = {}
+    for table, (_, _, _, schema, name, *_) in zip(tables, places, strict=True):
+        heads[table] = None if name is None else await _heads(connection, schema, name)
+    filled = not heads_only and await _has_tables(connection, tables, places, path)
+    opened, server, standby = places[0][6:9] if places else ((), None, False)
+    sight = Sight(True, heads, filled, writable=not standby)
+    schemas = {table: row[3] for table, row in zip(tables, places, strict=True) if row[3]}
+    dump_open = bool(places and places[0][9])
+    return View(sight, path, tuple(opened or ()), schemas, server, dump_open)
+
+
+async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
+    """The heads alone, by one SELECT that leaves nothing on the connection."""
+    table = VersionTable(name, schema)
+    qualified = f"{quoted_name(schema)}.{quoted_name(name)}".replace(":", "\\:")
+    ((heads, opened, dump_open),) = await rows_of(
+        connection,
+        f"""
+        select array(select version_num::text from {qualified} order by 1), {_OPENED},
+               {journal.IS_OPEN}
+        """,
+        open=list(records.OPEN),
+    )
+    sight = Sight(True, {table: tuple(heads)})
+    return View(sight, (), tuple(opened or ()), dump_open=bool(dump_open))
+
+
+async def _heads(connection: AsyncConnection, schema: str, name: str) -> tuple[str, ...]:
+    table = f"{quoted_name(schema)}.{quoted_name(name)}".replace(":", "\\:")
+    return tuple(
+        sorted(str(row[0]) for row in await rows_of(connection, f"select version_num from {table}"))
+    )
+
+
+async def _has_tables(
+    connection: AsyncConnection,
+    tables: Sequence[VersionTable],
+    places: Sequence[Any],
+    path: tuple[str, ...],
+) -> bool:
+    """Whether the target has tables; what a neighbour keeps in another schema is not its own."""
+    current = path[0] if path else None
+    own = {table.schema or current for table in tables} - {None}
+    rows = await rows_of(
+        connection,
+        _FILLED,
+        schemas=sorted({*own, *path[:1]}),
+        asked=[row[5] for row in places if row[5] is not None],
+    )
+    with_history = {row[0]: row[1] for row in rows}
+    if own & with_history.keys():
+        return True
+    # an explicit schema for the version table alone: the tables are where they usually are
+    return current in with_history and not with_history[current]
+
+
+async def invalid_indexes(connection: AsyncConnection) -> tuple[str, ...]:
+    """Each index that a failed CREATE INDEX CONCURRENTLY left, in a few words."""
+    rows = await rows_of(
+        connection,
+        """
+        select quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+        from pg_index i join pg_class c on c.oid = i.indexrelid
+        join pg_namespace n on n.oid = c.relnamespace
+        where not i.indisvalid and c.relkind = 'i' and n.nspname !~ '^pg_'
+          and not exists (select from pg_stat_progress_create_index p
+                          where p.index_relid = i.indexrelid)
+        order by 1
+        """,
+    )
+    return tuple(f"index {row[0]} is invalid: its concurrent build failed" for row in rows)

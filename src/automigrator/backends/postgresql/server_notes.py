@@ -1,0 +1,56 @@
+"""What is kept in a PostgreSQL database about it, out of the way of all that autogenerate compares.
+
+Each text is the comment on a type of its own in a schema of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from automigrator.backends.access import Access
+from automigrator.backends.postgresql.digests import SCHEMA_OF_OURS
+from automigrator.backends.postgresql.sql import literal, rows_of, run
+
+
+def record_name(key: int) -> str:
+    """What the last leader left to those who come after it."""
+    return f"last_{key % 2**64:016x}"
+
+
+def declarations_name(key: int) -> str:
+    """What the database declares of the code that works with it."""
+    return f"works_with_{key % 2**64:016x}"
+
+
+async def kept(access: Access, name: str) -> str | None:
+    async with access.connection(autocommit=True) as connection:
+        rows = await rows_of(
+            connection,
+            """
+            select obj_description(t.oid, 'pg_type')
+            from pg_type t join pg_namespace n on n.oid = t.typnamespace
+            where n.nspname = :schema and t.typname = :name
+            """,
+            schema=SCHEMA_OF_OURS,
+            name=name,
+        )
+    return rows[0][0] if rows else None
+
+
+async def keep(access: Access, name: str, text: Callable[[float], str] | None) -> None:
+    """Replace a text, whole or not at all; it is given the time on the server's clock."""
+    async with access.connection(autocommit=True) as connection:
+        qualified = f"{SCHEMA_OF_OURS}.{name}"
+        if text is None:
+            await run(connection, f"DROP DOMAIN IF EXISTS {qualified}")
+            return
+        ((now, there),) = await rows_of(
+            connection,
+            "select extract(epoch from clock_timestamp())::float8, to_regtype(:name) is not null",
+            name=qualified,
+        )
+        if not there:
+            await run(connection, f"CREATE SCHEMA IF NOT EXISTS {SCHEMA_OF_OURS}")
+            await run(connection, f"CREATE DOMAIN {qualified} AS text")
+        # one statement: a kill leaves the old text or the new one
+        await run(connection, f"COMMENT ON DOMAIN {qualified} IS {literal(text(now))}")

@@ -1,0 +1,53 @@
+"""Plain SQL on a connection: quoting, running, error codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+NO_LIMITS = """
+    select set_config(name, '0', true) from pg_settings
+    where name in ('statement_timeout', 'idle_in_transaction_session_timeout',
+                   'transaction_timeout')  -- from PostgreSQL 17 on
+"""
+
+"""For a transaction that takes as long as it takes."""
+
+
+def quoted_name(identifier: str) -> str:
+    if "\0" in identifier or not identifier:
+        raise ValueError("an identifier is neither empty nor does it hold a null character")
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def literal(value: str) -> str:
+    quoted = "'" + value.replace("'", "''") + "'"
+    # E'' means the same whatever standard_conforming_strings says
+    return " E" + quoted.replace("\\", "\\\\") if "\\" in quoted else quoted
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
+
+
+def server_version(connection: AsyncConnection) -> tuple[Any, ...]:
+    return connection.dialect.server_version_info or ()
+
+
+async def run(connection: AsyncConnection, sql: str) -> None:
+    # a colon in a name is no parameter, and text() also minds the driver's percent signs
+    await connection.execute(text(sql.replace(":", "\\:")))
+
+
+async def begin_reading(connection: AsyncConnection) -> None:
+    """Begin a transaction that sees one state of the database for as long as it takes."""
+    await run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    await run(connection, NO_LIMITS)
+
+
+async def rows_of(connection: AsyncConnection, sql: str, **parameters: Any) -> Sequence[Any]:
+    return (await connection.execute(text(sql), parameters)).all()

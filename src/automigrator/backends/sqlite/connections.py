@@ -1,0 +1,105 @@
+"""Which files a connection leads to, and how to stop what it runs."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from sqlalchemy import URL
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.util import asbool
+
+from automigrator.errors import JudgedError
+
+
+def rows_of(dbapi: Any, sql: str) -> list[tuple[Any, ...]]:
+    """On the driver's own connection: SQLAlchemy's would begin a transaction for it."""
+    cursor = dbapi.cursor()
+    try:
+        cursor.execute(sql)
+        return list(cursor.fetchall())
+    finally:
+        cursor.close()
+
+
+def files_of(dbapi: Any) -> tuple[tuple[str, str], ...]:
+    """The databases that are open in a driver's connection, by name; in memory without a path."""
+    rows = rows_of(dbapi, "PRAGMA database_list")
+    return tuple(sorted((str(name), str(path or "")) for _, name, path in rows if name != "temp"))
+
+
+def file_behind(dbapi: Any) -> Path | None:
+    """The file that a driver's connection leads to; None in memory, or where it does not say."""
+    with suppress(sqlite3.Error, SQLAlchemyError):
+        if path := dict(files_of(dbapi)).get("main"):
+            return Path(path).resolve()
+    return None
+
+
+def main_file(connection: Connection) -> Path | None:
+    """The same of SQLAlchemy's connection."""
+    return file_behind(connection.connection.dbapi_connection)
+
+
+def ensure_leads_to(file: Path, dbapi: Any) -> None:
+    """Raise JudgedError, the connection closed, where it leads to another file than is named.
+
+    What is locked, looked at and copied would not be what is migrated.
+    """
+    place = file_behind(dbapi)
+    if place is None or place == file:
+        return
+    if place.exists() and file.exists() and place.samefile(file):
+        return
+    dbapi.close()
+    raise JudgedError(
+        "env",
+        f"the application's engine leads to {place}, and its URL to {file}; nothing was changed",
+        "give the engine an absolute path, or the URL of the file that its creator opens",
+    )
+
+
+def interrupter(connection: Connection) -> Callable[[], None] | None:
+    """A thread-safe call that stops the running statement; None where the driver has none."""
+    interrupt = getattr(connection.connection.driver_connection, "interrupt", None)
+    if interrupt is None:
+        return None
+
+    def call() -> None:
+        answer = interrupt()
+        if hasattr(answer, "send"):  # aiosqlite's coroutine does its work at the first step
+            with suppress(StopIteration):
+                answer.send(None)
+
+    return call
+
+
+def file_of(url: URL) -> Path | None:
+    """The file a URL names, links followed; None for a database in memory."""
+    database = url.database or ""
+    if not database or database == ":memory:":
+        return None
+    if not _is_uri(url):
+        return Path(database).resolve()
+    name, _, query = database.removeprefix("file:").partition("#")[0].partition("?")
+    asked = {**dict(parse_qsl(query)), **url.query}
+    if name == ":memory:" or asked.get("mode") == "memory" or asked.get("vfs") == "memdb":
+        return None
+    if name.startswith("//"):
+        name = "/" + name[2:].partition("/")[2]
+    return Path(unquote(name)).resolve()
+
+
+def named_like(url: URL, place: Path) -> str:
+    """How a URL names the database at `place` when the rest of it stays as it is."""
+    return place.as_uri() if _is_uri(url) else str(place)
+
+
+def _is_uri(url: URL) -> bool:
+    # without uri=true `file:app.db` is a plain name, and the rest of the query means nothing
+    return asbool(url.query.get("uri")) and (url.database or "").startswith("file:")

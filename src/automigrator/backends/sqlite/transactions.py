@@ -1,0 +1,125 @@
+"""Real transactions on a SQLite connection, and foreign keys that a batch operation cannot fire.
+
+The driver begins a transaction at the first INSERT only, so that DDL before it is committed at
+once; SQLAlchemy documents the remedy used here (pysqlite, "Transactions with SQLite").
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from automigrator.backends.sqlite.connections import main_file, rows_of
+from automigrator.backends.sqlite.reader import BUSY, code_of
+from automigrator.errors import AutomigratorError
+from automigrator.support.error_chain import chain
+
+logger = logging.getLogger(__name__)
+
+Violations = frozenset[tuple[Any, ...]]
+
+
+class ForeignKeyError(AutomigratorError):
+    """Raised when a commit would leave rows that refer to nothing; it was rolled back."""
+
+
+def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
+    """Let `connection` BEGIN for real, with foreign keys off and checked before each commit.
+
+    Off, because recreating a parent table (a batch operation) would delete its children by
+    ON DELETE CASCADE, and the pragma does nothing inside a transaction. With a journal on the
+    disk, whatever the application does without. Returns the undoing.
+    """
+    dbapi: Any = connection.connection.dbapi_connection
+    level = getattr(dbapi, "isolation_level", "")
+    begun = connection.in_transaction()
+    enforced = rows_of(dbapi, "PRAGMA foreign_keys") == [(1,)]
+    journal = _unsafe_journal(connection) if to_write else None
+
+    def as_before() -> None:
+        dbapi.isolation_level = level
+        if enforced:
+            rows_of(dbapi, "PRAGMA foreign_keys=ON")
+        if journal is not None:
+            rows_of(dbapi, f"PRAGMA journal_mode={journal}")
+
+    try:
+        if enforced:
+            rows_of(dbapi, "PRAGMA foreign_keys=OFF")
+        if journal is not None:
+            rows_of(dbapi, "PRAGMA journal_mode=DELETE")
+        before = _violations(dbapi)
+    except BaseException:
+        with suppress(SQLAlchemyError, sqlite3.Error, ValueError):
+            as_before()
+        raise
+
+    def begin(conn: Connection) -> None:
+        if conn.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+            return
+        dbapi.isolation_level = None  # an autocommit_block resets it
+        # IMMEDIATE: a deferred one that has read cannot wait for another writer; but it waits
+        # for readers when it ends, even if it has written nothing
+        rows_of(dbapi, "BEGIN IMMEDIATE" if to_write else "BEGIN")
+
+    def check(conn: Connection) -> None:
+        if before is None:
+            return
+        now = _violations(dbapi)
+        added = sorted((now or frozenset()) - before, key=repr)
+        if not added:
+            return
+        what = "; ".join(f"row {row[1]} of {row[0]} refers to no {row[2]}" for row in added[:5])
+        if enforced:
+            with suppress(sqlite3.Error, SQLAlchemyError):
+                rows_of(dbapi, "ROLLBACK")
+            raise ForeignKeyError(f"foreign keys would be violated: {what}")
+        logger.warning("the migration leaves violated foreign keys: %s", what)
+
+    event.listen(connection, "begin", begin)
+    event.listen(connection, "commit", check)
+    if begun:
+        begin(connection)
+
+    def undo() -> None:
+        with suppress(SQLAlchemyError, sqlite3.Error):
+            if not connection.closed and not connection.invalidated:
+                event.remove(connection, "begin", begin)
+                event.remove(connection, "commit", check)
+                if connection.in_transaction():
+                    connection.rollback()
+                # a COMMIT that a reader blocked leaves it open, and a pragma would do nothing
+                dbapi.rollback()
+        # also when it was given back: an application's pool hands the very same one out again
+        with suppress(SQLAlchemyError, sqlite3.Error, ValueError):
+            as_before()
+
+    return undo
+
+
+def data_version(connection: Connection) -> int:
+    """Changes when another connection has committed. Raises what a closed connection raises."""
+    return int(rows_of(connection.connection.dbapi_connection, "PRAGMA data_version")[0][0])
+
+
+def _violations(dbapi: Any) -> Violations | None:
+    """The rows that refer to nothing; None when the schema itself cannot be checked."""
+    try:
+        return frozenset(tuple(row) for row in rows_of(dbapi, "PRAGMA foreign_key_check"))
+    except (sqlite3.Error, SQLAlchemyError) as error:
+        if any(isinstance(each, sqlite3.Error) and code_of(each) in BUSY for each in chain(error)):
+            raise
+        return None
+
+
+def _unsafe_journal(connection: Connection) -> str | None:
+    """The journal mode of a file where a transaction, or a kill in it, could not be undone."""
+    ((mode,),) = rows_of(connection.connection.dbapi_connection, "PRAGMA journal_mode")
+    return mode if mode in ("off", "memory") and main_file(connection) is not None else None

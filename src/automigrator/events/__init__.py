@@ -1,0 +1,1 @@
+"""Events: what happens in a run, told to the log, to subscribers and to plugins."""

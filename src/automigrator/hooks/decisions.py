@@ -1,0 +1,95 @@
+"""Asks the plugins what to do about a failure, and holds them to what they declared."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from automigrator.errors import HookError
+from automigrator.failure import Decision, Failure
+from automigrator.hooks.calls import Around, untold
+from automigrator.hooks.context import Run
+from automigrator.hooks.effects import effect_of, may_answer
+from automigrator.hooks.registry import Hooks
+
+MOST_ATTEMPTS = 3
+
+
+@dataclass(slots=True)
+class Asking:
+    """The answers of one target's plugins over its whole run; plugins keep no state of their own.
+
+    A strategy that acts on data is granted one RETRY, and a discarding one acts once.
+    """
+
+    run: Run
+    allow_partial: bool
+    look_again: Callable[[Failure], Awaitable[Failure]]
+    """Reads anew what state the database is in after a plugin acted."""
+    hooks: Hooks | None = None
+    """The plugins, once they are loaded."""
+    around: Around = untold
+    granted: set[int] = field(default_factory=set)
+    acted: set[int] = field(default_factory=set)
+
+    async def decide(self, failure: Failure) -> tuple[Decision | None, str]:
+        """The first Decision and whose it is; None when all passed.
+
+        `run.failure` is what is left to answer for: a restore in between makes it clean.
+        """
+        run, hooks = self.run, self.hooks
+        assert hooks is not None
+        run.failure = failure
+        for impl in hooks.impls_of_on_failure():
+            effect = effect_of(impl.plugin)
+            key = id(impl.plugin)
+            if effect != "none" and not run.locked:
+                continue
+            if not may_answer(effect, run.failure):
+                continue
+            if effect == "discarding" and (run.stopped or key in self.acted):
+                continue
+            if effect == "discarding" and run.attempt >= MOST_ATTEMPTS:
+                run.note(f"{impl.blame} was not asked: no attempt is left to follow it")
+                continue
+            before = (run.restored, run.rebuilt)
+            try:
+                with self.around(impl.hook, impl.blame) as given_up, run.acting(effect):
+                    limit = hooks.deadline_of(impl)
+                    answer = await hooks.call(impl, limit, given_up, run=run, failure=run.failure)
+            except HookError as error:
+                run.notes.append(str(error))
+                run.failure = await self.look_again(run.failure)
+                return Decision.ABORT, impl.blame
+            if run.rebuilt and not before[1]:
+                self.acted.add(key)
+            if (run.restored, run.rebuilt) != before or effect == "reverting":
+                run.failure = await self.look_again(run.failure)
+            decision = self.checked(answer, impl.blame, key if effect != "none" else None)
+            if decision is not None:
+                return decision, impl.blame
+        return None, ""
+
+    def checked(self, answer: object, blame: str, key: int | None = None) -> Decision | None:
+        """The answer, or None with a note where the core does not follow it."""
+        run = self.run
+        assert run.failure is not None
+        if answer is Decision.RETRY:
+            if run.stopped:
+                run.note(f"{blame} asked for another attempt after too many failed starts")
+                return None
+            if run.attempt >= MOST_ATTEMPTS:
+                run.note(f"{blame} asked for another attempt after {run.attempt}; there is none")
+                return None
+            if key in self.granted:
+                run.note(f"{blame} asked for a second RETRY; a strategy that acts is granted one")
+                return None
+            if key is not None:
+                self.granted.add(key)
+        if answer is Decision.CONTINUE and run.failure.state != "clean" and not self.allow_partial:
+            run.note(
+                f"{blame} answered CONTINUE, which needs Migrator(allow_partial=True) as the "
+                f"database is {run.failure.state}"
+            )
+            return None
+        return answer if isinstance(answer, Decision) else None

@@ -1,0 +1,39 @@
+"""Effects."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from automigrator.errors import PluginError
+from automigrator.failure import DISCARDABLE, Failure
+
+Effect = Literal["discarding", "reverting", "none"]
+
+"""What a strategy does to data: throws it away, puts an earlier state back, or touches nothing."""
+
+
+def effect_of(strategy: object) -> Effect:
+    """What the strategy declares in its attribute `effect`. Raises PluginError for nonsense."""
+    effect = getattr(strategy, "effect", "none")
+    if isinstance(effect, str) and effect in get_args(Effect):
+        return effect  # type: ignore[return-value]  # narrowed by the line above
+    raise PluginError(
+        f"{type(strategy).__qualname__} declares effect={effect!r}, "
+        f"which is not one of {', '.join(map(repr, get_args(Effect)))}"
+    )
+
+
+def may_act(effect: Effect, failure: Failure) -> bool:
+    """Whether a strategy of this effect may change data after this failure."""
+    match effect:
+        case "discarding":
+            return failure.kind in DISCARDABLE
+        case "reverting":
+            return failure.state != "clean"
+        case "none":
+            return False
+
+
+def may_answer(effect: Effect, failure: Failure) -> bool:
+    """Whether a strategy of this effect is asked about this failure at all."""
+    return effect != "discarding" or may_act(effect, failure)

@@ -1,0 +1,99 @@
+"""Whether models and a migrated schema agree, by Alembic's comparison and env.py's options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import MetaData
+from sqlalchemy.sql.schema import ColumnCollectionConstraint
+
+from automigrator.errors import EnvError
+from automigrator.migrations.drive import drive
+from automigrator.migrations.probe import probe
+from automigrator.runner.session import Ground
+
+MODELS, DATABASE = "only in the models", "only in the database"
+
+
+async def drift(ground: Ground, models: MetaData | Sequence[MetaData]) -> tuple[str, ...]:
+    """A line for each difference; none where they agree. Only reads.
+
+    What env.py passes to `context.configure` holds: `include_object`, `compare_type`, schemas.
+    Raises EnvError, and what env.py and the comparison raise.
+    """
+    target, backend, place = ground.target, ground.backend, ground.place
+    history = await ground.history()
+    found: list[tuple[str, ...]] = []
+
+    def compare(context: MigrationContext) -> None:
+        # Alembic takes several, as target_metadata may be
+        found.append(tuple(described(compare_metadata(context, models))))  # type: ignore[arg-type]
+
+    way, _ = await probe(target, backend, history, place)
+    await drive(target, backend, history, place, way, revision=target.revision, compare=compare)
+    if not found:
+        raise EnvError("env.py returned before the models could be compared")
+    return tuple(dict.fromkeys(line for lines in found for line in lines))
+
+
+def described(differences: Iterable[Any]) -> Iterator[str]:
+    """Each difference that Alembic reports, for people."""
+    for each in differences:
+        if isinstance(each, list):  # what differs in one column
+            yield from described(each)
+        else:
+            yield _line(each)
+
+
+def _line(difference: tuple[Any, ...]) -> str:
+    kind, *rest = difference
+    where = MODELS if kind.startswith("add_") else DATABASE
+    match kind, rest:
+        case "add_table" | "remove_table", [table]:
+            return f"table {table.fullname}: {where}"
+        case "add_column" | "remove_column", [schema, table, column]:
+            return f"column {_qualified(schema, table)}.{column.name}: {where}"
+        case "add_index" | "remove_index", [index]:
+            unique = "unique index" if index.unique else "index"
+            return f"{unique} {index.name} on {index.table.fullname}: {where}"
+        case "add_constraint" | "remove_constraint" | "add_fk" | "remove_fk", [constraint]:
+            return f"{_constraint(constraint)}: {where}"
+        case "modify_nullable", [schema, table, column, _, old, new]:
+            said = {True: "nullable", False: "not nullable"}
+            return _modified(schema, table, column, said.get(old, old), said.get(new, new))
+        case "modify_type", [schema, table, column, _, old, new]:
+            return _modified(schema, table, column, f"type {old!r}", f"{new!r}")
+        case "modify_default", [schema, table, column, _, old, new]:
+            return _modified(schema, table, column, f"default {_default(old)}", _default(new))
+        case "modify_comment", [schema, table, column, _, old, new]:
+            return _modified(schema, table, column, f"comment {old!r}", f"{new!r}")
+        case "add_table_comment" | "remove_table_comment", [table, *_]:
+            return f"table {table.fullname}: its comment differs"
+    return f"{kind} {', '.join(str(getattr(each, 'name', each)) for each in rest)}"
+
+
+def _modified(schema: str | None, table: str, column: str, old: Any, new: Any) -> str:
+    return (
+        f"column {_qualified(schema, table)}.{column}: {old} in the database, {new} in the models"
+    )
+
+
+def _qualified(schema: str | None, table: str) -> str:
+    return f"{schema}.{table}" if schema else table
+
+
+def _constraint(constraint: ColumnCollectionConstraint) -> str:
+    kind = type(constraint).__name__.removesuffix("Constraint").lower()
+    kind = {"foreignkey": "foreign key"}.get(kind, kind)
+    columns = ", ".join(constraint.columns.keys())
+    name = f" {constraint.name}" if constraint.name else ""
+    return f"{kind} constraint{name} on {constraint.table.fullname} ({columns})"
+
+
+def _default(default: Any) -> str:
+    if default is None:
+        return "none"
+    return str(getattr(default, "arg", default))

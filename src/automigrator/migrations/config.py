@@ -1,0 +1,127 @@
+"""From a target to the `alembic.config.Config` its env.py is given."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from alembic.config import Config
+from sqlalchemy import URL
+
+from automigrator.errors import ConfigurationError
+from automigrator.support import urls
+from automigrator.target import Target
+
+
+def alembic_config(target: Target, url: URL, attributes: dict[str, Any] | None = None) -> Config:
+    """A new Config pointing at `url`; the target's own Config object is never changed."""
+    config = _read(target)
+    config.config_ini_section = target.section
+    config.attributes.update(target.attributes)
+    config.attributes.update(attributes or {})
+    options = vars(config.cmd_opts) if config.cmd_opts else {}
+    config.cmd_opts = Namespace(**{**options, "x": list(target.x) or None, "quiet": True})
+    if config.get_alembic_option("script_location") is None:
+        raise ConfigurationError(
+            f"{_described(target)} has no script_location in section [{target.section}]; "
+            "name the section that has it with section=, or pass the script directory itself"
+        )
+    _anchor_script_location(config)
+    _point(config, target, url)
+    return config
+
+
+def _point(config: Config, target: Target, url: URL) -> None:
+    """Set the URL where Alembic's templates read it, the multidb one included."""
+    # ConfigParser interpolates: a literal % is written twice
+    text = url.render_as_string(hide_password=False).replace("%", "%%")
+    config.set_main_option("sqlalchemy.url", text)
+    names = [n.strip() for n in (config.get_main_option("databases") or "").split(",") if n.strip()]
+    if not names:
+        return
+    chosen = target.name if target.name in names else _section_of(config, names, url)
+    if chosen is None:
+        raise ConfigurationError(
+            f"{_described(target)} serves several databases ({', '.join(names)}) and none of their "
+            f"URLs is the target's; say which one it is with Target(..., name={names[0]!r})"
+        )
+    config.set_main_option("databases", chosen)
+    config.set_section_option(chosen, "sqlalchemy.url", text)
+
+
+def _section_of(config: Config, names: list[str], url: URL) -> str | None:
+    for name in names:
+        section = config.get_section(name) or {}
+        if "sqlalchemy.url" in section:
+            theirs = urls.parse(section["sqlalchemy.url"])
+            if _place(theirs) == _place(url):
+                return name
+    return None
+
+
+def _place(url: URL) -> tuple[Any, ...]:
+    return (url.get_backend_name(), url.host, url.port, url.database)
+
+
+def _read(target: Target) -> Config:
+    source = target.config
+    if isinstance(source, Config):
+        config = Config(
+            source.config_file_name,
+            toml_file=source.toml_file_name,
+            ini_section=source.config_ini_section,
+            output_buffer=source.output_buffer,
+            stdout=source.stdout,
+            cmd_opts=source.cmd_opts,
+            config_args=source.config_args,
+            attributes=dict(source.attributes),
+        )
+        if "file_config" in vars(source):
+            vars(config)["file_config"] = copy.deepcopy(source.file_config)
+        return config
+    path = Path(source)
+    if path.is_dir():
+        config = Config(ini_section=target.section)
+        config.set_main_option("script_location", str(path.absolute()))
+        config.set_main_option("path_separator", "os")
+        return config
+    if path.suffix == ".toml":
+        sibling = path.with_name("alembic.ini")
+        return Config(
+            sibling if sibling.exists() else None,
+            toml_file=path,
+            ini_section=target.section,
+        )
+    sibling = path.with_name("pyproject.toml")
+    return Config(
+        path,
+        toml_file=sibling if _has_table(sibling) else None,
+        ini_section=target.section,
+    )
+
+
+def _has_table(pyproject: Path) -> bool:
+    try:
+        return "alembic" in tomllib.loads(pyproject.read_text("utf-8")).get("tool", {})
+    except (OSError, tomllib.TOMLDecodeError):
+        return False
+
+
+def _anchor_script_location(config: Config) -> None:
+    """Let a relative script_location be found from the ini's folder when not from the cwd."""
+    location = config.get_alembic_option("script_location")
+    file = config.config_file_name or config.toml_file_name
+    if location is None or file is None or ":" in location or Path(location).exists():
+        return
+    beside = Path(file).absolute().parent / location
+    if beside.exists():
+        config.set_main_option("script_location", str(beside).replace("%", "%%"))
+
+
+def _described(target: Target) -> str:
+    if isinstance(target.config, Config):
+        return target.config.config_file_name or "the Config"
+    return str(target.config)

@@ -1,0 +1,90 @@
+"""The tables that revisions create, as far as their text says so beyond doubt."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+
+from automigrator.backends.contract.examiner import Examiner, TableName
+from automigrator.migrations.history import History
+
+
+async def there_already(
+    examiner: Examiner, history: History, revisions: Iterable[str]
+) -> tuple[str, ...]:
+    """What exists although a revision that is not applied creates it; a hint, and no verdict."""
+    created = creations(history, revisions)
+    if not created:
+        return ()
+    existing = await examiner.existing(list(created))
+    return tuple(
+        f"table {'.'.join(filter(None, table))} exists already, and {created[table]} creates it: "
+        f"half of {created[table]} may have been applied before, by a tool without transactions"
+        for table in existing
+    )
+
+
+def creations(history: History, revisions: Iterable[str]) -> dict[TableName, str]:
+    """Which revision creates which table, unless one of them makes room for it first.
+
+    Only what `upgrade` does whatever happens, and names literally.
+    """
+    created: dict[TableName, str] = {}
+    cleared = ""
+    for revision in revisions:
+        try:
+            tree = ast.parse(history.text(revision))
+        except (SyntaxError, ValueError, RecursionError):
+            continue
+        cleared += "\n".join(_removals(tree))
+        for statement in tree.body:
+            if isinstance(statement, ast.FunctionDef) and statement.name == "upgrade":
+                for table in _created(statement.body):
+                    if table[1] not in cleared:
+                        created.setdefault(table, revision)
+    return created
+
+
+def _created(body: list[ast.stmt]) -> Iterator[TableName]:
+    for statement in body:
+        match statement:
+            case ast.With(body=inner):
+                yield from _created(inner)
+            case (
+                ast.Expr(value=ast.Call() as call)
+                | ast.Assign(value=ast.Call() as call)
+                | ast.AnnAssign(value=ast.Call() as call)
+            ):
+                table = _table(call)
+                if table is not None:
+                    yield table
+            case ast.Return() | ast.Raise():
+                return
+
+
+def _table(call: ast.Call) -> TableName | None:
+    match call:
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name(id="op"), attr="create_table"),
+            args=[ast.Constant(value=str(name)), *_],
+        ):
+            options = {keyword.arg: keyword.value for keyword in call.keywords}
+            if None in options or "if_not_exists" in options:
+                return None
+            match options.get("schema"):
+                case None | ast.Constant(value=None):
+                    return (None, name)
+                case ast.Constant(value=str(schema)):
+                    return (schema, name)
+    return None
+
+
+def _removals(tree: ast.AST) -> Iterator[str]:
+    """Text that may name a table which is dropped or renamed; `downgrade` drops what it likes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name != "downgrade":
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Call):
+                    text = ast.unparse(inner)
+                    if "drop" in text.lower() or "rename" in text.lower():
+                        yield text

@@ -1,0 +1,293 @@
+"""One execution of a user's env.py, watched: which databases it opened, what it ran."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.util import to_tuple
+from sqlalchemy.engine import Connection
+from sqlalchemy.util import await_only
+
+from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.values import VersionTable
+from automigrator.errors import EnvError, NeedsThreadError, RevisionExitError, UnknownRevisionError
+from automigrator.migrations import alembic_private
+from automigrator.migrations.history import History, revision_id
+from automigrator.migrations.isolation import running_env
+
+
+class Stopped(BaseException):
+    """Ends an upgrade between two revisions after a cancellation; env.py must not swallow it."""
+
+
+@dataclass(slots=True)
+class Configured:
+    """What one `context.configure` of env.py led to."""
+
+    table: VersionTable
+    how: str
+    heads: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    wanted: tuple[str, ...] = ()
+    one_transaction: bool = True
+    ran: bool = False
+    ahead: UnknownRevisionError | None = None
+    """Says what of `heads` is in no file; nothing is known to be pending then."""
+
+
+@dataclass(slots=True)
+class Request:
+    """What to run, on which database, and whom to tell; `apply` False only looks."""
+
+    config: Config
+    history: History
+    backend: Backend
+    revision: str
+    expected: Hashable
+    connection: Connection | None = None
+    session_state: Hashable = None
+    apply: bool = False
+    down: bool = False
+    replace: bool = True
+    started: Callable[[str, int, int], None] = lambda revision, index, total: None
+    done: Callable[[str, float], None] = lambda revision, seconds: None
+    check: Callable[[], None] = lambda: None
+    """Raises Stopped when nothing more may run."""
+    stop: Callable[[], bool] = lambda: False
+    follow: Callable[[Connection], Callable[[], None]] = lambda connection: lambda: None
+    """Watches the statements of a connection; returns the undoing."""
+    compare: Callable[[MigrationContext], None] | None = None
+    confirm: Callable[[str], None] = lambda progress: None
+    """Says how far it is; raises LockLostError when another process may migrate by now."""
+
+
+@dataclass(slots=True)
+class Execution:
+    """What env.py did; `current` is the revision that was running when `error` arose."""
+
+    contexts: list[Configured] = field(default_factory=list)
+    current: str | None = None
+    done: list[tuple[str, float]] = field(default_factory=list)
+    error: BaseException | None = None
+    began: float | None = None
+    """When `current` began, on the monotonic clock."""
+    statement: str | None = None
+    """The last one that a revision ran, without its parameters."""
+    statement_since: float | None = None
+    stopped: bool = False
+    """Whether a revision was told to end, so that what it still runs is its cleaning up."""
+    interrupts: list[Callable[[], None]] = field(default_factory=list)
+    undo: list[Callable[[], None]] = field(default_factory=list)
+
+
+def execute(request: Request, execution: Execution) -> None:
+    """Run env.py once, filling in `execution`; what env.py raises passes through."""
+    on_loop = request.connection is not None
+    script = request.history.script
+    environment = EnvironmentContext(
+        request.config,
+        script,
+        fn=lambda heads, context: _steps(request, execution, heads, context),
+        as_sql=False,
+        destination_rev=request.revision,
+        dont_mutate=not request.apply,
+    )
+    original = environment.configure
+
+    def configure(connection: Any = None, *args: Any, **options: Any) -> None:
+        if connection is None:
+            original(connection, *args, **options)
+            return
+        chosen, how = _adopted(request, execution, connection)
+        if request.apply:
+            # after the session can be found by whoever takes over, or it would escape both
+            request.confirm("")
+            options["on_version_apply"] = (
+                *to_tuple(options.get("on_version_apply"), default=()),
+                lambda **_: _confirmed(request),  # inside the transaction, before its commit
+            )
+        for option, value in request.backend.configure_options().items():
+            if options.get(option) is None:
+                options[option] = value
+        original(chosen, *args, **options)
+        context = environment.get_context()
+        table = VersionTable(context.version_table, context.version_table_schema)
+        with _untouched(chosen):
+            table = request.backend.resolve(chosen, table)
+        execution.contexts.append(
+            Configured(
+                table,
+                how,
+                one_transaction=not options.get("transaction_per_migration")
+                and bool(context.impl.transactional_ddl),
+            )
+        )
+
+    environment.configure = configure  # type: ignore[method-assign]  # a subclass breaks its proxies
+    before = _tasks() if on_loop else set()
+    try:
+        with running_env(on_loop=on_loop), environment:
+            sys.path[:0] = request.config.get_prepend_sys_paths_list() or []
+            script.run_env()
+            if on_loop:
+                _await_own_tasks(before, script.env_py_location)
+    except SystemExit as stop:
+        # on the loop it would end the application, not the migration
+        if execution.current is not None:
+            raise RevisionExitError(f"the revision called sys.exit({stop.code!r})") from stop
+        raise EnvError(f"env.py called sys.exit({stop.code!r})") from stop
+    finally:
+        alembic_private.remove_operations_proxy()
+        for undo in reversed(execution.undo):
+            undo()
+
+
+def _confirmed(request: Request) -> None:
+    request.check()
+    request.confirm("")
+
+
+def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> Iterator[Any]:
+    history = request.history
+    history.refresh()
+    heads = tuple(heads)
+    configured = execution.contexts[-1]
+    configured.heads = heads
+    try:
+        steps = history.steps(request.revision, heads, down=request.down)
+    except UnknownRevisionError as error:
+        if request.apply:
+            raise
+        configured.ran, configured.ahead = True, error
+        return iter(())  # the other version tables are looked at, too
+    configured.ran = True
+    configured.pending = tuple(revision_id(step) for step in steps)
+    configured.wanted = history.wanted(heads, steps) if not request.down else ()
+    if request.compare is not None and not request.apply:
+        request.compare(context)
+    return iter(_applied(request, execution, steps)) if request.apply else iter(())
+
+
+def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterator[Any]:
+    for index, step in enumerate(steps, 1):
+        if request.stop():
+            raise Stopped
+        revision = revision_id(step)
+        execution.current, execution.statement = revision, None
+        execution.began = time.monotonic()
+        step.migration_fn = _recorded(step.migration_fn, execution)
+        request.confirm(f"{index}/{len(steps)} {revision}")
+        request.started(revision, index, len(steps))
+        began = time.perf_counter()
+        yield step
+        seconds = time.perf_counter() - began
+        execution.done.append((revision, seconds))
+        execution.current = None
+        request.done(revision, seconds)
+    if request.stop():
+        raise Stopped
+
+
+def _recorded(function: Callable[..., Any], execution: Execution) -> Callable[..., Any]:
+    """Keep a revision's error, should env.py swallow it."""
+
+    @functools.wraps(function)  # Alembic logs its name
+    def run(**arguments: Any) -> None:
+        try:
+            function(**arguments)
+        except BaseException as error:
+            execution.error = error
+            raise
+
+    return run
+
+
+def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Connection, str]:
+    """The connection to migrate on: ours, or env.py's own where it leads to the same database."""
+    ours, backend = request.connection, request.backend
+    if not isinstance(theirs, Connection):
+        raise EnvError(
+            f"env.py passed a {type(theirs).__name__} to context.configure(connection=); "
+            "it takes a sqlalchemy.engine.Connection"
+        )
+    if ours is not None and (theirs is ours or theirs.engine.pool is ours.engine.pool):
+        if theirs is not ours:
+            _tune(request, execution, theirs)
+        return theirs, "connection"
+    if theirs.dialect.name != backend.name:
+        raise EnvError(
+            f"env.py opened a {theirs.dialect.name} database, the target is {backend.name}"
+        )
+    with _untouched(theirs):
+        same = backend.identity(theirs) == request.expected
+        state = backend.session_state(theirs) if ours is not None else None
+    if ours is not None or not theirs.dialect.is_async:
+        _dispose_afterwards(backend, execution, theirs)
+    if ours is not None:
+        if same and not theirs.dialect.is_async:
+            raise NeedsThreadError("env.py opens its own connection with a sync driver")
+        alike = (same or backend.in_place) and state == request.session_state
+        if request.replace and alike and not theirs.in_transaction():
+            _interruptible(backend, execution, theirs)  # to close it is to ask a server, too
+            return ours, "replaced"
+    if not same:
+        raise EnvError(
+            f"env.py connected to another database ({theirs.engine.url.render_as_string()}) than "
+            "the target's; let it read its URL from config.get_main_option('sqlalchemy.url') or "
+            "take config.attributes['connection']"
+        )
+    _tune(request, execution, theirs)
+    return theirs, "carried" if ours is not None else "thread"
+
+
+def _dispose_afterwards(backend: Backend, execution: Execution, theirs: Connection) -> None:
+    """Close the pool that env.py made for itself and leaves behind; never the application's."""
+    applications = (backend.access.given_engine, backend.access.application)
+    if all(
+        engine is None or engine.sync_engine.pool is not theirs.engine.pool
+        for engine in applications
+    ):
+        execution.undo.append(theirs.engine.dispose)
+
+
+def _tune(request: Request, execution: Execution, connection: Connection) -> None:
+    execution.undo.append(request.backend.adopt(connection, to_write=request.apply))
+    execution.undo.append(request.follow(connection))
+    _interruptible(request.backend, execution, connection)
+
+
+def _interruptible(backend: Backend, execution: Execution, connection: Connection) -> None:
+    interrupt = backend.interrupter(connection)
+    if interrupt is not None:
+        execution.interrupts.append(interrupt)
+
+
+@contextmanager
+def _untouched(connection: Connection) -> Iterator[None]:
+    """Ask a connection something without leaving a transaction open on it."""
+    began = connection.in_transaction()
+    yield
+    if not began and connection.in_transaction():
+        connection.rollback()
+
+
+def _tasks() -> set[asyncio.Task[Any]]:
+    return asyncio.all_tasks()
+
+
+def _await_own_tasks(before: set[asyncio.Task[Any]], location: str) -> None:
+    """Wait for tasks that env.py started and did not await, while its context is still there."""
+    for task in _tasks() - before:
+        code = getattr(task.get_coro(), "cr_code", None)
+        if code is not None and code.co_filename == location:
+            await_only(task)

@@ -1,0 +1,268 @@
+"""What should be: the revisions in the files, checked, and the way to a wanted one."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from alembic.config import Config
+from alembic.script import Script, ScriptDirectory
+from alembic.script.revision import (
+    CycleDetected,
+    MultipleHeads,
+    RangeNotAncestorError,
+    RevisionMap,
+)
+from alembic.util import CommandError
+
+from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
+from automigrator.migrations import alembic_private
+from automigrator.migrations.static.layout import plain_environment
+from automigrator.report import PendingRevision
+from automigrator.support.redaction import first_line
+
+_AUTOCOMMIT = re.compile(r"autocommit|executescript|isolation_level|\bcommit\b", re.IGNORECASE)
+
+
+class History:
+    """A loaded Alembic history. Raises HistoryError or RevisionImportError when it is broken."""
+
+    def __init__(self, config: Config) -> None:
+        try:
+            self.script = ScriptDirectory.from_config(config)
+        except CommandError as error:
+            raise HistoryError(str(error)) from error
+        self._load()
+
+    def refresh(self) -> None:
+        """Read the files again where env.py has replaced `version_locations` since."""
+        if alembic_private.version_locations(self.script) != self._locations:
+            self._load()
+
+    def _load(self) -> None:
+        locations = alembic_private.version_locations(self.script)
+        self.script.revision_map = RevisionMap(functools.partial(_checked, self.script))
+        try:
+            self.heads = tuple(self.script.get_heads())
+        except CycleDetected as error:
+            raise _looping(error) from error
+        except CommandError as error:
+            raise HistoryError(str(error)) from error
+        self._locations = locations  # only once they are sound: else asked again, and refused again
+
+    @property
+    def plain_environment(self) -> bool:
+        """Whether nothing in env.py's text hints at version tables only it knows."""
+        try:
+            text = Path(self.script.env_py_location).read_text("utf-8")
+        except OSError:
+            return False
+        return plain_environment(text)
+
+    def knows(self, heads: Iterable[str]) -> bool:
+        """Whether every head is in a file."""
+        return all(head in self.script.revision_map._revision_map for head in heads)
+
+    def check_known(self, heads: Iterable[str]) -> None:
+        """Raise UnknownRevisionError when a database's head is in no file."""
+        unknown = tuple(h for h in heads if h not in self.script.revision_map._revision_map)
+        if unknown:
+            raise UnknownRevisionError(unknown, self.heads)
+
+    def steps(self, revision: str, heads: tuple[str, ...], *, down: bool = False) -> list[Any]:
+        """Alembic's own steps from `heads` to `revision`; none when the database is beyond it."""
+        self.check_known(heads)
+        make = alembic_private.downgrade_steps if down else alembic_private.upgrade_steps
+        try:
+            return make(self.script, revision, heads)
+        except CommandError as error:
+            if isinstance(error.__cause__, RangeNotAncestorError) and self._beyond(revision, heads):
+                return []
+            if isinstance(error.__cause__, MultipleHeads):
+                raise HistoryError(
+                    f"revision={revision!r} asks for one head, and the history has "
+                    f"{', '.join(sorted(error.__cause__.heads))}; ask for 'heads', "
+                    "for '<branch>@head', or merge them",
+                    "if they are to be one history, write the revision that joins them: "
+                    "alembic merge heads; if both are wanted, leave revision= out",
+                ) from error
+            raise HistoryError(str(error)) from error
+
+    def ids(self, steps: Iterable[Any]) -> tuple[str, ...]:
+        """The revision ids that `steps` run, in order."""
+        return tuple(revision_id(step) for step in steps)
+
+    def wanted(self, heads: tuple[str, ...], steps: Iterable[Any]) -> tuple[str, ...]:
+        """The heads a database has once `steps` are applied on top of `heads`."""
+        return self._maximal({*heads, *(revision_id(step) for step in steps)})
+
+    def reached(self, wanted: Iterable[str], heads: Iterable[str]) -> bool:
+        """Whether a database at `heads` has everything that `wanted` asks for."""
+        return set(wanted) <= self._closure(heads)
+
+    def applied(self, candidates: Iterable[str], heads: Iterable[str]) -> tuple[str, ...]:
+        """Those of `candidates` that a database at `heads` has."""
+        closure = self._closure(heads)
+        return tuple(candidate for candidate in candidates if candidate in closure)
+
+    def digest(self, revisions: Iterable[str]) -> str:
+        """Tells two deployments apart: the contents of env.py and of these revisions' files."""
+        hashed = hashlib.blake2b(digest_size=16)
+        paths = [self.script.env_py_location]
+        paths += [self._script(revision).path for revision in revisions]
+        for path in paths:
+            content = Path(path).read_bytes()
+            hashed.update(len(content).to_bytes(8))
+            hashed.update(content)
+        return hashed.hexdigest()
+
+    def describe(self, revisions: Iterable[str]) -> tuple[PendingRevision, ...]:
+        return tuple(_described(self._script(revision)) for revision in revisions)
+
+    def uses_autocommit(self, revisions: Iterable[str]) -> bool:
+        """Whether a pending revision commits in the middle, by its text."""
+        return any(_AUTOCOMMIT.search(_text(self._script(revision))) for revision in revisions)
+
+    def text(self, revision: str) -> str:
+        """The text of a revision's file."""
+        return _text(self._script(revision))
+
+    def asked_for(self, revision: str) -> tuple[str, ...]:
+        """The revisions that `revision` names; every head where it names none by itself."""
+        try:
+            return tuple(s.revision for s in self.script.get_revisions(revision) if s)
+        except CommandError:
+            return self.heads
+
+    def lacking(self, revision: str, heads: Iterable[str]) -> tuple[str, ...]:
+        """What `revision` asks for on top of those of `heads` that a file knows.
+
+        Alembic keeps no row for a revision that something applied comes after.
+        """
+        children: dict[str, list[str]] = {}
+        for script in self.ancestry(self.asked_for(revision)):
+            for parent in alembic_private.parents(script):
+                children.setdefault(parent, []).append(script.revision)
+        above: set[str] = set()
+        todo = [head for head in heads if self.knows([head])]
+        while todo:
+            new = set(children.get(todo.pop(), ())) - above
+            above |= new
+            todo += new
+        return tuple(sorted(each for each in above if not set(children.get(each, ())) & above))
+
+    def ancestry(self, heads: Iterable[str]) -> tuple[Script, ...]:
+        """Every revision that a database at `heads` has."""
+        return tuple(self._script(each) for each in sorted(self._closure(heads)))
+
+    def precedes(self, revision: str, other: str) -> bool:
+        """Whether `revision` is `other`, or comes before it."""
+        return self.knows([revision]) and revision in self._closure([other])
+
+    def maximal(self, revisions: Iterable[str]) -> tuple[str, ...]:
+        """Those that none of the others comes after."""
+        return self._maximal(set(revisions))
+
+    def _beyond(self, revision: str, heads: tuple[str, ...]) -> bool:
+        try:
+            wanted = {script.revision for script in self.script.get_revisions(revision) if script}
+        except CommandError:
+            return False
+        return wanted <= self._closure(heads)
+
+    def _script(self, revision: str) -> Script:
+        return self.script.get_revision(revision)
+
+    def _closure(self, revisions: Iterable[str]) -> set[str]:
+        self.check_known(revisions := tuple(revisions))
+        seen: set[str] = set()
+        todo = list(revisions)
+        while todo:
+            revision = todo.pop()
+            if revision not in seen:
+                seen.add(revision)
+                todo.extend(alembic_private.parents(self._script(revision)))
+        return seen
+
+    def _maximal(self, revisions: set[str]) -> tuple[str, ...]:
+        parents = {p for each in revisions for p in alembic_private.parents(self._script(each))}
+        return tuple(sorted(revisions - self._closure(parents)))
+
+
+def revision_id(step: Any) -> str:
+    """The id of the revision a step runs."""
+    return str(step.revision.revision)
+
+
+def _checked(script: ScriptDirectory) -> Iterator[Script]:
+    """The revisions, refused where Alembic would only warn."""
+    seen: dict[str, Script] = {}
+    try:
+        for revision in alembic_private.load_revisions(script):
+            twin = seen.get(revision.revision)
+            if twin is not None:
+                raise HistoryError(
+                    f"revision {revision.revision} is in two files: {twin.path} "
+                    f"and {revision.path}",
+                    "delete one of the files, or give one another id and down_revision; two "
+                    "branches that were merged may both have brought it",
+                )
+            seen[revision.revision] = revision
+    except (HistoryError, CommandError):
+        raise
+    except CycleDetected as error:
+        raise _looping(error) from error
+    except (Exception, SystemExit) as error:
+        name = next(
+            (f.tb_frame.f_code.co_filename for f in _frames(error) if _is_revision(script, f)),
+            str(getattr(error, "filename", None) or "a revision file"),
+        )
+        raise RevisionImportError(f"{name} cannot be imported: {first_line(error)}") from error
+    for revision in seen.values():
+        for parent in revision._versioned_down_revisions:
+            if parent not in seen:
+                raise HistoryError(
+                    f"revision {revision.revision} ({revision.path}) comes after {parent}, "
+                    "which is in no file",
+                    f"bring the file of {parent} back, or correct that down_revision; look "
+                    "whether the deployment has every file",
+                )
+    yield from seen.values()
+
+
+def _looping(error: CycleDetected) -> HistoryError:
+    return HistoryError(
+        f"the revisions form a loop: {error}",
+        "change the down_revision of one of them, so that one comes first",
+    )
+
+
+def _frames(error: BaseException) -> Iterator[Any]:
+    frame = error.__traceback__
+    while frame is not None:
+        yield frame
+        frame = frame.tb_next
+
+
+def _is_revision(script: ScriptDirectory, frame: Any) -> bool:
+    filename = Path(frame.tb_frame.f_code.co_filename)
+    return any(
+        location in filename.parents for location in alembic_private.version_locations(script)
+    )
+
+
+def _described(script: Script) -> PendingRevision:
+    down = script.down_revision or ()
+    parents = (down,) if isinstance(down, str) else tuple(down)
+    return PendingRevision(script.revision, parents, script.doc, script.path)
+
+
+def _text(script: Script) -> str:
+    try:
+        return Path(script.path).read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return "autocommit_block"  # unknown text: assume the worse

@@ -1,0 +1,81 @@
+"""The SQL that an upgrade would run, rendered by env.py's offline mode; nothing is connected."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+
+from automigrator.backends.contract.backend import Backend
+from automigrator.errors import EnvError, JudgedError
+from automigrator.migrations import alembic_private
+from automigrator.migrations.config import alembic_config
+from automigrator.migrations.history import History
+from automigrator.migrations.isolation import alone_in_thread, running_env
+from automigrator.support.redaction import first_line
+from automigrator.target import Target
+
+
+async def rendered(
+    target: Target, backend: Backend, history: History, heads: tuple[str, ...]
+) -> str:
+    """The SQL from `heads` to the target's revision. Raises EnvError where env.py cannot say."""
+    steps = history.steps(target.revision, heads)
+    buffer = io.StringIO()
+
+    def render() -> None:
+        config = alembic_config(target, backend.access.url)
+        environment = EnvironmentContext(
+            config,
+            history.script,
+            fn=lambda rev, context: iter(steps),
+            as_sql=True,
+            starting_rev=heads[0] if len(heads) == 1 else None,
+            destination_rev=target.revision,
+            output_buffer=buffer,
+        )
+        original = environment.configure
+
+        def configure(*args: Any, **options: Any) -> None:
+            ours = {**backend.configure_options(), "output_buffer": buffer}
+            original(*args, **{**options, **ours})
+
+        environment.configure = configure  # type: ignore[method-assign]  # as in environment.py
+        try:
+            with running_env(on_loop=False), _writing_nothing(history.script), environment:
+                history.script.run_env()
+        finally:
+            alembic_private.remove_operations_proxy()
+
+    try:
+        await alone_in_thread(target, render)
+    except JudgedError:
+        raise
+    except Exception as error:
+        raise EnvError(
+            f"env.py's offline mode cannot render the SQL: {first_line(error)}"
+        ) from error
+    return buffer.getvalue()
+
+
+@contextmanager
+def _writing_nothing(script: ScriptDirectory) -> Iterator[None]:
+    """Alembic's multidb template writes its SQL into files of the working directory."""
+    real, location = builtins.open, script.env_py_location
+
+    def pretended(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if set("wax+") & set(mode) and sys._getframe(1).f_code.co_filename == location:
+            return io.BytesIO() if "b" in mode else io.StringIO()
+        return real(file, mode, *args, **options)
+
+    builtins.open = pretended
+    try:
+        yield
+    finally:
+        builtins.open = real

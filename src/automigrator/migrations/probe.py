@@ -1,0 +1,100 @@
+"""Probe."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import replace
+
+from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.values import Place
+from automigrator.errors import (
+    EnvError,
+    HistoryError,
+    JudgedError,
+    NoAnswerError,
+    RevisionImportError,
+    UnknownRevisionError,
+)
+from automigrator.migrations.drive import drive
+from automigrator.migrations.environment import Execution
+from automigrator.migrations.history import History
+from automigrator.migrations.ways import Way, ways
+from automigrator.support.redaction import first_line
+from automigrator.target import Target
+
+_WHATEVER_ENV_DOES = {"lock-timeout", "timeout", "disk-full", "read-only", "corrupt"}
+
+
+async def probe(
+    target: Target,
+    backend: Backend,
+    history: History,
+    place: Place,
+    revision: str | None = None,
+) -> tuple[Way, Execution]:
+    """Find the first way that leads env.py to the database; changes nothing.
+
+    Raises EnvError listing what each way met, chained to the first; and as it is, what is wrong
+    with the history or the database that was reached.
+    """
+    tried: list[tuple[Way, BaseException]] = []
+    for way in ways(target, place):
+        try:
+            execution = await drive(
+                target,
+                backend,
+                history,
+                place,
+                way,
+                revision=revision or target.revision,
+            )
+            several = len(execution.contexts) > 1
+            if several and any(c.how == "replaced" for c in execution.contexts):
+                # one connection of ours cannot stand for several of theirs
+                way = replace(way, replace=False)
+                execution = await drive(
+                    target,
+                    backend,
+                    history,
+                    place,
+                    way,
+                    revision=revision or target.revision,
+                )
+            if any(context.ran for context in execution.contexts):
+                return way, execution
+            raise EnvError("env.py returned without running migrations")
+        except (HistoryError, RevisionImportError, UnknownRevisionError):
+            raise  # env.py did reach the database, and no other way reads other revisions
+        except (JudgedError, NoAnswerError):
+            raise  # no other way would have come further
+        except Exception as error:  # noqa: BLE001 - any error only rules out this way
+            tried.append((way, error))
+    if backend.classify(tried[0][1]) in _WHATEVER_ENV_DOES:
+        raise tried[0][1]
+    # a way that got as far as a database says more than one that could not start
+    first = next((e for _, e in tried if type(e) is EnvError), tried[0][1])
+    said: dict[str, list[str]] = {}
+    for way, met in tried:
+        said.setdefault(first_line(met), []).append(str(way))
+    if len(said) == 1:
+        detail = ", ".join(str(way) for way, _ in tried)
+    else:
+        detail = "; ".join(f"{', '.join(ways)}: {what}" for what, ways in said.items())
+    where = _line_in(first, history.script.env_py_location)
+    raise EnvError(
+        f"env.py cannot be driven to the target's database: {_what(first)}{where} (tried {detail})"
+    ) from first
+
+
+def _line_in(error: BaseException, env: str) -> str:
+    """Where env.py raised it."""
+    lines = [
+        line
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if frame.f_code.co_filename == env
+    ]
+    return f", in line {lines[-1]} of {env}" if lines and not isinstance(error, EnvError) else ""
+
+
+def _what(error: BaseException) -> str:
+    return str(error) if isinstance(error, EnvError) else first_line(error)

@@ -1,0 +1,134 @@
+"""Databases that do not start at base: bootstrapped when new, stamped when adopted."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from automigrator.backends.access import connected
+from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.lock import Hold
+from automigrator.backends.contract.values import Place, VersionTable
+from automigrator.errors import ConfigurationError, JudgedError, LockLostError
+from automigrator.migrations.environment import Execution
+from automigrator.migrations.history import History
+from automigrator.migrations.watchdog import Watch, to_its_end, until_out_of_reach
+from automigrator.support.redaction import first_line
+from automigrator.target import Target
+
+
+async def bootstrap(
+    target: Target,
+    backend: Backend,
+    history: History,
+    place: Place,
+    table: VersionTable,
+    hold: Hold | None,
+) -> str | None:
+    """Call the target's `bootstrap` on an empty database and stamp what it returns.
+
+    Both or neither: one transaction. For None the version table is made and left empty, so that
+    a later start knows whose tables they are. Raises JudgedError for what the callable raises,
+    and ConfigurationError when it returns no revision of this history.
+    """
+    async with connected(place.engine, target.connect_timeout) as connection:
+        undo = await connection.run_sync(backend.adopt)
+        try:
+            answer = await _answer(target, connection, backend, hold)
+            revision = "base" if answer is None else answer
+            await connection.run_sync(lambda c: _stamp(c, history, table, revision, "bootstrap"))
+            if hold is not None:
+                await hold.confirm()
+            await connection.commit()
+        finally:
+            await connection.rollback()
+            await connection.run_sync(lambda _: undo())
+    return None if answer is None else str(answer)
+
+
+async def _answer(
+    target: Target, connection: AsyncConnection, backend: Backend, hold: Hold | None
+) -> Any:
+    """What `bootstrap` returns, within the limits of a revision and as long as the lock is held."""
+    call = target.bootstrap
+    assert call is not None
+    execution = Execution(current="bootstrap", began=time.monotonic())
+    watch = Watch(execution, target.statement_timeout, target.revision_timeout, what="bootstrap")
+    until_silent = partial(until_out_of_reach, backend, target.connect_timeout)
+    alive = hold.until_lost if hold is not None else until_silent
+
+    def follow(sync: Connection) -> Callable[[], None]:
+        interrupt = backend.interrupter(sync)
+        if interrupt is not None:
+            execution.interrupts.append(interrupt)
+        return watch.follow(sync)
+
+    forget = await connection.run_sync(follow)
+    try:
+        if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__):
+            return await to_its_end(call(connection), watch, alive)
+        return await to_its_end(connection.run_sync(call), watch, alive)
+    except (JudgedError, LockLostError):
+        raise
+    except Exception as error:
+        if watch.reached is not None:
+            raise watch.reached from error
+        raise blamed("bootstrap", error, backend) from error
+    finally:
+        await connection.run_sync(lambda _: forget())
+
+
+async def stamp(
+    backend: Backend,
+    history: History,
+    place: Place,
+    table: VersionTable,
+    revision: str,
+    hold: Hold | None,
+) -> None:
+    """Write the heads of `revision` into the version table, running nothing."""
+    async with place.engine.connect() as connection:
+        undo = await connection.run_sync(backend.adopt)
+        try:
+            await connection.run_sync(lambda c: _stamp(c, history, table, revision, "baseline"))
+            if hold is not None:
+                await hold.confirm()
+            await connection.commit()
+        finally:
+            await connection.rollback()
+            await connection.run_sync(lambda _: undo())
+
+
+def _stamp(
+    connection: Connection, history: History, table: VersionTable, revision: Any, source: str
+) -> None:
+    if not isinstance(revision, str):
+        raise ConfigurationError(
+            f"{source} gave a {type(revision).__name__}; it must be a revision such as 'head', "
+            "or None to go on from base"
+        )
+    options = {"version_table": table.name, "version_table_schema": table.schema}
+    context = MigrationContext.configure(connection, opts=options)
+    try:
+        context.stamp(history.script, revision)
+    except CommandError as error:
+        raise ConfigurationError(
+            f"{source} names {revision!r}, which is no revision of this history: {error}"
+        ) from error
+
+
+def blamed(what: str, error: Exception, backend: Backend) -> JudgedError:
+    """The error of a callable that the target was given, told apart from the library's own."""
+    return JudgedError(
+        backend.classify(error) or "hook",
+        f"{what} of the target raised {first_line(error)}",
+        f"repair the callable that Target({what}=...) was given",
+    )

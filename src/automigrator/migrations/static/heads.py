@@ -1,0 +1,117 @@
+"""The heads of a folder of revision files, as Alembic's own graph has them, or None."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from automigrator.migrations.static.header import Header
+
+
+_BUFFER = 32 * 1024
+
+Signature = tuple[tuple[str, int, int], ...]
+
+"""Path, mtime in nanoseconds and size of every file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """`heads` nobody comes after; `rows` are those that a database at all heads has.
+
+    They differ where a revision depends on another branch: its row takes that branch's place.
+    """
+
+    heads: frozenset[str]
+    rows: frozenset[str]
+    known: frozenset[str]
+
+
+def files(locations: Iterable[Path], *, recursive: bool) -> Signature:
+    """The revision files by Alembic's rules, links followed, each once."""
+    found: dict[str, tuple[str, int, int]] = {}
+    for location in locations:
+        _collect(str(location), recursive, found)
+    return tuple(found.values())
+
+
+def heads_of(files: Signature) -> Heads | None:
+    """None where a file must be run to know, or where Alembic would complain."""
+    # local: its patterns take longer to compile than a remembered folder to recall
+    from automigrator.migrations.static.header import header_of
+
+    headers: dict[str, Header] = {}
+    for path, _, size in files:
+        header = header_of(_read(path, size))
+        if header is None or header.revision in headers:
+            return None
+        headers[header.revision] = header
+    return _resolved(headers)
+
+
+def _resolved(headers: dict[str, Header]) -> Heads | None:
+    labels: dict[str, str] = {}
+    for header in headers.values():
+        for label in header.labels:
+            if label in labels or label in headers:
+                return None
+            labels[label] = header.revision
+    parents: dict[str, set[str]] = {}
+    down: set[str] = set()
+    depended: set[str] = set()
+    for revision, header in headers.items():
+        dependencies = {labels.get(name, name) for name in header.depends_on}
+        parents[revision] = {*header.down, *dependencies}
+        down.update(header.down)
+        depended |= dependencies
+    if not (down | depended) <= headers.keys() or _loops(parents):
+        return None
+    known = frozenset(headers)
+    return Heads(known - down, known - down - depended, known)
+
+
+def _loops(parents: dict[str, set[str]]) -> bool:
+    """Kahn's algorithm: whether some revision cannot be reached from a base."""
+    children: dict[str, list[str]] = {}
+    waiting: dict[str, int] = {}
+    for revision, above in parents.items():
+        waiting[revision] = len(above)
+        for parent in above:
+            children.setdefault(parent, []).append(revision)
+    ready = [revision for revision, count in waiting.items() if not count]
+    for revision in ready:
+        for child in children.get(revision, ()):
+            waiting[child] -= 1
+            if not waiting[child]:
+                ready.append(child)
+    return len(ready) != len(parents)
+
+
+def _collect(folder: str, recursive: bool, found: dict[str, tuple[str, int, int]]) -> None:
+    try:
+        entries: Sequence[os.DirEntry[str]] = list(os.scandir(folder))
+    except FileNotFoundError:
+        return
+    for entry in entries:
+        name = entry.name
+        if name.endswith(".py") and not name.startswith((".#", "__init__")):
+            status = entry.stat()
+            path = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+            found[path] = (path, status.st_mtime_ns, status.st_size)
+        elif recursive and not name.endswith("__pycache__") and entry.is_dir():
+            _collect(entry.path, recursive, found)
+
+
+def _read(path: str, size: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        text = os.read(descriptor, max(size, _BUFFER) + 1)
+        while more := os.read(descriptor, _BUFFER) if len(text) > size else b"":
+            text += more
+        return text
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,113 @@
+"""Where a target's revision files and env.py are, by its configuration's text; None if unsure."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from automigrator.target import Target
+
+_SEPARATORS = {"space": " ", "newline": "\n", "os": os.pathsep, ":": ":", ";": ";"}
+
+_OWN_TABLES = re.compile(
+    r"version_table|version_locations|search_path|schema_translate|create_task|for\s+\w+\s+in\b"
+    r"|default_schema_name|set\s+schema|context\.configure\((?:[^()]|\([^()]*\))*\*\*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The folders of revision files, and env.py's own."""
+
+    script: Path
+    versions: tuple[Path, ...]
+    recursive: bool = False
+
+    @property
+    def environment(self) -> Path:
+        return self.script / "env.py"
+
+
+def layout_of(target: Target) -> Layout | None:
+    """None for what only Alembic's own Config can resolve: a Config, packages, sourceless."""
+    if not isinstance(target.config, str | os.PathLike):
+        return None
+    path = Path(target.config)
+    if path.is_dir():
+        return Layout(path.absolute(), (path.absolute() / "versions",))
+    try:
+        return _laid_out(_Options(path, target.section), path)
+    except (OSError, ValueError, KeyError, TypeError, configparser.Error):
+        return None
+
+
+def plain_environment(text: str) -> bool:
+    """Whether env.py's text has no hint of version tables that only it knows."""
+    return "context.configure" in text and _OWN_TABLES.search(text) is None
+
+
+class _Options:
+    """An ini's section first, then `[tool.alembic]`, as Alembic looks options up."""
+
+    def __init__(self, path: Path, section: str) -> None:
+        ini = path.with_name("alembic.ini") if path.suffix == ".toml" else path
+        toml = path if path.suffix == ".toml" else path.with_name("pyproject.toml")
+        self.section = section
+        self.ini = configparser.ConfigParser({"here": ini.absolute().parent.as_posix()})
+        self.ini.read(ini, encoding="utf-8")
+        self.toml: dict[str, Any] = {}
+        if toml.exists():
+            import tomllib  # local: most projects have none
+
+            self.toml = tomllib.loads(toml.read_text("utf-8")).get("tool", {}).get("alembic", {})
+        self.here = {"here": toml.absolute().parent.as_posix()}
+
+    def get(self, name: str) -> Any:
+        if self.ini.has_option(self.section, name):
+            return self.ini.get(self.section, name)
+        value = self.toml.get(name)
+        if isinstance(value, list):
+            return [each % self.here for each in value]
+        return value % self.here if isinstance(value, str) else value
+
+
+def _laid_out(options: _Options, path: Path) -> Layout | None:
+    location = options.get("script_location")
+    if not isinstance(location, str) or _in_package(location):
+        return None
+    if options.get("sourceless") not in (None, False, "false"):
+        return None
+    script = Path(location)
+    if not script.exists():
+        script = path.absolute().parent / location
+    versions = _versions(options)
+    if versions is None:
+        return None
+    return Layout(
+        script.absolute(),
+        versions or (script.absolute() / "versions",),
+        recursive=options.get("recursive_version_locations") in (True, "true"),
+    )
+
+
+def _versions(options: _Options) -> tuple[Path, ...] | None:
+    value = options.get("version_locations")
+    if not value:
+        return ()
+    if isinstance(value, str):
+        separator = options.get("path_separator") or options.get("version_path_separator")
+        if separator is None:
+            return None
+        value = [each.strip() for each in value.split(_SEPARATORS[separator]) if each]
+    if any(_in_package(each) for each in value):
+        return None
+    return tuple(Path(each).absolute() for each in value)
+
+
+def _in_package(location: str) -> bool:
+    return not os.path.isabs(location) and ":" in location

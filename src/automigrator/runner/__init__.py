@@ -1,0 +1,1 @@
+"""The run of one target, in the order in which it happens."""

@@ -1,0 +1,147 @@
+"""From an exception to a Failure: its kind, what it says to a person, and what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from automigrator.backends.contract.backend import Backend
+from automigrator.errors import (
+    ConfigurationError,
+    HookError,
+    JudgedError,
+    LockLostError,
+    RefusedError,
+)
+from automigrator.failure import Failure, FailureKind, State
+from automigrator.support.error_chain import chain
+from automigrator.support.redaction import said, statement_of
+from automigrator.target import Target
+
+ADVICE: dict[FailureKind, str] = {
+    "unreachable": "check that the server is up and the URL's host, port and database are right",
+    "auth": "check the user, the password and the server's access rules",
+    "lock-timeout": "find out who holds the lock; start again when it is gone",
+    "timeout": "raise the limit that was reached, here or in the server, or split the revision",
+    "disk-full": "free disk space, then start again",
+    "read-only": "point the target at a database that may be written to",
+    "corrupt": "restore a backup; do not write to the database before it has been looked at",
+    "revision": "repair the revision and start again",
+    "history": "repair the revision files; the database is not the cause",
+    "ahead": "deploy the code that knows this revision, or roll the database back with it",
+    "unversioned": (
+        "say which revision its tables are at with Target(..., baseline='<revision>'), "
+        "or baseline='base' to run every revision on it"
+    ),
+    "env": "change what the message names in env.py, or set drive= on the target",
+    "hook": "repair the plugin that is named, or take it out of the configuration",
+    "rehearsal": "do what the refusal says, then start again; Target(rehearse=False) goes without",
+}
+
+_NOT_THE_DATABASES: frozenset[FailureKind] = frozenset({"history", "ahead", "unversioned", "hook"})
+
+CUT = (
+    "look in the server's log for who ended the connection (an administrator, the system out of "
+    "memory, a fail-over); then start again: what was not committed is rolled back"
+)
+
+REFUSED = "do what the refusal says, then start again; the plugin that asked for the act is well"
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a failed attempt left in the database."""
+
+    state: State = "clean"
+    applied: tuple[str, ...] = ()
+    debris: tuple[str, ...] = ()
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, failure: Failure) -> Left:
+        return cls(failure.state, failure.applied, failure.debris)
+
+    def after(self, earlier: Left) -> Left:
+        """This on top of what an earlier attempt left."""
+        return Left(
+            max(self.state, earlier.state, key=get_args(State).index),
+            tuple(dict.fromkeys(earlier.applied + self.applied)),
+            tuple(dict.fromkeys(earlier.debris + self.debris)),
+            self.revision,
+        )
+
+
+def diagnose(
+    error: BaseException,
+    target: Target,
+    backend: Backend | None,
+    left: Left,
+    *,
+    attempt: int,
+    otherwise: FailureKind,
+) -> Failure:
+    """The failure that `error` is; `otherwise` is its kind where neither it nor the driver says.
+
+    What refuses says itself what to do.
+    """
+    advice = str(getattr(error, "advice", ""))
+    kind = _kind(error, backend, otherwise)
+    if isinstance(error, HookError) and isinstance(error.__cause__, RefusedError):
+        advice = REFUSED
+    refused = isinstance(error, RefusedError)
+    message = said(error, target)
+    if kind == "timeout" and not advice and target.statement_timeout is not None:
+        message += f" (the target's statement_timeout={target.statement_timeout:g} s, or less)"
+    if kind == "revision" and not advice:
+        from automigrator.migrations.ways import advice as driver_advice
+
+        advice = driver_advice(target, error)
+    if kind == "unreachable" and left.revision is not None:
+        advice = advice or CUT
+    if backend is not None and kind not in _NOT_THE_DATABASES and not refused:
+        advice = advice or backend.advise(error)
+    return Failure(
+        kind,
+        message,
+        state=left.state,
+        revision=left.revision,
+        statement=statement_of(error, target),
+        applied=left.applied,
+        debris=left.debris,
+        advice=advice or ("" if refused else ADVICE[kind]),
+        attempt=attempt,
+        database=target.url,
+        error=error,
+    )
+
+
+def _kind(error: BaseException, backend: Backend | None, otherwise: FailureKind) -> FailureKind:
+    # local: these modules import Alembic, which a process that only skips never needs
+    from automigrator.errors import (
+        EnvError,
+        HistoryError,
+        RevisionImportError,
+        UnknownRevisionError,
+    )
+
+    match error:
+        case JudgedError():
+            return error.kind
+        case HookError():
+            return "hook"
+        case UnknownRevisionError():
+            return "ahead"
+        case HistoryError() | RevisionImportError():
+            return "history"
+        case ConfigurationError():
+            return "history"
+        case EnvError():
+            return "env"
+        case RefusedError():
+            return error.kind or otherwise
+    if any(isinstance(each, LockLostError) for each in chain(error)):
+        return "lock-timeout"
+    kind = backend.classify(error) if backend is not None else None
+    if kind == "auth" and otherwise == "revision":
+        return "revision"  # let in, and refused what this revision alone wants
+    return kind or otherwise

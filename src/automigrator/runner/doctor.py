@@ -1,0 +1,112 @@
+"""A close look at targets, and on request the removal of what is provably debris."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from automigrator.backends.contract.examiner import Debris, Examiner
+from automigrator.migrations.created_tables import there_already
+from automigrator.runner.checkup import Checkup, TargetCheckup
+from automigrator.runner.session import Ground, opened
+from automigrator.runner.status import standing
+from automigrator.support.redaction import first_line
+from automigrator.target import Ahead, Target
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+async def checkup(targets: Sequence[Target], ahead: Ahead, *, repair: bool) -> Checkup:
+    """Look at every target; nothing is changed unless `repair` says so."""
+    found = []
+    for target in targets:
+        async with opened(target) as ground:
+            seen = await _examined(ground, target.ahead or ahead)
+            found.append(await _repaired(ground, seen) if repair else seen)
+    return Checkup(tuple(found))
+
+
+async def _examined(ground: Ground, ahead: Ahead) -> TargetCheckup:
+    status = await standing(ground.target, ahead)
+    backend, unknown = ground.backend, _Unknown()
+    try:
+        async with asyncio.timeout(ground.target.connect_timeout):
+            sight = await backend.look([ground.table])
+    except Exception as error:  # noqa: BLE001 - what is wrong is what is asked for
+        damaged = backend.classify(error) == "corrupt"
+        return TargetCheckup(status, reachable=damaged)
+    examiner = backend.examiner([ground.table])
+    copies = await unknown.unless("what is kept beside it", examiner.copies(), ())
+    if not sight.exists:
+        return TargetCheckup(status, copies=copies, unknown=tuple(unknown.said))
+    return TargetCheckup(
+        status,
+        holder=await unknown.unless("who holds the lock", examiner.holder(), None),
+        record=await unknown.unless("how the last start ended", examiner.record(), None),
+        copies=copies,
+        debris=await unknown.unless("what was left behind", examiner.debris(), ()),
+        hints=await unknown.unless(
+            "what exists already", _hints(ground, examiner, status.pending), ()
+        ),
+        unknown=tuple(unknown.said),
+    )
+
+
+async def _hints(ground: Ground, examiner: Examiner, pending: Sequence[str]) -> tuple[str, ...]:
+    return await there_already(examiner, await ground.history(), pending) if pending else ()
+
+
+async def _repaired(ground: Ground, seen: TargetCheckup) -> TargetCheckup:
+    """Remove what is provably debris, under the lock, and say what was done and what was not."""
+    left = [f"kept: {each.what}: {each.why}" for each in seen.debris if not each.provable]
+    provable = [each for each in seen.debris if each.provable]
+    if not provable:
+        return replace(seen, repairs=tuple(left))
+
+    def waiting(seconds: float, leader: str) -> None:
+        logger.info("%s: waiting for the migration lock, held by %s", seen.name, leader)
+
+    backend, target = ground.backend, ground.target
+    done: list[str] = []
+    try:
+        async with backend.lock([ground.table], target.lock_timeout, waiting) as hold:
+            await backend.look([ground.table])
+            if backend.unfinished():
+                done.append(
+                    "nothing was removed: a run was killed, and the next start must first finish "
+                    "or undo what it began"
+                )
+            else:
+                for each in provable:
+                    await hold.confirm()
+                    done.append(await _removed(backend.examiner([ground.table]), each))
+    except Exception as error:  # noqa: BLE001 - what was done so far is what is asked for
+        done.append(f"nothing more was removed: {first_line(error)}")
+    for line in done:
+        logger.warning("%s: %s", seen.name, line)
+    debris = await backend.examiner([ground.table]).debris()
+    return replace(seen, debris=debris, repairs=(*done, *left))
+
+
+async def _removed(examiner: Examiner, debris: Debris) -> str:
+    why_not = await examiner.remove(debris)
+    return f"kept: {debris.what}: {why_not}" if why_not else f"removed: {debris.what}"
+
+
+class _Unknown:
+    """Gathers what could not be found out: one part that fails must not hide the others."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    async def unless(self, what: str, asked: Awaitable[T], otherwise: T) -> T:
+        try:
+            return await asked
+        except Exception as error:  # noqa: BLE001 - it is said
+            self.said.append(f"{what} ({first_line(error)})")
+            return otherwise

@@ -1,0 +1,134 @@
+"""How a database stands against its history; finding out changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.values import Place, Sight, VersionTable
+from automigrator.errors import EnvError, JudgedError, UnknownRevisionError
+from automigrator.migrations.environment import Configured
+from automigrator.migrations.history import History
+from automigrator.migrations.probe import probe
+from automigrator.migrations.ways import Way
+from automigrator.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is, and what should be: one entry of `contexts` per version table."""
+
+    sight: Sight
+    contexts: tuple[Configured, ...]
+    way: Way | None = None
+    """The way env.py was found to reach the database; None when it was not needed to tell."""
+    begun: bool = False
+    """Whether the target's `bootstrap` made the tables and the revisions from base are to come."""
+
+    @property
+    def tables(self) -> tuple[VersionTable, ...]:
+        return tuple(dict.fromkeys(context.table for context in self.contexts))
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return _union(context.heads for context in self.contexts)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        return _union(context.wanted for context in self.contexts)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """In the order they would run."""
+        return tuple(dict.fromkeys(r for context in self.contexts for r in context.pending))
+
+    @property
+    def unversioned(self) -> bool:
+        """Whether there are tables, and no version row says what they are."""
+        return self.sight.has_tables and not self.heads and not self.begun
+
+    def reached(self, history: History, sight: Sight) -> bool:
+        """Whether every version table now has what was wanted of it."""
+        return all(
+            history.reached(context.wanted, sight.heads.get(context.table) or ())
+            for context in self.contexts
+        )
+
+
+async def inspect(
+    target: Target,
+    backend: Backend,
+    history: History,
+    place: Place,
+    *,
+    needs_way: bool = False,
+) -> Finding:
+    """Compare heads with history; env.py is asked only where it alone can tell.
+
+    Raises what looking raises, UnknownRevisionError, HistoryError and EnvError.
+    """
+    table = VersionTable(target.version_table or "alembic_version", target.version_table_schema)
+    sight = await backend.look([table])
+    if not sight.exists:
+        return Finding(sight, (_compared(target, history, table, ()),))
+    told = target.version_table is not None or history.plain_environment
+    if told:
+        context = _compared(target, history, table, sight.heads[table] or ())
+        _all_known((context,))
+        if not (needs_way and context.pending):
+            return Finding(sight, (context,), begun=_begun(target, sight))
+    way, execution = await probe(target, backend, history, place)
+    contexts = tuple(execution.contexts)
+    names = [context.table.name for context in contexts]
+    if target.version_table not in (None, *names):
+        raise EnvError(
+            f"env.py keeps the database's heads in {', '.join(names)}, and the target says "
+            f"version_table={target.version_table!r}; let them agree, or leave it out"
+        )
+    _all_known(contexts)
+    sight = await backend.look(list(dict.fromkeys(context.table for context in contexts)))
+    return Finding(sight, contexts, way, _begun(target, sight))
+
+
+def judge(target: Target, finding: Finding) -> None:
+    """Raise JudgedError for a database that must not be migrated as it stands."""
+    if finding.unversioned and target.baseline is None:
+        tables = ", ".join(map(str, finding.tables))
+        raise JudgedError(
+            "unversioned",
+            f"the database has tables, but no row in {tables} says which revision they are at; "
+            "nothing was changed",
+        )
+
+
+def _all_known(contexts: tuple[Configured, ...]) -> None:
+    for context in contexts:
+        if context.ahead is not None:
+            context.ahead.contexts = contexts
+            raise context.ahead
+
+
+def _begun(target: Target, sight: Sight) -> bool:
+    """An empty version table is what `bootstrap` leaves when it says to go on from base."""
+    return target.bootstrap is not None and () in sight.heads.values()
+
+
+def _compared(
+    target: Target, history: History, table: VersionTable, heads: tuple[str, ...]
+) -> Configured:
+    try:
+        steps = history.steps(target.revision, heads)
+    except UnknownRevisionError as error:
+        return Configured(table, "looked", heads=heads, ahead=error)
+    return Configured(
+        table,
+        "looked",
+        heads=heads,
+        pending=history.ids(steps),
+        wanted=history.wanted(heads, steps),
+    )
+
+
+def _union(heads: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(sorted({head for each in heads for head in each}))

@@ -1,0 +1,143 @@
+"""Tells where a run and each of its targets begin and end, however they end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from automigrator.errors import MigrationError
+from automigrator.events.notifier import Progress
+from automigrator.failure import Failure
+from automigrator.hooks.context import Run
+from automigrator.report import Report, TargetReport
+from automigrator.runner.diagnosis import Left, diagnose
+from automigrator.runner.modes import Mode
+from automigrator.runner.state import Course
+from automigrator.target import Target
+
+if TYPE_CHECKING:
+    from automigrator.hooks.context import Run
+    from automigrator.runner.state import Course
+from automigrator.runner.time_limit import RUNNING, TimeIsUpError
+
+
+async def run_told(
+    tell: Progress,
+    mode: Mode,
+    targets: Sequence[Target],
+    work: Callable[[Progress], Awaitable[Report]],
+) -> Report:
+    """Await one run's work. Raises what it raises."""
+    began = time.monotonic()
+    if tell.heard("run-started"):
+        names = [target.name for target in targets]
+        told = f"migration run started: {', '.join(names)}"
+        tell("run-started", told=told, mode=mode, targets=names)
+    try:
+        report = await work(tell)
+    except BaseException as error:
+        seconds, name = time.monotonic() - began, type(error).__name__
+        outcome = ended_by(error)
+        reports = error.report.targets if isinstance(error, MigrationError) else ()
+        tell(
+            "run-finished",
+            told=f"migration run: {outcome} in {seconds:.2f} s ({name})",
+            outcome=outcome,
+            error=name,
+            targets={each.name: each.outcome for each in reports},
+            seconds=seconds,
+        )
+        raise
+    tell(
+        "run-finished",
+        told=report,
+        outcome=report.outcome,
+        error=None,
+        targets={each.name: each.outcome for each in report.targets},
+        seconds=report.elapsed_s,
+    )
+    return report
+
+
+async def target_told(
+    course: Course, work: Callable[[Run], Awaitable[TargetReport]]
+) -> TargetReport:
+    """Await one target's part of a run. Raises what it raises."""
+    tell, target = course.progress, course.ground.target
+    if tell.heard("target-started"):
+        database = course.ground.backend.name
+        tell("target-started", target.name, database=database, url=target.url)
+    try:
+        report = await within(course, work)
+    except BaseException as error:
+        _target_finished(course, course.report("failed"), ended_by(error))
+        raise
+    if tell.heard("target-finished"):
+        _target_finished(course, report, report.outcome)
+    return report
+
+
+def ended_by(error: BaseException) -> str:
+    """The outcome of what raised."""
+    return "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"
+
+
+def _target_finished(course: Course, report: TargetReport, outcome: str) -> None:
+    data = {**report.to_dict(), "outcome": outcome}
+    del data["name"]
+    course.progress("target-finished", report.name, **data)
+
+
+def time_is_up(course: Course) -> TimeIsUpError:
+    """The error of a run whose time is over: what it waited for, or did."""
+    assert course.limit is not None
+    execution = course.execution
+    if course.at == RUNNING and execution is not None and execution.current is not None:
+        what = f"running revision {execution.current}, which was stopped"
+        return TimeIsUpError(course.limit.seconds, what, execution.statement)
+    return TimeIsUpError(course.limit.seconds, course.at)
+
+
+async def within(course: Course, work: Callable[[Run], Awaitable[TargetReport]]) -> TargetReport:
+    """Await one target's part of a run; as long as the run has time, and then report that."""
+    limit = course.limit
+    if limit is None:
+        return await work(course.run)
+    try:
+        async with limit.begin() as timeout:
+            return await work(course.run)
+    except TimeoutError:
+        if not timeout.expired():
+            raise
+    error = time_is_up(course)
+    # the attempts answer for what they began; here nothing was, or all of it is committed
+    applied = tuple(each.revision for each in course.applied)
+    left = Left("partial-at-boundary", applied) if applied else course.lasting
+    failure = _failure(error, course.ground.target, left, attempt=course.run.attempt)
+    course.failures.append(failure)
+    course.progress("failed", course.run.name, told=failure, **failure.to_dict())
+    return course.report("failed")
+
+
+async def looked_within(
+    seconds: float | None, targets: Sequence[Target], work: Awaitable[Report]
+) -> Report:
+    """Await a run that changes nothing; a report of failure when it takes longer."""
+    try:
+        async with asyncio.timeout(seconds) as timeout:
+            return await work
+    except TimeoutError:
+        if seconds is None or not timeout.expired():
+            raise
+    first, *others = targets
+    error = TimeIsUpError(seconds, "still looking, and nothing was changed")
+    failed = TargetReport(
+        first.name, "failed", failures=(_failure(error, first, Left(), attempt=0),)
+    )
+    return Report((failed, *(TargetReport(each.name, "not-run") for each in others)), seconds)
+
+
+def _failure(error: TimeIsUpError, target: Target, left: Left, *, attempt: int) -> Failure:
+    return diagnose(error, target, None, left, attempt=attempt, otherwise="timeout")

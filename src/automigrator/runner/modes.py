@@ -1,0 +1,108 @@
+"""Whether this process may migrate: `mode=`, else `RUN_MIGRATIONS`, else no."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal, get_args
+
+from automigrator.errors import ConfigurationError, FollowTimeoutError, PendingError
+from automigrator.events.notifier import Progress
+from automigrator.report import Report, Status, TargetReport
+from automigrator.runner import modes
+
+Mode = Literal["migrate", "check", "wait", "skip"]
+
+VARIABLE = "RUN_MIGRATIONS"
+
+_WORDS: dict[str, Mode] = {
+    **dict.fromkeys(("1", "true", "yes", "on"), "migrate"),
+    **dict.fromkeys(("0", "false", "no", "off", ""), "skip"),
+    "check": "check",
+    "wait": "wait",
+}
+
+
+def validated(mode: str | None) -> Mode | None:
+    """Return `mode` when it is one; raise ConfigurationError naming the values when it is not."""
+    if mode is None or mode in get_args(Mode):
+        return mode  # type: ignore[return-value]  # narrowed by the line above
+    raise ConfigurationError(
+        f"mode={mode!r} is not one of {', '.join(map(repr, get_args(Mode)))}; "
+        f"leave it out and {VARIABLE} in the environment says"
+    )
+
+
+def resolve(mode: Mode | None, environ: Mapping[str, str] | None = None) -> Mode:
+    """The mode in force. Raises ConfigurationError when `RUN_MIGRATIONS` holds an unknown word."""
+    if mode is not None:
+        return mode
+    word = (os.environ if environ is None else environ).get(VARIABLE, "")
+    try:
+        return _WORDS[word.strip().lower()]
+    except KeyError:
+        raise ConfigurationError(
+            f"{VARIABLE}={word!r} is not understood; use 1/true/yes/on to migrate, "
+            "0/false/no/off (or leave it unset) to skip, check to raise when anything is pending, "
+            "wait to wait until another process has migrated"
+        ) from None
+
+
+logger = logging.getLogger("automigrator")
+
+POLL_S, TELL_S = 0.5, 10.0
+
+Check = Callable[[], Awaitable[Status]]
+
+
+def skipped(tell: Progress) -> Report:
+    """The report of a run that was not asked for."""
+    why = f"off: set {modes.VARIABLE}=1, or pass Migrator(mode='migrate'), to migrate at startup"
+    tell("skipped", reason=why)
+    return Report(reason=why)
+
+
+async def checked(check: Check) -> Report:
+    """The report of databases that need nothing. Raises PendingError."""
+    status = await check()
+    if not status.current:
+        raise PendingError(f"migrations are needed; nothing was changed\n{status}", status)
+    return _current(status)
+
+
+async def followed(check: Check, tell: Progress, limit: float) -> Report:
+    """Wait until another process has migrated. Raises FollowTimeoutError after `limit` seconds."""
+    began = told = time.monotonic()
+    while True:
+        status = await check()
+        if status.current:
+            return _current(status)
+        now = time.monotonic()
+        if now - began > limit:
+            raise FollowTimeoutError(
+                f"no other process has migrated within {limit:g} s, and {modes.VARIABLE}=wait "
+                f"says that this one must not; nothing was changed\n{status}",
+                status,
+            )
+        if now - told > TELL_S or told == began:
+            what = "another process to migrate"
+            tell("waiting", on="leader", what=what, seconds=now - began)
+            told = now
+        await asyncio.sleep(min(POLL_S, limit))
+
+
+def _current(status: Status) -> Report:
+    for each in status.targets:
+        for note in each.notes:
+            logger.warning("%s: %s", each.name, note)
+    return Report(
+        tuple(
+            TargetReport(
+                each.name, "current", before=each.heads, after=each.heads, notes=each.notes
+            )
+            for each in status.targets
+        )
+    )

@@ -1,0 +1,173 @@
+"""Migrates a database on the side: a fresh one that is to take over, or a copy to rehearse on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+
+from automigrator.backends.contract.sides import Side
+from automigrator.backends.contract.values import Place, VersionTable
+from automigrator.errors import EnvError, RefusedError
+from automigrator.migrations.drive import drive
+from automigrator.migrations.environment import Execution
+from automigrator.migrations.probe import probe
+from automigrator.migrations.stamping import bootstrap
+from automigrator.migrations.ways import Way, sync_way
+from automigrator.report import Applied
+from automigrator.retention import stamp
+from automigrator.runner.state import Course
+from automigrator.support.redaction import first_line
+
+logger = logging.getLogger(__name__)
+
+Begin = Callable[[Place, Execution], Awaitable[None]]
+
+"""What precedes the revisions; it is shown what env.py configured for the side."""
+
+
+class SideError(Exception):
+    """Raised when a side database cannot be migrated; its cause is why.
+
+    `execution` is None where env.py could not even be led there.
+    """
+
+    def __init__(self, execution: Execution | None) -> None:
+        super().__init__()
+        self.execution = execution
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """A side database at the wanted heads."""
+
+    side: Side
+    tables: tuple[VersionTable, ...]
+    applied: tuple[Applied, ...]
+
+
+@asynccontextmanager
+async def migrated(
+    course: Course, opened: Callable[[], AbstractAsyncContextManager[Side]], begin: Begin
+) -> AsyncIterator[Migrated]:
+    """Within, the side database that `opened` makes is migrated, and says so itself.
+
+    What the async driver refuses is run by a sync one, on a side database made anew in the same
+    place. Raises SideError, and what making it raises.
+    """
+    target = course.ground.target
+    way: Way | None = None
+    while True:
+        async with opened() as side:
+            place = Place(side.engine, side.url)
+            execution: Execution | None = None
+            applied: list[Applied] = []
+            try:
+                await _ensure_apart(course, place)
+                found, probed = await _led(course, place)
+                way, execution = way or found, Execution()
+                await begin(place, probed)
+                tables = await _driven(course, place, way, execution, applied)
+            except Exception as error:
+                another = sync_way(target, place, way, error) if way is not None else None
+                if another is None:
+                    raise SideError(execution) from error
+                logger.warning(
+                    "%s: a database on the side cannot be migrated by %s: %s; going on by %s",
+                    course.run.name,
+                    way,
+                    first_line(error),
+                    another,
+                )
+                way = another
+                continue
+            yield Migrated(side, tables, tuple(applied))
+            return
+
+
+async def _ensure_apart(course: Course, place: Place) -> None:
+    """Whatever an application does to its connections: what is meant for the side stays there."""
+    identity = course.ground.backend.identity
+    found = []
+    for each in (course.ground.place, place):
+        async with each.engine.connect() as connection:
+            found.append(await connection.run_sync(identity))
+    if found[0] == found[1]:
+        raise RefusedError(
+            "the application's engine leads to its own database whatever database is asked for; "
+            "nothing was changed. Let its connect arguments or listeners leave the database alone"
+        )
+
+
+async def _led(course: Course, place: Place) -> tuple[Way, Execution]:
+    ground = course.ground
+    return await probe(ground.target, ground.backend, await ground.history(), place)
+
+
+async def _driven(
+    course: Course, place: Place, way: Way, execution: Execution, applied: list[Applied]
+) -> tuple[VersionTable, ...]:
+    """Migrate the database at `place`, and return its version tables once they say so."""
+    target, backend = course.ground.target, course.ground.backend
+    history = await course.ground.history()
+
+    def done(revision: str, seconds: float) -> None:
+        applied.append(Applied(revision, seconds))
+        course.ran(revision, seconds)
+
+    await drive(
+        target,
+        backend,
+        history,
+        place,
+        way,
+        revision=target.revision,
+        apply=True,
+        started=course.started,
+        done=done,
+        hold=course.hold,
+        execution=execution,
+    )
+    after = await drive(target, backend, history, place, way, revision=target.revision)
+    left = [revision for context in after.contexts for revision in context.pending]
+    if left or not all(context.ran for context in after.contexts):
+        raise execution.error or EnvError(
+            f"env.py returned as if all were well; still pending: {', '.join(left) or 'everything'}"
+        )
+    return tuple(dict.fromkeys(context.table for context in after.contexts))
+
+
+async def rebuild(course: Course, *, set_aside: bool, disconnect_others: bool) -> str | None:
+    """Replace the target's database; says where the old one was set aside.
+
+    Raises RefusedError, the old database untouched, when the fresh one cannot be migrated.
+    """
+    await course.ground.backend.ensure_replaceable(course.tables)
+    target, backend = course.ground.target, course.ground.backend
+    at = stamp()
+
+    async def bootstrapped(place: Place, probed: Execution) -> None:
+        if target.bootstrap is not None:
+            table = probed.contexts[0].table
+            history = await course.ground.history()
+            await bootstrap(target, backend, history, place, table, course.hold)
+
+    try:
+        async with migrated(course, lambda: backend.side(at), bootstrapped) as fresh:
+            aside = await backend.take_over(
+                fresh.side,
+                at,
+                fresh.tables,
+                set_aside=set_aside,
+                disconnect_others=disconnect_others,
+            )
+            course.applied = list(fresh.applied)
+            return aside
+    except SideError as failed:
+        error = failed.__cause__
+        assert error is not None
+        raise RefusedError(
+            f"a fresh database cannot be migrated either ({first_line(error)}); "
+            "the old one was not touched"
+        ) from error

@@ -1,0 +1,63 @@
+"""The time that a run has for all its targets; when it is over, what is under way is undone."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from automigrator.errors import JudgedError
+
+if TYPE_CHECKING:
+    pass
+
+RUNNING = "running env.py"
+
+"""What a course is at while the pending revisions run."""
+
+_ADVICE = (
+    "start again: it goes on from where the database is now. If that is no help, raise "
+    "Migrator(run_timeout=), or find out what it waited for"
+)
+
+
+class TimeIsUpError(JudgedError):
+    """Raised when a run took longer than its `run_timeout`."""
+
+    def __init__(self, seconds: float, what: str, statement: str | None = None) -> None:
+        super().__init__(
+            "timeout",
+            f"the run took longer than run_timeout={seconds:g} s; when its time was over it was "
+            f"{what}",
+            _ADVICE,
+            statement,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class RunLimit:
+    """What is left of a run's time; made when the run begins."""
+
+    seconds: float
+    _ends: float = field(init=False)
+    _timeout: asyncio.Timeout | None = None
+    _earlier: int = 0
+
+    def __post_init__(self) -> None:
+        self._ends = asyncio.get_running_loop().time() + self.seconds
+
+    def begin(self) -> asyncio.Timeout:
+        """What the work is awaited within; it is cancelled when the time is over."""
+        self._earlier = _cancellations()
+        self._timeout = asyncio.timeout_at(self._ends)
+        return self._timeout
+
+    def is_over(self) -> bool:
+        """Whether the time is over and nobody else ends the run; ask in the run's task."""
+        timeout = self._timeout
+        return timeout is not None and timeout.expired() and _cancellations() <= self._earlier + 1
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0

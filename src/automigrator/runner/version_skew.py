@@ -1,0 +1,134 @@
+"""A database that newer code has migrated: refused, or served where that was said to be safe.
+
+Nothing is ever downgraded by itself, and to start on such a database changes nothing in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from automigrator.backends.contract import declarations
+from automigrator.backends.contract.declarations import Declaration
+from automigrator.errors import JudgedError, LockLostError, UnknownRevisionError
+from automigrator.migrations.compatibility import declaration, works_with
+from automigrator.migrations.environment import Configured
+from automigrator.runner.inspection import Finding
+from automigrator.runner.session import Ground
+from automigrator.runner.state import Course
+from automigrator.support.redaction import first_line
+from automigrator.target import Ahead
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """That this code may start on a newer database at `heads`, and why."""
+
+    heads: tuple[str, ...]
+    wanted: tuple[str, ...]
+    note: str
+
+
+async def judged(ground: Ground, ahead: Ahead, error: UnknownRevisionError) -> Served:
+    """Why it may. Raises JudgedError of kind `ahead`, naming both sides, where it must not."""
+    target, history = ground.target, await ground.history()
+    contexts: tuple[Configured, ...] = error.contexts
+    if not contexts:
+        raise error  # it was met on the way, and not by a look at what is
+    heads = tuple(sorted({head for context in contexts for head in context.heads}))
+    declared = await _declared(ground, heads) if len(contexts) == 1 else None
+    by = f", where version {declared.version} brought it," if declared and declared.version else ""
+    code = f"this code (version {target.version})" if target.version else "this code"
+    newer = f"the database is at {', '.join(error.unknown)}{by}"
+    own = f"its own newest revision is {', '.join(history.heads) or 'base'}"
+    asked = history.asked_for(target.revision)
+    if declared is not None:
+        lacking = tuple(sorted(set(asked) - set(declared.revisions)))
+        if works_with(history, target.revision, declared):
+            since = ", ".join(declared.floors) or "base"
+            note = (
+                f"the database is newer ({', '.join(heads)}{by.rstrip(',')}), and declares itself "
+                f"compatible with {code}, as with all since {since}"
+            )
+            return Served(heads, asked, note)
+    else:
+        lacking = tuple(
+            dict.fromkeys(
+                revision
+                for context in contexts
+                for revision in context.pending or history.lacking(target.revision, context.heads)
+            )
+        )
+    if lacking:
+        raise JudgedError(
+            "ahead",
+            f"{newer}, which {code} does not know, and lacks {', '.join(lacking)}, which this "
+            f"code expects; {own}. It is neither older nor newer; nothing was changed",
+            "deploy code that knows both sides: a merge of the two branches",
+        ) from error
+    if ahead == "serve":
+        note = (
+            f"{newer}, which {code} does not know; {own}. "
+            "It starts all the same, as ahead='serve' says; nothing was changed"
+        )
+        return Served(heads, asked, note)
+    raise JudgedError(
+        "ahead",
+        f"{newer}, which {code} does not know; {own}{_why_not(declared)}; nothing was changed",
+        "deploy the code that knows this revision, or roll the database back with it; "
+        "Target(ahead='serve') starts on it as it is",
+    ) from error
+
+
+async def serve(course: Course, error: UnknownRevisionError) -> None:
+    """Let the application start on the newer database, and say so. Raises JudgedError."""
+    served = await judged(course.ground, course.ahead, error)
+    course.run.before = course.after = served.heads
+    course.run.wanted = served.wanted
+    course.served = True
+    course.run.notes.append(served.note)
+    course.progress("newer-database", course.run.name, text=served.note, heads=list(served.heads))
+
+
+async def declare(course: Course, finding: Finding) -> None:
+    """Note what code will work with the database at the wanted heads, before it gets there.
+
+    So that no kill leaves it there without; until then that is true of no database. What holds
+    for where it is now stays. Raises HistoryError for a wrong declaration, and LockLostError.
+    """
+    hold, target = course.hold, course.ground.target
+    if hold is None or course.run.in_memory or len(finding.contexts) != 1:
+        return
+    new = declaration(await course.ground.history(), finding.wanted, target.version)
+    if new is None:
+        return
+    try:
+        there = await course.ground.backend.examiner([course.ground.table]).declared()
+        present = declarations.of(there, finding.heads)
+        kept = (present,) if present is not None and present.heads != new.heads else ()
+        if there != (*kept, new):
+            await hold.declare((*kept, new))
+    except LockLostError:
+        raise
+    except Exception as error:  # noqa: BLE001 - older code is refused then, which is safe
+        course.run.note(
+            f"it could not be noted which code works with the database ({first_line(error)}): "
+            "older code will not start on it"
+        )
+
+
+async def _declared(ground: Ground, heads: tuple[str, ...]) -> Declaration | None:
+    try:
+        there = await ground.backend.examiner([ground.table]).declared()
+    except Exception as error:  # noqa: BLE001 - what cannot be read allows nothing
+        logger.debug("%s: reading declarations: %s", ground.target.name, first_line(error))
+        return None
+    return declarations.of(there, heads)
+
+
+def _why_not(declared: Declaration | None) -> str:
+    if declared is None:
+        return ""
+    return f". The database works with code that knows {', '.join(declared.floors)}"

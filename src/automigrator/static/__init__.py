@@ -1,1 +1,0 @@
-"""What should be, read from the files' text: nothing is executed, Alembic is not imported."""

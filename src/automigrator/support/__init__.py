@@ -1,0 +1,1 @@
+"""Support: what any program could use; it knows nothing of migrations."""

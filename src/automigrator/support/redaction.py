@@ -1,0 +1,111 @@
+"""What an error says to a person: without what a row holds, and without passwords."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from sqlalchemy.exc import DBAPIError, StatementError
+
+from automigrator.support.error_chain import chain
+from automigrator.support.urls import scrubbed
+from automigrator.target import Target, passwords_of
+
+STATEMENT_LIMIT = 2000
+
+"""Characters of a statement that a failure keeps."""
+
+_HIDDEN = "(value hidden)"
+
+_ENGLISH = re.compile(
+    r"(invalid input (?:for query argument \$\d+|syntax for [\w ]+|value for enum [\w.\" ]+)"
+    r"|invalid literal for [\w() ]+? with base \d+|could not convert string to float"
+    r"|Invalid isoformat string): .*"
+)
+
+"""What drivers, the server and Python say of a value, which may be anybody's."""
+
+_DATA_EXCEPTION = "22"
+
+"""The class of SQLSTATE whose messages quote the value, in the server's language."""
+
+_QUOTED = re.compile('["»«„“”].*["»«„“”]')
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says: a driver's first line only, as data may stand below it."""
+    source: BaseException = error
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        source = error.orig
+    text = _without_data(source, str(source))
+    text = re.sub(r"^<class '[\w.]*?(\w+)'>: ", r"\1: ", text)
+    name = type(source).__name__
+    if name == "Error" and source.__cause__ is not None:
+        name = type(source.__cause__).__name__  # asyncpg's own, behind SQLAlchemy's for all
+    return text if text.startswith(name) else f"{name}: {text}" if text else name
+
+
+def said(error: BaseException, target: Target) -> str:
+    """What an error says, without the target's passwords and without data."""
+    ours = type(error).__module__.startswith("automigrator")
+    text = str(error) if ours else first_line(error)
+    return scrubbed(text, *passwords_of(target))
+
+
+def statement_of(error: BaseException, target: Target) -> str | None:
+    """The SQL that failed, without its parameters and the target's passwords."""
+    for each in chain(error):
+        statement = getattr(each, "statement", None)  # SQLAlchemy's, and our own
+        if isinstance(statement, str) and statement:
+            return scrubbed(statement.strip()[:STATEMENT_LIMIT], *passwords_of(target))
+    return None
+
+
+def hide_secrets(error: BaseException, target: Target) -> None:
+    """Keep rows, parameters and passwords out of the error, wherever it is printed from now on."""
+    _hide_values(error)
+    passwords = passwords_of(target)
+    for each in chain(error):
+        args = tuple(
+            scrubbed(arg, *passwords) if isinstance(arg, str) else arg for arg in each.args
+        )
+        if args != each.args:
+            each.args = args
+        if notes := getattr(each, "__notes__", None):
+            each.__notes__ = [scrubbed(note, *passwords) for note in notes]
+
+
+def _hide_values(error: BaseException) -> None:
+    for each in chain(error):
+        if isinstance(each, StatementError):
+            each.hide_parameters = True
+        if each.args and isinstance(each.args[0], str) and _ENGLISH.search(each.args[0]):
+            each.args = (_without_data(each, each.args[0]), *each.args[1:])
+    for each in list(_of_the_driver(error)):
+        if each.args and isinstance(each.args[0], str):
+            each.args = (_without_data(each, each.args[0]), *each.args[1:])
+        for below in ("detail", "context"):  # asyncpg prints them under the message
+            if isinstance(getattr(each, below, None), str):
+                setattr(each, below, None)
+
+
+def _of_the_driver(error: BaseException) -> Iterator[BaseException]:
+    """SQLAlchemy's wrappers, what they wrap and its causes, and what a server answered."""
+    for each in chain(error):
+        if isinstance(each, DBAPIError):
+            yield each
+            inner: BaseException | None = each.orig
+            while inner is not None:
+                yield inner
+                inner = inner.__cause__
+        elif isinstance(getattr(each, "sqlstate", None), str):
+            yield each
+
+
+def _without_data(error: BaseException, text: str) -> str:
+    lines = text.strip().splitlines()
+    line = _ENGLISH.sub(rf"\1: {_HIDDEN}", lines[0]) if lines else ""
+    origin = getattr(error, "orig", None) or error
+    if str(getattr(origin, "sqlstate", None) or "").startswith(_DATA_EXCEPTION):
+        line = _QUOTED.sub(_HIDDEN, line)
+    return line

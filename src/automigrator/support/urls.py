@@ -1,0 +1,91 @@
+"""Database URLs: taken to their async driver, and rendered without secrets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from urllib.parse import quote, quote_plus
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from automigrator.errors import ConfigurationError
+
+ASYNC_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg"}
+
+_SECRET_KEYS = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
+
+_URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@]*):([^\s@]*)@")
+
+_NAMED = re.compile(
+    r"""((?:pass|pwd|secret|token)\w*(?:\s*=|['"]\s*[=:])\s*)"""
+    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s&,;'")\]}]+)""",
+    re.IGNORECASE,
+)
+
+"""A query's, a libpq string's, a dictionary's: what stands behind the name is the secret."""
+
+
+def parse(text: str | URL) -> URL:
+    """A URL object; raises ConfigurationError without repeating what may hold a password."""
+    url: URL | None = None
+    with suppress(ArgumentError, ValueError):  # they quote it, and nothing may lead to ours
+        url = make_url(text)
+    if url is None:
+        raise ConfigurationError(
+            "the database URL cannot be parsed; it looks like "
+            "sqlite+aiosqlite:///path/to/file.db or "
+            "postgresql+asyncpg://user:password@host:port/database, and within the password @, : "
+            "and / are written %40, %3A and %2F"
+        )
+    if url.get_backend_name() == "postgres":
+        raise ConfigurationError(
+            "SQLAlchemy calls the dialect 'postgresql', not 'postgres'; "
+            "write postgresql+asyncpg://user:password@host/database"
+        )
+    return url
+
+
+def with_async_driver(url: URL) -> URL:
+    """The same database through the async driver automigrator uses; other dialects unchanged."""
+    backend = url.get_backend_name()
+    driver = ASYNC_DRIVERS.get(backend)
+    if driver is None or url.drivername == f"{backend}+{driver}":
+        return url
+    if url.get_dialect().is_async:
+        return url
+    return url.set(drivername=f"{backend}+{driver}")
+
+
+def rendered(url: URL) -> str:
+    """The URL for people: no password, no secret query values."""
+    query = {key: "***" if _SECRET_KEYS.search(key) else value for key, value in url.query.items()}
+    return url.set(query=query).render_as_string(hide_password=True)
+
+
+def secrets_of(url: URL) -> Iterator[str]:
+    """The password, and the secret values of the query."""
+    if url.password:
+        yield str(url.password)
+    for key, value in url.query.items():
+        if _SECRET_KEYS.search(key):
+            yield from (value,) if isinstance(value, str) else value
+
+
+def is_secret(key: str) -> bool:
+    """Whether what a driver is given under this name is one."""
+    return _SECRET_KEYS.search(key) is not None
+
+
+def scrubbed(text: str, *secrets: str) -> str:
+    """Free text (a driver's message) with these secrets, and any in a URL or named so, masked."""
+    spelled = {
+        spelling
+        for secret in secrets
+        if secret
+        for spelling in (secret, quote(secret, ""), quote(secret, " +"), quote_plus(secret))
+    }
+    for each in sorted(spelled, key=len, reverse=True):
+        text = text.replace(each, "***")
+    return _NAMED.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text))

@@ -1,1 +1,0 @@
-"""Driving Alembic; the one package that imports it. Import its modules lazily."""
