@@ -439,7 +439,7 @@ async def test_a_repair_that_is_killed_at_its_end_leaves_nothing_that_no_start_r
     stamped(side, "r2")
     half = file.with_name(f"{file.name}.purged-20260101T000000Z.partial")
     half.touch()
-    journal.write(file, journal.Entry("restoring", str(side), ("r2",), ("r2",), 1.0))
+    journal.write(file, journal.Entry("restoring", ("r2",), ("r2",), str(side), 1.0))
 
     def killed(file: Path) -> None:
         assert not side.exists() and not half.exists()
@@ -447,9 +447,9 @@ async def test_a_repair_that_is_killed_at_its_end_leaves_nothing_that_no_start_r
 
     monkeypatch.setattr(journal, "clear", killed)
     with pytest.raises(KeyboardInterrupt):
-        recover.recover(file, TABLES)
+        await recover.recover(file)
     monkeypatch.undo()
-    assert "had ended at r2" in (recover.recover(file, TABLES) or "")
+    assert "had ended at r2" in (await recover.recover(file) or "")
     assert journal.read(file) is None and read(file, "SELECT * FROM alembic_version") == [("r2",)]
 
 

@@ -14,7 +14,7 @@ import pytest
 from automigrator.backends.sqlite import journal
 from automigrator.backends.sqlite.journal import Entry
 
-ENTRY = Entry("migrating", "/data/app.db.snapshot-1", ("a1", "b2"), ("c3",), 1795497300.25)
+ENTRY = Entry("migrating", ("a1", "b2"), ("c3",), "/data/app.db.snapshot-1", 1795497300.25)
 
 
 def test_an_entry_reads_back_as_it_was_written(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_an_entry_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert journal.read(live) is None
     journal.write(live, ENTRY)
     assert journal.read(live) == ENTRY
-    later = Entry("restoring", "odd \udcff 'näme", (), (), 2.0)
+    later = Entry("restoring", (), (), "odd \udcff 'näme", 2.0)
     journal.write(live, later)
     assert journal.read(live) == later
     assert [p.name for p in tmp_path.iterdir()] == ["app.db.automigrator-journal.json"]
@@ -66,12 +66,16 @@ def test_every_name_of_a_database_leads_to_one_journal(
             ).encode()
             for bad in (
                 {"state": "sleeping"},
+                {"state": "kept"},
                 {"state": ["migrating"]},
                 {"snapshot": None},
                 {"before": "a1"},
                 {"after": [1]},
                 {"at": "now"},
                 {"at": True},
+                {"at": 10**400},
+                {"atomic": 1},
+                {"tables": [["a"]]},
                 {"at": float("nan")},
             )
         ),
@@ -127,7 +131,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_entry(tmp_path: Path) -> N
     code = (
         "import sys; from pathlib import Path\n"
         "from automigrator.backends.sqlite import journal\n"
-        "entry = journal.Entry('migrating', 's' * 5000, ('a',), ('b',), 1.0)\n"
+        "entry = journal.Entry('migrating', ('a',), ('b',), 's' * 5000, 1.0)\n"
         "while True:\n"
         "    journal.write(Path(sys.argv[1]), entry); print('.', flush=True)\n"
     )

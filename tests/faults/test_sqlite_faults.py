@@ -572,7 +572,7 @@ async def test_a_zero_byte_file_beside_an_open_journal_gets_its_rows_back(
     before = checksums(live)
     snapshot = live.with_name("app.db.snapshot-a1")
     backup.copy(live, snapshot)
-    journal.write(live, journal.Entry("migrating", str(snapshot), ("r1",), ("r2",), 1.0))
+    journal.write(live, journal.Entry("migrating", ("r1",), ("r2",), str(snapshot), 1.0))
     overwrite(live, b"")
     (report,) = (await notes.start()).targets
     assert "put back" in said(report)

@@ -186,8 +186,7 @@ class SQLite:
     async def recover(self, tables: Sequence[VersionTable]) -> str | None:
         if self.file is None:
             return None
-        file = self.file
-        return await to_the_end(in_thread(lambda: recover(file, tables)))
+        return await to_the_end(recover(self.file))
 
     async def snapshot(
         self,

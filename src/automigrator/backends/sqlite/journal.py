@@ -1,43 +1,40 @@
-"""The note beside a SQLite file that lets the next start finish what a killed process began."""
+"""The journal of a SQLite database: a file beside it, for the next start after a kill."""
 
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from automigrator.backends.sqlite.files import remove_durably, write_durably
+from automigrator.backends.contract import journal as contract
+from automigrator.backends.sqlite.files import beside, remove_durably, write_durably
 from automigrator.errors import RefusedError
-
-State = Literal["migrating", "restoring"]
+from automigrator.support import json_object
 
 
 class JournalError(RefusedError, ValueError):
-    """Raised for a journal that says what this release cannot follow; nothing was touched."""
+    """Raised for a journal that this release cannot follow; nothing was touched."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What is being done: `before` and `after` are the heads of `tables`, `at` is Unix time.
+class Entry(contract.Entry):
+    """A migration that the copy `snapshot` undoes; `at` is Unix time.
 
-    `atomic` says that the migration is one transaction, which a kill undoes whole.
+    `before` and `after` are the heads of `tables`. A migration is `atomic` where it is one
+    transaction, which a kill undoes whole.
     """
 
-    state: State
+    state: Literal["migrating", "restoring"]
     snapshot: str
-    before: tuple[str, ...]
-    after: tuple[str, ...]
     at: float
     tables: tuple[str, ...] = ("alembic_version",)
     atomic: bool = False
 
 
 def path_for(live: Path) -> Path:
-    """Where the journal of a database is; the same one whichever link leads to it."""
-    live = live.resolve()
-    return live.with_name(live.name + ".automigrator-journal.json")
+    """Name the journal of a database: the same one whichever link leads to the database."""
+    return beside(live.resolve(), ".automigrator-journal.json")
 
 
 def write(live: Path, entry: Entry) -> None:
@@ -46,50 +43,22 @@ def write(live: Path, entry: Entry) -> None:
 
 
 def read(live: Path) -> Entry | None:
-    """The open entry, None when there is none. Raises JournalError for any other file."""
+    """Return the open entry, None when there is none. Raises JournalError for any other file."""
     path = path_for(live)
     try:
-        return _entry(json.loads(path.read_bytes()))
+        # an unknown key refuses: the release that added it meant it to be followed
+        return json_object.read(Entry, json.loads(path.read_bytes()), strict=True)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise JournalError(
-            f"the journal {path} cannot be read: {error}. A migration or restore was not finished "
-            "and what it says is needed to finish it; the database was not touched. If another "
-            "release of automigrator wrote it, start that one; else restore the database by hand "
-            "and delete the file"
+            f"the journal {path} cannot be read: {error}. A migration or restore was not finished, "
+            "and the journal is needed to finish it; the database was not touched. If another "
+            "release of automigrator wrote it, start that one; otherwise restore the database by "
+            "hand and delete the file"
         ) from error
 
 
 def clear(live: Path) -> None:
-    """Forget the entry durably; nothing happens when there is none."""
+    """Delete the journal durably; nothing happens when there is none."""
     remove_durably(path_for(live))
-
-
-def _entry(data: Any) -> Entry:
-    if not isinstance(data, dict):
-        raise ValueError("it is not a JSON object")
-    # whoever added it meant it to be followed
-    if unknown := sorted(set(data) - {field.name for field in fields(Entry)}):
-        raise ValueError(f"this release does not know what it says of {', '.join(unknown)}")
-    state = data.get("state")
-    if state != "migrating" and state != "restoring":
-        raise ValueError(f"state is {state!r}, not 'migrating' or 'restoring'")
-    snapshot, at = data.get("snapshot"), data.get("at")
-    if not isinstance(snapshot, str):
-        raise ValueError(f"snapshot is {snapshot!r}, not a string")
-    if isinstance(at, bool) or not isinstance(at, int | float) or not math.isfinite(at):
-        raise ValueError(f"at is {at!r}, not seconds")
-    tables = _strings(data, "tables") if "tables" in data else ("alembic_version",)
-    before, after = _strings(data, "before"), _strings(data, "after")
-    atomic = data.get("atomic", False)
-    if not isinstance(atomic, bool):
-        raise ValueError(f"atomic is {atomic!r}, not true or false")
-    return Entry(state, snapshot, before, after, float(at), tables, atomic)
-
-
-def _strings(data: dict[str, Any], name: str) -> tuple[str, ...]:
-    found = data.get(name)
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise ValueError(f"{name} is {found!r}, not a list of strings")
-    return tuple(found)

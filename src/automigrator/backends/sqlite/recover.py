@@ -1,81 +1,112 @@
-"""Ends what a killed process had begun: its journal says what, and the copy it names is whole."""
+"""Recovery after a kill: the journal says what had begun, and names a whole copy to go back to."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import backup, journal, reader
-from automigrator.backends.sqlite.copies import drop_twin, kept, remove_partials
+from automigrator.backends.sqlite import backup, copies, journal, reader
 from automigrator.backends.sqlite.files import remove
 from automigrator.backends.sqlite.overwrite import Keep
-from automigrator.backends.sqlite.reader import DAMAGED, code_of, reading, verify
 from automigrator.errors import RefusedError
+from automigrator.support.concurrency import in_thread
 
 
-def recover(file: Path, tables: Sequence[VersionTable]) -> str | None:
-    """Finish or undo it, and say what was done; None when nothing was left. Call it in a thread.
+async def recover(file: Path) -> str | None:
+    """Finish or undo what a killed process had begun, and say which; None when it left nothing.
 
-    Raises RefusedError when the copy to finish from is gone or damaged, or the journal cannot be
-    read, and TimeoutError when another connection's transaction is in the way.
+    Raises RefusedError when the copy to put back is gone or damaged, or the journal cannot be
+    read, and TimeoutError when another connection's transaction is in the way. Never cancel it.
     """
-    entry = journal.read(file)
+    entry = await in_thread(lambda: journal.read(file))
     done = None
     if entry is not None:
-        place = Path(entry.snapshot)
-        tables = [VersionTable(name) for name in entry.tables]
-        if entry.state == "migrating" and _needs_nothing(file, place, entry, tables):
-            done = f"a migration that was killed had ended at {', '.join(entry.after) or 'base'}"
-            if _heads(file, tables) != tuple(sorted(entry.after)):
-                done = "a migration that was killed had changed nothing"
-        elif not place.exists():
-            raise RefusedError(
-                f"a process was killed while {file} was being changed, and the copy it left to "
-                f"finish from, {place}, is gone; the database was not touched. Put the copy back, "
-                f"or look at the database and delete {journal.path_for(file)}"
-            )
-        else:
-            _ensure_sound(place, file, entry)
-            replaced = _put_back(place, file)
-            done = f"the database was put back from {place} after a process was killed"
-            done += f"; what it held until now is in {replaced}" if replaced else ""
-        if entry.state != "migrating":  # which does not need the copy, if it is one to remove
-            journal.write(file, replace(entry, state="migrating"))
-    # under the journal: a start that finds none and nothing to do would leave it all there for ever
-    for side in kept(file, "side"):
-        remove(side)
-    remove_partials(file)
-    if entry is not None:
-        journal.clear(file)
+        if entry.state == "migrating":
+            done = await _needs_nothing(file, entry)
+        if done is None:
+            done = await in_thread(lambda: _put_back(file, entry))
+    await in_thread(lambda: _clear(file, entry))
     return done
 
 
-def _ensure_sound(place: Path, file: Path, entry: journal.Entry) -> None:
-    """Raise RefusedError for a copy that is damaged, or not the one that the journal is about."""
+async def _needs_nothing(file: Path, entry: journal.Entry) -> str | None:
+    tables = [VersionTable(name) for name in entry.tables]
     try:
-        found = {head for name in entry.tables for head in verify(place, name, preread=True)}
+        sight = await in_thread(lambda: reader.look_at_file(file, tables))
+        return await entry.needs_nothing(
+            sight.all_heads(), lambda: in_thread(lambda: _unchanged(file, entry))
+        )
+    except sqlite3.DatabaseError:
+        return None
+
+
+def _unchanged(file: Path, entry: journal.Entry) -> bool:
+    """Tell whether the file holds what its copy does.
+
+    Rows count only where a part of the migration could be committed: then a row that differs may
+    be the migration's. Otherwise only the application can have changed it.
+    """
+    place = Path(entry.snapshot)
+    if not place.exists():
+        return False
+    with reader.reading(file) as live, reader.reading(place) as copy:
+        schemas = [
+            reader.schema(lambda sql, c=c: c.execute(sql).fetchall())  # type: ignore[misc]
+            for c in (live, copy)
+        ]
+        return schemas[0] == schemas[1] and (entry.atomic or reader.same_rows(live, copy))
+
+
+def _put_back(file: Path, entry: journal.Entry) -> str:
+    """Restore the copy, and keep what it replaces: somebody may have written since the kill."""
+    place = Path(entry.snapshot)
+    if not place.exists():
+        raise RefusedError(
+            f"a process was killed while {file} was being changed, and the copy to put back, "
+            f"{place}, is gone; the database was not touched. Put the copy back in its place, or "
+            f"look at the database and delete {journal.path_for(file)}"
+        )
+    try:
+        found = {head for name in entry.tables for head in reader.verify(place, name, preread=True)}
     except (sqlite3.DatabaseError, OSError) as error:
         raise _refused(place, file, str(error)) from error
     if not found <= set(entry.before) or (entry.before and not found):
         raise _refused(place, file, f"it is at {', '.join(sorted(found)) or 'base'}")
-
-
-def _put_back(place: Path, file: Path) -> Path | None:
-    """Restore the copy; somebody may have written since, so what is there is kept beside it."""
     try:
         replaced = backup.restore(place, file, keep=aside(file, "replaced"))
     except sqlite3.DatabaseError as error:
-        if code_of(error) not in DAMAGED:
+        if reader.code_of(error) not in reader.DAMAGED:
             raise
-        # never "corrupt" to those who are asked about failures: the live file is replaced then
+        # never the kind "corrupt": a strategy would replace the live file then
         raise _refused(place, file, str(error)) from error
+    done = f"the database was put back from {place} after a process was killed"
     if replaced is not None:
-        drop_twin(replaced, kept(file, "replaced"))
-    return replaced
+        copies.drop_twin(replaced, copies.kept(file, "replaced"))
+        done += f"; what it held until now is in {replaced}"
+    return done
+
+
+def _clear(file: Path, entry: journal.Entry | None) -> None:
+    """Remove what the killed process left beside the file, and the journal last.
+
+    Without a journal a start that has nothing to migrate would never look for the rest.
+    """
+    if entry is not None and entry.state != "migrating":
+        # an entry that does not need its copy, which may be one of the files removed here
+        journal.write(file, replace(entry, state="migrating"))
+    for side in copies.kept(file, "side"):
+        remove(side)
+    copies.remove_partials(file)
+    if entry is not None:
+        journal.clear(file)
+
+
+def aside(file: Path, reason: str) -> Keep:
+    """Return a `Keep` that copies the file to a name that says why and when."""
+    return lambda through: backup.set_aside(file, reason, datetime.now(UTC), through)
 
 
 def _refused(place: Path, file: Path, why: str) -> RefusedError:
@@ -84,36 +115,3 @@ def _refused(place: Path, file: Path, why: str) -> RefusedError:
         f"cannot be used ({why}); the database was not touched. Put a sound copy in its place, "
         f"or look at the database and delete {journal.path_for(file)}"
     )
-
-
-def aside(file: Path, reason: str) -> Keep:
-    """Keeps what a file holds under a name that says why and when."""
-    return lambda through: backup.set_aside(file, reason, datetime.now(UTC), through)
-
-
-def _needs_nothing(
-    file: Path, place: Path, entry: journal.Entry, tables: Sequence[VersionTable]
-) -> bool:
-    """Whether a killed migration had ended, or had been rolled back to where it began.
-
-    What an application wrote since then stays. Where the migration could commit a part of its
-    changes, a row that is not as it was may be the migration's.
-    """
-    try:
-        heads = _heads(file, tables)
-        if heads == tuple(sorted(entry.after)):
-            return True
-        if heads != tuple(sorted(entry.before)) or not place.exists():
-            return False
-        with reading(file) as live, reading(place) as copy:
-            schemas = [
-                reader.schema(lambda sql, c=c: c.execute(sql).fetchall())  # type: ignore[misc]
-                for c in (live, copy)
-            ]
-            return schemas[0] == schemas[1] and (entry.atomic or reader.same_rows(live, copy))
-    except sqlite3.DatabaseError:
-        return False
-
-
-def _heads(file: Path, tables: Sequence[VersionTable]) -> tuple[str, ...]:
-    return reader.look_at_file(file, tables).all_heads()

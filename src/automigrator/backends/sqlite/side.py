@@ -138,7 +138,7 @@ def take_over(
         connection.execute("PRAGMA journal_mode=DELETE")  # the live file keeps the mode it has
     heads = tuple(sorted({head for table in tables for head in verify(new, table.name)}))
     names = tuple(table.name for table in tables)
-    entry = journal.Entry("restoring", str(new), heads, heads, time.time(), names)
+    entry = journal.Entry("restoring", heads, heads, str(new), time.time(), names)
     earlier = journal.read(file)
     journal.write(file, entry)
     side.needed = True

@@ -56,7 +56,7 @@ class Snapshots:
         try:
             self._verify(place, heads, names)
             entry = journal.Entry(
-                "migrating", str(place), heads, wanted, time.time(), names, atomic
+                "migrating", heads, wanted, str(place), time.time(), names, atomic
             )
             journal.write(self.file, entry)
         except BaseException:

@@ -1,0 +1,40 @@
+"""The journal: a promise to undo or finish one migration, which outlives the process.
+
+A backend adds its own fields to `Entry`, and stores `json.dumps(asdict(entry))` where the next
+start looks for it. `json_object.read` makes an entry of that again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["migrating", "restoring", "kept"]
+
+"""A snapshot is `kept` when the migration is over: there is nothing left to do with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One migration, from the heads `before` to the heads `after`."""
+
+    state: State
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+    async def needs_nothing(
+        self, heads: tuple[str, ...], unchanged: Callable[[], Awaitable[bool]]
+    ) -> str | None:
+        """Say why a migration whose process was killed needs no undoing, or return None.
+
+        `heads` are the database's now. `unchanged` tells whether schema and rows are those of the
+        snapshot; it is asked only at the heads `before`. At None the snapshot must be put back,
+        which is not done needlessly: it would lose what the application has written since.
+        """
+        heads = tuple(sorted(heads))
+        if heads == tuple(sorted(self.after)):
+            return f"a migration that was killed had ended at {', '.join(heads) or 'base'}"
+        if heads == tuple(sorted(self.before)) and await unchanged():
+            return "a migration that was killed had changed nothing"
+        return None

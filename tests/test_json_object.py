@@ -1,0 +1,71 @@
+"""Reading JSON objects into dataclasses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pytest
+
+from automigrator.support import json_object
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    schema: str | None = None
+
+
+@dataclass(frozen=True)
+class Whole:
+    state: Literal["open", "closed"]
+    parts: tuple[Part, ...]
+    triples: tuple[tuple[str, str, str], ...] = ()
+    key: int | None = None
+    at: float = 0.0
+    atomic: bool = False
+
+
+WHOLE = Whole("open", (Part("a"), Part("b", "s")), (("x", "y", "z"),), 7, 1.5, True)
+
+
+def test_what_was_dumped_reads_back_the_same() -> None:
+    assert json_object.read(Whole, json.loads(json.dumps(asdict(WHOLE)))) == WHOLE
+
+
+def test_missing_keys_take_their_defaults_and_unknown_ones_are_passed_over() -> None:
+    data = {"state": "closed", "parts": [{"name": "a"}], "new": 1}
+    assert json_object.read(Whole, data) == Whole("closed", (Part("a"),))
+    with pytest.raises(ValueError, match="does not know what it says of new"):
+        json_object.read(Whole, data, strict=True)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"state": "ajar"},
+        {"state": ["open"]},
+        {"parts": "ab"},
+        {"parts": ["a"]},
+        {"parts": [{"schema": "s"}]},
+        {"triples": [["x", "y"]]},
+        {"key": "7"},
+        {"key": True},
+        {"at": float("nan")},
+        {"at": float("inf")},
+        {"at": 10**400},
+        {"at": True},
+        {"atomic": 1},
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_its_name(bad: dict[str, Any]) -> None:
+    name = "name" if bad == {"parts": [{"schema": "s"}]} else next(iter(bad))
+    with pytest.raises(ValueError, match=name):
+        json_object.read(Whole, {**asdict(WHOLE), "parts": [{"name": "a"}], "triples": [], **bad})
+
+
+@pytest.mark.parametrize("data", [None, [], "text", 1])
+def test_what_is_no_object_is_refused(data: object) -> None:
+    with pytest.raises(ValueError, match="not a JSON object"):
+        json_object.read(Whole, data)
