@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import notes_application as _notes
-import postgres_server as _postgres
 import pytest
+from support import notes_application as _notes
+from support import postgres_server as _postgres
 
 from automigrator.events.catalogue import misfit
 from automigrator.events.notifier import Progress
 
-pytest_plugins = ["canary_channels"]
+pytest_plugins = ["support.canary_channels"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,13 +12,16 @@ import nox
 GROUPS = nox.project.load_toml("pyproject.toml")
 PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
 BENCHMARKS = ["nothing_to_do", "recovery"]
-_INTEGRATION = ("failures", "gate_of_a_run", "hooks_of_a_run", "second_run", "strategies")
+_MIGRATIONS = ("static", "test_stamping.py", "test_ways.py")
+_RUNNER = ("failures", "fast_path", "modes")
 NEWER = [
     "-k",
-    "(not postgres or second_run) and not conformance",
-    *("tests/hooks", "tests/static", "tests/upgrade", "tests/test_recovery.py", "plugins"),
-    *(f"tests/integration/test_{name}.py" for name in _INTEGRATION),
+    "(not postgres or fast_path) and not conformance",
+    *("tests/hooks", "plugins"),
+    *(f"tests/migrations/{name}" for name in _MIGRATIONS),
+    *(f"tests/runner/test_{name}.py" for name in _RUNNER),
 ]
+ALONE = ["-k", "not postgres", "-m", "not plugins"]
 PARALLEL = ["--numprocesses=auto", "--maxprocesses=4"]
 
 nox.needs_version = ">=2025.2.9"
@@ -126,8 +129,7 @@ def wheels(session: nox.Session) -> None:
 def core_alone(session: nox.Session) -> None:
     """The core's wheel without any plugin, where that could matter: `tests` has the rest."""
     install_clean(session, ".")
-    runs = [f"tests/integration/test_{name}.py" for name in ("failures", "hooks_of_a_run")]
-    pytest(session, *runs, "tests/hooks", "tests/test_recovery.py", "-k", "not postgres")
+    pytest(session, "tests/runner/test_failures.py", "tests/hooks", *ALONE)
 
 
 @nox.session(requires=["wheels"])

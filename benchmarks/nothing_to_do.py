@@ -157,7 +157,7 @@ async def stamped(url: str, revision: str) -> None:
 @contextmanager
 def servers() -> Iterator[Callable[[int], dict[str, tuple[str, str]]]]:
     """Makes an empty database of each kind; gives their async and sync URLs by name."""
-    import postgres_server
+    from support import postgres_server
 
     with tempfile.TemporaryDirectory() as folder, postgres_server.running() as server:
 

@@ -16,8 +16,7 @@ from spending import Cost, plain
 
 sys.path.insert(0, str(page.ROOT / "tests"))
 
-import alembic_projects
-import postgres_server
+from support import alembic_projects, postgres_server
 
 PROGRAMS = {
     name: shutil.which(name) for name in ("createdb", "dropdb", "psql", "pg_dump", "pg_restore")

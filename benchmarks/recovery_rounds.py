@@ -14,7 +14,7 @@ from spending import Cost, settle
 
 sys.path.insert(0, str(page.ROOT / "tests"))
 
-import alembic_projects
+from support import alembic_projects
 
 OURS = str(Path(__file__).with_name("recovery_ours.py"))
 

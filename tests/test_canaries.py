@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from canaries import PASSWORD, ROW, Watch
+from support.canaries import PASSWORD, ROW, Watch
 
 from automigrator import Failure, Migrator, Target, TargetReport
 from automigrator.backends.contract.lock import Record

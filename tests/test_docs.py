@@ -13,8 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import alembic_projects
 import pytest
+from support import alembic_projects
 
 from automigrator.hooks import strategies
 

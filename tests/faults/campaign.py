@@ -16,13 +16,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
 
-import alembic_projects
-import starters
 from faults import places
 from faults.boundaries import Boundaries, Steps
 from faults.cases import Case
 from faults.contents import Contents
 from faults.places import Place
+from support import alembic_projects, starters
 
 MOMENTS = int(os.environ.get("AUTOMIGRATOR_FAULTS", 0))
 """How many random moments for each strategy and database; set by `nox -s faults`, which kills at

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from notes_application import BROKEN
+from support.notes_application import BROKEN
 
 End = Literal["old", "migrated", "fresh", "emptied"]
 """`fresh`: migrated and empty, and the old rows set aside; `emptied`: without them."""

@@ -7,11 +7,11 @@ import random
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 
-import postgres_server as _postgres
 import pytest
 from faults.campaign import Campaign, Counted
 from faults.places import Database, File, Place
-from table import Table
+from support import postgres_server as _postgres
+from support.table import Table
 
 TABLE = Table(
     "kills.md",

@@ -14,10 +14,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Literal, Protocol
 
-import postgres_server
 import psycopg
 from faults import contents
 from faults.contents import Contents
+from support import postgres_server
 
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import lock as locking

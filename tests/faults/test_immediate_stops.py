@@ -10,12 +10,12 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-import postgres_server
 import pytest
 from faults.campaign import MOMENTS, Campaign, Counted
 from faults.cases import CASES, Case
 from faults.places import Database
 from faults.test_kills import QUICK
+from support import postgres_server
 
 pytestmark = [pytest.mark.plugins, pytest.mark.long]
 

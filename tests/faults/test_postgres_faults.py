@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
-import postgres_server
 import pytest
-from checksums import checksums
-from notes_application import BROKEN, GOOD, HALF_WAY, ROWS, Application
-from small_disk import small_disk
 from sqlalchemy import make_url
+from support import postgres_server
+from support.checksums import checksums
+from support.notes_application import BROKEN, GOOD, HALF_WAY, ROWS, Application
+from support.small_disk import small_disk
 
 from automigrator import MigrationError, Migrator, Rehearsal, TargetReport, hookimpl
 from automigrator.backends.postgresql.dump import files as dump_files

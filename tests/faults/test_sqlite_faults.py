@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic_projects import query, tables
-from notes_application import BROKEN, GOOD, HALF_WAY, ROWS, UNIQUE, Application, set_aside
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
+from support.alembic_projects import query, tables
+from support.notes_application import BROKEN, GOOD, HALF_WAY, ROWS, UNIQUE, Application, set_aside
 
 from automigrator import Event, MigrationError, Migrator, Run, Target, TargetReport, hookimpl
 from automigrator.backends.sqlite import backup, journal, reader, side

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
-from table import Row, Table
+from support.table import Row, Table
 
 TABLE = Table("fuzz.md", "nox -s fuzz -- --write-table", ("what", "SQLite", "PostgreSQL", "in all"))
 _KINDS = ("sqlite", "postgresql")

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import alembic_projects
 from hypothesis import strategies as st
+from support import alembic_projects
 
 Body = Literal[
     "first", "table", "column", "batch", "data", "count", "commits", "index", "moves", "loses"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import postgres_server
 import psycopg
 from faults.places import File, Kind
+from support import postgres_server
 
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import lock

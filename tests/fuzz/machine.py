@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import alembic_projects
 from fuzz.configurations import Configuration, configurations, outcomes
 from fuzz.counting import Counts
 from fuzz.disturbances import Disturbance, Fault, faults
@@ -21,10 +20,11 @@ from fuzz.living import LivingDatabase, LivingFile, insertion, written
 from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from process_state import unchanged_process
 from sqlalchemy import event, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from support import alembic_projects
+from support.process_state import unchanged_process
 
 from automigrator import MigrationError, Migrator, Target
 from automigrator.report import TargetReport

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from table import Row
+from support.table import Row
 
 
 @pytest.fixture(scope="session")

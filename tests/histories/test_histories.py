@@ -21,7 +21,7 @@ from histories.applications import (
     migrate_plainly,
 )
 from histories.schema import described, rows, versions
-from table import Row, Table
+from support.table import Row, Table
 
 from automigrator import MigrationError, Migrator, Target, TargetReport
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from canaries import ROW
 from sqlalchemy.exc import DBAPIError
+from support.canaries import ROW
 
 from automigrator.errors import HookError, PluginError
 from automigrator.events.stream import Event

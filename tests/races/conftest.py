@@ -9,10 +9,10 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-import postgres_server as _postgres
 import pytest
-from raced_application import FULL, Raced
-from table import Row, Table
+from support import postgres_server as _postgres
+from support.raced_application import FULL, Raced
+from support.table import Row, Table
 
 TABLE = Table(
     "locking.md",

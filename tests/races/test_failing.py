@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 
 import pytest
-from notes_application import BROKEN, GOOD, HALF_WAY, ROWS, UNIQUE
-from raced_application import PROCESSES, ROUNDS, Raced, outcomes
-from starters import Ended
+from support.notes_application import BROKEN, GOOD, HALF_WAY, ROWS, UNIQUE
+from support.raced_application import PROCESSES, ROUNDS, Raced, outcomes
+from support.starters import Ended
 
 pytestmark = pytest.mark.plugins
 

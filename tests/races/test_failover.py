@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import alembic_projects
 import pytest
-from blackhole import Cable, cable
-from notes_application import GOOD, ROWS
-from postgres_replicas import Replicas, replicas
-from postgres_server import Server
-from raced_application import COUNTED, FULL, Raced, outcomes
-from starters import Start
+from support import alembic_projects
+from support.blackhole import Cable, cable
+from support.notes_application import GOOD, ROWS
+from support.postgres_replicas import Replicas, replicas
+from support.postgres_server import Server
+from support.raced_application import COUNTED, FULL, Raced, outcomes
+from support.starters import Start
 
 from automigrator import MigrationError, Migrator, Run, hookimpl
 

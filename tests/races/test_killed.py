@@ -6,8 +6,8 @@ import random
 import time
 
 import pytest
-from notes_application import GOOD, ROWS
-from raced_application import PROCESSES, ROUNDS, Raced, outcomes
+from support.notes_application import GOOD, ROWS
+from support.raced_application import PROCESSES, ROUNDS, Raced, outcomes
 
 INSERTED = """
 import os

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import postgres_server
 import pytest
-from notes_application import GOOD, ROWS
-from raced_application import FULL, PROCESSES, Raced, outcomes
 from sqlalchemy import make_url
+from support import postgres_server
+from support.notes_application import GOOD, ROWS
+from support.raced_application import FULL, PROCESSES, Raced, outcomes
 
 BINARY = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from raced_application import COUNTED, DATA_STEP, FULL, PROCESSES, Raced
+from support.raced_application import COUNTED, DATA_STEP, FULL, PROCESSES, Raced
 
 ROUNDS = 6
 

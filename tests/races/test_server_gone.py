@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import postgres_server
 import pytest
-from blackhole import cable
-from notes_application import GOOD, ROWS
-from raced_application import FULL, Raced
 from sqlalchemy import make_url
-from starters import Start
+from support import postgres_server
+from support.blackhole import cable
+from support.notes_application import GOOD, ROWS
+from support.raced_application import FULL, Raced
+from support.starters import Start
 
 SLOW = 'op.execute("SELECT pg_sleep(0.5)")\n'
 INSERTED = "op.execute(\"INSERT INTO notes VALUES (9, 'late')\")"

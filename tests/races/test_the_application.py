@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import alembic_projects
-import postgres_server
 import pytest
-from notes_application import BROKEN, GOOD, ROWS
-from raced_application import Raced, outcomes
 from sqlalchemy import MetaData, create_engine, make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from support import alembic_projects, postgres_server
+from support.notes_application import BROKEN, GOOD, ROWS
+from support.raced_application import Raced, outcomes
 
 from automigrator import Migrator, Target
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from notes_application import GOOD, ROWS
-from raced_application import COUNTED, DATA_STEP, PROCESSES, ROUNDS, Raced, outcomes
+from support.notes_application import GOOD, ROWS
+from support.raced_application import COUNTED, DATA_STEP, PROCESSES, ROUNDS, Raced, outcomes
 
 CONCURRENTLY = """
 with op.get_context().autocommit_block():

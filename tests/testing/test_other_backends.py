@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import alembic_projects
 import pytest
 from sqlalchemy import URL
 from sqlalchemy.dialects import registry
+from support import alembic_projects
 
 from automigrator import ConfigurationError, Migrator, PluginError, Target
 from automigrator.backends import registry as installed

@@ -11,9 +11,9 @@ from typing import Any
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from automigrator_backup_restore import BackupRestore
-from notes_application import BROKEN, GOOD, HALF_WAY, ROWS, Application
-from postgres_server import Server
 from sqlalchemy import make_url
+from support.notes_application import BROKEN, GOOD, HALF_WAY, ROWS, Application
+from support.postgres_server import Server
 
 from automigrator import (
     Decision,

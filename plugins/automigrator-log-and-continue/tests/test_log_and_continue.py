@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from automigrator_log_and_continue.strategy import at_risk
-from notes_application import BROKEN, GOOD, HALF_WAY, ROWS, UNIQUE, Application
+from support.notes_application import BROKEN, GOOD, HALF_WAY, ROWS, UNIQUE, Application
 
 from automigrator import Failure, MigrationError, Migrator, PluginError
 

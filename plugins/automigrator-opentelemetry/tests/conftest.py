@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from telemetry import Telemetry
+from support.telemetry import Telemetry
 
 
 @pytest.fixture

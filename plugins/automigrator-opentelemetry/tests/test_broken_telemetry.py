@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from acting_strategies import Restoring
 from automigrator_opentelemetry import OpenTelemetry
-from notes_application import BROKEN, GOOD, HALF_WAY, Application
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter
-from telemetry import Telemetry, start
+from support.acting_strategies import Restoring
+from support.notes_application import BROKEN, GOOD, HALF_WAY, Application
+from support.telemetry import Telemetry, start
 
 from automigrator import Event, MigrationError, hookimpl
 

@@ -6,13 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from acting_strategies import Rebuilding, Restoring
-from notes_application import GOOD, HALF_WAY, UNIQUE, Application
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
-from telemetry import Telemetry, start
+from support.acting_strategies import Rebuilding, Restoring
+from support.notes_application import GOOD, HALF_WAY, UNIQUE, Application
+from support.telemetry import Telemetry, start
 
 from automigrator import Event, MigrationError, Migrator, Run, hookimpl
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 from automigrator_purge import Purge
-from notes_application import BROKEN, GOOD, ROWS, UNIQUE, Application, set_aside
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
+from support.notes_application import BROKEN, GOOD, ROWS, UNIQUE, Application, set_aside
 
 from automigrator import Event, MigrationError, Migrator, PluginError, Run, Target, hookimpl
 

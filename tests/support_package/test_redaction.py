@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import IntegrityError
+from support.canaries import PASSWORD, ROW, printed
+
+from automigrator import Target
+from automigrator.support.redaction import hide_secrets, statement_of
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Target:
+    url = "postgresql+asyncpg://me:{}@host/app".format(
+        PASSWORD.replace("/", "%2F").replace("@", "%40")
+    )
+    return Target(url, tmp_path)
+
+
+def duplicate() -> IntegrityError:
+    told = f"duplicate key\nDETAIL:  Key (text)=({ROW}) already exists."
+    return IntegrityError("INSERT INTO notes VALUES (:text)", {"text": ROW}, Exception(told))
+
+
+def test_an_error_that_is_printed_with_all_that_led_to_it_tells_no_secret(target: Target) -> None:
+    error = RuntimeError("the revision failed")
+    error.__cause__ = duplicate()
+    error.__cause__.__context__ = ConnectionError(
+        f"cannot use {target.application_url!s} {PASSWORD}"
+    )
+    error.add_note(f"with the password {PASSWORD}")
+    hide_secrets(error, target)
+    text = printed(error)
+    assert PASSWORD not in text and ROW not in text
+    assert "duplicate key" in text and "with the password ***" in text
+
+
+def test_the_errors_of_a_group_tell_no_secret(target: Target) -> None:
+    error = ExceptionGroup("tasks of env.py", [duplicate(), RuntimeError(PASSWORD)])
+    hide_secrets(error, target)
+    text = printed(error)
+    assert PASSWORD not in text and ROW not in text and "duplicate key" in text
+    assert statement_of(error, target) == "INSERT INTO notes VALUES (:text)"
+
+
+def test_an_error_without_a_secret_stays_as_it_is(target: Target) -> None:
+    error = ValueError("no luck", 3)
+    hide_secrets(error, target)
+    assert error.args == ("no luck", 3)
+
+
+def test_a_statement_that_sets_the_targets_password_is_told_without_it(target: Target) -> None:
+    error = IntegrityError(f"ALTER ROLE me PASSWORD '{PASSWORD}'", None, Exception("refused"))
+    assert statement_of(error, target) == "ALTER ROLE me PASSWORD '***'"

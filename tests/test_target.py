@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+from support.canaries import PASSWORD
+
+from automigrator import Target
+from automigrator.support.redaction import said
+from automigrator.target import passwords_of
+
+PLAIN = "postgresql+asyncpg://me@host/app"
+ENCODED = quote(PASSWORD, "")
+GIVEN = {
+    "the URL": {"database": f"postgresql+asyncpg://me:{ENCODED}@host/app"},
+    "a URL object": {"database": make_url(PLAIN).set(password=PASSWORD)},
+    "the URL's query": {"database": f"{PLAIN}?password={ENCODED}"},
+    "a key's in the query": {"database": f"{PLAIN}?sslpassword={ENCODED}"},
+    "an engine's URL": {"database": create_async_engine(f"{PLAIN}?password={ENCODED}")},
+    "connect_args": {
+        "database": create_async_engine(PLAIN, connect_args={"password": PASSWORD}),
+    },
+    "connect_args of a pool of one": {
+        "database": create_async_engine(PLAIN, connect_args={"password": PASSWORD}, pool_size=1),
+    },
+    "migrate_with": {
+        "database": PLAIN,
+        "migrate_with": f"postgresql+asyncpg://owner:{ENCODED}@host/app",
+    },
+    "an engine to migrate with": {
+        "database": PLAIN,
+        "migrate_with": create_async_engine(PLAIN, connect_args={"password": PASSWORD}),
+    },
+}
+
+
+@pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
+def test_a_password_is_masked_wherever_it_was_given_and_however_it_is_spelled(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    target = Target(config=tmp_path, **given)
+    assert PASSWORD in passwords_of(target)
+    for spelled in (
+        PASSWORD,
+        ENCODED,
+        make_url(PLAIN).set(password=PASSWORD).render_as_string(False),
+    ):
+        text = said(RuntimeError(f"cannot use {spelled} here"), target)
+        assert "canary" not in text and text.endswith("here")
+    assert "canary" not in f"{target} {target!r} {target.url}"
+
+
+def test_a_database_without_a_password_has_none(tmp_path: Path) -> None:
+    engine = create_async_engine("sqlite+aiosqlite://", creator=lambda: None)
+    for database in (engine, PLAIN, f"sqlite:///{tmp_path / 'app.db'}"):
+        assert passwords_of(Target(database, tmp_path)) == ()
