@@ -76,7 +76,7 @@ def test_an_unknown_name_is_refused_with_what_is_installed_and_how_to_get_it(
     install("automigrator-purge", "am_purge", PURGE, purge="Purge")
     with pytest.raises(PluginError) as info:
         strategies.load(["purg"])
-    for part in ("'purg'", "did you mean 'purge'", "Installed: ", "pip install automigrator-purg"):
+    for part in ("'purg'", "did you mean purge", "Installed: ", "pip install automigrator-purg"):
         assert part in str(info.value)
 
 
@@ -99,7 +99,7 @@ def test_a_strategy_that_cannot_be_imported_is_refused_with_its_distribution(
 
 def test_an_entry_point_that_is_no_class_is_refused(install: Install) -> None:
     install("automigrator-purge", "am_purge", "Purge = object()", purge="Purge")
-    with pytest.raises(PluginError, match="is no class"):
+    with pytest.raises(PluginError, match="is not a class"):
         strategies.load(["purge"])
 
 
@@ -127,7 +127,7 @@ def test_a_missing_option_is_refused(install: Install) -> None:
 
 def test_an_option_that_the_constructor_refuses_is_a_plugin_error(install: Install) -> None:
     install("automigrator-purge", "am_purge", PURGE, purge="Purge")
-    with pytest.raises(PluginError, match=r"'purge' refuses.*keep must not be negative") as info:
+    with pytest.raises(PluginError, match=r"'purge' of .* refuses.*must not be neg") as info:
         strategies.load([("purge", {"keep": -1})])
     assert isinstance(info.value.__cause__, ValueError)
 

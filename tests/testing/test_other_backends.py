@@ -80,7 +80,7 @@ def test_a_dialect_that_nobody_knows_names_those_there_are(
     with pytest.raises(ConfigurationError) as info:
         Migrator(Target("mysql+pymysql://localhost/app", tmp_path))
     assert "no backend for the dialect 'mysql'" in str(info.value)
-    assert "sqlite and postgresql, and litelike by what is installed" in str(info.value)
+    assert "Installed: litelike, postgresql, sqlite" in str(info.value)
     assert "am_litelike" not in sys.modules
 
 

@@ -1,18 +1,18 @@
-"""Finds the recovery strategies that are named, and what each is allowed to answer."""
+"""Recovery strategies: found by the names that the configuration gives, and built."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from automigrator.errors import ConfigurationError, PluginError
 from automigrator.hooks.effects import effect_of
-from automigrator.support.urls import scrubbed
+from automigrator.support.entry_points import Installed, described, suggestion
 
 ENTRY_POINT_GROUP = "automigrator.recovery"
+
+_HINT = "It may come with: pip install automigrator-{name}"
 
 StrategySpec = str | tuple[str, Mapping[str, Any]] | object
 
@@ -20,27 +20,25 @@ StrategySpec = str | tuple[str, Mapping[str, Any]] | object
 
 
 def load(specs: Sequence[StrategySpec]) -> tuple[tuple[str, object], ...]:
-    """The configured strategies with the names they are blamed by, in order.
+    """Build the configured strategies, in order, each with the name that messages give it.
 
-    Imports nothing that is not named. Raises ConfigurationError for a malformed list, PluginError
-    for a strategy that is missing, ambiguous, broken or wrongly configured.
+    Imports only what is named. Raises ConfigurationError for a malformed list, PluginError for a
+    strategy that is missing, ambiguous, broken or wrongly configured.
     """
     if isinstance(specs, str):
         raise ConfigurationError(f"recovery={specs!r} is not a list; write recovery=[{specs!r}]")
     if not isinstance(specs, Sequence):
         kind = type(specs).__qualname__
         raise ConfigurationError(f"recovery= takes a list of strategies, not a {kind}")
-    installed: Sequence[EntryPoint] | None = None
+    installed = Installed(ENTRY_POINT_GROUP, "recovery strategy", _HINT)
     strategies: list[tuple[str, object]] = []
     for spec in specs:
         named = _named(spec)
         if named is None:
             strategies.append((type(spec).__qualname__, spec))
         else:
-            if installed is None:
-                installed = tuple(entry_points(group=ENTRY_POINT_GROUP))
             name, options = named
-            strategies.append((name, _built(_only(name, installed), options)))
+            strategies.append((name, _built(installed, name, options)))
     for _, strategy in strategies:
         effect_of(strategy)
     return tuple(strategies)
@@ -69,46 +67,13 @@ def _named(spec: StrategySpec) -> tuple[str, Mapping[str, Any]] | None:
     return None
 
 
-def _only(name: str, installed: Sequence[EntryPoint]) -> EntryPoint:
-    """The one installed entry point of that name."""
-    matches = [entry for entry in installed if entry.name == name]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        owners = " and ".join(sorted(_distribution(entry) for entry in matches))
-        raise PluginError(
-            f"recovery strategy {name!r} is provided by {owners}; uninstall all but one"
-        )
-    names = sorted({entry.name for entry in installed})
-    close = difflib.get_close_matches(name, names, n=1)
-    raise PluginError(
-        f"no recovery strategy {name!r} is installed"
-        + (f"; did you mean {close[0]!r}? " if close else "; ")
-        + (f"Installed: {', '.join(names)}. " if names else "None is installed. ")
-        + f"It may come with: pip install automigrator-{name}"
-    )
-
-
-def _built(entry: EntryPoint, options: Mapping[str, Any]) -> object:
-    try:
-        strategy = entry.load()
-    except Exception as error:
-        raise PluginError(
-            f"recovery strategy {entry.name!r} of {_distribution(entry)} cannot be imported: "
-            f"{_described(error)}"
-        ) from error
-    if not inspect.isclass(strategy):
-        raise PluginError(
-            f"recovery strategy {entry.name!r} of {_distribution(entry)} is no class: "
-            f"its entry point {entry.value} is a {type(strategy).__qualname__}"
-        )
-    _check_options(entry.name, strategy, options)
+def _built(installed: Installed, name: str, options: Mapping[str, Any]) -> object:
+    strategy, called = installed.load(name, inspect.isclass, "a class")
+    _check_options(name, strategy, options)
     try:
         return strategy(**options)
     except (ValueError, TypeError, ConfigurationError) as error:
-        raise PluginError(
-            f"recovery strategy {entry.name!r} refuses its options: {_described(error)}"
-        ) from error
+        raise PluginError(f"{called} refuses its options: {described(error)}") from error
 
 
 def _check_options(name: str, strategy: type, options: Mapping[str, Any]) -> None:
@@ -117,24 +82,14 @@ def _check_options(name: str, strategy: type, options: Mapping[str, Any]) -> Non
     try:
         signature.bind(**options)
     except TypeError as error:
-        by_keyword = [
-            parameter
+        accepted = [
+            parameter.name
             for parameter in signature.parameters.values()
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         ]
-        accepted = [parameter.name for parameter in by_keyword]
         unknown = [option for option in options if option not in accepted]
-        close = difflib.get_close_matches(unknown[0], accepted, n=1) if unknown else []
         raise PluginError(
             f"recovery strategy {name!r}: {error}; "
-            + (f"did you mean {close[0]}? " if close else "")
+            + (suggestion(unknown[0], accepted) if unknown else "")
             + (f"Its options: {', '.join(accepted)}" if accepted else "It takes no options")
         ) from error
-
-
-def _distribution(entry: EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown distribution"
-
-
-def _described(error: Exception) -> str:
-    return f"{type(error).__qualname__}: {scrubbed(str(error))}"

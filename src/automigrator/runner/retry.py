@@ -1,12 +1,11 @@
-"""What passes by itself is tried again: somebody's lock, a deadlock, a connection that was cut."""
+"""Tries again after what passes by itself: a foreign lock, a deadlock, a connection cut off."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import TypeVar
 
 from automigrator.backends.contract.backend import Backend
@@ -14,6 +13,8 @@ from automigrator.failure import Failure, FailureKind
 from automigrator.runner.diagnosis import Left
 from automigrator.runner.failures import described
 from automigrator.runner.state import Course
+from automigrator.support.backoff import Backoff, Deadline
+from automigrator.support.concurrency import within
 
 T = TypeVar("T")
 
@@ -25,32 +26,31 @@ LONGEST_PAUSE_S = 5.0
 
 
 async def patiently(course: Course, attempt: Callable[[], Awaitable[T]]) -> T:
-    """Await `attempt()`, again while what it met is transient, as long as the target allows.
+    """Await `attempt()`, again while its failures are transient and `retry_timeout` allows.
 
-    No plugin is asked meanwhile. From the second try on it is watched who is in the way. What
-    was raised last passes through.
+    No plugin is asked meanwhile. From the second try on the sessions that block it are watched.
+    Raises what the last try raised.
     """
-    deadline = time.monotonic() + course.ground.target.retry_timeout
-    pause = FIRST_PAUSE_S
+    deadline = Deadline(course.ground.target.retry_timeout)
+    # jitter: two that wait for each other are not to meet again
+    backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     async with AsyncExitStack() as watch:
         while True:
             try:
                 return await attempt()
             except Exception as error:
                 failure = await described(course, error)
-                if not _passes(course, failure) or time.monotonic() + pause > deadline:
+                seconds = backoff.pause()
+                if not _passes(course, failure) or seconds > deadline.left():
                     if failure.error is None or failure.error is error:
                         raise
                     raise failure.error from error  # what is behind it: the lock is lost, say
             course.lasting = Left.of(failure)
-            # jitter: what two of them wait for each other for is not to meet again
-            seconds = pause * random.uniform(0.5, 1)
             course.progress(
                 "retrying", course.run.name, seconds=seconds, kind=failure.kind, what=_what(failure)
             )
             course.attempt_finished("failed")
             await asyncio.sleep(seconds)
-            pause = min(pause * 2, LONGEST_PAUSE_S)
             if course.blockers is None:
                 watching = course.ground.backend.watching_for_blockers()
                 course.blockers = await watch.enter_async_context(watching)
@@ -65,9 +65,9 @@ def _passes(course: Course, failure: Failure) -> bool:
 
 
 def _only_repairing(course: Course, failure: Failure) -> bool:
-    """Whether it is a dead leader's half, which this run has yet to finish or undo.
+    """Whether the half-applied revision is a dead leader's, which this run has yet to repair.
 
-    By the driver's word: a journal that cannot be used is out of reach as well, and stays so.
+    The driver's error decides: a journal that cannot be used is out of reach as well, for good.
     """
     dead_leaders = course.run.unfinished and course.run.taken is None and not course.begun
     error = failure.error
@@ -93,25 +93,21 @@ async def reach(
 ) -> T:
     """Await `ask()`, again while the database is unreachable, for at most `limit_s` seconds.
 
-    Again also while the answer is not `enough`; the last one is returned as it is. `waiting` gets
-    the seconds so far before each pause. What `ask` last raised passes through.
+    Asks again also while the answer is not `enough`; the last one is returned as it is. `waiting`
+    gets the seconds so far before each pause. Raises what `ask` raised last.
     """
-    began = time.monotonic()
-    pause = REACH_FIRST_PAUSE_S
+    deadline = Deadline(limit_s)
+    backoff = Backoff(REACH_FIRST_PAUSE_S, REACH_LONGEST_PAUSE_S)
+    silent = partial(TimeoutError, f"no answer from the database within {limit_s:g} s")
     while True:
+        pause = backoff.pause()
         try:
-            async with asyncio.timeout(max(began + limit_s - time.monotonic(), 0)) as deadline:
+            async with within(deadline.left(), silent):
                 answer = await ask()
-            if enough(answer) or time.monotonic() - began + pause > limit_s:
+            if enough(answer) or pause > deadline.left():
                 return answer
         except Exception as error:
-            waited = time.monotonic() - began
-            overdue = deadline.expired() or waited + pause > limit_s
-            if deadline.expired():
-                raise TimeoutError(f"no answer from the database within {limit_s:g} s") from error
-            if overdue or backend.classify(error) != "unreachable":
+            if pause > deadline.left() or backend.classify(error) != "unreachable":
                 raise
-        waiting(time.monotonic() - began)
-        # jitter: many replicas wait for the same server
-        await asyncio.sleep(pause * random.uniform(0.5, 1))
-        pause = min(pause * 2, REACH_LONGEST_PAUSE_S)
+        waiting(deadline.elapsed())
+        await asyncio.sleep(pause)

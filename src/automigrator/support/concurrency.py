@@ -1,13 +1,13 @@
-"""Blocking work beside the event loop, and work that a cancellation must not cut in half."""
+"""Work in threads, work that must not be cut in half, and work that is watched."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ async def in_thread(function: Callable[[], T]) -> T:
             error = RuntimeError(f"StopIteration: {stop}")
         except BaseException as raised:  # noqa: BLE001 - handed to the awaiting task
             error = raised
-        with suppress(RuntimeError):  # whoever left this thread behind has closed the loop
+        with suppress(RuntimeError):  # the loop may be closed by now
             loop.call_soon_threadsafe(settle, result, error)
 
     context = copy_context()
@@ -46,23 +46,109 @@ async def in_thread(function: Callable[[], T]) -> T:
     return await future
 
 
-async def to_the_end(work: Awaitable[T], stop: Callable[[], object] = lambda: None) -> T:
+def _cancel(task: asyncio.Future[Any]) -> None:
+    task.cancel()
+
+
+async def beside(
+    work: Awaitable[T],
+    *watchers: Awaitable[object],
+    end: Callable[[asyncio.Future[T]], object] = _cancel,
+    pauses: Iterable[float] = (),
+    on_cancel: Callable[[asyncio.Future[T]], object] = _cancel,
+) -> T:
+    """Await `work` to its end while watchers run; the first watcher that is over ends it.
+
+    `end(task)` is then called to end the work, and again after each of `pauses` (seconds; by
+    default once), until it is done. `on_cancel(task)` is called at each cancellation instead;
+    both cancel the task unless given. The work is always awaited, the watchers are cancelled.
+
+    Returns what the work returns. Raises CancelledError when cancelled; else the error of a
+    watcher that was over first, even where the work succeeded; else the work's own error.
+    """
+    task = started(work)
+    watching = [started(each) for each in watchers]
+    both: set[asyncio.Future[Any]] = {task, *watching}
+    again = iter(pauses)
+    cancelled = over = False
+    try:
+        while not task.done():
+            over = any(each.done() for each in watching)
+            if over:
+                end(task)
+            try:
+                await asyncio.wait(
+                    {task} if over else both,
+                    timeout=next(again, None) if over else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+            except asyncio.CancelledError:
+                cancelled = True
+                on_cancel(task)
+    finally:
+        for each in watching:
+            each.cancel()
+    if cancelled:
+        raise asyncio.CancelledError
+    for each in watching if over else ():
+        if (error := error_of(each)) is not None:
+            raise error from error_of(task)
+    return task.result()
+
+
+async def shielded(work: Awaitable[T], stop: Callable[[], object] = lambda: None) -> T:
     """Await `work` to its end even when cancelled; the cancellation is raised then.
 
-    `stop` is called at the first cancellation, to ask the work to end early.
+    `stop` is called at each cancellation, to ask the work to end early.
     """
-    task = asyncio.ensure_future(work)
+    return await beside(work, on_cancel=lambda task: stop())
+
+
+to_the_end = shielded  # until every module uses the new name
+
+
+@asynccontextmanager
+async def background(
+    work: Coroutine[Any, Any, T], stop: Callable[[], object] | None = None
+) -> AsyncIterator[asyncio.Future[T]]:
+    """Context manager: run `work` beside the block, and end it with the block.
+
+    At the end `stop` is called, where it is given, else the work is cancelled; either way it is
+    awaited. Yields the task: its error is not raised, see `error_of`.
+    """
+    task = started(work)
     try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if task.cancelled():
+        yield task
+    finally:
+        (stop or task.cancel)()
+        await shielded(asyncio.wait({task}))
+
+
+@asynccontextmanager
+async def within(
+    limit_s: float | None, overdue: Callable[[], Exception] = TimeoutError
+) -> AsyncIterator[None]:
+    """Context manager: limit the block to `limit_s` seconds; None sets no limit.
+
+    Raises what `overdue` makes when the time is over, whatever the block turns its cancellation
+    into: drivers raise errors of their own then.
+    """
+    try:
+        async with asyncio.timeout(limit_s) as limit:
+            yield
+    except Exception as error:
+        if not limit.expired():
             raise
-        stop()
-        while not task.done():
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError:
-                continue
-        if not task.cancelled():
-            task.exception()  # retrieved, or asyncio complains about it
-        raise
+        raise overdue() from error
+
+
+def started(work: Awaitable[T]) -> asyncio.Future[T]:
+    """Start `work` as a task; asyncio does not complain when nobody asks for its error."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(error_of)
+    return task
+
+
+def error_of(task: asyncio.Future[Any]) -> BaseException | None:
+    """The error of a task; None where it is not done, was cancelled or succeeded."""
+    return task.exception() if task.done() and not task.cancelled() else None
