@@ -49,7 +49,7 @@ def test_a_password_is_masked_wherever_it_was_given_and_however_it_is_spelled(
         ENCODED,
         make_url(PLAIN).set(password=PASSWORD).render_as_string(False),
     ):
-        text = said(RuntimeError(f"cannot use {spelled} here"), target)
+        text = said(RuntimeError(f"cannot use {spelled} here"), passwords_of(target))
         assert "canary" not in text and text.endswith("here")
     assert "canary" not in f"{target} {target!r} {target.url}"
 

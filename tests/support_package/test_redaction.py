@@ -8,6 +8,7 @@ from support.canaries import PASSWORD, ROW, printed
 
 from automigrator import Target
 from automigrator.support.redaction import hide_secrets, statement_of
+from automigrator.target import passwords_of
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_an_error_that_is_printed_with_all_that_led_to_it_tells_no_secret(target
         f"cannot use {target.application_url!s} {PASSWORD}"
     )
     error.add_note(f"with the password {PASSWORD}")
-    hide_secrets(error, target)
+    hide_secrets(error, passwords_of(target))
     text = printed(error)
     assert PASSWORD not in text and ROW not in text
     assert "duplicate key" in text and "with the password ***" in text
@@ -38,18 +39,18 @@ def test_an_error_that_is_printed_with_all_that_led_to_it_tells_no_secret(target
 
 def test_the_errors_of_a_group_tell_no_secret(target: Target) -> None:
     error = ExceptionGroup("tasks of env.py", [duplicate(), RuntimeError(PASSWORD)])
-    hide_secrets(error, target)
+    hide_secrets(error, passwords_of(target))
     text = printed(error)
     assert PASSWORD not in text and ROW not in text and "duplicate key" in text
-    assert statement_of(error, target) == "INSERT INTO notes VALUES (:text)"
+    assert statement_of(error, passwords_of(target)) == "INSERT INTO notes VALUES (:text)"
 
 
 def test_an_error_without_a_secret_stays_as_it_is(target: Target) -> None:
     error = ValueError("no luck", 3)
-    hide_secrets(error, target)
+    hide_secrets(error, passwords_of(target))
     assert error.args == ("no luck", 3)
 
 
 def test_a_statement_that_sets_the_targets_password_is_told_without_it(target: Target) -> None:
     error = IntegrityError(f"ALTER ROLE me PASSWORD '{PASSWORD}'", None, Exception("refused"))
-    assert statement_of(error, target) == "ALTER ROLE me PASSWORD '***'"
+    assert statement_of(error, passwords_of(target)) == "ALTER ROLE me PASSWORD '***'"

@@ -1,4 +1,4 @@
-"""Tells what happens to the log, to `events()` and to `on_event` hooks, in one place."""
+"""Reports what happens to the log, to `events()` and to `on_event` hooks."""
 
 from __future__ import annotations
 
@@ -9,34 +9,44 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 from automigrator.events.catalogue import CATALOGUE
 from automigrator.events.stream import Event, EventStream
-from automigrator.hooks.calls import GRACE_S
-from automigrator.hooks.registry import Hooks
 from automigrator.support.redaction import hide_secrets, said
-from automigrator.target import Target
+from automigrator.target import Target, passwords_of
 
 logger = logging.getLogger("automigrator")
 
 
-class Progress:
-    """One run's voice; what another thread says is told by the event loop's, in order.
+class Listeners(Protocol):
+    """The plugins that are told every event."""
 
-    What it tells is declared in `catalogue`; `run` tells the runs of a process apart.
+    @property
+    def listened(self) -> bool:
+        """Whether any plugin wants events."""
+
+    def emit(self, event: Event) -> None:
+        """Tell every plugin, from the event loop's thread; raises nothing."""
+
+
+class Progress:
+    """Reports one run's events, in order; calls from other threads go to the event loop's.
+
+    The events are declared in `catalogue`; `run` tells the runs of a process apart. `listeners`
+    may be replaced while the run goes on.
     """
 
-    def __init__(self, stream: EventStream, hooks: Hooks, run: str = "") -> None:
+    def __init__(self, stream: EventStream, listeners: Listeners, run: str = "") -> None:
         self._stream = stream
-        self.hooks = hooks
+        self.listeners = listeners
         self.run = run or os.urandom(8).hex()
         self._loop, self._thread = _running_loop(), threading.get_ident()
 
     def __call__(
         self, name: str, target: str | None = None, /, *, told: object = None, **data: Any
     ) -> None:
-        """Tell; `told` is the log record's text where the catalogue has no sentence."""
+        """Report an event; `told` is the text for the log where the catalogue has none."""
         if self._loop is not None and threading.get_ident() != self._thread:
             with suppress(RuntimeError):  # a thread that was left behind may outlive the loop
                 self._loop.call_soon_threadsafe(lambda: self(name, target, told=told, **data))
@@ -51,44 +61,50 @@ class Progress:
             text = declared.said(target, data, told)
             logger.log(level, "%s", text, extra={"automigrator": event.to_log()}, stacklevel=2)
         self._stream.put(event)
-        self.hooks.emit(event)
+        self.listeners.emit(event)
 
     def heard(self, name: str) -> bool:
-        """Whether anybody would notice; ask before data is gathered for telling alone."""
+        """Whether anybody would notice; ask before collecting data for the event alone."""
         return self._listened or logger.isEnabledFor(CATALOGUE[name].level_for({}))
 
     @contextmanager
     def step(
         self, started: str, failed: str, target: Target, /, **data: Any
     ) -> Iterator[Callable[[], float]]:
-        """Within, a step is under way; gives the seconds so far.
+        """Context manager: report the beginning of a step; yields its seconds so far.
 
-        An error is told as `failed` and passes on. What ends a step well is told by who takes it,
-        and a cancellation by `target-finished`.
+        An error is reported as `failed` and raised again. The caller reports a step that ends
+        well; `target-finished` stands for one that is cancelled.
         """
         began = time.monotonic()
         self(started, target.name, **data)
         try:
             yield lambda: time.monotonic() - began
         except Exception as error:
-            hide_secrets(error, target)  # a plugin may log what its act raised
+            secrets = passwords_of(target)
+            hide_secrets(error, secrets)  # a plugin may log what its act raised
             self(
                 failed,
                 target.name,
                 **data,
                 error=type(error).__name__,
-                message=said(error, target),
+                message=said(error, secrets),
                 seconds=time.monotonic() - began,
             )
             raise
 
     @contextmanager
-    def hook(self, target: Target, hook: str, plugin: str) -> Iterator[Callable[[], object]]:
-        """Within, a plugin is asked; gives what tells that it is left behind."""
+    def hook(
+        self, target: Target, hook: str, plugin: str, grace_s: float
+    ) -> Iterator[Callable[[], object]]:
+        """Context manager: report the call of a hook; yields what reports it left behind.
+
+        `grace_s` are the seconds that it has to end after a cancellation.
+        """
         asked = {"hook": hook, "plugin": plugin}
 
         def left() -> None:
-            self("hook-left", target.name, **asked, grace=GRACE_S)
+            self("hook-left", target.name, **asked, grace=grace_s)
 
         with self.step("hook-started", "hook-failed", target, **asked) as seconds:
             yield left
@@ -96,7 +112,7 @@ class Progress:
 
     @property
     def _listened(self) -> bool:
-        return self._stream.listened or self.hooks.listened
+        return self._stream.listened or self.listeners.listened
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

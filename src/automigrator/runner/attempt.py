@@ -78,7 +78,7 @@ async def _attempt(course: Course) -> Outcome | None:
     if not course.prepared:
         await rehearse(course, finding)
         await version_skew.declare(course, finding)
-        await course.progress.hooks.before_migrate(run, course.hook_told)
+        await course.hooks.before_migrate(run, course.hook_told)
         course.prepared = True
     if await _stamped(course, finding):
         course.stamped = True

@@ -16,7 +16,7 @@ from automigrator.errors import (
 from automigrator.failure import Failure, FailureKind, State
 from automigrator.support.error_chain import chain
 from automigrator.support.redaction import said, statement_of
-from automigrator.target import Target
+from automigrator.target import Target, passwords_of
 
 ADVICE: dict[FailureKind, str] = {
     "unreachable": "check that the server is up and the URL's host, port and database are right",
@@ -89,7 +89,8 @@ def diagnose(
     if isinstance(error, HookError) and isinstance(error.__cause__, RefusedError):
         advice = REFUSED
     refused = isinstance(error, RefusedError)
-    message = said(error, target)
+    secrets = passwords_of(target)
+    message = said(error, secrets)
     if kind == "timeout" and not advice and target.statement_timeout is not None:
         message += f" (the target's statement_timeout={target.statement_timeout:g} s, or less)"
     if kind == "revision" and not advice:
@@ -105,7 +106,7 @@ def diagnose(
         message,
         state=left.state,
         revision=left.revision,
-        statement=statement_of(error, target),
+        statement=statement_of(error, secrets),
         applied=left.applied,
         debris=left.debris,
         advice=advice or ("" if refused else ADVICE[kind]),

@@ -22,6 +22,7 @@ from automigrator.runner.inspection import Finding
 from automigrator.runner.state import Course
 from automigrator.support.error_chain import chain
 from automigrator.support.redaction import first_line, hide_secrets
+from automigrator.target import passwords_of
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ async def described(course: Course, error: Exception, within_s: float | None = N
         error = await _or_lock_lost(course, error)
         if isinstance(error, JudgedError) and error.kind == "unreachable":
             within_s = HASTE_S  # it has just been waited for
-    hide_secrets(error, ground.target)
+    hide_secrets(error, passwords_of(ground.target))
     failure = diagnose(
         error,
         ground.target,

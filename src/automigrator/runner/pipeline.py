@@ -66,8 +66,7 @@ async def bring_to_head(course: Course) -> Outcome:
             await leave(course, outcome)
         if outcome in ("migrated", "recovered"):
             report = course.report(outcome)
-            hooks = course.progress.hooks
-            run.notes += await hooks.after_migrate(run, report, course.hook_told)
+            run.notes += await course.hooks.after_migrate(run, report, course.hook_told)
         run.locked = False
     course.at = "emptying the application's pool"
     await backend.refresh()  # whoever changed the schema: this process, or one that it waited for
@@ -90,7 +89,8 @@ async def _closed(course: Course, outcome: Outcome) -> Outcome:
 
 async def _arm(course: Course, asking: Asking) -> None:
     """Load the strategies: only now may they be needed."""
-    course.progress.hooks = asking.hooks = await course.owner.hooks_of(course.ground.target)
+    course.hooks = asking.hooks = await course.owner.hooks_of(course.ground.target)
+    course.progress.listeners = course.hooks
 
 
 async def _at_head(course: Course) -> bool:

@@ -17,6 +17,7 @@ from automigrator.runner.inspection import inspect
 from automigrator.runner.lifecycle import ended_by
 from automigrator.runner.state import Course
 from automigrator.support.redaction import hide_secrets
+from automigrator.target import passwords_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ async def _outcome(course: Course, revision: str) -> Outcome:
             course.progress("locked", run.name, waited_s=course.hold.waited_s)
             return await _rolled_back(course, revision)
     except Exception as error:  # noqa: BLE001 - any error is the target's failure
-        hide_secrets(error, ground.target)
+        hide_secrets(error, passwords_of(ground.target))
         failure = diagnose(
             error,
             ground.target,

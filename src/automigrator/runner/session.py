@@ -15,7 +15,7 @@ from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.backends.registry import backend_for
 from automigrator.support.concurrency import in_thread
 from automigrator.support.redaction import hide_secrets
-from automigrator.target import Target
+from automigrator.target import Target, passwords_of
 
 if TYPE_CHECKING:
     from automigrator.migrations.history import History
@@ -93,7 +93,7 @@ async def opened(target: Target) -> AsyncIterator[Ground]:
     try:
         yield ground
     except BaseException as error:
-        hide_secrets(error, target)
+        hide_secrets(error, passwords_of(target))
         raise
     finally:
         await ground.close()

@@ -12,6 +12,7 @@ from automigrator.backends.contract.lock import FailedStarts, Hold, Record
 from automigrator.backends.contract.values import VersionTable
 from automigrator.events.notifier import Progress
 from automigrator.failure import Failure, FailureKind
+from automigrator.hooks.calls import GRACE_S
 from automigrator.hooks.context import Run
 from automigrator.hooks.registry import Hooks
 from automigrator.report import Applied, Outcome, TargetReport
@@ -48,6 +49,8 @@ class Course:
     limit: RunLimit | None = None
     """The time that the whole run has."""
     rehearse: Rehearsal | None = None
+    hooks: Hooks = field(init=False)
+    """The plugins, once the strategies are loaded."""
     began: float = field(default_factory=time.monotonic)
     at: str = "looking at the database"
     """What is waited for or done, for a run whose time is over meanwhile."""
@@ -104,7 +107,7 @@ class Course:
     def hook_told(self, hook: str, plugin: str) -> AbstractContextManager[Callable[[], object]]:
         """Within, a plugin is asked, and that is told."""
         self.at = f"in {hook} of {plugin}"
-        return self.progress.hook(self.ground.target, hook, plugin)
+        return self.progress.hook(self.ground.target, hook, plugin, GRACE_S)
 
     def waiting(self, seconds: float, leader: str) -> None:
         """Tell that another process holds the lock."""

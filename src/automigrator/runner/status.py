@@ -14,7 +14,7 @@ from automigrator.runner.inspection import Finding, inspect, judge
 from automigrator.runner.session import Ground, opened
 from automigrator.runner.version_skew import Served, judged
 from automigrator.support.redaction import hide_secrets
-from automigrator.target import Ahead, Target
+from automigrator.target import Ahead, Target, passwords_of
 
 NOT_COMPARED = "the models were not compared: the database is not at the heads of this code"
 
@@ -67,7 +67,7 @@ async def standing(target: Target, ahead: Ahead, models: Metadata | None = None)
             judge(target, finding)
             drift = await _drift(ground, finding, models)
         except Exception as error:  # noqa: BLE001 - any error is what is wrong with the target
-            hide_secrets(error, target)
+            hide_secrets(error, passwords_of(target))
             problem = diagnose(error, target, ground.backend, Left(), attempt=0, otherwise="env")
             if finding is None:
                 return TargetStatus(

@@ -1,15 +1,14 @@
-"""What an error says to a person: without what a row holds, and without passwords."""
+"""Errors for people: without the values of rows, and without passwords."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from automigrator.support.error_chain import chain
 from automigrator.support.urls import scrubbed
-from automigrator.target import Target, passwords_of
 
 STATEMENT_LIMIT = 2000
 
@@ -23,7 +22,7 @@ _ENGLISH = re.compile(
     r"|Invalid isoformat string): .*"
 )
 
-"""What drivers, the server and Python say of a value, which may be anybody's."""
+"""How drivers, the server and Python quote a value, which may be personal data."""
 
 _DATA_EXCEPTION = "22"
 
@@ -33,7 +32,7 @@ _QUOTED = re.compile('["»«„“”].*["»«„“”]')
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says: a driver's first line only, as data may stand below it."""
+    """The text of an error: only the first line of a driver's, as data may stand below it."""
     source: BaseException = error
     if isinstance(error, DBAPIError) and error.orig is not None:
         source = error.orig
@@ -45,34 +44,31 @@ def first_line(error: BaseException) -> str:
     return text if text.startswith(name) else f"{name}: {text}" if text else name
 
 
-def said(error: BaseException, target: Target) -> str:
-    """What an error says, without the target's passwords and without data."""
+def said(error: BaseException, secrets: Sequence[str]) -> str:
+    """The text of an error, without the values of rows and without `secrets`."""
     ours = type(error).__module__.startswith("automigrator")
     text = str(error) if ours else first_line(error)
-    return scrubbed(text, *passwords_of(target))
+    return scrubbed(text, *secrets)
 
 
-def statement_of(error: BaseException, target: Target) -> str | None:
-    """The SQL that failed, without its parameters and the target's passwords."""
+def statement_of(error: BaseException, secrets: Sequence[str]) -> str | None:
+    """The SQL that failed, without its parameters and without `secrets`."""
     for each in chain(error):
         statement = getattr(each, "statement", None)  # SQLAlchemy's, and our own
         if isinstance(statement, str) and statement:
-            return scrubbed(statement.strip()[:STATEMENT_LIMIT], *passwords_of(target))
+            return scrubbed(statement.strip()[:STATEMENT_LIMIT], *secrets)
     return None
 
 
-def hide_secrets(error: BaseException, target: Target) -> None:
-    """Keep rows, parameters and passwords out of the error, wherever it is printed from now on."""
+def hide_secrets(error: BaseException, secrets: Sequence[str]) -> None:
+    """Remove rows, parameters and `secrets` from the error, wherever it is printed later."""
     _hide_values(error)
-    passwords = passwords_of(target)
     for each in chain(error):
-        args = tuple(
-            scrubbed(arg, *passwords) if isinstance(arg, str) else arg for arg in each.args
-        )
+        args = tuple(scrubbed(arg, *secrets) if isinstance(arg, str) else arg for arg in each.args)
         if args != each.args:
             each.args = args
         if notes := getattr(each, "__notes__", None):
-            each.__notes__ = [scrubbed(note, *passwords) for note in notes]
+            each.__notes__ = [scrubbed(note, *secrets) for note in notes]
 
 
 def _hide_values(error: BaseException) -> None:
