@@ -1,8 +1,9 @@
-"""Every code block in the README and the docs runs, in order, a page at a time."""
+"""Every code block of a page runs, in order; every link, path and module that it names exists."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import re
 import sqlite3
@@ -21,23 +22,68 @@ from automigrator.hooks import strategies
 pytestmark = pytest.mark.plugins
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(
-    path
-    for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")]
-    if "```" in path.read_text("utf-8")
+TEXTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")],
 )
+PAGES = [path for path in TEXTS if "```" in path.read_text("utf-8")]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHOWN = {"text", "mermaid"}
-"""Languages of blocks that show what was printed, and run nowhere."""
+"""Languages of blocks that only show something: no test runs them."""
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+PATH = re.compile(r"`((?:src|tests|plugins|benchmarks|examples|docs)/[\w./-]+)`")
+NAME = re.compile(r"`(automigrator(?:\.[a-z_]+)+)\.([A-Z]\w+)`")
 
 
 def blocks(page: Path, language: str) -> list[str]:
     return [text for said, text in BLOCK.findall(page.read_text("utf-8")) if said == language]
 
 
+def shown_text(page: Path) -> str:
+    """The page without its code blocks."""
+    return BLOCK.sub("", page.read_text("utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to the page's headings."""
+    headings = HEADING.findall(shown_text(page))
+    return {re.sub(r"[^\w\- ]", "", each).strip().lower().replace(" ", "-") for each in headings}
+
+
+def named(page: Path, pattern: re.Pattern[str]) -> list[Any]:
+    return pattern.findall(shown_text(page))
+
+
+every_text = pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@every_text
+def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
+    lost = []
+    for link in named(page, LINK):
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            lost.append(link)
+    assert not lost
+
+
+@every_text
+def test_every_path_and_class_that_a_page_names_exists(page: Path) -> None:
+    assert [path for path in named(page, PATH) if not (ROOT / path).exists()] == []
+    assert [
+        f"{module}.{name}"
+        for module, name in named(page, NAME)
+        if not hasattr(importlib.import_module(module), name)
+    ] == []
+
+
 @pytest.fixture
 def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory the pages speak of: an alembic.ini, an older one, two that fail."""
+    """The working directory of the pages: an alembic.ini, an older one, two that fail."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUN_MIGRATIONS", raising=False)
     alembic_projects.project(tmp_path, "async", "sqlite+aiosqlite:///app.db")
@@ -92,7 +138,7 @@ def test_every_block_says_what_it_is(page: Path) -> None:
 
 @pytest.fixture
 def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The guide, with its distribution installed."""
+    """The guide to strategies, with its example distribution installed."""
     guide = ROOT / "docs" / "strategies.md"
     (project,) = (tomllib.loads(text)["project"] for text in blocks(guide, "toml"))
     package = project["name"].replace("-", "_")
