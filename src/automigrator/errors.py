@@ -12,14 +12,12 @@ AutomigratorError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from automigrator.failure import FailureKind
-    from automigrator.report import Report, Status
-from typing import Any
-
-from automigrator.failure import FailureKind
+    from automigrator.report import Report
+    from automigrator.status import Status
 
 
 class AutomigratorError(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 FailureKind = Literal[
@@ -54,28 +54,34 @@ class Decision(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What stopped one attempt on one target.
-
-    `message` says what happened; `advice` what a person should do next; `database` is its URL
-    without password; `statement` is SQL without its parameters; `applied` holds the revision ids
-    that stay applied, in order.
-    """
+    """What stopped one attempt to migrate a target, and what the attempt left in the database."""
 
     kind: FailureKind
+    """What kind of thing went wrong: see `docs/failures.md`."""
     message: str
+    """What happened, in a sentence; it holds no password and no data of a row."""
     state: State = "clean"
+    """What the attempt left in the database: nothing, whole revisions, or half of one."""
     revision: str | None = None
+    """The id of the revision that failed; None where it was none of them."""
     statement: str | None = None
+    """The SQL that failed, without its parameters; None where it was no statement."""
     applied: tuple[str, ...] = ()
+    """The ids of the revisions that stay applied, in order."""
     debris: tuple[str, ...] = ()
+    """What half of a revision left behind, as far as it was found: tables, indexes."""
     advice: str = ""
+    """What a person should do next."""
     attempt: int = 1
+    """Which attempt of the run it was, from 1 up; 0 where the run made none."""
     hints: tuple[str, ...] = ()
-    """What lay about already, and may have to do with it."""
+    """What was found before the attempt and may have to do with the failure."""
     database: str = ""
+    """The database's URL without secrets."""
     in_rehearsal: bool = False
     """Whether it happened on a copy, before the database itself was touched."""
     error: BaseException | None = field(default=None, compare=False, repr=False)
+    """The exception; None in a failure that another process recorded."""
 
     def __str__(self) -> str:
         where = f" in revision {self.revision}" if self.revision else ""
@@ -96,37 +102,23 @@ class Failure:
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the exception object, as JSON types."""
-        return {
-            "kind": self.kind,
-            "message": self.message,
-            "state": self.state,
-            "revision": self.revision,
-            "statement": self.statement,
-            "applied": list(self.applied),
-            "debris": list(self.debris),
-            "advice": self.advice,
-            "attempt": self.attempt,
-            "hints": list(self.hints),
-            "database": self.database,
-            "in_rehearsal": self.in_rehearsal,
-            "error": type(self.error).__name__ if self.error is not None else None,
-        }
+        """Every field by its name, as JSON types; of the exception only its type's name."""
+        error = type(self.error).__name__ if self.error is not None else None
+        return {**json_fields(self), "error": error}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Failure:
-        """What `to_dict` made, without the exception. Raises KeyError, TypeError."""
-        return cls(
-            data["kind"],
-            data["message"],
-            state=data["state"],
-            revision=data["revision"],
-            statement=data["statement"],
-            applied=tuple(data["applied"]),
-            debris=tuple(data["debris"]),
-            advice=data["advice"],
-            attempt=data["attempt"],
-            hints=tuple(data.get("hints", ())),
-            database=data.get("database", ""),  # an older release leaves none
-            in_rehearsal=data.get("in_rehearsal", False),
-        )
+        """The failure that `to_dict` wrote, in this release or another, without the exception.
+
+        Raises KeyError or TypeError where the data is something else.
+        """
+        names = {field.name for field in fields(cls)} - {"error"}
+        values = {name: value for name, value in data.items() if name in names}
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return cls(**{**values, "state": data["state"], **lists})
+
+
+def json_fields(record: Any) -> dict[str, Any]:
+    """The fields of a dataclass by their names, tuples as lists; what they hold stays as it is."""
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}

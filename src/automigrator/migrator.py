@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 from automigrator.errors import ConfigurationError, MigrationError
 from automigrator.events.notifier import Progress
 from automigrator.events.stream import EventStream, Subscription
-from automigrator.hooks import strategies
 from automigrator.hooks.context import Run
 from automigrator.hooks.registry import Hooks
-from automigrator.hooks.strategies import StrategySpec
-from automigrator.report import Outcome, Plan, Report, Status, TargetReport
+from automigrator.report import Report, TargetReport
 from automigrator.runner import modes
 from automigrator.runner.fast_path import nothing_to_do
 from automigrator.runner.lifecycle import looked_within, run_told, target_told
@@ -39,8 +37,11 @@ from automigrator.target import (
 )
 
 if TYPE_CHECKING:
+    from automigrator.hooks.strategies import StrategySpec
+    from automigrator.report import Outcome
     from automigrator.runner.checkup import Checkup
     from automigrator.runner.status import Models
+    from automigrator.status import Plan, Status
 
 EVENT_LIMIT = 10_000
 
@@ -329,12 +330,16 @@ class Migrator:
             specs = {
                 t.name: self.recovery if t.recovery is None else t.recovery for t in self.targets
             }
-            self._joined = await in_thread(
-                lambda: {
+
+            def joined() -> dict[str, Hooks]:
+                from automigrator.hooks import strategies  # local: a strategy may not be needed
+
+                return {
                     name: self._hooks.with_strategies(strategies.load(spec))
                     for name, spec in specs.items()
                 }
-            )
+
+            self._joined = await in_thread(joined)
         return self._joined
 
 

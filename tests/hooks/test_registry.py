@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from support.canaries import ROW
 
 from automigrator.errors import HookError, PluginError
-from automigrator.events.stream import Event
+from automigrator.events.event import Event
 from automigrator.failure import Decision, Failure
 from automigrator.hooks.registry import Hooks
 from automigrator.hooks.spec import hookimpl

@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 from support.alembic_projects import contents, revision
 
 from automigrator import ConfigurationError, Migrator, Target
-from automigrator.report import TargetStatus
+from automigrator.status import TargetStatus
 
 Make = Callable[..., Target]
 

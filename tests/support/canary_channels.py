@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 from support.canaries import WATCH, printed
 
-from automigrator import failure, migrator, report, target
+from automigrator import failure, migrator, report, status, target
 from automigrator.backends.contract import declarations, lock
 from automigrator.backends.postgresql import journal as records
 from automigrator.backends.postgresql.dump import journal as dump_records
 from automigrator.backends.sqlite import journal
-from automigrator.events import notifier, stream
+from automigrator.events import notifier
+from automigrator.events.event import Event
 from automigrator.hooks import context
 from automigrator.runner import checkup
 
@@ -34,7 +35,7 @@ FACES = (
     (target.Target, ["__init__"]),
 )
 """Whence an application or a plugin gets errors."""
-REPORTS = (report, failure, checkup, lock, declarations, records, dump_records, journal)
+REPORTS = (report, status, failure, checkup, lock, declarations, records, dump_records, journal)
 """Whose dataclasses are shown to people and machines, or written for the next start."""
 _DATA = (b"SQLite format 3\x00", b"PGDMP")
 _LARGE = 4_000_000
@@ -139,7 +140,7 @@ def watch_events() -> None:
     def watched(
         self: Any, name: str, target: str | None = None, /, *, told: object = None, **data: Any
     ) -> None:
-        WATCH.look("event", stream.Event(name, target, data).to_log(), told or "")
+        WATCH.look("event", Event(name, target, data).to_log(), told or "")
         tell(self, name, target, told=told, **data)
 
     notifier.Progress.__call__ = watched  # type: ignore[method-assign]

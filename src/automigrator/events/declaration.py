@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 _LOUD = {"recovered": logging.WARNING, "degraded": logging.WARNING, "failed": logging.ERROR}
 
 
-@dataclass(frozen=True, slots=True)
-class Declared:
+class Declared(NamedTuple):
     """One kind of event; `keys` says what each key of its `data` is, in JSON types.
 
     `sentence` is the log record's, filled from the data; empty where `told` is all of it. `level`

@@ -9,12 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from automigrator.events.catalogue import CATALOGUE
-from automigrator.events.stream import Event, EventStream
 from automigrator.support.redaction import hide_secrets, said
-from automigrator.target import Target, passwords_of
+from automigrator.target import passwords_of
+
+if TYPE_CHECKING:
+    from automigrator.events.event import Event
+    from automigrator.events.stream import EventStream
+    from automigrator.target import Target
 
 logger = logging.getLogger("automigrator")
 
@@ -56,6 +60,8 @@ class Progress:
         logged = declared is not None and logger.isEnabledFor(level)
         if not logged and not self._listened:
             return
+        from automigrator.events.event import Event  # local: nobody may be listening
+
         event = Event(name, target, data, run=self.run)
         if declared is not None and logged:
             text = declared.said(target, data, told)

@@ -3,46 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from automigrator.events.event import Event
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One thing that happened; `catalogue` has what there is.
-
-    `at` is seconds since the epoch, `target` None for the whole run; `run` is the same for all
-    that one call of `run()` or `rollback()` tells.
-    """
-
-    name: str
-    target: str | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
-    at: float = field(default_factory=time.time)
-    run: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "data", MappingProxyType(dict(self.data)))
-
-    def __str__(self) -> str:
-        facts = " ".join(f"{key}={value}" for key, value in self.data.items())
-        return " ".join(part for part in (self.name, self.target, facts) if part)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON types."""
-        told = {"name": self.name, "target": self.target, "at": self.at, "run": self.run}
-        return {**self.data, **told}
-
-    def to_log(self) -> dict[str, Any]:
-        """What a log record carries as `automigrator`; the record has a time of its own."""
-        return {"event": self.name, "run": self.run, "target": self.target, **self.data}
-
-
-class Subscription(AsyncIterator[Event]):
+class Subscription(AsyncIterator["Event"]):
     """One listener's view: bounded, so that a slow listener loses the oldest events, never the run.
 
     `dropped` counts what was lost. Iteration ends with the run.

@@ -10,12 +10,10 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from automigrator.errors import HookError, OverdueError, RefusedError
-from automigrator.failure import Decision
 from automigrator.support.concurrency import in_thread
 from automigrator.support.redaction import first_line
 from automigrator.support.urls import scrubbed
@@ -40,8 +38,7 @@ def untold(hook: str, blame: str) -> AbstractContextManager[Callable[[], object]
     return nullcontext(lambda: None)
 
 
-@dataclass(frozen=True, slots=True)
-class Impl:
+class Impl(NamedTuple):
     """One plugin's implementation of one hook; `accepts` are the arguments it wants."""
 
     blame: str
@@ -84,13 +81,21 @@ async def call(
         raise _overdue(impl, deadline_s, given_up=overdue.given_up) from overdue.__cause__
     except Exception as error:
         raise failed(impl, f"raised {described(error)}") from error
-    if impl.hook == "on_failure" and not (result is None or isinstance(result, Decision)):
-        raise failed(
-            impl,
-            f"returned a {type(result).__qualname__}; "
-            "it must return Decision.RETRY, CONTINUE or ABORT, or None to pass",
-        )
+    if impl.hook == "on_failure" and result is not None:
+        from automigrator.failure import Decision  # local: a start without a failure needs none
+
+        if not isinstance(result, Decision):
+            raise failed(
+                impl,
+                f"returned a {type(result).__qualname__}; "
+                "it must return Decision.RETRY, CONTINUE or ABORT, or None to pass",
+            )
     return result
+
+
+def blame_of(plugin: object) -> str:
+    """The name an in-house plugin is blamed by."""
+    return plugin.__name__ if inspect.ismodule(plugin) else type(plugin).__qualname__
 
 
 def accepted(impl: Impl, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +134,6 @@ GRACE_S = 2.0
 _TICK_S = 0.1
 
 
-@dataclass(slots=True, eq=False)
 class Call:
     """One call of a hook: how many acts on the database it is in, and whether it is to end."""
 

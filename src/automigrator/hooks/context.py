@@ -16,7 +16,7 @@ from automigrator.events.notifier import Progress
 from automigrator.failure import Failure
 from automigrator.hooks.calls import acting
 from automigrator.hooks.effects import Effect, may_act
-from automigrator.report import PendingRevision
+from automigrator.status import PendingRevision
 from automigrator.target import Target
 
 if TYPE_CHECKING:

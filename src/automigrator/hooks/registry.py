@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import inspect
 import logging
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pluggy
-
 from automigrator.errors import HookError, OverdueError, PluginError
-from automigrator.events.stream import Event
-from automigrator.hooks.calls import Around, Impl, accepted, call, described, failed, untold
-from automigrator.hooks.validation import HOOKS, PlainManager, blame_of, validate
-from automigrator.report import TargetReport
+from automigrator.hooks.calls import (
+    Around,
+    Impl,
+    accepted,
+    blame_of,
+    call,
+    described,
+    failed,
+    untold,
+)
 
 if TYPE_CHECKING:
+    from automigrator.events.event import Event
     from automigrator.hooks.context import Run
+    from automigrator.report import TargetReport
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +62,14 @@ class Hooks:
     def with_strategies(self, strategies: Sequence[tuple[str, object]]) -> Hooks:
         """These plugins and then `strategies`; a listener of both is told in one queue."""
         joined = copy.copy(self)
+        joined._impls = defaultdict(list)
         known = {id(impl.plugin): impl.blame for impls in self._impls.values() for impl in impls}
         for name, plugin in strategies:
             if id(plugin) in known:
                 raise PluginError(f"the same {name} object is configured twice; leave one out")
         own = _registered([(name, plugin, True) for name, plugin in strategies])
-        joined._impls = {hook: [*impls, *own[hook]] for hook, impls in self._impls.items()}
+        for hook in {**self._impls, **own}:
+            joined._impls[hook] = [*self._impls[hook], *own[hook]]
         return joined
 
     @property
@@ -180,45 +187,11 @@ class Hooks:
 
 
 def _registered(plugins: Sequence[tuple[str, object, bool]]) -> dict[str, list[Impl]]:
-    manager = PlainManager()
-    owners: dict[int, tuple[str, bool]] = {}
-    # pluggy calls the last registered first.
-    for blame, plugin, strategy in reversed(plugins):
-        if id(plugin) in owners:
-            raise PluginError(f"the same {blame} object is configured twice; leave one out")
-        owners[id(plugin)] = (blame, strategy)
-        validate(manager, blame, plugin)
-        try:
-            manager.register(plugin, f"{len(owners)}:{blame}")
-        except pluggy.PluginValidationError as error:
-            raise PluginError(f"{blame} cannot be used: {error}") from error
-        except ValueError as error:
-            raise PluginError(
-                f"{blame} is equal (==) to another configured plugin; leave one out, "
-                "or define its class with @dataclass(eq=False)"
-            ) from error
-    return {
-        hook: [
-            Impl(
-                blame=owners[id(impl.plugin)][0],
-                function=impl.function,
-                plugin=impl.plugin,
-                strategy=owners[id(impl.plugin)][1],
-                accepts=_accepts(impl.function, offered),
-                hook=hook,
-            )
-            for impl in reversed(getattr(manager.hook, hook).get_hookimpls())
-        ]
-        for hook, offered in HOOKS.items()
-    }
+    if not plugins:
+        return defaultdict(list)
+    from automigrator.hooks.validation import registered  # local: it imports pluggy
 
-
-def _accepts(function: Callable[..., object], offered: Iterable[str]) -> tuple[str, ...]:
-    parameters = inspect.signature(function).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return tuple(offered)
-    by_keyword = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
-    return tuple(name for name in offered if name in by_keyword)
+    return registered(plugins)
 
 
 def _loop_runs() -> bool:

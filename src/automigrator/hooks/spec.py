@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from automigrator.events.stream import Event
-from automigrator.failure import Decision, Failure
-from automigrator.report import TargetReport
-
 if TYPE_CHECKING:
+    from automigrator.events.event import Event
+    from automigrator.failure import Decision, Failure
     from automigrator.hooks.context import Run
+    from automigrator.report import TargetReport
 
 PROJECT = "automigrator"
 

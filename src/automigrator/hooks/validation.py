@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import pluggy
 
 from automigrator.errors import PluginError
+from automigrator.hooks.calls import Impl, blame_of
 from automigrator.hooks.spec import PROJECT, Hookspecs
-
-if TYPE_CHECKING:
-    pass
 
 HOOKS: dict[str, tuple[str, ...]] = {
     name: tuple(inspect.signature(spec).parameters)[1:]
@@ -43,12 +41,54 @@ class PlainManager(pluggy.PluginManager):
         return opts
 
 
-def blame_of(plugin: object) -> str:
-    """The name an in-house plugin is blamed by."""
-    return plugin.__name__ if inspect.ismodule(plugin) else type(plugin).__qualname__
+def registered(plugins: Sequence[tuple[str, object, bool]]) -> dict[str, list[Impl]]:
+    """The implementations of every hook, in the order of the plugins.
+
+    A plugin comes with its name and whether it is a strategy. Raises PluginError for one that
+    cannot be used.
+    """
+    manager = PlainManager()
+    owners: dict[int, tuple[str, bool]] = {}
+    # pluggy calls the last registered first.
+    for blame, plugin, strategy in reversed(plugins):
+        if id(plugin) in owners:
+            raise PluginError(f"the same {blame} object is configured twice; leave one out")
+        owners[id(plugin)] = (blame, strategy)
+        _validate(manager, blame, plugin)
+        try:
+            manager.register(plugin, f"{len(owners)}:{blame}")
+        except pluggy.PluginValidationError as error:
+            raise PluginError(f"{blame} cannot be used: {error}") from error
+        except ValueError as error:
+            raise PluginError(
+                f"{blame} is equal (==) to another configured plugin; leave one out, "
+                "or define its class with @dataclass(eq=False)"
+            ) from error
+    return {
+        hook: [
+            Impl(
+                blame=owners[id(impl.plugin)][0],
+                function=impl.function,
+                plugin=impl.plugin,
+                strategy=owners[id(impl.plugin)][1],
+                accepts=_accepts(impl.function, offered),
+                hook=hook,
+            )
+            for impl in reversed(getattr(manager.hook, hook).get_hookimpls())
+        ]
+        for hook, offered in HOOKS.items()
+    }
 
 
-def validate(manager: PlainManager, blame: str, plugin: object) -> None:
+def _accepts(function: Callable[..., object], offered: Sequence[str]) -> tuple[str, ...]:
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return tuple(offered)
+    by_keyword = {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
+    return tuple(name for name in offered if name in by_keyword)
+
+
+def _validate(manager: PlainManager, blame: str, plugin: object) -> None:
     """Raise PluginError for the mistakes pluggy lets pass or explains badly."""
     if inspect.isclass(plugin):
         name = plugin.__name__

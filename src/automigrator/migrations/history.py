@@ -22,7 +22,7 @@ from alembic.util import CommandError
 from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
 from automigrator.migrations import alembic_private
 from automigrator.migrations.static.layout import plain_environment
-from automigrator.report import PendingRevision
+from automigrator.status import PendingRevision
 from automigrator.support.redaction import first_line
 
 _AUTOCOMMIT = re.compile(r"autocommit|executescript|isolation_level|\bcommit\b", re.IGNORECASE)

@@ -11,12 +11,11 @@ from automigrator.migrations.stamping import bootstrap, stamp
 from automigrator.migrations.ways import Way, sync_way
 from automigrator.report import Applied, Outcome
 from automigrator.runner import version_skew
-from automigrator.runner.diagnosis import Left
 from automigrator.runner.failures import left_behind, read_after, repair
 from automigrator.runner.inspection import Finding, inspect, judge
 from automigrator.runner.leader_record import count, inherited
 from automigrator.runner.rehearsal import rehearse
-from automigrator.runner.state import Course
+from automigrator.runner.state import Course, Left
 from automigrator.runner.time_limit import RUNNING
 from automigrator.support.redaction import first_line
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from automigrator.backends.contract.examiner import Copy, Debris
 from automigrator.backends.contract.lock import Record
-from automigrator.report import TargetStatus
+from automigrator.status import TargetStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import get_args
-
 from automigrator.backends.contract.backend import Backend
 from automigrator.errors import (
     ConfigurationError,
@@ -13,7 +10,8 @@ from automigrator.errors import (
     LockLostError,
     RefusedError,
 )
-from automigrator.failure import Failure, FailureKind, State
+from automigrator.failure import Failure, FailureKind
+from automigrator.runner.state import Left
 from automigrator.support.error_chain import chain
 from automigrator.support.redaction import said, statement_of
 from automigrator.target import Target, passwords_of
@@ -46,29 +44,6 @@ CUT = (
 )
 
 REFUSED = "do what the refusal says, then start again; the plugin that asked for the act is well"
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """What a failed attempt left in the database."""
-
-    state: State = "clean"
-    applied: tuple[str, ...] = ()
-    debris: tuple[str, ...] = ()
-    revision: str | None = None
-
-    @classmethod
-    def of(cls, failure: Failure) -> Left:
-        return cls(failure.state, failure.applied, failure.debris)
-
-    def after(self, earlier: Left) -> Left:
-        """This on top of what an earlier attempt left."""
-        return Left(
-            max(self.state, earlier.state, key=get_args(State).index),
-            tuple(dict.fromkeys(earlier.applied + self.applied)),
-            tuple(dict.fromkeys(earlier.debris + self.debris)),
-            self.revision,
-        )
 
 
 def diagnose(

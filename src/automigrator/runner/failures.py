@@ -17,9 +17,9 @@ from automigrator.migrations.created_tables import there_already
 from automigrator.migrations.environment import Execution
 from automigrator.migrations.history import History
 from automigrator.report import Applied
-from automigrator.runner.diagnosis import Left, diagnose
+from automigrator.runner.diagnosis import diagnose
 from automigrator.runner.inspection import Finding
-from automigrator.runner.state import Course
+from automigrator.runner.state import Course, Left
 from automigrator.support.error_chain import chain
 from automigrator.support.redaction import first_line, hide_secrets
 from automigrator.target import passwords_of

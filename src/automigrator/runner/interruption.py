@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from automigrator.runner.diagnosis import Left
 from automigrator.runner.failures import failed, read_after, repair
 from automigrator.runner.leader_record import leave, take_back
 from automigrator.runner.lifecycle import time_is_up
-from automigrator.runner.state import Course
+from automigrator.runner.state import Course, Left
 from automigrator.support.redaction import first_line
 
 logger = logging.getLogger(__name__)

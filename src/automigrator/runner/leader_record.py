@@ -16,9 +16,8 @@ from automigrator.failure import Decision, Failure, FailureKind
 from automigrator.hooks.decisions import Asking
 from automigrator.report import Outcome
 from automigrator.runner import leader_record
-from automigrator.runner.diagnosis import Left
 from automigrator.runner.failures import read_after
-from automigrator.runner.state import Course
+from automigrator.runner.state import Course, Left
 from automigrator.support.redaction import first_line
 
 logger = logging.getLogger(__name__)

@@ -8,19 +8,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from automigrator.errors import MigrationError
-from automigrator.events.notifier import Progress
-from automigrator.failure import Failure
-from automigrator.hooks.context import Run
 from automigrator.report import Report, TargetReport
-from automigrator.runner.diagnosis import Left, diagnose
-from automigrator.runner.modes import Mode
-from automigrator.runner.state import Course
-from automigrator.target import Target
+from automigrator.runner.state import Course, Left
+from automigrator.runner.time_limit import RUNNING, TimeIsUpError
 
 if TYPE_CHECKING:
+    from automigrator.events.notifier import Progress
+    from automigrator.failure import Failure
     from automigrator.hooks.context import Run
-    from automigrator.runner.state import Course
-from automigrator.runner.time_limit import RUNNING, TimeIsUpError
+    from automigrator.runner.modes import Mode
+    from automigrator.target import Target
 
 
 async def run_told(
@@ -140,4 +137,6 @@ async def looked_within(
 
 
 def _failure(error: TimeIsUpError, target: Target, left: Left, *, attempt: int) -> Failure:
+    from automigrator.runner.diagnosis import diagnose  # local: only a failure needs it
+
     return diagnose(error, target, None, left, attempt=attempt, otherwise="timeout")

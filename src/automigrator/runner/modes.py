@@ -7,12 +7,14 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from automigrator.errors import ConfigurationError, FollowTimeoutError, PendingError
-from automigrator.events.notifier import Progress
-from automigrator.report import Report, Status, TargetReport
-from automigrator.runner import modes
+from automigrator.report import Report, TargetReport
+
+if TYPE_CHECKING:
+    from automigrator.events.notifier import Progress
+    from automigrator.status import Status
 
 Mode = Literal["migrate", "check", "wait", "skip"]
 
@@ -55,12 +57,12 @@ logger = logging.getLogger("automigrator")
 
 POLL_S, TELL_S = 0.5, 10.0
 
-Check = Callable[[], Awaitable[Status]]
+Check = Callable[[], "Awaitable[Status]"]
 
 
 def skipped(tell: Progress) -> Report:
     """The report of a run that was not asked for."""
-    why = f"off: set {modes.VARIABLE}=1, or pass Migrator(mode='migrate'), to migrate at startup"
+    why = f"off: set {VARIABLE}=1, or pass Migrator(mode='migrate'), to migrate at startup"
     tell("skipped", reason=why)
     return Report(reason=why)
 
@@ -83,7 +85,7 @@ async def followed(check: Check, tell: Progress, limit: float) -> Report:
         now = time.monotonic()
         if now - began > limit:
             raise FollowTimeoutError(
-                f"no other process has migrated within {limit:g} s, and {modes.VARIABLE}=wait "
+                f"no other process has migrated within {limit:g} s, and {VARIABLE}=wait "
                 f"says that this one must not; nothing was changed\n{status}",
                 status,
             )

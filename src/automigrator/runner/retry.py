@@ -10,9 +10,8 @@ from typing import TypeVar
 
 from automigrator.backends.contract.backend import Backend
 from automigrator.failure import Failure, FailureKind
-from automigrator.runner.diagnosis import Left
 from automigrator.runner.failures import described
-from automigrator.runner.state import Course
+from automigrator.runner.state import Course, Left
 from automigrator.support.backoff import Backoff, Deadline
 from automigrator.support.concurrency import within
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import replace
 
 from automigrator.errors import EnvError, JudgedError
 from automigrator.migrations.drive import drive
 from automigrator.migrations.environment import Execution
 from automigrator.migrations.probe import probe
 from automigrator.report import Outcome
-from automigrator.runner.diagnosis import Left, diagnose
+from automigrator.runner.diagnosis import diagnose
 from automigrator.runner.failures import left_behind, repair
 from automigrator.runner.inspection import inspect
 from automigrator.runner.lifecycle import ended_by
-from automigrator.runner.state import Course
+from automigrator.runner.state import Course, Left
 from automigrator.support.redaction import hide_secrets
 from automigrator.target import passwords_of
 
@@ -115,5 +114,5 @@ async def _left(course: Course) -> Left:
     kept = history.applied(undone, course.after)
     course.applied = [each for each in course.applied if each.revision not in kept]
     if course.applied and left.state == "clean":
-        return replace(left, state="partial-at-boundary")
+        return left._replace(state="partial-at-boundary")
     return left

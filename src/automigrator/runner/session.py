@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from automigrator.backends.access import Access
-from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.backends.registry import backend_for
+from automigrator.errors import ConfigurationError
 from automigrator.support.concurrency import in_thread
 from automigrator.support.redaction import hide_secrets
 from automigrator.target import Target, passwords_of
 
 if TYPE_CHECKING:
+    from automigrator.backends.contract.backend import Backend
     from automigrator.migrations.history import History
-import logging
-from collections.abc import Sequence
-
-from automigrator.errors import ConfigurationError
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Ground:
     """A target, opened; nothing is connected until somebody asks."""
 

@@ -6,24 +6,25 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 
-from automigrator.backends.contract.lock import FailedStarts, Hold, Record
-from automigrator.backends.contract.values import VersionTable
-from automigrator.events.notifier import Progress
-from automigrator.failure import Failure, FailureKind
+from automigrator.backends.contract.lock import FailedStarts
 from automigrator.hooks.calls import GRACE_S
-from automigrator.hooks.context import Run
-from automigrator.hooks.registry import Hooks
-from automigrator.report import Applied, Outcome, TargetReport
-from automigrator.runner.diagnosis import Left
-from automigrator.runner.session import Ground
-from automigrator.runner.time_limit import RunLimit
-from automigrator.target import Ahead, LastResort, Rehearsal, Target
+from automigrator.report import Applied, TargetReport
 
 if TYPE_CHECKING:
+    from automigrator.backends.contract.lock import Hold, Record
+    from automigrator.backends.contract.values import VersionTable
+    from automigrator.events.notifier import Progress
+    from automigrator.failure import Failure, FailureKind, State
+    from automigrator.hooks.context import Run
+    from automigrator.hooks.registry import Hooks
     from automigrator.migrations.environment import Execution
+    from automigrator.report import Outcome
     from automigrator.runner.inspection import Finding
+    from automigrator.runner.session import Ground
+    from automigrator.runner.time_limit import RunLimit
+    from automigrator.target import Ahead, LastResort, Rehearsal, Target
 
 
 class Owner(Protocol):
@@ -34,7 +35,31 @@ class Owner(Protocol):
     def hooks_of(self, target: Target) -> Awaitable[Hooks]: ...
 
 
-@dataclass(slots=True)
+class Left(NamedTuple):
+    """What a failed attempt left in the database."""
+
+    state: State = "clean"
+    applied: tuple[str, ...] = ()
+    debris: tuple[str, ...] = ()
+    revision: str | None = None
+
+    @classmethod
+    def of(cls, failure: Failure) -> Left:
+        return cls(failure.state, failure.applied, failure.debris)
+
+    def after(self, earlier: Left) -> Left:
+        """This on top of what an earlier attempt left."""
+        from automigrator.failure import State  # local: only a failure needs it
+
+        return Left(
+            max(self.state, earlier.state, key=get_args(State).index),
+            tuple(dict.fromkeys(earlier.applied + self.applied)),
+            tuple(dict.fromkeys(earlier.debris + self.debris)),
+            self.revision,
+        )
+
+
+@dataclass(slots=True, eq=False, repr=False)
 class Course:
     """Everything about one target's part of a run that its steps share."""
 

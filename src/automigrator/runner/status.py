@@ -8,11 +8,12 @@ from sqlalchemy import MetaData
 
 from automigrator.errors import ConfigurationError, UnknownRevisionError
 from automigrator.failure import Failure
-from automigrator.report import Plan, Status, TargetStatus
-from automigrator.runner.diagnosis import Left, diagnose
+from automigrator.runner.diagnosis import diagnose
 from automigrator.runner.inspection import Finding, inspect, judge
 from automigrator.runner.session import Ground, opened
+from automigrator.runner.state import Left
 from automigrator.runner.version_skew import Served, judged
+from automigrator.status import Plan, Status, TargetStatus
 from automigrator.support.redaction import hide_secrets
 from automigrator.target import Ahead, Target, passwords_of
 

@@ -16,7 +16,7 @@ STATEMENT_LIMIT = 2000
 
 _HIDDEN = "(value hidden)"
 
-_ENGLISH = re.compile(
+_ENGLISH = (
     r"(invalid input (?:for query argument \$\d+|syntax for [\w ]+|value for enum [\w.\" ]+)"
     r"|invalid literal for [\w() ]+? with base \d+|could not convert string to float"
     r"|Invalid isoformat string): .*"
@@ -28,7 +28,7 @@ _DATA_EXCEPTION = "22"
 
 """The class of SQLSTATE whose messages quote the value, in the server's language."""
 
-_QUOTED = re.compile('["»«„“”].*["»«„“”]')
+_QUOTED = '["»«„“”].*["»«„“”]'
 
 
 def first_line(error: BaseException) -> str:
@@ -75,7 +75,7 @@ def _hide_values(error: BaseException) -> None:
     for each in chain(error):
         if isinstance(each, StatementError):
             each.hide_parameters = True
-        if each.args and isinstance(each.args[0], str) and _ENGLISH.search(each.args[0]):
+        if each.args and isinstance(each.args[0], str) and re.search(_ENGLISH, each.args[0]):
             each.args = (_without_data(each, each.args[0]), *each.args[1:])
     for each in list(_of_the_driver(error)):
         if each.args and isinstance(each.args[0], str):
@@ -100,8 +100,8 @@ def _of_the_driver(error: BaseException) -> Iterator[BaseException]:
 
 def _without_data(error: BaseException, text: str) -> str:
     lines = text.strip().splitlines()
-    line = _ENGLISH.sub(rf"\1: {_HIDDEN}", lines[0]) if lines else ""
+    line = re.sub(_ENGLISH, rf"\1: {_HIDDEN}", lines[0]) if lines else ""
     origin = getattr(error, "orig", None) or error
     if str(getattr(origin, "sqlstate", None) or "").startswith(_DATA_EXCEPTION):
-        line = _QUOTED.sub(_HIDDEN, line)
+        line = re.sub(_QUOTED, _HIDDEN, line)
     return line

@@ -14,14 +14,14 @@ from automigrator.errors import ConfigurationError
 
 ASYNC_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg"}
 
-_SECRET_KEYS = re.compile(r"pass|pwd|secret|token|key", re.IGNORECASE)
+# texts: what re compiles, it keeps, and a start with nothing to do needs hardly any of them
+_SECRET_KEYS = r"(?i)pass|pwd|secret|token|key"
 
-_URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@]*):([^\s@]*)@")
+_URL_PASSWORD = r"(?<=://)([^\s:/@]*):([^\s@]*)@"
 
-_NAMED = re.compile(
-    r"""((?:pass|pwd|secret|token)\w*(?:\s*=|['"]\s*[=:])\s*)"""
-    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s&,;'")\]}]+)""",
-    re.IGNORECASE,
+_NAMED = (
+    r"""(?i)((?:pass|pwd|secret|token)\w*(?:\s*=|['"]\s*[=:])\s*)"""
+    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s&,;'")\]}]+)"""
 )
 
 """A query's, a libpq string's, a dictionary's: what stands behind the name is the secret."""
@@ -60,7 +60,7 @@ def with_async_driver(url: URL) -> URL:
 
 def rendered(url: URL) -> str:
     """The URL for people: no password, no secret query values."""
-    query = {key: "***" if _SECRET_KEYS.search(key) else value for key, value in url.query.items()}
+    query = {key: "***" if is_secret(key) else value for key, value in url.query.items()}
     return url.set(query=query).render_as_string(hide_password=True)
 
 
@@ -69,13 +69,13 @@ def secrets_of(url: URL) -> Iterator[str]:
     if url.password:
         yield str(url.password)
     for key, value in url.query.items():
-        if _SECRET_KEYS.search(key):
+        if is_secret(key):
             yield from (value,) if isinstance(value, str) else value
 
 
 def is_secret(key: str) -> bool:
     """Whether what a driver is given under this name is one."""
-    return _SECRET_KEYS.search(key) is not None
+    return re.search(_SECRET_KEYS, key) is not None
 
 
 def scrubbed(text: str, *secrets: str) -> str:
@@ -88,4 +88,4 @@ def scrubbed(text: str, *secrets: str) -> str:
     }
     for each in sorted(spelled, key=len, reverse=True):
         text = text.replace(each, "***")
-    return _NAMED.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", text))
+    return re.sub(_NAMED, r"\1***", re.sub(_URL_PASSWORD, r"\1:***@", text))

@@ -26,7 +26,8 @@ from automigrator.backends.sqlite.backend import SQLite
 from automigrator.backends.sqlite.connections import file_of
 from automigrator.backends.sqlite.transactions import ForeignKeyError
 from automigrator.errors import ConfigurationError, RefusedError
-from automigrator.runner.diagnosis import Left, diagnose
+from automigrator.runner.diagnosis import diagnose
+from automigrator.runner.state import Left
 from automigrator.target import Target
 
 TABLES = [VersionTable()]

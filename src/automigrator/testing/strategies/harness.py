@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from automigrator.errors import MigrationError
-from automigrator.events.stream import Event
+from automigrator.events.event import Event
 from automigrator.hooks.context import Run
 from automigrator.hooks.effects import Effect, effect_of
 from automigrator.hooks.spec import hookimpl

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from automigrator.errors import MigrationError
-from automigrator.events.stream import Event
+from automigrator.events.event import Event
 from automigrator.hooks import calls
 from automigrator.migrator import Migrator
 from automigrator.target import Target

@@ -1,0 +1,129 @@
+"""How databases stand against their histories: what `Migrator.check` and `.plan` return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from automigrator.failure import Failure, json_fields
+from automigrator.report import heads_text
+
+_UNFINISHED = "a process was killed while it changed the database; the next run ends what it began"
+
+
+@dataclass(frozen=True, slots=True)
+class TargetStatus:
+    """How one database stands against its history; nothing was changed to find out."""
+
+    name: str
+    """The target's name."""
+    exists: bool
+    """Whether the database exists."""
+    heads: tuple[str, ...] = ()
+    """The heads that the database has."""
+    wanted: tuple[str, ...] = ()
+    """The heads that the code expects."""
+    pending: tuple[str, ...] = ()
+    """The revisions that the history has and the database lacks, in the order they would run."""
+    problem: Failure | None = None
+    """What would stop a run before it changes anything; None where nothing is known to."""
+    unfinished: bool = False
+    """Whether a process was killed while it changed the database; the next run ends what it began,
+    and until then neither the heads nor the data may be what they seem."""
+    notes: tuple[str, ...] = ()
+    """What else was noticed, one sentence each."""
+    drift: tuple[str, ...] | None = None
+    """How models and database differ, one difference each; None where they were not compared."""
+
+    @property
+    def current(self) -> bool:
+        """Whether a run would find nothing to do."""
+        return self.exists and not (self.pending or self.unfinished or self.problem)
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self._standing()}", *(f"  note: {note}" for note in self.notes)]
+        if self.drift is not None:
+            lines.append(f"  models: {'agree' if not self.drift else 'differ'}")
+            lines += [f"    {each}" for each in self.drift]
+        return "\n".join(lines)
+
+    def _standing(self) -> str:
+        heads, wanted = heads_text(self.heads), heads_text(self.wanted)
+        if self.problem is not None:
+            return f"{self.problem}" + (f"\n{_UNFINISHED}" if self.unfinished else "")
+        if not self.exists:
+            return f"does not exist; {len(self.pending)} pending to {wanted}"
+        if self.pending:
+            pending = ", ".join(self.pending)
+            text = f"at {heads}, {len(self.pending)} pending to {wanted}: {pending}"
+            return text + (f"; {_UNFINISHED}" if self.unfinished else "")
+        return f"at {heads}, {_UNFINISHED}" if self.unfinished else f"current at {heads}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field and `current` by their names, as JSON types."""
+        problem = self.problem.to_dict() if self.problem else None
+        return {**json_fields(self), "current": self.current, "problem": problem}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How every target stands; `status["name"]` is the part of the target of that name."""
+
+    targets: tuple[TargetStatus, ...]
+    """The targets' parts, in the order in which they were given to the Migrator."""
+
+    @property
+    def current(self) -> bool:
+        """Whether every database is at the revision the code expects."""
+        return all(t.current for t in self.targets)
+
+    def __getitem__(self, name: str) -> TargetStatus:
+        return {target.name: target for target in self.targets}[name]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.targets))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"current": self.current, "targets": [t.to_dict() for t in self.targets]}
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRevision:
+    """A revision the history has and the database lacks."""
+
+    revision: str
+    """Its id."""
+    down_revision: tuple[str, ...]
+    """The ids of the revisions that it follows; none for a base."""
+    doc: str
+    """The first paragraph of the file's docstring."""
+    path: str
+    """The file."""
+
+    def __str__(self) -> str:
+        return f"{self.revision}  {self.doc}".rstrip()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run would apply to one target."""
+
+    name: str
+    """The target's name."""
+    before: tuple[str, ...]
+    """The heads that the database has."""
+    after: tuple[str, ...]
+    """The heads that it would have."""
+    revisions: tuple[PendingRevision, ...]
+    """The pending revisions, in the order they would run."""
+    sql: str | None = None
+    """Their SQL; None where it was not asked for."""
+    notes: tuple[str, ...] = ()
+    """What else was noticed, one sentence each."""
+
+    def __str__(self) -> str:
+        head = f"{heads_text(self.before)} -> {heads_text(self.after)}"
+        if not self.revisions:
+            head = f"nothing pending at {heads_text(self.before)}"
+        lines = [f"{self.name}: {head}", *(f"  {revision}" for revision in self.revisions)]
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
