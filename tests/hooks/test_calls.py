@@ -25,8 +25,8 @@ from automigrator import (
     TargetReport,
     hookimpl,
 )
-from automigrator.events import notifier
-from automigrator.hooks import calls as calling
+from automigrator.hooks import calls
+from automigrator.runner import state
 
 Make = Callable[..., Target]
 
@@ -405,7 +405,7 @@ async def test_the_state_is_known_to_who_is_asked(make_target: Make, database_ur
 async def test_a_hook_that_does_not_end_holds_up_no_cancelled_run_and_is_named(
     hook: str, make_target: Make, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (calling, notifier):
+    for module in (calls, state):
         monkeypatch.setattr(module, "GRACE_S", 0.2)
     going_on, asked = True, asyncio.Event()
 
