@@ -3,44 +3,50 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from automigrator.migrations.static.cache import recall, remember
-from automigrator.migrations.static.heads import Heads, Signature, files, heads_of
-from automigrator.migrations.static.layout import Layout, layout_of, plain_environment
-from automigrator.runner.state import Course
+from automigrator.migrations.static.cache import History, history_of, signature_of
+from automigrator.migrations.static.layout import layout_of
 from automigrator.support.concurrency import in_thread
-from automigrator.target import Target
 
-_LAYOUTS: dict[tuple[object, ...], Layout | None] = {}
+if TYPE_CHECKING:
+    from automigrator.migrations.static.heads import Signature
+    from automigrator.migrations.static.layout import Layout
+    from automigrator.runner.state import Course
+    from automigrator.target import Target
 
-_CACHED: dict[Layout, tuple[Signature, Heads | None]] = {}
 
-_COUNTS: dict[tuple[str, str], int] = {}
+class _Seen(NamedTuple):
+    """What this process has read of one configuration, and the state of the files by then."""
 
-"""How many files a configuration's folders had when they were last read."""
+    ini: tuple[tuple[int, int] | None, ...]
+    layout: Layout
+    signature: Signature
+    history: History
 
-_BRIEF = 300
 
-_MOST_CACHED = 64
+_SEEN: dict[tuple[str, str], _Seen] = {}
 
-_caching = threading.Lock()
+_MOST_SEEN = 64
+
+_FEW_FILES = 300
 
 
 async def nothing_to_do(course: Course) -> bool:
-    """Whether the database is at its heads beyond doubt; no is no verdict, only a reason to look.
+    """Whether the database is at its heads beyond doubt; where it is not, only a look can tell.
 
-    Takes no lock, imports no Alembic, loads no plugin. An error is left for the steps that can
+    Takes no lock, imports no Alembic, loads no plugin. An error is left to the steps that can
     answer it.
     """
     ground, run = course.ground, course.run
     backend = ground.backend
     try:
         target = ground.target
-        # to hand a few dozen stats to a thread costs more than they do
-        brief = 0 < _COUNTS.get(_named(target), 0) <= _BRIEF
-        wanted = _wanted(target) if brief else await in_thread(lambda: _wanted(target))
+        seen = _SEEN.get(_key(target))
+        # a thread costs more than a few dozen stats
+        few = seen is not None and len(seen.signature) <= _FEW_FILES
+        wanted = _wanted(target) if few else await in_thread(lambda: _wanted(target))
         if wanted is None:
             return False
         heads = await backend.glimpse(ground.table)
@@ -58,40 +64,32 @@ async def nothing_to_do(course: Course) -> bool:
 
 def _wanted(target: Target) -> frozenset[str] | None:
     """The version rows of a database that lacks nothing; None where the text does not say."""
-    layout = _layout(target)
+    if not isinstance(target.config, str | os.PathLike):
+        return None
+    path = Path(target.config)
+    ini = tuple(
+        map(_stamp, (path, path.with_name("alembic.ini"), path.with_name("pyproject.toml")))
+    )
+    seen = _SEEN.get(_key(target))
+    layout = seen.layout if seen is not None and seen.ini == ini else layout_of(target)
     if layout is None:
         return None
-    environment, heads, count = _read(layout)
-    with _caching:
-        if len(_COUNTS) >= _MOST_CACHED:
-            _COUNTS.clear()
-        _COUNTS[_named(target)] = count
-    if heads is None or (target.version_table is None and not plain_environment(environment)):
+    signature = signature_of(layout)
+    if seen is None or seen[:3] != (ini, layout, signature):
+        seen = _Seen(ini, layout, signature, history_of(layout, signature))
+        if len(_SEEN) >= _MOST_SEEN:
+            _SEEN.clear()
+        _SEEN[_key(target)] = seen
+    heads, plain = seen.history
+    if heads is None or not (plain or target.version_table is not None):
         return None
     if target.revision == "heads" or (target.revision == "head" and len(heads.heads) == 1):
         return heads.rows
     return frozenset({target.revision}) if target.revision in heads.known else None
 
 
-def _named(target: Target) -> tuple[str, str]:
-    return str(target.config), target.section
-
-
-def _layout(target: Target) -> Layout | None:
-    if not isinstance(target.config, str | os.PathLike):
-        return None
-    path = Path(target.config)
-    files = tuple(
-        _stamp(path.with_name(name)) for name in (path.name, "alembic.ini", "pyproject.toml")
-    )
-    key = (path.absolute(), target.section, files)
-    if key not in _LAYOUTS:
-        layout = layout_of(target)
-        with _caching:
-            if len(_LAYOUTS) >= _MOST_CACHED:
-                _LAYOUTS.clear()
-            _LAYOUTS[key] = layout
-    return _LAYOUTS.get(key)
+def _key(target: Target) -> tuple[str, str]:
+    return os.path.abspath(str(target.config)), target.section
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -100,20 +98,3 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size
-
-
-def _read(layout: Layout) -> tuple[str, Heads | None, int]:
-    signature = files(layout.versions, recursive=layout.recursive)
-    text = layout.environment.read_text("utf-8")
-    known = _CACHED.get(layout)
-    if known is not None and known[0] == signature:
-        return text, known[1], len(signature)
-    found, heads = recall(layout, signature)
-    if not found:
-        heads = heads_of(signature)
-        remember(layout, signature, heads)
-    with _caching:
-        if len(_CACHED) >= _MOST_CACHED:
-            _CACHED.clear()
-        _CACHED[layout] = (signature, heads)
-    return text, heads, len(signature)

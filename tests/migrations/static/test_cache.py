@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from automigrator.migrations.static.cache import recall, remember
-from automigrator.migrations.static.heads import Heads, files, heads_of
+from automigrator.migrations.static import cache
+from automigrator.migrations.static.cache import History, history_of, signature_of
+from automigrator.migrations.static.heads import Heads, heads_of
 from automigrator.migrations.static.layout import Layout
 
 TEXT = "revision = '{id}'\ndown_revision = {down!r}\n"
@@ -21,24 +22,30 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     versions = tmp_path / "versions"
     versions.mkdir()
     (versions / "a1.py").write_text(TEXT.format(id="a1", down=None))
+    (tmp_path / "env.py").write_text("context.configure()")
     return Layout(tmp_path, (versions,))
 
 
-def looked(layout: Layout) -> tuple[bool, Heads | None]:
-    signature = files(layout.versions, recursive=False)
-    answer = recall(layout, signature)
-    remember(layout, signature, heads_of(signature))
-    return answer
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Grows whenever the files are read."""
+    seen: list[object] = []
+    monkeypatch.setattr(cache, "heads_of", lambda files: seen.append(files) or heads_of(files))
+    return seen
 
 
-def test_unchanged_files_are_recalled(layout: Layout) -> None:
-    assert looked(layout) == (False, None)
-    found, heads = looked(layout)
-    assert found and heads is not None and heads.rows == {"a1"} and heads.known == {"a1"}
+def looked(layout: Layout) -> History:
+    return history_of(layout, signature_of(layout))
 
 
-@pytest.mark.parametrize("change", ["added", "edited", "touched", "removed"])
-def test_any_change_of_a_file_is_noticed(layout: Layout, change: str) -> None:
+def test_unchanged_files_are_recalled(layout: Layout, reads: list[object]) -> None:
+    history = History(Heads(frozenset({"a1"}), frozenset({"a1"}), frozenset({"a1"})), True)
+    assert looked(layout) == looked(layout) == history
+    assert len(reads) == 1
+
+
+@pytest.mark.parametrize("change", ["added", "edited", "touched", "removed", "env.py"])
+def test_any_change_of_a_file_is_noticed(layout: Layout, reads: list[object], change: str) -> None:
     looked(layout)
     (folder,) = layout.versions
     match change:
@@ -50,24 +57,29 @@ def test_any_change_of_a_file_is_noticed(layout: Layout, change: str) -> None:
             os.utime(folder / "a1.py", ns=(1, 1))
         case "removed":
             (folder / "a1.py").unlink()
-    assert looked(layout) == (False, None)
+        case "env.py":
+            layout.environment.write_text("context.configure(version_table='own')")
+    assert looked(layout).plain == (change != "env.py")
+    assert len(reads) == 2
 
 
-def test_that_only_alembic_can_tell_is_remembered_too(layout: Layout) -> None:
+def test_that_only_alembic_can_tell_is_remembered_too(layout: Layout, reads: list[object]) -> None:
     (layout.versions[0] / "a1.py").write_text("revision = str('a1')\n")
     looked(layout)
-    assert looked(layout) == (True, None)
+    assert looked(layout).heads is None
+    assert len(reads) == 1
 
 
-def test_a_damaged_or_unwritable_cache_is_done_without(layout: Layout) -> None:
+def test_a_damaged_or_unwritable_cache_is_done_without(layout: Layout, reads: list[object]) -> None:
     looked(layout)
-    (cache,) = (layout.versions[0] / "__pycache__").iterdir()
-    cache.write_text("{")
-    assert looked(layout) == (False, None)
-    cache.unlink()
-    cache.parent.rmdir()
-    cache.parent.write_text("no folder")
-    assert looked(layout) == (False, None)
+    (file,) = (layout.versions[0] / "__pycache__").iterdir()
+    file.write_text("{")
+    looked(layout)
+    file.unlink()
+    file.parent.rmdir()
+    file.parent.write_text("no folder")
+    looked(layout)
+    assert len(reads) == 3
 
 
 def test_nothing_is_written_where_python_may_not_write_its_own(

@@ -1,6 +1,6 @@
-"""Remembers the heads of revision folders beside their .pyc files, for as long as no file changes.
+"""Remembers what the files of a history say, beside their .pyc files, until one of them changes.
 
-To read thousands of files is most of what a start with nothing to do costs. As Python does for
+Reading thousands of files is most of what a start with nothing to do costs. As Python does for
 its own cache, a file is taken for unchanged while its time and size are.
 """
 
@@ -13,38 +13,64 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from automigrator.migrations.static.heads import Heads, Signature
-from automigrator.migrations.static.layout import Layout
+from automigrator.migrations.static.heads import Heads, Signature, files, heads_of
+from automigrator.migrations.static.layout import Layout, plain_environment
 
-FORMAT = 1
+FORMAT = 2
 
 
-def recall(layout: Layout, files: Signature) -> tuple[bool, Heads | None]:
-    """Whether the files are known, and their heads; None says that only Alembic can tell."""
+class History(NamedTuple):
+    """What the files of a history say without being run."""
+
+    heads: Heads | None
+    """None where only Alembic can tell."""
+    plain: bool
+    """Whether env.py gives no hint of version tables that only it knows."""
+
+
+def signature_of(layout: Layout) -> Signature:
+    """The state of env.py, and of the revision files. Raises OSError where there is no env.py."""
+    status = layout.environment.stat()
+    environment = (str(layout.environment), status.st_mtime_ns, status.st_size)
+    return (environment, *files(layout.versions, recursive=layout.recursive))
+
+
+def history_of(layout: Layout, signature: Signature) -> History:
+    """The history of these files, remembered or read now. Raises what reading raises."""
     path = _path(layout)
     if path is None:
-        return False, None
+        return _read(layout, signature)
+    digest = hashlib.blake2b(repr((FORMAT, signature)).encode(), digest_size=16).hexdigest()
+    history = _recalled(path, digest)
+    if history is None:
+        history = _read(layout, signature)
+        if not sys.dont_write_bytecode:
+            _remember(path, digest, history)
+    return history
+
+
+def _read(layout: Layout, signature: Signature) -> History:
+    plain = plain_environment(layout.environment.read_text("utf-8"))
+    return History(heads_of(signature[1:]), plain)
+
+
+def _recalled(path: Path, digest: str) -> History | None:
     try:
         data = json.loads(path.read_bytes())
-        if data["of"] != _digest(files):
-            return False, None
-        if data["heads"] is None:
-            return True, None
-        parts = (data[part] for part in ("heads", "rows", "known"))
-        return True, Heads(*(frozenset(map(str, part)) for part in parts))
+        if data["of"] != digest:
+            return None
+        heads = data["heads"] and Heads(*(frozenset(map(str, ids)) for ids in data["heads"]))
+        return History(heads, data["plain"] is True)
     except (OSError, ValueError, KeyError, TypeError):
-        return False, None
+        return None
 
 
-def remember(layout: Layout, files: Signature, heads: Heads | None) -> None:
+def _remember(path: Path, digest: str, history: History) -> None:
     """Write the cache where Python may write its own; where it cannot be written, do without."""
-    path = _path(layout)
-    if path is None or sys.dont_write_bytecode:
-        return
-    data: dict[str, object] = {"of": _digest(files), "heads": None}
-    if heads is not None:
-        data |= {part: sorted(getattr(heads, part)) for part in ("heads", "rows", "known")}
+    heads = history.heads and [sorted(ids) for ids in history.heads]
+    data = {"of": digest, "heads": heads, "plain": history.plain}
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +89,3 @@ def _path(layout: Layout) -> Path | None:
     name = hashlib.blake2b(repr(layout).encode(), digest_size=8).hexdigest()
     beside = importlib.util.cache_from_source(str(folders[0] / f"automigrator-{name}.py"))
     return Path(beside).with_suffix(".json")
-
-
-def _digest(files: Signature) -> str:
-    return hashlib.blake2b(repr((FORMAT, files)).encode(), digest_size=16).hexdigest()

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from automigrator.migrations.static.header import Header
+    from pathlib import Path
 
+    from automigrator.migrations.static.header import Header
 
 _BUFFER = 32 * 1024
 
@@ -19,16 +18,18 @@ Signature = tuple[tuple[str, int, int], ...]
 """Path, mtime in nanoseconds and size of every file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """`heads` nobody comes after; `rows` are those that a database at all heads has.
-
-    They differ where a revision depends on another branch: its row takes that branch's place.
-    """
+class Heads(NamedTuple):
+    """The heads of a history, by their ids."""
 
     heads: frozenset[str]
+    """The revisions that no other one follows."""
     rows: frozenset[str]
+    """The rows that the version table of a database at all heads has.
+
+    Fewer than `heads` where a revision depends on another branch: its row stands for both.
+    """
     known: frozenset[str]
+    """All revisions."""
 
 
 def files(locations: Iterable[Path], *, recursive: bool) -> Signature:
@@ -40,7 +41,7 @@ def files(locations: Iterable[Path], *, recursive: bool) -> Signature:
 
 
 def heads_of(files: Signature) -> Heads | None:
-    """None where a file must be run to know, or where Alembic would complain."""
+    """The heads of these files; None where one must be run to know, or Alembic would complain."""
     # local: its patterns take longer to compile than a remembered folder to recall
     from automigrator.migrations.static.header import header_of
 

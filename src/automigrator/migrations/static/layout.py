@@ -5,28 +5,29 @@ from __future__ import annotations
 import configparser
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from automigrator.target import Target
+if TYPE_CHECKING:
+    from automigrator.target import Target
 
 _SEPARATORS = {"space": " ", "newline": "\n", "os": os.pathsep, ":": ":", ";": ";"}
 
-_OWN_TABLES = re.compile(
-    r"version_table|version_locations|search_path|schema_translate|create_task|for\s+\w+\s+in\b"
-    r"|default_schema_name|set\s+schema|context\.configure\((?:[^()]|\([^()]*\))*\*\*",
-    re.IGNORECASE,
+_OWN_TABLES = (
+    r"(?i)version_table|version_locations|search_path|schema_translate|create_task|for\s+\w+\s+in\b"
+    r"|default_schema_name|set\s+schema|context\.configure\((?:[^()]|\([^()]*\))*\*\*"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The folders of revision files, and env.py's own."""
+class Layout(NamedTuple):
+    """Where the files of a history are."""
 
     script: Path
+    """The folder of env.py."""
     versions: tuple[Path, ...]
+    """The folders of the revision files."""
     recursive: bool = False
+    """Whether those within them count, too."""
 
     @property
     def environment(self) -> Path:
@@ -34,7 +35,7 @@ class Layout:
 
 
 def layout_of(target: Target) -> Layout | None:
-    """None for what only Alembic's own Config can resolve: a Config, packages, sourceless."""
+    """None for what only Alembic can resolve: a Config, a folder in a package, sourceless."""
     if not isinstance(target.config, str | os.PathLike):
         return None
     path = Path(target.config)
@@ -48,7 +49,7 @@ def layout_of(target: Target) -> Layout | None:
 
 def plain_environment(text: str) -> bool:
     """Whether env.py's text has no hint of version tables that only it knows."""
-    return "context.configure" in text and _OWN_TABLES.search(text) is None
+    return "context.configure" in text and re.search(_OWN_TABLES, text) is None
 
 
 class _Options:
