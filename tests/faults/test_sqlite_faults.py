@@ -23,7 +23,7 @@ from support.notes_application import BROKEN, GOOD, HALF_WAY, ROWS, UNIQUE, Appl
 
 from automigrator import Event, MigrationError, Migrator, Run, Target, TargetReport, hookimpl
 from automigrator.backends.sqlite import backup, journal, reader, side
-from automigrator.backends.sqlite import snapshot as snapshots
+from automigrator.backends.sqlite.files import journal_path
 
 pytestmark = pytest.mark.plugins
 
@@ -174,7 +174,7 @@ async def test_a_disk_that_fills_up_during_a_snapshot_stops_the_migration(
     before = checksums(disk.root / "app.db")
     disk.fill(but=3_000_000)
     # as if somebody took the room after it was looked at
-    monkeypatch.setattr(snapshots, "ensure_space", lambda *_: None)
+    monkeypatch.setattr(backup.files, "ensure_space", lambda *_: None)
     report = await failed(notes, ("backup-restore", {"snapshot": "always"}))
     assert [failure.kind for failure in report.failures] == ["hook"]
     assert "full" in said(report)
@@ -358,7 +358,7 @@ async def test_a_journal_of_another_release_is_refused_and_nothing_touched(
     shutil.copy(live, f"{live}.snapshot-a1")
     entry = {"state": "migrating", "snapshot": f"{live}.snapshot-a1", "before": [], "after": []}
     text_of_it = json.dumps({**entry, "at": 1.0, **change})
-    journal.path_for(live).write_text(text_of_it)
+    journal_path(live).write_text(text_of_it)
     before = checksums(live)
     for deployed in (None, UNIQUE):
         if deployed:
@@ -367,7 +367,7 @@ async def test_a_journal_of_another_release_is_refused_and_nothing_touched(
         assert [failure.kind for failure in report.failures] == ["unreachable"]
         assert "If another release of automigrator wrote it, start that one" in said(report)
     assert checksums(live) == before
-    assert journal.path_for(live).read_text() == text_of_it
+    assert journal_path(live).read_text() == text_of_it
     assert not (await Migrator(notes.target()).check()).current
 
 

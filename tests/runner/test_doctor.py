@@ -302,7 +302,7 @@ async def test_a_batch_copy_whose_every_row_is_in_its_table_is_removed_on_reques
             ],
             "1 of its rows",
         ),
-        ([f"{COPY})", "CREATE VIEW v AS SELECT * FROM _alembic_tmp_users"], "view v speaks of it"),
+        ([f"{COPY})", "CREATE VIEW v AS SELECT * FROM _alembic_tmp_users"], "view v mentions it"),
     ],
     ids=["only copy", "deleted", "updated", "new values", "other", "twice", "case", "used"],
 )

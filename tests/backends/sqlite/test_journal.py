@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from automigrator.backends.sqlite import journal
+from automigrator.backends.sqlite.files import journal_path
 from automigrator.backends.sqlite.journal import Entry
 
 ENTRY = Entry("migrating", ("a1", "b2"), ("c3",), "/data/app.db.snapshot-1", 1795497300.25)
@@ -26,7 +27,7 @@ def test_an_entry_reads_back_as_it_was_written(tmp_path: Path) -> None:
     journal.write(live, later)
     assert journal.read(live) == later
     assert [p.name for p in tmp_path.iterdir()] == ["app.db.automigrator-journal.json"]
-    assert journal.path_for(live) == tmp_path / "app.db.automigrator-journal.json"
+    assert journal_path(live) == tmp_path / "app.db.automigrator-journal.json"
 
 
 def test_clearing_is_idempotent(tmp_path: Path) -> None:
@@ -83,15 +84,15 @@ def test_every_name_of_a_database_leads_to_one_journal(
 )
 def test_an_invalid_journal_is_an_error_that_names_the_file(tmp_path: Path, content: bytes) -> None:
     live = tmp_path / "app.db"
-    journal.path_for(live).write_bytes(content)
+    journal_path(live).write_bytes(content)
     with pytest.raises(ValueError, match=r"app\.db\.automigrator-journal\.json cannot be read"):
         journal.read(live)
-    assert journal.path_for(live).read_bytes() == content
+    assert journal_path(live).read_bytes() == content
 
 
 def test_an_unreadable_journal_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     live = tmp_path / "app.db"
-    journal.path_for(live).mkdir()
+    journal_path(live).mkdir()
     with pytest.raises(ValueError, match=r"app\.db\.automigrator-journal\.json cannot be read"):
         journal.read(live)
 
@@ -99,7 +100,7 @@ def test_an_unreadable_journal_is_an_error_that_names_the_file(tmp_path: Path) -
 def test_what_another_release_adds_is_never_passed_over(tmp_path: Path) -> None:
     live = tmp_path / "app.db"
     journal.write(live, ENTRY)
-    path = journal.path_for(live)
+    path = journal_path(live)
     path.write_text(json.dumps({**json.loads(path.read_text()), "encrypted_with": "k1"}))
     with pytest.raises(journal.JournalError, match="does not know what it says of encrypted_with"):
         journal.read(live)
@@ -108,7 +109,7 @@ def test_what_another_release_adds_is_never_passed_over(tmp_path: Path) -> None:
 def test_what_an_older_release_did_not_write_yet_has_its_old_meaning(tmp_path: Path) -> None:
     live = tmp_path / "app.db"
     journal.write(live, ENTRY)
-    path = journal.path_for(live)
+    path = journal_path(live)
     said = json.loads(path.read_text())
     del said["tables"]
     path.write_text(json.dumps(said))
@@ -118,7 +119,7 @@ def test_what_an_older_release_did_not_write_yet_has_its_old_meaning(tmp_path: P
 def test_a_half_written_entry_is_never_read(tmp_path: Path) -> None:
     live = tmp_path / "app.db"
     journal.write(live, ENTRY)
-    path = journal.path_for(live)
+    path = journal_path(live)
     path.with_name(path.name + ".tmp").write_text('{"state": "migr')
     assert journal.read(live) == ENTRY
     journal.write(live, ENTRY)

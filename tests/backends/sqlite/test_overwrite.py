@@ -8,14 +8,13 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 from support.busy_writer import writing, written
 
 from automigrator.backends.sqlite import backup
-from automigrator.backends.sqlite.recover import aside
 
 MODES = ("wal", "delete", "truncate", "persist")
 
@@ -57,7 +56,7 @@ def test_every_acknowledged_write_of_a_busy_process_is_aside_or_in_the_new_datab
     asides = []
     with writing(live) as writer:
         for _ in range(5):
-            kept = backup.restore(new, live, keep=aside(live, "purged"))
+            kept = backup.restore(new, live, keep=partial(backup.set_aside, live, "purged"))
             assert kept is not None
             asides.append(kept)
             writer.wait_for(3)  # its connection sees the new database, and goes on
@@ -72,7 +71,7 @@ def test_nobody_can_write_while_the_old_contents_are_set_aside(tmp_path: Path, m
 
     def keep(through: sqlite3.Connection | None) -> Path:
         could.append(another_process_can(live, "INSERT INTO log VALUES (7)"))
-        return backup.set_aside(live, "purged", datetime.now(UTC), through)
+        return backup.set_aside(live, "purged", through)
 
     with closing(sqlite3.connect(live)) as idle:
         idle.execute("SELECT * FROM log").fetchall()
@@ -100,11 +99,11 @@ def test_what_was_kept_is_deleted_when_the_overwriting_fails(tmp_path: Path, mod
     before = sorted(p.name for p in tmp_path.iterdir())
 
     def keep(through: sqlite3.Connection | None) -> Path:
-        kept = backup.set_aside(live, "purged", datetime.now(UTC), through)
+        kept = backup.set_aside(live, "purged", through)
         raise OSError(f"no room, after {kept.name}")
 
     def full(through: sqlite3.Connection | None) -> Path:
-        kept = backup.set_aside(live, "purged", datetime.now(UTC), through)
+        kept = backup.set_aside(live, "purged", through)
         # from now on the live file cannot grow, nor can its log
         resource = pytest.importorskip("resource")
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -134,7 +133,7 @@ def test_a_database_of_one_page_is_put_in_place_as_well(tmp_path: Path, mode: st
         connection.execute("PRAGMA user_version=7")
         connection.commit()
     assert new.stat().st_size == 4096
-    kept = backup.restore(new, live, keep=aside(live, "purged"))
+    kept = backup.restore(new, live, keep=partial(backup.set_aside, live, "purged"))
     assert kept is not None and written(kept) == set()
     with closing(sqlite3.connect(live)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (7,)
@@ -149,9 +148,9 @@ def test_other_pages_are_put_in_place_only_where_nobody_else_has_the_file_open(
     with closing(sqlite3.connect(live)) as idle:
         idle.execute("SELECT * FROM log").fetchall()
         with pytest.raises(TimeoutError, match="another connection"):
-            backup.restore(new, live, keep=aside(live, "purged"), deadline_s=0.2)
+            backup.restore(new, live, keep=partial(backup.set_aside, live, "purged"), wait_s=0.2)
     assert page_size_and_mode(live) == (8192, "wal")
-    kept = backup.restore(new, live, keep=aside(live, "purged"))
+    kept = backup.restore(new, live, keep=partial(backup.set_aside, live, "purged"))
     assert kept is not None and page_size_and_mode(kept) == (8192, "delete")
     assert page_size_and_mode(live) == (4096, "wal")
 
@@ -162,7 +161,7 @@ def test_a_broken_schema_is_kept_page_by_page(tmp_path: Path) -> None:
         connection.execute("INSERT INTO log VALUES (5)")
         connection.execute("PRAGMA writable_schema=ON")
         connection.execute("UPDATE sqlite_master SET sql = 'CREATE nonsense' WHERE name = 'bulk'")
-    kept = backup.restore(new, live, keep=aside(live, "purged"))
+    kept = backup.restore(new, live, keep=partial(backup.set_aside, live, "purged"))
     assert kept is not None and written(live) == set()
     with closing(sqlite3.connect(kept)) as connection:
         connection.execute("PRAGMA writable_schema=ON")
@@ -179,11 +178,11 @@ def test_a_kill_at_any_moment_leaves_the_old_contents_or_the_new_ones(
         connection.execute("INSERT INTO log VALUES (2)")
     code = (
         "import sys; from pathlib import Path\n"
-        "from automigrator.backends.sqlite import copying\n"
-        "from automigrator.backends.sqlite.recover import aside\n"
+        "from functools import partial\n"
+        "from automigrator.backends.sqlite import backup\n"
         "new, live = map(Path, sys.argv[1:])\n"
         "print('ready', flush=True)\n"
-        "copying.restore(new, live, keep=aside(live, 'purged'))\n"
+        "backup.restore(new, live, keep=partial(backup.set_aside, live, 'purged'))\n"
         "print('done', flush=True)\n"
     )
     seed = random.randrange(10**6)

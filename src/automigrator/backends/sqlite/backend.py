@@ -21,13 +21,12 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.sides import Side
 from automigrator.backends.contract.snapshots import Copying, Snapshot
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.sqlite import connections, copies, errors, files, journal, reader
-from automigrator.backends.sqlite import errors as classifying
+from automigrator.backends.sqlite import connections, copies, errors, files, reader
 from automigrator.backends.sqlite import lock as locking
 from automigrator.backends.sqlite import side as sides
 from automigrator.backends.sqlite.connections import file_of
 from automigrator.backends.sqlite.doctor import FileExaminer, left_over
-from automigrator.backends.sqlite.errors import ensure_damaged
+from automigrator.backends.sqlite.foreign import ensure_damaged
 from automigrator.backends.sqlite.recover import recover
 from automigrator.backends.sqlite.side import take_over
 from automigrator.backends.sqlite.snapshot import Snapshots
@@ -63,7 +62,7 @@ class SQLite:
             try:
                 return await in_thread(lambda: reader.look_at_file(file, tables))
             except sqlite3.DatabaseError as error:
-                if classifying.classify(error) == "corrupt":
+                if errors.classify(error) == "corrupt":
                     await ensure_damaged(self.access, error)
                 raise
 
@@ -167,7 +166,7 @@ class SQLite:
         return {"transactional_ddl": True}
 
     def classify(self, error: BaseException) -> FailureKind | None:
-        return classifying.classify(error)
+        return errors.classify(error)
 
     def advise(self, error: BaseException) -> str:
         return errors.advise(error)
@@ -181,7 +180,7 @@ class SQLite:
         return FileExaminer(self.file)
 
     def unfinished(self) -> bool:
-        return self.file is not None and journal.path_for(self.file).exists()
+        return self.file is not None and files.journal_path(self.file).exists()
 
     async def recover(self, tables: Sequence[VersionTable]) -> str | None:
         if self.file is None:

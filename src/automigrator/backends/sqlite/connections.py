@@ -18,7 +18,7 @@ from automigrator.errors import JudgedError
 
 
 def rows_of(dbapi: Any, sql: str) -> list[tuple[Any, ...]]:
-    """On the driver's own connection: SQLAlchemy's would begin a transaction for it."""
+    """Ask the driver's own connection: SQLAlchemy's would begin a transaction for it."""
     cursor = dbapi.cursor()
     try:
         cursor.execute(sql)
@@ -28,13 +28,13 @@ def rows_of(dbapi: Any, sql: str) -> list[tuple[Any, ...]]:
 
 
 def files_of(dbapi: Any) -> tuple[tuple[str, str], ...]:
-    """The databases that are open in a driver's connection, by name; in memory without a path."""
+    """Return the databases open in a driver's connection, by name; in memory without a path."""
     rows = rows_of(dbapi, "PRAGMA database_list")
     return tuple(sorted((str(name), str(path or "")) for _, name, path in rows if name != "temp"))
 
 
 def file_behind(dbapi: Any) -> Path | None:
-    """The file that a driver's connection leads to; None in memory, or where it does not say."""
+    """Return the file that a driver's connection leads to; None in memory or in doubt."""
     with suppress(sqlite3.Error, SQLAlchemyError):
         if path := dict(files_of(dbapi)).get("main"):
             return Path(path).resolve()
@@ -42,14 +42,14 @@ def file_behind(dbapi: Any) -> Path | None:
 
 
 def main_file(connection: Connection) -> Path | None:
-    """The same of SQLAlchemy's connection."""
+    """Return the file that SQLAlchemy's connection leads to; None in memory or in doubt."""
     return file_behind(connection.connection.dbapi_connection)
 
 
 def ensure_leads_to(file: Path, dbapi: Any) -> None:
-    """Raise JudgedError, the connection closed, where it leads to another file than is named.
+    """Close a connection that leads to another file than `file`, and raise JudgedError.
 
-    What is locked, looked at and copied would not be what is migrated.
+    Otherwise one file would be locked, looked at and copied, and another one migrated.
     """
     place = file_behind(dbapi)
     if place is None or place == file:
@@ -65,7 +65,7 @@ def ensure_leads_to(file: Path, dbapi: Any) -> None:
 
 
 def interrupter(connection: Connection) -> Callable[[], None] | None:
-    """A thread-safe call that stops the running statement; None where the driver has none."""
+    """Return a thread-safe call that stops the running statement, if the driver has one."""
     interrupt = getattr(connection.connection.driver_connection, "interrupt", None)
     if interrupt is None:
         return None
@@ -80,7 +80,7 @@ def interrupter(connection: Connection) -> Callable[[], None] | None:
 
 
 def file_of(url: URL) -> Path | None:
-    """The file a URL names, links followed; None for a database in memory."""
+    """Return the file that a URL names, links followed; None for a database in memory."""
     database = url.database or ""
     if not database or database == ":memory:":
         return None
@@ -96,7 +96,7 @@ def file_of(url: URL) -> Path | None:
 
 
 def named_like(url: URL, place: Path) -> str:
-    """How a URL names the database at `place` when the rest of it stays as it is."""
+    """Return what replaces the database in a URL so that it leads to `place`."""
     return place.as_uri() if _is_uri(url) else str(place)
 
 

@@ -8,40 +8,38 @@ import sqlite3
 from collections.abc import Container, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from automigrator.backends.sqlite.files import remove, sync_folder
-from automigrator.backends.sqlite.reader import verify
+from automigrator.backends.sqlite import files, reader
 from automigrator.retention import Limits
 
 Kind = Literal["snapshot", "purged", "corrupt", "replaced", "side"]
 
 _STAMP = "[0-9]{8}T[0-9]{6,12}Z(?:-[0-9]{1,6})?"
 
-"""As `run.stamp` and `copying.set_aside` make it: `snapshot-before-the-holidays` is a person's."""
-
-_ANY = "snapshot|purged|corrupt|replaced|side"
+"""The stamp of a run, or of `backup.set_aside`. `snapshot-before-the-holidays` is not ours."""
 
 _COUNTERS = ((18, 20), (24, 28), (40, 44), (92, 100))
 
-"""Bytes of the header that another copy of the same rows may have otherwise: journal mode, change
-counter, schema cookie, and the version of the library that wrote last."""
+"""Bytes of the header that differ between copies of the same rows: journal mode, change counter,
+schema cookie, and the version of the library that wrote last."""
 
 
 def snapshot_path(file: Path, stamp: str, folder: Path | None) -> Path:
-    """Where a snapshot goes: beside the file, or to a folder that several may share."""
+    """Name a snapshot: beside the file, or in a folder that several databases may share."""
     return _home(file, folder) / f"{_prefix(file, folder)}.snapshot-{stamp}"
 
 
 def kept(file: Path, *kinds: Kind, folder: Path | None = None) -> list[Path]:
-    """The whole copies of these kinds, oldest first; a neighbour's are none of ours."""
+    """Return the whole copies of these kinds, oldest first, but none of another database."""
     found = _matching(file, f"\\.(?:{'|'.join(kinds)})-{_STAMP}", folder)
     return sorted(found, key=_stamp_of)
 
 
 def remove_partials(file: Path, folder: Path | None = None) -> None:
-    """Delete what copies that were killed have left; only under the lock, or it may be in use."""
-    rest = f"\\.(?:{_ANY})-{_STAMP}(?:-wal|-shm|-journal)?\\.partial(?:-wal|-shm|-journal)?"
+    """Delete what killed processes left half written; only under the lock: it may be in use."""
+    rest = f"\\.(?:{'|'.join(get_args(Kind))})-{_STAMP}(?:-wal|-shm|-journal)?\\.partial"
+    rest += r"(?:-wal|-shm|-journal)?"
     rest += r"|\.automigrator-(?:journal|record|works-with)\.json\.tmp"
     rest += r"|\.automigrator-new(?:\.partial)?(?:-wal|-shm|-journal)?"
     for left in _matching(file, rest, folder):
@@ -51,47 +49,45 @@ def remove_partials(file: Path, folder: Path | None = None) -> None:
 def prune(
     copies: Sequence[Path], limits: Limits, *, good: Path | None, spared: Container[Path] = ()
 ) -> tuple[str, ...]:
-    """Delete the copies beyond the limits, but neither what is `spared` nor a `good` one.
+    """Delete the copies beyond the limits, but neither those `spared` nor a `good` one.
 
-    Where none is, the newest sound one stays, and all of them where none is sound.
+    Without a `good` one, the newest sound one stays; where none is sound, all of them stay.
     """
     by_stamp = {_stamp_of(path): path for path in copies}
     old = [by_stamp[stamp] for stamp in limits.outdated(list(by_stamp), datetime.now(UTC))]
-    if not old:
-        return ()
-    if good is None:
+    if old and good is None:
         good = next(filter(_is_sound, reversed(copies)), None)
         if good is None:
-            return ()  # nobody knows which of them may still serve
+            return ()  # any of them may be the one that can still be used
     old = [path for path in old if path != good and path not in spared]
     for path in old:
-        remove(path)
+        files.remove(path)
     for folder in {path.parent for path in old}:
-        sync_folder(folder)
+        files.sync_folder(folder)
     return tuple(str(path) for path in old)
 
 
 def prune_set_aside(file: Path, limits: Limits, own: Container[Path]) -> tuple[str, ...]:
     """Delete those beyond the limits of the databases that a purge has replaced.
 
-    This run's own stay: a clock may say that they are the oldest.
+    This run's `own` stay: a clock that goes back would make them the oldest.
     """
     return prune(kept(file, "purged", "corrupt"), limits, good=None, spared=own)
 
 
 def drop_twin(new: Path, others: Iterable[Path]) -> None:
-    """Delete the newest of the others if `new` is the same, page by page: one of them is enough.
+    """Delete the newest of the others if `new` is the same, page by page: one is enough.
 
-    So a start that fails again and again, and changes nothing, keeps one copy.
+    So starts that fail again and again, and change nothing, keep one copy.
     """
     before = max((path for path in others if path != new), key=_stamp_of, default=None)
-    if before is not None and same_pages(new, before):
-        remove(before)
-        sync_folder(before.parent)
+    if before is not None and _same_pages(new, before):
+        files.remove(before)
+        files.sync_folder(before.parent)
 
 
-def same_pages(one: Path, other: Path) -> bool:
-    """Whether two copies differ in SQLite's own counters at most; nothing may have them open."""
+def _same_pages(one: Path, other: Path) -> bool:
+    """Tell whether two copies differ in SQLite's counters at most; nothing may have them open."""
     if one.stat().st_size != other.stat().st_size:
         return False
     with one.open("rb") as a, other.open("rb") as b:
@@ -112,7 +108,7 @@ def _without_counters(header: bytes) -> bytes:
 
 def _is_sound(path: Path) -> bool:
     try:
-        verify(path, preread=True)
+        reader.verify(path, preread=True)
     except (sqlite3.Error, OSError):
         return False
     return True

@@ -1,106 +1,103 @@
-"""A close look at a SQLite file: who migrates it, what is kept beside it, what is left in it."""
+"""What surrounds a SQLite file: its lock, its records, its copies, and half-made tables in it."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Debris, TableName
 from automigrator.backends.contract.lock import Record
-from automigrator.backends.sqlite import copies as keeping
-from automigrator.backends.sqlite import lock
+from automigrator.backends.sqlite import copies, lock, reader
 from automigrator.backends.sqlite.files import size_of
-from automigrator.backends.sqlite.reader import BUSY_S, connect, looking_at
+from automigrator.backends.sqlite.reader import quoted
 from automigrator.retention import at_of
-from automigrator.support.concurrency import in_thread, to_the_end
+from automigrator.support.concurrency import in_thread, shielded
+
+T = TypeVar("T")
 
 _TEMPORARY = "_alembic_tmp_"
 
 
 class FileExaminer:
-    """See `Examiner`; of a database in memory there is nothing to tell."""
+    """See `Examiner`; of a database in memory there is nothing to report."""
 
     def __init__(self, live: Path | None) -> None:
         self.live = live
 
-    async def declared(self) -> tuple[Declaration, ...]:
+    async def _of_file(self, find: Callable[[Path], T], absent: T) -> T:
         live = self.live
-        return await in_thread(lambda: lock.declarations_of(live)) if live else ()
+        return absent if live is None else await in_thread(lambda: find(live))
+
+    async def declared(self) -> tuple[Declaration, ...]:
+        return await self._of_file(lock.declarations_of, ())
 
     async def record(self) -> Record | None:
-        live = self.live
-        return await in_thread(lambda: lock.record_of(live)) if live else None
+        return await self._of_file(lock.record_of, None)
 
     async def holder(self) -> str | None:
-        live = self.live
-        return await in_thread(lambda: lock.holder_of(live)) if live else None
+        return await self._of_file(lock.holder_of, None)
 
     async def copies(self) -> tuple[Copy, ...]:
-        live = self.live
-        return await in_thread(lambda: _copies(live.resolve())) if live else ()
+        return await self._of_file(_copies, ())
 
     async def existing(self, tables: Sequence[TableName]) -> tuple[TableName, ...]:
-        live = self.live
-        if live is None or not live.exists():
-            return ()
-
-        def find() -> tuple[TableName, ...]:
-            with looking_at(live) as connection:
-                names = {name.lower() for name in _tables(connection)}
+        def find(live: Path) -> tuple[TableName, ...]:
+            names = {name.lower() for name in _in_file(live, _tables)}
             return tuple(table for table in tables if table[1].lower() in names)
 
-        return await in_thread(find)
+        return await self._of_file(find, ())
 
     async def debris(self) -> tuple[Debris, ...]:
-        live = self.live
-        if live is None or not live.exists():
-            return ()
+        def judged(connection: sqlite3.Connection) -> list[Debris]:
+            return [_judged(connection, name) for name in _half_made(connection)]
 
-        def find() -> tuple[Debris, ...]:
-            with looking_at(live) as connection:
-                return tuple(_judged(connection, name) for name in _half_made(connection))
-
-        return await in_thread(find)
+        return tuple(await self._of_file(lambda live: _in_file(live, judged), []))
 
     async def remove(self, debris: Debris) -> str | None:
-        live = self.live
-        return await to_the_end(in_thread(lambda: _dropped(live, debris))) if live else None
+        return await shielded(self._of_file(lambda live: _dropped(live, debris), None))
 
 
 def left_over(live: Path) -> tuple[str, ...]:
-    """The debris in a file, without a judgement: to compare rows takes its time."""
-    with looking_at(live) as connection:
-        return tuple(_told(name) for name in _half_made(connection))
+    """Return the debris in a file without judging it: comparing rows takes its time."""
+    return tuple(_description(name) for name in _in_file(live, _half_made))
+
+
+def _in_file(live: Path, find: Callable[[sqlite3.Connection], list[T]]) -> list[T]:
+    if not live.exists():
+        return []
+    with reader.looking_at(live) as connection:
+        return find(connection)
+
+
+def _tables(connection: sqlite3.Connection) -> list[str]:
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+    return [str(row[0]) for row in rows]
 
 
 def _half_made(connection: sqlite3.Connection) -> list[str]:
     return [name for name in _tables(connection) if name.startswith(_TEMPORARY)]
 
 
-def _told(name: str) -> str:
+def _description(name: str) -> str:
     return f"table {name} of an unfinished batch operation"
 
 
 def _dropped(live: Path, debris: Debris) -> str | None:
     name = debris.object[1]
-    with closing(connect(live, "rw")) as connection:
-        connection.execute(f"PRAGMA busy_timeout={BUSY_S * 1000:.0f}")
-        connection.execute("PRAGMA foreign_keys=OFF")  # to drop a table would else empty it first
+    with closing(reader.connect(live, "rw")) as connection:
+        connection.execute(f"PRAGMA busy_timeout={reader.BUSY_S * 1000:.0f}")
+        connection.execute("PRAGMA foreign_keys=OFF")  # else dropping a table empties it first
         try:
             connection.execute("BEGIN IMMEDIATE")
-            try:
-                judged = _judged(connection, name)  # nobody can write from here on
-                if not judged.provable:
-                    return judged.why
-                connection.execute(f"DROP TABLE {_quoted(name)}")
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+            judged = _judged(connection, name)  # nobody can write from here on
+            if not judged.provable:
+                return judged.why
+            connection.execute(f"DROP TABLE {quoted(name)}")
+            connection.execute("COMMIT")
         except sqlite3.OperationalError as error:
             return str(error)
     return None
@@ -111,14 +108,14 @@ def _judged(connection: sqlite3.Connection, name: str) -> Debris:
     original = name.removeprefix(_TEMPORARY)
 
     def judged(provable: bool, why: str) -> Debris:
-        return Debris(_told(name), (None, name), provable, why)
+        return Debris(_description(name), (None, name), provable, why)
 
     if original not in _tables(connection):
         return judged(
             False,
             f"table {original} is missing, so this may be the only copy of its rows. Compare its "
-            f"columns with the revision's, then ALTER TABLE {_quoted(name)} RENAME TO "
-            f"{_quoted(original)}",
+            f"columns with the revision's, then ALTER TABLE {quoted(name)} RENAME TO "
+            f"{quoted(original)}",
         )
     try:
         doubt = _doubt(connection, name, original)
@@ -130,56 +127,41 @@ def _judged(connection: sqlite3.Connection, name: str) -> Debris:
 
 
 def _doubt(connection: sqlite3.Connection, name: str, original: str) -> str | None:
-    """Why something might be lost with the copy."""
-    columns = {
-        str(row[1]): row[4] for row in connection.execute(f"PRAGMA table_info({_quoted(name)})")
-    }
-    theirs = {str(row[1]) for row in connection.execute(f"PRAGMA table_info({_quoted(original)})")}
-    if connection.execute(f"SELECT 1 FROM {_quoted(name)} LIMIT 1").fetchone() is None:
-        return _used(connection, name)
-    shared = [f"{_quoted(column)} COLLATE BINARY" for column in columns if column in theirs]
+    """Say why something might be lost with the copy; None when nothing would be."""
+    ask = reader.asking(connection)
+    columns = {str(row[1]): row[4] for row in ask(f"PRAGMA table_info({quoted(name)})")}
+    theirs = {str(row[1]) for row in ask(f"PRAGMA table_info({quoted(original)})")}
+    if not ask(f"SELECT 1 FROM {quoted(name)} LIMIT 1"):
+        return _mention(connection, name)
+    shared = [f"{quoted(column)} COLLATE BINARY" for column in columns if column in theirs]
     if not shared:
         return f"it shares no column with {original}"
     for column, default in columns.items():
-        if column not in theirs and _filled(connection, name, column, default):
+        # a new column's default is nobody's data
+        filled = f"{quoted(column)} IS NOT NULL AND {quoted(column)} IS NOT ({default or 'NULL'})"
+        if column not in theirs and ask(f"SELECT 1 FROM {quoted(name)} WHERE {filled} LIMIT 1"):
             return f"{original} has no column {column}, and it has values there"
     # numbered within equals, as a table without a key may hold a row twice
     kept = ", ".join(f"{each}, typeof({each})" for each in shared)
     numbered = f"SELECT {kept}, row_number() OVER (PARTITION BY {kept}) FROM "
-    missing = connection.execute(
-        f"SELECT count(*) FROM ({numbered}{_quoted(name)} EXCEPT {numbered}{_quoted(original)})"
-    ).fetchone()[0]
+    ((missing,),) = ask(
+        f"SELECT count(*) FROM ({numbered}{quoted(name)} EXCEPT {numbered}{quoted(original)})"
+    )
     if missing:
         return f"{missing} of its rows are not in {original} as they are here"
-    return _used(connection, name)
+    return _mention(connection, name)
 
 
-def _filled(connection: sqlite3.Connection, name: str, column: str, default: str | None) -> bool:
-    """Whether a column has other values than what a new column is given, which is nobody's data."""
-    quoted = _quoted(column)
-    rows = connection.execute(
-        f"SELECT 1 FROM {_quoted(name)} "
-        f"WHERE {quoted} IS NOT NULL AND {quoted} IS NOT ({default or 'NULL'}) LIMIT 1"
-    )
-    return rows.fetchone() is not None
-
-
-def _used(connection: sqlite3.Connection, name: str) -> str | None:
+def _mention(connection: sqlite3.Connection, name: str) -> str | None:
     row = connection.execute(
         "SELECT type, name FROM sqlite_master WHERE tbl_name <> ? AND instr(lower(sql), lower(?))",
         (name, name),
     ).fetchone()
-    return f"{row[0]} {row[1]} speaks of it" if row else None
-
-
-def _tables(connection: sqlite3.Connection) -> list[str]:
-    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
-    return [str(row[0]) for row in rows]
+    return f"{row[0]} {row[1]} mentions it" if row else None
 
 
 def _copies(live: Path) -> tuple[Copy, ...]:
-    if not live.parent.exists():
-        return ()
+    live = live.resolve()
     return tuple(
         Copy(
             str(path),
@@ -187,10 +169,6 @@ def _copies(live: Path) -> tuple[Copy, ...]:
             at_of(path.name.rpartition(f".{kind}-")[2].partition("-")[0]),
             size_of(path),
         )
-        for kind in get_args(keeping.Kind)
-        for path in keeping.kept(live, kind)
+        for kind in get_args(copies.Kind)
+        for path in copies.kept(live, kind)
     )
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

@@ -1,4 +1,4 @@
-"""A SQLite file, its sidecars and its folder, durably."""
+"""A SQLite file, its sidecars and its folder, changed durably."""
 
 from __future__ import annotations
 
@@ -11,11 +11,74 @@ from pathlib import Path
 
 SIDECARS = ("-wal", "-shm", "-journal")
 
+_SPACE_FACTOR = 2.2
+
+
+def beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def journal_path(live: Path) -> Path:
+    """Name our journal of a database: the same one whichever link leads to the database."""
+    return beside(live.resolve(), ".automigrator-journal.json")
+
+
+def sidecars(path: Path) -> list[Path]:
+    path = path.resolve()
+    return [beside(path, suffix) for suffix in SIDECARS]
+
+
+def size_of(path: Path) -> int:
+    """Return the size in bytes; 0 for a file that does not exist."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def size_with_log(path: Path) -> int:
+    """Return the bytes of a database and of what is still in its log."""
+    path = path.resolve()
+    return sum(size_of(p) for p in (path, beside(path, "-wal")))
+
+
+def create(path: Path) -> bool:
+    """Make an empty file, and its folder; False when the file existed already."""
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # exclusive: of many processes that create it at once, one did. A link's end is created
+        path.resolve().touch(0o644, exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def ensure_absent(path: Path) -> None:
+    """Raise FileExistsError for a name that is taken, by a dangling link too."""
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+
+
+def remove(path: Path) -> None:
+    """Remove a database and its sidecars; nothing happens when there are none."""
+    remove_sidecars(path)
+    path.unlink(missing_ok=True)
+
+
+def remove_sidecars(path: Path) -> None:
+    for sidecar in sidecars(path):
+        sidecar.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable."""
-    if os.name == "nt":
-        return  # Windows cannot open a folder, and journals its names itself
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -42,24 +105,12 @@ def write_durably(path: Path, text: str) -> None:
 def remove_durably(path: Path) -> None:
     """Remove a file; nothing happens when there is none."""
     path.unlink(missing_ok=True)
-    # also when it was gone already: the one who unlinked it may have been killed before this
+    # even if it was gone: the process that removed it may have been killed before this line
     sync_folder(path.parent)
 
 
-def create(path: Path) -> bool:
-    """Make an empty file, and its folder; False when it was there already."""
-    if path.exists():
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        # of many that create at once, one did; a link's other end is what is made
-        path.resolve().touch(0o644, exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
-
-
 def copy_bytes(source: Path, destination: Path) -> None:
+    """Copy a database and its sidecars byte by byte, whatever they hold."""
     # the database itself last: its name says that the set is whole
     for suffix in (*SIDECARS, ""):
         part = beside(source, suffix)
@@ -79,68 +130,22 @@ def copy_bytes(source: Path, destination: Path) -> None:
 
 
 def same_access(path: Path, model: Path) -> None:
-    """Who may read the model may read the copy, and nobody else."""
+    """Let those who may read the model read the copy, and nobody else."""
     status = model.stat()
     mode = status.st_mode & 0o777
-    if os.name != "nt":
-        try:
-            os.chown(path, status.st_uid, status.st_gid)
-        except PermissionError:
-            with suppress(PermissionError):
-                os.chown(path, -1, status.st_gid)
-        if path.stat().st_gid != status.st_gid:
-            mode &= ~0o070  # of a group that may not read the model
+    try:
+        os.chown(path, status.st_uid, status.st_gid)
+    except PermissionError:
+        with suppress(PermissionError):
+            os.chown(path, -1, status.st_gid)
+    if path.stat().st_gid != status.st_gid:
+        mode &= ~0o070  # of a group that may not read the model
     path.chmod(mode)
 
 
-def sync_file(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def must_not_exist(path: Path) -> None:
-    if os.path.lexists(path):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-
-
-def beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def sidecars(path: Path) -> list[Path]:
-    path = path.resolve()
-    return [beside(path, suffix) for suffix in SIDECARS]
-
-
-def remove_sidecars(path: Path) -> None:
-    for sidecar in sidecars(path):
-        sidecar.unlink(missing_ok=True)
-
-
-def remove(path: Path) -> None:
-    remove_sidecars(path)
-    path.unlink(missing_ok=True)
-
-
-def size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-SPACE_FACTOR = 2.2
-
-
 def free_space_needed(path: Path) -> int:
-    """Bytes that must be free to snapshot and restore a database: 2.2 times file and WAL."""
-    return math.ceil(SPACE_FACTOR * size_with_log(path))
-
-
-def size_with_log(path: Path) -> int:
-    """Bytes of a database and of what is still in its log."""
-    path = path.resolve()
-    return sum(size_of(p) for p in (path, beside(path, "-wal")))
+    """Return the bytes that must be free to snapshot and restore a database: 2.2 times its size."""
+    return math.ceil(_SPACE_FACTOR * size_with_log(path))
 
 
 def ensure_space(path: Path, folder: Path, what: str = "a snapshot") -> None:

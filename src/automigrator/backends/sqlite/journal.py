@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from automigrator.backends.contract import journal as contract
-from automigrator.backends.sqlite.files import beside, remove_durably, write_durably
+from automigrator.backends.sqlite.files import journal_path, remove_durably, write_durably
 from automigrator.errors import RefusedError
 from automigrator.support import json_object
 
@@ -32,19 +32,14 @@ class Entry(contract.Entry):
     atomic: bool = False
 
 
-def path_for(live: Path) -> Path:
-    """Name the journal of a database: the same one whichever link leads to the database."""
-    return beside(live.resolve(), ".automigrator-journal.json")
-
-
 def write(live: Path, entry: Entry) -> None:
     """Replace the journal durably: a kill or power cut leaves the old entry or the new one."""
-    write_durably(path_for(live), json.dumps(asdict(entry)))
+    write_durably(journal_path(live), json.dumps(asdict(entry)))
 
 
 def read(live: Path) -> Entry | None:
     """Return the open entry, None when there is none. Raises JournalError for any other file."""
-    path = path_for(live)
+    path = journal_path(live)
     try:
         # an unknown key refuses: the release that added it meant it to be followed
         return json_object.read(Entry, json.loads(path.read_bytes()), strict=True)
@@ -61,4 +56,4 @@ def read(live: Path) -> Entry | None:
 
 def clear(live: Path) -> None:
     """Delete the journal durably; nothing happens when there is none."""
-    remove_durably(path_for(live))
+    remove_durably(journal_path(live))

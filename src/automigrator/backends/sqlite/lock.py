@@ -1,59 +1,29 @@
 """The migration lock of a SQLite database: a file beside it, freed by the kernel at a kill.
 
-The record is another file, as it must be replaced whole: the lock's own may not be, while others
-have it open to wait for it.
+What its holder leaves for later starts is in other files: they must be replaced whole, which the
+lock's own file may not be, as those who wait have it open.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
+import fcntl
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from automigrator.backends.contract import declarations
-from automigrator.backends.contract.declarations import Declaration, dumped
+from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.lock import Hold, Record, loaded
 from automigrator.backends.polling import Waiting, poll, this_process
 from automigrator.backends.sqlite.files import beside, remove_durably, write_durably
-from automigrator.support.concurrency import in_thread, to_the_end
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try(descriptor: int) -> bool:
-        os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # beyond the text, which others read
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-    def _release(descriptor: int) -> None:
-        """Closing does it."""
-else:
-    import fcntl
-
-    def _try(descriptor: int) -> bool:
-        try:
-            # flock, not lockf: closing another descriptor of this process leaves it held
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _release(descriptor: int) -> None:
-        # a process that a revision has forked may still have the descriptor
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+from automigrator.support.concurrency import in_thread, shielded
 
 
 def path_for(live: Path) -> Path:
@@ -68,22 +38,39 @@ def declarations_path_for(live: Path) -> Path:
     return beside(live.resolve(), ".automigrator-works-with.json")
 
 
+def record_of(live: Path) -> Record | None:
+    """Return what the last holder left; call it in a thread."""
+    return loaded(_text(record_path_for(live)))
+
+
+def declarations_of(live: Path) -> tuple[Declaration, ...]:
+    """Return what the database declares; call it in a thread."""
+    return declarations.loaded(_text(declarations_path_for(live)))
+
+
+def holder_of(live: Path) -> str | None:
+    """Return who holds the lock of a database file now; call it in a thread."""
+    path = path_for(live)
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        if _try(descriptor):
+            _release(descriptor)  # another process that tried meanwhile tries again
+            return None
+        return _holder_in(path)
+    finally:
+        os.close(descriptor)
+
+
 @dataclass(slots=True)
-class FileHold:
-    """See `Hold`; the lock file says who holds it and how far it is."""
+class LocalHold:
+    """What is the same of both holds, which no network can take from their process."""
 
     leader: str
     waited_s: float
     since: float
-    descriptor: int
-    live: Path
-    progress: str = ""
-
-    async def confirm(self, progress: str = "") -> None:
-        # the kernel takes the lock from nobody who lives
-        self.progress = progress or self.progress
-        with contextlib.suppress(OSError):  # a full disk: it only tells those who wait
-            self._write(self.progress)
 
     async def until_lost(self) -> None:
         await asyncio.Event().wait()
@@ -91,39 +78,50 @@ class FileHold:
     def hurry(self) -> None:
         """Nothing here is out of reach."""
 
+
+@dataclass(slots=True)
+class FileHold(LocalHold):
+    """See `Hold`; the lock's file says who holds it and how far the migration is."""
+
+    descriptor: int
+    live: Path
+    progress: str = ""
+
+    async def confirm(self, progress: str = "") -> None:
+        # the kernel takes the lock from no process that lives
+        self.progress = progress or self.progress
+        text = json.dumps({"leader": self.leader, "progress": self.progress}).encode()
+        with suppress(OSError):  # a full disk: it only informs those who wait
+            os.lseek(self.descriptor, 0, os.SEEK_SET)
+            os.write(self.descriptor, text)
+            os.ftruncate(self.descriptor, len(text))
+
     async def last(self) -> Record | None:
         return await in_thread(lambda: record_of(self.live))
 
     async def leave(self, record: Record | None) -> None:
-        text = _at_a_time(record).dumped() if record is not None else None
-        await _kept(record_path_for(self.live), text)
+        await _put(record_path_for(self.live), _dated(record).dumped() if record else None)
 
     async def declare(self, declared: Sequence[Declaration]) -> None:
-        text = dumped(declared) if declared else None
-        await _kept(declarations_path_for(self.live), text)
-
-    def _write(self, progress: str) -> None:
-        text = json.dumps({"leader": self.leader, "progress": progress}).encode()
-        os.lseek(self.descriptor, 0, os.SEEK_SET)
-        os.write(self.descriptor, text)
-        os.ftruncate(self.descriptor, len(text))
+        text = declarations.dumped(declared) if declared else None
+        await _put(declarations_path_for(self.live), text)
 
 
 @asynccontextmanager
 async def file_lock(live: Path, timeout_s: float, waiting: Waiting) -> AsyncIterator[Hold]:
-    """Hold the lock of a database file. Raises LockTimeoutError.
+    """Context manager: hold the lock of a database file. Raises LockTimeoutError.
 
-    The lock is not the database file: that one must stay free for the migration itself.
+    The database file itself is not locked: it must stay free for the migration.
     """
     path = path_for(live)
     since = time.time()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
     async def acquire() -> bool:
         return _try(descriptor)
 
     async def leader() -> str:
-        return _told(path)
+        return _holder_in(path)
 
     try:
         waited = await poll(acquire, timeout_s, waiting, leader, str(live))
@@ -136,35 +134,9 @@ async def file_lock(live: Path, timeout_s: float, waiting: Waiting) -> AsyncIter
 
 
 @dataclass(slots=True)
-class MemoryHold:
-    """See `Hold`, within one process."""
-
-    leader: str
-    waited_s: float
-    since: float
-    shared: _Shared
-
-    async def confirm(self, progress: str = "") -> None:
-        """Nobody else can take it."""
-
-    async def until_lost(self) -> None:
-        await asyncio.Event().wait()
-
-    def hurry(self) -> None:
-        """Nothing here is out of reach."""
-
-    async def last(self) -> Record | None:
-        return self.shared.record
-
-    async def leave(self, record: Record | None) -> None:
-        self.shared.record = _at_a_time(record) if record else None
-
-    async def declare(self, declared: Sequence[Declaration]) -> None:
-        """No other code can come to it."""
-
-
-@dataclass(slots=True)
 class _Shared:
+    """The lock and the record of one database in memory."""
+
     lock: threading.Lock = field(default_factory=threading.Lock)
     record: Record | None = None
 
@@ -172,9 +144,28 @@ class _Shared:
 _in_memory: WeakKeyDictionary[object, _Shared] = WeakKeyDictionary()
 
 
+@dataclass(slots=True)
+class MemoryHold(LocalHold):
+    """See `Hold`, within one process."""
+
+    shared: _Shared
+
+    async def confirm(self, progress: str = "") -> None:
+        """Nobody else can take it."""
+
+    async def last(self) -> Record | None:
+        return self.shared.record
+
+    async def leave(self, record: Record | None) -> None:
+        self.shared.record = _dated(record) if record else None
+
+    async def declare(self, declared: Sequence[Declaration]) -> None:
+        """Nothing is kept: no other code can come to this database."""
+
+
 @asynccontextmanager
 async def memory_lock(owner: object, timeout_s: float, waiting: Waiting) -> AsyncIterator[Hold]:
-    """The same for a database that only this process can reach; `owner` is its engine."""
+    """Context manager: hold the lock of a database in memory, whose engine is `owner`."""
     shared = _in_memory.setdefault(owner, _Shared())
     since = time.time()
 
@@ -191,44 +182,32 @@ async def memory_lock(owner: object, timeout_s: float, waiting: Waiting) -> Asyn
         shared.lock.release()
 
 
-def _at_a_time(record: Record) -> Record:
-    return record if record.at else dataclasses.replace(record, at=time.time())
-
-
-def holder_of(live: Path) -> str | None:
-    """Who holds the lock of a database file now; call it in a thread."""
-    path = path_for(live)
+def _try(descriptor: int) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-    except OSError:
-        return None
-    try:
-        if _try(descriptor):
-            _release(descriptor)  # whoever tried meanwhile tries again
-            return None
-        return _told(path)
-    finally:
-        os.close(descriptor)
+        # flock, not lockf: closing another descriptor of this process leaves it held
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
-def record_of(live: Path) -> Record | None:
-    """What the last leader left; call it in a thread."""
-    return loaded(_text(record_path_for(live)))
+def _release(descriptor: int) -> None:
+    # closing is not enough: a process that a revision has forked may still have the descriptor
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-def declarations_of(live: Path) -> tuple[Declaration, ...]:
-    """What the database declares; call it in a thread."""
-    return declarations.loaded(_text(declarations_path_for(live)))
+def _dated(record: Record) -> Record:
+    return record if record.at else replace(record, at=time.time())
 
 
-async def _kept(path: Path, text: str | None) -> None:
+async def _put(path: Path, text: str | None) -> None:
     def put() -> None:
         if text is None:
             remove_durably(path)
         else:
             write_durably(path, text)
 
-    await to_the_end(in_thread(put))
+    await shielded(in_thread(put))
 
 
 def _text(path: Path) -> str | None:
@@ -238,15 +217,11 @@ def _text(path: Path) -> str | None:
         return None
 
 
-def _told(path: Path) -> str:
-    said = _said(path)
+def _holder_in(path: Path) -> str:
+    try:
+        data = json.loads(_text(path) or "")
+    except ValueError:
+        data = None  # its process was killed while it wrote
+    said = data if isinstance(data, dict) else {}
     progress = f", at {said['progress']}" if said.get("progress") else ""
     return f"{said.get('leader') or 'another process'}{progress}"
-
-
-def _said(path: Path) -> dict[str, str]:
-    try:
-        said = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}  # a leader was killed while it wrote
-    return said if isinstance(said, dict) else {}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import replace
-from datetime import UTC, datetime
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import backup, copies, journal, reader
-from automigrator.backends.sqlite.files import remove
-from automigrator.backends.sqlite.overwrite import Keep
+from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import in_thread
 
@@ -53,11 +52,29 @@ def _unchanged(file: Path, entry: journal.Entry) -> bool:
     if not place.exists():
         return False
     with reader.reading(file) as live, reader.reading(place) as copy:
-        schemas = [
-            reader.schema(lambda sql, c=c: c.execute(sql).fetchall())  # type: ignore[misc]
-            for c in (live, copy)
-        ]
-        return schemas[0] == schemas[1] and (entry.atomic or reader.same_rows(live, copy))
+        same_schema = _schema(live) == _schema(copy)
+        return same_schema and (entry.atomic or _same_rows(live, copy))
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
+    # without what ANALYZE makes: an application that optimises changes no schema
+    return sorted(
+        connection.execute(
+            "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master "
+            "WHERE name NOT GLOB 'sqlite_stat*'"
+        )
+    )
+
+
+def _same_rows(one: sqlite3.Connection, other: sqlite3.Connection) -> bool:
+    """Compare all rows of two databases of the same schema; both are read through."""
+    names = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND "
+    for (name,) in one.execute(names + "name NOT GLOB 'sqlite_stat*'").fetchall():
+        select = f"SELECT * FROM {reader.quoted(name)}"
+        pairs = zip_longest(one.execute(select), other.execute(select))
+        if not all(a == b for a, b in pairs):
+            return False
+    return True
 
 
 def _put_back(file: Path, entry: journal.Entry) -> str:
@@ -67,18 +84,18 @@ def _put_back(file: Path, entry: journal.Entry) -> str:
         raise RefusedError(
             f"a process was killed while {file} was being changed, and the copy to put back, "
             f"{place}, is gone; the database was not touched. Put the copy back in its place, or "
-            f"look at the database and delete {journal.path_for(file)}"
+            f"look at the database and delete {files.journal_path(file)}"
         )
     try:
-        found = {head for name in entry.tables for head in reader.verify(place, name, preread=True)}
+        found = reader.verify(place, entry.tables, preread=True)
     except (sqlite3.DatabaseError, OSError) as error:
         raise _refused(place, file, str(error)) from error
-    if not found <= set(entry.before) or (entry.before and not found):
-        raise _refused(place, file, f"it is at {', '.join(sorted(found)) or 'base'}")
+    if not set(found) <= set(entry.before) or (entry.before and not found):
+        raise _refused(place, file, f"it is at {', '.join(found) or 'base'}")
     try:
-        replaced = backup.restore(place, file, keep=aside(file, "replaced"))
+        replaced = backup.restore(place, file, keep=partial(backup.set_aside, file, "replaced"))
     except sqlite3.DatabaseError as error:
-        if reader.code_of(error) not in reader.DAMAGED:
+        if not codes.is_damage(error):
             raise
         # never the kind "corrupt": a strategy would replace the live file then
         raise _refused(place, file, str(error)) from error
@@ -98,20 +115,15 @@ def _clear(file: Path, entry: journal.Entry | None) -> None:
         # an entry that does not need its copy, which may be one of the files removed here
         journal.write(file, replace(entry, state="migrating"))
     for side in copies.kept(file, "side"):
-        remove(side)
+        files.remove(side)
     copies.remove_partials(file)
     if entry is not None:
         journal.clear(file)
-
-
-def aside(file: Path, reason: str) -> Keep:
-    """Return a `Keep` that copies the file to a name that says why and when."""
-    return lambda through: backup.set_aside(file, reason, datetime.now(UTC), through)
 
 
 def _refused(place: Path, file: Path, why: str) -> RefusedError:
     return RefusedError(
         f"a process was killed while {file} was being changed, and the copy to put back, {place}, "
         f"cannot be used ({why}); the database was not touched. Put a sound copy in its place, "
-        f"or look at the database and delete {journal.path_for(file)}"
+        f"or look at the database and delete {files.journal_path(file)}"
     )

@@ -1,4 +1,4 @@
-"""A database file beside the target's: fresh, or a copy of it."""
+"""A side: a database file beside the target's, fresh or a copy, that may take its place."""
 
 from __future__ import annotations
 
@@ -17,37 +17,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.backends.access import Access
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import backup, files, journal
+from automigrator.backends.sqlite import backup, codes, files, journal, reader
 from automigrator.backends.sqlite.connections import files_of, named_like
-from automigrator.backends.sqlite.files import (
-    ensure_space,
-    free_space_needed,
-    remove,
-    size_with_log,
-)
-from automigrator.backends.sqlite.reader import (
-    BUSY_S,
-    DAMAGED,
-    BusyError,
-    Cancelled,
-    begin_reading,
-    code_of,
-    connect,
-    reading,
-    verify,
-)
-from automigrator.backends.sqlite.recover import aside
 from automigrator.errors import RefusedError
-from automigrator.support.concurrency import in_thread, to_the_end
+from automigrator.support.backoff import Deadline
+from automigrator.support.concurrency import in_thread, shielded
 
 Make = Callable[[Path, Path, Callable[[], bool]], None]
 
-"""Makes the first database beside the second, unless the call says that it was cancelled."""
+"""Makes the first file like the second, until the call says that it was cancelled."""
 
 
 @dataclass(slots=True)
 class SideFile:
-    """A database file beside the target's; `needed` once the journal names it."""
+    """See `Side`; `needed` while the journal names it."""
 
     engine: AsyncEngine
     url: URL
@@ -57,7 +40,7 @@ class SideFile:
 
 @asynccontextmanager
 async def beside(access: Access, file: Path, stamp: str, make: Make) -> AsyncIterator[SideFile]:
-    """The file that `make` makes, removed afterwards unless it is needed."""
+    """Context manager: a side that `make` makes, removed at exit unless it is needed."""
     place = files.beside(file, f".side-{stamp}")
     # a listener may need what a fresh database does not have yet
     engine = access.engine(named_like(access.url, place), prepared=make is copied)
@@ -65,59 +48,59 @@ async def beside(access: Access, file: Path, stamp: str, make: Make) -> AsyncIte
     cancelled = threading.Event()
     try:
         work = in_thread(partial(make, place, file, cancelled.is_set))
-        await to_the_end(work, cancelled.set)
+        await shielded(work, cancelled.set)
         await _ensure_alone(engine)
         yield side
     finally:
-        await to_the_end(engine.dispose())
+        await shielded(engine.dispose())
         if not side.needed:
-            await to_the_end(in_thread(lambda: remove(place)))
+            await shielded(in_thread(lambda: files.remove(place)))
 
 
 async def _ensure_alone(engine: AsyncEngine) -> None:
-    """Raise RefusedError where the revisions would reach another file as well: it is no copy."""
+    """Raise RefusedError where the revisions would reach another file as well."""
     async with engine.connect() as connection:
         driver = (await connection.get_raw_connection()).dbapi_connection
-        files = await connection.run_sync(lambda _: files_of(driver))
-    others = [f"{name} ({path})" for name, path in files if path and name != "main"]
+        found = await connection.run_sync(lambda _: files_of(driver))
+    others = [f"{name} ({path})" for name, path in found if path and name != "main"]
     if others:
         raise RefusedError(
             f"the application attaches {', '.join(others)} to each of its connections, so that "
-            "what is meant for a database on the side would change that, too; nothing was changed"
+            "revisions meant for a database on the side would change that, too; nothing was "
+            "changed"
         )
 
 
 def fresh(place: Path, like: Path, cancelled: Callable[[], bool]) -> None:
-    """An empty database with pages of the size that `like` has, so that they fit into its log.
+    """Make an empty database with the page size of `like`, so that its pages fit into its log.
 
-    And with its encoding, which connections that are open have settled on. It has a page: a
-    zero-byte file could not be told from one that lost its data.
+    And with its encoding, which open connections rely on. It has a page: a zero-byte file could
+    not be told from one that has lost its data.
     """
-    size = encoding = None
-    with suppress(sqlite3.Error, BusyError), reading(like) as connection:
-        begin_reading(connection, like, cancelled, BUSY_S)
-        (size,) = connection.execute("PRAGMA page_size").fetchone()
-        (encoding,) = connection.execute("PRAGMA encoding").fetchone()
-    remove(place)
-    with closing(connect(place, "rwc")) as connection:
-        if size:
-            connection.execute(f"PRAGMA page_size={size}")
-        if encoding:
-            connection.execute(f"PRAGMA encoding='{encoding}'")
+    settings: dict[str, object] = {}
+    wait = reader.Wait(like, "read", Deadline(reader.BUSY_S), cancelled)
+    with suppress(sqlite3.Error, codes.BusyError), reader.reading(like) as connection:
+        reader.begin_reading(connection, wait)
+        for name in ("page_size", "encoding"):
+            (settings[name],) = connection.execute(f"PRAGMA {name}").fetchone()
+    files.remove(place)
+    with closing(reader.connect(place, "rwc")) as connection:
+        for name, value in settings.items():
+            connection.execute(f"PRAGMA {name}='{value}'")
         connection.execute("CREATE TABLE t (x)")
         connection.execute("DROP TABLE t")
 
 
 def copied(place: Path, live: Path, cancelled: Callable[[], bool]) -> None:
-    """A copy of `live` as of one moment. Raises what copying raises, OSError without room."""
-    ensure_space(live, place.parent, "a copy to rehearse on")
+    """Copy `live` as of one moment. Raises what copying raises, and OSError without room."""
+    files.ensure_space(live, place.parent, "a copy to rehearse on")
     try:
-        with suppress(Cancelled):  # who cancelled raises that
+        with suppress(reader.Cancelled):  # the cancellation itself is raised by the caller
             backup.copy(live, place, cancelled=cancelled)
     except sqlite3.DatabaseError as error:
-        if code_of(error) not in DAMAGED:
+        if not codes.is_damage(error):
             raise
-        # never "corrupt" to those who are asked about failures: it was not read as a database
+        # never the kind "corrupt", at which a strategy would replace the live file
         raise RefusedError(
             f"{live} cannot be copied to rehearse on ({error}); nothing was changed. Look at it "
             "with PRAGMA integrity_check"
@@ -127,23 +110,22 @@ def copied(place: Path, live: Path, cancelled: Callable[[], bool]) -> None:
 def take_over(
     side: SideFile, file: Path, tables: Sequence[VersionTable], *, set_aside: bool
 ) -> Path | None:
-    """Put the side database in the live file's place; returns where the old one was set aside.
+    """Put the side in the live file's place; returns where the old contents were set aside.
 
-    Nobody can commit from the moment on that is set aside. Raises RefusedError, the live file
-    untouched.
+    Nobody can commit between the two. Raises RefusedError, the live file untouched.
     """
     new = Path(side.place)
     _ensure_space(new, file, set_aside=set_aside)
-    with closing(connect(new, "rw")) as connection:
+    with closing(reader.connect(new, "rw")) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")  # the live file keeps the mode it has
-    heads = tuple(sorted({head for table in tables for head in verify(new, table.name)}))
     names = tuple(table.name for table in tables)
+    heads = reader.verify(new, names)
     entry = journal.Entry("restoring", heads, heads, str(new), time.time(), names)
     earlier = journal.read(file)
     journal.write(file, entry)
     side.needed = True
     try:
-        keep = aside(file, "purged") if set_aside else backup.nothing
+        keep = partial(backup.set_aside, file, "purged") if set_aside else backup.nothing
         kept = backup.restore(new, file, keep=keep)
     except (OSError, sqlite3.Error) as error:
         # a snapshot of this run may be needed yet
@@ -153,17 +135,17 @@ def take_over(
             journal.clear(file)
         side.needed = False
         raise RefusedError(f"{error}; the old database was not touched") from error
-    # first, and under a journal that does not need it: a start that finds nothing to do would
-    # leave it there for ever
+    # removed under a journal that no longer needs it: after a kill, a start that finds neither a
+    # journal nor anything to migrate would leave it there for ever
     journal.write(file, replace(entry, state="migrating"))
-    remove(new)
+    files.remove(new)
     journal.clear(file)
     side.needed = False
     return kept
 
 
 def _ensure_space(new: Path, file: Path, *, set_aside: bool) -> None:
-    needed = free_space_needed(new) + (size_with_log(file) if set_aside else 0)
+    needed = files.free_space_needed(new) + (files.size_with_log(file) if set_aside else 0)
     free = shutil.disk_usage(file.parent).free
     if free < needed:
         raise RefusedError(

@@ -1,4 +1,4 @@
-"""Real transactions on a SQLite connection, and foreign keys that a batch operation cannot fire.
+"""Real transactions on a SQLite connection, whose batch operations fire no foreign key.
 
 The driver begins a transaction at the first INSERT only, so that DDL before it is committed at
 once; SQLAlchemy documents the remedy used here (pysqlite, "Transactions with SQLite").
@@ -16,8 +16,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from automigrator.backends.sqlite.codes import is_busy
 from automigrator.backends.sqlite.connections import main_file, rows_of
-from automigrator.backends.sqlite.reader import BUSY, code_of
 from automigrator.errors import AutomigratorError
 from automigrator.support.error_chain import chain
 
@@ -33,9 +33,10 @@ class ForeignKeyError(AutomigratorError):
 def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
     """Let `connection` BEGIN for real, with foreign keys off and checked before each commit.
 
-    Off, because recreating a parent table (a batch operation) would delete its children by
-    ON DELETE CASCADE, and the pragma does nothing inside a transaction. With a journal on the
-    disk, whatever the application does without. Returns the undoing.
+    They are off because recreating a parent table (a batch operation) would delete its children
+    by ON DELETE CASCADE; inside a transaction the pragma does nothing. SQLite's rollback journal
+    is on the disk, even where the application has turned it off. Returns the call that undoes
+    all this.
     """
     dbapi: Any = connection.connection.dbapi_connection
     level = getattr(dbapi, "isolation_level", "")
@@ -65,8 +66,8 @@ def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], 
         if conn.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
             return
         dbapi.isolation_level = None  # an autocommit_block resets it
-        # IMMEDIATE: a deferred one that has read cannot wait for another writer; but it waits
-        # for readers when it ends, even if it has written nothing
+        # IMMEDIATE: a deferred one that has read cannot wait for another writer. But at its end it
+        # waits for readers, even if it has written nothing
         rows_of(dbapi, "BEGIN IMMEDIATE" if to_write else "BEGIN")
 
     def check(conn: Connection) -> None:
@@ -95,9 +96,9 @@ def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], 
                 event.remove(connection, "commit", check)
                 if connection.in_transaction():
                     connection.rollback()
-                # a COMMIT that a reader blocked leaves it open, and a pragma would do nothing
+                # a COMMIT that a reader blocked leaves it open: a pragma would do nothing
                 dbapi.rollback()
-        # also when it was given back: an application's pool hands the very same one out again
+        # even after it was given back: the application's pool hands out the same one again
         with suppress(SQLAlchemyError, sqlite3.Error, ValueError):
             as_before()
 
@@ -105,21 +106,24 @@ def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], 
 
 
 def data_version(connection: Connection) -> int:
-    """Changes when another connection has committed. Raises what a closed connection raises."""
+    """Return a number that changes when another connection commits.
+
+    Raises whatever a closed connection raises.
+    """
     return int(rows_of(connection.connection.dbapi_connection, "PRAGMA data_version")[0][0])
 
 
 def _violations(dbapi: Any) -> Violations | None:
-    """The rows that refer to nothing; None when the schema itself cannot be checked."""
+    """Return the rows that refer to nothing; None when the schema itself cannot be checked."""
     try:
         return frozenset(tuple(row) for row in rows_of(dbapi, "PRAGMA foreign_key_check"))
     except (sqlite3.Error, SQLAlchemyError) as error:
-        if any(isinstance(each, sqlite3.Error) and code_of(each) in BUSY for each in chain(error)):
+        if any(map(is_busy, chain(error))):
             raise
         return None
 
 
 def _unsafe_journal(connection: Connection) -> str | None:
-    """The journal mode of a file where a transaction, or a kill in it, could not be undone."""
+    """Return the journal mode of a file if no transaction in it, nor a kill, could be undone."""
     ((mode,),) = rows_of(connection.connection.dbapi_connection, "PRAGMA journal_mode")
     return mode if mode in ("off", "memory") and main_file(connection) is not None else None

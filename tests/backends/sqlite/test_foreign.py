@@ -16,7 +16,7 @@ from support.notes_application import GOOD, Application
 from automigrator import MigrationError, Migrator, Target, TargetReport
 from automigrator.backends.access import Access
 from automigrator.backends.sqlite.backend import SQLite
-from automigrator.backends.sqlite.errors import ForeignFormatError
+from automigrator.backends.sqlite.foreign import ForeignFormatError
 
 TABLES: list[Any] = []
 

@@ -1,0 +1,45 @@
+"""SQLite's result codes, and errors of ours that carry one."""
+
+from __future__ import annotations
+
+import sqlite3
+
+BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+
+DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+class BusyError(TimeoutError):
+    """Raised when another connection's transaction was in the way for too long."""
+
+
+def code_of(error: sqlite3.Error) -> int | None:
+    """Return SQLite's primary result code, which extended ones keep in the low byte."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def is_damage(error: BaseException) -> bool:
+    """Tell whether Python's own SQLite library says that a file is damaged."""
+    return isinstance(error, sqlite3.Error) and code_of(error) in DAMAGED
+
+
+def is_busy(error: BaseException) -> bool:
+    """Tell whether another connection was in the way; other drivers' errors are not Python's."""
+    return isinstance(error, sqlite3.Error) and code_of(error) in BUSY
+
+
+def damaged(message: str) -> sqlite3.DatabaseError:
+    """Make an error of ours that counts as SQLite's own SQLITE_CORRUPT."""
+    error = sqlite3.DatabaseError(message)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    error.sqlite_errorname = "SQLITE_CORRUPT"
+    return error
+
+
+def no_file(message: str) -> sqlite3.OperationalError:
+    """Make an error that counts as SQLite's own for a folder, which it opens as an I/O error."""
+    error = sqlite3.OperationalError(message)
+    error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN_ISDIR
+    error.sqlite_errorname = "SQLITE_CANTOPEN_ISDIR"
+    return error

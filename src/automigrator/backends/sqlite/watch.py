@@ -1,0 +1,63 @@
+"""Whether anybody but the migration has written to a SQLite file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from automigrator.backends.sqlite.reader import connect
+
+Ask = Callable[[], int]
+
+"""Reads `PRAGMA data_version` on a connection."""
+
+
+class Watch:
+    """Watches a file from now on; in doubt the answer is that others wrote.
+
+    `PRAGMA data_version` tells a connection that others have committed, and nothing of its own
+    commits. So the watching connection sees the commits of the migration and of others, and the
+    migration's own connection those of others alone. When their answers are read one after the
+    other, the first sees no commit of others that the second would not. Not for several threads
+    at once.
+    """
+
+    def __init__(self, live: Path) -> None:
+        self.connection = connect(live, "rw", any_thread=True)
+        self._others = False
+        self._joined = 0
+        self._seen = self._version()
+
+    def join(self, ask: Ask) -> Callable[[], None]:
+        """Count a connection's commits as the migration's own until the returned call is made."""
+        self._joined += 1
+        own: int | None = None
+        with suppress(Exception):
+            own = ask()
+        if own is None or self._version() != self._seen:
+            self._others = True
+
+        def leave() -> None:
+            self._joined -= 1
+            seen = self._version()
+            try:
+                if ask() != own:
+                    self._others = True
+            except Exception:  # noqa: BLE001 - a closed connection cannot tell any more
+                self._others = True
+            self._seen = seen
+
+        return leave
+
+    def others_wrote(self) -> bool:
+        """Tell whether anybody else may have committed until now."""
+        return self._others or self._joined > 0 or self._version() != self._seen
+
+    def _version(self) -> int | None:
+        try:
+            return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error:
+            self._others = True
+            return None
