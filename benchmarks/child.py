@@ -12,7 +12,7 @@ from pathlib import Path
 def measured(*arguments: str) -> dict[str, float]:
     """What `python <arguments>` printed; it may import from this folder, and uses .pyc files."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    env["PYTHONPATH"] = str(Path(__file__).parent)
+    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), env.get("PYTHONPATH", "")])
     shown = subprocess.run(
         [sys.executable, *arguments], check=True, stdout=subprocess.PIPE, text=True, env=env
     ).stdout

@@ -1,11 +1,9 @@
-"""What a start with nothing pending costs: ours against `alembic upgrade heads`, in CPU time.
+"""Measure a start with nothing pending: automigrator beside `alembic upgrade heads`, in CPU time.
 
-    python benchmarks/nothing_to_do.py [--rounds 7] [--write-docs]
+    python benchmarks/nothing_to_do.py [--rounds 7] [--revisions 100 1000 5000] [--write-docs]
 
-Each figure is the median over fresh processes, taken alternately. Both sides pay for what they
-import beyond SQLAlchemy, for connecting, and for the garbage they make: it is collected before.
-`import automigrator` has a line of its own.
-PostgreSQL is measured where the tests' server can be started.
+Each figure is the median of fresh processes; the two sides run in turn. PostgreSQL is the tests'
+server. Garbage is collected before each phase, so that none pays for another one's.
 """
 
 from __future__ import annotations
@@ -25,19 +23,37 @@ from child import measured
 sys.path.insert(0, str(page.ROOT / "tests"))
 
 REVISIONS = (100, 1000, 5000)
+TARGETS = ("engine", "URL")
+PHASES = ("import", "construct", "run")
 Rows = list[dict[str, float]]
 
 ENV = """
+import asyncio
+
 from alembic import context
 from sqlalchemy import engine_from_config, pool
+from sqlalchemy.ext.asyncio import async_engine_from_config
 
 config = context.config
-with engine_from_config(
-    config.get_section("alembic"), prefix="sqlalchemy.", poolclass=pool.NullPool
-).connect() as connection:
+section = config.get_section("alembic")
+
+
+def migrate(connection):
     context.configure(connection=connection)
     with context.begin_transaction():
         context.run_migrations()
+
+
+async def migrate_async():
+    async with async_engine_from_config(section, poolclass=pool.NullPool).connect() as connection:
+        await connection.run_sync(migrate)
+
+
+if "+asyncpg" in section["sqlalchemy.url"]:
+    asyncio.run(migrate_async())
+else:
+    with engine_from_config(section, poolclass=pool.NullPool).connect() as connection:
+        migrate(connection)
 """
 
 FILE = '''"""number {number}
@@ -70,62 +86,76 @@ def downgrade() -> None:
     op.drop_table("t{number}")
 '''
 
-OURS = """
+BEGIN = """
 import asyncio, gc, json, sys, time
 import sqlalchemy.ext.asyncio as sa
-from stall import Stall
-url, ini = sys.argv[1:]
-gc.collect()  # or it is chance whose import meets a collection of all SQLAlchemy's objects
-before = time.process_time()
-from automigrator import Migrator, Target
-imported = time.process_time()
+kind, url, env_url, ini = sys.argv[1:]
+engine = sa.create_async_engine(url) if kind == "engine" else url
+spent = {}
+
+class phase:
+    def __init__(self, name):
+        self.name = name
+    def __enter__(self):
+        gc.collect()
+        self.began = time.process_time()
+    def __exit__(self, *error):
+        spent[self.name] = time.process_time() - self.began
+"""
+
+OURS = """
+with phase("import"):
+    from automigrator import Migrator, Target
+with phase("construct"):
+    migrator = Migrator(Target(engine, ini), mode="migrate")
 
 async def main():
-    engine = sa.create_async_engine(url)
-    migrator = Migrator(Target(engine, ini), mode="migrate")
-    stall = Stall()
-    gc.collect()
-    began = time.process_time()
-    async with stall:
+    with phase("run"):
         report = await migrator.run()
-    first = time.process_time()
-    assert report.outcome == "current", report
-    assert "alembic" not in sys.modules
-    async with engine.connect() as connection:  # an application that is in use
-        await connection.execute(sa.text("SELECT version_num FROM alembic_version"))
-    seconds, bare = [], []
-    for _ in range(20):
-        began2 = time.process_time()
-        await migrator.run()
-        seconds.append(time.process_time() - began2)
-    for _ in range(20):
-        began2 = time.process_time()
-        async with engine.connect() as connection:
-            await connection.execute(sa.text("SELECT version_num FROM alembic_version"))
-        bare.append(time.process_time() - began2)
-    await engine.dispose()
-    print(json.dumps({
-        "import": imported - before, "run": first - began, "stall": stall.longest,
-        "again": sorted(seconds)[10], "select": sorted(bare)[10],
-    }))
+    assert report.outcome == "current" and "alembic" not in sys.modules, report
+"""
 
-sa.text = __import__("sqlalchemy").text
-asyncio.run(main())
+AGAIN = """
+from stall import Stall
+
+async def again():
+    select = __import__("sqlalchemy").text("SELECT version_num FROM alembic_version")
+    async with engine.connect() as connection:  # an application that is in use
+        await connection.execute(select)
+    seconds = {"again": [], "select": []}
+    for _ in range(20):
+        began = time.process_time()
+        await migrator.run()
+        seconds["again"].append(time.process_time() - began)
+        began = time.process_time()
+        async with engine.connect() as connection:
+            await connection.execute(select)
+        seconds["select"].append(time.process_time() - began)
+    spent.update({name: sorted(each)[10] for name, each in seconds.items()})
+    await engine.dispose()
+
+async def everything():
+    stall = Stall()
+    async with stall:
+        await main()
+    spent["stall"] = stall.longest
+    await again()
 """
 
 ALEMBIC = """
-import gc, json, sys, time
-import sqlalchemy.ext.asyncio
-url, ini = sys.argv[1:]
-gc.collect()
-before = time.process_time()
-from alembic import command
-from alembic.config import Config
-config = Config(ini)
-config.set_main_option("sqlalchemy.url", url)
-command.upgrade(config, "heads")
-print(json.dumps({"run": time.process_time() - before}))
+with phase("import"):
+    from alembic import command
+    from alembic.config import Config
+with phase("construct"):
+    config = Config(ini)
+    config.set_main_option("sqlalchemy.url", env_url.replace("%", "%%"))
+with phase("run"):
+    command.upgrade(config, "heads")
 """
+
+FIRST = f"{BEGIN}{OURS}\nasyncio.run(main())\nprint(json.dumps(spent))"
+FIRST_AND_MORE = f"{BEGIN}{OURS}{AGAIN}\nasyncio.run(everything())\nprint(json.dumps(spent))"
+THEIRS = f"{BEGIN}{ALEMBIC}\nprint(json.dumps(spent))"
 
 
 def history(folder: Path, count: int) -> Path:
@@ -156,7 +186,7 @@ async def stamped(url: str, revision: str) -> None:
 
 @contextmanager
 def servers() -> Iterator[Callable[[int], dict[str, tuple[str, str]]]]:
-    """Makes an empty database of each kind; gives their async and sync URLs by name."""
+    """Makes an empty database of each kind; gives the application's URL and env.py's by name."""
     from support import postgres_server
 
     with tempfile.TemporaryDirectory() as folder, postgres_server.running() as server:
@@ -166,18 +196,18 @@ def servers() -> Iterator[Callable[[int], dict[str, tuple[str, str]]]]:
             server.drop(name)
             server.create(name)
             file = f"{folder}/{count}.db"
-            postgres = server.url(name)
             return {
                 "SQLite": (f"sqlite+aiosqlite:///{file}", f"sqlite:///{file}"),
-                "PostgreSQL": (postgres, postgres.replace("+asyncpg", "+psycopg")),
+                "PostgreSQL": (server.url(name), server.url(name)),
             }
 
         yield urls
         server.drop_all("am_bench_")
 
 
-def median(rows: Rows, key: str) -> float:
-    return statistics.median(each[key] for each in rows) * 1000
+def median(rows: Rows, *keys: str) -> float:
+    """The median of the sum of these figures, in milliseconds."""
+    return statistics.median(sum(each[key] for key in keys) for each in rows) * 1000
 
 
 def forget(folder: Path) -> None:
@@ -186,58 +216,74 @@ def forget(folder: Path) -> None:
         cache.unlink()
 
 
-def row(name: str, count: int, cold: Rows, ours: Rows, theirs: Rows) -> str:
-    upgrade, run, read = median(theirs, "run"), median(ours, "run"), median(cold, "run")
-    again, select = median(ours, "again"), median(ours, "select")
+def phases(rows: Rows) -> str:
+    """Each phase, and the whole, in milliseconds."""
+    parts = " | ".join(f"{median(rows, phase):.1f}" for phase in PHASES)
+    return f"{parts} | **{median(rows, *PHASES):.1f}**"
+
+
+def start_row(name: str, count: int, kind: str, ours: Rows, theirs: Rows) -> str:
+    ratio = median(theirs, *PHASES) / median(ours, *PHASES)
+    return f"| {name} | {count:,} | {kind} | {phases(ours)} | {phases(theirs)} | 1/{ratio:.1f} |"
+
+
+def run_row(name: str, count: int, cold: Rows, more: Rows) -> str:
+    again, select = median(more, "again"), median(more, "select")
     return (
-        f"| {name} | {count:,} | {upgrade:.0f} ms | {read:.1f} ms (1/{upgrade / read:.0f}) "
-        f"| {run:.1f} ms (1/{upgrade / run:.0f}) | {again:.2f} ms | {select:.2f} ms "
-        f"| {again / select:.1f} | {median(ours, 'stall'):.1f} ms |"
+        f"| {name} | {count:,} | {median(cold, 'run'):.1f} | {median(more, 'run'):.1f} "
+        f"| {again:.2f} | {select:.2f} | {again / select:.1f} | {median(more, 'stall'):.1f} |"
     )
 
 
-def chart(curves: dict[str, list[float]]) -> str:
-    """The cost against the number of revisions."""
-    lines = ["```mermaid", "xychart-beta"]
-    lines.append(f'    title "first run() in ms of CPU: {", ".join(curves)}"')
-    lines.append(f"    x-axis revisions [{', '.join(map(str, REVISIONS))}]")
-    lines.append('    y-axis "ms"')
-    for values in curves.values():
-        lines.append(f"    line [{', '.join(f'{value:.1f}' for value in values)}]")
-    return "\n".join([*lines, "```"])
+STARTS = [
+    "CPU time of a start in milliseconds: `import automigrator`, `Migrator(Target(…))`, `run()`; "
+    "`import alembic.command`, `Config(…)`, `upgrade(config, 'heads')`.",
+    "",
+    "| database | revisions | target | import | construct | run | **sum** "
+    "| Alembic: import | construct | upgrade | **sum** | ratio |",
+    f"|{'---|' * 12}",
+]
+
+RUNS = [
+    "The run alone, for an engine, in milliseconds of CPU; the last column is how long the event "
+    "loop waited at most, on the clock.",
+    "",
+    "| database | revisions | first `run()`, every file read | first `run()`, heads remembered "
+    "| second `run()` | bare SELECT | ratio | longest stall |",
+    f"|{'---|' * 8}",
+]
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--revisions", type=int, nargs="+", default=REVISIONS)
     arguments.add_argument("--write-docs", action="store_true")
     options = arguments.parse_args()
-    lines = [
-        "| database | revisions | `alembic upgrade heads` | first `run()`, every file read | "
-        "first `run()`, heads remembered | second `run()` | bare SELECT | ratio | longest stall |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    imports: list[float] = []
-    curves: dict[str, list[float]] = {}
+    starts, runs = list(STARTS), list(RUNS)
     with tempfile.TemporaryDirectory() as folder, servers() as urls:
-        for count in REVISIONS:
+        for count in options.revisions:
             ini = history(Path(folder) / str(count), count)
-            for name, (url, sync_url) in urls(count).items():
+            for name, (url, env_url) in urls(count).items():
                 asyncio.run(stamped(url, f"r{count - 1:06}"))
-                measured("-c", ALEMBIC, sync_url, str(ini))  # writes the .pyc files
-                cold, ours, theirs = [], [], []
+                for kind in TARGETS:
+                    given = kind, url, env_url, str(ini)
+                    for code in (THEIRS, FIRST):  # they write the .pyc files and the cache
+                        measured("-c", code, *given)
+                    ours, theirs = [], []
+                    for _ in range(options.rounds):
+                        ours.append(measured("-c", FIRST, *given))
+                        theirs.append(measured("-c", THEIRS, *given))
+                    starts.append(start_row(name, count, kind, ours, theirs))
+                    print(starts[-1], flush=True)
+                cold, more = [], []
                 for _ in range(options.rounds):
                     forget(ini.parent)
-                    cold.append(measured("-c", OURS, url, str(ini)))
-                    ours.append(measured("-c", OURS, url, str(ini)))
-                    theirs.append(measured("-c", ALEMBIC, sync_url, str(ini)))
-                imports += [each["import"] * 1000 for each in ours]
-                curves.setdefault(f"{name}, every file read", []).append(median(cold, "run"))
-                curves.setdefault(f"{name}, remembered", []).append(median(ours, "run"))
-                lines.append(row(name, count, cold, ours, theirs))
-                print(lines[-1], flush=True)
-    note = f"`import automigrator` beside SQLAlchemy: {statistics.median(imports):.0f} ms."
-    found = "\n\n".join(["\n".join(lines), note, chart(curves)])
+                    cold.append(measured("-c", FIRST, "engine", url, env_url, str(ini)))
+                    more.append(measured("-c", FIRST_AND_MORE, "engine", url, env_url, str(ini)))
+                runs.append(run_row(name, count, cold, more))
+                print(runs[-1], flush=True)
+    found = "\n".join([*starts, "", *runs])
     print(f"\n{found}")
     if options.write_docs:
         page.write("nothing-to-do.md", found)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from automigrator.backends.access import Access
-from automigrator.backends.contract.backend import Backend
+from typing import TYPE_CHECKING
+
 from automigrator.errors import ConfigurationError, PluginError
-from automigrator.support.entry_points import Installed, described
+
+if TYPE_CHECKING:
+    from automigrator.backends.access import Access
+    from automigrator.backends.contract.backend import Backend
 
 ENTRY_POINT_GROUP = "automigrator.backends"
 
@@ -29,6 +32,8 @@ def backend_for(access: Access, maintenance_database: str | None = None) -> Back
         from automigrator.backends.postgresql.backend import PostgreSQL
 
         return PostgreSQL(access, maintenance_database)
+    from automigrator.support.entry_points import Installed, described  # local: seldom needed
+
     what, ours = "backend for the dialect", ("sqlite", "postgresql")
     factory, called = Installed(ENTRY_POINT_GROUP, what, _HINT, ours).load(dialect)
     try:
