@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from automigrator.hooks.context import Run
     from automigrator.hooks.spec import hookimpl
     from automigrator.migrator import Migrator
+    from automigrator.rehearsal import Rehearsal
     from automigrator.report import Report, TargetReport
     from automigrator.retention import Limits
     from automigrator.runner.checkup import Checkup, TargetCheckup
     from automigrator.status import Plan, Status, TargetStatus
-    from automigrator.target import Rehearsal, Target
+    from automigrator.target import Target
 
 __all__ = [
     "AutomigratorError",
@@ -67,7 +68,7 @@ _MODULES = {
     "Limits": "retention",
     "Migrator": "migrator",
     "Plan": "status",
-    "Rehearsal": "target",
+    "Rehearsal": "rehearsal",
     "Report": "report",
     "Run": "hooks.context",
     "Status": "status",

@@ -36,10 +36,6 @@ _MEANS: dict[State, str] = {
 
 _REHEARSED = "it failed in the rehearsal, on a copy: the database itself was not touched"
 
-DISCARDABLE: frozenset[FailureKind] = frozenset({"revision", "corrupt"})
-
-"""The only kinds a discarding strategy is asked about; the state never widens this."""
-
 
 class Decision(enum.Enum):
     """What happens after a failure."""

@@ -26,7 +26,6 @@ from automigrator.support.concurrency import in_thread
 from automigrator.target import (
     Ahead,
     LastResort,
-    Rehearsal,
     Target,
     check_ahead,
     check_last_resort,
@@ -38,6 +37,7 @@ from automigrator.target import (
 
 if TYPE_CHECKING:
     from automigrator.hooks.strategies import StrategySpec
+    from automigrator.rehearsal import Rehearsal
     from automigrator.report import Outcome
     from automigrator.runner.checkup import Checkup
     from automigrator.runner.status import Models

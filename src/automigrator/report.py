@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from automigrator.frozen import Frozen
 
 if TYPE_CHECKING:
     from automigrator.failure import Failure
@@ -33,38 +35,56 @@ class Applied(NamedTuple):
         return self._asdict()
 
 
-@dataclass(frozen=True, slots=True)
-class TargetReport:
+class TargetReport(Frozen):
     """One target's part of a run."""
 
     name: str
     """The target's name."""
     outcome: Outcome
     """How it ended: see `SEVERITY`."""
-    before: tuple[str, ...] = ()
+    before: tuple[str, ...]
     """The heads that the database had when the run first looked."""
-    after: tuple[str, ...] = ()
+    after: tuple[str, ...]
     """The heads that the database had at the end, as far as they are known."""
-    applied: tuple[Applied, ...] = ()
+    applied: tuple[Applied, ...]
     """The revisions that this run applied, in order."""
-    attempts: int = 0
+    attempts: int
     """How often the run tried to apply the pending revisions."""
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[Failure, ...]
     """What stopped each attempt that failed, in order."""
-    drive: str | None = None
+    drive: str | None
     """How env.py was run, for a person; None where it was not."""
-    leader: bool = False
+    leader: bool
     """Whether this process migrated the database itself."""
-    waited_s: float = 0.0
+    waited_s: float
     """Seconds that the run waited for the migration lock."""
-    elapsed_s: float = 0.0
+    elapsed_s: float
     """Seconds that the target took in all."""
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
     """What plugins and the core had to say, one sentence each."""
-    failed_starts: int = 0
+    failed_starts: int
     """How many starts in a row have failed at the same revisions, this one included."""
-    rehearsed_s: float | None = None
+    rehearsed_s: float | None
     """Seconds that rehearsals on a copy took, failed ones included; None where there was none."""
+
+    def __init__(
+        self,
+        name: str,
+        outcome: Outcome,
+        before: tuple[str, ...] = (),
+        after: tuple[str, ...] = (),
+        applied: tuple[Applied, ...] = (),
+        attempts: int = 0,
+        failures: tuple[Failure, ...] = (),
+        drive: str | None = None,
+        leader: bool = False,
+        waited_s: float = 0.0,
+        elapsed_s: float = 0.0,
+        notes: tuple[str, ...] = (),
+        failed_starts: int = 0,
+        rehearsed_s: float | None = None,
+    ) -> None:
+        self._set(locals())
 
     def __str__(self) -> str:
         head = f"{self.name}: {self.outcome}"
@@ -92,25 +112,26 @@ class TargetReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by its name, as JSON types."""
-        from automigrator.failure import json_fields  # local: a run with nothing to do needs none
-
-        nested = {name: [each.to_dict() for each in getattr(self, name)] for name in _NESTED}
-        return {**json_fields(self), **nested}
+        return {name: _json(value) for name, value in vars(self).items()}
 
 
-_NESTED = ("applied", "failures")
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Frozen):
     """One run over all its targets; `report["name"]` is the part of the target of that name."""
 
-    targets: tuple[TargetReport, ...] = ()
+    targets: tuple[TargetReport, ...]
     """The targets' parts, in the order in which they were given to the Migrator."""
-    elapsed_s: float = 0.0
+    elapsed_s: float
     """Seconds that the run took."""
-    reason: str = ""
+    reason: str
     """Why the run did nothing, where it was skipped; else empty."""
+
+    def __init__(
+        self,
+        targets: tuple[TargetReport, ...] = (),
+        elapsed_s: float = 0.0,
+        reason: str = "",
+    ) -> None:
+        self._set(locals())
 
     @property
     def outcome(self) -> Outcome:
@@ -128,12 +149,16 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field and the outcome by their names, as JSON types."""
-        from automigrator.failure import json_fields  # local: as above
-
-        targets = [target.to_dict() for target in self.targets]
-        return {**json_fields(self), "outcome": self.outcome, "targets": targets}
+        fields = {name: _json(value) for name, value in vars(self).items()}
+        return {"outcome": self.outcome, **fields}
 
 
 def heads_text(heads: tuple[str, ...]) -> str:
     """Heads for a person."""
     return ", ".join(heads) or "base"
+
+
+def _json(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    return [_json(each) for each in value] if isinstance(value, tuple) else value

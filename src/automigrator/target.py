@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.errors import ConfigurationError
+from automigrator.frozen import Frozen
 from automigrator.support import urls
+from automigrator.support.urls import is_secret, secrets_of
 
 if TYPE_CHECKING:
     from alembic.config import Config
-import inspect
-from collections.abc import Iterator
 
-from automigrator.support.urls import is_secret, secrets_of
+    from automigrator.rehearsal import Rehearsal
 
 Drive = Literal["auto", "loop", "thread"]
 
@@ -34,8 +35,7 @@ Ahead = Literal["refuse", "serve"]
 Database = AsyncEngine | URL | str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Target:
+class Target(Frozen):
     """One database and the Alembic history it must reach; validated when constructed.
 
     `config` is an `alembic.ini`, a `pyproject.toml`, a script directory or an
@@ -54,39 +54,73 @@ class Target:
 
     database: Database
     config: Config | str | os.PathLike[str]
-    name: str = field(default="", kw_only=True)
-    revision: str = field(default="heads", kw_only=True)
-    section: str = field(default="alembic", kw_only=True)
-    attributes: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    x: Sequence[str] = field(default=(), kw_only=True)
-    version_table: str | None = field(default=None, kw_only=True)
-    version_table_schema: str | None = field(default=None, kw_only=True)
-    create: bool = field(default=True, kw_only=True)
-    load: Callable[[], Any] | None = field(default=None, kw_only=True)
-    bootstrap: Callable[[Any], Any] | None = field(default=None, kw_only=True)
-    baseline: str | None = field(default=None, kw_only=True)
-    recovery: Sequence[Any] | None = field(default=None, kw_only=True)
-    migrate_with: Database | None = field(default=None, kw_only=True)
-    maintenance_database: str | None = field(default=None, kw_only=True)
-    drive: Drive = field(default="auto", kw_only=True)
-    connect_timeout: float = field(default=60.0, kw_only=True)
-    lock_timeout: float = field(default=900.0, kw_only=True)
-    retry_timeout: float = field(default=60.0, kw_only=True)
-    load_timeout: float = field(default=60.0, kw_only=True)
-    statement_timeout: float | None = field(default=None, kw_only=True)
-    revision_timeout: float | None = field(default=None, kw_only=True)
-    max_failed_starts: int | None = field(default=None, kw_only=True)
-    last_resort: LastResort | None = field(default=None, kw_only=True)
-    ahead: Ahead | None = field(default=None, kw_only=True)
-    version: str | None = field(default=None, kw_only=True)
-    rehearse: bool | Rehearsal | None = field(default=None, kw_only=True)
+    name: str
+    revision: str
+    section: str
+    attributes: Mapping[str, Any]
+    x: Sequence[str]
+    version_table: str | None
+    version_table_schema: str | None
+    create: bool
+    load: Callable[[], Any] | None
+    bootstrap: Callable[[Any], Any] | None
+    baseline: str | None
+    recovery: Sequence[Any] | None
+    migrate_with: Database | None
+    maintenance_database: str | None
+    drive: Drive
+    connect_timeout: float
+    lock_timeout: float
+    retry_timeout: float
+    load_timeout: float
+    statement_timeout: float | None
+    revision_timeout: float | None
+    max_failed_starts: int | None
+    last_resort: LastResort | None
+    ahead: Ahead | None
+    version: str | None
+    rehearse: bool | Rehearsal | None
 
-    def __post_init__(self) -> None:
-        set_ = object.__setattr__
+    def __init__(
+        self,
+        database: Database,
+        config: Config | str | os.PathLike[str],
+        *,
+        name: str = "",
+        revision: str = "heads",
+        section: str = "alembic",
+        attributes: Mapping[str, Any] = MappingProxyType({}),
+        x: Sequence[str] = (),
+        version_table: str | None = None,
+        version_table_schema: str | None = None,
+        create: bool = True,
+        load: Callable[[], Any] | None = None,
+        bootstrap: Callable[[Any], Any] | None = None,
+        baseline: str | None = None,
+        recovery: Sequence[Any] | None = None,
+        migrate_with: Database | None = None,
+        maintenance_database: str | None = None,
+        drive: Drive = "auto",
+        connect_timeout: float = 60.0,
+        lock_timeout: float = 900.0,
+        retry_timeout: float = 60.0,
+        load_timeout: float = 60.0,
+        statement_timeout: float | None = None,
+        revision_timeout: float | None = None,
+        max_failed_starts: int | None = None,
+        last_resort: LastResort | None = None,
+        ahead: Ahead | None = None,
+        version: str | None = None,
+        rehearse: bool | Rehearsal | None = None,
+    ) -> None:
+        self._set(locals())
+        self._validate()
+
+    def _validate(self) -> None:
         for part in ("database", "migrate_with"):
             value = getattr(self, part)
             if isinstance(value, str):
-                set_(self, part, urls.parse(value))
+                self._set({part: urls.parse(value)})
             elif value is not None and not isinstance(value, URL | AsyncEngine):
                 raise ConfigurationError(
                     f"{part} must be an AsyncEngine, a URL or a string, "
@@ -123,7 +157,7 @@ class Target:
                 "of a pyproject.toml with [tool.alembic], or of the script directory"
             )
         if not self.name:
-            set_(self, "name", _default_name(self.application_url))
+            self._set({"name": _default_name(self.application_url)})
 
     @property
     def application_url(self) -> URL:
@@ -180,47 +214,24 @@ def _default_name(url: URL) -> str:
     return Path(database.removeprefix("file:")).stem
 
 
-CopiedBy = Literal["auto", "template", "dump"]
-
-
-@dataclass(frozen=True, slots=True)
-class Rehearsal:
-    """`rehearse=Rehearsal(...)` where `rehearse=True` is not enough; all of it is PostgreSQL's.
-
-    The copy is made by template where nobody else is connected, else by pg_dump and pg_restore;
-    `copy` insists on one of them. `disconnect_others` ends the sessions that a template copy
-    finds in its way. `binaries` is the folder of pg_dump. Raises ConfigurationError.
-    """
-
-    copy: CopiedBy = "auto"
-    disconnect_others: bool = False
-    binaries: str | Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.copy not in get_args(CopiedBy):
-            raise ConfigurationError(f"copy={self.copy!r} is not one of {get_args(CopiedBy)}")
-        if not isinstance(self.disconnect_others, bool):
-            raise ConfigurationError(
-                f"disconnect_others must be True or False, not {self.disconnect_others!r}"
-            )
-        if not (self.binaries is None or isinstance(self.binaries, str | Path)):
-            raise ConfigurationError(f"binaries must be a path or None, not {self.binaries!r}")
-        if self.copy == "dump" and self.disconnect_others:
-            raise ConfigurationError("copy='dump' disconnects nobody: leave disconnect_others out")
-
-
 def check_rehearse(choice: object) -> None:
     """Raises ConfigurationError."""
-    if not isinstance(choice, bool | Rehearsal):
+    if isinstance(choice, bool):
+        return
+    from automigrator.rehearsal import Rehearsal  # local: few rehearse
+
+    if not isinstance(choice, Rehearsal):
         raise ConfigurationError(f"rehearse={choice!r} is not True, False or a Rehearsal")
 
 
 def chosen(target: bool | Rehearsal | None, migrator: bool | Rehearsal) -> Rehearsal | None:
     """How a target is rehearsed; its own word overrides the migrator's. None: not at all."""
     choice = migrator if target is None else target
-    if isinstance(choice, Rehearsal):
-        return choice
-    return Rehearsal() if choice else None
+    if choice is not True:
+        return choice or None
+    from automigrator.rehearsal import Rehearsal  # local: few rehearse
+
+    return Rehearsal()
 
 
 def passwords_of(target: Target) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from automigrator.backends.postgresql.dump import journal as dump_records
 from automigrator.backends.sqlite import journal
 from automigrator.events import notifier
 from automigrator.events.event import Event
+from automigrator.frozen import Frozen
 from automigrator.hooks import context
 from automigrator.runner import checkup
 
@@ -48,7 +49,10 @@ def pytest_configure(config: pytest.Config) -> None:
     watch_events()
     for module in REPORTS:
         for cls in vars(module).values():
-            if dataclasses.is_dataclass(cls) and cls.__module__ == module.__name__:
+            known = dataclasses.is_dataclass(cls) or (
+                inspect.isclass(cls) and issubclass(cls, Frozen)
+            )
+            if known and cls.__module__ == module.__name__:
                 watch_reports(cls)
     for cls, names in FACES:
         for name in names:

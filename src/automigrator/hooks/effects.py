@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from automigrator.errors import PluginError
-from automigrator.failure import DISCARDABLE, Failure
+
+if TYPE_CHECKING:
+    from automigrator.failure import Failure, FailureKind
 
 Effect = Literal["discarding", "reverting", "none"]
 
 """What a strategy does to data: throws it away, puts an earlier state back, or touches nothing."""
+
+
+DISCARDABLE: frozenset[FailureKind] = frozenset({"revision", "corrupt"})
+
+"""The only kinds a discarding strategy is asked about; the state never widens this."""
 
 
 def effect_of(strategy: object) -> Effect:

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from automigrator.hooks.context import Run
     from automigrator.hooks.registry import Hooks
     from automigrator.migrations.environment import Execution
+    from automigrator.rehearsal import Rehearsal
     from automigrator.report import Outcome
     from automigrator.runner.inspection import Finding
     from automigrator.runner.session import Ground
     from automigrator.runner.time_limit import RunLimit
-    from automigrator.target import Ahead, LastResort, Rehearsal, Target
+    from automigrator.target import Ahead, LastResort, Target
 
 
 class Owner(Protocol):
