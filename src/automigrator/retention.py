@@ -1,4 +1,4 @@
-"""How many copies stay, and for how long: which may go, and never the newest."""
+"""Which copies are kept, by number and age; the newest always is."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class Limits:
-    """The newest `keep` copies stay, without those older than `max_age`; None sets no limit.
+    """How many copies are kept, and for how long; false where neither is limited.
 
-    `max_age` may be given in days. False where there is no limit. Raises ValueError.
+    `keep` and `max_age` may both be given: a copy stays where both let it. `max_age` is a
+    timedelta or a number of days. Raises ValueError.
     """
 
     keep: int | None
+    """How many of the newest copies stay, from 1 up; None: any number."""
     max_age: timedelta | None
+    """How old a copy may become; None: any age."""
 
     def __init__(self, keep: int | None = None, max_age: timedelta | float | None = None) -> None:
         if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
@@ -38,9 +37,9 @@ class Limits:
         return self.keep is not None or self.max_age is not None
 
     def outdated(self, stamps: Sequence[str], now: datetime) -> list[str]:
-        """Those of the stamps that may go, oldest first; never the newest.
+        """The stamps of the copies to delete, oldest first; never the newest.
 
-        A stamp begins with UTC as in `20260301T120000`; one that does not has no age.
+        A stamp begins with a UTC time such as `20260301T120000`; one that does not has no age.
         """
         older = sorted(stamps)[:-1]
         surplus = max(len(stamps) - self.keep, 0) if self.keep is not None else 0
@@ -59,7 +58,7 @@ def _age(stamp: str, now: datetime) -> timedelta:
 
 
 def at_of(stamp: str) -> datetime | None:
-    """When a copy was made, by the stamp in its name."""
+    """The time that a stamp gives, in UTC; None where it gives none."""
     for form in ("%Y%m%dT%H%M%S%fZ", "%Y%m%dT%H%M%SZ"):
         try:
             return datetime.strptime(stamp, form).replace(tzinfo=UTC)
@@ -69,5 +68,5 @@ def at_of(stamp: str) -> datetime | None:
 
 
 def stamp() -> str:
-    """A stamp that sorts by time: UTC to the microsecond."""
+    """A stamp for now, in UTC to the microsecond; stamps sort by time."""
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")

@@ -1,4 +1,4 @@
-"""The hooks a plugin may implement, and the marker that says it does."""
+"""The hooks that a plugin may implement, and the marker of its implementations."""
 
 from __future__ import annotations
 
@@ -20,27 +20,31 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class Hookspecs:
-    """What a run asks of its plugins; each may be `def` or `async def`, with fewer arguments."""
+    """The hooks; a plugin implements any of them, with `def` or `async def` and fewer arguments."""
 
     @hookspec
     def before_migrate(self, run: Run) -> None:
-        """Prepare: pending is known, the lock is held, nothing is changed yet.
+        """Prepare for a migration; nothing is changed yet, the lock is held.
 
-        A rehearsal, where there is one, has worked by then. Raising stops the migration as a
-        failure of kind `hook`.
+        Called once a target and run; `run.pending` holds the revisions. A rehearsal, where
+        there is one, has worked by then. An error stops the migration, as a failure of kind `hook`.
         """
 
     @hookspec
     def on_failure(self, run: Run, failure: Failure) -> Decision | None:
-        """Answer a failure; None passes it to the next plugin, raising ends the search."""
+        """Answer a failure of an attempt.
+
+        Return RETRY, CONTINUE or ABORT; None passes the failure to the next plugin. An error ends
+        the search.
+        """
 
     @hookspec
     def after_migrate(self, run: Run, report: TargetReport) -> None:
-        """Follow up on a committed migration while the lock is still held.
+        """Follow up on a committed migration; the lock is still held.
 
-        Raising is noted in the report and undoes nothing.
+        An error is noted in the report, and undoes nothing.
         """
 
     @hookspec
     def on_event(self, event: Event) -> None:
-        """Observe anything that happens; raising is logged and changes nothing."""
+        """Observe an event of the run; an error is logged, and changes nothing."""

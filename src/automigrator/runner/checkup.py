@@ -1,4 +1,4 @@
-"""What `Migrator.doctor` found, for a person (`str`) and for a machine (`to_dict`)."""
+"""The findings of `Migrator.doctor`, for a person (`str`) and for a machine (`to_dict`)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,32 @@ from typing import Any
 
 from automigrator.backends.contract.examiner import Copy, Debris
 from automigrator.backends.contract.lock import Record
+from automigrator.failure import json_fields
 from automigrator.status import TargetStatus
 
 
 @dataclass(frozen=True, slots=True)
 class TargetCheckup:
-    """One target, looked at closely.
-
-    `hints` are what may be half of a revision, `repairs` what was removed on request, and what
-    was not and why, `unknown` what could not be found out.
-    """
+    """The findings about one target."""
 
     status: TargetStatus
+    """How the database stands, as `Migrator.check` reports it."""
     reachable: bool = True
+    """Whether the database could be reached; where not, nothing below was looked at."""
     holder: str | None = None
-    """Who holds the migration lock."""
+    """The holder of the migration lock, for a person; None where it is free."""
     record: Record | None = None
-    """What the last leader left that did not reach the wanted heads."""
+    """The last leader's record, where it did not reach the wanted heads."""
     copies: tuple[Copy, ...] = ()
+    """Our snapshots of the database, and older databases that were set aside."""
     debris: tuple[Debris, ...] = ()
+    """What killed processes of ours left behind and nobody needs."""
     hints: tuple[str, ...] = ()
+    """Objects in the database that may be half of a revision, one sentence each."""
     repairs: tuple[str, ...] = ()
+    """What `doctor(repair=True)` removed, and what it left and why, one sentence each."""
     unknown: tuple[str, ...] = ()
+    """What could not be found out, one sentence each."""
 
     @property
     def name(self) -> str:
@@ -37,14 +41,14 @@ class TargetCheckup:
 
     @property
     def healthy(self) -> bool:
-        """Whether there is nothing to do and nothing that somebody should look at."""
+        """Whether a run would find nothing to do, and a person nothing to look into."""
         wrong = self.record, self.debris, self.hints, self.unknown
         return self.reachable and self.status.current and not any(wrong)
 
     def __str__(self) -> str:
         lines = [str(self.status)]
         if not self.reachable:
-            lines.append("  out of reach: nothing else could be looked at")
+            lines.append("  not reachable: nothing else was looked at")
         if len(self.status.heads) > 1:
             lines.append(f"  several heads: {', '.join(self.status.heads)}")
         if self.holder:
@@ -60,41 +64,37 @@ class TargetCheckup:
 
     def to_dict(self) -> dict[str, Any]:
         record = self.record
+        fields = json_fields(self)
+        del fields["status"], fields["record"]
         return {
             **self.status.to_dict(),
+            **fields,
             "healthy": self.healthy,
-            "reachable": self.reachable,
-            "holder": self.holder,
             "failed_starts": record.starts.count if record else 0,
             "last_outcome": record.outcome if record else None,
             "last_failures": [dict(each) for each in record.failures] if record else [],
             "copies": [copy.to_dict() for copy in self.copies],
             "debris": [each.to_dict() for each in self.debris],
-            "hints": list(self.hints),
-            "repairs": list(self.repairs),
-            "unknown": list(self.unknown),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Checkup:
-    """Every target, looked at closely; what `Migrator.doctor` returns."""
+    """The findings about every target; `checkup["name"]` is the part of the target of that name."""
 
     targets: tuple[TargetCheckup, ...]
+    """The targets' parts, in the order in which they were given to the Migrator."""
 
     @property
     def healthy(self) -> bool:
-        """Whether every target is."""
+        """Whether every target is healthy."""
         return all(target.healthy for target in self.targets)
 
     def __getitem__(self, name: str) -> TargetCheckup:
-        for target in self.targets:
-            if target.name == name:
-                return target
-        raise KeyError(name)
+        return {target.name: target for target in self.targets}[name]
 
     def __str__(self) -> str:
-        return "\n".join(str(target) for target in self.targets)
+        return "\n".join(map(str, self.targets))
 
     def to_dict(self) -> dict[str, Any]:
         return {"healthy": self.healthy, "targets": [each.to_dict() for each in self.targets]}
@@ -102,11 +102,14 @@ class Checkup:
 
 def _said(record: Record) -> list[str]:
     if record.outcome == "begun":
-        ended = "died, or still migrates"
+        ended = "died, or is still migrating"
     else:
         ended = f"ended {record.outcome}, leaving the database {record.state}"
-    lines = [f"the last start that led, {record.leader}, {ended}"]
+    lines = [f"the last leader, {record.leader}, {ended}"]
     if record.starts.count:
         lines.append(f"failed starts in a row at these revisions: {record.starts.count}")
-    lines += [f"it met: {each.get('kind')}: {each.get('message')}" for each in record.failures[-1:]]
+    lines += [
+        f"its last failure: {each.get('kind')}: {each.get('message')}"
+        for each in record.failures[-1:]
+    ]
     return lines
