@@ -1,4 +1,4 @@
-"""Starts the notes application again and again, as deployments would, and shows each report.
+"""Start the notes application again and again, as deployments would, and show each report.
 
 Everything happens in a temporary folder; nothing is left behind.
 """
@@ -58,7 +58,7 @@ def main() -> None:
         revision.write_text(BROKEN)
         start(
             application,
-            "A broken revision: it commits half of itself and fails. The snapshot is put back, "
+            "A broken revision commits half of its work and fails. The snapshot is restored, "
             "and the application starts on the old schema",
             "eggs",
         )

@@ -1,4 +1,4 @@
-"""A small application that owns its database: `python app.py FILE NOTE` keeps a note in FILE."""
+"""A small application that owns its database: `python app.py FILE NOTE` stores a note in FILE."""
 
 import asyncio
 import sys

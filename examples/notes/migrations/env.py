@@ -1,4 +1,4 @@
-"""What `alembic init -t async` writes, without its comments."""
+"""The env.py that `alembic init -t async` writes, without its comments."""
 
 import asyncio
 from logging.config import fileConfig

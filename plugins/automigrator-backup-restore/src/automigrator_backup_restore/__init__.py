@@ -1,4 +1,4 @@
-"""The strategy `backup-restore`: a copy before a migration, put back when it fails."""
+"""The strategy `backup-restore`: a snapshot before a migration, restored when it fails."""
 
 from automigrator_backup_restore.strategy import BackupRestore
 

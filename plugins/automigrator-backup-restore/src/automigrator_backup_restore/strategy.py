@@ -1,4 +1,4 @@
-"""Copies a database before it is migrated, and puts the copy back when that fails."""
+"""Takes a snapshot before a migration, and restores it after a failure."""
 
 from __future__ import annotations
 
@@ -21,14 +21,24 @@ _DECISIONS = {
 
 
 class BackupRestore:
-    """Takes a snapshot before a migration, restores it after a failure, and says `then`.
+    """Strategy: take a snapshot before a migration, restore it after a failure, answer `then`.
 
-    `snapshot="auto"` makes no copy where a failed attempt rolls back whole by itself. After a
-    migration that succeeded the newest `keep` copies stay, without those older than `max_age` (a
-    timedelta, or days); None sets no limit, and the last good one always stays. `folder` is where
-    they are (files only), and `disconnect_others` ends the sessions of others that are in the
-    way. On PostgreSQL `copy` is made by template, or by the pg_dump in the folder `binaries`.
-    Raises ValueError.
+    Arguments:
+        snapshot: `"auto"` takes none where a failed attempt rolls back as a whole by itself;
+            `"always"` takes one whenever something is pending.
+        then: the answer after the restore: `"pass"` asks the next strategy, `"retry"` tries once
+            more, `"continue"` starts the application on the old schema, `"abort"` stops.
+        keep: how many snapshots stay after a migration that succeeded; None: all. The last good
+            one always stays.
+        max_age: delete snapshots older than this timedelta, or number of days; None: no limit.
+        folder: the folder for copies of a SQLite file (None: beside it), and for dumps (None:
+            make none).
+        disconnect_others: whether to end sessions of others that are in the way (PostgreSQL).
+        copy: `"template"` or `"dump"` (PostgreSQL); `"auto"` dumps where no template copy can be
+            made.
+        binaries: the folder of pg_dump, pg_restore and psql; None: search for them.
+
+    Raises ValueError for an option that it cannot use.
     """
 
     effect = "reverting"
@@ -69,7 +79,7 @@ class BackupRestore:
 
     @hookimpl
     async def before_migrate(self, run: Run) -> None:
-        """Raises what prevents the copy: without one, nothing is migrated."""
+        """Take the snapshot; without one nothing is migrated. Raises what prevents it."""
         if not run.pending or run.empty or (run.transactional and not self._always):
             return
         await run.snapshot(
@@ -81,6 +91,7 @@ class BackupRestore:
 
     @hookimpl
     async def on_failure(self, run: Run, failure: Failure) -> Decision | None:
+        """Restore this run's snapshot, where the attempt left something; then answer `then`."""
         if failure.state != "clean":
             if run.taken is None:
                 run.note("nothing to restore: no snapshot was taken in this run")
@@ -91,7 +102,7 @@ class BackupRestore:
 
     @hookimpl
     async def after_migrate(self, run: Run, report: TargetReport) -> None:
-        """Only now: a copy is deleted when a migration that followed it has succeeded."""
+        """Delete old snapshots: a migration that came after them has succeeded."""
         if run.taken is not None:
             limits = self._limits
             await run.prune_snapshots(limits.keep, max_age=limits.max_age, folder=self._folder)

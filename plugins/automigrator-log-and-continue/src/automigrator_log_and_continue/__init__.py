@@ -1,4 +1,4 @@
-"""The strategy `log-and-continue`: a critical record, and the application starts."""
+"""The strategy `log-and-continue`: log one critical record and let the application start."""
 
 from automigrator_log_and_continue.strategy import LogAndContinue
 

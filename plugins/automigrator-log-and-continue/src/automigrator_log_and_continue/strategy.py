@@ -1,4 +1,4 @@
-"""Says at the top of its voice that a migration failed, and lets the application start."""
+"""Logs a critical record about a failed migration, and lets the application start."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import logging
 
 from automigrator import Decision, Failure, Run, hookimpl
 
-# below the core's: what an application configures for one holds for both
+# a child of the core's logger, so that one configuration holds for both
 logger = logging.getLogger("automigrator.log_and_continue")
 
 _UNREAD = frozenset({"unreachable", "auth", "lock-timeout", "timeout"})
 
 
 class LogAndContinue:
-    """Logs one CRITICAL record about the failure, and answers CONTINUE."""
+    """Strategy: log one CRITICAL record about the failure and answer CONTINUE. No options."""
 
     effect = "none"
 
     @hookimpl
     def on_failure(self, run: Run, failure: Failure) -> Decision | None:
+        """Log what failed, what is at risk and what to do; for a machine in `extra`."""
         risk = at_risk(run, failure)
         logger.critical(
-            "%s could not be migrated, and the application is told to start anyway.\n"
+            "%s could not be migrated; the application starts anyway.\n"
             "what failed: %s\nwhat is at risk: %s",
             run.name,
             failure,
@@ -44,7 +45,7 @@ class LogAndContinue:
 
 
 def at_risk(run: Run, failure: Failure) -> str:
-    """What an application that starts on this database must expect."""
+    """Return what an application risks that starts on this database."""
     wanted = ", ".join(run.wanted) or "unknown"
     before = ", ".join(run.before) or "base"
     if failure.state != "clean":
@@ -57,7 +58,5 @@ def at_risk(run: Run, failure: Failure) -> str:
     if failure.kind == "ahead":
         return "the database is newer than this code, which may misread or damage its data"
     if failure.kind in _UNREAD and not run.wanted:
-        return "the database could not be looked at: whether its schema fits is not known"
-    return (
-        f"the database is at {before}, the code expects {wanted}: what needs the new schema fails"
-    )
+        return "the database could not be read: it is not known whether its schema fits"
+    return f"the database is at {before}, the code expects {wanted}: code for the new schema fails"

@@ -1,4 +1,4 @@
-"""What spans and metrics say of an event: the conventions' names where there are any."""
+"""The attributes of spans and metrics, named by OpenTelemetry's conventions where there are any."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ERROR_TYPE = "error.type"
 OUTCOME, TARGET, RUN = "automigrator.outcome", "automigrator.target", "automigrator.run"
 
 CUTTING = frozenset({"failed", "retrying"})
-"""What ends all that an attempt has begun, with an error."""
+"""Events that end every open step of an attempt, with an error."""
 
 _LEFT_OUT = frozenset({"database", "url", "error", "statement", "advice", "failures", "notes"})
-"""Told under the conventions' names, or too long, or what may hold a literal of someone's."""
+"""Keys that the conventions name otherwise, that are too long, or that may hold a literal."""
 
 
 def database_of(data: Mapping[str, Any]) -> Attributes:
-    """Which database a target is; nothing where the event does not say."""
+    """Return the attributes that name the target's database; none where the event has no URL."""
     if "url" not in data:
         return {}
     url = make_url(data["url"])
@@ -39,7 +39,7 @@ def database_of(data: Mapping[str, Any]) -> Attributes:
 
 
 def attributes_of(event: Event) -> Attributes:
-    """An event's data as attributes; what an attribute cannot hold is left out."""
+    """Return an event's data as attributes, without values that an attribute cannot hold."""
     found: Attributes = {}
     for key, value in event.data.items():
         if key in _LEFT_OUT:
@@ -52,7 +52,7 @@ def attributes_of(event: Event) -> Attributes:
 
 
 def error_of(event: Event) -> tuple[str, str] | None:
-    """The type and the text of the error that an event tells of; None when all is well."""
+    """Return the type and the text of the error that an event reports; None without one."""
     data = event.data
     if event.name in CUTTING:
         return data["kind"], data["message" if event.name == "failed" else "what"]

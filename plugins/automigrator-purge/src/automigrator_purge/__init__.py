@@ -1,4 +1,4 @@
-"""The strategy `purge`: a fresh database takes the place of one that fails to migrate."""
+"""The strategy `purge`: replace a database that cannot be migrated by a fresh one."""
 
 from automigrator_purge.strategy import Purge
 

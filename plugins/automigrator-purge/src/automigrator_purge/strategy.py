@@ -1,4 +1,4 @@
-"""Answers a failed revision or a corrupt file with a fresh, migrated database."""
+"""Replaces a database with a failed revision, or a corrupt file, by a fresh, migrated one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from automigrator import Decision, Failure, Limits, RefusedError, Run, TargetRep
 
 
 class Purge:
-    """Lets a fresh database, migrated on the side, take the target's place, once; then RETRY.
+    """Strategy: replace the target by a fresh, migrated database, once a run, and answer RETRY.
 
-    `set_aside` keeps the old data under another name. After a purge and a migration that
-    succeeded the newest `keep` such databases stay, without those older than `max_age` (a
-    timedelta, or days); by default all of them do, and the newest always. `disconnect_others`
-    ends the sessions of others that are in the way. Passes when the core refuses the act. Raises
-    ValueError.
+    It passes to the next strategy when the core refuses the act.
+
+    Arguments:
+        set_aside: whether to keep the old database under another name.
+        keep: how many old databases stay after a purge and a migration that succeeded; None: all.
+            The newest always stays.
+        max_age: delete old databases older than this timedelta, or number of days; None: no limit.
+        disconnect_others: whether to end sessions of others that are in the way (PostgreSQL).
+
+    Raises ValueError for an option that it cannot use.
     """
 
     effect = "discarding"
@@ -33,6 +38,7 @@ class Purge:
 
     @hookimpl
     async def on_failure(self, run: Run, failure: Failure) -> Decision | None:
+        """Replace the database and note where the old data is; pass when that is refused."""
         try:
             place = await run.recreate_database(
                 set_aside=self._set_aside, disconnect_others=self._disconnect_others
@@ -46,7 +52,7 @@ class Purge:
 
     @hookimpl
     async def after_migrate(self, run: Run, report: TargetReport) -> None:
-        """Only now: the data of an earlier purge goes when the fresh database is migrated."""
+        """Delete old databases beyond the limits: the fresh one is migrated by now."""
         if run.rebuilt and self._limits:
             await run.prune_set_aside(self._limits.keep, max_age=self._limits.max_age)
 

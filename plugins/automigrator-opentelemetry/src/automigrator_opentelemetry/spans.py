@@ -1,4 +1,4 @@
-"""One run's spans: opened and ended by the events, with the events' own times."""
+"""The spans of one run: events start and end them, at the events' own times."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from automigrator_opentelemetry.attributes import (
 )
 
 ROOTS = frozenset({"run-started", "rollback-started"})
-"""What opens a trace."""
+"""Events that open a trace."""
 
 LAST = frozenset({"run-finished", "rollback-finished"})
-"""What ends one, and all that is still open of it."""
+"""Events that end a trace, with every span that is still open."""
 
 
 @dataclass(slots=True)
 class Facts:
-    """What is known of a run, for who measures it."""
+    """Facts about a run that the metrics need later."""
 
     mode: str = ""
     databases: dict[str, Attributes] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class _Open:
 
 
 class RunTrace:
-    """The spans of one run that are open, innermost last: the run's, and each target's."""
+    """The open spans of one run, innermost last: those of the run, and those of each target."""
 
     def __init__(self, tracer: trace.Tracer) -> None:
         self.facts = Facts()
@@ -53,8 +53,8 @@ class RunTrace:
         self._root: list[_Open] = []
         self._targets: dict[str, list[_Open]] = {}
 
-    def tell(self, event: Event) -> None:
-        """Open, end or annotate a span. An error of a span processor passes through."""
+    def record(self, event: Event) -> None:
+        """Start, end or annotate a span. Raises the errors of span processors."""
         declared = CATALOGUE.get(event.name)
         ends = declared.ends if declared is not None else ()
         stack = self._stack(event)
@@ -93,13 +93,13 @@ class RunTrace:
         stack.append(_Open(event.name, span))
 
     def _annotate(self, event: Event, stack: list[_Open]) -> None:
-        """Tell the span that lasts longest: others may be over already."""
+        """Add an event to the outermost span: others may have ended already."""
         for opened in (stack or self._root)[:1]:
             said = attributes_of(event)
             opened.span.add_event(f"automigrator.{event.name}", said, _ns(event.at))
 
     def _end(self, event: Event, stack: list[_Open], first: int) -> None:
-        """End the span at `first`, and whatever is open within it."""
+        """End the span at `first`, and every span inside it."""
         ended = stack[first:]
         del stack[first:]
         if event.name in LAST:
@@ -118,7 +118,7 @@ class RunTrace:
 
 
 def _first(event: Event, stack: Sequence[_Open], ends: Sequence[str]) -> int | None:
-    """Where in the stack what an event ends begins; None when nothing of it is open."""
+    """Return the index of the span that an event ends; None when it is not open."""
     found = [place for place, opened in enumerate(stack) if opened.began in ends]
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""The metrics: counted and measured from the events, none with a label that grows with data."""
+"""The metrics, counted and measured from the events; no label grows with the data."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from automigrator_opentelemetry.attributes import (
     Attributes,
     error_of,
 )
-from automigrator_opentelemetry.tracing import Facts
+from automigrator_opentelemetry.spans import Facts
 
 BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 3600)
-"""Seconds: a start with nothing to do takes milliseconds, a table's rewrite an hour."""
+"""Seconds: a start with nothing to do takes milliseconds, rewriting a table takes an hour."""
 
 _REACHED = frozenset({"current", "migrated", "recovered"})
 _RECOVERIES = {"restored": "restore", "recreated": "recreate", "repaired": "repair"}
 
 
-class Measuring:
-    """The instruments, and what each event adds to them."""
+class Instruments:
+    """The counters and histograms, and what each event adds to them."""
 
     def __init__(self, meter: Meter) -> None:
         def seconds(name: str, what: str) -> Histogram:
@@ -52,8 +52,8 @@ class Measuring:
         self._rehearsal = seconds("rehearsal", "Applying what is pending to a copy of the database")
         self._recovery = seconds("recovery", "Restoring, rebuilding or repairing a database")
 
-    def tell(self, event: Event, facts: Facts) -> None:
-        """Count an event, and keep of it what later ones do not say."""
+    def record(self, event: Event, facts: Facts) -> None:
+        """Count an event, and store in `facts` what later events do not contain."""
         data, target = event.data, event.target or ""
         database = self._database(event, facts)
         match event.name:
