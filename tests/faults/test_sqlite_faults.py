@@ -268,7 +268,6 @@ print(json.dumps(report.to_dict()["targets"][0]))
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="permissions of a folder")
 def test_a_read_only_folder_is_said_to_be_one_and_a_current_database_needs_no_other() -> None:
     with tempfile.TemporaryDirectory() as name:  # others may not enter pytest's own folders
         root = Path(name)

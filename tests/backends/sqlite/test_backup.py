@@ -274,7 +274,6 @@ def test_a_killed_copy_never_appears_under_its_name(tmp_path: Path) -> None:
     assert checksum(tmp_path / "copy.db") == checksum(live)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 def test_a_copy_is_as_private_as_its_source(tmp_path: Path) -> None:
     live = make(tmp_path / "app.db", rows=5)
     live.chmod(0o640)
@@ -555,8 +554,7 @@ def test_replace_takes_the_place_with_its_permissions_and_without_old_sidecars(
     backup.replace(new, live)
     assert version(live) == ("n1",) and checksum(live) == checksum(new)
     assert names(tmp_path) == ["app.db", "new.db"]
-    if os.name != "nt":
-        assert live.stat().st_mode & 0o777 == 0o600
+    assert live.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_log_of_the_old_file_is_not_played_into_the_new_one(tmp_path: Path) -> None:
@@ -668,7 +666,6 @@ def test_too_little_space_is_an_error_with_both_figures(
     assert f"{files.free_space_needed(live):,}" in str(caught.value)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX locks")
 @pytest.mark.parametrize(
     "act",
     [

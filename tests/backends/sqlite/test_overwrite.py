@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 import subprocess
@@ -168,7 +167,6 @@ def test_a_broken_schema_is_kept_page_by_page(tmp_path: Path) -> None:
         assert connection.execute("SELECT n FROM log").fetchall() == [(5,)]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 @pytest.mark.parametrize("mode", ["wal", "delete"])
 def test_a_kill_at_any_moment_leaves_the_old_contents_or_the_new_ones(
     tmp_path: Path, mode: str
