@@ -251,9 +251,12 @@ async def test_a_file_that_may_not_grow_is_no_reason_to_purge(
 # a folder that cannot be written to
 
 READ_ONLY = """
-import asyncio, json, os, sys
-import aiosqlite, alembic.command, automigrator_backup_restore, automigrator_purge
-import automigrator.runner.pipeline, automigrator.runner.side_database
+import asyncio, email.parser, importlib, json, os, pkgutil, sys
+import aiosqlite, alembic.command, automigrator, automigrator_backup_restore, automigrator_purge
+# another user may be unable to read the interpreter's own modules
+for each in pkgutil.walk_packages(automigrator.__path__, "automigrator."):
+    if "testing" not in each.name:
+        importlib.import_module(each.name)
 from automigrator import MigrationError, Migrator, Target
 if os.geteuid() == 0:
     os.setgid(65534)
