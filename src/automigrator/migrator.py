@@ -20,7 +20,7 @@ from automigrator.runner.lifecycle import looked_within, run_told, target_told
 from automigrator.runner.modes import checked, followed, skipped
 from automigrator.runner.session import named, opened, validated
 from automigrator.runner.signals import until_signalled
-from automigrator.runner.state import Course
+from automigrator.runner.state import Policy, RunState
 from automigrator.runner.time_limit import RunLimit
 from automigrator.support.concurrency import in_thread
 from automigrator.target import (
@@ -102,6 +102,7 @@ class Migrator:
         self._stream = EventStream()
         self._joined: dict[str, Hooks] | None = None
         self._how_far = ""
+        self._states: dict[Run, RunState] = {}
 
     # What an application calls.
 
@@ -184,8 +185,8 @@ class Migrator:
 
         chosen = named(self.targets, target)
         try:
-            async with self._course(chosen) as course:
-                report = course.report(await roll_back(course, revision))
+            async with self._state(chosen) as state:
+                report = state.report(await roll_back(state, revision))
         finally:
             await self._hooks.aclose()
         if report.outcome == "failed":
@@ -200,10 +201,10 @@ class Migrator:
         """
         chosen = self.targets if target is None else (named(self.targets, target),)
         for each in chosen:
-            async with opened(each) as ground:
-                if not (await ground.backend.look([ground.table])).exists:
+            async with opened(each) as session:
+                if not (await session.backend.look([session.table])).exists:
                     continue
-                lock = ground.backend.lock([ground.table], each.lock_timeout, lambda *_: None)
+                lock = session.backend.lock([session.table], each.lock_timeout, lambda *_: None)
                 async with lock as hold:
                     await hold.leave(None)
                     await hold.declare(())
@@ -241,14 +242,15 @@ class Migrator:
 
     async def create_database(self, run: Run) -> bool:
         """Create a target's absent database; False when somebody else just did."""
-        return await run._course.ground.backend.create()
+        return await self._states[run].session.backend.create()
 
     async def migrate_target(self, run: Run) -> TargetReport:
         """One target's whole part of a run: look, lock, migrate, recover, report."""
-        if await nothing_to_do(run._course):
-            return run._course.report("current")
+        state = self._states[run]
+        if await nothing_to_do(state):
+            return state.report("current")
         bring_to_head = await in_thread(_bring_to_head)
-        return run._course.report(await bring_to_head(run._course))
+        return state.report(await bring_to_head(state))
 
     async def recreate_database(
         self, run: Run, *, set_aside: bool, disconnect_others: bool
@@ -256,7 +258,8 @@ class Migrator:
         """Replace a target's database by a fresh, migrated one; returns where the old one is."""
         from automigrator.runner.side_database import rebuild
 
-        return await rebuild(run._course, set_aside=set_aside, disconnect_others=disconnect_others)
+        state = self._states[run]
+        return await rebuild(state, set_aside=set_aside, disconnect_others=disconnect_others)
 
     # The modes of run().
 
@@ -268,8 +271,8 @@ class Migrator:
             if any(report.outcome == "failed" for report in reports):
                 reports.append(TargetReport(target.name, "not-run"))
                 continue
-            async with self._course(target, tell.run, limit) as course:
-                reports.append(await target_told(course, self.migrate_target))
+            async with self._state(target, tell.run, limit) as state:
+                reports.append(await target_told(state, self.migrate_target))
         report = Report(tuple(reports), time.monotonic() - began)
         if report.outcome == "failed":
             raise _error(report)
@@ -294,31 +297,34 @@ class Migrator:
         return await followed(self.check, tell, limit)
 
     @asynccontextmanager
-    async def _course(
+    async def _state(
         self, target: Target, run_id: str = "", limit: RunLimit | None = None
-    ) -> AsyncIterator[Course]:
-        async with opened(target) as ground:
+    ) -> AsyncIterator[RunState]:
+        async with opened(target) as session:
             progress = Progress(self._stream, self._hooks, run_id)
-            run = Run(target, ground.backend, progress, self.recreate_database)
-            most, choice = target.max_failed_starts, target.last_resort
-            course = Course(
-                ground,
-                run,
+            run = Run(
+                target,
+                session.backend,
                 progress,
-                self,
+                self.recreate_database,
+                lambda act: state.undone(act),
+            )
+            most, choice = target.max_failed_starts, target.last_resort
+            policy = Policy(
                 self.allow_partial,
                 self.max_failed_starts if most is None else most,
                 self.last_resort if choice is None else choice,
                 target.ahead or self.ahead,
-                limit=limit,
-                rehearse=chosen(target.rehearse, self.rehearse),
+                chosen(target.rehearse, self.rehearse),
             )
-            run._course = course
+            state = self._states[run] = RunState(session, run, progress, self, policy, limit)
             try:
-                yield course
+                yield state
             except asyncio.CancelledError:
-                self._how_far = f"{target.name}: {course.how_far}"
+                self._how_far = f"{target.name}: {state.how_far}"
                 raise
+            finally:
+                del self._states[run]
 
     async def hooks_of(self, target: Target) -> Hooks:
         """The in-house plugins and the target's strategies. Raises PluginError."""
@@ -343,7 +349,7 @@ class Migrator:
         return self._joined
 
 
-def _bring_to_head() -> Callable[[Course], Awaitable[Outcome]]:
+def _bring_to_head() -> Callable[[RunState], Awaitable[Outcome]]:
     # it imports Alembic, for a tenth of a second, and a start with nothing to do never needs it
     from automigrator.runner.pipeline import bring_to_head
 

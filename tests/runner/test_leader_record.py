@@ -145,8 +145,8 @@ class Peeking:
 
     @hookimpl
     async def before_migrate(self, run: Run) -> None:
-        assert run._course.hold is not None
-        self.record = await run._course.hold.last()
+        assert run.hold is not None
+        self.record = await run.hold.last()
 
 
 async def test_a_start_is_written_down_before_anything_is_done(device: Raced) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,20 +11,20 @@ from typing import Any, NoReturn
 import pytest
 
 from automigrator.backends.access import Access
-from automigrator.backends.contract.backend import Backend
-from automigrator.backends.contract.lock import Hold
+from automigrator.backends.contract.backend import Backend, Waiting
 from automigrator.backends.contract.sides import Side
 from automigrator.backends.contract.snapshots import Snapshot
-from automigrator.backends.contract.values import Sight, VersionTable
+from automigrator.backends.contract.values import Sight, Verdict, VersionTable
 from automigrator.backends.sqlite.backend import SQLite
-from automigrator.failure import FailureKind
+from automigrator.backends.sqlite.hold import SQLiteHold
+from automigrator.retention import Limits
 from automigrator.target import Target
 from automigrator.testing import BackendConformance
 from automigrator.testing.contents import execute
 
 
 class CreatesByLooking(SQLite):
-    async def look(self, tables: Sequence[VersionTable]) -> Sight:
+    async def look(self, tables: Sequence[VersionTable], *, heads_only: bool = False) -> Sight:
         await self.create()
         return await super().look(tables)
 
@@ -31,68 +32,113 @@ class CreatesByLooking(SQLite):
 class LocksNobodyOut(SQLite):
     @asynccontextmanager
     async def lock(
-        self,
-        tables: Sequence[VersionTable],
-        timeout_s: float,
-        waiting: Callable[[float, str], None],
-    ) -> AsyncIterator[Hold]:
+        self, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting
+    ) -> AsyncIterator[SQLiteHold]:
         assert self.file is not None
         self.file = self.file.with_name(f"{id(self)}.db")
         async with super().lock(tables, timeout_s, waiting) as hold:
             yield hold
 
 
-class SnapshotsLackRows(SQLite):
-    async def snapshot(self, *args: Any, **options: Any) -> Snapshot:
-        snapshot = await super().snapshot(*args, **options)
-        url = self.access.url.set(database=snapshot.place)
-        await execute(url, "DELETE FROM notes WHERE id = 100")
-        return snapshot
+class Holding(SQLite):
+    """What its lock yields is changed by `spoil`."""
 
+    def spoil(self, hold: Any) -> None: ...
 
-class RestoresNothing(SQLite):
-    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> None:
-        return None
-
-
-class RecoversNothing(SQLite):
-    async def recover(self, tables: Sequence[VersionTable]) -> str | None:
-        return None
-
-
-class LeavesItsCopies(SQLite):
     @asynccontextmanager
-    async def copied_side(self, stamp: str, **options: Any) -> AsyncIterator[Side]:
-        async with super().copied_side(stamp, **options) as side:
-            side.needed = True  # type: ignore[attr-defined]  # what it is not
-            yield side
+    async def lock(
+        self, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting
+    ) -> AsyncIterator[SQLiteHold]:
+        async with super().lock(tables, timeout_s, waiting) as hold:
+            self.spoil(hold)
+            yield hold
 
 
-class ForgetsToClose(SQLite):
-    async def close(self) -> None:
-        return None
+async def nothing(*args: Any, **options: Any) -> None:
+    return None
 
 
-class PrunesItsNeighbours(SQLite):
-    async def prune(self, keep: int, *, folder: Path | None = None) -> tuple[str, ...]:
-        assert self.file is not None
-        found = sorted(self.file.parent.glob(f"{self.file.stem}*.snapshot-*"))
-        for path in found[: -keep or None]:
-            path.unlink()
-        return tuple(map(str, found[: -keep or None]))
+class SnapshotsLackRows(Holding):
+    def spoil(self, hold: Any) -> None:
+        take = hold.snapshots.take
+
+        async def lacking(*args: Any, **options: Any) -> Snapshot:
+            snapshot: Snapshot = await take(*args, **options)
+            url = self.access.url.set(database=snapshot.place)
+            await execute(url, "DELETE FROM notes WHERE id = 100")
+            return snapshot
+
+        hold.snapshots.take = lacking
 
 
-class DropsWhatItReplaces(SQLite):
-    async def take_over(
-        self, side: Side, stamp: str, tables: Sequence[VersionTable], **options: Any
-    ) -> str | None:
-        await super().take_over(side, stamp, tables, **{**options, "set_aside": False})
-        return f"{self.file}.purged"
+class RestoresNothing(Holding):
+    def spoil(self, hold: Any) -> None:
+        hold.snapshots.restore = nothing
+
+
+class RecoversNothing(Holding):
+    def spoil(self, hold: Any) -> None:
+        hold.recover = nothing
+
+
+class LeavesItsCopies(Holding):
+    def spoil(self, hold: Any) -> None:
+        copy = hold.sides.copy
+
+        @asynccontextmanager
+        async def leaving(*args: Any) -> AsyncIterator[Side]:
+            async with copy(*args) as side:
+                side.needed = True  # what it is not
+                yield side
+
+        hold.sides.copy = leaving
+
+
+class ForgetsToClose(Holding):
+    def spoil(self, hold: Any) -> None:
+        hold.close_journal = nothing
+
+
+class PrunesItsNeighbours(Holding):
+    def spoil(self, hold: Any) -> None:
+        async def prune(limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
+            assert self.file is not None
+            found = sorted(self.file.parent.glob(f"{self.file.stem}*.snapshot-*"))
+            old = found[: -(limits.keep or 0) or None]
+            for path in old:
+                path.unlink()
+            return tuple(map(str, old))
+
+        hold.snapshots.prune = prune
+
+
+class DropsWhatItReplaces(Holding):
+    def spoil(self, hold: Any) -> None:
+        take_over = hold.sides.take_over
+
+        async def dropping(*args: Any, **options: Any) -> str:
+            await take_over(*args, **{**options, "set_aside": False})
+            return f"{self.file}.purged"
+
+        hold.sides.take_over = dropping
 
 
 class GuessesByTheText(SQLite):
-    def classify(self, error: BaseException) -> FailureKind | None:
-        return "disk-full" if "disk" in str(error) else super().classify(error)
+    def classify(self, error: BaseException) -> Verdict:
+        return Verdict("disk-full") if "disk" in str(error) else super().classify(error)
+
+
+class DeclaresWhatItLacks(Holding):
+    def spoil(self, hold: Any) -> None:
+        hold.snapshots = None
+
+
+class NeverAnswers(SQLite):
+    limit_s = 0.2
+
+    async def look(self, tables: Sequence[VersionTable], *, heads_only: bool = False) -> Sight:
+        await asyncio.Event().wait()
+        raise AssertionError
 
 
 class _Bad(BackendConformance):
@@ -154,6 +200,16 @@ def no_fixture(name: str) -> NoReturn:
             "the old data is said to be in",
         ),
         (
+            DeclaresWhatItLacks,
+            "test_a_snapshot_is_equal_row_by_row",
+            "the backend declares snapshots, its lock has none",
+        ),
+        (
+            NeverAnswers,
+            "test_an_absent_database_is_an_answer_and_stays_absent",
+            "not over after 0.2 s; it waited at",
+        ),
+        (
             GuessesByTheText,
             "test_what_the_driver_does_not_say_is_not_guessed",
             "classify(RuntimeError('disk full, they say')) is None",
@@ -165,6 +221,7 @@ def test_a_wrong_backend_is_told_what_is_wrong(
 ) -> None:
     suite = _Bad()
     suite.kind = kind
+    suite.limit_s = getattr(kind, "limit_s", suite.limit_s)  # type: ignore[misc]
     with suite.opened("sqlite", tmp_path, no_fixture), pytest.raises(AssertionError) as info:
         getattr(suite, case)()
     assert told in str(info.value)

@@ -11,10 +11,11 @@ from typing import Any, NoReturn
 import pytest
 from sqlalchemy import NullPool, text
 from sqlalchemy.ext.asyncio import create_async_engine
+from support.sqlite_holds import held
 
 from automigrator import Decision, Failure, RefusedError, Run, hookimpl
 from automigrator.backends.access import Access
-from automigrator.backends.registry import backend_for
+from automigrator.backends.sqlite.backend import SQLite
 from automigrator.errors import ConfigurationError
 from automigrator.testing import StrategyConformance
 from automigrator.testing.contents import ROWS
@@ -85,8 +86,9 @@ class ChangesDataBefore:
 class LeavesTheJournal:
     @hookimpl
     async def before_migrate(self, run: Run) -> None:
-        backend = backend_for(Access(run.target))
-        await backend.snapshot("mine", run.before, run.wanted, run.tables)
+        snapshots = held(SQLite(Access(run.target))).snapshots
+        assert snapshots is not None
+        await snapshots.take("mine", run.before, run.wanted, run.tables)
 
 
 class PretendsToHaveMigrated:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol, TypeVar
 
 from automigrator.backends.contract.backend import Backend
-from automigrator.backends.contract.snapshots import Copying, Snapshot
+from automigrator.backends.contract.lock import Hold
+from automigrator.backends.contract.snapshots import Copying, Snapshot, SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import RefusedError
 from automigrator.events.notifier import Progress
 from automigrator.failure import Failure
+from automigrator.hooks.acts import Acts, Kind
 from automigrator.hooks.calls import acting
 from automigrator.hooks.effects import Effect, may_act
+from automigrator.retention import Limits, stamp
 from automigrator.status import PendingRevision
 from automigrator.target import Target
 
-if TYPE_CHECKING:
-    from automigrator.runner.state import Course
-from automigrator.retention import stamp
+T = TypeVar("T")
 
 
 class Rebuild(Protocol):
@@ -33,40 +34,43 @@ class Rebuild(Protocol):
 
 
 class Run:
-    """One target's part of a run; what a plugin's declared `effect` does not cover is refused.
+    """One target's part of a run; it refuses acts that a plugin's `effect` does not declare.
 
-    `before` and `wanted` are heads. `transactional` says that a failed attempt rolls back by
-    itself, whole: one transaction, and no revision that commits in the middle.
+    `pending`: the revisions to apply, in order. `before`, `wanted`: heads. `attempt`: counts from
+    1. `transactional`: a failed attempt rolls back whole, by itself: one transaction, and no
+    revision that commits in the middle. `empty`: no revision and no table, nothing to lose.
+    `failure`: what is left to answer for. `notes`: lines of the report so far.
     """
 
     def __init__(
-        self, target: Target, backend: Backend, progress: Progress, rebuild: Rebuild
+        self,
+        target: Target,
+        backend: Backend,
+        progress: Progress,
+        rebuild: Rebuild,
+        undone: Callable[[Kind], None],
     ) -> None:
         self.target = target
         self.pending: tuple[PendingRevision, ...] = ()
         self.before: tuple[str, ...] = ()
         self.wanted: tuple[str, ...] = ()
         self.empty = False
-        """Whether there is nothing to lose: no revision and no table."""
         self.attempt = 0
         self.transactional = False
         self.failure: Failure | None = None
         self.notes: list[str] = []
         self.tables: tuple[VersionTable, ...] = ()
-        self.taken: Snapshot | None = None
-        self.copying = False
-        """Whether a snapshot was begun: a cancellation may come when its journal is open."""
-        self.restored = False
-        self.rebuilt = False
-        self.unfinished = False
-        """Whether a restore was begun and has not ended well: the next start ends it."""
-        self.locked = False
+        self.acts = Acts()
+        self.hold: Hold | None = None
+        """The migration lock, as long as it is held."""
         self.stopped = False
         """Whether so many starts have failed that this one touches nothing."""
+        self.taken: Snapshot | None = None
+        """This run's snapshot."""
         self._backend = backend
         self._progress = progress
         self._rebuild = rebuild
-        self._course: Course
+        self._undone = undone
         self._effect: Effect = "none"
 
     @property
@@ -89,6 +93,21 @@ class Run:
         """Whether the database lives in the application's own connection alone."""
         return self._backend.in_place
 
+    @property
+    def locked(self) -> bool:
+        """Whether the migration lock is held."""
+        return self.hold is not None
+
+    @property
+    def restored(self) -> bool:
+        """Whether this run's snapshot was put back."""
+        return self.acts.done("restore")
+
+    @property
+    def rebuilt(self) -> bool:
+        """Whether a fresh database took the target's place."""
+        return self.acts.done("recreate")
+
     def note(self, text: str) -> None:
         """Put a line into the report and the log."""
         self.notes.append(text)
@@ -102,26 +121,26 @@ class Run:
         how: Copying = "auto",
         binaries: Path | None = None,
     ) -> Snapshot:
-        """Copy the target's data and verify the copy; once a run, then the same is returned.
+        """Copy the target's data and verify the copy; a second call returns the same copy.
 
-        On PostgreSQL `how` may insist on a template copy or on a dump, and `binaries` say where
-        pg_dump is. Raises RefusedError when it cannot be made safely.
+        `folder`: where the copy goes; default: beside the database. `disconnect_others`: end
+        sessions in the way; default False. PostgreSQL: `how` is `"auto"` (default), `"template"`
+        or `"dump"`, `binaries` the folder of pg_dump; default: the PATH. Raises RefusedError when
+        no copy can be made safely.
         """
-        self._need_lock("take a snapshot")
+        hold = self._need_lock("take a snapshot")
         if self.taken is None:
+            snapshots = self.offered(hold.snapshots, "snapshots")
+            options = SnapshotOptions(folder, disconnect_others, how, binaries)
             told = self._progress.step("snapshot-started", "snapshot-failed", self.target)
-            with acting("take a snapshot"), told as seconds:
-                self.copying = True
-                self.taken = await self._backend.snapshot(
+            with acting("take a snapshot"), told as seconds, self.acts.act("snapshot"):
+                self.taken = await snapshots.take(
                     stamp(),
                     self.before,
                     self.wanted,
                     self.tables,
+                    options,
                     atomic=self.transactional,
-                    folder=folder,
-                    disconnect_others=disconnect_others,
-                    how=how,
-                    binaries=binaries,
                 )
             place = self.taken.place
             self._progress("snapshot-taken", self.name, place=place, seconds=seconds())
@@ -134,53 +153,53 @@ class Run:
         max_age: timedelta | None = None,
         folder: Path | None = None,
     ) -> tuple[str, ...]:
-        """Delete the target's snapshots beyond the newest `keep` and those older than `max_age`.
+        """Delete the target's snapshots beyond the limits, and return them.
 
-        Never this run's own, nor the last good one, whatever the limits are; None sets none. On
-        PostgreSQL also of what restores have replaced. Returns what was deleted.
+        `keep`: how many of the newest stay. `max_age`: how old they may be. `folder`: where they
+        are. None sets no limit. This run's own and the last good one stay. On PostgreSQL data
+        that restores have replaced has the same limits.
         """
-        self._need_lock("prune snapshots")
+        hold = self._need_lock("prune snapshots")
+        snapshots = self.offered(hold.snapshots, "snapshots")
         with acting("prune snapshots"):
-            return await self._backend.prune(keep, max_age=max_age, folder=folder)
+            return await snapshots.prune(Limits(keep, max_age), folder)
 
     async def prune_set_aside(
         self, keep: int | None = None, *, max_age: timedelta | None = None
     ) -> tuple[str, ...]:
-        """The same for the old databases that `recreate_database` has set aside."""
-        self._need_lock("prune what was set aside")
+        """Delete old databases that `recreate_database` set aside, like `prune_snapshots`."""
+        hold = self._need_lock("prune what was set aside")
+        sides = self.offered(hold.sides, "databases on the side")
         with acting("prune what was set aside"):
-            return await self._backend.prune_set_aside(keep, max_age=max_age)
+            return await sides.prune_set_aside(Limits(keep, max_age))
 
     async def restore(self, *, disconnect_others: bool = False) -> None:
         """Put this run's own snapshot back, after a failure that left changes behind.
 
-        Raises RefusedError when there is none, or the plugin does not declare
-        `effect = "reverting"`.
+        `disconnect_others`: end sessions in the way; default False. Raises RefusedError when
+        there is no snapshot, or the plugin does not declare `effect = "reverting"`.
         """
-        failure = self._allowed("reverting", "restore a snapshot")
+        failure, hold = self._allowed("reverting", "restore a snapshot")
+        snapshots = self.offered(hold.snapshots, "snapshots")
         if self.taken is None:
             raise RefusedError("no snapshot was taken in this run; nothing was changed")
         place = self.taken.place
         told = self._progress.step("restore-started", "restore-failed", self.target, place=place)
         unfinished = self._left_to_the_next_start(place)
-        with acting("restore a snapshot"), told as seconds, unfinished:
-            self.unfinished = True
-            kept = await self._backend.restore(self.taken, disconnect_others=disconnect_others)
+        with acting("restore a snapshot"), told as seconds, unfinished, self.acts.act("restore"):
+            kept = await snapshots.restore(self.taken, disconnect_others=disconnect_others)
             if kept is not None:
                 self.note(
                     "what the database held until it was put back, and with it what others wrote "
                     f"meanwhile, is in {kept}"
                 )
-            heads = (await self._backend.look(list(self.tables))).all_heads()
+            heads = (await hold.look(self.tables)).all_heads()
             if heads != self.taken.heads:
                 raise RuntimeError(
                     f"put back from {place}, the database is at {heads}, "
                     f"not at {self.taken.heads}; the next start restores it again"
                 )
-        self.unfinished = False
-        self.restored = True
-        self._course.undone()
-        self._course.applied.clear()
+        self._undone("restore")
         kind = failure.kind
         self._progress("restored", self.name, place=place, kind=kind, seconds=seconds())
 
@@ -189,25 +208,25 @@ class Run:
     ) -> str | None:
         """Build and migrate a fresh database on the side, and let it take the target's place.
 
-        Returns where the old data was set aside, None when it was thrown away. Raises
-        RefusedError, the old database untouched, when the plugin does not declare
-        `effect = "discarding"`, or when the fresh database cannot be migrated either.
+        `set_aside`: keep the old data under another name; default True. `disconnect_others`: end
+        sessions in the way; default False. Returns where the old data is, None when it was
+        deleted. Raises RefusedError, the old database untouched, when the plugin does not declare
+        `effect = "discarding"`, or the fresh database cannot be migrated either.
         """
         self._allowed("discarding", "replace the database")
         told = self._progress.step("recreate-started", "recreate-failed", self.target)
-        with acting("replace the database"), told as seconds:
+        with acting("replace the database"), told as seconds, self.acts.act("recreate"):
             aside = await self._rebuild(
                 self, set_aside=set_aside, disconnect_others=disconnect_others
             )
-        self.rebuilt = True
-        self._course.undone()
+        self._undone("recreate")
         kept = aside or "deleted"
         self._progress("recreated", self.name, aside=kept, seconds=seconds())
         return aside
 
     @contextmanager
     def _left_to_the_next_start(self, place: str) -> Iterator[None]:
-        """Say what becomes of the database when a restore fails."""
+        """Context manager: note what becomes of the database when a restore fails."""
         try:
             yield
         except Exception:
@@ -219,15 +238,15 @@ class Run:
 
     @contextmanager
     def acting(self, effect: Effect) -> Iterator[None]:
-        """Within, acts of `effect` are allowed."""
+        """Context manager: acts of `effect` are allowed."""
         self._effect = effect
         try:
             yield
         finally:
             self._effect = "none"
 
-    def _allowed(self, effect: Effect, act: str) -> Failure:
-        self._need_lock(act)
+    def _allowed(self, effect: Effect, act: str) -> tuple[Failure, Hold]:
+        hold = self._need_lock(act)
         failure = self.failure
         if failure is None:
             raise RefusedError(f"cannot {act}: nothing has failed; nothing was changed")
@@ -241,10 +260,25 @@ class Run:
                 f"cannot {act} after a failure of kind {failure.kind} that left the database "
                 f"{failure.state}; nothing was changed"
             )
-        return failure
+        return failure, hold
 
-    def _need_lock(self, act: str) -> None:
-        if not self.locked:
+    def _need_lock(self, act: str) -> Hold:
+        if self.hold is None:
             raise RefusedError(f"cannot {act} without the migration lock; nothing was changed")
         if self.stopped:
             raise RefusedError(f"cannot {act} after too many failed starts; nothing was changed")
+        return self.hold
+
+    def offered(self, part: T | None, what: str) -> T:
+        """Return a part of the lock's hold. Raises RefusedError where the backend has none."""
+        if part is None:
+            if self.in_memory:
+                raise RefusedError(
+                    f"a database in memory has no {what}; nothing was changed. It is rebuilt by "
+                    "restarting the application"
+                )
+            raise RefusedError(
+                f"the backend of {self.database} offers no {what}; nothing was changed. Leave "
+                "the strategy out for this target with Target(recovery=[...])"
+            )
+        return part

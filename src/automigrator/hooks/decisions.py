@@ -16,8 +16,8 @@ MOST_ATTEMPTS = 3
 
 
 @dataclass(slots=True)
-class Asking:
-    """The answers of one target's plugins over its whole run; plugins keep no state of their own.
+class Decisions:
+    """The decisions of one target's plugins over its whole run; plugins keep no state of their own.
 
     A strategy that acts on data is granted one RETRY, and a discarding one acts once.
     """
@@ -33,7 +33,7 @@ class Asking:
     acted: set[int] = field(default_factory=set)
 
     async def decide(self, failure: Failure) -> tuple[Decision | None, str]:
-        """The first Decision and whose it is; None when all passed.
+        """Return the first Decision and the plugin that made it; None when all passed.
 
         `run.failure` is what is left to answer for: a restore in between makes it clean.
         """
@@ -52,7 +52,7 @@ class Asking:
             if effect == "discarding" and run.attempt >= MOST_ATTEMPTS:
                 run.note(f"{impl.blame} was not asked: no attempt is left to follow it")
                 continue
-            before = (run.restored, run.rebuilt)
+            rebuilt, acts = run.rebuilt, run.acts.count()
             try:
                 with self.around(impl.hook, impl.blame) as given_up, run.acting(effect):
                     limit = hooks.deadline_of(impl)
@@ -61,9 +61,9 @@ class Asking:
                 run.notes.append(str(error))
                 run.failure = await self.look_again(run.failure)
                 return Decision.ABORT, impl.blame
-            if run.rebuilt and not before[1]:
+            if run.rebuilt and not rebuilt:
                 self.acted.add(key)
-            if (run.restored, run.rebuilt) != before or effect == "reverting":
+            if run.acts.count() != acts or effect == "reverting":
                 run.failure = await self.look_again(run.failure)
             decision = self.checked(answer, impl.blame, key if effect != "none" else None)
             if decision is not None:
@@ -71,7 +71,7 @@ class Asking:
         return None, ""
 
     def checked(self, answer: object, blame: str, key: int | None = None) -> Decision | None:
-        """The answer, or None with a note where the core does not follow it."""
+        """Return the answer, or None with a note where the core does not follow it."""
         run = self.run
         assert run.failure is not None
         if answer is Decision.RETRY:

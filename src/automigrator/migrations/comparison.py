@@ -13,12 +13,12 @@ from sqlalchemy.sql.schema import ColumnCollectionConstraint
 from automigrator.errors import EnvError
 from automigrator.migrations.drive import drive
 from automigrator.migrations.probe import probe
-from automigrator.runner.session import Ground
+from automigrator.runner.session import Session
 
 MODELS, DATABASE = "only in the models", "only in the database"
 
 
-async def drift(ground: Ground, models: MetaData | Sequence[MetaData]) -> tuple[str, ...]:
+async def drift(ground: Session, models: MetaData | Sequence[MetaData]) -> tuple[str, ...]:
     """A line for each difference; none where they agree. Only reads.
 
     What env.py passes to `context.configure` holds: `include_object`, `compare_type`, schemas.

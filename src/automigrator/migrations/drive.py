@@ -16,7 +16,7 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Place
 from automigrator.migrations.config import alembic_config
-from automigrator.migrations.environment import Execution, Request, execute
+from automigrator.migrations.environment import Execution, Request, adopted, execute
 from automigrator.migrations.history import History
 from automigrator.migrations.isolation import alembic_to_ourselves
 from automigrator.migrations.watchdog import Watch, to_its_end, until_out_of_reach
@@ -50,7 +50,7 @@ async def drive(
     watch = Watch(execution, target.statement_timeout, target.revision_timeout)
     loop = asyncio.get_running_loop()
     until_silent = partial(until_out_of_reach, backend, target.connect_timeout)
-    alive = hold.until_lost if hold is not None else until_silent
+    alive = hold.until_lost if hold is not None and apply else until_silent
 
     def request(connection: Connection | None, expected: Hashable, state: Hashable) -> Request:
         attributes: dict[str, Any] = {}
@@ -65,6 +65,7 @@ async def drive(
             revision,
             expected,
             connection,
+            hold,
             state,
             apply=apply,
             down=down,
@@ -86,16 +87,16 @@ async def drive(
 
     def prepared(connection: Connection) -> tuple[Hashable, Hashable]:
         identity, state = (
-            backend.identity(connection),
-            backend.session_state(connection),
+            backend.sessions.identity(connection),
+            backend.sessions.state(connection),
         )
         connection.rollback()
         return identity, state
 
     def on_loop(connection: Connection) -> None:
         identity, state = prepared(connection)
-        undo = backend.adopt(connection, to_write=apply)
-        interrupt = backend.interrupter(connection)
+        undo = adopted(backend, hold, connection, to_write=apply)
+        interrupt = backend.sessions.interrupter(connection)
         if interrupt is not None:
             execution.interrupts.append(interrupt)
         asked = request(connection, identity, state)
@@ -131,7 +132,7 @@ def _limited(
     """Follow a connection's statements, and let the server limit them where it can."""
     unlimited = None
     if seconds is not None:
-        unlimited = backend.limit_statements(connection, seconds)
+        unlimited = backend.sessions.limit_statements(connection, seconds)
         if unlimited is not None:
             watch.statement_s = None
     forget = watch.follow(connection)

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.util import await_only
 
 from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import EnvError, NeedsThreadError, RevisionExitError, UnknownRevisionError
 from automigrator.migrations import alembic_private
@@ -55,6 +56,7 @@ class Request:
     revision: str
     expected: Hashable
     connection: Connection | None = None
+    hold: Hold | None = None
     session_state: Hashable = None
     apply: bool = False
     down: bool = False
@@ -89,6 +91,11 @@ class Execution:
     interrupts: list[Callable[[], None]] = field(default_factory=list)
     undo: list[Callable[[], None]] = field(default_factory=list)
 
+    @property
+    def met_a_revision(self) -> bool:
+        """Whether env.py came as far as a revision; with revisions done, as far as their commit."""
+        return bool(self.current or self.error or self.done)
+
 
 def execute(request: Request, execution: Execution) -> None:
     """Run env.py once, filling in `execution`; what env.py raises passes through."""
@@ -116,14 +123,14 @@ def execute(request: Request, execution: Execution) -> None:
                 *to_tuple(options.get("on_version_apply"), default=()),
                 lambda **_: _confirmed(request),  # inside the transaction, before its commit
             )
-        for option, value in request.backend.configure_options().items():
+        for option, value in request.backend.sessions.configure_options().items():
             if options.get(option) is None:
                 options[option] = value
         original(chosen, *args, **options)
         context = environment.get_context()
         table = VersionTable(context.version_table, context.version_table_schema)
         with _untouched(chosen):
-            table = request.backend.resolve(chosen, table)
+            table = request.backend.sessions.resolve(chosen, table)
         execution.contexts.append(
             Configured(
                 table,
@@ -229,8 +236,8 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Conne
             f"env.py opened a {theirs.dialect.name} database, the target is {backend.name}"
         )
     with _untouched(theirs):
-        same = backend.identity(theirs) == request.expected
-        state = backend.session_state(theirs) if ours is not None else None
+        same = backend.sessions.identity(theirs) == request.expected
+        state = backend.sessions.state(theirs) if ours is not None else None
     if ours is not None or not theirs.dialect.is_async:
         _dispose_afterwards(backend, execution, theirs)
     if ours is not None:
@@ -250,6 +257,22 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Conne
     return theirs, "carried" if ours is not None else "thread"
 
 
+def adopted(
+    backend: Backend, hold: Hold | None, connection: Connection, *, to_write: bool = True
+) -> Callable[[], None]:
+    """Make a connection's transactions real and mark them as the lock's; a call undoes both."""
+    undo = backend.sessions.adopt(connection, to_write=to_write)
+    if hold is None:
+        return undo
+    leave = hold.claim(connection)
+
+    def undone() -> None:
+        undo()
+        leave()
+
+    return undone
+
+
 def _dispose_afterwards(backend: Backend, execution: Execution, theirs: Connection) -> None:
     """Close the pool that env.py made for itself and leaves behind; never the application's."""
     applications = (backend.access.given_engine, backend.access.application)
@@ -261,13 +284,14 @@ def _dispose_afterwards(backend: Backend, execution: Execution, theirs: Connecti
 
 
 def _tune(request: Request, execution: Execution, connection: Connection) -> None:
-    execution.undo.append(request.backend.adopt(connection, to_write=request.apply))
+    undo = adopted(request.backend, request.hold, connection, to_write=request.apply)
+    execution.undo.append(undo)
     execution.undo.append(request.follow(connection))
     _interruptible(request.backend, execution, connection)
 
 
 def _interruptible(backend: Backend, execution: Execution, connection: Connection) -> None:
-    interrupt = backend.interrupter(connection)
+    interrupt = backend.sessions.interrupter(connection)
     if interrupt is not None:
         execution.interrupts.append(interrupt)
 

@@ -43,7 +43,7 @@ async def rendered(
         original = environment.configure
 
         def configure(*args: Any, **options: Any) -> None:
-            ours = {**backend.configure_options(), "output_buffer": buffer}
+            ours = {**backend.sessions.configure_options(), "output_buffer": buffer}
             original(*args, **{**options, **ours})
 
         environment.configure = configure  # type: ignore[method-assign]  # as in environment.py

@@ -6,6 +6,7 @@ import traceback
 from dataclasses import replace
 
 from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Place
 from automigrator.errors import (
     EnvError,
@@ -30,36 +31,27 @@ async def probe(
     backend: Backend,
     history: History,
     place: Place,
-    revision: str | None = None,
+    hold: Hold | None = None,
 ) -> tuple[Way, Execution]:
-    """Find the first way that leads env.py to the database; changes nothing.
+    """Find the first way that leads env.py to the database, under the lock; changes nothing.
 
     Raises EnvError listing what each way met, chained to the first; and as it is, what is wrong
     with the history or the database that was reached.
     """
     tried: list[tuple[Way, BaseException]] = []
+
+    async def look(way: Way) -> Execution:
+        revision = target.revision
+        return await drive(target, backend, history, place, way, revision=revision, hold=hold)
+
     for way in ways(target, place):
         try:
-            execution = await drive(
-                target,
-                backend,
-                history,
-                place,
-                way,
-                revision=revision or target.revision,
-            )
+            execution = await look(way)
             several = len(execution.contexts) > 1
             if several and any(c.how == "replaced" for c in execution.contexts):
                 # one connection of ours cannot stand for several of theirs
                 way = replace(way, replace=False)
-                execution = await drive(
-                    target,
-                    backend,
-                    history,
-                    place,
-                    way,
-                    revision=revision or target.revision,
-                )
+                execution = await look(way)
             if any(context.ran for context in execution.contexts):
                 return way, execution
             raise EnvError("env.py returned without running migrations")
@@ -69,7 +61,7 @@ async def probe(
             raise  # no other way would have come further
         except Exception as error:  # noqa: BLE001 - any error only rules out this way
             tried.append((way, error))
-    if backend.classify(tried[0][1]) in _WHATEVER_ENV_DOES:
+    if backend.classify(tried[0][1]).kind in _WHATEVER_ENV_DOES:
         raise tried[0][1]
     # a way that got as far as a database says more than one that could not start
     first = next((e for _, e in tried if type(e) is EnvError), tried[0][1])

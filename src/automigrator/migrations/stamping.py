@@ -18,7 +18,7 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import ConfigurationError, JudgedError, LockLostError
-from automigrator.migrations.environment import Execution
+from automigrator.migrations.environment import Execution, adopted
 from automigrator.migrations.history import History
 from automigrator.migrations.watchdog import Watch, to_its_end, until_out_of_reach
 from automigrator.support.redaction import first_line
@@ -40,7 +40,7 @@ async def bootstrap(
     and ConfigurationError when it returns no revision of this history.
     """
     async with connected(place.engine, target.connect_timeout) as connection:
-        undo = await connection.run_sync(backend.adopt)
+        undo = await connection.run_sync(lambda sync: adopted(backend, hold, sync))
         try:
             answer = await _answer(target, connection, backend, hold)
             revision = "base" if answer is None else answer
@@ -66,7 +66,7 @@ async def _answer(
     alive = hold.until_lost if hold is not None else until_silent
 
     def follow(sync: Connection) -> Callable[[], None]:
-        interrupt = backend.interrupter(sync)
+        interrupt = backend.sessions.interrupter(sync)
         if interrupt is not None:
             execution.interrupts.append(interrupt)
         return watch.follow(sync)
@@ -96,7 +96,7 @@ async def stamp(
 ) -> None:
     """Write the heads of `revision` into the version table, running nothing."""
     async with place.engine.connect() as connection:
-        undo = await connection.run_sync(backend.adopt)
+        undo = await connection.run_sync(lambda sync: adopted(backend, hold, sync))
         try:
             await connection.run_sync(lambda c: _stamp(c, history, table, revision, "baseline"))
             if hold is not None:
@@ -128,7 +128,7 @@ def _stamp(
 def blamed(what: str, error: Exception, backend: Backend) -> JudgedError:
     """The error of a callable that the target was given, told apart from the library's own."""
     return JudgedError(
-        backend.classify(error) or "hook",
+        backend.classify(error).kind or "hook",
         f"{what} of the target raised {first_line(error)}",
         f"repair the callable that Target({what}=...) was given",
     )

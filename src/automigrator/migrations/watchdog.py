@@ -176,7 +176,7 @@ async def until_out_of_reach(backend: Backend, limit_s: float) -> None:
         try:
             await backend.look([VersionTable()])
         except Exception as error:
-            if backend.classify(error) == "unreachable":
+            if backend.classify(error).kind == "unreachable":
                 raise NoAnswerError(
                     f"the database went out of reach: {first_line(error)}"
                 ) from error

@@ -1,227 +1,244 @@
-"""Step 7 of a run: env.py driven to the wanted heads, by another way where one cannot."""
+"""One attempt at bringing a database to the wanted heads: steps 4 to 7 of a run, under the lock."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from automigrator.errors import EnvError, UnknownRevisionError
+from automigrator.failure import FailureKind
 from automigrator.migrations.drive import drive
 from automigrator.migrations.environment import Execution
 from automigrator.migrations.stamping import bootstrap, stamp
 from automigrator.migrations.ways import Way, sync_way
 from automigrator.report import Applied, Outcome
 from automigrator.runner import version_skew
-from automigrator.runner.failures import left_behind, read_after, repair
+from automigrator.runner.failures import left_behind, read_after, recover
 from automigrator.runner.inspection import Finding, inspect, judge
 from automigrator.runner.leader_record import count, inherited
 from automigrator.runner.rehearsal import rehearse
-from automigrator.runner.state import Course, Left
-from automigrator.runner.time_limit import RUNNING
+from automigrator.runner.state import RunState
 from automigrator.support.redaction import first_line
 
+RUNNING = "running env.py"
 
-async def _attempt(course: Course) -> Outcome | None:
-    """Bring the database to the wanted heads, or raise; returns only when they are read anew.
 
-    Except where a leader has just failed at it: then this returns how that one ended.
-    """
-    ground, run, backend = course.ground, course.run, course.ground.backend
-    seen, course.finding, course.execution = course.finding, None, Execution()
-    run.failure, course.rehearsing = None, None
-    course.doing = "unreachable"
-    course.at = "finishing or undoing what was begun before"
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The database is at the wanted heads; they were read anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The database is newer than this code, and the application may start on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """A leader has just failed at the very same, and this process waited for it."""
+
+    outcome: Outcome
+
+
+Result = Reached | Served | Inherited
+
+
+async def attempt(state: RunState) -> Result:
+    """Bring the database to the wanted heads, or raise what prevents it."""
+    session, run, backend = state.session, state.run, state.session.backend
+    seen, state.finding, state.execution = state.finding, None, Execution()
+    run.failure, state.rehearsal.execution = None, None
     if run.taken is None:  # else the journal is this run's own, not a dead leader's
-        try:
-            repaired = await repair(course, [ground.table])
-        except BaseException:
-            # a dead leader's half is still there, and the next start must try again
-            course.lasting, run.unfinished = Left("partial-within-revision"), True
-            raise
-        if run.unfinished:  # at an earlier try
-            course.lasting, run.unfinished = Left(), False
-        if repaired is not None:
-            run.notes.append(repaired)
-            course.repaired = True
-    course.doing, course.at = "history", "reading the revisions"
-    history = await ground.history()
-    if not course.prepared and seen is not None:
+        with state.at("finishing or undoing what was begun before", "unreachable"):
+            done = await recover(state)
+        if done is not None:
+            run.notes.append(done)
+    state.enter("reading the revisions", "history")
+    history = await session.history()
+    prepared = run.acts.done("prepare")
+    if not prepared and seen is not None:
         # before env.py is asked again: many may wait for their turn to be told
-        course.plan, course.finding = history.digest(seen.pending), seen
-        if (leaders := await inherited(course)) is not None:
-            await read_after(course)
-            return leaders
-    told, course.plan, course.finding = course.plan, "", None
-    course.doing, course.at = "env", "asking env.py how the database stands"
+        state.plan, state.finding = history.digest(seen.pending), seen
+        if (outcome := await inherited(state)) is not None:
+            await read_after(state)
+            return Inherited(outcome)
+    told, state.plan, state.finding = state.plan, "", None
+    state.enter("asking env.py how the database stands", "env")
     try:
-        finding = await _found(course)
+        finding = await _found(state)
     except UnknownRevisionError as error:
-        await version_skew.serve(course, error)
-        return "current"
+        await version_skew.serve(state, error)
+        return Served()
     except Exception as error:
-        if not course.begun and backend.classify(error) == "corrupt":
+        if state.start.stage == "not counted" and backend.classify(error).kind == "corrupt":
             # what is pending cannot be read, and a strategy may act on that all the same
-            everything = history.steps(ground.target.revision, ())
-            course.plan = history.digest(history.ids(everything))
-            await count(course)
+            everything = history.steps(session.target.revision, ())
+            state.plan = history.digest(history.ids(everything))
+            await count(state)
         raise
-    if not course.prepared:
+    if not prepared:
         run.before = finding.heads
-    course.after = finding.heads
+    state.after = finding.heads
     if not finding.pending and not finding.unversioned:
-        await version_skew.declare(course, finding)
-        return None
-    if not course.prepared and course.plan != told and (leaders := await inherited(course)):
-        return leaders
-    course.at = "writing down that this start began"
-    await count(course)
-    if not course.prepared:
-        await rehearse(course, finding)
-        await version_skew.declare(course, finding)
-        await course.hooks.before_migrate(run, course.hook_told)
-        course.prepared = True
-    if await _stamped(course, finding):
-        course.stamped = True
-        finding = await _found(course)
-        await version_skew.declare(course, finding)
-    first = len(course.applied)
-    if finding.pending:
-        course.at = "looking for what lies about already"
-        course.debris = await backend.debris()
-        course.at = RUNNING
-        await apply(course, finding)
-    course.at = "reading the heads that the database has now"
-    course.doing = "env" if course.execution.error is None else "revision"
-    sight = await backend.look(list(finding.tables))
-    course.after = sight.all_heads()
-    if not finding.reached(history, sight):
-        del course.applied[first:]  # until the database itself says which stay
-        raise course.execution.error or EnvError(
-            f"env.py returned as if all were well, and the database is at "
-            f"{', '.join(course.after) or 'base'}, not at {', '.join(finding.wanted)}"
-        )
-    return None
+        await version_skew.declare(state, finding)
+        return Reached()
+    if not prepared and state.plan != told and (outcome := await inherited(state)) is not None:
+        return Inherited(outcome)
+    state.enter("writing down that this start began")
+    await count(state)
+    if not prepared:
+        await rehearse(state, finding)
+        await version_skew.declare(state, finding)
+        with run.acts.act("prepare"):
+            await state.hooks.before_migrate(run, state.hook_told)
+    if await _stamped(state, finding):
+        finding = await _found(state)
+        await version_skew.declare(state, finding)
+    await _brought_to(state, finding)
+    return Reached()
 
 
-async def _found(course: Course) -> Finding:
+async def _found(state: RunState) -> Finding:
     """Step 4, and what the hooks are shown of it."""
-    ground, run = course.ground, course.run
-    history = await ground.history()
-    finding = await inspect(ground.target, ground.backend, history, ground.place, needs_way=True)
-    judge(ground.target, finding)
-    course.finding = finding
+    session, run = state.session, state.run
+    history = await session.history()
+    finding = await inspect(session, run.hold, needs_way=True)
+    judge(session.target, finding)
+    state.finding = finding
     run.wanted, run.tables = finding.wanted, finding.tables
     run.pending = history.describe(finding.pending)
-    course.plan = history.digest(finding.pending)
+    state.plan = history.digest(finding.pending)
     run.empty = not finding.heads and not finding.sight.has_tables
     run.transactional = (
-        all(context.one_transaction for context in finding.contexts)
+        session.backend.transactional_ddl
+        and finding.one_transaction
         and sum(bool(context.pending) for context in finding.contexts) <= 1
         and not history.uses_autocommit(finding.pending)
     )
     return finding
 
 
-async def _stamped(course: Course, finding: Finding) -> bool:
+async def _stamped(state: RunState, finding: Finding) -> bool:
     """Whether the database was given a starting point other than base."""
-    ground, target = course.ground, course.ground.target
-    history = await ground.history()
+    session, run, target = state.session, state.run, state.session.target
+    history = await session.history()
     table = finding.tables[0]
-    empty = not finding.sight.has_tables and not finding.heads
-    if target.bootstrap is not None and empty:
+    if target.bootstrap is not None and run.empty:
         began = time.monotonic()
-        course.at = "running bootstrap"
-        course.progress("bootstrap-started", course.run.name)
-        revision = await bootstrap(
-            target, ground.backend, history, ground.place, table, course.hold
-        )
+        state.enter("running bootstrap")
+        state.progress("bootstrap-started", run.name)
+        with run.acts.act("stamp"):
+            revision = await bootstrap(
+                target, session.backend, history, session.place, table, state.hold
+            )
         seconds = time.monotonic() - began
-        course.progress("bootstrapped", course.run.name, revision=revision, seconds=seconds)
+        state.progress("bootstrapped", run.name, revision=revision, seconds=seconds)
         return True
     if finding.unversioned and target.baseline not in (None, "base"):
         assert target.baseline is not None
-        await stamp(ground.backend, history, ground.place, table, target.baseline, course.hold)
-        course.progress("stamped", course.run.name, revision=target.baseline)
+        with run.acts.act("stamp"):
+            await stamp(session.backend, history, session.place, table, target.baseline, state.hold)
+        state.progress("stamped", run.name, revision=target.baseline)
         return True
     return False
 
 
-async def apply(course: Course, finding: Finding) -> None:
-    """Run what is pending, along the way that was found.
+async def _brought_to(state: RunState, finding: Finding) -> None:
+    """Step 7: run what is pending, and read the heads anew."""
+    first = len(state.applied)
+    if finding.pending:
+        state.enter("looking for what lies about already")
+        state.debris = await state.session.backend.debris()
+        await _apply(state, finding)
+    execution = state.execution
+    assert execution is not None
+    kind: FailureKind = "env" if execution.error is None else "revision"
+    state.enter("reading the heads that the database has now", kind)
+    sight = await state.look(finding.tables)
+    state.after = sight.all_heads()
+    if not finding.reached(await state.session.history(), sight):
+        del state.applied[first:]  # until the database itself says which stay
+        raise execution.error or EnvError(
+            f"env.py returned as if all were well, and the database is at "
+            f"{', '.join(state.after) or 'base'}, not at {', '.join(finding.wanted)}"
+        )
 
-    What the async driver refuses is run by a sync one in a thread, from where the database then
+
+async def _apply(state: RunState, finding: Finding) -> None:
+    """Run the pending revisions, along the way that was found.
+
+    A sync driver in a thread runs what the async driver refuses, from where the database then
     is. Raises what env.py or a revision raised.
     """
     assert finding.way is not None
-    course.attempt_started(len(finding.pending))
+    state.attempt_started(len(finding.pending))
     try:
-        await _driven(course, finding.way)
+        await _driven(state, finding.way)
     except Exception as error:
-        way = sync_way(course.ground.target, course.ground.place, finding.way, error)
+        way = sync_way(state.session.target, state.session.place, finding.way, error)
         if way is None:
             raise
         refused = error
     else:
         return
-    await _by_another(course, finding, way, refused)
+    await _by_another(state, finding, way, refused)
 
 
-async def _by_another(course: Course, finding: Finding, way: Way, refused: Exception) -> None:
-    ground, execution = course.ground, course.execution
+async def _by_another(state: RunState, finding: Finding, way: Way, refused: Exception) -> None:
+    execution = state.execution
     assert execution is not None
-    left = await left_behind(
-        ground.backend, await ground.history(), finding, execution, course.debris
-    )
+    left = await left_behind(state, finding, execution)
     if left.state == "partial-within-revision":
         raise refused
     message = first_line(refused)
     note = f"{left.revision} cannot run by {finding.way}: {message}"
-    course.progress(
+    state.progress(
         "drive-changed",
-        course.run.name,
+        state.run.name,
         revision=left.revision,
         was=str(finding.way),
         now=str(way),
         message=message,
     )
     stay = [(revision, s) for revision, s in execution.done if revision in left.applied]
-    course.applied += [Applied(*each) for each in stay]
-    other = course.execution = Execution(done=list(stay))
+    state.applied += [Applied(*each) for each in stay]
+    other = state.execution = Execution(done=list(stay))
     try:
-        await _driven(course, way)
+        await _driven(state, way)
     except Exception:
         if other.current is not None or other.error is not None:
             raise
     else:
-        course.run.notes.append(f"{note}; it ran by {way}, as drive='thread' lets it do at once")
+        state.run.notes.append(f"{note}; it ran by {way}, as drive='thread' lets it do at once")
         return
     # env.py cannot be run that way at all: what it met first is what to report
-    course.execution, course.drive, course.doing = execution, str(finding.way), "revision"
+    state.execution, state.drive = execution, str(finding.way)
+    state.enter(RUNNING, "revision", revisions=True)
     raise refused
 
 
-async def _driven(course: Course, way: Way) -> None:
-    ground, execution = course.ground, course.execution
+async def _driven(state: RunState, way: Way) -> None:
+    session, execution = state.session, state.execution
     assert execution is not None
-    course.drive = str(way)
-    course.doing = "revision"
-    first = len(course.applied)
+    state.drive = str(way)
+    state.enter(RUNNING, "revision", revisions=True)
+    first = len(state.applied)
     try:
         await drive(
-            ground.target,
-            ground.backend,
-            await ground.history(),
-            ground.place,
+            session.target,
+            session.backend,
+            await session.history(),
+            session.place,
             way,
-            revision=ground.target.revision,
+            revision=session.target.revision,
             apply=True,
-            started=course.started,
-            done=course.done,
-            hold=course.hold,
+            started=state.started,
+            done=state.done,
+            hold=state.hold,
             execution=execution,
         )
     except BaseException:
-        # with revisions done it was their commit that failed
-        if execution.current is None and execution.error is None and not execution.done:
-            course.doing = "env"
-        del course.applied[first:]  # until the database itself says which stay
+        if not execution.met_a_revision:
+            state.enter(RUNNING, "env", revisions=True)
+        del state.applied[first:]  # until the database itself says which stay
         raise

@@ -75,7 +75,7 @@ def diagnose(
     if kind == "unreachable" and left.revision is not None:
         advice = advice or CUT
     if backend is not None and kind not in _NOT_THE_DATABASES and not refused:
-        advice = advice or backend.advise(error)
+        advice = advice or backend.classify(error).advice
     return Failure(
         kind,
         message,
@@ -117,7 +117,7 @@ def _kind(error: BaseException, backend: Backend | None, otherwise: FailureKind)
             return error.kind or otherwise
     if any(isinstance(each, LockLostError) for each in chain(error)):
         return "lock-timeout"
-    kind = backend.classify(error) if backend is not None else None
+    kind = backend.classify(error).kind if backend is not None else None
     if kind == "auth" and otherwise == "revision":
         return "revision"  # let in, and refused what this revision alone wants
     return kind or otherwise

@@ -11,7 +11,7 @@ from typing import TypeVar
 from automigrator.backends.contract.examiner import Debris, Examiner
 from automigrator.migrations.created_tables import there_already
 from automigrator.runner.checkup import Checkup, TargetCheckup
-from automigrator.runner.session import Ground, opened
+from automigrator.runner.session import Session, opened
 from automigrator.runner.status import standing
 from automigrator.support.redaction import first_line
 from automigrator.target import Ahead, Target
@@ -25,22 +25,25 @@ async def checkup(targets: Sequence[Target], ahead: Ahead, *, repair: bool) -> C
     """Look at every target; nothing is changed unless `repair` says so."""
     found = []
     for target in targets:
-        async with opened(target) as ground:
-            seen = await _examined(ground, target.ahead or ahead)
-            found.append(await _repaired(ground, seen) if repair else seen)
+        async with opened(target) as session:
+            seen = await _examined(session, target.ahead or ahead)
+            found.append(await _repaired(session, seen) if repair else seen)
     return Checkup(tuple(found))
 
 
-async def _examined(ground: Ground, ahead: Ahead) -> TargetCheckup:
-    status = await standing(ground.target, ahead)
-    backend, unknown = ground.backend, _Unknown()
+async def _examined(session: Session, ahead: Ahead) -> TargetCheckup:
+    status = await standing(session.target, ahead)
+    backend, unknown = session.backend, _Unknown()
     try:
-        async with asyncio.timeout(ground.target.connect_timeout):
-            sight = await backend.look([ground.table])
+        async with asyncio.timeout(session.target.connect_timeout):
+            sight = await backend.look([session.table])
     except Exception as error:  # noqa: BLE001 - what is wrong is what is asked for
-        damaged = backend.classify(error) == "corrupt"
+        damaged = backend.classify(error).kind == "corrupt"
         return TargetCheckup(status, reachable=damaged)
-    examiner = backend.examiner([ground.table])
+    examiner = backend.examiner([session.table])
+    if examiner is None:
+        what = f"anything else: the backend of {backend.name} offers no close look"
+        return TargetCheckup(status, unknown=(what,))
     copies = await unknown.unless("what is kept beside it", examiner.copies(), ())
     if not sight.exists:
         return TargetCheckup(status, copies=copies, unknown=tuple(unknown.said))
@@ -51,17 +54,17 @@ async def _examined(ground: Ground, ahead: Ahead) -> TargetCheckup:
         copies=copies,
         debris=await unknown.unless("what was left behind", examiner.debris(), ()),
         hints=await unknown.unless(
-            "what exists already", _hints(ground, examiner, status.pending), ()
+            "what exists already", _hints(session, examiner, status.pending), ()
         ),
         unknown=tuple(unknown.said),
     )
 
 
-async def _hints(ground: Ground, examiner: Examiner, pending: Sequence[str]) -> tuple[str, ...]:
-    return await there_already(examiner, await ground.history(), pending) if pending else ()
+async def _hints(session: Session, examiner: Examiner, pending: Sequence[str]) -> tuple[str, ...]:
+    return await there_already(examiner, await session.history(), pending) if pending else ()
 
 
-async def _repaired(ground: Ground, seen: TargetCheckup) -> TargetCheckup:
+async def _repaired(session: Session, seen: TargetCheckup) -> TargetCheckup:
     """Remove what is provably debris, under the lock, and say what was done and what was not."""
     left = [f"kept: {each.what}: {each.why}" for each in seen.debris if not each.provable]
     provable = [each for each in seen.debris if each.provable]
@@ -71,12 +74,13 @@ async def _repaired(ground: Ground, seen: TargetCheckup) -> TargetCheckup:
     def waiting(seconds: float, leader: str) -> None:
         logger.info("%s: waiting for the migration lock, held by %s", seen.name, leader)
 
-    backend, target = ground.backend, ground.target
+    backend, target = session.backend, session.target
+    examiner = backend.examiner([session.table])
+    assert examiner is not None
     done: list[str] = []
     try:
-        async with backend.lock([ground.table], target.lock_timeout, waiting) as hold:
-            await backend.look([ground.table])
-            if backend.unfinished():
+        async with backend.lock([session.table], target.lock_timeout, waiting) as hold:
+            if (await hold.look([session.table])).unfinished:
                 done.append(
                     "nothing was removed: a run was killed, and the next start must first finish "
                     "or undo what it began"
@@ -84,12 +88,12 @@ async def _repaired(ground: Ground, seen: TargetCheckup) -> TargetCheckup:
             else:
                 for each in provable:
                     await hold.confirm()
-                    done.append(await _removed(backend.examiner([ground.table]), each))
+                    done.append(await _removed(examiner, each))
     except Exception as error:  # noqa: BLE001 - what was done so far is what is asked for
         done.append(f"nothing more was removed: {first_line(error)}")
     for line in done:
         logger.warning("%s: %s", seen.name, line)
-    debris = await backend.examiner([ground.table]).debris()
+    debris = await examiner.debris()
     return replace(seen, debris=debris, repairs=(*done, *left))
 
 

@@ -13,7 +13,7 @@ from automigrator.support.concurrency import in_thread
 if TYPE_CHECKING:
     from automigrator.migrations.static.heads import Signature
     from automigrator.migrations.static.layout import Layout
-    from automigrator.runner.state import Course
+    from automigrator.runner.state import RunState
     from automigrator.target import Target
 
 
@@ -33,32 +33,28 @@ _MOST_SEEN = 64
 _FEW_FILES = 300
 
 
-async def nothing_to_do(course: Course) -> bool:
+async def nothing_to_do(state: RunState) -> bool:
     """Whether the database is at its heads beyond doubt; where it is not, only a look can tell.
 
     Takes no lock, imports no Alembic, loads no plugin. An error is left to the steps that can
     answer it.
     """
-    ground, run = course.ground, course.run
-    backend = ground.backend
+    session, run = state.session, state.run
     try:
-        target = ground.target
+        target = session.target
         seen = _SEEN.get(_key(target))
         # a thread costs more than a few dozen stats
         few = seen is not None and len(seen.signature) <= _FEW_FILES
         wanted = _wanted(target) if few else await in_thread(lambda: _wanted(target))
         if wanted is None:
             return False
-        heads = await backend.glimpse(ground.table)
-        if heads is None:
-            heads = (await backend.look([ground.table])).heads.get(ground.table)
+        sight = await session.backend.look([session.table], heads_only=True)
     except Exception:  # noqa: BLE001 - met again by the steps that follow
         return False
-    if backend.unfinished():  # asked last: a server tells of it in the same look
+    heads = sight.all_heads()
+    if sight.unfinished or not heads or frozenset(heads) != wanted:
         return False
-    if not heads or frozenset(heads) != wanted:
-        return False
-    run.before = run.wanted = course.after = heads
+    run.before = run.wanted = state.after = heads
     return True
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from automigrator.backends.contract.backend import Backend
-from automigrator.backends.contract.values import Place, Sight, VersionTable
+from automigrator.backends.contract.lock import Hold
+from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.errors import EnvError, JudgedError, UnknownRevisionError
 from automigrator.migrations.environment import Configured
 from automigrator.migrations.history import History
 from automigrator.migrations.probe import probe
 from automigrator.migrations.ways import Way
+from automigrator.runner.session import Session
 from automigrator.target import Target
 
 
@@ -44,6 +45,11 @@ class Finding:
         return tuple(dict.fromkeys(r for context in self.contexts for r in context.pending))
 
     @property
+    def one_transaction(self) -> bool:
+        """Whether each version table's revisions run in one transaction."""
+        return all(context.one_transaction for context in self.contexts)
+
+    @property
     def unversioned(self) -> bool:
         """Whether there are tables, and no version row says what they are."""
         return self.sight.has_tables and not self.heads and not self.begun
@@ -57,19 +63,16 @@ class Finding:
 
 
 async def inspect(
-    target: Target,
-    backend: Backend,
-    history: History,
-    place: Place,
-    *,
-    needs_way: bool = False,
+    session: Session, hold: Hold | None = None, *, needs_way: bool = False
 ) -> Finding:
-    """Compare heads with history; env.py is asked only where it alone can tell.
+    """Compare heads with history, under the lock where it is held; env.py is asked if it must be.
 
+    `needs_way`: how env.py reaches the database is to be found, where something is pending.
     Raises what looking raises, UnknownRevisionError, HistoryError and EnvError.
     """
-    table = VersionTable(target.version_table or "alembic_version", target.version_table_schema)
-    sight = await backend.look([table])
+    target, table, history = session.target, session.table, await session.history()
+    look = (hold or session.backend).look
+    sight = await look([table])
     if not sight.exists:
         return Finding(sight, (_compared(target, history, table, ()),))
     told = target.version_table is not None or history.plain_environment
@@ -78,7 +81,7 @@ async def inspect(
         _all_known((context,))
         if not (needs_way and context.pending):
             return Finding(sight, (context,), begun=_begun(target, sight))
-    way, execution = await probe(target, backend, history, place)
+    way, execution = await probe(target, session.backend, history, session.place, hold)
     contexts = tuple(execution.contexts)
     names = [context.table.name for context in contexts]
     if target.version_table not in (None, *names):
@@ -87,7 +90,7 @@ async def inspect(
             f"version_table={target.version_table!r}; let them agree, or leave it out"
         )
     _all_known(contexts)
-    sight = await backend.look(list(dict.fromkeys(context.table for context in contexts)))
+    sight = await look(list(dict.fromkeys(context.table for context in contexts)))
     return Finding(sight, contexts, way, _begun(target, sight))
 
 

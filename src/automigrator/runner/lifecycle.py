@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from automigrator.errors import MigrationError
 from automigrator.report import Report, TargetReport
-from automigrator.runner.state import Course, Left
-from automigrator.runner.time_limit import RUNNING, TimeIsUpError
+from automigrator.runner.state import Left, RunState
+from automigrator.runner.time_limit import TimeIsUpError
 
 if TYPE_CHECKING:
     from automigrator.events.notifier import Progress
@@ -59,20 +59,20 @@ async def run_told(
 
 
 async def target_told(
-    course: Course, work: Callable[[Run], Awaitable[TargetReport]]
+    state: RunState, work: Callable[[Run], Awaitable[TargetReport]]
 ) -> TargetReport:
     """Await one target's part of a run. Raises what it raises."""
-    tell, target = course.progress, course.ground.target
+    tell, target = state.progress, state.session.target
     if tell.heard("target-started"):
-        database = course.ground.backend.name
+        database = state.session.backend.name
         tell("target-started", target.name, database=database, url=target.url)
     try:
-        report = await within(course, work)
+        report = await within(state, work)
     except BaseException as error:
-        _target_finished(course, course.report("failed"), ended_by(error))
+        _target_finished(state, state.report("failed"), ended_by(error))
         raise
     if tell.heard("target-finished"):
-        _target_finished(course, report, report.outcome)
+        _target_finished(state, report, report.outcome)
     return report
 
 
@@ -81,41 +81,41 @@ def ended_by(error: BaseException) -> str:
     return "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"
 
 
-def _target_finished(course: Course, report: TargetReport, outcome: str) -> None:
+def _target_finished(state: RunState, report: TargetReport, outcome: str) -> None:
     data = {**report.to_dict(), "outcome": outcome}
     del data["name"]
-    course.progress("target-finished", report.name, **data)
+    state.progress("target-finished", report.name, **data)
 
 
-def time_is_up(course: Course) -> TimeIsUpError:
+def time_is_up(state: RunState) -> TimeIsUpError:
     """The error of a run whose time is over: what it waited for, or did."""
-    assert course.limit is not None
-    execution = course.execution
-    if course.at == RUNNING and execution is not None and execution.current is not None:
+    assert state.limit is not None
+    execution = state.execution
+    if state.phase.revisions and execution is not None and execution.current is not None:
         what = f"running revision {execution.current}, which was stopped"
-        return TimeIsUpError(course.limit.seconds, what, execution.statement)
-    return TimeIsUpError(course.limit.seconds, course.at)
+        return TimeIsUpError(state.limit.seconds, what, execution.statement)
+    return TimeIsUpError(state.limit.seconds, state.phase.what)
 
 
-async def within(course: Course, work: Callable[[Run], Awaitable[TargetReport]]) -> TargetReport:
+async def within(state: RunState, work: Callable[[Run], Awaitable[TargetReport]]) -> TargetReport:
     """Await one target's part of a run; as long as the run has time, and then report that."""
-    limit = course.limit
+    limit = state.limit
     if limit is None:
-        return await work(course.run)
+        return await work(state.run)
     try:
         async with limit.begin() as timeout:
-            return await work(course.run)
+            return await work(state.run)
     except TimeoutError:
         if not timeout.expired():
             raise
-    error = time_is_up(course)
+    error = time_is_up(state)
     # the attempts answer for what they began; here nothing was, or all of it is committed
-    applied = tuple(each.revision for each in course.applied)
-    left = Left("partial-at-boundary", applied) if applied else course.lasting
-    failure = _failure(error, course.ground.target, left, attempt=course.run.attempt)
-    course.failures.append(failure)
-    course.progress("failed", course.run.name, told=failure, **failure.to_dict())
-    return course.report("failed")
+    applied = tuple(each.revision for each in state.applied)
+    left = Left("partial-at-boundary", applied) if applied else state.lasting
+    failure = _failure(error, state.session.target, left, attempt=state.run.attempt)
+    state.failures.append(failure)
+    state.progress("failed", state.run.name, told=failure, **failure.to_dict())
+    return state.report("failed")
 
 
 async def looked_within(

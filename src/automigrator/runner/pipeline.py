@@ -1,4 +1,4 @@
-"""One target's part of a run, step by step: look, lock, attempt, answer a failure, report."""
+"""One target's part of a run, step by step: reach, look, lock, attempt, answer, report."""
 
 from __future__ import annotations
 
@@ -10,152 +10,156 @@ from contextlib import AsyncExitStack
 from automigrator.backends.contract.values import Sight
 from automigrator.errors import JudgedError, PluginError, UnknownRevisionError
 from automigrator.failure import Decision
-from automigrator.hooks.decisions import Asking
+from automigrator.hooks.decisions import Decisions
 from automigrator.report import Outcome
 from automigrator.runner import version_skew
-from automigrator.runner.attempt import _attempt
+from automigrator.runner.attempt import Inherited, Reached, Result, attempt
 from automigrator.runner.failures import answered, failed, look_again
 from automigrator.runner.inspection import inspect, judge
 from automigrator.runner.interruption import cut_short, ran_out
 from automigrator.runner.leader_record import CrashLoopError, last_resort, leave
 from automigrator.runner.retry import patiently, reach
-from automigrator.runner.state import Course
+from automigrator.runner.state import RunState
 from automigrator.support.concurrency import to_the_end
 
 logger = logging.getLogger(__name__)
 
 
-async def bring_to_head(course: Course) -> Outcome:
+async def bring_to_head(state: RunState) -> Outcome:
     """Migrate one target and say how that ended; `failed` when no plugin told the run to go on.
 
     Every error but a cancellation becomes a failure that the plugins are asked about. Raises
     PluginError, nothing touched, when a strategy that is named cannot be used.
     """
-    backend, run = course.ground.backend, course.run
-    asking = Asking(
+    run = state.run
+    decisions = Decisions(
         run,
-        course.allow_partial,
-        lambda failure: look_again(course, failure),
-        around=course.hook_told,
+        state.policy.allow_partial,
+        lambda failure: look_again(state, failure),
+        around=state.hook_told,
     )
     async with AsyncExitStack() as lock:
         try:
-            if await _at_head(course):
+            if await _at_head(state):
                 return "current"
-            course.at = "loading the plugins"
-            await _arm(course, asking)
-            await _hold(course, lock)
+            state.enter("loading the plugins")
+            await _load_plugins(state, decisions)
+            await _lock(state, lock)
         except PluginError:
             raise
         except Exception as error:  # noqa: BLE001 - any error is a failure of the target
             run.attempt = 1
-            await _arm(course, asking)
-            decision = await answered(course, asking, error)
+            await _load_plugins(state, decisions)
+            decision = await answered(state, decisions, error)
             return "degraded" if decision is Decision.CONTINUE else "failed"
         try:
-            outcome = await _closed(course, await _attempts(course, asking))
+            outcome, result = await _attempts(state, decisions)
+            outcome = await _closed(state, outcome)
         except asyncio.CancelledError:
-            if course.limit is None or not course.limit.is_over():
-                course.attempt_finished("cancelled")
-                await to_the_end(cut_short(course))
+            if state.limit is None or not state.limit.is_over():
+                state.attempt_finished("cancelled")
+                await to_the_end(cut_short(state))
                 raise
-            await to_the_end(ran_out(course))
+            await to_the_end(ran_out(state))
             outcome = "failed"
         else:
-            course.at = "writing down how it ended"
-            await leave(course, outcome)
+            state.enter("writing down how it ended")
+            if result is None or isinstance(result, Reached):
+                await leave(state, outcome)
         if outcome in ("migrated", "recovered"):
-            report = course.report(outcome)
-            run.notes += await course.hooks.after_migrate(run, report, course.hook_told)
-        run.locked = False
-    course.at = "emptying the application's pool"
-    await backend.refresh()  # whoever changed the schema: this process, or one that it waited for
+            report = state.report(outcome)
+            run.notes += await state.hooks.after_migrate(run, report, state.hook_told)
+        run.hold = None
+    state.enter("emptying the application's pool")
+    # whoever changed the schema: this process, or one that it waited for
+    await state.session.backend.refresh()
     return outcome
 
 
-async def _closed(course: Course, outcome: Outcome) -> Outcome:
+async def _closed(state: RunState, outcome: Outcome) -> Outcome:
     """Forget the journal before the application serves: a later undo would lose what it wrote."""
-    if course.run.unfinished:
+    acts = state.run.acts
+    if acts.open("restore") or acts.open("recover") or state.hold is None:
         return outcome
-    course.at = "closing the journal"
+    state.enter("closing the journal")
     try:
-        await course.ground.backend.close()
+        await state.hold.close_journal()
     except Exception as error:  # noqa: BLE001 - any error is a failure of the target
-        course.doing = "unreachable"
-        await failed(course, error)  # nobody is asked: what was migrated is all right
+        state.enter("closing the journal", "unreachable")
+        await failed(state, error)  # nobody is asked: what was migrated is all right
         return "failed"
     return outcome
 
 
-async def _arm(course: Course, asking: Asking) -> None:
+async def _load_plugins(state: RunState, decisions: Decisions) -> None:
     """Load the strategies: only now may they be needed."""
-    course.hooks = asking.hooks = await course.owner.hooks_of(course.ground.target)
-    course.progress.listeners = course.hooks
+    hooks = await state.owner.hooks_of(state.session.target)
+    state.hooks = state.progress.listeners = decisions.hooks = hooks
 
 
-async def _at_head(course: Course) -> bool:
-    """Step 2: whether there is nothing to do. An absent database is created on the way."""
-    ground, run = course.ground, course.run
-    backend = ground.backend
+async def _at_head(state: RunState) -> bool:
+    """Step 2: whether there is nothing to do, by a look without the lock."""
+    session, run = state.session, state.run
+    backend = session.backend
     try:
-        sight = await _reached(course)
+        sight = await _reached(state)
     except Exception as error:
-        if backend.classify(error) == "corrupt":
-            return False  # only under the lock may a strategy act on it
-        raise
-    run.before = course.after = sight.all_heads()
-    if backend.unfinished():
+        if backend.classify(error).kind != "corrupt":
+            raise
+        examiner = backend.examiner([session.table])
+        state.unfinished = examiner is not None and await examiner.unfinished()
+        return False  # only under the lock may a strategy act on it
+    run.before = state.after = sight.all_heads()
+    if sight.unfinished:
         return False
     if not sight.exists:
-        await _create(course)
-    course.at = "reading the revisions, and how the database stands"
+        await _create(state)
+    state.enter("reading the revisions, and how the database stands")
     try:
-        history = await ground.history()
         try:
-            finding = await inspect(ground.target, backend, history, ground.place)
+            finding = await inspect(session)
         except UnknownRevisionError as error:
-            await version_skew.serve(course, error)
+            await version_skew.serve(state, error)
             return True
-        judge(ground.target, finding)
+        judge(session.target, finding)
     except Exception as error:  # noqa: BLE001 - looked at again, and judged, under the lock
         logger.debug("%s: looking without the lock: %s", run.name, type(error).__name__)
         return False
-    course.finding = finding
-    run.before = course.after = finding.heads
+    state.finding = finding
+    run.before = state.after = finding.heads
     run.wanted = finding.wanted
     if finding.pending and not finding.sight.writable:
-        course.finding = None
-        await _reached(course, to_write=True)  # the lock refuses what is a standby even then
+        state.finding = None
+        await _reached(state, to_write=True)  # the lock refuses what is a standby even then
     return not finding.pending and not finding.unversioned
 
 
-async def _reached(course: Course, *, to_write: bool = False) -> Sight:
+async def _reached(state: RunState, *, to_write: bool = False) -> Sight:
     """Step 3; during a fail-over the address may lead to a standby that is yet to be promoted."""
-    ground = course.ground
+    session = state.session
     what = "a standby to be promoted" if to_write else "the database server"
-
     waited_s = 0.0
 
     def waiting(seconds: float) -> None:
         nonlocal waited_s
         waited_s = seconds
-        course.at = f"waiting for {what}"
-        course.progress("waiting", course.run.name, on="server", what=what, seconds=seconds)
+        state.enter(f"waiting for {what}")
+        state.progress("waiting", state.run.name, on="server", what=what, seconds=seconds)
 
     sight = await reach(
-        ground.backend,
-        lambda: ground.backend.look([ground.table]),
-        ground.target.connect_timeout,
+        session.backend,
+        lambda: state.look([session.table]),
+        session.target.connect_timeout,
         waiting,
         lambda sight: sight.writable or not to_write,
     )
     if waited_s and (sight.writable or not to_write):
-        course.progress("reached", course.run.name, waited_s=waited_s)
+        state.progress("reached", state.run.name, waited_s=waited_s)
     return sight
 
 
-async def _create(course: Course) -> None:
-    target = course.ground.target
+async def _create(state: RunState) -> None:
+    target = state.session.target
     if not target.create:
         raise JudgedError(
             "unreachable",
@@ -164,42 +168,46 @@ async def _create(course: Course) -> None:
             "create the database, or leave create=False out",
         )
     began = time.monotonic()
-    course.at = "creating the database"
-    course.progress("create-started", course.run.name)
-    ours = await course.owner.create_database(course.run)
-    course.progress("created", course.run.name, ours=ours, seconds=time.monotonic() - began)
+    state.enter("creating the database")
+    state.progress("create-started", state.run.name)
+    ours = await state.owner.create_database(state.run)
+    state.progress("created", state.run.name, ours=ours, seconds=time.monotonic() - began)
 
 
-async def _hold(course: Course, lock: AsyncExitStack) -> None:
+async def _lock(state: RunState, stack: AsyncExitStack) -> None:
     """Step 5."""
-    ground = course.ground
-    course.doing, course.at = "lock-timeout", "taking the migration lock"
-    looked_s = time.monotonic() - course.began
-    course.hold = await lock.enter_async_context(
-        ground.backend.lock([ground.table], ground.target.lock_timeout, course.waiting)
-    )
-    course.hold.since -= looked_s  # a leader that failed while this run only looked binds it, too
-    course.run.locked = True
-    course.progress("locked", course.run.name, waited_s=course.hold.waited_s)
+    session = state.session
+    state.enter("taking the migration lock", "lock-timeout")
+    looked_s = time.monotonic() - state.began
+    lock = session.backend.lock([session.table], session.target.lock_timeout, state.waiting)
+    state.hold = state.run.hold = hold = await stack.enter_async_context(lock)
+    hold.since -= looked_s  # a leader that failed while this run only looked binds it, too
+    state.progress("locked", state.run.name, waited_s=hold.waited_s)
 
 
-async def _attempts(course: Course, asking: Asking) -> Outcome:
-    """Steps 6 to 8, as often as the plugins ask for it and the core grants it."""
-    run = course.run
+async def _attempts(state: RunState, decisions: Decisions) -> tuple[Outcome, Result | None]:
+    """Steps 6 to 8, as often as the plugins ask for it and the core grants it.
+
+    The result is the last attempt's, None where it failed.
+    """
+    run = state.run
     while True:
         run.attempt += 1
         try:
-            leaders = await patiently(course, lambda: _attempt(course))
+            result = await patiently(state, lambda: attempt(state))
         except CrashLoopError as loop:
-            return await last_resort(course, asking, loop.record)
+            return await last_resort(state, decisions, loop.record), None
         except Exception as error:  # noqa: BLE001 - any error is a failure of the target
-            decision = await answered(course, asking, error)
+            decision = await answered(state, decisions, error)
         else:
-            course.attempt_finished("applied")
-            if leaders is not None:
-                return leaders
-            if course.failures:
-                return "recovered"
-            return "migrated" if course.applied or course.stamped else "current"
+            state.attempt_finished("applied")
+            if isinstance(result, Inherited):
+                return result.outcome, result
+            if not isinstance(result, Reached):
+                return "current", result
+            if state.failures:
+                return "recovered", result
+            changed = state.applied or run.acts.done("stamp")
+            return "migrated" if changed else "current", result
         if decision is not Decision.RETRY:
-            return "degraded" if decision is Decision.CONTINUE else "failed"
+            return "degraded" if decision is Decision.CONTINUE else "failed", None

@@ -11,7 +11,7 @@ from typing import TypeVar
 from automigrator.backends.contract.backend import Backend
 from automigrator.failure import Failure, FailureKind
 from automigrator.runner.failures import described
-from automigrator.runner.state import Course, Left
+from automigrator.runner.state import Left, RunState
 from automigrator.support.backoff import Backoff, Deadline
 from automigrator.support.concurrency import within
 
@@ -24,13 +24,13 @@ FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 5.0
 
 
-async def patiently(course: Course, attempt: Callable[[], Awaitable[T]]) -> T:
+async def patiently(state: RunState, attempt: Callable[[], Awaitable[T]]) -> T:
     """Await `attempt()`, again while its failures are transient and `retry_timeout` allows.
 
     No plugin is asked meanwhile. From the second try on the sessions that block it are watched.
     Raises what the last try raised.
     """
-    deadline = Deadline(course.ground.target.retry_timeout)
+    deadline = Deadline(state.session.target.retry_timeout)
     # jitter: two that wait for each other are not to meet again
     backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     async with AsyncExitStack() as watch:
@@ -38,39 +38,41 @@ async def patiently(course: Course, attempt: Callable[[], Awaitable[T]]) -> T:
             try:
                 return await attempt()
             except Exception as error:
-                failure = await described(course, error)
+                failure = await described(state, error)
                 seconds = backoff.pause()
-                if not _passes(course, failure) or seconds > deadline.left():
+                if not _passes(state, failure) or seconds > deadline.left():
                     if failure.error is None or failure.error is error:
                         raise
                     raise failure.error from error  # what is behind it: the lock is lost, say
-            course.lasting = Left.of(failure)
-            course.progress(
-                "retrying", course.run.name, seconds=seconds, kind=failure.kind, what=_what(failure)
+            state.lasting = Left.of(failure)
+            state.progress(
+                "retrying", state.run.name, seconds=seconds, kind=failure.kind, what=_what(failure)
             )
-            course.attempt_finished("failed")
+            state.attempt_finished("failed")
             await asyncio.sleep(seconds)
-            if course.blockers is None:
-                watching = course.ground.backend.watching_for_blockers()
-                course.blockers = await watch.enter_async_context(watching)
+            if state.blockers is None:
+                assert state.hold is not None
+                state.blockers = await watch.enter_async_context(state.hold.blockers())
 
 
-def _passes(course: Course, failure: Failure) -> bool:
+def _passes(state: RunState, failure: Failure) -> bool:
     return (
         failure.kind in TRANSIENT
-        and (failure.state != "partial-within-revision" or _only_repairing(course, failure))
-        and course.run.locked
+        and (failure.state != "partial-within-revision" or _only_repairing(state, failure))
+        and state.run.locked
     )
 
 
-def _only_repairing(course: Course, failure: Failure) -> bool:
+def _only_repairing(state: RunState, failure: Failure) -> bool:
     """Whether the half-applied revision is a dead leader's, which this run has yet to repair.
 
     The driver's error decides: a journal that cannot be used is out of reach as well, for good.
     """
-    dead_leaders = course.run.unfinished and course.run.taken is None and not course.begun
-    error = failure.error
-    return dead_leaders and error is not None and course.ground.backend.classify(error) in TRANSIENT
+    run, error = state.run, failure.error
+    dead_leaders = run.acts.open("recover") and run.taken is None
+    if not dead_leaders or state.start.stage != "not counted" or error is None:
+        return False
+    return state.session.backend.classify(error).kind in TRANSIENT
 
 
 def _what(failure: Failure) -> str:
@@ -106,7 +108,7 @@ async def reach(
             if enough(answer) or pause > deadline.left():
                 return answer
         except Exception as error:
-            if pause > deadline.left() or backend.classify(error) != "unreachable":
+            if pause > deadline.left() or backend.classify(error).kind != "unreachable":
                 raise
         waiting(deadline.elapsed())
         await asyncio.sleep(pause)

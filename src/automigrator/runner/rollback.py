@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
 from automigrator.errors import EnvError, JudgedError
@@ -11,24 +10,22 @@ from automigrator.migrations.environment import Execution
 from automigrator.migrations.probe import probe
 from automigrator.report import Outcome
 from automigrator.runner.diagnosis import diagnose
-from automigrator.runner.failures import left_behind, repair
+from automigrator.runner.failures import left_behind, read_after, recover
 from automigrator.runner.inspection import inspect
 from automigrator.runner.lifecycle import ended_by
-from automigrator.runner.state import Course, Left
+from automigrator.runner.state import Left, RunState
 from automigrator.support.redaction import hide_secrets
 from automigrator.target import passwords_of
 
-logger = logging.getLogger(__name__)
 
-
-async def roll_back(course: Course, revision: str) -> Outcome:
+async def roll_back(state: RunState, revision: str) -> Outcome:
     """Run the downgrades from the database's heads to `revision`; `failed` with the failure."""
-    tell, target, began = course.progress, course.ground.target, time.monotonic()
-    kind = course.ground.backend.name
+    tell, target, began = state.progress, state.session.target, time.monotonic()
+    kind = state.session.backend.name
     tell("rollback-started", target.name, revision=revision, database=kind, url=target.url)
     outcome = "failed"
     try:
-        outcome = answer = await _outcome(course, revision)
+        outcome = answer = await _outcome(state, revision)
         return answer
     except BaseException as error:
         outcome = ended_by(error)
@@ -38,81 +35,80 @@ async def roll_back(course: Course, revision: str) -> Outcome:
         tell("rollback-finished", target.name, revision=revision, outcome=outcome, seconds=seconds)
 
 
-async def _outcome(course: Course, revision: str) -> Outcome:
-    ground, run = course.ground, course.run
+async def _outcome(state: RunState, revision: str) -> Outcome:
+    session, run = state.session, state.run
     run.attempt = 1
     try:
-        lock = ground.backend.lock([ground.table], ground.target.lock_timeout, course.waiting)
-        async with lock as course.hold:
-            course.progress("locked", run.name, waited_s=course.hold.waited_s)
-            return await _rolled_back(course, revision)
+        lock = session.backend.lock([session.table], session.target.lock_timeout, state.waiting)
+        async with lock as hold:
+            state.hold = run.hold = hold
+            state.progress("locked", run.name, waited_s=hold.waited_s)
+            return await _rolled_back(state, revision)
     except Exception as error:  # noqa: BLE001 - any error is the target's failure
-        hide_secrets(error, passwords_of(ground.target))
+        hide_secrets(error, passwords_of(session.target))
         failure = diagnose(
             error,
-            ground.target,
-            ground.backend,
-            await _left(course),
+            session.target,
+            session.backend,
+            await _left(state),
             attempt=1,
-            otherwise=course.doing,
+            otherwise=state.phase.kind,
         )
-        course.failures.append(failure)
+        state.failures.append(failure)
         told = f"rollback failed: {failure}"
-        course.progress("failed", run.name, told=told, **failure.to_dict())
+        state.progress("failed", run.name, told=told, **failure.to_dict())
         return "failed"
 
 
-async def _rolled_back(course: Course, revision: str) -> Outcome:
-    ground, run, backend = course.ground, course.run, course.ground.backend
-    repaired = await repair(course, [ground.table])
-    if repaired is not None:
-        run.notes.append(repaired)
-    history = await ground.history()
-    finding = course.finding = await inspect(ground.target, backend, history, ground.place)
+async def _rolled_back(state: RunState, revision: str) -> Outcome:
+    session, run, backend = state.session, state.run, state.session.backend
+    done = await recover(state)
+    if done is not None:
+        run.notes.append(done)
+    history = await session.history()
+    finding = state.finding = await inspect(session, run.hold)
     if not finding.sight.exists:
         raise JudgedError("unreachable", "the database does not exist; there is nothing to undo")
-    run.before = course.after = finding.heads
-    way, _ = await probe(ground.target, backend, history, ground.place)
-    course.drive, course.execution, course.doing = str(way), Execution(), "revision"
+    run.before = state.after = finding.heads
+    way, _ = await probe(session.target, backend, history, session.place, state.hold)
+    state.drive, state.execution = str(way), Execution()
+    state.enter("rolling back", "revision", revisions=True)
     steps = history.ids(history.steps(revision, finding.heads, down=True))
     await drive(
-        ground.target,
+        session.target,
         backend,
         history,
-        ground.place,
+        session.place,
         way,
         revision=revision,
         apply=True,
         down=True,
-        started=course.started,
-        done=course.done,
-        hold=course.hold,
-        execution=course.execution,
+        started=state.started,
+        done=state.done,
+        hold=state.hold,
+        execution=state.execution,
     )
-    sight = await backend.look(list(finding.tables))
-    course.after = sight.all_heads()
-    if history.applied(steps, course.after):
-        raise course.execution.error or EnvError(
+    sight = await state.look()
+    state.after = sight.all_heads()
+    if history.applied(steps, state.after):
+        raise state.execution.error or EnvError(
             f"env.py returned as if all were well, and the database still has "
-            f"{', '.join(history.applied(steps, course.after))}"
+            f"{', '.join(history.applied(steps, state.after))}"
         )
     await backend.refresh()
     return "migrated" if steps else "current"
 
 
-async def _left(course: Course) -> Left:
+async def _left(state: RunState) -> Left:
     """What a failed rollback left, and in the report what it undid for good."""
-    if course.finding is None or course.execution is None:
+    if state.finding is None or state.execution is None:
         return Left()
-    backend, history = course.ground.backend, await course.ground.history()
-    left = await left_behind(backend, history, course.finding, course.execution)
-    try:
-        course.after = (await backend.look(list(course.finding.tables))).all_heads()
-    except Exception as error:  # noqa: BLE001 - the failure says why
-        logger.debug("%s: reading the heads: %s", course.run.name, type(error).__name__)
-    undone = [each.revision for each in course.applied]
-    kept = history.applied(undone, course.after)
-    course.applied = [each for each in course.applied if each.revision not in kept]
-    if course.applied and left.state == "clean":
+    history = await state.session.history()
+    left = await left_behind(state, state.finding, state.execution)
+    await read_after(state)
+    undone = [each.revision for each in state.applied]
+    kept = history.applied(undone, state.after)
+    state.applied = [each for each in state.applied if each.revision not in kept]
+    if state.applied and left.state == "clean":
         return left._replace(state="partial-at-boundary")
     return left

@@ -1,4 +1,4 @@
-"""What a target needs before anything can be asked of it: backend, engine of our own, history."""
+"""A target, opened: its backend, an engine of our own, its history."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from automigrator.backends.access import Access
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.backends.registry import backend_for
-from automigrator.errors import ConfigurationError
+from automigrator.errors import ConfigurationError, JudgedError
 from automigrator.support.concurrency import in_thread
 from automigrator.support.redaction import hide_secrets
 from automigrator.target import Target, passwords_of
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.backend import Backend
     from automigrator.migrations.history import History
 
+logger = logging.getLogger("automigrator")
+
 
 @dataclass(slots=True, eq=False, repr=False)
-class Ground:
-    """A target, opened; nothing is connected until somebody asks."""
+class Session:
+    """What a target needs before anything can be asked of it."""
 
     target: Target
     backend: Backend
@@ -53,7 +55,7 @@ class Ground:
             await self.backend.release(self._place.engine)
 
     async def history(self) -> History:
-        """The history in the files, read once; `load` is called before.
+        """Read the history in the files, once; `load` is called before.
 
         Raises HistoryError, RevisionImportError, ConfigurationError, and JudgedError for what
         `load` raises.
@@ -65,7 +67,6 @@ class Ground:
         return self._history
 
     async def _call(self, load: Callable[[], Any]) -> None:
-        from automigrator.errors import JudgedError
         from automigrator.migrations.stamping import blamed
 
         try:
@@ -85,16 +86,16 @@ class Ground:
 
 
 @asynccontextmanager
-async def opened(target: Target) -> AsyncIterator[Ground]:
-    """Open a target, and give its engine back; errors tell no secret. Raises ConfigurationError."""
-    ground = Ground(target, backend_for(Access(target), target.maintenance_database))
+async def opened(target: Target) -> AsyncIterator[Session]:
+    """Context manager: open a target; errors tell no secret. Raises ConfigurationError."""
+    session = Session(target, backend_for(Access(target), target.maintenance_database))
     try:
-        yield ground
+        yield session
     except BaseException as error:
         hide_secrets(error, passwords_of(target))
         raise
     finally:
-        await ground.close()
+        await session.close()
 
 
 async def _read(target: Target, backend: Backend) -> History:
@@ -110,11 +111,8 @@ async def _read(target: Target, backend: Backend) -> History:
     return await alone_in_thread(target, read)
 
 
-logger = logging.getLogger("automigrator")
-
-
 def validated(targets: Sequence[Target]) -> tuple[Target, ...]:
-    """The targets, if they are some and can be told apart. Raises ConfigurationError."""
+    """Return the targets, if each can be told from the others. Raises ConfigurationError."""
     if not targets:
         raise ConfigurationError("a Migrator needs at least one Target(database, config)")
     seen: dict[str, Target] = {}
@@ -142,7 +140,7 @@ def validated(targets: Sequence[Target]) -> tuple[Target, ...]:
 
 
 def named(targets: Sequence[Target], name: str | None) -> Target:
-    """The target of that name, or the only one. Raises ConfigurationError."""
+    """Return the target of that name, or the only one. Raises ConfigurationError."""
     names = [target.name for target in targets]
     if name is None and len(names) == 1:
         return targets[0]

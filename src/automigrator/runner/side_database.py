@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
-from automigrator.backends.contract.sides import Side
+from automigrator.backends.contract.sides import Side, Sides
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import EnvError, RefusedError
 from automigrator.migrations.drive import drive
@@ -17,7 +17,7 @@ from automigrator.migrations.stamping import bootstrap
 from automigrator.migrations.ways import Way, sync_way
 from automigrator.report import Applied
 from automigrator.retention import stamp
-from automigrator.runner.state import Course
+from automigrator.runner.state import RunState
 from automigrator.support.redaction import first_line
 
 logger = logging.getLogger(__name__)
@@ -49,33 +49,34 @@ class Migrated:
 
 @asynccontextmanager
 async def migrated(
-    course: Course, opened: Callable[[], AbstractAsyncContextManager[Side]], begin: Begin
+    state: RunState, opened: Callable[[Sides], AbstractAsyncContextManager[Side]], begin: Begin
 ) -> AsyncIterator[Migrated]:
-    """Within, the side database that `opened` makes is migrated, and says so itself.
+    """Context manager: migrate the side database that `opened` makes, and report its progress.
 
-    What the async driver refuses is run by a sync one, on a side database made anew in the same
-    place. Raises SideError, and what making it raises.
+    A revision that the async driver refuses is run by a sync one, on a side database made anew
+    in the same place. Raises SideError, and what making it raises.
     """
-    target = course.ground.target
+    sides = sides_of(state)
+    target = state.session.target
     way: Way | None = None
     while True:
-        async with opened() as side:
+        async with opened(sides) as side:
             place = Place(side.engine, side.url)
             execution: Execution | None = None
             applied: list[Applied] = []
             try:
-                await _ensure_apart(course, place)
-                found, probed = await _led(course, place)
+                await _ensure_apart(state, place)
+                found, probed = await _led(state, place)
                 way, execution = way or found, Execution()
                 await begin(place, probed)
-                tables = await _driven(course, place, way, execution, applied)
+                tables = await _driven(state, place, way, execution, applied)
             except Exception as error:
                 another = sync_way(target, place, way, error) if way is not None else None
                 if another is None:
                     raise SideError(execution) from error
                 logger.warning(
                     "%s: a database on the side cannot be migrated by %s: %s; going on by %s",
-                    course.run.name,
+                    state.run.name,
                     way,
                     first_line(error),
                     another,
@@ -86,11 +87,11 @@ async def migrated(
             return
 
 
-async def _ensure_apart(course: Course, place: Place) -> None:
+async def _ensure_apart(state: RunState, place: Place) -> None:
     """Whatever an application does to its connections: what is meant for the side stays there."""
-    identity = course.ground.backend.identity
+    identity = state.session.backend.sessions.identity
     found = []
-    for each in (course.ground.place, place):
+    for each in (state.session.place, place):
         async with each.engine.connect() as connection:
             found.append(await connection.run_sync(identity))
     if found[0] == found[1]:
@@ -100,21 +101,22 @@ async def _ensure_apart(course: Course, place: Place) -> None:
         )
 
 
-async def _led(course: Course, place: Place) -> tuple[Way, Execution]:
-    ground = course.ground
-    return await probe(ground.target, ground.backend, await ground.history(), place)
+async def _led(state: RunState, place: Place) -> tuple[Way, Execution]:
+    session = state.session
+    history = await session.history()
+    return await probe(session.target, session.backend, history, place, state.hold)
 
 
 async def _driven(
-    course: Course, place: Place, way: Way, execution: Execution, applied: list[Applied]
+    state: RunState, place: Place, way: Way, execution: Execution, applied: list[Applied]
 ) -> tuple[VersionTable, ...]:
     """Migrate the database at `place`, and return its version tables once they say so."""
-    target, backend = course.ground.target, course.ground.backend
-    history = await course.ground.history()
+    target, backend = state.session.target, state.session.backend
+    history = await state.session.history()
 
     def done(revision: str, seconds: float) -> None:
         applied.append(Applied(revision, seconds))
-        course.ran(revision, seconds)
+        state.ran(revision, seconds)
 
     await drive(
         target,
@@ -124,9 +126,9 @@ async def _driven(
         way,
         revision=target.revision,
         apply=True,
-        started=course.started,
+        started=state.started,
         done=done,
-        hold=course.hold,
+        hold=state.hold,
         execution=execution,
     )
     after = await drive(target, backend, history, place, way, revision=target.revision)
@@ -138,31 +140,31 @@ async def _driven(
     return tuple(dict.fromkeys(context.table for context in after.contexts))
 
 
-async def rebuild(course: Course, *, set_aside: bool, disconnect_others: bool) -> str | None:
-    """Replace the target's database; says where the old one was set aside.
+async def rebuild(state: RunState, *, set_aside: bool, disconnect_others: bool) -> str | None:
+    """Replace the target's database; say where the old one was set aside.
 
     Raises RefusedError, the old database untouched, when the fresh one cannot be migrated.
     """
-    await course.ground.backend.ensure_replaceable(course.tables)
-    target, backend = course.ground.target, course.ground.backend
+    sides, target, backend = sides_of(state), state.session.target, state.session.backend
+    await sides.ensure_replaceable(state.tables)
     at = stamp()
 
     async def bootstrapped(place: Place, probed: Execution) -> None:
         if target.bootstrap is not None:
             table = probed.contexts[0].table
-            history = await course.ground.history()
-            await bootstrap(target, backend, history, place, table, course.hold)
+            history = await state.session.history()
+            await bootstrap(target, backend, history, place, table, state.hold)
 
     try:
-        async with migrated(course, lambda: backend.side(at), bootstrapped) as fresh:
-            aside = await backend.take_over(
+        async with migrated(state, lambda sides: sides.fresh(at), bootstrapped) as fresh:
+            aside = await sides.take_over(
                 fresh.side,
                 at,
                 fresh.tables,
                 set_aside=set_aside,
                 disconnect_others=disconnect_others,
             )
-            course.applied = list(fresh.applied)
+            state.applied = list(fresh.applied)
             return aside
     except SideError as failed:
         error = failed.__cause__
@@ -171,3 +173,9 @@ async def rebuild(course: Course, *, set_aside: bool, disconnect_others: bool) -
             f"a fresh database cannot be migrated either ({first_line(error)}); "
             "the old one was not touched"
         ) from error
+
+
+def sides_of(state: RunState) -> Sides:
+    """The lock's databases on the side. Raises RefusedError where there can be none."""
+    sides = state.hold.sides if state.hold is not None else None
+    return state.run.offered(sides, "databases on the side")

@@ -1,10 +1,10 @@
-"""One target's way through a run: what is known and done so far, and what becomes its report."""
+"""One target's part of a run: what it is at, what is known and done, and its report."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 
@@ -12,28 +12,21 @@ from automigrator.backends.contract.lock import FailedStarts
 from automigrator.hooks.calls import GRACE_S
 from automigrator.report import Applied, TargetReport
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a start with nothing to do needs none of it
     from automigrator.backends.contract.lock import Hold, Record
-    from automigrator.backends.contract.values import VersionTable
+    from automigrator.backends.contract.values import Sight, VersionTable
     from automigrator.events.notifier import Progress
     from automigrator.failure import Failure, FailureKind, State
+    from automigrator.hooks.acts import Kind
     from automigrator.hooks.context import Run
     from automigrator.hooks.registry import Hooks
     from automigrator.migrations.environment import Execution
     from automigrator.rehearsal import Rehearsal
     from automigrator.report import Outcome
     from automigrator.runner.inspection import Finding
-    from automigrator.runner.session import Ground
+    from automigrator.runner.session import Session
     from automigrator.runner.time_limit import RunLimit
     from automigrator.target import Ahead, LastResort, Target
-
-
-class Owner(Protocol):
-    """What a course asks of its Migrator: the steps a subclass may override, and its plugins."""
-
-    def create_database(self, run: Run) -> Awaitable[bool]: ...
-
-    def hooks_of(self, target: Target) -> Awaitable[Hooks]: ...
 
 
 class Left(NamedTuple):
@@ -49,7 +42,7 @@ class Left(NamedTuple):
         return cls(failure.state, failure.applied, failure.debris)
 
     def after(self, earlier: Left) -> Left:
-        """This on top of what an earlier attempt left."""
+        """Return this on top of what an earlier attempt left."""
         from automigrator.failure import State  # local: only a failure needs it
 
         return Left(
@@ -60,41 +53,93 @@ class Left(NamedTuple):
         )
 
 
-@dataclass(slots=True, eq=False, repr=False)
-class Course:
-    """Everything about one target's part of a run that its steps share."""
+class Owner(Protocol):
+    """The Migrator, as its targets' runs see it: the steps a subclass may override, its plugins."""
 
-    ground: Ground
-    run: Run
-    progress: Progress
-    owner: Owner
-    allow_partial: bool
+    def create_database(self, run: Run) -> Awaitable[bool]: ...
+
+    def hooks_of(self, target: Target) -> Awaitable[Hooks]: ...
+
+
+class Policy(NamedTuple):
+    """What was configured for a target's run, by the target or its migrator."""
+
+    allow_partial: bool = False
     max_failed_starts: int = 0
     last_resort: LastResort = "ask"
     ahead: Ahead = "refuse"
+    rehearse: Rehearsal | None = None
+
+
+class Phase(NamedTuple):
+    """What a run is at.
+
+    `what`: for messages, after "the run was". `kind`: the failure's, where neither the error nor
+    the driver says. `revisions`: the pending revisions run now.
+    """
+
+    what: str
+    kind: FailureKind
+    revisions: bool = False
+
+
+_LOOKING = Phase("looking at the database", "unreachable")
+
+
+class Start:
+    """How this start counts among those that failed in a row at the same revisions."""
+
+    def __init__(self) -> None:
+        self.stage: Literal["not counted", "begun", "counted"] = "not counted"
+        """`begun`: it was compared with those before it; `counted`: and written down as failed."""
+        self.found: Record | None = None
+        """The record of earlier leaders, as this one found it."""
+        self.starts = FailedStarts()
+        """Those that failed, this one included."""
+
+
+class Rehearsals:
+    """The rehearsals of a run: what happened on the copies."""
+
+    def __init__(self) -> None:
+        self.execution: Execution | None = None
+        """What env.py did to the copy of a rehearsal that is under way, or has failed."""
+        self.passed = ""
+        """The plan that has passed."""
+        self.seconds: float | None = None
+        """How long all of them took; None where there was none."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class RunState:
+    """Everything about one target's part of a run that its steps share."""
+
+    session: Session
+    run: Run
+    progress: Progress
+    owner: Owner
+    policy: Policy
     limit: RunLimit | None = None
     """The time that the whole run has."""
-    rehearse: Rehearsal | None = None
-    hooks: Hooks = field(init=False)
-    """The plugins, once the strategies are loaded."""
     began: float = field(default_factory=time.monotonic)
-    at: str = "looking at the database"
-    """What is waited for or done, for a run whose time is over meanwhile."""
+    phase: Phase = _LOOKING
+    hold: Hold | None = None
+    """The migration lock once it was taken, also when it is lost; `run.hold` is as long as held."""
     finding: Finding | None = None
+    plan: str = ""
+    """A digest of the pending revisions; empty while they are not known."""
+    unfinished: bool = False
+    """Whether the last look saw a killed process's journal open."""
+    start: Start = field(default_factory=Start)
+    rehearsal: Rehearsals = field(default_factory=Rehearsals)
+
     execution: Execution | None = None
+    """What env.py did in this attempt."""
     debris: tuple[str, ...] = ()
     """What lay about before this attempt began."""
-    doing: FailureKind = "unreachable"
-    """What a failure is when neither it nor the driver says."""
-    prepared: bool = False
-    """Whether `before_migrate` has been called and all went well."""
-    stamped: bool = False
-    """Whether the database was given a starting point other than base."""
-    rehearsing: Execution | None = None
-    """What env.py did to the copy of a rehearsal that is under way, or has failed."""
-    rehearsed: str = ""
-    """The plan that has passed its rehearsal."""
-    rehearsed_s: float | None = None
+    blockers: Callable[[], tuple[str, ...]] | None = None
+    """Names those who were in the way, once that is watched."""
+
     after: tuple[str, ...] = ()
     applied: list[Applied] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -103,42 +148,46 @@ class Course:
     how_far: str = "nothing was migrated"
     """How far a run came that was cancelled."""
     drive: str | None = None
-    blockers: Callable[[], tuple[str, ...]] | None = None
-    """Says who was in the way, once that is watched."""
-    hold: Hold | None = None
-    plan: str = ""
-    """A digest of what was pending; empty while that is not known."""
-    followed: bool = False
-    """Whether this process took over how a leader ended that it had waited for."""
-    served: bool = False
-    """Whether the database is newer than this code, and the application starts on it."""
-    repaired: bool = False
-    """Whether what a dead leader left was finished or undone."""
-    found: Record | None = None
-    """What earlier leaders left, as this one found it."""
-    begun: bool = False
-    """Whether this start has been held against those before it; once, however often it tries."""
-    counted: bool = False
-    """Whether this start is written down as failed, until it succeeds."""
-    starts: FailedStarts = field(default_factory=FailedStarts)
-    """The starts that failed in a row, this one included."""
 
+    hooks: Hooks = field(init=False)
+    """The plugins, once the strategies are loaded."""
     _attempt_began: float | None = None
 
     @property
     def tables(self) -> tuple[VersionTable, ...]:
         """The version tables as far as they are known."""
-        return self.finding.tables if self.finding is not None else (self.ground.table,)
+        return self.finding.tables if self.finding is not None else (self.session.table,)
+
+    async def look(self, tables: Sequence[VersionTable] | None = None) -> Sight:
+        """Read the heads, under the lock where it is held. Raises what reading raises."""
+        looked_by = self.run.hold or self.session.backend
+        sight = await looked_by.look(self.tables if tables is None else tables)
+        self.unfinished = sight.unfinished
+        return sight
+
+    def enter(self, what: str, kind: FailureKind | None = None, *, revisions: bool = False) -> None:
+        """Enter a phase; one without a kind is a part of the phase before it."""
+        self.phase = Phase(what, kind or self.phase.kind, revisions)
+
+    @contextmanager
+    def at(
+        self, what: str, kind: FailureKind | None = None, *, revisions: bool = False
+    ) -> Iterator[None]:
+        """Context manager: be in a phase, and back in the one before when nothing is raised."""
+        before = self.phase
+        self.enter(what, kind, revisions=revisions)
+        yield
+        self.phase = before
 
     def hook_told(self, hook: str, plugin: str) -> AbstractContextManager[Callable[[], object]]:
-        """Within, a plugin is asked, and that is told."""
-        self.at = f"in {hook} of {plugin}"
-        return self.progress.hook(self.ground.target, hook, plugin, GRACE_S)
+        """Context manager: a plugin is asked, and that is told."""
+        self.enter(f"in {hook} of {plugin}")
+        return self.progress.hook(self.session.target, hook, plugin, GRACE_S)
 
     def waiting(self, seconds: float, leader: str) -> None:
         """Tell that another process holds the lock."""
         what = f"the migration lock, held by {leader}"
-        self.at = f"waiting for {what}"
+        self.enter(f"waiting for {what}")
         self.progress("waiting", self.run.name, on="lock", what=what, seconds=seconds)
 
     def attempt_started(self, pending: int) -> None:
@@ -173,12 +222,20 @@ class Course:
         """Tell that a revision is done, here or on the side."""
         self.progress("revision-done", self.run.name, revision=revision, seconds=seconds)
 
-    def undone(self) -> None:
+    def undone(self, act: Kind) -> None:
         """Forget what attempts left: the database is as it was before them, or a fresh one."""
-        self.execution, self.rehearsing, self.lasting = None, None, Left()
+        self.execution, self.rehearsal.execution, self.lasting = None, None, Left()
+        if act == "restore":
+            self.applied.clear()
+
+    def failed(self, failure: Failure) -> None:
+        """Note a failure, and tell."""
+        self.failures.append(failure)
+        told = f"attempt {self.run.attempt} failed: {failure}"
+        self.progress("failed", self.run.name, told=told, **failure.to_dict())
 
     def report(self, outcome: Outcome) -> TargetReport:
-        """What became of the target."""
+        """Say what became of the target."""
         run = self.run
         return TargetReport(
             run.name,
@@ -193,6 +250,6 @@ class Course:
             waited_s=self.hold.waited_s if self.hold is not None else 0.0,
             elapsed_s=time.monotonic() - self.began,
             notes=tuple(run.notes),
-            failed_starts=self.starts.count if outcome in ("failed", "degraded") else 0,
-            rehearsed_s=self.rehearsed_s,
+            failed_starts=self.start.starts.count if outcome in ("failed", "degraded") else 0,
+            rehearsed_s=self.rehearsal.seconds,
         )

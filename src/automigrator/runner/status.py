@@ -10,7 +10,7 @@ from automigrator.errors import ConfigurationError, UnknownRevisionError
 from automigrator.failure import Failure
 from automigrator.runner.diagnosis import diagnose
 from automigrator.runner.inspection import Finding, inspect, judge
-from automigrator.runner.session import Ground, opened
+from automigrator.runner.session import Session, opened
 from automigrator.runner.state import Left
 from automigrator.runner.version_skew import Served, judged
 from automigrator.status import Plan, Status, TargetStatus
@@ -55,27 +55,27 @@ async def standing(target: Target, ahead: Ahead, models: Metadata | None = None)
 
     With `models`, they are compared with a database that is at its heads.
     """
-    async with opened(target) as ground:
+    async with opened(target) as session:
         finding: Finding | None = None
         problem: Failure | None = None
         drift: tuple[str, ...] | None = None
         try:
             try:
-                finding = await _found(ground)
+                finding = await _found(session)
             except UnknownRevisionError as error:
-                served = await judged(ground, ahead, error)
-                return _served(ground, served, models is not None)
+                served = await judged(session, ahead, error)
+                return await _served(session, served, models is not None)
             judge(target, finding)
-            drift = await _drift(ground, finding, models)
+            drift = await _drift(session, finding, models)
         except Exception as error:  # noqa: BLE001 - any error is what is wrong with the target
             hide_secrets(error, passwords_of(target))
-            problem = diagnose(error, target, ground.backend, Left(), attempt=0, otherwise="env")
+            problem = diagnose(error, target, session.backend, Left(), attempt=0, otherwise="env")
             if finding is None:
                 return TargetStatus(
                     target.name,
                     exists=False,
                     problem=problem,
-                    unfinished=ground.backend.unfinished(),
+                    unfinished=await _unfinished(session),
                 )
         return TargetStatus(
             target.name,
@@ -84,7 +84,7 @@ async def standing(target: Target, ahead: Ahead, models: Metadata | None = None)
             wanted=finding.wanted,
             pending=finding.pending,
             problem=problem,
-            unfinished=ground.backend.unfinished(),
+            unfinished=finding.sight.unfinished,
             notes=(NOT_COMPARED,) if models is not None and drift is None else (),
             drift=drift,
         )
@@ -94,16 +94,16 @@ async def planned(target: Target, ahead: Ahead, *, sql: bool) -> Plan:
     """The pending revisions in order. Raises what looking raises, and JudgedError."""
     from automigrator.migrations.offline_sql import rendered
 
-    async with opened(target) as ground:
+    async with opened(target) as session:
         try:
-            finding = await _found(ground)
+            finding = await _found(session)
         except UnknownRevisionError as error:
-            served = await judged(ground, ahead, error)
+            served = await judged(session, ahead, error)
             return Plan(target.name, served.heads, served.heads, (), notes=(served.note,))
-        history = await ground.history()
+        history = await session.history()
         text = None
         if sql:
-            text = await rendered(target, ground.backend, history, finding.heads)
+            text = await rendered(target, session.backend, history, finding.heads)
         return Plan(
             target.name,
             before=finding.heads,
@@ -114,25 +114,34 @@ async def planned(target: Target, ahead: Ahead, *, sql: bool) -> Plan:
 
 
 async def _drift(
-    ground: Ground, finding: Finding, models: Metadata | None
+    session: Session, finding: Finding, models: Metadata | None
 ) -> tuple[str, ...] | None:
     if models is None or not finding.sight.exists or finding.pending or finding.unversioned:
         return None
     from automigrator.migrations.comparison import drift
 
-    return await drift(ground, models)
+    return await drift(session, models)
 
 
-def _served(ground: Ground, served: Served, compare: bool) -> TargetStatus:
+async def _served(session: Session, served: Served, compare: bool) -> TargetStatus:
     return TargetStatus(
-        ground.target.name,
+        session.target.name,
         exists=True,
         heads=served.heads,
         wanted=served.wanted,
-        unfinished=ground.backend.unfinished(),
+        unfinished=(await session.backend.look([session.table])).unfinished,
         notes=(served.note, *([NOT_COMPARED] if compare else [])),
     )
 
 
-async def _found(ground: Ground) -> Finding:
-    return await inspect(ground.target, ground.backend, await ground.history(), ground.place)
+async def _found(session: Session) -> Finding:
+    return await inspect(session)
+
+
+async def _unfinished(session: Session) -> bool:
+    """Whether a journal is open, where looking at the database or the history failed."""
+    try:
+        return (await session.backend.look([session.table])).unfinished
+    except Exception:  # noqa: BLE001 - it was met before, and is told
+        examiner = session.backend.examiner([session.table])
+        return examiner is not None and await examiner.unfinished()

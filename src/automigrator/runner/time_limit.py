@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from automigrator.errors import JudgedError
-
-if TYPE_CHECKING:
-    pass
-
-RUNNING = "running env.py"
-
-"""What a course is at while the pending revisions run."""
 
 _ADVICE = (
     "start again: it goes on from where the database is now. If that is no help, raise "

@@ -14,8 +14,8 @@ from automigrator.errors import JudgedError, LockLostError, UnknownRevisionError
 from automigrator.migrations.compatibility import declaration, works_with
 from automigrator.migrations.environment import Configured
 from automigrator.runner.inspection import Finding
-from automigrator.runner.session import Ground
-from automigrator.runner.state import Course
+from automigrator.runner.session import Session
+from automigrator.runner.state import RunState
 from automigrator.support.redaction import first_line
 from automigrator.target import Ahead
 
@@ -31,14 +31,14 @@ class Served:
     note: str
 
 
-async def judged(ground: Ground, ahead: Ahead, error: UnknownRevisionError) -> Served:
+async def judged(session: Session, ahead: Ahead, error: UnknownRevisionError) -> Served:
     """Why it may. Raises JudgedError of kind `ahead`, naming both sides, where it must not."""
-    target, history = ground.target, await ground.history()
+    target, history = session.target, await session.history()
     contexts: tuple[Configured, ...] = error.contexts
     if not contexts:
         raise error  # it was met on the way, and not by a look at what is
     heads = tuple(sorted({head for context in contexts for head in context.heads}))
-    declared = await _declared(ground, heads) if len(contexts) == 1 else None
+    declared = await _declared(session, heads) if len(contexts) == 1 else None
     by = f", where version {declared.version} brought it," if declared and declared.version else ""
     code = f"this code (version {target.version})" if target.version else "this code"
     newer = f"the database is at {', '.join(error.unknown)}{by}"
@@ -82,30 +82,32 @@ async def judged(ground: Ground, ahead: Ahead, error: UnknownRevisionError) -> S
     ) from error
 
 
-async def serve(course: Course, error: UnknownRevisionError) -> None:
+async def serve(state: RunState, error: UnknownRevisionError) -> None:
     """Let the application start on the newer database, and say so. Raises JudgedError."""
-    served = await judged(course.ground, course.ahead, error)
-    course.run.before = course.after = served.heads
-    course.run.wanted = served.wanted
-    course.served = True
-    course.run.notes.append(served.note)
-    course.progress("newer-database", course.run.name, text=served.note, heads=list(served.heads))
+    served = await judged(state.session, state.policy.ahead, error)
+    state.run.before = state.after = served.heads
+    state.run.wanted = served.wanted
+    state.run.notes.append(served.note)
+    state.progress("newer-database", state.run.name, text=served.note, heads=list(served.heads))
 
 
-async def declare(course: Course, finding: Finding) -> None:
+async def declare(state: RunState, finding: Finding) -> None:
     """Note what code will work with the database at the wanted heads, before it gets there.
 
     So that no kill leaves it there without; until then that is true of no database. What holds
     for where it is now stays. Raises HistoryError for a wrong declaration, and LockLostError.
     """
-    hold, target = course.hold, course.ground.target
-    if hold is None or course.run.in_memory or len(finding.contexts) != 1:
+    hold, target = state.hold, state.session.target
+    if hold is None or state.run.in_memory or len(finding.contexts) != 1:
         return
-    new = declaration(await course.ground.history(), finding.wanted, target.version)
+    new = declaration(await state.session.history(), finding.wanted, target.version)
     if new is None:
         return
     try:
-        there = await course.ground.backend.examiner([course.ground.table]).declared()
+        examiner = state.session.backend.examiner([state.session.table])
+        if examiner is None:
+            return
+        there = await examiner.declared()
         present = declarations.of(there, finding.heads)
         kept = (present,) if present is not None and present.heads != new.heads else ()
         if there != (*kept, new):
@@ -113,17 +115,20 @@ async def declare(course: Course, finding: Finding) -> None:
     except LockLostError:
         raise
     except Exception as error:  # noqa: BLE001 - older code is refused then, which is safe
-        course.run.note(
+        state.run.note(
             f"it could not be noted which code works with the database ({first_line(error)}): "
             "older code will not start on it"
         )
 
 
-async def _declared(ground: Ground, heads: tuple[str, ...]) -> Declaration | None:
+async def _declared(session: Session, heads: tuple[str, ...]) -> Declaration | None:
+    examiner = session.backend.examiner([session.table])
+    if examiner is None:
+        return None
     try:
-        there = await ground.backend.examiner([ground.table]).declared()
+        there = await examiner.declared()
     except Exception as error:  # noqa: BLE001 - what cannot be read allows nothing
-        logger.debug("%s: reading declarations: %s", ground.target.name, first_line(error))
+        logger.debug("%s: reading declarations: %s", session.target.name, first_line(error))
         return None
     return declarations.of(there, heads)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import pytest
 from sqlalchemy import URL
@@ -32,15 +33,47 @@ FREE_S = 60.0
 """Seconds in which a lock that nobody holds is had, on a busy machine too."""
 
 
-def case(test: Callable[[Any], Coroutine[Any, Any, None]]) -> Callable[[Any], None]:
-    """A plain method for pytest to call, whatever its settings do with coroutines."""
+Test = Callable[[Any], Coroutine[Any, Any, None]]
+
+
+@overload
+def case(test: Test) -> Callable[[Any], None]: ...
+@overload
+def case(*, needs: str) -> Callable[[Test], Callable[[Any], None]]: ...
+def case(test: Test | None = None, *, needs: str = "") -> Any:
+    """Make a case a plain method for pytest to call, whatever its settings do with coroutines.
+
+    `needs` names a part that a backend may leave out: the case is skipped where `offers` does
+    not declare it. A case fails after the suite's `limit_s`.
+    """
+    if test is None:
+        return functools.partial(case, needs=needs)
 
     @functools.wraps(test)
     def run(self: Any) -> None:
-        asyncio.run(test(self))
+        if needs and needs not in self.offered():
+            pytest.skip(f"the backend offers no {needs}")
+        asyncio.run(_within(test(self), self.limit_s))
 
     del run.__wrapped__  # what pytest would look at instead
     return run
+
+
+async def _within(work: Coroutine[Any, Any, None], limit_s: float) -> None:
+    task = asyncio.ensure_future(work)
+    await asyncio.wait({task}, timeout=limit_s)
+    if not task.done():
+        at = "".join(
+            traceback.format_list(
+                traceback.StackSummary.extract(
+                    (frame, frame.f_lineno) for frame in task.get_stack()
+                )
+            )
+        )
+        task.cancel()
+        await asyncio.wait({task}, timeout=FREE_S)
+        raise AssertionError(f"not over after {limit_s:g} s; it waited at\n{at}")
+    await task
 
 
 class Conformance:
@@ -55,6 +88,9 @@ class Conformance:
     __test__ = False
 
     databases: ClassVar[Sequence[str]] = ("sqlite", "postgresql")
+
+    limit_s: ClassVar[float] = 120.0
+    """Seconds after which a case fails."""
 
     folder: Path
     """The case's own."""
@@ -88,6 +124,10 @@ class Conformance:
         finally:
             self.fresh.close()
 
+    def offered(self) -> frozenset[str]:
+        """The parts that what is tested declares; a case that needs another one is skipped."""
+        return frozenset()
+
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "_kind_of_database" in metafunc.fixturenames:
             metafunc.parametrize("_kind_of_database", list(self.databases), indirect=True)
@@ -117,7 +157,7 @@ async def nothing_is_open(url: URL, after: str) -> None:
     """Fails where the next start would find a journal, or a lock that is held."""
     backend = backend_of(url)
     sight = await backend.look([TABLE])
-    assert not backend.unfinished(), f"{after}, a journal is left open: the next start undoes it"
+    assert not sight.unfinished, f"{after}, a journal is left open: the next start undoes it"
     if sight.exists:
         async with backend.lock([TABLE], FREE_S, silent):
             pass

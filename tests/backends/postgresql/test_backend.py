@@ -20,14 +20,15 @@ from support.postgres_backends import Do, made, silent
 from support.postgres_server import Server, stoppable
 
 from automigrator.backends.access import Access
+from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import lock
 from automigrator.backends.postgresql.backend import PostgreSQL
-from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.maintenance import Maintenance
 from automigrator.backends.registry import backend_for
 from automigrator.errors import LockLostError, LockTimeoutError, RefusedError
+from automigrator.retention import Limits
 from automigrator.target import Target
 
 TABLE = VersionTable()
@@ -98,7 +99,7 @@ async def test_a_role_that_may_not_create_is_told_what_to_do(
     url = make_url(postgres_server.url(postgres_name)).set(username=role)
     with pytest.raises(Exception, match="give the role CREATEDB") as caught:
         await made(url).create()
-    assert made(url).classify(caught.value) == "auth"
+    assert made(url).classify(caught.value).kind == "auth"
 
 
 async def test_without_a_maintenance_database_absence_is_not_believed(
@@ -107,10 +108,10 @@ async def test_without_a_maintenance_database_absence_is_not_believed(
     backend = made(postgres_server.url(postgres_name), f"{postgres_name}_either")
     with pytest.raises(DBAPIError) as caught:
         await backend.look(TABLES)
-    assert backend.classify(caught.value) == "unreachable"
+    assert backend.classify(caught.value).kind == "unreachable"
     with pytest.raises(Exception, match=r"Target\(maintenance_database=") as caught_too:
         await backend.create()
-    assert backend.classify(caught_too.value) == "unreachable"
+    assert backend.classify(caught_too.value).kind == "unreachable"
 
 
 async def test_a_database_that_is_listed_but_not_found_by_a_connection_is_not_absent(
@@ -181,7 +182,7 @@ async def test_a_locked_version_table_ends_a_look_with_a_lock_timeout(
         await other.execute(text("lock table alembic_version in access exclusive mode"))
         with pytest.raises(DBAPIError) as caught:
             await backend.look(TABLES)
-    assert backend.classify(caught.value) == "lock-timeout"
+    assert backend.classify(caught.value).kind == "lock-timeout"
 
 
 async def test_an_invalid_index_is_debris(backend: PostgreSQL, do: Callable[..., Any]) -> None:
@@ -207,7 +208,7 @@ async def test_one_holder_at_a_time_and_the_other_is_told_who(
             async with made(postgres_url).lock(TABLES, 0.2, lambda _, who: told.append(who)):
                 pass
         assert 0.2 <= time.monotonic() - began < 3
-        assert backend.classify(caught.value) == "lock-timeout"
+        assert backend.classify(caught.value).kind == "lock-timeout"
         async with made(postgres_url).lock([VersionTable("another")], 1, silent):
             pass
     assert told
@@ -296,9 +297,8 @@ async def test_many_in_several_maintenance_databases_take_turns(
 async def test_a_lock_whose_session_is_another_one_by_now_is_lost(backend: PostgreSQL) -> None:
     """A pooler may hand the same session back as long as that is watched, and another later."""
     async with backend.lock(TABLES, 1, silent) as hold:
-        assert isinstance(hold, SessionHold)
         await hold.confirm()
-        hold.pid += 1
+        hold.session.pid += 1
         with pytest.raises(LockLostError, match="pooler in transaction mode"):
             await hold.confirm()
 
@@ -337,14 +337,14 @@ async def test_drivers_agree_on_which_database_it_is(
         engine = create_async_engine(url, poolclass=NullPool)
         async with engine.connect() as connection:
             await connection.execute(text("set timezone to 'Asia/Tokyo'"))
-            return await connection.run_sync(backend.identity)
+            return await connection.run_sync(backend.sessions.identity)
 
     ours = await through(postgres_url)
     psycopg = make_url(postgres_url).set(drivername="postgresql+psycopg")
     assert await through(psycopg) == ours
     engine = create_engine(psycopg, poolclass=NullPool)
     with engine.connect() as connection:
-        assert backend.identity(connection) == ours
+        assert backend.sessions.identity(connection) == ours
     assert await through(postgres_server.admin) != ours
 
 
@@ -363,7 +363,7 @@ async def test_what_env_py_set_on_its_connection_shows(backend: PostgreSQL, stat
         async with engine.connect() as connection:
             await connection.execute(text(each))
             await connection.commit()
-            states.append(await connection.run_sync(backend.session_state))
+            states.append(await connection.run_sync(backend.sessions.state))
             await connection.invalidate()
     await backend.release(engine)
     assert states[0] == states[1] != states[2]
@@ -376,7 +376,7 @@ async def test_a_version_table_is_found_again_from_a_connection_with_another_sea
     await backend.look(TABLES)
 
     def resolved(connection: Connection) -> VersionTable:
-        return backend.resolve(connection, TABLE)
+        return backend.sessions.resolve(connection, TABLE)
 
     engine = backend.engine()
     async with engine.connect() as connection:
@@ -401,14 +401,14 @@ def test_a_statement_of_a_sync_driver_is_interrupted_from_another_thread(
 ) -> None:
     url = make_url(postgres_url).set(drivername="postgresql+psycopg")
     with create_engine(url, poolclass=NullPool).connect() as connection:
-        stop = backend.interrupter(connection)
+        stop = backend.sessions.interrupter(connection)
         assert stop is not None
         timer = threading.Timer(0.2, stop)
         timer.start()
         with pytest.raises(DBAPIError) as caught:
             connection.execute(SLEEP)
         timer.join()
-    assert backend.classify(caught.value) == "timeout"
+    assert backend.classify(caught.value).kind == "timeout"
 
 
 async def test_a_statement_in_another_threads_loop_is_interrupted_on_the_server_too(
@@ -419,7 +419,7 @@ async def test_a_statement_in_another_threads_loop_is_interrupted_on_the_server_
     began = threading.Event()
 
     def sleep(connection: Connection) -> None:
-        found.append(backend.interrupter(connection))
+        found.append(backend.sessions.interrupter(connection))
         began.set()
         connection.execute(SLEEP)
 
@@ -479,7 +479,7 @@ async def test_a_statements_failure_is_told_by_the_servers_code(
         with pytest.raises(DBAPIError) as caught:
             await connection.execute(text(last))
         await connection.invalidate()
-    assert made(url).classify(caught.value) == kind
+    assert made(url).classify(caught.value).kind == kind
 
 
 async def test_the_error_that_failed_the_transaction_decides_and_not_its_aftermath(
@@ -497,7 +497,7 @@ async def test_the_error_that_failed_the_transaction_decides_and_not_its_afterma
         await batch()
     await backend.release(engine)
     assert "current transaction is aborted" in str(caught.value)
-    assert backend.classify(caught.value) == "disk-full"
+    assert backend.classify(caught.value).kind == "disk-full"
 
 
 @pytest.mark.parametrize(
@@ -529,7 +529,7 @@ async def test_a_refused_connection_is_told_apart_from_a_missing_server(
     assert backend.access.url.drivername == f"postgresql+{driver}"
     with pytest.raises((DBAPIError, OSError)) as caught:
         await backend.look(TABLES)
-    assert backend.classify(caught.value) == kind
+    assert backend.classify(caught.value).kind == kind
     await app.dispose()
 
 
@@ -555,7 +555,7 @@ async def test_a_server_of_another_language_is_understood(
     backend = backend_for(Access(Target(refused, tmp_path)))
     with pytest.raises(DBAPIError, match="existiert nicht") as caught:
         await backend.look(TABLES)
-    assert backend.classify(caught.value) == "auth"
+    assert backend.classify(caught.value).kind == "auth"
     backend = backend_for(Access(Target(absent, tmp_path)))
     assert not (await backend.look(TABLES)).exists
     assert await backend.create()
@@ -568,8 +568,8 @@ def test_what_has_nothing_to_do_with_the_server_is_not_classified(
 ) -> None:
     with pytest.raises(OSError) as caught:
         (tmp_path / "absent").read_text()
-    assert backend.classify(caught.value) is None
-    assert backend.classify(ValueError("connection")) is None
+    assert backend.classify(caught.value).kind is None
+    assert backend.classify(ValueError("connection")).kind is None
 
 
 # Snapshots
@@ -595,15 +595,15 @@ async def test_a_snapshot_is_restored_and_stays(
         f"comment on database {filled} is 'theirs'",
         f"alter database {filled} set work_mem to '5MB'",
     )
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
         do("drop table users")
         stamped(postgres_server, filled, "r2")
-        await backend.restore(snapshot)
+        await hold.snapshots.restore(snapshot)
         assert (await backend.look(TABLES)).all_heads() == ("r1",)
-        await backend.restore(snapshot)
-        await backend.close()
-        assert await backend.recover(TABLES) is None
+        await hold.snapshots.restore(snapshot)
+        await hold.close_journal()
+        assert await hold.recover() is None
     assert [row[0] for row in do("select id from users")] == [7]
     assert (
         do(
@@ -624,41 +624,39 @@ async def test_what_others_committed_before_they_left_is_in_what_a_restore_has_r
     do: Callable[..., Any],
     disconnect_others: bool,
 ) -> None:
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
         do("alter table users add half int", "insert into users values (8)")
-        kept = await backend.restore(snapshot, disconnect_others=disconnect_others)
-        await backend.close()
-        assert await backend.recover(TABLES) is None
+        kept = await hold.snapshots.restore(snapshot, disconnect_others=disconnect_others)
+        await hold.close_journal()
+        assert await hold.recover() is None
     assert kept.startswith(f"{filled}__automigrator_undone_")
     assert [tuple(row) for row in do("select * from users")] == [(7,)]
     rows = postgres_server.execute("select id from users order by 1", database=kept)
     assert [row[0] for row in rows] == [7, 8]
     await backend.look(TABLES)
-    assert not backend.unfinished()
+    assert not (await backend.look(TABLES)).unfinished
 
 
 async def test_a_snapshot_does_not_open_the_data_to_more_roles(
     backend: PostgreSQL, postgres_server: Server, filled: str, do: Callable[..., Any]
 ) -> None:
     do(f"revoke all on database {filled} from public")
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
     grants = "select datacl::text from pg_database where datname = $1"
     execute = postgres_server.execute
     assert execute(grants, snapshot.place) == execute(grants, filled) != [(None,)]
 
 
-async def test_whole_database_acts_are_refused_without_the_lock_or_a_place_to_stand(
-    backend: PostgreSQL, postgres_server: Server, postgres_url: str, filled: str
+async def test_whole_database_acts_are_refused_without_a_place_to_stand(
+    postgres_server: Server, postgres_url: str, filled: str
 ) -> None:
-    with pytest.raises(RefusedError, match="without its lock"):
-        await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
     confined = made(postgres_url, "no_such_database")
-    async with confined.lock(TABLES, 5, silent):
+    async with confined.lock(TABLES, 5, silent) as hold:
         with pytest.raises(RefusedError, match=r"Target\(maintenance_database="):
-            await confined.snapshot("s1", ("r1",), ("r2",), TABLES)
-        assert await confined.recover(TABLES) is None
+            await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
+        assert await hold.recover() is None
     assert beside(postgres_server, filled) == []
 
 
@@ -669,12 +667,14 @@ async def test_a_snapshot_is_refused_while_others_are_connected_and_names_them(
     engine = create_async_engine(
         postgres_server.url(filled), poolclass=NullPool, connect_args=named
     )
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         connection = await engine.connect()
         with pytest.raises(RefusedError, match="the replica.*disconnect_others=True"):
-            await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+            await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
         assert beside(postgres_server, filled) == []
-        await backend.snapshot("s1", ("r1",), ("r2",), TABLES, disconnect_others=True)
+        await hold.snapshots.take(
+            "s1", ("r1",), ("r2",), TABLES, SnapshotOptions(disconnect_others=True)
+        )
         with pytest.raises(DBAPIError):
             await connection.execute(text("select 1"))
         await connection.close()
@@ -689,12 +689,12 @@ async def test_our_own_pools_and_the_applications_idle_ones_do_not_stand_in_the_
     for each in (app, engine):
         async with each.connect():
             pass
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
         for each in (app, engine):
             async with each.connect():
                 pass
-        await backend.restore(snapshot)
+        await hold.snapshots.restore(snapshot)
     await backend.release(engine)
     await app.dispose()
 
@@ -703,18 +703,18 @@ async def test_a_snapshot_is_refused_with_neighbours_in_the_database(
     backend: PostgreSQL, postgres_server: Server, filled: str, do: Callable[..., Any]
 ) -> None:
     do("create schema theirs", "create table theirs.orders ()")
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         with pytest.raises(RefusedError, match="theirs.orders"):
-            await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+            await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
     assert beside(postgres_server, filled) == []
 
 
 async def test_a_snapshot_of_another_revision_than_the_runs_is_refused(
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         with pytest.raises(RefusedError, match="at r1.*at r0"):
-            await backend.snapshot("s1", ("r0",), ("r2",), TABLES)
+            await hold.snapshots.take("s1", ("r0",), ("r2",), TABLES)
     assert beside(postgres_server, filled) == []
 
 
@@ -724,9 +724,9 @@ async def test_a_role_that_may_not_create_databases_is_refused_a_snapshot(
     postgres_server.execute(f"alter database {filled} owner to {role}")
     postgres_server.execute(f"grant all on all tables in schema public to {role}", database=filled)
     backend = made(make_url(postgres_url).set(username=role))
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         with pytest.raises(RefusedError, match="CREATEDB"):
-            await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+            await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
 
 
 async def test_a_look_tells_of_a_migration_that_was_not_ended_and_not_of_a_neighbours(
@@ -734,11 +734,11 @@ async def test_a_look_tells_of_a_migration_that_was_not_ended_and_not_of_a_neigh
 ) -> None:
     postgres_server.create(f"{filled}_2__automigrator_snapshot_s1")
     next_start = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
-        await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
         await next_start.look(TABLES)
         assert next_start.unfinished()
-        await backend.close()
+        await hold.close_journal()
         postgres_server.execute(
             f'comment on database "{filled}_2__automigrator_snapshot_s1" is '
             """'{"automigrator": {"state": "migrating"}}'"""
@@ -754,14 +754,14 @@ async def test_the_next_start_undoes_what_a_killed_one_left(
     filled: str,
     do: Callable[..., Any],
 ) -> None:
-    async with backend.lock(TABLES, 5, silent):
-        await backend.snapshot("s1", ("r1",), ("r3",), TABLES)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        await hold.snapshots.take("s1", ("r1",), ("r3",), TABLES)
     stamped(postgres_server, filled, "r2")
     do("drop table users")
     next_start = made(postgres_url)
-    async with next_start.lock(TABLES, 5, silent):
-        assert "put back" in (await next_start.recover(TABLES) or "")
-        assert await next_start.recover(TABLES) is None
+    async with next_start.lock(TABLES, 5, silent) as next_start_hold:
+        assert "put back" in (await next_start_hold.recover() or "")
+        assert await next_start_hold.recover() is None
     assert [row[0] for row in do("select id from users")] == [7]
     # somebody may have written to it since, so what was replaced is kept
     assert beside(postgres_server, filled) == ["snapshot", "undone"]
@@ -807,12 +807,12 @@ async def test_the_next_start_keeps_later_writes_when_a_killed_one_left_nothing_
     said: str,
     left: list[int],
 ) -> None:
-    async with backend.lock(TABLES, 5, silent):
-        await backend.snapshot("s1", ("r1",), ("r2",), TABLES, atomic=True)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES, atomic=True)
     do(*statements)
     next_start = made(postgres_url)
-    async with next_start.lock(TABLES, 5, silent):
-        assert said in (await next_start.recover(TABLES) or "")
+    async with next_start.lock(TABLES, 5, silent) as next_start_hold:
+        assert said in (await next_start_hold.recover() or "")
     assert [row[0] for row in do("select id from users order by 1")] == left
 
 
@@ -846,12 +846,12 @@ async def test_the_next_start_undoes_changes_of_rows_alone_that_a_killed_one_had
         "create publication p",
         "select lo_from_bytea(4711, 'what it holds')",
     )
-    async with backend.lock(TABLES, 5, silent):
-        await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
     do(statement)
     next_start = made(postgres_url)
-    async with next_start.lock(TABLES, 5, silent):
-        assert said in (await next_start.recover(TABLES) or "")
+    async with next_start.lock(TABLES, 5, silent) as next_start_hold:
+        assert said in (await next_start_hold.recover() or "")
     assert do("select id from users") == [(7,)]
 
 
@@ -871,11 +871,11 @@ async def test_rows_that_this_role_may_not_see_are_not_called_unchanged(
     )
     url = make_url(postgres_url).set(username=role)
     backend, next_start = made(url), made(url)
-    async with backend.lock(TABLES, 5, silent):
-        await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
     do("update users set id = 8")
-    async with next_start.lock(TABLES, 5, silent):
-        assert "put back" in (await next_start.recover(TABLES) or "")
+    async with next_start.lock(TABLES, 5, silent) as next_start_hold:
+        assert "put back" in (await next_start_hold.recover() or "")
     assert do("select id from users") == [(7,)]
 
 
@@ -888,36 +888,38 @@ async def test_what_another_targets_leader_is_at_is_left_to_it(
 ) -> None:
     """Two histories in one database, of which one has not begun yet."""
     other, tables = made(postgres_url), [VersionTable("other_version")]
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES, disconnect_others=True)
-        async with backend.side("s2") as side:
-            async with other.lock(tables, 5, silent):
-                assert await other.recover(tables) is None
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await hold.snapshots.take(
+            "s1", ("r1",), ("r2",), TABLES, SnapshotOptions(disconnect_others=True)
+        )
+        async with hold.sides.fresh("s2") as side:
+            async with other.lock(tables, 5, silent) as other_hold:
+                assert await other_hold.recover() is None
             assert side.place in postgres_server.databases(filled)
         do("create table half ()")
-        async with other.lock(tables, 5, silent):
-            assert await other.recover(tables) is None
+        async with other.lock(tables, 5, silent) as other_hold:
+            assert await other_hold.recover() is None
         assert do("select to_regclass('half')::text") == [("half",)]
     next_start = made(postgres_url)
-    async with next_start.lock(TABLES, 5, silent):
-        assert "put back" in (await next_start.recover(TABLES) or "")
+    async with next_start.lock(TABLES, 5, silent) as next_start_hold:
+        assert "put back" in (await next_start_hold.recover() or "")
     assert snapshot.place in postgres_server.databases(filled)
 
 
 async def test_what_a_dead_leader_of_another_target_left_is_undone_by_one_start_alone(
     backend: PostgreSQL, postgres_url: str, filled: str, do: Callable[..., Any]
 ) -> None:
-    async with backend.lock(TABLES, 5, silent):
-        await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
     do("create table half ()")
     other, tables, again = made(postgres_url), [VersionTable("other_version")], made(postgres_url)
-    async with other.lock(tables, 5, silent):
-        async with again.lock(TABLES, 5, silent):
-            assert await other.recover(tables) is None
+    async with other.lock(tables, 5, silent) as other_hold:
+        async with again.lock(TABLES, 5, silent) as again_hold:
+            assert await other_hold.recover() is None
             assert do("select to_regclass('half')::text") == [("half",)]
-        assert "put back" in (await other.recover(tables) or "")
-        async with again.lock(TABLES, 5, silent):
-            assert await again.recover(TABLES) is None
+        assert "put back" in (await other_hold.recover() or "")
+        async with again.lock(TABLES, 5, silent) as again_hold:
+            assert await again_hold.recover() is None
     assert do("select to_regclass('half')::text") == [(None,)]
 
 
@@ -957,19 +959,19 @@ async def test_a_restore_that_was_killed_before_any_statement_is_finished(
             raise Killed
 
     async def killed() -> None:
-        async with backend.lock(TABLES, 5, silent):
-            snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+        async with backend.lock(TABLES, 5, silent) as backend_hold:
+            snapshot = await backend_hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
             do("drop table users", "create table half ()")
             stamped(postgres_server, filled, "r1b")
             assert backend._held is not None
             event.listen(backend._held.admin.sync_connection, "before_cursor_execute", kill)
-            await backend.restore(snapshot)
+            await backend_hold.snapshots.restore(snapshot)
 
     with pytest.raises(Killed):
         await killed()
     next_start = made(postgres_url)
-    async with next_start.lock(TABLES, 5, silent):
-        await next_start.recover(TABLES)
+    async with next_start.lock(TABLES, 5, silent) as hold:
+        await hold.recover()
         assert (await next_start.look(TABLES)).all_heads() == ("r1",)
     assert [row[0] for row in do("select id from users")] == [7]
     assert (
@@ -986,10 +988,10 @@ async def test_a_snapshot_that_is_cancelled_ends_at_once_and_keeps_the_lock(
     backend: PostgreSQL, postgres_server: Server, postgres_url: str, filled: str
 ) -> None:
     other = create_async_engine(postgres_server.admin, poolclass=NullPool)
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         async with other.connect() as connection:
             await connection.execute(text("lock table pg_database in share mode"))
-            taking = asyncio.create_task(backend.snapshot("s1", ("r1",), ("r2",), TABLES))
+            taking = asyncio.create_task(hold.snapshots.take("s1", ("r1",), ("r2",), TABLES))
             await asyncio.sleep(0.5)
             taking.cancel()
             ended, _ = await asyncio.wait({taking}, timeout=5)
@@ -1000,21 +1002,21 @@ async def test_a_snapshot_that_is_cancelled_ends_at_once_and_keeps_the_lock(
             async with made(postgres_url).lock(TABLES, 0.1, silent):
                 pass
         assert beside(postgres_server, filled) == []
-        await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+        await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
 
 
 async def test_only_the_newest_snapshots_are_kept_and_never_one_that_is_needed(
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         for stamp in ("a1", "a2", "a3"):
-            await backend.snapshot(stamp, ("r1",), ("r2",), TABLES)
+            await hold.snapshots.take(stamp, ("r1",), ("r2",), TABLES)
             if stamp != "a2":
-                await backend.close()
-        assert await backend.prune(1) == (f"{filled}__automigrator_snapshot_a1",)
+                await hold.close_journal()
+        assert await hold.snapshots.prune(Limits(1)) == (f"{filled}__automigrator_snapshot_a1",)
         assert beside(postgres_server, filled) == ["snapshot"] * 2
-        await backend.recover(TABLES)
-        assert await backend.prune(1) == (f"{filled}__automigrator_snapshot_a2",)
+        await hold.recover()
+        assert await hold.snapshots.prune(Limits(1)) == (f"{filled}__automigrator_snapshot_a2",)
 
 
 async def test_what_restores_have_replaced_goes_like_snapshots_and_never_this_runs_own(
@@ -1023,14 +1025,14 @@ async def test_what_restores_have_replaced_goes_like_snapshots_and_never_this_ru
     old = [f"{filled}__automigrator_undone_20200{n}01T000000000000Z" for n in (1, 2)]
     for name in old:
         postgres_server.create(name)
-    async with backend.lock(TABLES, 5, silent):
-        assert await backend.prune(2) == ()
-        assert await backend.prune_set_aside(1) == ()
-        snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        assert await hold.snapshots.prune(Limits(2)) == ()
+        assert await hold.sides.prune_set_aside(Limits(1)) == ()
+        snapshot = await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
         for _ in range(2):
-            await backend.restore(snapshot)
-        await backend.close()
-        assert await backend.prune(1) == tuple(old)
+            await hold.snapshots.restore(snapshot)
+        await hold.close_journal()
+        assert await hold.snapshots.prune(Limits(1)) == tuple(old)
     assert beside(postgres_server, filled) == ["snapshot", "undone", "undone"]
 
 
@@ -1039,14 +1041,14 @@ async def test_a_clock_that_goes_back_costs_no_copy_of_this_run(
 ) -> None:
     for kind in ("snapshot", "purged"):
         postgres_server.create(f"{filled}__automigrator_{kind}_20990101T000000000000Z")
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await backend.snapshot("20200101T000000000000Z", ("r1",), ("r2",), TABLES)
-        async with backend.side("s2") as side:
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await hold.snapshots.take("20200101T000000000000Z", ("r1",), ("r2",), TABLES)
+        async with hold.sides.fresh("s2") as side:
             stamped(postgres_server, side.place, "r2")
-            aside = await backend.take_over(side, "20200101T000000000001Z", TABLES)
-        await backend.close()
-        assert await backend.prune(1) == ()
-        assert await backend.prune_set_aside(1) == ()
+            aside = await hold.sides.take_over(side, "20200101T000000000001Z", TABLES)
+        await hold.close_journal()
+        assert await hold.snapshots.prune(Limits(1)) == ()
+        assert await hold.sides.prune_set_aside(Limits(1)) == ()
     assert {snapshot.place, aside} < set(postgres_server.databases(filled))
 
 
@@ -1059,11 +1061,13 @@ async def test_what_was_set_aside_goes_by_age_only_and_when_asked_and_the_newest
     names = [f"{filled}__automigrator_purged_20200{n}01T000000000000Z" for n in (1, 2)]
     for name in names:
         postgres_server.create(name)
-    async with backend.lock(TABLES, 5, silent):
-        assert await backend.prune(1, max_age=timedelta(days=1)) == ()
-        assert await backend.prune_set_aside(None) == ()
-        assert await backend.prune_set_aside(None, max_age=timedelta(days=30)) == (names[0],)
-        assert await backend.prune_set_aside(1) == ()
+    async with backend.lock(TABLES, 5, silent) as hold:
+        assert await hold.snapshots.prune(Limits(1, max_age=timedelta(days=1))) == ()
+        assert await hold.sides.prune_set_aside(Limits(None)) == ()
+        assert await hold.sides.prune_set_aside(Limits(None, max_age=timedelta(days=30))) == (
+            names[0],
+        )
+        assert await hold.sides.prune_set_aside(Limits(1)) == ()
     assert beside(postgres_server, filled) == ["purged"]
 
 
@@ -1074,15 +1078,15 @@ async def test_a_side_database_takes_over_and_the_old_one_is_set_aside(
         f"comment on database {filled} is 'theirs'",
         f"alter database {filled} set work_mem to '5MB'",
     )
-    async with backend.lock(TABLES, 5, silent):
-        async with backend.side("s2") as side:
+    async with backend.lock(TABLES, 5, silent) as hold:
+        async with hold.sides.fresh("s2") as side:
             assert side.url.database == side.place
             async with side.engine.begin() as connection:
                 assert await connection.scalar(text("show work_mem")) == "5MB"
             stamped(postgres_server, side.place, "r9")
-            aside = await backend.take_over(side, "s2", TABLES)
+            aside = await hold.sides.take_over(side, "s2", TABLES)
         assert aside == f"{filled}__automigrator_purged_s2"
-        assert await backend.recover(TABLES) is None
+        assert await hold.recover() is None
     rows = postgres_server.execute("select id from users", database=aside)
     assert [row[0] for row in rows] == [7]
     assert (await backend.look(TABLES)).all_heads() == ("r9",)
@@ -1099,9 +1103,9 @@ async def test_a_side_database_takes_over_and_the_old_one_is_set_aside(
 async def test_a_replacement_can_leave_nothing_of_the_old_one(
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:
-    async with backend.lock(TABLES, 5, silent), backend.side("s2") as side:
+    async with backend.lock(TABLES, 5, silent) as hold, hold.sides.fresh("s2") as side:
         stamped(postgres_server, side.place, "r9")
-        assert await backend.take_over(side, "s2", TABLES, set_aside=False) is None
+        assert await hold.sides.take_over(side, "s2", TABLES, set_aside=False) is None
     assert (await backend.look(TABLES)).all_heads() == ("r9",)
     assert beside(postgres_server, filled) == []
 
@@ -1109,9 +1113,9 @@ async def test_a_replacement_can_leave_nothing_of_the_old_one(
 async def test_a_side_database_that_did_not_take_over_is_removed(
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         with pytest.raises(ZeroDivisionError):
-            async with backend.side("s2") as side, side.engine.connect():
+            async with hold.sides.fresh("s2") as side, side.engine.connect():
                 raise ZeroDivisionError
     assert beside(postgres_server, filled) == []
     assert (await backend.look(TABLES)).all_heads() == ("r1",)
@@ -1121,13 +1125,13 @@ async def test_a_replacement_is_refused_while_others_are_connected_and_changes_n
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:
     engine = create_async_engine(postgres_server.url(filled), poolclass=NullPool)
-    async with backend.lock(TABLES, 5, silent), backend.side("s2") as side:
+    async with backend.lock(TABLES, 5, silent) as hold, hold.sides.fresh("s2") as side:
         stamped(postgres_server, side.place, "r9")
         connection = await engine.connect()
         with pytest.raises(RefusedError, match="disconnect_others=True"):
-            await backend.take_over(side, "s2", TABLES)
+            await hold.sides.take_over(side, "s2", TABLES)
         assert (await backend.look(TABLES)).all_heads() == ("r1",)
-        await backend.take_over(side, "s2", TABLES, disconnect_others=True)
+        await hold.sides.take_over(side, "s2", TABLES, disconnect_others=True)
         assert (await backend.look(TABLES)).all_heads() == ("r9",)
         await connection.invalidate()
         await connection.close()
@@ -1137,12 +1141,12 @@ async def test_a_replacement_is_refused_with_neighbours_in_the_database(
     backend: PostgreSQL, postgres_server: Server, filled: str, do: Callable[..., Any]
 ) -> None:
     do(VERSIONS.format("billing_version"))
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         with pytest.raises(RefusedError, match="billing_version.*a database of its own"):
-            await backend.ensure_replaceable(TABLES)
-        async with backend.side("s2") as side:
+            await hold.sides.ensure_replaceable(TABLES)
+        async with hold.sides.fresh("s2") as side:
             with pytest.raises(RefusedError, match="billing_version"):
-                await backend.take_over(side, "s2", TABLES)
+                await hold.sides.take_over(side, "s2", TABLES)
     assert beside(postgres_server, filled) == []
 
 
@@ -1150,8 +1154,8 @@ async def test_the_next_start_removes_a_side_database_of_a_killed_one(
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:
     postgres_server.create(f"{filled}__automigrator_side_s0")
-    async with backend.lock(TABLES, 5, silent):
-        assert await backend.recover(TABLES) is None
+    async with backend.lock(TABLES, 5, silent) as hold:
+        assert await hold.recover() is None
     assert beside(postgres_server, filled) == []
 
 
@@ -1160,13 +1164,15 @@ async def test_the_next_start_sees_what_a_purge_killed_after_its_swap_would_have
 ) -> None:
     postgres_server.create(f"{filled}__automigrator_replaced_s0")
     assert (await backend.look(TABLES)).all_heads() == ("r1",)
-    assert backend.unfinished()  # or a start that finds nothing to do would leave it for ever
-    async with backend.lock(TABLES, 5, silent):
-        done = await backend.recover(TABLES) or ""
+    assert (
+        await backend.look(TABLES)
+    ).unfinished  # or a start that finds nothing to do would leave it for ever
+    async with backend.lock(TABLES, 5, silent) as hold:
+        done = await hold.recover() or ""
     assert beside(postgres_server, filled) == ["purged"]
     assert f"is in {filled}__automigrator_purged_" in done
     await backend.look(TABLES)
-    assert not backend.unfinished()
+    assert not (await backend.look(TABLES)).unfinished
 
 
 async def test_the_applications_pool_forgets_its_plans(
@@ -1189,16 +1195,16 @@ async def test_the_applications_pool_forgets_its_plans(
 async def test_what_a_migration_made_in_a_new_schema_is_no_reason_not_to_restore(
     backend: PostgreSQL, postgres_server: Server, filled: str, do: Callable[..., Any], role: str
 ) -> None:
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
         do("create schema more", "create table more.orders ()")
-        await backend.restore(snapshot)
+        await hold.snapshots.restore(snapshot)
         # it may have been somebody else's after all
         assert beside(postgres_server, filled) == ["snapshot", "undone"]
         do("create schema theirs", "create table theirs.orders ()")
         do(f"alter table theirs.orders owner to {role}")
         with pytest.raises(RefusedError, match="theirs.orders"):
-            await backend.restore(snapshot)
+            await hold.snapshots.restore(snapshot)
     assert do("select to_regclass('more.orders'), to_regclass('theirs.orders')::text") == [
         (None, "theirs.orders")
     ]
@@ -1208,7 +1214,7 @@ async def test_a_lock_is_not_taken_for_lost_while_a_failed_rename_is_rolled_back
     backend: PostgreSQL,
 ) -> None:
     async with backend.lock(TABLES, 5, silent) as held:
-        admin = backend._held.admin  # type: ignore[union-attr]  # it is held
+        admin = held.session.admin
         await admin.execute(text("BEGIN"))
         with pytest.raises(DBAPIError):
             await admin.execute(text("ALTER DATABASE no_such_database RENAME TO other"))

@@ -18,6 +18,7 @@ from support.postgres_backends import Do, made, silent
 from support.postgres_server import Server
 from support.rich_database import RICH
 
+from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.errors import RefusedError
@@ -58,8 +59,8 @@ async def test_a_copy_holds_all_that_the_target_does_and_is_dropped(
     do(*RICH, f"alter database {live} set work_mem to '5MB'")
     before = checksums(postgres_url)
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
-        async with backend.copied_side("s1", how=how) as side:
+    async with backend.lock(TABLES, 5, silent) as hold:
+        async with hold.sides.copy("s1", SnapshotOptions(how=how)) as side:
             assert beside(postgres_server, live) == [side.place]
             copy = at(postgres_url, side.place)
             assert checksums(copy) == before
@@ -78,7 +79,7 @@ async def test_where_somebody_is_connected_a_dump_is_copied_and_nobody_is_distur
     with caplog.at_level(logging.INFO, "automigrator"):
         async with connected(postgres_url) as other, other.transaction():
             await other.execute("insert into users values (8)")  # and holds its lock
-            async with backend.lock(TABLES, 5, silent), backend.copied_side("s1") as side:
+            async with backend.lock(TABLES, 5, silent) as hold, hold.sides.copy("s1") as side:
                 assert await other.fetchval("select count(*) from users") == 2
                 async with connected(at(postgres_url, side.place)) as copied:
                     assert await copied.fetchval("select count(*) from users") == 1
@@ -90,12 +91,12 @@ async def test_others_are_disconnected_for_a_template_copy_when_that_is_asked_fo
 ) -> None:
     do("create table users (id int)")
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent), connected(postgres_url) as other:
+    async with backend.lock(TABLES, 5, silent) as hold, connected(postgres_url) as other:
         with pytest.raises(RefusedError, match="the replica.*disconnect_others=True"):
-            async with backend.copied_side("s1", how="template"):
+            async with hold.sides.copy("s1", SnapshotOptions(how="template")):
                 pass
         assert await other.fetchval("select 1") == 1
-        async with backend.copied_side("s2", how="template", disconnect_others=True):
+        async with hold.sides.copy("s2", SnapshotOptions(how="template", disconnect_others=True)):
             with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
                 await other.fetchval("select 1")
 
@@ -104,9 +105,9 @@ async def test_where_no_copy_can_be_made_both_reasons_are_told(
     postgres_url: str, postgres_server: Server, live: str, tmp_path: Path
 ) -> None:
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent), connected(postgres_url) as other:
+    async with backend.lock(TABLES, 5, silent) as hold, connected(postgres_url) as other:
         with pytest.raises(RefusedError) as refused:
-            async with backend.copied_side("s1", binaries=tmp_path):
+            async with hold.sides.copy("s1", SnapshotOptions(binaries=tmp_path)):
                 pass
         assert await other.fetchval("select 1") == 1
     for part in ("the replica", "disconnect_others=True", "pg_dump", "nothing was changed"):
@@ -123,9 +124,9 @@ async def test_a_program_that_fails_is_quoted_and_what_it_made_is_dropped(
     fails = '[ "$1" = --version ] || { echo "$0: error: no more of this" >&2; exit 1; }'
     backend = made(postgres_url)
     folder = tools(**{broken: fails})
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         with pytest.raises(RefusedError, match=f"{broken} failed.*no more of this"):
-            async with backend.copied_side("s1", how="dump", binaries=folder):
+            async with hold.sides.copy("s1", SnapshotOptions(how="dump", binaries=folder)):
                 pass
     assert beside(postgres_server, live) == []
 
@@ -145,18 +146,18 @@ async def test_a_role_that_may_create_no_database_is_told_before_anybody_is_disc
     postgres_url: str, role: str
 ) -> None:
     backend = made(make_url(postgres_url).set(username=role))
-    async with backend.lock(TABLES, 5, silent), connected(postgres_url) as other:
+    async with backend.lock(TABLES, 5, silent) as hold, connected(postgres_url) as other:
         with pytest.raises(RefusedError, match="CREATEDB"):
-            async with backend.copied_side("s1", disconnect_others=True):
+            async with hold.sides.copy("s1", SnapshotOptions(disconnect_others=True)):
                 pass
         assert await other.fetchval("select 1") == 1
 
 
 async def test_without_a_maintenance_database_it_is_refused(postgres_url: str) -> None:
     backend = made(postgres_url, "no_such_database")
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         with pytest.raises(RefusedError, match="maintenance_database="):
-            async with backend.copied_side("s1"):
+            async with hold.sides.copy("s1"):
                 pass
 
 
@@ -204,8 +205,8 @@ async def test_whoever_ends_in_the_middle_of_a_dump_leaves_no_copy_and_no_sessio
             copying.cancel()
             await asyncio.wait([copying])
             assert copying.cancelled() and beside(postgres_server, live) == []
-        async with backend.lock(TABLES, 30, silent):
-            await backend.recover(TABLES)
+        async with backend.lock(TABLES, 30, silent) as hold:
+            await hold.recover()
             assert beside(postgres_server, live) == []
             async with asyncio.timeout(10):  # it ends when it finds that nobody reads any more
                 while do(LOCKED)[0][0]:  # noqa: ASYNC110 - the server does not tell
@@ -219,9 +220,11 @@ async def test_a_copy_that_is_cancelled_while_it_waits_for_others_is_not_begun(
 ) -> None:
     caplog.set_level(logging.INFO, "automigrator")
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         async with connected(postgres_url):
-            copying = asyncio.ensure_future(_entered(backend.copied_side("s1", how="template")))
+            copying = asyncio.ensure_future(
+                _entered(hold.sides.copy("s1", SnapshotOptions(how="template")))
+            )
             await asyncio.sleep(0.3)  # of the second in which sessions of ours may leave
             copying.cancel()
         await asyncio.wait([copying])  # nobody is connected any more
@@ -241,8 +244,8 @@ async def _entered(copy: AbstractAsyncContextManager[Any]) -> None:
 
 
 async def _copied(backend: PostgreSQL, folder: Path) -> None:
-    async with backend.lock(TABLES, 5, silent):
-        await _entered(backend.copied_side("s1", how="dump", binaries=folder))
+    async with backend.lock(TABLES, 5, silent) as hold:
+        await _entered(hold.sides.copy("s1", SnapshotOptions(how="dump", binaries=folder)))
 
 
 def _copies(tell: Callable[[Any], None], url: str, folder: Path) -> None:

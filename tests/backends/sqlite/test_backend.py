@@ -17,8 +17,10 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
+from support.sqlite_holds import held
 
 from automigrator.backends.access import Access
+from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.sqlite import backup, journal, recover
 from automigrator.backends.sqlite import side as sides
@@ -26,6 +28,7 @@ from automigrator.backends.sqlite.backend import SQLite
 from automigrator.backends.sqlite.connections import file_of
 from automigrator.backends.sqlite.transactions import ForeignKeyError
 from automigrator.errors import ConfigurationError, RefusedError
+from automigrator.retention import Limits
 from automigrator.runner.diagnosis import diagnose
 from automigrator.runner.state import Left
 from automigrator.target import Target
@@ -113,7 +116,7 @@ async def test_text_in_place_of_a_database_is_corrupt(backend: SQLite, file: Pat
     write_text(file, "this is not a database " * 100)
     with pytest.raises(sqlite3.DatabaseError) as caught:
         await backend.look(TABLES)
-    assert backend.classify(caught.value) == "corrupt"
+    assert backend.classify(caught.value).kind == "corrupt"
 
 
 async def test_one_holder_at_a_time_and_the_other_is_told_who(
@@ -135,7 +138,7 @@ async def test_adopted_transactions_roll_ddl_back(backend: SQLite, file: Path) -
     await backend.create()
 
     def half(connection: Connection) -> None:
-        backend.adopt(connection)
+        backend.sessions.adopt(connection)
         connection.execute(text("CREATE TABLE half (id)"))
         connection.rollback()
 
@@ -152,7 +155,7 @@ async def test_who_only_looks_waits_for_no_reader(backend: SQLite, file: Path) -
     def looks(connection: Connection) -> None:
         connection.exec_driver_sql("PRAGMA busy_timeout = 0")
         connection.commit()
-        undo = backend.adopt(connection, to_write=False)
+        undo = backend.sessions.adopt(connection, to_write=False)
         connection.execute(text("SELECT * FROM notes"))
         connection.commit()
         undo()
@@ -184,7 +187,7 @@ async def test_recreating_a_parent_keeps_its_children_and_orphans_are_refused(
     )
 
     def recreate(connection: Connection) -> None:
-        undo = backend.adopt(connection)
+        undo = backend.sessions.adopt(connection)
         with connection.begin():
             connection.execute(text("CREATE TABLE tmp (id INTEGER PRIMARY KEY)"))
             connection.execute(text("INSERT INTO tmp SELECT id FROM parent"))
@@ -193,7 +196,7 @@ async def test_recreating_a_parent_keeps_its_children_and_orphans_are_refused(
         undo()
 
     def orphan(connection: Connection) -> None:
-        backend.adopt(connection)
+        backend.sessions.adopt(connection)
         with connection.begin():
             connection.execute(text("DELETE FROM parent"))
 
@@ -229,7 +232,7 @@ async def test_foreign_keys_are_on_again_after_a_commit_that_a_reader_blocked(
     backend = SQLite(Access(Target(engine, tmp_path)))
 
     def commit(connection: Connection) -> None:
-        undo = backend.adopt(connection)
+        undo = backend.sessions.adopt(connection)
         try:
             with connection.begin():
                 connection.execute(text("INSERT INTO t VALUES (1)"))
@@ -259,7 +262,7 @@ async def test_a_lock_that_keeps_foreign_keys_from_being_checked_is_not_passed_o
         with closing(sqlite3.connect(file, isolation_level=None)) as writer:
             writer.execute("BEGIN EXCLUSIVE")
             with pytest.raises((OperationalError, sqlite3.OperationalError), match="locked"):
-                await connection.run_sync(backend.adopt)
+                await connection.run_sync(backend.sessions.adopt)
         rows = (await connection.exec_driver_sql("PRAGMA foreign_keys")).all()
 
     assert [tuple(row) for row in rows] == [(1,)]
@@ -286,7 +289,7 @@ async def test_a_transaction_has_a_journal_on_the_disk_where_the_application_doe
     backend = SQLite(Access(Target(engine, tmp_path)))
 
     def half(connection: Connection) -> None:
-        undo = backend.adopt(connection)
+        undo = backend.sessions.adopt(connection)
         with connection.begin() as transaction:
             # more than its cache holds
             connection.execute(text("UPDATE t SET x = zeroblob(900)"))
@@ -318,13 +321,13 @@ async def test_a_snapshot_is_restored_and_the_journal_closed(backend: SQLite, fi
     await backend.create()
     stamped(file, "r1")
     write(file, "CREATE TABLE users (id)", "INSERT INTO users VALUES (7)")
-    snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
-    assert backend.unfinished()
+    snapshot = await held(backend).snapshots.take("s1", ("r1",), ("r2",), TABLES)
+    assert (await backend.look(TABLES)).unfinished
     write(file, "DROP TABLE users")
-    await backend.restore(snapshot)
+    await held(backend).snapshots.restore(snapshot)
     assert read(file, "SELECT id FROM users") == [(7,)]
-    await backend.close()
-    assert not backend.unfinished()
+    await held(backend).close_journal()
+    assert not (await backend.look(TABLES)).unfinished
 
 
 async def test_the_next_start_undoes_what_a_killed_one_left(
@@ -333,11 +336,11 @@ async def test_the_next_start_undoes_what_a_killed_one_left(
     await backend.create()
     stamped(file, "r1")
     write(file, "CREATE TABLE users (id)", "INSERT INTO users VALUES (7)")
-    await backend.snapshot("s1", ("r1",), ("r3",), TABLES)
+    await held(backend).snapshots.take("s1", ("r1",), ("r3",), TABLES)
     stamped(file, "r2")
     write(file, "DROP TABLE users")
     next_start = SQLite(Access(Target(f"sqlite:///{file}", tmp_path)))
-    assert "put back" in (await next_start.recover(TABLES) or "")
+    assert "put back" in (await held(next_start).recover() or "")
     assert read(file, "SELECT id FROM users") == [(7,)]
     assert journal.read(file) is None
 
@@ -348,10 +351,10 @@ async def test_the_next_start_keeps_later_writes_when_a_kill_had_undone_the_migr
     await backend.create()
     stamped(file, "r1")
     write(file, "CREATE TABLE users (id)")
-    await backend.snapshot("s1", ("r1",), ("r2",), TABLES, atomic=True)
+    await held(backend).snapshots.take("s1", ("r1",), ("r2",), TABLES, atomic=True)
     write(file, "INSERT INTO users VALUES (8)")
     next_start = SQLite(Access(Target(f"sqlite:///{file}", tmp_path)))
-    assert "changed nothing" in (await next_start.recover(TABLES) or "")
+    assert "changed nothing" in (await held(next_start).recover() or "")
     assert read(file, "SELECT id FROM users") == [(8,)]
 
 
@@ -361,11 +364,11 @@ async def test_the_next_start_undoes_changes_of_rows_alone_that_a_killed_one_had
     await backend.create()
     stamped(file, "r1")
     write(file, "CREATE TABLE users (id)", "INSERT INTO users VALUES (1)")
-    await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
-    assert "changed nothing" in (await SQLite(backend.access).recover(TABLES) or "")
-    await backend.snapshot("s2", ("r1",), ("r2",), TABLES)
+    await held(backend).snapshots.take("s1", ("r1",), ("r2",), TABLES)
+    assert "changed nothing" in (await held(SQLite(backend.access)).recover() or "")
+    await held(backend).snapshots.take("s2", ("r1",), ("r2",), TABLES)
     write(file, "DELETE FROM users")
-    assert "put back" in (await SQLite(backend.access).recover(TABLES) or "")
+    assert "put back" in (await held(SQLite(backend.access)).recover() or "")
     assert read(file, "SELECT id FROM users") == [(1,)]
 
 
@@ -374,9 +377,9 @@ async def test_what_a_restore_at_the_next_start_replaces_is_kept(
 ) -> None:
     await backend.create()
     stamped(file, "r1")
-    await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    await held(backend).snapshots.take("s1", ("r1",), ("r2",), TABLES)
     write(file, "CREATE TABLE half (x)", "INSERT INTO half VALUES ('written since')")
-    said = await SQLite(backend.access).recover(TABLES)
+    said = await held(SQLite(backend.access)).recover()
     (kept,) = file.parent.glob("*.replaced-*")
     assert said is not None and str(kept) in said
     assert read(kept, "SELECT x FROM half") == [("written since",)]
@@ -388,9 +391,9 @@ async def test_the_journal_knows_which_version_tables_it_is_about(
 ) -> None:
     await backend.create()
     write(file, "CREATE TABLE mine (version_num)", "INSERT INTO mine VALUES ('r1')")
-    await backend.snapshot("s1", ("r1",), ("r2",), [VersionTable("mine")])
+    await held(backend).snapshots.take("s1", ("r1",), ("r2",), [VersionTable("mine")])
     write(file, "UPDATE mine SET version_num = 'r2'", "CREATE TABLE users (id)")
-    assert "had ended at r2" in (await SQLite(backend.access).recover(TABLES) or "")
+    assert "had ended at r2" in (await held(SQLite(backend.access)).recover() or "")
     assert read(file, "SELECT * FROM users") == []
 
 
@@ -401,9 +404,9 @@ async def test_statistics_of_an_optimiser_are_no_change_of_the_schema(
     stamped(file, "r1")
     write(file, "CREATE TABLE users (id)", "CREATE INDEX ix ON users (id)")
     write(file, "INSERT INTO users VALUES (1)")
-    await backend.snapshot("s1", ("r1",), ("r2",), TABLES, atomic=True)
+    await held(backend).snapshots.take("s1", ("r1",), ("r2",), TABLES, atomic=True)
     write(file, "INSERT INTO users VALUES (2)", "ANALYZE")
-    assert "changed nothing" in (await SQLite(backend.access).recover(TABLES) or "")
+    assert "changed nothing" in (await held(SQLite(backend.access)).recover() or "")
     assert read(file, "SELECT id FROM users") == [(1,), (2,)]
 
 
@@ -412,11 +415,11 @@ async def test_a_copy_that_cannot_be_read_is_never_taken_for_a_damaged_database(
 ) -> None:
     await backend.create()
     stamped(file, "r1")
-    snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    snapshot = await held(backend).snapshots.take("s1", ("r1",), ("r2",), TABLES)
     write(file, "CREATE TABLE half (x)")
     write_text(Path(snapshot.place), "no database at all" * 100)
     with pytest.raises(RefusedError, match="was not touched") as refused:
-        await SQLite(backend.access).recover(TABLES)
+        await held(SQLite(backend.access)).recover()
     # what the core makes of it must not let a purge act
     kind = diagnose(
         refused.value,
@@ -461,13 +464,14 @@ async def test_a_target_that_is_left_to_the_next_start_has_no_file_open(
     await backend.create()
     stamped(file, "r1")
     engine = backend.engine()
-    snapshot = await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
+    snapshot = await held(backend).snapshots.take("s1", ("r1",), ("r2",), TABLES)
     await asyncio.to_thread(Path(snapshot.place).unlink)
     with pytest.raises(RefusedError, match="is gone"):
-        await backend.restore(snapshot)
+        await held(backend).snapshots.restore(snapshot)
     assert file in open_files()
+    await held(backend).ended()
     await backend.release(engine)
-    assert file not in open_files() and backend.unfinished()
+    assert file not in open_files() and (await backend.look(TABLES)).unfinished
 
 
 def open_files() -> set[Path]:
@@ -478,7 +482,7 @@ async def test_files_that_only_look_like_ours_stay(backend: SQLite, file: Path) 
     await backend.create()
     theirs = file.with_name(f"{file.name}.side-project-export.sqlite")
     theirs.write_text("theirs")
-    await backend.recover(TABLES)
+    await held(backend).recover()
     assert theirs.read_text() == "theirs"
 
 
@@ -490,10 +494,12 @@ async def test_databases_of_one_name_may_keep_their_copies_in_one_folder(tmp_pat
         backend = SQLite(Access(Target(f"sqlite:///{file}", tmp_path)))
         await backend.create()
         stamped(file, "r1")
-        await backend.snapshot("s1", ("r1",), ("r2",), TABLES, folder=copies)
+        await held(backend).snapshots.take(
+            "s1", ("r1",), ("r2",), TABLES, SnapshotOptions(folder=copies)
+        )
         backends.append(backend)
     assert len(list(copies.iterdir())) == 2
-    assert await backends[1].prune(1, folder=copies) == ()
+    assert await held(backends[1]).snapshots.prune(Limits(1), copies) == ()
     assert len(list(copies.iterdir())) == 2
 
 
@@ -502,9 +508,9 @@ async def test_a_side_database_takes_over_and_the_old_one_is_set_aside(
 ) -> None:
     await backend.create()
     write(file, "CREATE TABLE old (id)")
-    async with backend.side("s2") as side:
+    async with held(backend).sides.fresh("s2") as side:
         stamped(Path(side.place), "r9")
-        aside = await backend.take_over(side, "s2", TABLES)
+        aside = await held(backend).sides.take_over(side, "s2", TABLES)
     assert aside is not None
     assert read(Path(aside), "SELECT name FROM sqlite_master") == [("old",)]
     assert (await backend.look(TABLES)).all_heads() == ("r9",)
@@ -518,10 +524,10 @@ async def test_a_clock_that_goes_back_costs_nothing_that_this_run_has_set_aside(
     later = file.with_name(f"{file.name}.purged-21000101T000000000000Z")
     with closing(sqlite3.connect(later)) as earlier_run:
         earlier_run.execute("CREATE TABLE older (id)")
-    async with backend.side("s2") as side:
+    async with held(backend).sides.fresh("s2") as side:
         stamped(Path(side.place), "r9")
-        aside = await backend.take_over(side, "s2", TABLES)
-    assert await backend.prune_set_aside(1) == ()
+        aside = await held(backend).sides.take_over(side, "s2", TABLES)
+    assert await held(backend).sides.prune_set_aside(Limits(1)) == ()
     left = {path.name for path in file.parent.glob("*.purged-*")}
     assert aside is not None and left == {Path(aside).name, later.name}
 
@@ -533,9 +539,9 @@ async def test_connections_of_another_encoding_see_the_side_that_takes_over(
     with closing(sqlite3.connect(file)) as open_one:
         open_one.execute("PRAGMA encoding='UTF-16'")
         open_one.execute("CREATE TABLE old (id)")
-        async with backend.side("s") as side:
+        async with held(backend).sides.fresh("s") as side:
             stamped(Path(side.place), "r9")
-            await backend.take_over(side, "s", TABLES)
+            await held(backend).sides.take_over(side, "s", TABLES)
         assert open_one.execute("SELECT * FROM alembic_version").fetchall() == [("r9",)]
 
 
@@ -549,7 +555,7 @@ async def test_a_side_database_that_is_cancelled_as_it_is_made_does_not_come_lat
         fresh(place, like, cancelled)
 
     async def build() -> None:
-        async with backend.side("1"):
+        async with held(backend).sides.fresh("1"):
             await asyncio.sleep(60)
 
     monkeypatch.setattr(sides, "fresh", slowly)
@@ -571,10 +577,10 @@ async def refused_replacement(backend: SQLite, file: Path, monkeypatch: pytest.M
     monkeypatch.setattr(backup, "WAIT_S", 0.1)
     with closing(sqlite3.connect(file, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
-        async with backend.side("s1") as side:
+        async with held(backend).sides.fresh("s1") as side:
             stamped(Path(side.place), "r2")
             with pytest.raises(RefusedError, match="not changed.*not touched"):
-                await backend.take_over(side, "s1", TABLES)
+                await held(backend).sides.take_over(side, "s1", TABLES)
 
 
 async def test_a_replacement_that_a_writer_blocks_is_refused_and_forgotten(
@@ -583,8 +589,8 @@ async def test_a_replacement_that_a_writer_blocks_is_refused_and_forgotten(
     await backend.create()
     stamped(file, "r1")
     await refused_replacement(backend, file, monkeypatch)
-    assert not backend.unfinished()
-    assert await backend.recover(TABLES) is None
+    assert not (await backend.look(TABLES)).unfinished
+    assert await held(backend).recover() is None
     assert (await backend.look(TABLES)).all_heads() == ("r1",)
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
@@ -594,10 +600,10 @@ async def test_a_replacement_that_is_refused_leaves_the_journal_of_the_snapshot(
 ) -> None:
     await backend.create()
     stamped(file, "r1")
-    await backend.snapshot("20260101T000000000000Z", ("r1",), ("r2",), TABLES)
+    await held(backend).snapshots.take("20260101T000000000000Z", ("r1",), ("r2",), TABLES)
     write(file, "CREATE TABLE half_way (id)")
     await refused_replacement(backend, file, monkeypatch)
-    assert "put back" in (await backend.recover(TABLES) or "")  # as the start after a kill does
+    assert "put back" in (await held(backend).recover() or "")  # as the start after a kill does
     assert read(file, "SELECT name FROM sqlite_master") == [("alembic_version",)]
 
 
@@ -611,7 +617,7 @@ async def test_a_side_of_a_database_named_by_a_uri_is_where_it_says(
     database = create_async_engine(url) if given == "engine" else url
     backend = SQLite(Access(Target(database, tmp_path)))
 
-    for made in (backend.side("1"), backend.copied_side("2")):
+    for made in (held(backend).sides.fresh("1"), held(backend).sides.copy("2")):
         async with made as side, side.engine.begin() as connection:
             await connection.exec_driver_sql("CREATE TABLE made (id)")
             await connection.commit()
@@ -635,7 +641,7 @@ async def test_no_copy_is_made_to_be_migrated_where_another_file_would_be_change
 
     backend = SQLite(Access(Target(engine, tmp_path)))
     with pytest.raises(RefusedError, match=r"attaches other \("):
-        async with backend.copied_side("1"):
+        async with held(backend).sides.copy("1"):
             pass
     assert [path.name for path in file.parent.iterdir()] == ["app.db"]
 
@@ -665,8 +671,10 @@ async def test_only_the_newest_snapshots_are_kept(backend: SQLite, file: Path) -
     stamps = [f"20260{month}01T120000000000Z" for month in (1, 2, 3)]
     for stamp in stamps:
         write(file, f"INSERT INTO t VALUES ('{stamp}')")
-        await backend.snapshot(stamp, (), ("r1",), TABLES)
-    assert [Path(p).name for p in await backend.prune(2)] == [f"app.db.snapshot-{stamps[0]}"]
+        await held(backend).snapshots.take(stamp, (), ("r1",), TABLES)
+    assert [Path(p).name for p in await held(backend).snapshots.prune(Limits(2))] == [
+        f"app.db.snapshot-{stamps[0]}"
+    ]
     assert len(list(file.parent.glob("*.snapshot-*"))) == 2
 
 
@@ -676,6 +684,6 @@ async def test_memory_needs_the_applications_engine_and_is_never_copied(tmp_path
     app = create_async_engine("sqlite+aiosqlite://", poolclass=StaticPool)
     backend = SQLite(Access(Target(app, tmp_path)))
     assert (await backend.look(TABLES)).exists
-    with pytest.raises(RefusedError, match="nothing was changed"):
-        await backend.snapshot("s1", (), (), TABLES)
+    async with backend.lock(TABLES, 1, lambda *_: None) as hold:
+        assert (hold.snapshots, hold.sides) == (None, None)
     await app.dispose()

@@ -120,7 +120,7 @@ async def test_a_listener_that_sets_a_pragma_does_not_hide_damage(
 
     error = await looked(engine, file, tmp_path)
     assert not isinstance(error, ForeignFormatError)
-    assert SQLite(Access(Target(engine, tmp_path))).classify(error) == "corrupt"
+    assert SQLite(Access(Target(engine, tmp_path))).classify(error).kind == "corrupt"
     await engine.dispose()
 
 

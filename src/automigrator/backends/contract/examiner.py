@@ -56,6 +56,9 @@ class Debris:
 class Examiner(Protocol):
     """Looks closely at one target; every call is a look of its own."""
 
+    async def unfinished(self) -> bool:
+        """Whether a journal is open, where a look at the database itself fails."""
+
     async def declared(self) -> tuple[Declaration, ...]:
         """What was declared of the code that works with the database."""
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
+
+from sqlalchemy.engine import Connection
 
 from automigrator.backends.contract.declarations import Declaration
+from automigrator.backends.contract.sides import Sides
+from automigrator.backends.contract.snapshots import Snapshots
+from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.failure import State
 
 _YEAR_9000 = 221845392000.0
@@ -70,32 +78,68 @@ def loaded(text: str | None) -> Record | None:
         return None
 
 
-class Hold(Protocol):
-    """The lock of one target, held by this process."""
+class Hold(ABC):
+    """The migration lock of one target, held by this process, and the acts it allows.
+
+    `snapshots` and `sides` are None where the backend offers none; a strategy that needs them
+    is then refused in words.
+    """
 
     leader: str
-    """This process, as those who wait are told of it."""
+    """This process, as processes that wait are told of it."""
     waited_s: float
+    """Seconds waited for the lock."""
     since: float
     """When this process began to look or to wait, on the clock of the record."""
+    snapshots: Snapshots | None = None
+    sides: Sides | None = None
 
+    @abstractmethod
+    async def look(self, tables: Sequence[VersionTable]) -> Sight:
+        """Read the heads under the lock.
+
+        Raises LockLostError where the database is not the one that the lock protects.
+        """
+
+    @abstractmethod
     async def confirm(self, progress: str = "") -> None:
-        """Say how far the migration is. Raises LockLostError when the lock is no longer held."""
+        """Tell how far the migration is. Raises LockLostError when the lock is no longer held."""
 
     async def until_lost(self) -> None:
-        """Wait until the lock is no longer held. Raises LockLostError then."""
+        """Wait until the lock is no longer held, and raise LockLostError."""
+        await asyncio.Event().wait()
 
     def hurry(self) -> None:
-        """Wait no longer than need be for what is out of reach: the end has been asked for."""
+        """Shorten the waits for a silent server: somebody asked for the end."""
 
+    def claim(self, connection: Connection) -> Callable[[], None]:
+        """Mark a connection as this lock's: what it commits is the migration's.
+
+        Returns the call that undoes it.
+        """
+        return lambda: None
+
+    def blockers(self) -> AbstractAsyncContextManager[Callable[[], tuple[str, ...]]]:
+        """Context manager: watch who holds what the migration waits for; the call names them."""
+        return nullcontext(lambda: ())
+
+    @abstractmethod
     async def last(self) -> Record | None:
-        """What the last leader left."""
+        """Read the record that the last leader left."""
 
+    @abstractmethod
     async def leave(self, record: Record | None) -> None:
-        """Replace what the last leader left, whole or not at all; `at` is set to now where it is 0.
+        """Replace the record, whole or not at all; an `at` of 0 becomes now.
 
         Raises what writing raises.
         """
 
     async def declare(self, declared: Sequence[Declaration]) -> None:
-        """Replace what the database declares, as `leave` does; nothing is kept of none."""
+        """Replace what the database declares, as `leave` does; none removes it."""
+
+    async def recover(self) -> str | None:
+        """Finish or undo what a killed leader began; return what was done, None for nothing."""
+        return None
+
+    async def close_journal(self) -> None:
+        """Forget the journal of this run: its snapshot will not be put back any more."""

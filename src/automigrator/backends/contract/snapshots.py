@@ -1,29 +1,36 @@
-"""Snapshots: verified copies of a target's data, and how they are to be made."""
+"""The part of a lock's hold that copies a target and puts the copy back; a backend may lack it."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Copying = Literal["auto", "template", "dump"]
+from automigrator.backends.contract.values import VersionTable
+from automigrator.retention import Limits
 
-"""How a snapshot is made, where a database knows more than one way."""
+Copying = Literal["auto", "template", "dump"]
+"""How a copy is made, where a database knows more than one way."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotOptions:
-    """How a snapshot, or a copied side, is made.
+    """How a copy of a target is made.
 
-    `folder` is where files go; by default they stay beside the database, and none are made of one
-    on a server. With `disconnect_others` the sessions of others are ended that are in the way.
-    `how` and `binaries`, the folder of the client programs, matter to PostgreSQL alone.
+    `folder`: where files go; default: the backend's choice. `disconnect_others`: end sessions
+    that stand in the way; default False. `how`: `"auto"` (default), `"template"` or `"dump"`.
+    `binaries`: the folder of the database's client programs; default: the PATH.
     """
 
     folder: Path | None = None
     disconnect_others: bool = False
     how: Copying = "auto"
     binaries: Path | None = None
+
+
+DEFAULT = SnapshotOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +40,44 @@ class Snapshot:
     place: str
     heads: tuple[str, ...]
     stamp: str
+
+
+class Snapshots(ABC):
+    """Copies of one target, made and put back under its lock.
+
+    Each method raises RefusedError, before anything is changed, where it cannot be done safely.
+    A `stamp` is 1 to 28 letters and digits.
+    """
+
+    @abstractmethod
+    async def take(
+        self,
+        stamp: str,
+        heads: tuple[str, ...],
+        wanted: tuple[str, ...],
+        tables: Sequence[VersionTable],
+        options: SnapshotOptions = DEFAULT,
+        *,
+        atomic: bool = False,
+    ) -> Snapshot:
+        """Copy the whole target, verify the copy, and open the journal.
+
+        A process that is killed before `Hold.close_journal` is undone by the next holder's
+        `recover`, unless that finds the database at `wanted`. `atomic` says that the migration
+        is one transaction: a change found at the old heads is then the application's.
+        """
+
+    @abstractmethod
+    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str | None:
+        """Put back this run's own snapshot, which stays.
+
+        Returns where the replaced data is kept; None where only the migration had written to it.
+        """
+
+    @abstractmethod
+    async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
+        """Delete the target's snapshots beyond the limits, and return them.
+
+        This run's own and the last good one stay. Data that a restore has replaced has the same
+        limits, where the backend always keeps it.
+        """

@@ -1,12 +1,15 @@
-"""Where an env.py is driven to: the target's database, or one on the side."""
+"""Values that a backend and the core exchange."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+from automigrator.failure import FailureKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,12 @@ class Sight:
     has_tables: bool = False
     """Whether there are tables other than the version tables."""
     writable: bool = True
-    """Whether the server takes writes: a standby only replays what its primary does."""
+    """Whether the server takes writes: a standby only replays its primary's."""
+    unfinished: bool = False
+    """Whether the journal of a killed process is open: the next leader finishes or undoes it."""
 
     def all_heads(self) -> tuple[str, ...]:
+        """The heads of all version tables, sorted."""
         return tuple(sorted({head for heads in self.heads.values() for head in heads or ()}))
 
 
@@ -43,3 +49,10 @@ class Place:
     url: URL
     in_place: bool = False
     """Whether the database lives in the engine's own connection alone."""
+
+
+class Verdict(NamedTuple):
+    """What a driver's error says: its kind, None where the codes do not tell, and what to do."""
+
+    kind: FailureKind | None = None
+    advice: str = ""

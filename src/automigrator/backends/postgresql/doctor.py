@@ -55,6 +55,9 @@ class ServerExaminer:
         self._schemas = [table.schema for table in tables if table.schema]
         self._key = lock.keys(self.database, tables)[0]
 
+    async def unfinished(self) -> bool:
+        return False  # the journal is in the server's catalog, and a look has told
+
     async def declared(self) -> tuple[Declaration, ...]:
         name = server_notes.declarations_name(self._key)
         return declarations.loaded(await server_notes.kept(self.access, name))

@@ -6,6 +6,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,7 +26,7 @@ _LOOK_PAUSES_S = (0.05, 0.25, 1.0)
 
 
 class Sights:
-    """What was seen last: the search path, and whether a journal was open."""
+    """Looks at one target, and the search path that the last one found."""
 
     def __init__(
         self,
@@ -35,7 +36,6 @@ class Sights:
     ) -> None:
         self.access, self.database, self._admin = access, database, admin
         self.search_path: tuple[str, ...] | None = None
-        self.unfinished = False
 
     async def look(self, tables: Sequence[VersionTable], held: SessionHold | None) -> Sight:
         """See `Backend`; where the lock is held, it must be of the server that is looked at."""
@@ -56,8 +56,7 @@ class Sights:
                     if held is not None and view.server is not None and not held.lost:
                         held.rule(view.server)
                     self.search_path = view.search_path
-                    self._remember(view)
-                    return view.sight
+                    return self._seen(view)
             except Exception as error:
                 await with_code(error, self.access, self.database)
                 if code_of(error) != NO_DATABASE:
@@ -69,7 +68,7 @@ class Sights:
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
-    async def glimpse(self, table: VersionTable) -> tuple[str, ...] | None:
+    async def glimpse(self, table: VersionTable) -> Sight:
         """By an idle connection of the application's, where an own one has found the table before.
 
         It may look for tables elsewhere than a fresh one would, so it is told the schema.
@@ -82,8 +81,7 @@ class Sights:
             else:
                 async with self.access.connection(autocommit=True) as own:
                     view = await reader.look(own, [table], heads_only=True)
-        self._remember(view)
-        return view.sight.all_heads()
+        return self._seen(view)
 
     @asynccontextmanager
     async def _idle(
@@ -99,11 +97,12 @@ class Sights:
         async with idle_connection(application) as connection:
             yield connection, schema
 
-    def _remember(self, view: reader.View) -> None:
-        self.unfinished = view.dump_open or bool(naming.among(view.opened, self.database))
+    def _seen(self, view: reader.View) -> Sight:
+        unfinished = view.dump_open or bool(naming.among(view.opened, self.database))
         application = self.access.application
         if application is not None and application is self.access.given_engine:
             _places.setdefault(application.sync_engine, {}).update(view.schemas)
+        return replace(view.sight, unfinished=unfinished)
 
     async def _is_listed(self, refused: Exception) -> bool:
         """Ask the catalog: during a swap a connection may be told that there is no database."""

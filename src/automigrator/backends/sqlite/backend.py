@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
-import threading
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import timedelta
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,37 +15,30 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.backends.access import Access, emptied, keep_none_idle
-from automigrator.backends.contract.lock import Hold
-from automigrator.backends.contract.sides import Side
-from automigrator.backends.contract.snapshots import Copying, Snapshot
-from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.sqlite import connections, copies, errors, files, reader
-from automigrator.backends.sqlite import lock as locking
-from automigrator.backends.sqlite import side as sides
-from automigrator.backends.sqlite.connections import file_of
+from automigrator.backends.contract.backend import Backend, Waiting
+from automigrator.backends.contract.sessions import Sessions
+from automigrator.backends.contract.values import Sight, Verdict, VersionTable
+from automigrator.backends.sqlite import connections, errors, files, reader
+from automigrator.backends.sqlite import lock as locks
 from automigrator.backends.sqlite.doctor import FileExaminer, left_over
 from automigrator.backends.sqlite.foreign import ensure_damaged
-from automigrator.backends.sqlite.recover import recover
-from automigrator.backends.sqlite.side import take_over
-from automigrator.backends.sqlite.snapshot import Snapshots
-from automigrator.backends.sqlite.transactions import data_version, make_real
-from automigrator.errors import ConfigurationError, RefusedError
-from automigrator.failure import FailureKind
-from automigrator.retention import Limits
-from automigrator.support.concurrency import in_thread, to_the_end
+from automigrator.backends.sqlite.hold import SQLiteHold
+from automigrator.backends.sqlite.transactions import make_real
+from automigrator.errors import ConfigurationError
+from automigrator.support.concurrency import in_thread
 
 
-class SQLite:
+class SQLite(Backend):
     """See `Backend`; everything that blocks runs in a thread."""
 
     name = "sqlite"
+    offers = frozenset({"snapshots", "sides", "examiner"})
 
     def __init__(self, access: Access) -> None:
-        self.access = access
-        self.file = file_of(access.url)
+        super().__init__(access)
+        self.file = connections.file_of(access.url)
         self.in_place = self.file is None
-        self._snapshots = Snapshots(self.file or Path())
-        self._set_aside: set[Path] = set()
+        self.sessions = FileSessions()
         self._settled = False
         if self.in_place and access.given_engine is None:
             raise ConfigurationError(
@@ -55,12 +46,11 @@ class SQLite:
                 "pass the application's AsyncEngine (with StaticPool) instead of a URL"
             )
 
-    async def look(self, tables: Sequence[VersionTable]) -> Sight:
+    async def look(self, tables: Sequence[VersionTable], *, heads_only: bool = False) -> Sight:
         await self._settle()
         if self.file is not None:
-            file = self.file
             try:
-                return await in_thread(lambda: reader.look_at_file(file, tables))
+                return await in_thread(partial(_look, self.file, tables))
             except sqlite3.DatabaseError as error:
                 if errors.classify(error) == "corrupt":
                     await ensure_damaged(self.access, error)
@@ -79,13 +69,9 @@ class SQLite:
         async with self.engine().connect() as connection:
             file = await connection.run_sync(connections.main_file)
         if file is not None:
-            self.file, self.in_place, self._snapshots = file, False, Snapshots(file)
+            self.file, self.in_place = file, False
             self.access.url = self.access.url.set(database=str(file))
         self._settled = True
-
-    async def glimpse(self, table: VersionTable) -> tuple[str, ...] | None:
-        """Nothing is cheaper than `look` here."""
-        return None
 
     async def create(self) -> bool:
         if self.file is None:
@@ -108,68 +94,26 @@ class SQLite:
     async def release(self, engine: AsyncEngine) -> None:
         if not self.in_place:
             await emptied(engine)
-        if self._snapshots.watched:  # where the journal stays open, for the next start
-            await to_the_end(in_thread(self._snapshots.stop_watching))
 
     @asynccontextmanager
     async def lock(
-        self,
-        tables: Sequence[VersionTable],
-        timeout_s: float,
-        waiting: Callable[[float, str], None],
-    ) -> AsyncIterator[Hold]:
+        self, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting
+    ) -> AsyncIterator[SQLiteHold]:
         await self._settle()
-        if self.file is None:
-            lock = locking.memory_lock(self.engine().sync_engine, timeout_s, waiting)
-        else:
-            lock = locking.file_lock(self.file, timeout_s, waiting)
-        async with lock as hold:
-            yield hold
+        lock = (
+            locks.memory_lock(self.engine().sync_engine, timeout_s, waiting)
+            if self.file is None
+            else locks.file_lock(self.file, timeout_s, waiting)
+        )
+        async with lock as held:
+            hold = SQLiteHold(held, self.look, self.access, self.file)
+            try:
+                yield hold
+            finally:
+                await hold.ended()
 
-    def identity(self, connection: Connection) -> Hashable:
-        file = connections.main_file(connection)
-        return str(file) if file is not None else id(connection.connection.driver_connection)
-
-    def session_state(self, connection: Connection) -> Hashable:
-        return connections.files_of(connection.connection.dbapi_connection)
-
-    def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
-        undo = make_real(connection, to_write=to_write)
-        if not self._leads_to_the_live_file(connection):
-            return undo
-        leave = self._snapshots.join(lambda: data_version(connection))
-
-        def undone() -> None:
-            undo()
-            leave()
-
-        return undone
-
-    def _leads_to_the_live_file(self, connection: Connection) -> bool:
-        """Not to a fresh database on the side: what is committed meanwhile is somebody else's."""
-        file = connections.main_file(connection)
-        return self.file is not None and file == self.file.resolve()
-
-    def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None] | None:
-        return None  # whoever watches the statements interrupts them
-
-    def watching_for_blockers(self) -> AbstractAsyncContextManager[Callable[[], tuple[str, ...]]]:
-        return contextlib.nullcontext(lambda: ())  # who holds a file's lock cannot be found out
-
-    def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
-        return table
-
-    def interrupter(self, connection: Connection) -> Callable[[], None] | None:
-        return connections.interrupter(connection)
-
-    def configure_options(self) -> dict[str, Any]:
-        return {"transactional_ddl": True}
-
-    def classify(self, error: BaseException) -> FailureKind | None:
-        return errors.classify(error)
-
-    def advise(self, error: BaseException) -> str:
-        return errors.advise(error)
+    def classify(self, error: BaseException) -> Verdict:
+        return Verdict(errors.classify(error), errors.advise(error))
 
     async def debris(self) -> tuple[str, ...]:
         if self.file is None or not self.file.exists():
@@ -179,114 +123,27 @@ class SQLite:
     def examiner(self, tables: Sequence[VersionTable]) -> FileExaminer:
         return FileExaminer(self.file)
 
-    def unfinished(self) -> bool:
-        return self.file is not None and files.journal_path(self.file).exists()
 
-    async def recover(self, tables: Sequence[VersionTable]) -> str | None:
-        if self.file is None:
-            return None
-        return await to_the_end(recover(self.file))
+def _look(file: Path, tables: Sequence[VersionTable]) -> Sight:
+    sight = reader.look_at_file(file, tables)
+    return replace(sight, unfinished=files.journal_path(file).exists())
 
-    async def snapshot(
-        self,
-        stamp: str,
-        heads: tuple[str, ...],
-        wanted: tuple[str, ...],
-        tables: Sequence[VersionTable],
-        *,
-        atomic: bool = False,
-        folder: Path | None = None,
-        disconnect_others: bool = False,
-        how: Copying = "auto",
-        binaries: Path | None = None,
-    ) -> Snapshot:
-        file = self._file("take a snapshot of")
-        place = copies.snapshot_path(file, stamp, folder)
-        cancelled = threading.Event()
 
-        def take() -> None:
-            self._snapshots.take(place, folder, heads, wanted, tables, atomic, cancelled.is_set)
+class FileSessions(Sessions):
+    """Connections of aiosqlite and pysqlite."""
 
-        await to_the_end(in_thread(take), cancelled.set)
-        return Snapshot(str(place), heads, stamp)
+    def identity(self, connection: Connection) -> Hashable:
+        file = connections.main_file(connection)
+        return str(file) if file is not None else id(connection.connection.driver_connection)
 
-    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str | None:
-        self._file("restore")
-        place = Path(snapshot.place)
-        kept = await to_the_end(in_thread(lambda: self._snapshots.put_back(place)))
-        return str(kept) if kept else None
+    def state(self, connection: Connection) -> Hashable:
+        return connections.files_of(connection.connection.dbapi_connection)
 
-    async def close(self) -> None:
-        if self.file is not None:
-            await to_the_end(in_thread(self._snapshots.close))
+    def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
+        return make_real(connection, to_write=to_write)
 
-    async def prune(
-        self, keep: int | None, *, max_age: timedelta | None = None, folder: Path | None = None
-    ) -> tuple[str, ...]:
-        if self.file is None:
-            return ()
-        limits = Limits(keep, max_age)
-        return await to_the_end(in_thread(lambda: self._snapshots.prune(limits, folder)))
+    def interrupter(self, connection: Connection) -> Callable[[], None] | None:
+        return connections.interrupter(connection)
 
-    async def prune_set_aside(
-        self, keep: int | None, *, max_age: timedelta | None = None
-    ) -> tuple[str, ...]:
-        if self.file is None:
-            return ()
-        file, limits = self.file, Limits(keep, max_age)
-        return await to_the_end(
-            in_thread(partial(copies.prune_set_aside, file, limits, self._set_aside))
-        )
-
-    async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
-        self._file("replace")
-
-    def side(self, stamp: str) -> AbstractAsyncContextManager[Side]:
-        return sides.beside(self.access, self._file("rebuild"), stamp, sides.fresh)
-
-    def copied_side(
-        self,
-        stamp: str,
-        *,
-        disconnect_others: bool = False,
-        how: Copying = "auto",
-        binaries: Path | None = None,
-    ) -> AbstractAsyncContextManager[Side]:
-        return sides.beside(self.access, self._file("copy"), stamp, sides.copied)
-
-    async def take_over(
-        self,
-        side: Side,
-        stamp: str,
-        tables: Sequence[VersionTable],
-        *,
-        set_aside: bool = True,
-        disconnect_others: bool = False,
-    ) -> str | None:
-        file = self._file("replace")
-        assert isinstance(side, sides.SideFile)
-        for engine in (side.engine, self.access.application):
-            if engine is not None:
-                await emptied(engine)  # what lies idle there could be in the way
-
-        def put_in_place() -> Path | None:
-            self._snapshots.stop_watching()
-            kept = take_over(side, file, tables, set_aside=set_aside)
-            self._snapshots.forget()
-            return kept
-
-        kept = await to_the_end(in_thread(put_in_place))
-        if kept is not None:
-            self._set_aside.add(kept)
-        return str(kept) if kept else None
-
-    async def refresh(self) -> None:
-        """Nothing: SQLite prepares a statement again when the schema has changed."""
-
-    def _file(self, act: str) -> Path:
-        if self.file is None:
-            raise RefusedError(
-                f"cannot {act} a SQLite database in memory; nothing was changed. It is rebuilt "
-                "by restarting the application"
-            )
-        return self.file
+    def configure_options(self) -> dict[str, Any]:
+        return {"transactional_ddl": True}

@@ -12,7 +12,7 @@ from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Debris, TableName
 from automigrator.backends.contract.lock import Record
 from automigrator.backends.sqlite import copies, lock, reader
-from automigrator.backends.sqlite.files import size_of
+from automigrator.backends.sqlite.files import journal_path, size_of
 from automigrator.backends.sqlite.reader import quoted
 from automigrator.retention import at_of
 from automigrator.support.concurrency import in_thread, shielded
@@ -31,6 +31,9 @@ class FileExaminer:
     async def _of_file(self, find: Callable[[Path], T], absent: T) -> T:
         live = self.live
         return absent if live is None else await in_thread(lambda: find(live))
+
+    async def unfinished(self) -> bool:
+        return await self._of_file(lambda live: journal_path(live).exists(), False)
 
     async def declared(self) -> tuple[Declaration, ...]:
         return await self._of_file(lock.declarations_of, ())

@@ -6,7 +6,6 @@ lock's own file may not be, as those who wait have it open.
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import json
 import os
@@ -20,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from automigrator.backends.contract import declarations
 from automigrator.backends.contract.declarations import Declaration
-from automigrator.backends.contract.lock import Hold, Record, loaded
+from automigrator.backends.contract.lock import Record, loaded
 from automigrator.backends.polling import Waiting, poll, this_process
 from automigrator.backends.sqlite.files import beside, remove_durably, write_durably
 from automigrator.support.concurrency import in_thread, shielded
@@ -65,24 +64,12 @@ def holder_of(live: Path) -> str | None:
 
 
 @dataclass(slots=True)
-class LocalHold:
-    """What is the same of both holds, which no network can take from their process."""
+class FileLock:
+    """The lock of a file, held: the lock's file says who holds it and how far it is."""
 
     leader: str
     waited_s: float
     since: float
-
-    async def until_lost(self) -> None:
-        await asyncio.Event().wait()
-
-    def hurry(self) -> None:
-        """Nothing here is out of reach."""
-
-
-@dataclass(slots=True)
-class FileHold(LocalHold):
-    """See `Hold`; the lock's file says who holds it and how far the migration is."""
-
     descriptor: int
     live: Path
     progress: str = ""
@@ -108,7 +95,7 @@ class FileHold(LocalHold):
 
 
 @asynccontextmanager
-async def file_lock(live: Path, timeout_s: float, waiting: Waiting) -> AsyncIterator[Hold]:
+async def file_lock(live: Path, timeout_s: float, waiting: Waiting) -> AsyncIterator[FileLock]:
     """Context manager: hold the lock of a database file. Raises LockTimeoutError.
 
     The database file itself is not locked: it must stay free for the migration.
@@ -125,7 +112,7 @@ async def file_lock(live: Path, timeout_s: float, waiting: Waiting) -> AsyncIter
 
     try:
         waited = await poll(acquire, timeout_s, waiting, leader, str(live))
-        hold = FileHold(this_process(), waited, since, descriptor, live)
+        hold = FileLock(this_process(), waited, since, descriptor, live)
         await hold.confirm()
         yield hold
     finally:
@@ -145,9 +132,12 @@ _in_memory: WeakKeyDictionary[object, _Shared] = WeakKeyDictionary()
 
 
 @dataclass(slots=True)
-class MemoryHold(LocalHold):
+class MemoryLock:
     """See `Hold`, within one process."""
 
+    leader: str
+    waited_s: float
+    since: float
     shared: _Shared
 
     async def confirm(self, progress: str = "") -> None:
@@ -164,7 +154,9 @@ class MemoryHold(LocalHold):
 
 
 @asynccontextmanager
-async def memory_lock(owner: object, timeout_s: float, waiting: Waiting) -> AsyncIterator[Hold]:
+async def memory_lock(
+    owner: object, timeout_s: float, waiting: Waiting
+) -> AsyncIterator[MemoryLock]:
     """Context manager: hold the lock of a database in memory, whose engine is `owner`."""
     shared = _in_memory.setdefault(owner, _Shared())
     since = time.time()
@@ -177,7 +169,7 @@ async def memory_lock(owner: object, timeout_s: float, waiting: Waiting) -> Asyn
 
     waited = await poll(acquire, timeout_s, waiting, leader, "the database in memory")
     try:
-        yield MemoryHold(this_process(), waited, since, shared)
+        yield MemoryLock(this_process(), waited, since, shared)
     finally:
         shared.lock.release()
 

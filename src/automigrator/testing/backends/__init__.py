@@ -9,8 +9,8 @@ class BackendConformance(Killing):
     """The cases that every backend passes; those of SQLite and PostgreSQL do.
 
     The backend is the one that `backend_for` finds for the URLs of `open_databases`, which an
-    author overrides and names in `databases`. `transactional_ddl = False` is for a database that
-    commits at every CREATE TABLE.
+    author overrides and names in `databases`. Cases that need a part which the backend's `offers`
+    does not declare are skipped, and say so.
     """
 
     __test__ = False

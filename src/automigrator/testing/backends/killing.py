@@ -34,14 +34,14 @@ class Killing(Replacing):
     """How many random moments for each act."""
     seed: ClassVar[int] = 4
 
-    @case
+    @case(needs="snapshots")
     async def test_killed_half_way_the_next_start_undoes_it(self) -> None:
         await self.filled()
         await self._killed("snapshot", DAMAGE)
         assert await self._recovered() is not None, "it does not say what was done"
         same(await contents(self.fresh.url()), with_notes(), "killed half way, and recovered")
 
-    @case
+    @case(needs="snapshots")
     async def test_killed_at_the_wanted_heads_the_next_start_keeps_it(self) -> None:
         await self.filled()
         await self._killed("snapshot", _AT_WANTED)
@@ -49,7 +49,7 @@ class Killing(Replacing):
         await self._recovered()
         same(await contents(self.fresh.url()), before, "killed when all was done, and recovered")
 
-    @case
+    @case(needs="snapshots")
     async def test_killed_before_anything_changed_what_was_written_since_is_kept(self) -> None:
         """An application may have gone on with the old schema before the next start."""
         await self.filled()
@@ -59,11 +59,11 @@ class Killing(Replacing):
         await self._recovered()
         same(await contents(self.fresh.url()), before, "killed before anything, and recovered")
 
-    @case
+    @case(needs="snapshots")
     async def test_killed_while_it_restores_the_next_start_ends_it(self) -> None:
         await self._at_random("restore", lambda found, _: found == with_notes())
 
-    @case
+    @case(needs="sides")
     async def test_killed_while_the_side_takes_over_nothing_is_lost(self) -> None:
         await self._at_random(
             "take_over",
@@ -72,7 +72,7 @@ class Killing(Replacing):
             ),
         )
 
-    @case
+    @case(needs="sides")
     async def test_killed_with_a_copy_on_the_side_the_next_start_removes_it(self) -> None:
         await self.filled()
         before = await self.fresh.places()
@@ -116,11 +116,11 @@ class Killing(Replacing):
 
     async def _recovered(self, name: str = "app") -> str | None:
         """What the next start is told; the one after it must find nothing."""
-        async with self.locked(name) as backend:
-            done = await backend.recover([TABLE])
-            await backend.close()
-        async with self.locked(name) as backend:
-            again = await backend.recover([TABLE])
+        async with self.locked(name) as hold:
+            done = await hold.recover()
+            await hold.close_journal()
+        async with self.locked(name) as hold:
+            again = await hold.recover()
         assert again is None, f"recovered, and the next start recovers once more: {again}"
         await nothing_is_open(self.fresh.url(name), "recovered")
         return done
@@ -138,21 +138,25 @@ def _act(
     async def work() -> None:
         backend = backend_of(url)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(backend.lock([TABLE], FREE_S, silent))
+            hold = await stack.enter_async_context(backend.lock([TABLE], FREE_S, silent))
+            snapshots, sides = hold.snapshots, hold.sides
             if act == "take_over":
-                side = await stack.enter_async_context(backend.side("1"))
+                assert sides is not None
+                side = await stack.enter_async_context(sides.fresh("1"))
                 await fill(side.url, "r2", ((1, "new"),))
                 die_after(seconds or 0)
-                await backend.take_over(side, "1", [TABLE])
+                await sides.take_over(side, "1", [TABLE])
                 return
             if act == "copied_side":
-                await stack.enter_async_context(backend.copied_side("20260101T000000000000Z"))
+                assert sides is not None
+                await stack.enter_async_context(sides.copy("20260101T000000000000Z"))
                 die_after(0)
-            snapshot = await backend.snapshot("1", ("r1",), ("r2",), [TABLE], atomic=not damage)
+            assert snapshots is not None
+            snapshot = await snapshots.take("1", ("r1",), ("r2",), [TABLE], atomic=not damage)
             if damage:
                 await execute(backend.access.url, *damage)
             die_after(seconds or 0)
-            await backend.restore(snapshot)
-            await backend.close()
+            await snapshots.restore(snapshot)
+            await hold.close_journal()
 
     asyncio.run(work())

@@ -158,11 +158,12 @@ class Locking(Looking):
         async with self.backend().lock([TABLE], FREE_S, silent) as hold:
             assert await hold.last() is None, "a record that was taken back is there again"
 
-    @case
+    @case(needs="examiner")
     async def test_what_a_database_declares_survives_until_it_is_taken_back(self) -> None:
         """Older code reads it without the lock."""
         await self.filled()
         examiner = self.backend().examiner([TABLE])
+        assert examiner is not None
         declared = Declaration(("r2",), ("r1",), ("r1", "r2"), "2.0")
         assert await examiner.declared() == (), "nothing was declared yet"
         async with self.backend().lock([TABLE], FREE_S, silent) as hold:
@@ -173,10 +174,11 @@ class Locking(Looking):
             await hold.declare([])
         assert await examiner.declared() == (), "what was taken back is there again"
 
-    @case
+    @case(needs="examiner")
     async def test_an_examiner_says_who_holds_the_lock_without_taking_it(self) -> None:
         await self.filled()
         examiner = self.backend().examiner([TABLE])
+        assert examiner is not None
         assert await examiner.holder() is None, "nobody holds it"
         async with self.backend().lock([TABLE], FREE_S, silent):
             assert await examiner.holder(), "somebody holds it"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import ClassVar
 
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
@@ -26,8 +25,8 @@ class Looking(Conformance):
 
     __test__ = False
 
-    transactional_ddl: ClassVar[bool] = True
-    """Whether a CREATE TABLE is undone by a rollback, on an adopted connection."""
+    def offered(self) -> frozenset[str]:
+        return self.backend().offers
 
     def backend(self, name: str = "app") -> Backend:
         """A new backend for the database of a name, as a start of its own would have."""
@@ -50,7 +49,7 @@ class Looking(Conformance):
             assert dict(sight.heads) == {TABLE: None, other: None}, (
                 f"the heads of a version table that is not there are None, not {sight.heads}"
             )
-            assert not sight.has_tables and not backend.unfinished()
+            assert not sight.has_tables and not sight.unfinished
         places = await self.fresh.places()
         assert not places, f"looking has created {', '.join(places)}"
 
@@ -90,14 +89,14 @@ class Looking(Conformance):
         )
 
     @case
-    async def test_a_glimpse_says_what_a_look_says_or_nothing(self) -> None:
+    async def test_a_look_for_heads_only_sees_the_same_heads(self) -> None:
         engine = create_async_engine(self.fresh.url())
         await self.filled()
         backend = backend_for(Access(Target(engine, Path(__file__).parent)))
         try:
             for _ in range(2):  # with a connection idle in the pool, too
-                heads = await backend.glimpse(TABLE)
-                assert heads in (None, ("r1",)), f"a glimpse at r1 gave {heads}"
+                heads = (await backend.look([TABLE], heads_only=True)).all_heads()
+                assert heads == ("r1",), f"a look for heads only at r1 gave {heads}"
                 async with engine.connect() as connection:
                     await connection.execute(select(1))
                 await backend.look([TABLE])
@@ -121,7 +120,7 @@ class Looking(Conformance):
             engine = backend.engine()
             async with engine.connect() as connection:
                 answer = await connection.run_sync(
-                    lambda c: (backend.identity(c), backend.session_state(c))
+                    lambda c: (backend.sessions.identity(c), backend.sessions.state(c))
                 )
             await backend.release(engine)
             return answer
@@ -136,9 +135,9 @@ class Looking(Conformance):
         backend = await self.filled()
 
         def half(connection: Connection) -> None:
-            undo = backend.adopt(connection)
+            undo = backend.sessions.adopt(connection)
             connection.exec_driver_sql("DELETE FROM notes")
-            if self.transactional_ddl:
+            if backend.transactional_ddl:
                 connection.exec_driver_sql("CREATE TABLE half (id INTEGER)")
             connection.rollback()
             undo()
@@ -155,13 +154,13 @@ class Looking(Conformance):
         await backend.look([TABLE])
         engine = backend.engine()
         async with engine.connect() as connection:
-            resolved = await connection.run_sync(lambda c: backend.resolve(c, TABLE))
-            interrupt = await connection.run_sync(backend.interrupter)
+            resolved = await connection.run_sync(lambda c: backend.sessions.resolve(c, TABLE))
+            interrupt = await connection.run_sync(backend.sessions.interrupter)
         await backend.release(engine)
         assert resolved.name == TABLE.name
         assert (await self.backend().look([resolved])).heads == {resolved: ("r1",)}
         assert interrupt is None or callable(interrupt)
-        assert isinstance(backend.configure_options(), dict)
+        assert isinstance(backend.sessions.configure_options(), dict)
 
     @case
     async def test_what_the_driver_does_not_say_is_not_guessed(self) -> None:
@@ -170,11 +169,11 @@ class Looking(Conformance):
         loop.__context__ = KeyError("two")
         loop.__context__.__context__ = loop
         for error in (ValueError("no"), RuntimeError("disk full, they say"), loop):
-            assert backend.classify(error) is None, f"classify({error!r}) is None"
+            assert backend.classify(error).kind is None, f"classify({error!r}) is None"
         try:
             await execute(self.fresh.url(), "SELECT * FROM absent")
         except Exception as error:  # noqa: BLE001 - the driver's own
-            kind = backend.classify(error)
+            kind = backend.classify(error).kind
             assert kind is None, f"a statement that is wrong is the revision's fault, not {kind}"
         assert tuple(await backend.debris()) == (), "there is no debris in a good database"
 

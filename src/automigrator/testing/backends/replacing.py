@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from automigrator.retention import Limits
 from automigrator.testing.backends.copying import Copying
 from automigrator.testing.conformance import TABLE, case, nothing_is_open, same
 from automigrator.testing.contents import contents, execute, fill, with_notes
@@ -16,12 +17,12 @@ class Replacing(Copying):
 
     __test__ = False
 
-    @case
+    @case(needs="sides")
     async def test_a_side_that_is_not_used_leaves_nothing(self) -> None:
         await self.filled()
         before = await self.fresh.places()
-        async with self.locked() as backend:
-            async with backend.side("1") as side:
+        async with self.siding() as (_, sides):
+            async with sides.fresh("1") as side:
                 async with side.engine.connect() as connection:
                     await connection.exec_driver_sql("CREATE TABLE t (id INTEGER)")
                     await connection.commit()
@@ -30,25 +31,26 @@ class Replacing(Copying):
             assert await self.fresh.places() == before, "a side database is left"
         same(await contents(self.fresh.url()), with_notes(), "a side database was made, and")
 
-    @case
+    @case(needs="sides")
     async def test_the_side_takes_over_and_the_old_data_is_set_aside(self) -> None:
         aside, url = await self._replaced(set_aside=True), self.fresh.url()
         same(await contents(url), NEW, "after the side has taken over")
         assert aside in await self.fresh.places(), f"the old data is said to be in {aside}"
         same(await contents(url.set(database=aside)), with_notes(), "the old data set aside")
         # whoever reads the report may wait: nothing that tidies up may take it
-        async with self.locked() as backend:
-            await backend.recover([TABLE])
-            await backend.prune(1)
+        async with self.locked() as hold:
+            await hold.recover()
+            if hold.snapshots is not None:
+                await hold.snapshots.prune(Limits(1))
         assert aside in await self.fresh.places(), "recover() or prune() deleted the old data"
 
-    @case
+    @case(needs="sides")
     async def test_the_old_data_is_deleted_where_that_is_asked_for(self) -> None:
         assert await self._replaced(set_aside=False) is None
         same(await contents(self.fresh.url()), NEW, "after the side has taken over")
         assert await self.fresh.places() == {self.fresh.url().database}
 
-    @case
+    @case(needs="sides")
     async def test_the_new_database_is_as_writable_as_the_old_one(self) -> None:
         await self._replaced(set_aside=True)
         await execute(self.fresh.url(), "DELETE FROM notes")
@@ -57,11 +59,11 @@ class Replacing(Copying):
 
     async def _replaced(self, *, set_aside: bool) -> str | None:
         await self.filled()
-        async with self.locked() as backend:
-            await backend.ensure_replaceable([TABLE])
-            async with backend.side("1") as side:
+        async with self.siding() as (hold, sides):
+            await sides.ensure_replaceable([TABLE])
+            async with sides.fresh("1") as side:
                 await fill(side.url, "r2", ((1, "new"),))
-                aside = await backend.take_over(side, "1", [TABLE], set_aside=set_aside)
-            await backend.close()
+                aside = await sides.take_over(side, "1", [TABLE], set_aside=set_aside)
+            await hold.close_journal()
         await nothing_is_open(self.fresh.url(), "after the side has taken over")
         return aside

@@ -76,9 +76,9 @@ class _Asking(Migrator):
     @asynccontextmanager
     async def lent(self, *, locked: bool) -> AsyncIterator[Run]:
         (target,) = self.targets
-        async with self._course(target) as course:
-            run, backend = course.run, course.ground.backend
-            history = await course.ground.history()
+        async with self._state(target) as state:
+            run, backend = state.run, state.session.backend
+            history = await state.session.history()
             steps = history.steps(target.revision, ("r1",))
             run.before, run.wanted, run.tables = ("r1",), ("r2",), (TABLE,)
             run.pending = history.describe(history.ids(steps))
@@ -86,10 +86,10 @@ class _Asking(Migrator):
             if not locked:
                 yield run
                 return
-            async with backend.lock([TABLE], FREE_S, silent) as course.hold:
-                run.locked = True
+            async with backend.lock([TABLE], FREE_S, silent) as hold:
+                state.hold = run.hold = hold
                 yield run
-                await backend.close()
+                await hold.close_journal()
 
 
 @asynccontextmanager

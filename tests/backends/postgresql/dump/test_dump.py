@@ -22,13 +22,15 @@ from support.postgres_server import Server
 from support.rich_database import RICH
 
 from automigrator.backends.access import Access
-from automigrator.backends.contract.snapshots import Snapshot
+from automigrator.backends.contract.snapshots import Snapshot, SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import libpq
 from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.backends.postgresql.dump import dump as dumps
 from automigrator.backends.postgresql.dump import programs, restore
+from automigrator.backends.postgresql.hold import ServerHold
 from automigrator.errors import RefusedError
+from automigrator.retention import Limits
 from automigrator.target import Target
 from automigrator.testing.processes import Process
 
@@ -72,10 +74,9 @@ def role(postgres_server: Server, live: str) -> Iterator[str]:
     postgres_server.execute(f"drop role {name}")
 
 
-async def taken(backend: PostgreSQL, folder: Path, **options: Any) -> Snapshot:
-    return await backend.snapshot(
-        "s1", ("r1",), ("r2",), TABLES, folder=folder, **{"how": "dump", **options}
-    )
+async def taken(hold: ServerHold, folder: Path, **options: Any) -> Snapshot:
+    chosen = SnapshotOptions(**{"folder": folder, "how": "dump", **options})
+    return await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES, chosen)
 
 
 async def test_everything_is_put_back_and_nothing_else_is_left(
@@ -84,17 +85,17 @@ async def test_everything_is_put_back_and_nothing_else_is_left(
     do(*RICH)
     before = checksums(postgres_url)
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path)
         assert checksums(postgres_url) == before
         do(*HALF_A_MIGRATION)
-        await backend.restore(snapshot)
+        await hold.snapshots.restore(snapshot)
         assert checksums(postgres_url) == before
         do(*HALF_A_MIGRATION[:3])
-        await backend.restore(snapshot)
+        await hold.snapshots.restore(snapshot)
         assert checksums(postgres_url) == before
-        await backend.close()
-        assert await backend.recover(TABLES) is None
+        await hold.close_journal()
+        assert await hold.recover() is None
     assert files(tmp_path) == ["replaced", "replaced", "snapshot"]
     assert stat.S_IMODE(os.stat(snapshot.place).st_mode) == 0o600
 
@@ -174,10 +175,10 @@ async def test_what_is_seldom_there_is_put_back_as_well(
 ) -> None:
     do(*before)
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path)
         do("drop table users", *then)
-        await backend.restore(snapshot)
+        await hold.snapshots.restore(snapshot)
     assert do("select id from users") == [(7,)]
     for query, found in [asked] if asked else []:
         assert do(query) == found
@@ -195,10 +196,10 @@ async def test_names_are_put_back_in_whichever_encoding_the_database_has(
 
     do(*RICH[:2], 'create table "übung" (a text)', "insert into \"übung\" values ('ö')")
     backend = made(postgres_server.url(postgres_name))
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path)
         do('drop table "übung"')
-        await backend.restore(snapshot)
+        await hold.snapshots.restore(snapshot)
     assert do('select a from "übung"') == [("ö",)]
 
 
@@ -215,10 +216,10 @@ async def test_a_limit_for_transactions_does_not_end_a_dump_or_a_restore(
     postgres_server.execute(f"alter database {filled} set transaction_timeout = '500ms'")
     folder = tools(pg_dump='[ "$1" = --version ] || sleep 1')
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path / "dumps", binaries=folder)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path / "dumps", binaries=folder)
         do("drop table users")
-        await backend.restore(snapshot)
+        await hold.snapshots.restore(snapshot)
     assert do("select id from users") == [(7,)]
 
 
@@ -229,7 +230,7 @@ def files(folder: Path) -> list[str]:
 
 async def open_record(backend: PostgreSQL) -> bool:
     await backend.look(TABLES)
-    return backend.unfinished()
+    return (await backend.look(TABLES)).unfinished
 
 
 async def test_who_may_create_no_database_gets_a_dump_and_its_password_stays_secret(
@@ -244,12 +245,12 @@ async def test_who_may_create_no_database_gets_a_dump_and_its_password_stays_sec
     folder = tools(pg_dump=note, psql=note, pg_restore=note)
     url = make_url(postgres_url).set(username=role, password="top secret")
     backend = made(url)
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         with pytest.raises(RefusedError, match="CREATEDB.*folder="):
-            await backend.snapshot("s1", ("r1",), ("r2",), TABLES)
-        snapshot = await taken(backend, tmp_path / "dumps", how="auto", binaries=folder)
+            await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
+        snapshot = await taken(hold, tmp_path / "dumps", how="auto", binaries=folder)
         do("drop table users")
-        await backend.restore(snapshot)
+        await hold.snapshots.restore(snapshot)
     assert do("select id from users") == [(7,)]
     assert "pg_dump" in said.read_text() and "psql" in said.read_text()
     assert "secret" not in said.read_text()
@@ -265,10 +266,10 @@ async def test_an_extension_of_somebody_elses_stays_where_it_is(
         *(f"alter table {t} owner to {role}" for t in ("users", "alembic_version")),
     )
     backend = made(make_url(postgres_url).set(username=role))
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path)
         do("drop table users")
-        await backend.restore(snapshot)
+        await hold.snapshots.restore(snapshot)
     assert do("select id from users") == [(7,)]
     assert do("select count(*) from pg_extension where extname = 'pg_stat_statements'") == [(1,)]
 
@@ -277,11 +278,11 @@ async def test_a_dump_is_made_where_no_maintenance_database_can_be_reached(
     postgres_url: str, do: Do, filled: str, tmp_path: Path
 ) -> None:
     backend = made(postgres_url, "no_such_database")
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path, how="auto")
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path, how="auto")
         do("drop table users")
-        await backend.restore(snapshot)
-        await backend.close()
+        await hold.snapshots.restore(snapshot)
+        await hold.close_journal()
     assert do("select id from users") == [(7,)]
 
 
@@ -293,12 +294,12 @@ async def test_a_dump_is_refused_while_others_are_connected_and_names_them(
         server_settings={"application_name": "the replica"},
     )
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         with pytest.raises(RefusedError, match="the replica.*disconnect_others=True"):
-            await taken(backend, tmp_path)
+            await taken(hold, tmp_path)
         assert await other.fetchval("select 1") == 1
         assert files(tmp_path) == []
-        await taken(backend, tmp_path, disconnect_others=True)
+        await taken(hold, tmp_path, disconnect_others=True)
         with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
             await other.fetchval("select 1")
 
@@ -307,19 +308,19 @@ async def test_a_restore_with_an_open_writer_is_refused_and_done_by_a_later_star
     postgres_url: str, do: Do, filled: str, tmp_path: Path
 ) -> None:
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path)
         do("alter table users add half int", "insert into users values (8)")
         before = checksums(postgres_url)
         writer = await asyncpg.connect(postgres_url.replace("+asyncpg", ""))
         with pytest.raises(RefusedError, match="connected: pid"):
-            await backend.restore(snapshot)
+            await hold.snapshots.restore(snapshot)
         assert checksums(postgres_url) == before
         await writer.close()
     next_start = made(postgres_url)
     assert await open_record(next_start)
-    async with next_start.lock(TABLES, 5, silent):
-        said = await next_start.recover(TABLES) or ""
+    async with next_start.lock(TABLES, 5, silent) as next_start_hold:
+        said = await next_start_hold.recover() or ""
     assert "put back" in said and "what it held until now is in" in said
     assert do("select * from users") == [(7,)]
     assert files(tmp_path) == ["replaced", "snapshot"]
@@ -338,11 +339,11 @@ async def test_what_others_committed_before_they_left_is_in_what_a_restore_has_r
     postgres_url: str, do: Do, filled: str, tmp_path: Path, disconnect_others: bool
 ) -> None:
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path)
         do("alter table users add half int", "insert into users values (8)")
-        kept = await backend.restore(snapshot, disconnect_others=disconnect_others)
-        await backend.close()
+        kept = await hold.snapshots.restore(snapshot, disconnect_others=disconnect_others)
+        await hold.close_journal()
     assert do("select * from users") == [(7,)]
     assert lines_of(kept, "users") == ["7\t\\N", "8\t\\N"]
     assert files(tmp_path) == ["replaced", "snapshot"]
@@ -362,8 +363,8 @@ async def test_nobody_can_write_between_the_dump_of_what_is_replaced_and_its_end
         await other.execute("create table late (id int)")
         await other.close()
 
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path)
         do("alter table users add half int")
         monkeypatch.setattr(dumps, "_keep", and_somebody_comes)
         dsn = postgres_url.replace("+asyncpg", "")
@@ -371,11 +372,11 @@ async def test_nobody_can_write_between_the_dump_of_what_is_replaced_and_its_end
         name = {"application_name": "automigrator waits"}
         other = await asyncpg.connect(dsn, server_settings=name)
         with pytest.raises(RefusedError, match="has changed the schema"):
-            await backend.restore(snapshot)
+            await hold.snapshots.restore(snapshot)
         assert files(tmp_path) == ["snapshot"]
         assert do("select to_regclass('late')::text") == [("late",)]
         monkeypatch.undo()
-        kept = await backend.restore(snapshot)
+        kept = await hold.snapshots.restore(snapshot)
     assert do("select to_regclass('late')") == [(None,)]
     assert lines_of(kept, "users") == ["7\t\\N"]
 
@@ -384,14 +385,14 @@ async def test_what_restores_have_replaced_goes_like_snapshots_and_never_this_ru
     postgres_url: str, do: Do, filled: str, tmp_path: Path
 ) -> None:
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path)
-        kept = [await backend.restore(snapshot) for _ in range(2)]
-        await backend.close()
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path)
+        kept = [await hold.snapshots.restore(snapshot) for _ in range(2)]
+        await hold.close_journal()
         old = f"{kept[0].rpartition('_')[0]}_20200101T000000000000Z.dump"
         shutil.copy(kept[0], old)
-        assert await backend.prune(3, folder=tmp_path) == ()
-        assert await backend.prune(1, folder=tmp_path) == (old,)
+        assert await hold.snapshots.prune(Limits(3), folder=tmp_path) == ()
+        assert await hold.snapshots.prune(Limits(1), folder=tmp_path) == (old,)
     assert files(tmp_path) == ["replaced", "replaced", "snapshot"]
 
 
@@ -407,12 +408,12 @@ async def test_who_comes_while_the_tables_are_being_locked_makes_a_restore_a_ref
             yield
             came.append(await asyncpg.connect(postgres_url.replace("+asyncpg", "")))
 
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path)
         do("alter table users add half int")
         monkeypatch.setattr(restore, "kept_alone", somebody_comes)
         with pytest.raises(RefusedError, match="connected: pid"):
-            await backend.restore(snapshot)
+            await hold.snapshots.restore(snapshot)
     assert [row.keys() for row in await came[0].fetch("select * from users")] != []
     assert len(await came[0].fetchrow("select * from users")) == 2
     await came[0].close()
@@ -422,13 +423,13 @@ async def test_others_that_hold_a_table_are_ended_when_that_is_allowed(
     postgres_url: str, do: Do, filled: str, tmp_path: Path
 ) -> None:
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path)
         do("alter table users add half int")
         pool = await asyncpg.create_pool(postgres_url.replace("+asyncpg", ""), min_size=3)
         held = await pool.acquire()
         await held.execute("begin; insert into users values (9)")
-        await backend.restore(snapshot, disconnect_others=True)
+        await hold.snapshots.restore(snapshot, disconnect_others=True)
         pool.terminate()
     assert do("select * from users") == [(7,)]
 
@@ -455,23 +456,23 @@ async def test_a_dump_that_is_damaged_or_elsewhere_restores_nothing_and_says_whe
     postgres_url: str, do: Do, filled: str, tmp_path: Path, harm: Any, said: str
 ) -> None:
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path)
         do("alter table users add half int")
         before = checksums(postgres_url)
         dump = tmp_path / snapshot.place
         good = dump.read_bytes()
         harm(dump)
         with pytest.raises(RefusedError, match=said):
-            await backend.restore(snapshot)
+            await hold.snapshots.restore(snapshot)
     next_start = made(postgres_url)
-    async with next_start.lock(TABLES, 5, silent):
+    async with next_start.lock(TABLES, 5, silent) as next_start_hold:
         with pytest.raises(RefusedError, match=said) as refusal:
-            await next_start.recover(TABLES)
+            await next_start_hold.recover()
         assert snapshot.place in str(refusal.value)
         assert checksums(postgres_url) == before
         dump.write_bytes(good)
-        assert "put back" in (await next_start.recover(TABLES) or "")
+        assert "put back" in (await next_start_hold.recover() or "")
     assert do("select * from users") == [(7,)]
 
 
@@ -479,14 +480,14 @@ async def test_a_database_whose_dump_is_lost_can_be_kept_as_it_is(
     postgres_url: str, do: Do, filled: str, tmp_path: Path
 ) -> None:
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path)
         do("alter table users add half int")
         os.unlink(snapshot.place)
         with pytest.raises(RefusedError) as refusal:
-            await backend.recover(TABLES)
+            await hold.recover()
         do(str(refusal.value).split("instead: ")[1])
-        assert await backend.recover(TABLES) is None
+        assert await hold.recover() is None
 
 
 @pytest.mark.parametrize(
@@ -503,14 +504,14 @@ async def test_the_next_start_restores_only_what_was_left_half_done(
     postgres_url: str, do: Do, filled: str, tmp_path: Path, atomic: bool, statements: Any, said: str
 ) -> None:
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
-        await taken(backend, tmp_path, atomic=atomic)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        await taken(hold, tmp_path, atomic=atomic)
     do(*statements)
     next_start = made(postgres_url)
     assert await open_record(next_start)
-    async with next_start.lock(TABLES, 5, silent):
-        assert said in (await next_start.recover(TABLES) or "")
-        assert await next_start.recover(TABLES) is None
+    async with next_start.lock(TABLES, 5, silent) as next_start_hold:
+        assert said in (await next_start_hold.recover() or "")
+        assert await next_start_hold.recover() is None
     assert not await open_record(next_start)
 
 
@@ -543,9 +544,9 @@ async def test_what_could_not_be_put_back_is_refused_before_anything_changes(
     do(*statements)
     backend = made(make_url(postgres_url).set(username=role))
     before = checksums(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         with pytest.raises(RefusedError, match=said):
-            await taken(backend, tmp_path)
+            await taken(hold, tmp_path)
     assert checksums(postgres_url) == before
     assert files(tmp_path) == []
     assert not await open_record(backend)
@@ -560,18 +561,18 @@ async def test_client_programs_that_do_not_fit_the_server_are_refused(
     if programs.fits(version, server):
         pytest.skip("they fit this machine's server")
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         with pytest.raises(RefusedError, match=f"version {version} in .*postgresql-client-"):
-            await taken(backend, tmp_path / "dumps", binaries=folder)
+            await taken(hold, tmp_path / "dumps", binaries=folder)
 
 
 async def test_without_client_programs_it_is_said_what_to_install(
     postgres_url: str, filled: str, tmp_path: Path
 ) -> None:
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         with pytest.raises(RefusedError, match=r"none\).*Install postgresql-client-\d+"):
-            await taken(backend, tmp_path / "dumps", binaries=tmp_path)
+            await taken(hold, tmp_path / "dumps", binaries=tmp_path)
 
 
 async def test_a_dump_that_is_cancelled_ends_at_once_and_leaves_nothing(
@@ -581,8 +582,8 @@ async def test_a_dump_that_is_cancelled_ends_at_once_and_leaves_nothing(
     slow = f'[ "$1" = --version ] || {{ touch {started}; exec sleep 60; }}'
     folder = tools(pg_dump=slow)
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
-        taking = asyncio.create_task(taken(backend, tmp_path / "dumps", binaries=folder))
+    async with backend.lock(TABLES, 5, silent) as hold:
+        taking = asyncio.create_task(taken(hold, tmp_path / "dumps", binaries=folder))
         while not started.exists():  # noqa: ASYNC110 - a file has no event
             await asyncio.sleep(0.01)
         taking.cancel()
@@ -592,7 +593,7 @@ async def test_a_dump_that_is_cancelled_ends_at_once_and_leaves_nothing(
         with pytest.raises(TimeoutError):
             async with made(postgres_url).lock(TABLES, 0.1, silent):
                 pass
-        await taken(backend, tmp_path / "dumps")
+        await taken(hold, tmp_path / "dumps")
 
 
 END = """select pg_terminate_backend(pid) from pg_stat_activity
@@ -616,16 +617,16 @@ async def test_a_restore_whose_program_or_session_dies_changes_nothing(
     real, psql = shutil.which("pg_restore"), shutil.which("psql")
     script = dies.format(real=real, psql=psql, part=tmp_path / "part", end=END)
     folder = tools(pg_restore=f'[ -e {dying} ] && [ "$2" = - ] && {{ {script}; }}')
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path / "dumps", binaries=folder)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path / "dumps", binaries=folder)
         do("alter table users add half int")
         before = checksums(postgres_url)
         dying.touch()
         with pytest.raises(RefusedError, match="pg_restore|psql"):
-            await backend.restore(snapshot)
+            await hold.snapshots.restore(snapshot)
         assert checksums(postgres_url) == before
         dying.unlink()
-        await backend.restore(snapshot)
+        await hold.snapshots.restore(snapshot)
     assert do("select count(*) from users") == [(40001,)]
 
 
@@ -634,8 +635,8 @@ def _recovers(tell: Callable[[Any], None], url: str) -> None:
 
     async def recover() -> None:
         backend = made(url)
-        async with backend.lock(TABLES, 30, silent):
-            await backend.recover(TABLES)
+        async with backend.lock(TABLES, 30, silent) as hold:
+            await hold.recover()
 
     asyncio.run(recover())
 
@@ -647,8 +648,8 @@ async def test_what_a_killed_restore_was_to_put_back_is_listed_where_the_next_on
     waits = f"touch {reached}; while [ -e {stuck} ]; do sleep 0.1; done"
     folder = tools(pg_restore=f'[ -e {stuck} ] && [ "$2" = - ] && {{ {waits}; }}')
     backend = made(postgres_url)
-    async with backend.lock(TABLES, 5, silent):
-        await taken(backend, dumps, binaries=folder)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        await taken(hold, dumps, binaries=folder)
     do("alter table users add half int")
     stuck.touch()
     process = Process(_recovers, postgres_url)
@@ -662,8 +663,8 @@ async def test_what_a_killed_restore_was_to_put_back_is_listed_where_the_next_on
         process.close()
         stuck.unlink()
     next_start = made(postgres_url)
-    async with next_start.lock(TABLES, 30, silent):
-        assert "put back" in (await next_start.recover(TABLES) or "")
+    async with next_start.lock(TABLES, 30, silent) as next_start_hold:
+        assert "put back" in (await next_start_hold.recover() or "")
     assert {path.suffix for path in dumps.iterdir()} == {".dump"}
 
 
@@ -684,17 +685,19 @@ async def test_the_newest_copies_of_either_kind_stay_and_never_one_that_is_neede
 ) -> None:
     backend = made(postgres_url)
     (tmp_path / "notes.dump").touch()
-    async with backend.lock(TABLES, 5, silent):
+    async with backend.lock(TABLES, 5, silent) as hold:
         for stamp, how in (("a1", "dump"), ("a2", "template"), ("a3", "dump"), ("a4", "dump")):
             at: Any = {"folder": tmp_path, "how": how}
-            copy = await backend.snapshot(stamp, ("r1",), ("r2",), TABLES, **at)
+            copy = await hold.snapshots.take(stamp, ("r1",), ("r2",), TABLES, **at)
             if stamp != "a4":
-                await backend.close()
-        dropped = await backend.prune(2, folder=tmp_path)
+                await hold.close_journal()
+        dropped = await hold.snapshots.prune(Limits(2), folder=tmp_path)
         assert [name.endswith(("a2", "_a1.dump")) for name in dropped] == [True, True]
         assert files_but(tmp_path, "notes.dump") == ["a3.dump", "a4.dump"]
-        await backend.snapshot("a5", ("r1",), ("r2",), TABLES, folder=tmp_path, how="template")
-        assert copy.place not in await backend.prune(1, folder=tmp_path)
+        await hold.snapshots.take(
+            "a5", ("r1",), ("r2",), TABLES, SnapshotOptions(folder=tmp_path, how="template")
+        )
+        assert copy.place not in await hold.snapshots.prune(Limits(1), folder=tmp_path)
 
 
 async def test_old_dumps_go_where_old_databases_have_to_stay(
@@ -703,12 +706,12 @@ async def test_old_dumps_go_where_old_databases_have_to_stay(
     old = f"{filled}__automigrator_snapshot_20200101T000000000000Z"
     postgres_server.create(old)
     backend = made(postgres_url, "no_such_database")
-    async with backend.lock(TABLES, 5, silent):
-        snapshot = await taken(backend, tmp_path)
-        await backend.close()
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, tmp_path)
+        await hold.close_journal()
         older = snapshot.place.replace("_s1.dump", "_20200102T000000000000Z.dump")
         shutil.copy(snapshot.place, older)
-        assert await backend.prune(1, folder=tmp_path) == (older,)
+        assert await hold.snapshots.prune(Limits(1), folder=tmp_path) == (older,)
     assert old in postgres_server.databases(filled)
 
 

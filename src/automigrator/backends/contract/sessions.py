@@ -1,0 +1,53 @@
+"""The part of a backend that knows a driver's connections; every backend has it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from sqlalchemy.engine import Connection
+
+from automigrator.backends.contract.values import VersionTable
+
+
+class Sessions(ABC):
+    """What is asked of, and done to, the connection that a migration runs on.
+
+    Every method gets a sync `Connection`, in the thread or greenlet that uses it.
+    """
+
+    @abstractmethod
+    def identity(self, connection: Connection) -> Hashable:
+        """Say which database a connection leads to; equal for two connections to the same one."""
+
+    def state(self, connection: Connection) -> Hashable:
+        """Say what an env.py may have set on a connection; equal where nothing was set."""
+        return ()
+
+    def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
+        """Make a connection's transactions real where the driver's are not.
+
+        `to_write` False: it only reads, blocks nobody and is blocked by nobody. Returns the call
+        that undoes it.
+        """
+        return lambda: None
+
+    def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None] | None:
+        """Let the server end each statement after `seconds`, unless a shorter limit is set.
+
+        Returns the call that undoes it; None where no server can, and the core interrupts.
+        """
+        return None
+
+    def interrupter(self, connection: Connection) -> Callable[[], None] | None:
+        """Return a thread-safe call that interrupts the running statement; None without one."""
+        return None
+
+    def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
+        """Name the schema in which this connection finds an unqualified version table."""
+        return table
+
+    def configure_options(self) -> dict[str, Any]:
+        """Return options of `context.configure` for an env.py that does not set them."""
+        return {}

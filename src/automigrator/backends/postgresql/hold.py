@@ -1,0 +1,235 @@
+"""The migration lock of a PostgreSQL database while it is held, and the acts that it allows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from automigrator.backends.access import Access
+from automigrator.backends.contract.declarations import Declaration
+from automigrator.backends.contract.lock import Hold, Record
+from automigrator.backends.contract.sides import Side, Sides
+from automigrator.backends.contract.snapshots import (
+    DEFAULT,
+    Snapshot,
+    SnapshotOptions,
+    Snapshots,
+)
+from automigrator.backends.contract.values import Sight, VersionTable
+from automigrator.backends.postgresql import naming, session, sql, watchdog
+from automigrator.backends.postgresql import side as sides
+from automigrator.backends.postgresql.exclusive import Scene
+from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.backends.postgresql.looks import Sights
+from automigrator.backends.postgresql.maintenance import Maintenance
+from automigrator.backends.postgresql.snapshot import Copies
+from automigrator.backends.postgresql.watchdog import Stoppable
+from automigrator.errors import RefusedError
+from automigrator.retention import Limits
+from automigrator.support.concurrency import to_the_end
+
+T = TypeVar("T")
+
+
+class ServerHold(Hold):
+    """The lock's session, and what runs in it.
+
+    `empty_pools` closes idle sessions of ours and of the application's, which would stand in
+    the way of an act on the whole database.
+    """
+
+    def __init__(
+        self,
+        session: SessionHold,
+        sights: Sights,
+        maintenance: Maintenance,
+        empty_pools: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.session, self._sights, self._maintenance = session, sights, maintenance
+        self._empty_pools = empty_pools
+        self.access: Access = session.access
+        self.leader, self.waited_s, self.since = session.leader, session.waited_s, session.since
+        self._copies = Copies(self.scene, self._admin)
+        self.snapshots = ServerSnapshots(self, self._copies)
+        self.sides = ServerSides(self, self._copies)
+
+    async def look(self, tables: Sequence[VersionTable]) -> Sight:
+        return await self._sights.look(tables, self.session)
+
+    async def confirm(self, progress: str = "") -> None:
+        await self.session.confirm(progress)
+
+    async def until_lost(self) -> None:
+        await self.session.until_lost()
+
+    def hurry(self) -> None:
+        self.session.hurry()
+
+    async def last(self) -> Record | None:
+        return await self.session.last()
+
+    async def leave(self, record: Record | None) -> None:
+        await self.session.leave(record)
+
+    async def declare(self, declared: Sequence[Declaration]) -> None:
+        await self.session.declare(declared)
+
+    def claim(self, connection: Connection) -> Callable[[], None]:
+        """It is on the lock's own server, and the next holder finds it by its name."""
+        untag = session.tagged(connection, self.session.tag, self.session.rule)
+        unlimited = session.waiting_shortly(connection)
+
+        def undo() -> None:
+            unlimited()
+            untag()
+
+        return undo
+
+    def blockers(self) -> AbstractAsyncContextManager[Callable[[], tuple[str, ...]]]:
+        return session.watched(self.access, self.session.tag)
+
+    async def recover(self) -> str | None:
+        async def recovered() -> str | None:
+            found = await naming.ours(self.session.admin, self._sights.database)
+            return await self._copies.recover(found, apart=self.session.apart)
+
+        return await self.heard(recovered(), "what finishes or undoes a killed migration")
+
+    async def close_journal(self) -> None:
+        await self.heard(self._copies.close(), "what closes the journal")
+
+    async def heard(self, act: Awaitable[T], what: str) -> T:
+        """Await an act of the lock's session, which takes long, while the server answers others."""
+        held = self.session
+        # never where a database is copied from, or swapped
+        beside = held.admin.engine.url.database if held.apart else None
+
+        async def ask() -> None:
+            async with self.access.connection(beside, autocommit=True) as connection:
+                await sql.rows_of(connection, "select 1")
+
+        def cut() -> None:
+            for connection in list(self.access.opened):
+                session.cut(connection)
+
+        held.acts += 1
+        try:
+            return await watchdog.heard(act, ask, cut, held.silence_s, what)
+        finally:
+            held.acts -= 1
+
+    def scene(self, act: str, *, apart: bool = True) -> Scene:
+        """What an act on the whole database needs. Raises RefusedError where the lock is in it."""
+        held, database = self.session, self._sights.database
+        if apart and not held.apart:
+            raise RefusedError(
+                f"cannot {act} database {database!r}: its lock had to be taken in the "
+                "database itself, as this role can reach no maintenance database; nothing was "
+                "changed. Name one with Target(maintenance_database=...)"
+            )
+        second = self._maintenance.connection if held.apart else self._beside
+        return Scene(held, self.access, database, second, self._empty_pools)
+
+    def _beside(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        return self.access.connection(autocommit=True)
+
+    @asynccontextmanager
+    async def _admin(self) -> AsyncIterator[AsyncConnection]:
+        yield self.session.admin
+
+
+class ServerSnapshots(Snapshots):
+    """Template copies on the server, or dumps in a folder; see `snapshot`."""
+
+    def __init__(self, hold: ServerHold, copies: Copies) -> None:
+        self._hold, self._copies = hold, copies
+
+    async def take(
+        self,
+        stamp: str,
+        heads: tuple[str, ...],
+        wanted: tuple[str, ...],
+        tables: Sequence[VersionTable],
+        options: SnapshotOptions = DEFAULT,
+        *,
+        atomic: bool = False,
+    ) -> Snapshot:
+        taken = self._copies.take(
+            stamp,
+            heads,
+            wanted,
+            tables,
+            folder=options.folder,
+            disconnect_others=options.disconnect_others,
+            how=options.how,
+            binaries=options.binaries,
+            atomic=atomic,
+        )
+        return await self._hold.heard(taken, "what takes a snapshot")
+
+    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str:
+        restored = self._copies.restore(snapshot, disconnect_others=disconnect_others)
+        return await self._hold.heard(restored, "what restores a snapshot")
+
+    async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
+        pruned = self._copies.prune(limits, folder=folder)
+        return await self._hold.heard(pruned, "what drops old snapshots")
+
+
+class ServerSides(Sides):
+    """Databases of the target's server."""
+
+    def __init__(self, hold: ServerHold, copies: Copies) -> None:
+        self._hold, self._copies = hold, copies
+
+    def fresh(self, stamp: str) -> AbstractAsyncContextManager[Side]:
+        return sides.beside(self._hold.scene("rebuild"), stamp, sides.fresh)
+
+    def copy(
+        self, stamp: str, options: SnapshotOptions = DEFAULT
+    ) -> AbstractAsyncContextManager[Side]:
+        stoppable = Stoppable()
+        make = partial(
+            sides.copied,
+            stoppable=stoppable,
+            disconnect_others=options.disconnect_others,
+            how=options.how,
+            binaries=options.binaries,
+        )
+        scene = self._hold.scene("copy")
+        return sides.beside(scene, stamp, make, prepared=True, stop=stoppable.stop)
+
+    async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
+        await sides.ensure_replaceable(self._hold.scene("replace"), tables)
+
+    async def take_over(
+        self,
+        side: Side,
+        stamp: str,
+        tables: Sequence[VersionTable],
+        *,
+        set_aside: bool = True,
+        disconnect_others: bool = False,
+    ) -> str | None:
+        taken = sides.take_over(
+            self._hold.scene("replace"),
+            side,
+            stamp,
+            tables,
+            set_aside=set_aside,
+            disconnect_others=disconnect_others,
+        )
+        aside = await self._hold.heard(to_the_end(taken), "what puts a fresh database in its place")
+        if aside is not None:
+            self._copies.spare(aside)
+        return aside
+
+    async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
+        pruned = self._copies.prune_set_aside(limits)
+        return await self._hold.heard(pruned, "what drops old databases")
