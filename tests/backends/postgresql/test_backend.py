@@ -736,15 +736,14 @@ async def test_a_look_tells_of_a_migration_that_was_not_ended_and_not_of_a_neigh
     next_start = made(postgres_url)
     async with backend.lock(TABLES, 5, silent) as hold:
         await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
-        await next_start.look(TABLES)
-        assert next_start.unfinished()
+        assert (await next_start.look(TABLES)).unfinished
         await hold.close_journal()
         postgres_server.execute(
             f'comment on database "{filled}_2__automigrator_snapshot_s1" is '
             """'{"automigrator": {"state": "migrating"}}'"""
         )
         await next_start.look(TABLES)
-        assert not next_start.unfinished()
+        assert not (await next_start.look(TABLES)).unfinished
 
 
 async def test_the_next_start_undoes_what_a_killed_one_left(
@@ -959,13 +958,13 @@ async def test_a_restore_that_was_killed_before_any_statement_is_finished(
             raise Killed
 
     async def killed() -> None:
-        async with backend.lock(TABLES, 5, silent) as backend_hold:
-            snapshot = await backend_hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
+        async with backend.lock(TABLES, 5, silent) as hold:
+            snapshot = await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
             do("drop table users", "create table half ()")
             stamped(postgres_server, filled, "r1b")
-            assert backend._held is not None
-            event.listen(backend._held.admin.sync_connection, "before_cursor_execute", kill)
-            await backend_hold.snapshots.restore(snapshot)
+            admin = hold.session.admin.sync_connection
+            event.listen(admin, "before_cursor_execute", kill)
+            await hold.snapshots.restore(snapshot)
 
     with pytest.raises(Killed):
         await killed()

@@ -74,9 +74,11 @@ def role(postgres_server: Server, live: str) -> Iterator[str]:
     postgres_server.execute(f"drop role {name}")
 
 
-async def taken(hold: ServerHold, folder: Path, **options: Any) -> Snapshot:
+async def taken(
+    hold: ServerHold, folder: Path, *, atomic: bool = False, **options: Any
+) -> Snapshot:
     chosen = SnapshotOptions(**{"folder": folder, "how": "dump", **options})
-    return await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES, chosen)
+    return await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES, chosen, atomic=atomic)
 
 
 async def test_everything_is_put_back_and_nothing_else_is_left(
@@ -687,8 +689,8 @@ async def test_the_newest_copies_of_either_kind_stay_and_never_one_that_is_neede
     (tmp_path / "notes.dump").touch()
     async with backend.lock(TABLES, 5, silent) as hold:
         for stamp, how in (("a1", "dump"), ("a2", "template"), ("a3", "dump"), ("a4", "dump")):
-            at: Any = {"folder": tmp_path, "how": how}
-            copy = await hold.snapshots.take(stamp, ("r1",), ("r2",), TABLES, **at)
+            options = SnapshotOptions(folder=tmp_path, how=how)
+            copy = await hold.snapshots.take(stamp, ("r1",), ("r2",), TABLES, options)
             if stamp != "a4":
                 await hold.close_journal()
         dropped = await hold.snapshots.prune(Limits(2), folder=tmp_path)
