@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from support import notes_application as _notes
 from support import postgres_server as _postgres
+from support.declared_events import misfit
 
-from automigrator.events.catalogue import misfit
 from automigrator.events.notifier import Progress
 
 pytest_plugins = ["support.canary_channels"]

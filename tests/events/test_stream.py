@@ -26,7 +26,7 @@ from automigrator import (
     Target,
     hookimpl,
 )
-from automigrator.events import notifier as progress_module
+from automigrator.events import event as event_module
 from automigrator.events.catalogue import CATALOGUE
 from automigrator.events.notifier import Progress
 from automigrator.events.stream import EventStream
@@ -361,7 +361,7 @@ def test_where_nobody_listens_no_event_is_made(monkeypatch: pytest.MonkeyPatch) 
     stream = EventStream()
     tell = Progress(stream, Hooks([], []))
     with logged(logging.WARNING), monkeypatch.context() as patched:
-        patched.setattr(progress_module, "Event", Unwanted)
+        patched.setattr(event_module, "Event", Unwanted)
         tell("stamped", "app", revision="r1")
         assert not tell.heard("target-finished")
     subscription = stream.subscribe(1)
