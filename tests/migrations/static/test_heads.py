@@ -228,10 +228,9 @@ def test_a_file_found_twice_through_a_link_counts_once() -> None:
         assert found is not None and found.rows == {"a1"}
 
 
-def test_a_body_that_cannot_run_says_nothing_about_the_heads() -> None:
+def test_a_body_that_cannot_run_has_no_answer_where_the_syntax_must_be_asked() -> None:
     with written({"a1.py": "revision = 'a1'\ndown_revision = None\ndef upgrade(:\n"}) as root:
-        found = ours(root)
-        assert found is not None and found.rows == {"a1"}
+        assert ours(root) is None
 
 
 def test_a_header_that_cannot_be_parsed_has_no_answer() -> None:

@@ -8,26 +8,10 @@ from typing import NamedTuple
 
 NAMES = frozenset({"revision", "down_revision", "branch_labels", "depends_on"})
 
-_STRING = rb"""(?:"[\w.]+"|'[\w.]+')"""
-
-_MANY = rb"(?:\([^()\[\]#]*\)|\[[^()\[\]#]*\])"
-
-_LINE = re.compile(
-    rb"(?:"
-    rb"(?P<name>revision|down_revision|branch_labels|depends_on)[ \t]*(?::[^=\n]*)?=[ \t]*"
-    rb"(?P<value>None|" + _STRING + rb"|" + _MANY + rb")[ \t]*(?:\#[^\n]*)?"
-    rb"|\#[^\n]*"
-    rb"|import[ ][\w.]+(?:[ ]as[ ]\w+)?[ \t]*"
-    rb"|from[ ][\w.]+[ ]import[ ]\w+(?:[ ]as[ ]\w+)?(?:,[ ]*\w+(?:[ ]as[ ]\w+)?)*[ \t]*"
-    rb")?\r?\n"
-)
-
 _DOCSTRING = (
     rb"(?:\xef\xbb\xbf)?(?:[ \t]*(?:\#[^\n]*)?\r?\n)*"
     rb'[rRuU]?"""[^"\\]*(?:"{1,2}[^"\\]+)*"""[ \t]*\r?\n'
 )
-
-_OPENING = re.compile(_DOCSTRING)
 
 _FOREIGN = rb"(?![^\n]*(?:revision|branch_labels|depends_on))"
 
@@ -39,10 +23,6 @@ _TEMPLATE = re.compile(
     rb"branch_labels(?::[^=\n]*)?[ ]*=[ ]*None\r?\n"
     rb"depends_on(?::[^=\n]*)?[ ]*=[ ]*None\r?\n"
 )
-
-_ITEMS = re.compile(rb"[\(\[]\s*(?:" + _STRING + rb"\s*,\s*)*(?:" + _STRING + rb"\s*)?[\)\]]")
-
-_EACH = re.compile(_STRING)
 
 _ID = re.compile(r"[\w.]+")
 
@@ -76,68 +56,22 @@ class Header(NamedTuple):
 
 def header_of(text: bytes) -> Header | None:
     """Read by pattern where the file is as Alembic's template writes it, else by its syntax."""
-    return _by_template(text) or _by_pattern(text) or _by_syntax(text)
+    return _by_template(text) or _by_syntax(text)
 
 
 def _by_template(text: bytes) -> Header | None:
     """The commonest file of all: one parent at most, no labels, no dependencies."""
     match = _TEMPLATE.match(text)
-    if match is None or _suspicious(text[match.end() :]):
+    if match is None:
         return None
+    rest = text[match.end() :]
+    for word in _SUSPICIOUS:  # a generator costs as much as the search
+        if word in rest:
+            return None
     revision, down = match[1], match[2]
     if down is None:
         return Header(revision.decode("ascii"))
     return Header(revision.decode("ascii"), (down.decode("ascii"),))
-
-
-def _by_pattern(text: bytes) -> Header | None:
-    docstring = _OPENING.match(text)
-    position = docstring.end() if docstring else 0
-    values: dict[bytes, tuple[str, ...]] = {}
-    match = _LINE.match
-    while line := match(text, position):
-        name = line["name"]
-        position = line.end()
-        if name is None:
-            if text[line.start() : line.start() + 1] in b"if" and _named_in(line[0]):
-                return None  # an import of one of our names
-            continue
-        items = _items(line["value"])
-        if items is None or name in values:
-            return None
-        values[name] = items
-    if _suspicious(text[position:]):
-        return None
-    if b"down_revision" not in values or len(values.get(b"revision", ())) != 1:
-        return None
-    return Header(
-        values[b"revision"][0],
-        values[b"down_revision"],
-        values.get(b"depends_on", ()),
-        values.get(b"branch_labels", ()),
-    )
-
-
-def _suspicious(rest: bytes) -> bool:
-    for word in _SUSPICIOUS:  # noqa: SIM110 - a generator costs as much as the search
-        if word in rest:
-            return True
-    return False
-
-
-def _named_in(line: bytes) -> bool:
-    return any(name in line for name in (b"revision", b"branch_labels", b"depends_on"))
-
-
-def _items(value: bytes) -> tuple[str, ...] | None:
-    if value == b"None":
-        return ()
-    if value[:1] in b"\"'":
-        return (value[1:-1].decode("ascii"),) if value.isascii() else None
-    if not value.isascii() or not _ITEMS.fullmatch(value):
-        return None
-    # one string in parentheses is no tuple, and means the same
-    return tuple(item[1:-1].decode() for item in _EACH.findall(value))
 
 
 def _by_syntax(text: bytes) -> Header | None:
