@@ -19,6 +19,7 @@ import asyncpg  # type: ignore[import-untyped]  # it ships no types
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import make_url
+from support.environments import ENVIRONMENTS
 
 TEMPLATES = {
     "generic": "Alembic's own generic template: a sync engine from the ini's URL.",
@@ -31,25 +32,8 @@ TEMPLATES = {
 
 KINDS = {
     **TEMPLATES,
-    "cookbook": "The cookbook's shared connection, else a sync engine from the ini's URL.",
-    "cookbook_async": "The cookbook's shared connection, else an async engine from the ini's URL.",
-    "fileconfig_unguarded": "Calls `fileConfig` at the top, whoever runs it.",
-    "ignores_connection": "A pooled engine of its own made at import, from the ini's URL.",
-    "hardcoded_url": "An engine to a URL written in env.py, which is not the target's.",
-    "env_url": "A URL from the environment's DATABASE_URL, sync or async as its driver is.",
-    "create_task": "`loop.create_task` where a loop runs: it returns before anything happened.",
-    "engine_attribute": '`attributes["connection"]` is taken for an Engine.',
-    "swallows_errors": "Prints what a revision raised and returns as if all were well.",
-    "swallows_connect_errors": "Returns as if all were well when its database is out of reach.",
-    "swallows_unreachable": "The same, and its database always is out of reach.",
-    "replaces_version_locations": "Names the folder of its revisions at run time.",
-    "schemas": "Migrates two PostgreSQL schemas in turn, with a version table in each.",
-    "per_migration": "`transaction_per_migration=True`.",
-    "version_table": "A version table of its own name, on PostgreSQL in a schema of its own.",
-    "offline_only": "Writes SQL; does nothing at all when asked to migrate.",
-    "opens_second_engine": "Takes the shared connection and migrates on another of its engine.",
+    **{name: environment.about for name, environment in ENVIRONMENTS.items()},
     "script_directory": "No ini at all: the script directory is the configuration.",
-    "begin_outside": "An outer transaction of its own around all that Alembic does.",
 }
 """Every kind of project, with what is peculiar to its env.py."""
 
@@ -58,7 +42,6 @@ ASYNC = frozenset({"async", "pyproject_async", "cookbook_async", "create_task", 
 
 POSTGRESQL_ONLY = frozenset({"schemas"})
 
-_ENVS = Path(__file__).parents[1] / "migrations" / "envs"
 _SAME_ENV = {"script_directory": "cookbook_async"}
 _SYNC_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 _PLACEHOLDER = "driver://user:pass@localhost/dbname"
@@ -173,7 +156,7 @@ def project(
         command.init(quiet, str(scripts), template=template)
     elsewhere = other_url or f"sqlite+aiosqlite:///{root / 'elsewhere.db'}"
     if kind not in TEMPLATES:
-        env = (_ENVS / f"{_SAME_ENV.get(kind, kind)}.py").read_text("utf-8")
+        env = ENVIRONMENTS[_SAME_ENV.get(kind, kind)].text
         env = env.replace("<other url>", with_sync_driver(elsewhere))
         (scripts / "env.py").write_text(env, "utf-8")
     if other_url is not None:
