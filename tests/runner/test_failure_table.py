@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import logging
 import re
+import tempfile
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack
@@ -181,7 +182,7 @@ def waited(events: list[Event]) -> str:
 
 
 _ELSEWHERE = (
-    (r"/tmp/automigrator-[\w-]+", "…"),
+    (rf"{tempfile.gettempdir()}/automigrator-[\w-]+", "…"),
     (r"\brole_[0-9a-f]{8}\b", "somebody"),
     (r"(base|pg_tblspc)/[\w/]+", r"\1/…"),
     (r"(?<=127\.0\.0\.1)(:|', )\d+", r"\1…"),

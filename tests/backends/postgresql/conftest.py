@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import make_url
-from support.postgres_backends import Do
+from support.postgres_backends import Do, made, stamped
 from support.postgres_server import Server
 
+from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.backends.postgresql.dump import programs
 
 
@@ -35,6 +37,15 @@ def tools(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def postgres_url(postgres_server: Server) -> Iterator[str]:
+    """The URL of a new database: these tests change more of one than can be put back."""
+    name = f"am_{uuid.uuid4().hex[:12]}"
+    postgres_server.create(name)
+    yield postgres_server.url(name)
+    postgres_server.drop_all(name)
+
+
+@pytest.fixture
 def live(postgres_url: str) -> str:
     """The name of an empty database."""
     return make_url(postgres_url).database or ""
@@ -49,3 +60,26 @@ def do(postgres_server: Server, live: str) -> Do:
         return rows
 
     return run
+
+
+@pytest.fixture
+def backend(postgres_url: str) -> PostgreSQL:
+    return made(postgres_url)
+
+
+@pytest.fixture
+def role(postgres_server: Server, live: str) -> Iterator[str]:
+    """A role that may log in and nothing else."""
+    name = f"{live}_role"
+    postgres_server.execute(f"create role {name} login")
+    yield name
+    postgres_server.drop_all(live)
+    postgres_server.execute(f"drop role {name}")
+
+
+@pytest.fixture
+def filled(postgres_server: Server, live: str, do: Callable[..., Any]) -> str:
+    """The target at r1 with one user."""
+    stamped(postgres_server, live, "r1")
+    do("create table users (id int)", "insert into users values (7)")
+    return live

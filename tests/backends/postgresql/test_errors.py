@@ -1,0 +1,140 @@
+"""Errors of PostgreSQL and its drivers become a kind of failure, and advice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
+import pytest
+from sqlalchemy import NullPool, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+from support.postgres_backends import TABLES, made
+from support.postgres_server import Server, stoppable
+
+from automigrator.backends.access import Access
+from automigrator.backends.postgresql.backend import PostgreSQL
+from automigrator.backends.registry import backend_for
+from automigrator.target import Target
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind"),
+    [
+        ("select nonsense", None),
+        ("select 1/0", None),
+        ("create role nobody_may", "auth"),
+        ("set statement_timeout to '50ms'; select pg_sleep(5)", "timeout"),
+        ("set transaction read only; create table t ()", "read-only"),
+        ("select pg_terminate_backend(pg_backend_pid())", "unreachable"),
+        ("do $$ begin raise sqlstate '53100'; end $$", "disk-full"),
+        ("do $$ begin raise sqlstate 'XX001'; end $$", "corrupt"),
+        ("do $$ begin raise sqlstate '40P01'; end $$", "lock-timeout"),
+    ],
+)
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_statements_failure_is_told_by_the_servers_code(
+    postgres_url: str, role: str, driver: str, statement: str, kind: str | None
+) -> None:
+    url = make_url(postgres_url).set(drivername=f"postgresql+{driver}", username=role)
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with engine.connect() as connection:
+        *before, last = [statement] if "$$" in statement else statement.split("; ")
+        for each in before:
+            await connection.execute(text(each))
+        with pytest.raises(DBAPIError) as caught:
+            await connection.execute(text(last))
+        await connection.invalidate()
+    assert made(url).classify(caught.value).kind == kind
+
+
+async def test_the_error_that_failed_the_transaction_decides_and_not_its_aftermath(
+    backend: PostgreSQL,
+) -> None:
+    async def batch() -> None:
+        async with engine.connect() as connection:
+            try:
+                await connection.execute(text("do $$ begin raise sqlstate '53100'; end $$"))
+            finally:
+                await connection.execute(text("select 1"))
+
+    engine = backend.engine()
+    with pytest.raises(DBAPIError) as caught:
+        await batch()
+    await backend.release(engine)
+    assert "current transaction is aborted" in str(caught.value)
+    assert backend.classify(caught.value).kind == "disk-full"
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"port": 1}, "unreachable"),
+        ({"host": "localhost", "port": 1}, "unreachable"),
+        ({"host": "no-such-host.invalid"}, "unreachable"),
+        ({"username": "no_such_role"}, "auth"),
+        ({"database": "closed"}, "auth"),
+    ],
+)
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_refused_connection_is_told_apart_from_a_missing_server(
+    postgres_server: Server,
+    postgres_url: str,
+    live: str,
+    role: str,
+    driver: str,
+    change: dict[str, Any],
+    kind: str,
+) -> None:
+    url = make_url(postgres_url).set(drivername=f"postgresql+{driver}").set(**change)
+    if "database" in change:
+        postgres_server.execute(f"revoke connect on database {live} from public")
+        url = url.set(database=live, username=role)
+    app = create_async_engine(url)
+    backend = backend_for(Access(Target(app, Path(__file__))))
+    assert backend.access.url.drivername == f"postgresql+{driver}"
+    with pytest.raises((DBAPIError, OSError)) as caught:
+        await backend.look(TABLES)
+    assert backend.classify(caught.value).kind == kind
+    await app.dispose()
+
+
+@pytest.fixture(scope="module")
+def german_server() -> Iterator[Server]:
+    with stoppable(language="de") as (server, _):
+        with pytest.raises(asyncpg.PostgresError) as caught:
+            server.execute("select * from nichts")
+        if "existiert nicht" not in str(caught.value):
+            pytest.skip("PostgreSQL has no German messages on this machine")
+        yield server
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+async def test_a_server_of_another_language_is_understood(
+    german_server: Server, driver: str, tmp_path: Path
+) -> None:
+    url = german_server.admin.set(drivername=f"postgresql+{driver}")
+    refused, absent = (
+        create_async_engine(url.set(**change))
+        for change in ({"username": "niemand"}, {"database": f"nichts_{driver}"})
+    )
+    backend = backend_for(Access(Target(refused, tmp_path)))
+    with pytest.raises(DBAPIError, match="existiert nicht") as caught:
+        await backend.look(TABLES)
+    assert backend.classify(caught.value).kind == "auth"
+    backend = backend_for(Access(Target(absent, tmp_path)))
+    assert not (await backend.look(TABLES)).exists
+    assert await backend.create()
+    await refused.dispose()
+    await absent.dispose()
+
+
+def test_what_has_nothing_to_do_with_the_server_is_not_classified(
+    backend: PostgreSQL, tmp_path: Path
+) -> None:
+    with pytest.raises(OSError) as caught:
+        (tmp_path / "absent").read_text()
+    assert backend.classify(caught.value).kind is None
+    assert backend.classify(ValueError("connection")).kind is None
