@@ -59,6 +59,11 @@ do $$ declare name text; begin
     end loop;
     create schema public authorization pg_database_owner;
     grant usage on schema public to public;
+    if exists (select from pg_foreign_data_wrapper) or exists (select from pg_publication)
+        or exists (select from pg_largeobject_metadata) or exists (select from pg_event_trigger)
+        or exists (select from pg_extension where extname <> 'plpgsql') then
+        raise 'not empty';
+    end if;
 end $$
 """
 USUAL = """
