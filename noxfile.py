@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nox
@@ -12,21 +14,21 @@ import nox
 GROUPS = nox.project.load_toml("pyproject.toml")
 PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
 BENCHMARKS = ["nothing_to_do", "recovery"]
-_MIGRATIONS = ("static", "test_stamping.py", "test_ways.py")
-_RUNNER = ("failures", "fast_path", "modes")
 NEWER = [
-    "-k",
-    "(not postgres or fast_path) and not conformance",
-    *("tests/hooks", "plugins"),
-    *(f"tests/migrations/{name}" for name in _MIGRATIONS),
-    *(f"tests/runner/test_{name}.py" for name in _RUNNER),
+    *("-k", "not postgres or fast_path"),
+    *("tests/hooks", "tests/support_package", "tests/migrations/static"),
+    *("tests/backends/sqlite/test_backend.py", "tests/backends/sqlite/test_overwrite.py"),
+    *(f"tests/runner/test_{name}.py" for name in ("fast_path", "interruption", "signals")),
 ]
+"""What depends on the interpreter: asyncio, threads, signals, syntax trees, sqlite3."""
 ALONE = ["-k", "not postgres", "-m", "not plugins"]
-PARALLEL = ["--numprocesses=auto", "--maxprocesses=4"]
+PARALLEL = ["--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal"]
+
+os.environ["PIP_NO_COMPILE"] = os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"  # seconds each
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
-nox.options.sessions = ["lint", "types", "tests", "core_alone", "plugins_alone"]
+nox.options.sessions = ["lint", "types", "tests", "alone"]
 
 
 def expose_pyenv() -> None:
@@ -64,26 +66,21 @@ def install_editable(session: nox.Session, *more: str) -> None:
     session.install("--no-build-isolation", *folders, *more)
 
 
-def wheel(session: nox.Session, folder: str) -> str:
-    """The wheel that `wheels` has built from a folder."""
-    name = Path(folder).name.replace("-", "_") or "automigrator"
-    return str(next(built(session).glob(f"{name}-*.whl")))
-
-
 def built(session: nox.Session) -> Path:
     return Path(session.cache_dir) / "wheels"
 
 
-def install_clean(session: nox.Session, *folders: str) -> None:
-    """Install wheels and what they say they need, and prove that it is enough."""
-    session.install(*(wheel(session, folder) for folder in folders))
+@contextmanager
+def installed(session: nox.Session, folder: str) -> Iterator[None]:
+    """Context manager: install a folder's wheel and prove that what it declares is enough."""
+    module = Path(folder).name.replace("-", "_") or "automigrator"
+    session.install(str(next(built(session).glob(f"{module}-*.whl"))))
     pip = ["uv", "pip"] if session.venv_backend == "uv" else ["python", "-m", "pip"]
     session.run(*pip, "check", external=True)
-    modules = ", ".join(Path(wheel(session, folder)).name.split("-")[0] for folder in folders)
-    session.run("python", "-c", f"import {modules}")
-    without_pytest = "import automigrator.testing"  # it says what it needs, and nobody imports it
-    session.run("python", "-c", without_pytest, success_codes=[1], silent=True)
-    session.install(*group("runner"))
+    session.run("python", "-c", f"import {module}")
+    yield
+    uninstall = [] if session.venv_backend == "uv" else ["--yes"]
+    session.run(*pip, "uninstall", "--quiet", *uninstall, module, external=True)
 
 
 def pytest(session: nox.Session, *arguments: str) -> None:
@@ -126,21 +123,22 @@ def wheels(session: nox.Session) -> None:
 
 
 @nox.session(requires=["wheels"])
-def core_alone(session: nox.Session) -> None:
-    """The core's wheel without any plugin, where that could matter: `tests` has the rest."""
-    install_clean(session, ".")
-    pytest(session, "tests/runner/test_failures.py", "tests/hooks", *ALONE)
-
-
-@nox.session(requires=["wheels"])
-@nox.parametrize("plugin", PLUGINS, ids=[Path(plugin).name for plugin in PLUGINS])
-def plugins_alone(session: nox.Session, plugin: str) -> None:
-    """One plugin's wheel with the core's, and no other plugin."""
-    install_clean(session, ".", plugin)
-    project = nox.project.load_toml(f"{plugin}/pyproject.toml")
-    if "test" in project.get("dependency-groups", {}):
-        session.install(*nox.project.dependency_groups(project, "test"))
-    pytest(session, f"{plugin}/tests", "-k", "not postgres")
+def alone(session: nox.Session) -> None:
+    """The core's wheel without any plugin, then with one at a time; `tests` has the rest."""
+    with installed(session, "."):
+        without_pytest = "import automigrator.testing"  # it says what it needs
+        session.run("python", "-c", without_pytest, success_codes=[1], silent=True)
+        for plugin in PLUGINS:
+            with installed(session, plugin):
+                pass
+        session.install(*group("runner"))
+        pytest(session, "tests/runner/test_failures.py", "tests/hooks", *ALONE)
+        for plugin in PLUGINS:
+            project = nox.project.load_toml(f"{plugin}/pyproject.toml")
+            with installed(session, plugin):
+                if "test" in project.get("dependency-groups", {}):
+                    session.install(*nox.project.dependency_groups(project, "test"))
+                pytest(session, f"{plugin}/tests", "-k", "not postgres")
 
 
 @nox.session

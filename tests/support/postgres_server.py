@@ -13,9 +13,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,52 @@ from support.canaries import PASSWORD
 
 VARIABLE = "AUTOMIGRATOR_TEST_POSTGRES"
 """A DSN of a role with CREATEDB; its database is used for maintenance."""
+
+
+class _Connection:
+    """A connection in the loop of a thread of its own: its user may be inside a running loop."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection: Any = None
+        self._runner = asyncio.Runner()
+        self._thread = ThreadPoolExecutor(1)
+
+    def fetch(self, sql: str, *args: Any) -> list[Any]:
+        return self._run(self._fetched(sql, *args))
+
+    def close(self) -> None:
+        self._run(self._closed())
+        self._thread.submit(self._runner.close).result()
+        self._thread.shutdown()
+
+    def _run(self, work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
+        return self._thread.submit(self._runner.run, work).result()
+
+    async def _fetched(self, sql: str, *args: Any) -> list[Any]:
+        if self._connection is not None:
+            with suppress(*_LOST):
+                return list(await self._connection.fetch(sql, *args))
+            self._connection.terminate()
+        self._connection = None
+        self._connection = await asyncpg.connect(self._dsn)
+        return list(await self._connection.fetch(sql, *args))
+
+    async def _closed(self) -> list[Any]:
+        if self._connection is not None:
+            with suppress(*_LOST):
+                await self._connection.close()
+        return []
+
+
+_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    OSError,
+)
+"""What a statement raises on a connection that a stopped server has left behind."""
 
 
 class Server:
@@ -41,20 +87,23 @@ class Server:
 
     def execute(self, sql: str, *args: Any, database: str | None = None) -> list[Any]:
         """Run one statement outside a transaction and return its rows."""
-        url = self.admin.set(
-            drivername="postgresql", database=database or self.maintenance_database
-        )
+        if database is None:
+            return self._maintenance.fetch(sql, *args)
+        with closing(_Connection(self._dsn(database))) as connection:
+            return connection.fetch(sql, *args)
 
-        async def work() -> list[Any]:
-            connection = await asyncpg.connect(url.render_as_string(hide_password=False))
-            try:
-                return list(await connection.fetch(sql, *args))
-            finally:
-                await connection.close()
+    @functools.cached_property
+    def _maintenance(self) -> _Connection:
+        return _Connection(self._dsn(self.maintenance_database))
 
-        # a thread of its own: the caller may be inside a running loop
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(lambda: asyncio.run(work())).result()
+    def close(self) -> None:
+        """Close the connection to the maintenance database; it is opened again when needed."""
+        self._maintenance.close()
+        del self._maintenance
+
+    def _dsn(self, database: str) -> str:
+        url = self.admin.set(drivername="postgresql", database=database)
+        return url.render_as_string(hide_password=False)
 
     def databases(self, prefix: str = "") -> list[str]:
         rows = self.execute(
@@ -86,7 +135,8 @@ class Server:
 def running() -> Iterator[Server]:
     """The server named by AUTOMIGRATOR_TEST_POSTGRES, else one of our own, removed at exit."""
     if dsn := os.environ.get(VARIABLE):
-        yield Server(make_url(dsn))
+        with closing(Server(make_url(dsn))) as server:
+            yield server
         return
     with stoppable() as (server, _):
         yield server
@@ -100,8 +150,7 @@ Stop = Callable[[], Callable[[], object]]
 def stoppable(language: str = "") -> Iterator[tuple[Server, Stop]]:
     """A server of our own, and what stops it; it speaks `language` where that is installed."""
     with folder_of_one(language) as place:
-        initdb = ["initdb", "--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8"]
-        place.run(*initdb, "-D", str(place.data))
+        initialise(place)
         with serving(place) as both:
             yield both
 
@@ -128,6 +177,7 @@ class Place:
         return {"cwd": self.folder, "env": env, **self.user}
 
     def run(self, program: str, *arguments: str) -> None:
+        """Run one of the server's programs, or one at an absolute path."""
         command = [str(self.binaries / program), *arguments]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **self.common)
 
@@ -145,11 +195,25 @@ def folder_of_one(language: str = "") -> Iterator[Place]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def initialise(place: Place) -> None:
+    """Give the place a data folder: a copy of what `initdb` has made, which takes a second."""
+    made = _INITIALISED.get(place.language)
+    if made is None or not made.is_dir():
+        made = _INITIALISED[place.language] = place.folder / "initialised"
+        initdb = ["initdb", "--no-sync", "-A", "trust", "-U", "postgres", "-E", "UTF8"]
+        place.run(*initdb, "-D", str(made))
+    place.run("/bin/cp", "-a", str(made), str(place.data))
+
+
+_INITIALISED: dict[str, Path] = {}
+"""By language; in the folder of the server that was the first to need it."""
+
+
 @contextmanager
 def serving(place: Place) -> Iterator[tuple[Server, Stop]]:
     """The server of a place whose data folder is there, and what stops it."""
     port = _free_port()
-    with ExitStack() as stack:
+    with ExitStack() as stack, closing(Server(_url(port))) as server:
         process = stack.enter_context(_started(place, port))
 
         def stop() -> Callable[[], object]:
@@ -162,19 +226,25 @@ def serving(place: Place) -> Iterator[tuple[Server, Stop]]:
             nonlocal process
             process = stack.enter_context(_started(place, port))
 
-        yield Server(_url(port)), stop
+        yield server, stop
 
 
 @contextmanager
 def starting_up() -> Iterator[Server]:
     """A server that waits for its archive, and lets nobody in until then."""
     with folder_of_one() as place:
-        initdb = ["initdb", "--no-sync", "-A", "trust", "-U", "postgres"]
-        place.run(*initdb, "-D", str(place.data))
+        initialise(place)
         (place.data / "recovery.signal").touch()
         port = _free_port()
-        with _started(place, port, ready=_REJECTS, restore_command="sleep 60"):
-            yield Server(_url(port))
+        # a signal would reach the server only after its command
+        enough = place.folder / "enough"
+        wait = f"until test -e {enough}; do sleep 0.1; done; exit 200"
+        started = _started(place, port, ready=_REJECTS, restore_command=wait)
+        with started, closing(Server(_url(port))) as server:
+            try:
+                yield server
+            finally:
+                enough.touch()
 
 
 def _url(port: int) -> URL:
@@ -217,12 +287,8 @@ def _started(
     finally:
         guard.kill()
         guard.communicate()
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGQUIT)
-            process.wait(15)
+        process.send_signal(signal.SIGQUIT)  # nobody wants its data any more
+        process.wait(15)
 
 
 def _guard(pid: int, folder: Path) -> subprocess.Popen[bytes]:
