@@ -16,7 +16,7 @@ from support import notes_application as _notes
 from support import postgres_server as _postgres
 from support.declared_events import misfit
 
-from automigrator.events.notifier import Progress
+from automigrator.events.notifier import Notifier
 
 pytest_plugins = ["support.canary_channels"]
 
@@ -62,10 +62,10 @@ def _is_long(item: pytest.Item) -> bool:
 def declared_events(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every event that a test provokes is in the catalogue, with its keys, in JSON types."""
     wrong: dict[str, None] = {}
-    tell = Progress.__call__
+    tell = Notifier.__call__
 
     def checked(
-        self: Progress, name: str, target: str | None = None, /, *, told: object = None, **data: Any
+        self: Notifier, name: str, target: str | None = None, /, *, told: object = None, **data: Any
     ) -> None:
         if problem := misfit(name, data):
             wrong[problem] = None
@@ -73,7 +73,7 @@ def declared_events(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             wrong[f"the event {name!r} carries what is not of a JSON type: {data}"] = None
         tell(self, name, target, told=told, **data)
 
-    monkeypatch.setattr(Progress, "__call__", checked)
+    monkeypatch.setattr(Notifier, "__call__", checked)
     yield
     assert not wrong, "\n".join(wrong)
 

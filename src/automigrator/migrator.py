@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import ConfigurationError, MigrationError
-from automigrator.events.notifier import Progress
+from automigrator.events.notifier import Notifier
 from automigrator.events.stream import EventStream, Subscription
 from automigrator.hooks.context import Run
 from automigrator.hooks.registry import Hooks
@@ -120,7 +120,7 @@ class Migrator:
 
     async def _run(self) -> Report:
         self._how_far = "nothing was changed"
-        tell = Progress(self._stream, self._hooks)
+        tell = Notifier(self._stream, self._hooks)
         try:
             if not self.is_enabled():
                 return skipped(tell)
@@ -263,7 +263,7 @@ class Migrator:
 
     # The modes of run().
 
-    async def _migrated(self, tell: Progress) -> Report:
+    async def _migrated(self, tell: Notifier) -> Report:
         began = time.monotonic()
         limit = RunLimit(self.run_timeout) if self.run_timeout is not None else None
         reports: list[TargetReport] = []
@@ -279,9 +279,9 @@ class Migrator:
         return report
 
     def _in_time(
-        self, work: Callable[[Progress], Awaitable[Report]]
-    ) -> Callable[[Progress], Awaitable[Report]]:
-        async def looked(tell: Progress) -> Report:
+        self, work: Callable[[Notifier], Awaitable[Report]]
+    ) -> Callable[[Notifier], Awaitable[Report]]:
+        async def looked(tell: Notifier) -> Report:
             report = await looked_within(self.run_timeout, self.targets, work(tell))
             if report.outcome == "failed":
                 raise _error(report)
@@ -289,10 +289,10 @@ class Migrator:
 
         return looked
 
-    async def _checked(self, tell: Progress) -> Report:
+    async def _checked(self, tell: Notifier) -> Report:
         return await checked(self.check)
 
-    async def _followed(self, tell: Progress) -> Report:
+    async def _followed(self, tell: Notifier) -> Report:
         limit = max(target.lock_timeout for target in self.targets)
         return await followed(self.check, tell, limit)
 
@@ -301,7 +301,7 @@ class Migrator:
         self, target: Target, run_id: str = "", limit: RunLimit | None = None
     ) -> AsyncIterator[RunState]:
         async with opened(target) as session:
-            progress = Progress(self._stream, self._hooks, run_id)
+            progress = Notifier(self._stream, self._hooks, run_id)
             run = Run(
                 target,
                 session.backend,

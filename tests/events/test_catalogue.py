@@ -17,7 +17,7 @@ from automigrator.events.catalogue import CATALOGUE, Declared
 SOURCE = Path(automigrator.__file__).parent
 TABLE = Path(__file__).parents[2] / "docs" / "events.md"
 TELLING = {"progress", "_progress", "tell", "self"}
-"""What a call that tells an event is made on; `self` is Progress's own."""
+"""What a call that tells an event is made on; `self` is Notifier's own."""
 
 
 def told() -> set[str]:

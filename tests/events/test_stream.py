@@ -28,7 +28,7 @@ from automigrator import (
 )
 from automigrator.events import event as event_module
 from automigrator.events.catalogue import CATALOGUE
-from automigrator.events.notifier import Progress
+from automigrator.events.notifier import Notifier
 from automigrator.events.stream import EventStream
 from automigrator.hooks.registry import Hooks
 
@@ -359,7 +359,7 @@ def test_where_nobody_listens_no_event_is_made(monkeypatch: pytest.MonkeyPatch) 
             raise AssertionError("nobody listens")
 
     stream = EventStream()
-    tell = Progress(stream, Hooks([], []))
+    tell = Notifier(stream, Hooks([], []))
     with logged(logging.WARNING), monkeypatch.context() as patched:
         patched.setattr(event_module, "Event", Unwanted)
         tell("stamped", "app", revision="r1")

@@ -19,7 +19,7 @@ import pytest
 from support.canaries import WATCH, printed
 
 from automigrator import failure, migrator, report, status, target
-from automigrator.backends.contract import declarations, lock
+from automigrator.backends.contract import declarations, record
 from automigrator.backends.postgresql import journal as records
 from automigrator.backends.postgresql.dump import journal as dump_records
 from automigrator.backends.sqlite import journal
@@ -36,7 +36,7 @@ FACES = (
     (target.Target, ["__init__"]),
 )
 """Whence an application or a plugin gets errors."""
-REPORTS = (report, status, failure, checkup, lock, declarations, records, dump_records, journal)
+REPORTS = (report, status, failure, checkup, record, declarations, records, dump_records, journal)
 """Whose dataclasses are shown to people and machines, or written for the next start."""
 _DATA = (b"SQLite format 3\x00", b"PGDMP")
 _LARGE = 4_000_000
@@ -138,7 +138,7 @@ def of_record(record: logging.LogRecord) -> Iterator[str]:
 
 def watch_events() -> None:
     """Every event, listened to or not, and what the log says of it."""
-    tell = notifier.Progress.__call__
+    tell = notifier.Notifier.__call__
 
     @functools.wraps(tell)
     def watched(
@@ -147,7 +147,7 @@ def watch_events() -> None:
         WATCH.look("event", Event(name, target, data).to_log(), told or "")
         tell(self, name, target, told=told, **data)
 
-    notifier.Progress.__call__ = watched  # type: ignore[method-assign]
+    notifier.Notifier.__call__ = watched  # type: ignore[method-assign]
 
 
 def watch_reports(cls: type) -> None:

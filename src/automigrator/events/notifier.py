@@ -34,7 +34,7 @@ class Listeners(Protocol):
         """Tell every plugin, from the event loop's thread; raises nothing."""
 
 
-class Progress:
+class Notifier:
     """Reports one run's events, in order; calls from other threads go to the event loop's.
 
     The events are declared in `catalogue`; `run` tells the runs of a process apart. `listeners`

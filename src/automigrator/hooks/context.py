@@ -13,7 +13,7 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.snapshots import Copying, Snapshot, SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import RefusedError
-from automigrator.events.notifier import Progress
+from automigrator.events.notifier import Notifier
 from automigrator.failure import Failure
 from automigrator.hooks.acts import Acts, Kind
 from automigrator.hooks.calls import acting
@@ -46,7 +46,7 @@ class Run:
         self,
         target: Target,
         backend: Backend,
-        progress: Progress,
+        progress: Notifier,
         rebuild: Rebuild,
         undone: Callable[[Kind], None],
     ) -> None:

@@ -13,9 +13,10 @@ from automigrator.migrations.stamping import bootstrap, stamp
 from automigrator.migrations.ways import Way, sync_way
 from automigrator.report import Applied, Outcome
 from automigrator.runner import version_skew
+from automigrator.runner.crash_loop import count
 from automigrator.runner.failures import left_behind, read_after, recover
 from automigrator.runner.inspection import Finding, inspect, judge
-from automigrator.runner.leader_record import count, inherited
+from automigrator.runner.leader_record import inherited
 from automigrator.runner.rehearsal import rehearse
 from automigrator.runner.state import RunState
 from automigrator.support.redaction import first_line

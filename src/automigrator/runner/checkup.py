@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from automigrator.backends.contract.examiner import Copy, Debris
-from automigrator.backends.contract.lock import Record
+from automigrator.backends.contract.record import Record
 from automigrator.failure import json_fields
 from automigrator.status import TargetStatus
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from automigrator.runner.crash_loop import take_back
 from automigrator.runner.failures import failed, read_after, recover
-from automigrator.runner.leader_record import leave, take_back
+from automigrator.runner.leader_record import leave
 from automigrator.runner.lifecycle import time_is_up
 from automigrator.runner.state import Left, RunState
 from automigrator.support.redaction import first_line

@@ -13,7 +13,7 @@ from automigrator.runner.state import Left, RunState
 from automigrator.runner.time_limit import TimeIsUpError
 
 if TYPE_CHECKING:
-    from automigrator.events.notifier import Progress
+    from automigrator.events.notifier import Notifier
     from automigrator.failure import Failure
     from automigrator.hooks.context import Run
     from automigrator.runner.modes import Mode
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 async def run_told(
-    tell: Progress,
+    tell: Notifier,
     mode: Mode,
     targets: Sequence[Target],
-    work: Callable[[Progress], Awaitable[Report]],
+    work: Callable[[Notifier], Awaitable[Report]],
 ) -> Report:
     """Await one run's work. Raises what it raises."""
     began = time.monotonic()

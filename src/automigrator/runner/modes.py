@@ -13,7 +13,7 @@ from automigrator.errors import ConfigurationError, FollowTimeoutError, PendingE
 from automigrator.report import Report, TargetReport
 
 if TYPE_CHECKING:
-    from automigrator.events.notifier import Progress
+    from automigrator.events.notifier import Notifier
     from automigrator.status import Status
 
 Mode = Literal["migrate", "check", "wait", "skip"]
@@ -60,7 +60,7 @@ POLL_S, TELL_S = 0.5, 10.0
 Check = Callable[[], "Awaitable[Status]"]
 
 
-def skipped(tell: Progress) -> Report:
+def skipped(tell: Notifier) -> Report:
     """The report of a run that was not asked for."""
     why = f"off: set {VARIABLE}=1, or pass Migrator(mode='migrate'), to migrate at startup"
     tell("skipped", reason=why)
@@ -75,7 +75,7 @@ async def checked(check: Check) -> Report:
     return _current(status)
 
 
-async def followed(check: Check, tell: Progress, limit: float) -> Report:
+async def followed(check: Check, tell: Notifier, limit: float) -> Report:
     """Wait until another process has migrated. Raises FollowTimeoutError after `limit` seconds."""
     began = told = time.monotonic()
     while True:

@@ -14,10 +14,11 @@ from automigrator.hooks.decisions import Decisions
 from automigrator.report import Outcome
 from automigrator.runner import version_skew
 from automigrator.runner.attempt import Inherited, Reached, Result, attempt
+from automigrator.runner.crash_loop import CrashLoopError, last_resort
 from automigrator.runner.failures import answered, failed, look_again
 from automigrator.runner.inspection import inspect, judge
 from automigrator.runner.interruption import cut_short, ran_out
-from automigrator.runner.leader_record import CrashLoopError, last_resort, leave
+from automigrator.runner.leader_record import leave
 from automigrator.runner.retry import patiently, reach
 from automigrator.runner.state import RunState
 from automigrator.support.concurrency import to_the_end

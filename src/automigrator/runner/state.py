@@ -8,14 +8,15 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 
-from automigrator.backends.contract.lock import FailedStarts
+from automigrator.backends.contract.record import FailedStarts
 from automigrator.hooks.calls import GRACE_S
 from automigrator.report import Applied, TargetReport
 
 if TYPE_CHECKING:  # a start with nothing to do needs none of it
-    from automigrator.backends.contract.lock import Hold, Record
+    from automigrator.backends.contract.lock import Hold
+    from automigrator.backends.contract.record import Record
     from automigrator.backends.contract.values import Sight, VersionTable
-    from automigrator.events.notifier import Progress
+    from automigrator.events.notifier import Notifier
     from automigrator.failure import Failure, FailureKind, State
     from automigrator.hooks.acts import Kind
     from automigrator.hooks.context import Run
@@ -116,7 +117,7 @@ class RunState:
 
     session: Session
     run: Run
-    progress: Progress
+    progress: Notifier
     owner: Owner
     policy: Policy
     limit: RunLimit | None = None

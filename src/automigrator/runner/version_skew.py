@@ -39,7 +39,7 @@ async def judged(session: Session, ahead: Ahead, error: UnknownRevisionError) ->
         raise error  # it was met on the way, and not by a look at what is
     heads = tuple(sorted({head for context in contexts for head in context.heads}))
     declared = await _declared(session, heads) if len(contexts) == 1 else None
-    by = f", where version {declared.version} brought it," if declared and declared.version else ""
+    by = f", where version {declared.version} brought it" if declared and declared.version else ""
     code = f"this code (version {target.version})" if target.version else "this code"
     newer = f"the database is at {', '.join(error.unknown)}{by}"
     own = f"its own newest revision is {', '.join(history.heads) or 'base'}"
@@ -49,7 +49,7 @@ async def judged(session: Session, ahead: Ahead, error: UnknownRevisionError) ->
         if works_with(history, target.revision, declared):
             since = ", ".join(declared.floors) or "base"
             note = (
-                f"the database is newer ({', '.join(heads)}{by.rstrip(',')}), and declares itself "
+                f"the database is newer ({', '.join(heads)}{by}), and declares itself "
                 f"compatible with {code}, as with all since {since}"
             )
             return Served(heads, asked, note)
@@ -74,9 +74,10 @@ async def judged(session: Session, ahead: Ahead, error: UnknownRevisionError) ->
             "It starts all the same, as ahead='serve' says; nothing was changed"
         )
         return Served(heads, asked, note)
+    why_not = _why_not(declared, heads)
     raise JudgedError(
         "ahead",
-        f"{newer}, which {code} does not know; {own}{_why_not(declared)}; nothing was changed",
+        f"{newer}, which {code} does not know; {own}{why_not}; nothing was changed",
         "deploy the code that knows this revision, or roll the database back with it; "
         "Target(ahead='serve') starts on it as it is",
     ) from error
@@ -133,7 +134,7 @@ async def _declared(session: Session, heads: tuple[str, ...]) -> Declaration | N
     return declarations.of(there, heads)
 
 
-def _why_not(declared: Declaration | None) -> str:
-    if declared is None:
+def _why_not(declared: Declaration | None, heads: tuple[str, ...]) -> str:
+    if declared is None or set(declared.floors) == set(heads):  # no revision declared anything
         return ""
     return f". The database works with code that knows {', '.join(declared.floors)}"

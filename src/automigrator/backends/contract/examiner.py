@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from automigrator.backends.contract.declarations import Declaration
-from automigrator.backends.contract.lock import Record
+from automigrator.backends.contract.record import Record
 
 TableName = tuple[str | None, str]
 

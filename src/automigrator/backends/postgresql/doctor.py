@@ -12,7 +12,7 @@ from automigrator.backends.access import Access
 from automigrator.backends.contract import declarations
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Debris, TableName
-from automigrator.backends.contract.lock import Record, loaded
+from automigrator.backends.contract.record import Record, loaded
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import lock, naming, server_notes
 from automigrator.backends.postgresql.errors import code_of

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
 from automigrator.backends.contract.declarations import Declaration
-from automigrator.backends.contract.lock import Hold, Record
+from automigrator.backends.contract.lock import Hold
+from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.sides import Side, Sides
 from automigrator.backends.contract.snapshots import (
     DEFAULT,

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
 from automigrator.backends.contract.declarations import Declaration, dumped
-from automigrator.backends.contract.lock import Record, loaded
+from automigrator.backends.contract.record import Record, loaded
 from automigrator.backends.postgresql import server_notes, session
 from automigrator.backends.postgresql.errors import FAILED_TRANSACTION
 from automigrator.backends.postgresql.sql import rows_of, sqlstate

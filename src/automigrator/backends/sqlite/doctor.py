@@ -10,7 +10,7 @@ from typing import TypeVar, get_args
 
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Debris, TableName
-from automigrator.backends.contract.lock import Record
+from automigrator.backends.contract.record import Record
 from automigrator.backends.sqlite import copies, lock, reader
 from automigrator.backends.sqlite.files import journal_path, size_of
 from automigrator.backends.sqlite.reader import quoted

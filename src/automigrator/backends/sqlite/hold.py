@@ -12,7 +12,8 @@ from sqlalchemy.engine import Connection
 
 from automigrator.backends.access import Access, emptied
 from automigrator.backends.contract.declarations import Declaration
-from automigrator.backends.contract.lock import Hold, Record
+from automigrator.backends.contract.lock import Hold
+from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.sides import Side, Sides
 from automigrator.backends.contract.snapshots import (
     DEFAULT,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from automigrator.backends.contract.declarations import Declaration
-from automigrator.backends.contract.lock import Record
+from automigrator.backends.contract.record import Record
 from automigrator.errors import LockTimeoutError
 from automigrator.testing.backends.looking import Looking
 from automigrator.testing.conformance import FREE_S, TABLE, backend_of, case, silent

@@ -33,8 +33,8 @@ from automigrator import (
     TargetReport,
     hookimpl,
 )
-from automigrator.backends.contract.lock import Record
-from automigrator.runner import leader_record
+from automigrator.backends.contract.record import Record
+from automigrator.runner import crash_loop
 
 pytestmark = pytest.mark.plugins
 
@@ -345,7 +345,7 @@ async def test_a_start_long_after_the_last_tries_once_more(
     device.traced(BROKEN)
     await boot(device, limit=1)
     assert not tried(await boot(device, limit=1))
-    monkeypatch.setattr(leader_record, "REST_S", 0.0)
+    monkeypatch.setattr(crash_loop, "REST_S", 0.0)
     again = await boot(device, limit=1)
     assert (tried(again), again.failed_starts) == (True, 2)
     assert any("it is tried once more" in note for note in again.notes)
@@ -415,8 +415,8 @@ async def test_a_record_that_is_damaged_counts_for_nothing(
 
 
 def test_each_try_after_the_limit_doubles_the_rest() -> None:
-    starts = leader_record.FailedStarts
-    rests = [leader_record.tries_again_at(starts(n, 0, 0), 5) / 3600 for n in (5, 6, 7)]
+    starts = crash_loop.FailedStarts
+    rests = [crash_loop.tries_again_at(starts(n, 0, 0), 5) / 3600 for n in (5, 6, 7)]
     assert rests == [24, 48, 96]
 
 
