@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
-from sqlalchemy import Dialect, Engine, NullPool, Pool, event
+from sqlalchemy import Connection, Dialect, NullPool, Pool, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
+from automigrator.backends.shared_connection import KEPT, SharedConnection
 from automigrator.errors import NoAnswerError
 from automigrator.support import urls
+from automigrator.support.concurrency import shielded, within
 from automigrator.target import Target
+
+CLOSE_S = 10.0
+"""Seconds for taking leave of a server; one out of reach takes no leave."""
 
 _acquainted: weakref.WeakSet[Dialect] = weakref.WeakSet()
 
@@ -55,14 +60,17 @@ class Access:
         self.opened: weakref.WeakSet[AsyncConnection] = weakref.WeakSet()
         """Connections of our own, those that are closed by now among them."""
         self.rewritten = self.url.drivername != target.application_url.drivername
+        self._sharing = False
+        self._shared: dict[str | None, SharedConnection] = {}
+        """By database, None for the target's."""
 
     @property
     def given_engine(self) -> AsyncEngine | None:
-        """The engine that migrations connect like, None for a URL."""
+        """The engine that is the model for migrations' connections, None for a URL."""
         return self._engine
 
     async def arguments(self) -> Mapping[str, Any] | None:
-        """What the driver is given to connect now, listeners asked; it may hold a password.
+        """Return the driver's arguments to connect now, listeners asked; one may be a password.
 
         None where a creator of the application's own makes the connections.
         """
@@ -73,35 +81,30 @@ class Access:
         words = {"conninfo": recipe.cargs[0]} if recipe.cargs and recipe.cargs[0] else {}
         return {**words, **recipe.cparams}
 
-    def engine(self, database: str | None = None, *, prepared: bool = False) -> AsyncEngine:
-        """A new engine of our own to the target, or to another database of its server.
+    def engine(
+        self, database: str | None = None, *, prepared: bool = False, kept: bool = False
+    ) -> AsyncEngine:
+        """Make a new engine of our own to the target, or to another database of its server.
 
         What the application's listeners do to a connection, to register a function say, is done
-        to another database's only when it is to be `prepared`.
+        to another database's only when it is to be `prepared`. With `kept`, one connection stays
+        in the engine's pool.
         """
+        pool: dict[str, Any] = KEPT if kept else {"poolclass": NullPool}
         if self._engine is None:
             url = self.url if database is None else self.url.set(database=database)
-            return create_async_engine(url, poolclass=NullPool)
+            return create_async_engine(url, **pool)
         if database is None:
             # recreate() is a fresh, empty pool with the same creator, arguments and listeners
             return create_async_engine(self.url, pool=self._engine.sync_engine.pool.recreate())
-        other = self._elsewhere(self._engine, database)
+        other = self._elsewhere(self._engine, database, pool)
         if prepared:
             connect = self._engine.sync_engine.pool.dispatch.connect
             event.listen(other.sync_engine, "connect", lambda *connected: connect(*connected))
         return other
 
-    def _twin(self) -> AsyncEngine:
-        """The application's engine with an empty pool: a new dialect would ask the server anew.
-
-        An env.py may change the dialect of its connection, and never gets this one.
-        """
-        assert self._engine is not None
-        sync = self._engine.sync_engine
-        return AsyncEngine(Engine(sync.pool.recreate(), sync.dialect, sync.url))
-
-    def _elsewhere(self, engine: AsyncEngine, database: str) -> AsyncEngine:
-        other = create_async_engine(self.url.set(database=database), poolclass=NullPool)
+    def _elsewhere(self, engine: AsyncEngine, database: str, pool: dict[str, Any]) -> AsyncEngine:
+        other = create_async_engine(self.url.set(database=database), **pool)
 
         @event.listens_for(other.sync_engine, "do_connect")
         def _as_the_application(
@@ -120,26 +123,94 @@ class Access:
     async def connection(
         self, database: str | None = None, *, autocommit: bool = False
     ) -> AsyncIterator[AsyncConnection]:
-        """One connection of our own, with its engine disposed afterwards; not for an env.py."""
-        engine = self.engine(database) if database or self._engine is None else self._twin()
-        if autocommit:
-            engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        """Context manager: a connection of our own, for this use alone; not for an env.py."""
+        once = self._new(database)
         try:
-            async with AsyncExitStack() as stack:
-                async with self._turn():
-                    making = connected(engine, self.connect_timeout)
-                    connection = await stack.enter_async_context(making)
-                self.opened.add(connection)
+            async with self._connected(once, "AUTOCOMMIT" if autocommit else None) as connection:
                 yield connection
         finally:
-            await emptied(engine)
+            await emptied(once.to_empty())
+
+    @asynccontextmanager
+    async def shared(
+        self, database: str | None = None, *, reading: bool = False
+    ) -> AsyncIterator[AsyncConnection]:
+        """Context manager: a connection that serves the next use as well, within `sharing`.
+
+        Leave nothing set on it. It is in AUTOCOMMIT, or for `reading` in one transaction.
+        """
+        if not self._sharing:
+            async with self.connection(database, autocommit=not reading) as connection:
+                yield connection
+            return
+        shared = self._of(database)
+        shared.freshen()
+        isolation = "READ COMMITTED" if reading else "AUTOCOMMIT"
+        async with self._connected(shared, isolation) as connection:
+            yield connection
+
+    def shared_engine(self) -> AsyncEngine:
+        """The engine of `shared` connections to the target, for an env.py."""
+        return self._of(None).engine if self._sharing else self.engine()
+
+    def shares(self, connection: Connection) -> bool:
+        """Say whether a connection to the target serves the next use as well."""
+        shared = self._shared.get(None)
+        return shared is not None and shared.engine.sync_engine.pool is connection.engine.pool
+
+    @asynccontextmanager
+    async def sharing(self) -> AsyncIterator[None]:
+        """Context manager: keep one `shared` connection a database; all are closed at the end."""
+        self._sharing = True
+        try:
+            yield
+        finally:
+            await shielded(self.let_go())
+            self._sharing = False
+            self._shared.clear()
+
+    async def let_go(self) -> None:
+        """Close the `shared` connections that lie idle."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                for shared in self._shared.values():
+                    await emptied(shared.to_empty())
+
+    def prove(self, age_s: float) -> None:
+        """Note that a connection opened `age_s` seconds ago led to the server known before."""
+        if self._sharing:
+            self._of(None).prove(age_s)
+
+    def _of(self, database: str | None) -> SharedConnection:
+        if database not in self._shared:
+            self._shared[database] = self._new(database, kept=True)
+        return self._shared[database]
+
+    def _new(self, database: str | None, *, kept: bool = False) -> SharedConnection:
+        if database is None and self._engine is not None:
+            return SharedConnection(self._engine)
+        return SharedConnection(None, self.engine(database, kept=kept))
+
+    @asynccontextmanager
+    async def _connected(
+        self, shared: SharedConnection, isolation: str | None
+    ) -> AsyncIterator[AsyncConnection]:
+        engine = shared.looks
+        if isolation is not None:
+            engine = engine.execution_options(isolation_level=isolation)
+        async with AsyncExitStack() as stack:
+            async with self._turn():
+                making = connected(engine, self.connect_timeout)
+                connection = await stack.enter_async_context(making)
+            self.opened.add(connection)
+            yield connection
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """One connects at a time until the application's dialect has got to know its server.
+        """Context manager: connect one at a time while the application's dialect is new.
 
-        SQLAlchemy asks the server once a dialect, and has others wait for that in one pool only:
-        a connection of a second pool would go on with a dialect that does not know it yet.
+        A dialect asks the server once, and connections of the same pool wait for that. One of
+        another pool would go on with a dialect that does not know the server yet.
         """
         dialect = self._engine.dialect if self._engine is not None else None
         if dialect is None or dialect in _acquainted:
@@ -153,24 +224,20 @@ class Access:
 
 @asynccontextmanager
 async def connected(engine: AsyncEngine, limit_s: float) -> AsyncIterator[AsyncConnection]:
-    """A connection of an engine. Raises NoAnswerError when there is none in time."""
+    """Context manager: a connection of an engine. Raises NoAnswerError where none comes in time."""
+    silent = NoAnswerError(
+        f"no answer from the database server within {limit_s:g} s to a new connection"
+    )
     async with AsyncExitStack() as stack:
-        try:
-            async with asyncio.timeout(limit_s) as limit:
-                connection = await stack.enter_async_context(engine.connect())
-        except Exception as error:
-            if not limit.expired():
-                raise
-            raise NoAnswerError(
-                f"no answer from the database server within {limit_s:g} s to a new connection"
-            ) from error
+        async with within(limit_s, lambda: silent):
+            connection = await stack.enter_async_context(engine.connect())
         yield connection
 
 
 async def emptied(engine: AsyncEngine, *, close: bool = True) -> None:
-    """Close what lies idle in an engine's pool, and what is out now when it comes back.
+    """Close an engine's idle connections now, and those in use when they come back.
 
-    It may be on its way: whoever is cancelled while closing leaves that to a task of its own.
+    One may be on its way back: a task that is cancelled while closing leaves that to another task.
     """
     pool = engine.sync_engine.pool
     await engine.dispose(close=close)
@@ -185,7 +252,7 @@ def keep_none_idle(pool: Pool) -> None:
 
 @asynccontextmanager
 async def idle_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection | None]:
-    """A connection that lies idle in an engine's pool; None when none does."""
+    """Context manager: an idle connection of an engine's pool; None when there is none."""
     idle = getattr(engine.sync_engine.pool, "checkedin", lambda: 0)
     if idle() == 0:
         yield None
@@ -195,7 +262,7 @@ async def idle_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection 
 
 
 def _recipe_of(engine: AsyncEngine) -> _Recipe | None:
-    """The arguments the application's engine would connect with now, listeners included."""
+    """Return the arguments with which an engine would connect now, listeners included."""
 
     def capture(dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]) -> None:
         raise _Recipe(list(cargs), dict(cparams))

@@ -1,4 +1,4 @@
-"""What to do about what existing rows and objects refuse, on every database."""
+"""Advice on revisions that existing rows or objects refuse, the same for every database."""
 
 from __future__ import annotations
 

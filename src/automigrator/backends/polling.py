@@ -1,26 +1,24 @@
-"""Waiting for a lock that another process holds: tried again and again, never queued for."""
+"""Waiting for a lock that another process holds: it is tried again and again, never queued for."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import random
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from automigrator.errors import LockTimeoutError
+from automigrator.support.backoff import Backoff, Deadline
 
 Waiting = Callable[[float, str], None]
-
 """Gets the seconds waited so far and who holds the lock."""
 
-_FIRST_S, _LONGEST_S, _TELL_S = 0.02, 0.5, 1.0
+_FIRST_S, _LONGEST_S, _TELL_S = 0.03, 0.75, 1.0
 
 
 def this_process() -> str:
-    """Who this is, for those who wait: process, host and since when, in UTC."""
+    """Name this process for those that wait: process, host and since when, in UTC."""
     now = datetime.now(UTC).strftime("%H:%M:%S")
     return f"process {os.getpid()} on {socket.gethostname()} since {now} UTC"
 
@@ -33,18 +31,16 @@ async def poll(
     what: str,
 ) -> float:
     """Try `acquire` until it succeeds; returns the seconds waited. Raises LockTimeoutError."""
-    began = time.monotonic()
-    told, pause = began, _FIRST_S
+    deadline, told = Deadline(timeout_s), Deadline(0)
+    backoff = Backoff(_FIRST_S, _LONGEST_S, factor=1.5, jitter=2 / 3)
     while not await acquire():
-        now = time.monotonic()
-        if now - began >= timeout_s:
+        if deadline.is_over():
             raise LockTimeoutError(
                 f"the migration lock of {what} was still held by {await leader()} after "
-                f"{now - began:.0f} s; nothing was changed"
+                f"{deadline.elapsed():.0f} s; nothing was changed"
             )
-        if now - told >= _TELL_S or told == began:
-            told = now
-            waiting(now - began, await leader())
-        await asyncio.sleep(min(pause * random.uniform(0.5, 1.5), timeout_s))
-        pause = min(pause * 1.5, _LONGEST_S)
-    return time.monotonic() - began
+        if told.is_over():
+            told = Deadline(_TELL_S)
+            waiting(deadline.elapsed(), await leader())
+        await asyncio.sleep(min(backoff.pause(), timeout_s))
+    return deadline.elapsed()

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import time
 
-from automigrator.errors import JudgedError, LockLostError
+from automigrator.errors import EnvError, JudgedError, LockLostError
 from automigrator.failure import Decision, Failure
 from automigrator.hooks.decisions import Decisions
 from automigrator.migrations.created_tables import there_already
@@ -111,8 +111,13 @@ async def _or_lock_lost(state: RunState, error: Exception) -> Exception:
     if lost is None and run.hold is not None:
         try:
             await run.hold.confirm()
+            if isinstance(error, EnvError):  # env.py may be led elsewhere because the address is
+                await backend.access.let_go()
+                await run.hold.look([state.session.table])
         except LockLostError as gone:
             gone.__cause__, lost = error, gone
+        except Exception as gone:  # noqa: BLE001 - it tells nothing about the lock
+            logger.debug("%s: looking again: %s", run.name, type(gone).__name__)
     if lost is None:
         return error
     run.hold = None

@@ -90,7 +90,8 @@ async def opened(target: Target) -> AsyncIterator[Session]:
     """Context manager: open a target; errors tell no secret. Raises ConfigurationError."""
     session = Session(target, backend_for(Access(target), target.maintenance_database))
     try:
-        yield session
+        async with session.backend.access.sharing():
+            yield session
     except BaseException as error:
         hide_secrets(error, passwords_of(target))
         raise

@@ -70,7 +70,7 @@ class PostgreSQL(Backend):
                 ) from error
 
     def engine(self) -> AsyncEngine:
-        engine = self.access.engine()
+        engine = self.access.shared_engine()
         self._engines.add(engine)
         return engine
 
@@ -88,11 +88,11 @@ class PostgreSQL(Backend):
             yield ServerHold(held, self._sights, self._maintenance, self._empty_pools)
 
     def classify(self, error: BaseException) -> Verdict:
-        return Verdict(errors.classify(error), errors.advise(error))
+        return errors.classify(error)
 
     async def debris(self) -> tuple[str, ...]:
         async def read() -> tuple[str, ...]:
-            async with self.access.connection(autocommit=True) as connection:
+            async with self.access.shared() as connection:
                 return await reader.invalid_indexes(connection)
 
         return await watchdog.answered(
@@ -114,6 +114,7 @@ class PostgreSQL(Backend):
 
     async def _empty_pools(self) -> None:
         """Close idle sessions of ours and of the application's, which would be in our way."""
+        await self.access.let_go()
         for engine in list(self._engines):
             await emptied(engine)
         await self.refresh()
@@ -130,6 +131,11 @@ class ServerSessions(Sessions):
 
     def state(self, connection: Connection) -> Hashable:
         return session.state(connection)
+
+    def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
+        if self._sights.access.shares(connection):
+            return session.unaltered(connection, to_write=to_write)
+        return lambda: None
 
     def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None] | None:
         return session.limited(connection, seconds)

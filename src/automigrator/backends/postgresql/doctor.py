@@ -66,7 +66,7 @@ class ServerExaminer:
         return loaded(await server_notes.kept(self.access, server_notes.record_name(self._key)))
 
     async def holder(self) -> str | None:
-        async with self.access.connection(autocommit=True) as connection:
+        async with self.access.shared() as connection:
             return await lock.holder(connection, self._key)
 
     async def copies(self) -> tuple[Copy, ...]:
@@ -84,7 +84,7 @@ class ServerExaminer:
         )
 
     async def existing(self, tables: Sequence[TableName]) -> tuple[TableName, ...]:
-        async with self.access.connection(autocommit=True) as connection:
+        async with self.access.shared() as connection:
             rows = await rows_of(
                 connection,
                 """
@@ -100,7 +100,7 @@ class ServerExaminer:
         return tuple(tables[row[0] - 1] for row in rows)
 
     async def debris(self) -> tuple[Debris, ...]:
-        async with self.access.connection(autocommit=True) as connection:
+        async with self.access.shared() as connection:
             return tuple(_judged(row) for row in await self._invalid(connection))
 
     async def remove(self, debris: Debris) -> str | None:

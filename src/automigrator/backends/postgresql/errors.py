@@ -1,4 +1,4 @@
-"""What kind of failure PostgreSQL's SQLSTATE says it was."""
+"""The kind of failure that PostgreSQL's SQLSTATE tells, and what to do about it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from automigrator.backends import advice
 from automigrator.backends.access import Access
+from automigrator.backends.contract.values import Verdict
 from automigrator.errors import AutomigratorError, LockTimeoutError
 from automigrator.failure import FailureKind
 from automigrator.support.error_chain import chain
@@ -28,27 +29,79 @@ TOO_MANY = "53300"
 
 FAILED_TRANSACTION = "25P02"
 
-_BY_CODE: dict[str, FailureKind] = {
-    "3D000": "unreachable",
-    "53300": "unreachable",
-    "57P01": "unreachable",
-    "57P02": "unreachable",
-    "57P03": "unreachable",
-    "57P05": "unreachable",
-    NO_PRIVILEGE: "auth",
-    "55P03": "lock-timeout",
-    "40P01": "lock-timeout",
-    "40001": "lock-timeout",
-    "57014": "timeout",
-    "25P03": "timeout",
-    "25P04": "timeout",
-    "53100": "disk-full",
-    "25006": "read-only",
-    "XX001": "corrupt",
-    "XX002": "corrupt",
-}
+_RESTART = "start again: nothing of the attempt was committed"
 
-_BY_CLASS: dict[str, FailureKind] = {"08": "unreachable", "28": "auth"}
+_VERDICTS: dict[str, Verdict] = {
+    NO_DATABASE: Verdict(
+        "unreachable",
+        "create the database, or leave Target(create=False) out; check the URL's name of it",
+    ),
+    TOO_MANY: Verdict(
+        "unreachable",
+        "the server has no connection left for this role: end some (pg_stat_activity), or raise "
+        "max_connections, the role's or the database's connection limit",
+    ),
+    **dict.fromkeys(("57P01", "57P02", "57P05"), Verdict("unreachable")),
+    "57P03": Verdict(
+        "unreachable",
+        "the server is starting, stopping or recovering: wait for it and start again, or raise "
+        "Target(connect_timeout=)",
+    ),
+    "28P01": Verdict("auth", "check the password in the URL, and that it is this server's"),
+    NO_PRIVILEGE: Verdict(
+        "auth",
+        "give the role the right that is missing (GRANT, ALTER ... OWNER TO), or name a role that "
+        "has it with Target(migrate_with=...)",
+    ),
+    "55P03": Verdict(
+        "lock-timeout",
+        "end the session that holds the lock (pg_stat_activity), or start again when it is gone; "
+        "Target(retry_timeout=) says how long it is tried",
+    ),
+    "40P01": Verdict(
+        "lock-timeout",
+        f"{_RESTART}. If it happens again, let the revision lock its tables in the order in which "
+        "the application does",
+    ),
+    "40001": Verdict(
+        "lock-timeout",
+        f"{_RESTART}. If it happens again, stop what writes to the same rows meanwhile",
+    ),
+    "57014": Verdict(
+        "timeout",
+        "raise statement_timeout for the migrating role (ALTER ROLE ... SET), or split the "
+        "revision; if nobody set it, somebody cancelled the statement",
+    ),
+    **dict.fromkeys(("25P03", "25P04"), Verdict("timeout")),
+    DISK_FULL: Verdict(
+        "disk-full",
+        "free space on the server's disk (data, pg_wal, the tablespace, temporary files), then "
+        "start again",
+    ),
+    "25006": Verdict(
+        "read-only",
+        "point the target at the primary; if it is one, look at default_transaction_read_only of "
+        "the server, the database and the role",
+    ),
+    "XX001": Verdict(
+        "corrupt",
+        "stop writing to this server, copy its data directory, and look at its disk; then restore "
+        "a backup",
+    ),
+    "XX002": Verdict("corrupt"),
+    "23505": Verdict(None, advice.DUPLICATES),
+    "23502": Verdict(None, advice.NO_VALUE),
+    "23503": Verdict(None, advice.ORPHANS),
+    **dict.fromkeys(("23514", "23P01"), Verdict(None, advice.VIOLATES)),
+    **dict.fromkeys(
+        ("42P07", "42701", "42710", "42P06", "42723"), Verdict(None, advice.THERE_ALREADY)
+    ),
+    **dict.fromkeys(("42P01", "42703", "42704", "3F000"), Verdict(None, advice.NOT_THERE)),
+    # any other of a class
+    "08": Verdict("unreachable"),
+    "28": Verdict("auth"),
+    "22": Verdict(None, advice.NOT_FITTING),
+}
 
 _NETWORK = frozenset(
     {
@@ -67,31 +120,30 @@ _ASYNCPG_UNANSWERED = {"InterfaceError", "InternalClientError", "TargetServerAtt
 
 
 class ServerError(AutomigratorError):
-    """Raised when the server, or this role's rights on it, will not do; nothing was changed."""
+    """Raised when the server or the role's rights do not suffice; nothing was changed."""
 
     def __init__(self, kind: FailureKind, message: str) -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
 
 
-def classify(error: BaseException) -> FailureKind | None:
-    """The kind by the first SQLSTATE in the chain, or by what the network said; else None."""
+def classify(error: BaseException) -> Verdict:
+    """Judge by the first SQLSTATE in the chain, or by what the network said.
+
+    The verdict's kind is None where neither tells; its advice is empty where the kind's own is as
+    good.
+    """
     errors = list(chain(error))
-    for each in errors:
-        if isinstance(each, ServerError):
-            return each.kind
-        if isinstance(each, LockTimeoutError):
-            return "lock-timeout"
     code = code_of(error)
-    if code is not None and code in _BY_CODE:
-        return _BY_CODE[code]
-    if code is not None and code[:2] in _BY_CLASS:
-        return _BY_CLASS[code[:2]]
-    if any(isinstance(each, DBAPIError) and each.connection_invalidated for each in errors):
-        return "unreachable"
-    if code is None and any(_never_answered(each) for each in errors):
-        return "unreachable"
-    return None
+    verdict = _VERDICTS.get(code or "") or _VERDICTS.get((code or "")[:2], Verdict())
+    ours = next((each for each in errors if isinstance(each, ServerError | LockTimeoutError)), None)
+    if ours is not None:
+        return verdict._replace(kind=getattr(ours, "kind", "lock-timeout"))
+    cut = any(isinstance(each, DBAPIError) and each.connection_invalidated for each in errors)
+    silent = code is None and any(_never_answered(each) for each in errors)
+    if verdict.kind is None and (cut or silent):
+        return verdict._replace(kind="unreachable")
+    return verdict
 
 
 def _never_answered(error: BaseException) -> bool:
@@ -124,7 +176,7 @@ _BY_WORDS: tuple[tuple[str, str], ...] = (
 
 
 def code_of(error: BaseException) -> str | None:
-    """The first SQLSTATE in the chain, None when no server answered.
+    """Return the first SQLSTATE in the chain, None when no server answered.
 
     A transaction that had failed already only hides what failed in it, and is passed over.
     """
@@ -135,7 +187,7 @@ def code_of(error: BaseException) -> str | None:
 
 
 def own_code(error: BaseException) -> str | None:
-    """The SQLSTATE that this very error carries."""
+    """Return the SQLSTATE that this very error carries."""
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     return code if isinstance(code, str) else None
 
@@ -147,73 +199,13 @@ def _guessed(error: BaseException) -> str | None:
     return next((code for pattern, code in _BY_WORDS if re.search(pattern, words)), None)
 
 
-_AGAIN = "start again: nothing of the attempt was committed"
-
-_ADVICE_BY_CODE: dict[str, str] = {
-    "3D000": "create the database, or leave Target(create=False) out; check the URL's name of it",
-    "53300": (
-        "the server has no connection left for this role: end some (pg_stat_activity), or raise "
-        "max_connections, the role's or the database's connection limit"
-    ),
-    "57P03": (
-        "the server is starting, stopping or recovering: wait for it and start again, or raise "
-        "Target(connect_timeout=)"
-    ),
-    "28P01": "check the password in the URL, and that it is this server's",
-    "42501": (
-        "give the role the right that is missing (GRANT, ALTER ... OWNER TO), or name a role that "
-        "has it with Target(migrate_with=...)"
-    ),
-    "55P03": (
-        "end the session that holds the lock (pg_stat_activity), or start again when it is gone; "
-        "Target(retry_timeout=) says how long it is tried"
-    ),
-    "40P01": (
-        f"{_AGAIN}. If it happens again, let the revision lock its tables in the order in which "
-        "the application does"
-    ),
-    "40001": f"{_AGAIN}. If it happens again, stop what writes to the same rows meanwhile",
-    "57014": (
-        "raise statement_timeout for the migrating role (ALTER ROLE ... SET), or split the "
-        "revision; if nobody set it, somebody cancelled the statement"
-    ),
-    "53100": (
-        "free space on the server's disk (data, pg_wal, the tablespace, temporary files), then "
-        "start again"
-    ),
-    "25006": (
-        "point the target at the primary; if it is one, look at default_transaction_read_only of "
-        "the server, the database and the role"
-    ),
-    "XX001": (
-        "stop writing to this server, copy its data directory, and look at its disk; then restore "
-        "a backup"
-    ),
-    "23505": advice.DUPLICATES,
-    "23502": advice.NO_VALUE,
-    "23503": advice.ORPHANS,
-    "23514": advice.VIOLATES,
-    "23P01": advice.VIOLATES,
-    **dict.fromkeys(("42P07", "42701", "42710", "42P06", "42723"), advice.THERE_ALREADY),
-    **dict.fromkeys(("42P01", "42703", "42704", "3F000"), advice.NOT_THERE),
-}
-
-_ADVICE_BY_CLASS = {"22": advice.NOT_FITTING}
-
-
-def advise(error: BaseException) -> str:
-    """A sentence for a person; empty where the kind's own is as good."""
-    code = code_of(error) or ""
-    return _ADVICE_BY_CODE.get(code) or _ADVICE_BY_CLASS.get(code[:2], "")
-
-
 _TIMEOUT_S = 5.0
 
 _SAME = ("host", "port", "user", "password")
 
 
 async def with_code(error: Exception, access: Access, database: str) -> None:
-    """Put what asyncpg is answered behind `error`, where that has no code of its own."""
+    """Add the answer that asyncpg gets as the cause of an `error` that has no code."""
     errors = list(chain(error))
     if any(own_code(each) is not None for each in errors):
         return

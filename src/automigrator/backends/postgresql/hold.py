@@ -93,7 +93,7 @@ class ServerHold(Hold):
         return undo
 
     def blockers(self) -> AbstractAsyncContextManager[Callable[[], tuple[str, ...]]]:
-        return session.watched(self.access, self.session.tag)
+        return session.watched(self.session.blockers)
 
     async def recover(self) -> str | None:
         async def recovered() -> str | None:

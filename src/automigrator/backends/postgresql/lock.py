@@ -1,5 +1,8 @@
-"""The migration lock of a PostgreSQL database: advisory locks of one session, tried and never
-queued for: the server could not see that a queue for one and a revision wait for each other."""
+"""The migration lock of a PostgreSQL database: advisory locks of one session.
+
+They are tried for again and again, never queued for: the server could not see that a queue for
+one and a revision wait for each other.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import contextlib
 import hashlib
 import logging
 import random
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -23,19 +25,19 @@ from automigrator.backends.postgresql.lock_session import SessionHold, end_prede
 from automigrator.backends.postgresql.maintenance import Maintenance, database_of
 from automigrator.backends.postgresql.pooler import refuse_transaction_pooling
 from automigrator.backends.postgresql.sql import rows_of
-from automigrator.support.concurrency import to_the_end
+from automigrator.support.backoff import Deadline
+from automigrator.support.concurrency import background, error_of, shielded
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL = "automigrator migration lock 1"
-
-"""Two releases meet in a rolling deployment, so this is no version of the library."""
+"""Not a version of the library: two releases meet in a rolling deployment."""
 
 LEASE_S = 300.0
-
-"""Seconds after which the server ends the session of a leader that has been silent, frozen say."""
+"""Seconds after which the server ends the session of a leader that is silent, frozen say."""
 
 _SECOND_S = 3.0
+"""Seconds to wait for a second session behind a pooler; up to three times as long, at random."""
 
 _SETTINGS = {
     "statement_timeout": "0",
@@ -50,15 +52,12 @@ _SETTINGS = {
 
 
 def keys(database: str, tables: Sequence[VersionTable]) -> list[int]:
-    """The advisory keys of a target, in the order in which everybody takes them."""
-    found = set()
-    for table in tables:
-        found.add(_key(database, table.schema or "public", table.name))
-    return sorted(found)
+    """Return the advisory keys of a target, in the order in which every process takes them."""
+    return sorted({_key(database, table.schema or "public", table.name) for table in tables})
 
 
 def database_key(database: str) -> int:
-    """The advisory key that the leaders of all targets in a database share."""
+    """Return the advisory key that the leaders of all targets in a database share."""
     return _key(database)
 
 
@@ -68,14 +67,14 @@ def _key(*of: str) -> int:
 
 
 async def only_leader(admin: AsyncConnection, database: str) -> bool:
-    """Whether the lock of no other target in the database is held."""
+    """Whether no other target in the database has its lock held."""
     query = f"select count(*) = 0 from {_HOLDERS} and l.pid <> pg_backend_pid()"
     return bool((await rows_of(admin, query, key=database_key(database)))[0][0])
 
 
 @asynccontextmanager
 async def also_held(admin: AsyncConnection, key: int) -> AsyncIterator[bool]:
-    """Within, another target's lock is held as well; False where somebody else has it."""
+    """Context manager: try to hold another target's lock as well; yields whether it is held."""
     turns = _Turns(admin)
     try:
         yield await turns.mine(key)
@@ -88,10 +87,10 @@ async def also_held(admin: AsyncConnection, key: int) -> AsyncIterator[bool]:
 async def lock(
     maintenance: Maintenance, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting
 ) -> AsyncIterator[SessionHold]:
-    """Hold the lock of every version table; what a dead holder still ran has ended by then.
+    """Context manager: hold the lock of every version table.
 
-    Raises LockTimeoutError, and ServerError on a standby and behind a pooler that hands the
-    session to others.
+    What a dead holder still ran has been ended by then. Raises LockTimeoutError after `timeout_s`
+    seconds, and ServerError on a standby and behind a pooler that hands the session to others.
     """
     live = database_of(maintenance.access)
     wanted = keys(live, tables)
@@ -113,6 +112,7 @@ async def lock(
         async def acquire() -> bool:
             while todo:
                 if not await hold.in_time(turns.mine(todo[0])):
+                    await maintenance.access.let_go()  # one connection is enough to wait
                     return False
                 del todo[0]
             return True
@@ -128,12 +128,12 @@ async def lock(
             yield hold
         # at once, and not when the server notices that the connection was closed
         with contextlib.suppress(Exception):
-            await to_the_end(hold.in_time(_release(admin, wanted, live)))
+            await shielded(hold.in_time(_release(admin, wanted, live)))
 
 
 @asynccontextmanager
 async def _beating(hold: SessionHold) -> AsyncIterator[None]:
-    """Keep the lock's session from falling silent for longer than its lease."""
+    """Context manager: keep the lock's session from being silent for longer than its lease."""
 
     async def beat() -> None:
         while True:
@@ -141,40 +141,31 @@ async def _beating(hold: SessionHold) -> AsyncIterator[None]:
             if not hold.acts:  # a session that is busy is not silent
                 await hold.confirm()
 
-    beating = asyncio.create_task(beat())
-
-    async def ended() -> None:
-        beating.cancel()
-        await asyncio.wait({beating})
-
-    try:
+    async with background(beat()) as beating:
         yield
-    finally:
-        await to_the_end(ended())
-        if not beating.cancelled() and beating.exception() is not None:
-            logger.warning("%s", beating.exception())
+    if (error := error_of(beating)) is not None:
+        logger.warning("%s", error)
 
 
 async def _proven_session(
     maintenance: Maintenance, stack: AsyncExitStack, live: str, timeout_s: float
 ) -> tuple[AsyncConnection, bool]:
-    """As `_session`, and no pooler hands it to others.
+    """As `_session`, and it is proved that no pooler hands the session to others.
 
-    To find out takes a second session: where a pooler has too few for all who ask at once, one
-    who holds the first and gets no second gives it back.
+    Behind a pooler the proof takes a second session. A process that holds the first and gets no
+    second gives the first back: the pooler may have too few for all that ask at once.
     """
-    began = time.monotonic()
-    deadline, limit_s = began + timeout_s, min(timeout_s, maintenance.access.connect_timeout)
-    told = False
+    access, told = maintenance.access, False
+    waiting, full = Deadline(timeout_s), Deadline(min(timeout_s, access.connect_timeout))
     while True:
         try:
             async with AsyncExitStack() as trying:
                 admin, apart = await _session(maintenance, trying)
                 try:
                     async with asyncio.timeout(_SECOND_S * random.uniform(1, 3)):
-                        await refuse_transaction_pooling(maintenance.access, admin, live)
+                        await refuse_transaction_pooling(access, admin, live)
                 except TimeoutError as error:
-                    if time.monotonic() > deadline:
+                    if waiting.is_over():
                         what = f"a second session beside that of the lock of database {live!r}"
                         raise watchdog.silent(timeout_s, what) from error
                 else:
@@ -183,25 +174,26 @@ async def _proven_session(
         except Exception as error:
             if code_of(error) != TOO_MANY:
                 raise
-            if time.monotonic() - began > limit_s:
+            if full.is_over():
                 raise ServerError(
                     "unreachable",
-                    f"the server of database {live!r} is full: for {limit_s:g} s it has taken no "
-                    "more connections, and the migration lock needs two; nothing was changed. "
+                    f"the server of database {live!r} is full: for {full.seconds:g} s it has taken "
+                    "no more connections, and a migration needs about four; nothing was changed. "
                     "Raise max_connections or the role's or the database's CONNECTION LIMIT, or "
                     "let the application keep fewer open",
                 ) from error
             if not told:
                 told = True
                 logger.info("the server of database %r is full; waiting to be let in", live)
+                await access.let_go()  # or those that wait would take the room of each other
         await asyncio.sleep(random.uniform(0, 1))
 
 
 async def _session(maintenance: Maintenance, stack: AsyncExitStack) -> tuple[AsyncConnection, bool]:
-    """An AUTOCOMMIT connection, and whether it is apart from the target."""
+    """Open an AUTOCOMMIT connection; returns it, and whether it is apart from the target."""
     if maintenance.usual:
         try:
-            return await maintenance.enter(stack, maintenance.usual), True
+            return await maintenance.enter(stack, lasting=True), True
         except ServerError as error:
             logger.info("the lock is taken in the target database itself: %s", error)
     connection = maintenance.access.connection(autocommit=True)
@@ -249,16 +241,16 @@ async def _release(admin: AsyncConnection, wanted: Sequence[int], live: str | No
 
 @dataclass(slots=True, eq=False)
 class _Turns:
-    """Tries for keys that others may hold from another database: advisory locks are per database.
+    """Tries for keys that others may hold in another database: advisory locks are per database.
 
-    Who reaches another maintenance database, or none, takes the same key there. All take first
-    and look then, so of two at least one sees the other; and whoever sees one in a database with
-    a lower oid gives way, so that one of them gets on.
+    A process that reaches another maintenance database, or none, takes the same key there. Each
+    takes its key first and looks then, so of two processes at least one sees the other. The one
+    that sees a holder in a database with a lower oid gives way, so that one of them gets on.
     """
 
     admin: AsyncConnection
     key: int | None = None
-    """What is held already, while somebody elsewhere still has to let go of it."""
+    """The key that is held here, while somebody elsewhere still has to let go of it."""
 
     async def mine(self, key: int) -> bool:
         if self.key != key:
@@ -285,7 +277,7 @@ _ELSEWHERE = f"""
 
 
 async def _taken(admin: AsyncConnection, key: int) -> bool:
-    """Try for one key; with it comes the lease: who is frozen right then must lose it, too."""
+    """Try for one key, and set the lease with it: a process frozen right then must lose it, too."""
     rows = await rows_of(
         admin,
         """
@@ -303,7 +295,7 @@ async def _taken(admin: AsyncConnection, key: int) -> bool:
 
 
 async def holder(connection: AsyncConnection, key: int) -> str | None:
-    """Who holds a key, from whichever database of the server."""
+    """Describe the session that holds a key in any database of the server; None without one."""
     rows = await rows_of(
         connection,
         f"""

@@ -1,4 +1,4 @@
-"""Looks at a target: by a connection of our own, or by one that lies idle in the application."""
+"""Looks at a target: on a connection of our own, or on an idle one of the application's."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from automigrator.backends.postgresql import databases, naming, reader
 from automigrator.backends.postgresql.errors import NO_DATABASE, ServerError, code_of, with_code
 from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.errors import NoAnswerError
+from automigrator.support.concurrency import within
 
 _places: weakref.WeakKeyDictionary[Engine, dict[VersionTable, str]] = weakref.WeakKeyDictionary()
 
-"""The schemas in which version tables were found, by the application's engine."""
+"""The schemas in which version tables were found, for each engine of the application."""
 
 _LOOK_PAUSES_S = (0.05, 0.25, 1.0)
 
@@ -40,19 +41,15 @@ class Sights:
     async def look(self, tables: Sequence[VersionTable], held: SessionHold | None) -> Sight:
         """See `Backend`; where the lock is held, it must be of the server that is looked at."""
         limit = self.access.connect_timeout
-        try:
-            async with asyncio.timeout(limit) as deadline:
-                return await self._look(tables, held)
-        except Exception as error:
-            if not deadline.expired():
-                raise
-            raise NoAnswerError(f"no answer from the database within {limit:g} s") from error
+        silent = NoAnswerError(f"no answer from the database within {limit:g} s")
+        async with within(limit, lambda: silent):
+            return await self._look(tables, held)
 
     async def _look(self, tables: Sequence[VersionTable], held: SessionHold | None) -> Sight:
         for pause in (*_LOOK_PAUSES_S, None):
             try:
-                async with self.access.connection(autocommit=True) as connection:
-                    view = await reader.look(connection, tables)
+                async with self.access.shared(reading=True) as connection:
+                    view = await reader.look(connection, tables, reading=True)
                     if held is not None and view.server is not None and not held.lost:
                         held.rule(view.server)
                     self.search_path = view.search_path
@@ -69,9 +66,9 @@ class Sights:
         raise AssertionError("unreachable")
 
     async def glimpse(self, table: VersionTable) -> Sight:
-        """By an idle connection of the application's, where an own one has found the table before.
+        """Look on an idle connection of the application's, once an own one has found the table.
 
-        It may look for tables elsewhere than a fresh one would, so it is told the schema.
+        The idle one may look for tables elsewhere than a fresh one, so it is told the schema.
         """
         # half: the connection that lies idle may be the only one that is dead
         limit = min(reader.BUSY_S, self.access.connect_timeout / 2)
@@ -79,8 +76,8 @@ class Sights:
             if connection is not None and schema is not None:
                 view = await reader.glimpse(connection, schema, table.name)
             else:
-                async with self.access.connection(autocommit=True) as own:
-                    view = await reader.look(own, [table], heads_only=True)
+                async with self.access.shared(reading=True) as own:
+                    view = await reader.look(own, [table], heads_only=True, reading=True)
         return self._seen(view)
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Connections to a database of the server that is not the target: there it can be acted upon."""
+"""Connections to another database of the server, from which the target can be acted upon."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from automigrator.backends.postgresql.errors import (
 
 USUAL = "postgres"
 
-# connected to only for a moment: nobody can create a database meanwhile
+# connected to only for a moment: while we are, nobody can create a database
 LAST_RESORT = "template1"
 
 _CLOSED_TO_US = frozenset({NO_DATABASE, NO_PRIVILEGE, "28000", "55000"})
 
 
 def database_of(access: Access) -> str:
-    """The name of the target database; libpq's default is the user's name."""
+    """Return the name of the target database; libpq's default is the user's name."""
     return access.url.database or access.url.username or ""
 
 
 class Maintenance:
-    """Where CREATE, ALTER and DROP DATABASE are run from; `given` is the target's word for it."""
+    """The databases in which CREATE, ALTER and DROP DATABASE are run; `given` by the target."""
 
     def __init__(self, access: Access, given: str | None) -> None:
         self.access = access
@@ -39,27 +39,27 @@ class Maintenance:
         self.usual = [name for name in ([given] if given else [USUAL]) if name != live]
         self.all = self.usual + ([] if given or live == LAST_RESORT else [LAST_RESORT])
 
-    async def enter(
-        self, stack: AsyncExitStack, databases: list[str] | None = None
-    ) -> AsyncConnection:
-        """Open an AUTOCOMMIT connection that `stack` closes.
+    async def enter(self, stack: AsyncExitStack, *, lasting: bool = False) -> AsyncConnection:
+        """Open an AUTOCOMMIT connection that `stack` closes; `lasting` where it is kept for long.
 
         Raises ServerError when every one of the databases is closed to this role, and what
         connecting raises when the server cannot be reached.
         """
         closed: BaseException | None = None
-        for name in self.all if databases is None else databases:
+        for name in self.usual if lasting else self.all:
+            if lasting or name not in self.usual:
+                opened = self.access.connection(name, autocommit=True)
+            else:
+                opened = self.access.shared(name)
             try:
-                return await stack.enter_async_context(
-                    self.access.connection(name, autocommit=True)
-                )
+                return await stack.enter_async_context(opened)
             except Exception as error:
                 await with_code(error, self.access, name)
                 if code_of(error) not in _CLOSED_TO_US:
                     raise
                 closed = closed or error
         tried = ", ".join(map(repr, self.all)) or "none but the target itself"
-        kind = classify(closed) if closed is not None else None
+        kind = classify(closed).kind if closed is not None else None
         raise ServerError(
             kind or "unreachable",
             f"no maintenance database can be reached (tried {tried}); nothing was changed. "
@@ -68,6 +68,6 @@ class Maintenance:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:
-        """An AUTOCOMMIT connection; raises as `enter` does."""
+        """Context manager: an AUTOCOMMIT connection; raises as `enter` does."""
         async with AsyncExitStack() as stack:
             yield await self.enter(stack)

@@ -1,4 +1,4 @@
-"""Behind a pooler in transaction mode a session lock is an illusion: many would hold it at once."""
+"""Poolers in transaction mode: behind one, many processes would hold a session lock at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from automigrator.backends.postgresql.sql import rows_of
 
 _TRIES = 12
 
-"""By chance a session comes back to where it was, the more so where many compete for few."""
+"""A connection may get the same session again by chance, mostly where many compete for few."""
 
 _PAUSE_S = 0.01
 
@@ -21,9 +21,9 @@ _PAUSE_S = 0.01
 async def refuse_transaction_pooling(access: Access, admin: AsyncConnection, live: str) -> None:
     """Raise ServerError when the server's session changes under the connection.
 
-    A pooler invents the process id that a client is told at the start; where that is the
-    server's own there is none. Else a second connection holds a transaction open: in transaction
-    mode it has, or takes, the session that the first one just used.
+    A pooler invents the process id that a client is told at the start: where the id is the
+    server's own, there is no pooler. Otherwise a second connection holds a transaction open: in
+    transaction mode it has, or takes, the session that the first one has just used.
     """
     if await _told(admin) == await _pid(admin):
         return
@@ -54,7 +54,7 @@ async def _pid(connection: AsyncConnection) -> int:
 
 
 async def _told(connection: AsyncConnection) -> int | None:
-    """The process id that the driver was told when it connected."""
+    """Return the process id that the driver was told when it connected."""
     driver = (await connection.get_raw_connection()).driver_connection
     ask = getattr(driver, "get_server_pid", None)
     if ask is not None:

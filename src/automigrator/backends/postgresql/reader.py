@@ -16,7 +16,7 @@ from automigrator.backends.postgresql.sql import quoted_name, rows_of
 
 BUSY_S = 10
 
-"""Seconds that a look waits for somebody's exclusive lock on a version table."""
+"""Seconds that a look waits for another session's exclusive lock on a version table."""
 
 # a swap with nothing to be put back has no record: that what it replaced is still there tells of it
 _OPENED = """
@@ -28,7 +28,7 @@ _OPENED = """
 """
 
 _PLACES = f"""
-    select set_config('lock_timeout', '{BUSY_S}s', false), current_schemas(false)::text[],
+    select set_config('lock_timeout', '{BUSY_S}s', :reading), current_schemas(false)::text[],
            a.number, n.nspname::text, c.relname::text, c.oid::bigint,
            {_OPENED}, {session.SERVER}, pg_is_in_recovery(), {journal.IS_OPEN}
     from unnest(cast(:names as text[]), cast(:schemas as text[]))
@@ -54,11 +54,11 @@ _FILLED = """
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A sight, and the schemas in which the connection that had it looks for tables.
+    """A sight, and the schemas in which its connection looks for tables.
 
     `opened` are the databases of the server whose comment is an open record of ours, or whose name
     says that they were replaced, `schemas` where the version tables were found, `server` is as in
-    `sessions.SERVER`; `dump_open` is whether this database has a record for a dump.
+    `session.SERVER`; `dump_open` is whether this database has a record for a dump.
     """
 
     sight: Sight
@@ -70,15 +70,20 @@ class View:
 
 
 async def look(
-    connection: AsyncConnection, tables: Sequence[VersionTable], *, heads_only: bool = False
+    connection: AsyncConnection,
+    tables: Sequence[VersionTable],
+    *,
+    heads_only: bool = False,
+    reading: bool = False,
 ) -> View:
-    """On an AUTOCOMMIT connection of our own, whose lock_timeout is set."""
+    """Look on a connection of our own; sets its lock_timeout, for the transaction if `reading`."""
     places = await rows_of(
         connection,
         _PLACES,
         names=[table.name for table in tables],
         schemas=[table.schema for table in tables],
         open=list(records.OPEN),
+        reading=reading,
     )
     path = tuple(places[0][1]) if places else ()
     heads: dict[VersionTable, tuple[str, ...] | None] = {}
@@ -93,7 +98,7 @@ async def look(
 
 
 async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
-    """The heads alone, by one SELECT that leaves nothing on the connection."""
+    """Read the heads alone, by one SELECT that leaves nothing on the connection."""
     table = VersionTable(name, schema)
     qualified = f"{quoted_name(schema)}.{quoted_name(name)}".replace(":", "\\:")
     ((heads, opened, dump_open),) = await rows_of(
@@ -110,9 +115,9 @@ async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
 
 async def _heads(connection: AsyncConnection, schema: str, name: str) -> tuple[str, ...]:
     table = f"{quoted_name(schema)}.{quoted_name(name)}".replace(":", "\\:")
-    return tuple(
-        sorted(str(row[0]) for row in await rows_of(connection, f"select version_num from {table}"))
-    )
+    # as text: a plan that the connection keeps fails when a revision changes the column's type
+    rows = await rows_of(connection, f"select cast(version_num as text) from {table}")
+    return tuple(sorted(row[0] for row in rows))
 
 
 async def _has_tables(
@@ -138,7 +143,7 @@ async def _has_tables(
 
 
 async def invalid_indexes(connection: AsyncConnection) -> tuple[str, ...]:
-    """Each index that a failed CREATE INDEX CONCURRENTLY left, in a few words."""
+    """Name each index that a failed CREATE INDEX CONCURRENTLY left."""
     rows = await rows_of(
         connection,
         """

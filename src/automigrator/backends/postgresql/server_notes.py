@@ -1,6 +1,6 @@
-"""What is kept in a PostgreSQL database about it, out of the way of all that autogenerate compares.
+"""Texts that are kept in a PostgreSQL database, where autogenerate does not see them.
 
-Each text is the comment on a type of its own in a schema of ours.
+Each is the comment on a type of its own in a schema of ours.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from automigrator.backends.postgresql.sql import literal, rows_of, run
 
 
 def record_name(key: int) -> str:
-    """What the last leader left to those who come after it."""
+    """Name the record that the last leader left for later starts."""
     return f"last_{key % 2**64:016x}"
 
 
 def declarations_name(key: int) -> str:
-    """What the database declares of the code that works with it."""
+    """Name the declaration of the code that works with the database."""
     return f"works_with_{key % 2**64:016x}"
 
 
 async def kept(access: Access, name: str) -> str | None:
-    async with access.connection(autocommit=True) as connection:
+    """Read a text; None where there is none."""
+    async with access.shared() as connection:
         rows = await rows_of(
             connection,
             """
@@ -38,8 +39,8 @@ async def kept(access: Access, name: str) -> str | None:
 
 
 async def keep(access: Access, name: str, text: Callable[[float], str] | None) -> None:
-    """Replace a text, whole or not at all; it is given the time on the server's clock."""
-    async with access.connection(autocommit=True) as connection:
+    """Replace a text, whole or not at all; `text` gets the time on the server's clock."""
+    async with access.shared() as connection:
         qualified = f"{SCHEMA_OF_OURS}.{name}"
         if text is None:
             await run(connection, f"DROP DOMAIN IF EXISTS {qualified}")

@@ -1,4 +1,4 @@
-"""What a connection leads to, what was set on it, and how to stop what it runs."""
+"""A migration's connection: where it leads, what is set on it, how to stop its statement."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import contextlib
 import itertools
 import os
 import socket
+import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,25 +18,24 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator.backends.access import Access
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.refusals import Session
-from automigrator.backends.postgresql.sql import rows_of
+from automigrator.support.concurrency import background
 
 DEAF_CALLS = 5
 
-"""How often a statement is interrupted before its server is given up."""
+"""The number of interrupts of a statement after which its server is given up."""
 
 SERVER = "(extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint"
 
-"""Which server that is, by when it was started: an address may lead to another one by now."""
+"""The server, told by when it was started: its address may lead to another one by now."""
 
 # what the drivers themselves set while they get to know a connection
 _DRIVERS_OWN = ("application_name", "client_encoding", "jit")
 
 
 def identity(connection: Connection) -> Hashable:
-    """The server, by when it was started, and the database in it; the same for every driver."""
+    """Return what tells a database from all others; the same for every driver."""
     row = connection.execute(
         text(f"""
         select d.oid::bigint, {SERVER}
@@ -45,37 +45,109 @@ def identity(connection: Connection) -> Hashable:
     return int(row[0]), int(row[1])
 
 
-def state(connection: Connection) -> Hashable:
-    """What decides what an unqualified statement does on this connection."""
+def state(connection: Connection, but: str = "") -> Hashable:
+    """Return what decides what an unqualified statement does on this connection.
+
+    `but` is a setting and its value, as `name=value`, that does not count.
+    """
     row = connection.execute(
-        text("select current_setting('search_path'), current_user::text, session_user::text")
+        text("""
+        select current_setting('search_path'), current_user::text, session_user::text,
+               (select array_agg(name || '=' || setting order by name) from pg_settings
+                where source = 'session' and name <> all(cast(:own as text[]))
+                  and name || '=' || setting <> :but)
+        """),
+        {"own": list(_DRIVERS_OWN), "but": but},
     ).one()
-    changed = connection.execute(
-        text("select name, setting from pg_settings where source = 'session' order by name")
-    ).all()
     return (
-        tuple(row),
-        tuple(tuple(each) for each in changed if each[0] not in _DRIVERS_OWN),
+        *row[:3],
+        tuple(row[3] or ()),
         connection.dialect.default_schema_name,
         tuple(sorted(_translated(connection).items(), key=repr)),
     )
 
 
-def tagged(connection: Connection, tag: str, rule: Callable[[int], None]) -> Callable[[], None]:
-    """Call the session `tag`, for whoever must end it; returns the undoing.
+def unaltered(connection: Connection, *, to_write: bool) -> Callable[[], None]:
+    """Return a call that closes a connection unless its session is as it is now.
 
-    `rule` is asked first whether the server is the right one; what it raises passes through.
+    It is used again after an env.py, which may set what it likes, and leave locks and tables
+    behind. Where `to_write` failed, the driver may also keep plans of tables that are gone.
+    """
+
+    def now() -> Hashable:
+        left = connection.execute(
+            text("""
+            select pg_my_temp_schema()::bigint, count(*) from pg_locks
+            where locktype = 'advisory' and pid = pg_backend_pid()
+            """)
+        ).one()
+        # what `waiting_shortly` sets for each transaction, this one too
+        return state(connection, but=f"lock_timeout={LOCK_TIMEOUT_MS}"), tuple(left)
+
+    outside = not connection.in_transaction()
+    before = now()
+    if outside:
+        connection.rollback()
+
+    def undo() -> None:
+        failed = to_write and sys.exc_info()[0] is not None
+        with contextlib.suppress(SQLAlchemyError):
+            if connection.closed or connection.invalidated:
+                return
+            if connection.in_transaction():
+                connection.rollback()
+            if not failed and now() == before:
+                return connection.rollback()
+        with contextlib.suppress(SQLAlchemyError):
+            connection.invalidate()
+
+    return undo
+
+
+def tagged(
+    connection: Connection, tag: str, rule: Callable[[int, float], None]
+) -> Callable[[], None]:
+    """Name the session `tag`, so that a later holder of the lock finds it; returns the undoing.
+
+    `rule` gets the server and the connection's age in seconds first, and raises where the server
+    is the wrong one.
     """
     outside = not connection.in_transaction()
-    before, server = connection.execute(
-        text(f"select current_setting('application_name'), {SERVER}")
+    before, server, age_s = connection.execute(
+        text(f"""
+        select current_setting('application_name'), {SERVER},
+               (select extract(epoch from clock_timestamp() - backend_start)::float8
+                from pg_stat_activity where pid = pg_backend_pid())
+        """)
     ).one()
     if outside:
         connection.rollback()
-    rule(server)
-    _name(connection, tag)
+    rule(server, age_s)
+    return _set(connection, "application_name", tag, before)
+
+
+def limited(connection: Connection, seconds: float) -> Callable[[], None]:
+    """Set the session's `statement_timeout`, unless it has a shorter one; returns the undoing.
+
+    It is set for the session, not the transaction: an autocommit block is limited, too.
+    """
+    limit_ms = max(round(seconds * 1000), 1)
+    outside = not connection.in_transaction()
+    before = connection.execute(
+        text("select setting::bigint from pg_settings where name = 'statement_timeout'")
+    ).scalar_one()
     if outside:
-        connection.commit()  # or a rollback would take the name with it
+        connection.rollback()
+    if 0 < before <= limit_ms:
+        return lambda: None
+    return _set(connection, "statement_timeout", str(limit_ms), str(before))
+
+
+def _set(connection: Connection, name: str, value: str, before: str) -> Callable[[], None]:
+    """Set a session's setting, and return the call that sets it back to `before`."""
+
+    def change(new: str) -> None:
+        connection.execute(_SET, {"name": name, "value": new})
 
     def undo() -> None:
         with contextlib.suppress(SQLAlchemyError):
@@ -83,53 +155,23 @@ def tagged(connection: Connection, tag: str, rule: Callable[[int], None]) -> Cal
                 return
             if connection.in_transaction():
                 connection.rollback()
-            _name(connection, before)
+            change(before)
             connection.commit()
 
-    return undo
-
-
-def limited(connection: Connection, seconds: float) -> Callable[[], None]:
-    """Set the session's `statement_timeout`, unless it has a shorter one; returns the undoing.
-
-    The session's, not the transaction's: it is to hold in an autocommit block, too.
-    """
-    limit_ms = max(round(seconds * 1000), 1)
     outside = not connection.in_transaction()
-    before = connection.execute(
-        text("select setting::bigint from pg_settings where name = 'statement_timeout'")
-    ).scalar_one()
-    kept = 0 < before <= limit_ms
-    if not kept:
-        connection.execute(_STATEMENT_LIMIT, {"value": str(limit_ms)})
+    change(value)
     if outside:
         connection.commit()  # or a rollback would take it back
-
-    def undo() -> None:
-        with contextlib.suppress(SQLAlchemyError):
-            if kept or connection.closed or connection.invalidated:
-                return
-            if connection.in_transaction():
-                connection.rollback()
-            connection.execute(_STATEMENT_LIMIT, {"value": str(before)})
-            connection.commit()
-
     return undo
 
 
-_STATEMENT_LIMIT = text("select set_config('statement_timeout', :value, false)")
-
-
-def _name(connection: Connection, name: str | None) -> None:
-    connection.execute(
-        text("select set_config('application_name', :name, false)"), {"name": name or ""}
-    )
+_SET = text("select set_config(:name, :value, false)")
 
 
 def resolve(
     connection: Connection, table: VersionTable, search_path: Sequence[str] | None
 ) -> VersionTable:
-    """Name the schema where a connection with `search_path` would find another table, or none."""
+    """Add the schema where a connection with `search_path` would find another table, or none."""
     schema = _translated(connection).get(table.schema, table.schema)
     if schema is not None:
         return VersionTable(table.name, schema)
@@ -148,10 +190,10 @@ def resolve(
 
 
 def interrupter(connection: Connection) -> Callable[[], None] | None:
-    """A thread-safe call that stops the running statement; the server is told, too.
+    """Return a thread-safe call that stops the running statement; the server is told, too.
 
-    Where that does not help `DEAF_CALLS` times the server is out of reach, and the connection
-    is cut: what it still runs is ended by the lock's next holder.
+    After `DEAF_CALLS` calls in vain the server is out of reach, and the connection is cut: the
+    lock's next holder ends what it still runs.
     """
     driver = connection.connection.driver_connection
     if connection.dialect.is_async:
@@ -172,7 +214,7 @@ def interrupter(connection: Connection) -> Callable[[], None] | None:
 
 
 def sever(driver: Any) -> None:
-    """Cut a driver's connection from any thread; whoever waits for its answer gets an error."""
+    """Cut a driver's connection from any thread; a call that waits for its answer gets an error."""
     transport = getattr(driver, "_transport", None)  # asyncpg's
     with contextlib.suppress(Exception):  # it may have been closed meanwhile
         end = driver if transport is None else transport.get_extra_info("socket")
@@ -188,7 +230,7 @@ def cut(connection: AsyncConnection) -> None:
 
 
 def _cancel_beside(cancel: Callable[[], object] | None) -> Callable[[], None] | None:
-    """Cancel from a thread: it is a request of its own, to a server that may not answer."""
+    """Cancel from a thread: the request opens a connection to a server that may not answer."""
     if cancel is None:
         return None
 
@@ -202,8 +244,8 @@ def _cancel_beside(cancel: Callable[[], object] | None) -> Callable[[], None] | 
 def _cancel_of_current_task() -> Callable[[], None] | None:
     """Cancel the task that the connection is used in, if it is another loop's.
 
-    The driver passes a cancellation on to the server. On our own loop whoever interrupts
-    cancels the task as well, and twice would cancel its cleaning up.
+    The driver passes a cancellation on to the server. On our own loop the task is cancelled
+    anyway, and a second cancellation would stop its cleaning up.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     if task is None:
@@ -223,22 +265,22 @@ def _translated(connection: Connection) -> dict[str | None, str | None]:
     return dict(connection.get_execution_options().get("schema_translate_map") or {})
 
 
-LOCK_TIMEOUT = "500ms"
+LOCK_TIMEOUT_MS = 500
 
-"""An ALTER that queues for a lock makes everybody else queue behind it, readers too."""
+"""Short: while an ALTER queues for a lock, everybody else queues behind it, readers too."""
 
 _WATCH_S = 0.1
 
 
 def waiting_shortly(connection: Connection) -> Callable[[], None]:
-    """Give every transaction of a connection a `lock_timeout`, unless it has one; undone by a call.
+    """Give each transaction on a connection a `lock_timeout` if it has none; returns the undoing.
 
-    Outside a transaction there is none: what waits there, as CREATE INDEX CONCURRENTLY does, is in
-    nobody's way, and would leave an invalid index.
+    Outside a transaction nothing is set: CREATE INDEX CONCURRENTLY, say, waits there without
+    being in anybody's way, and would leave an invalid index.
     """
 
     def limit(begun: Connection) -> None:
-        begun.execute(_LIMIT, {"value": LOCK_TIMEOUT})
+        begun.execute(_LIMIT, {"value": f"{LOCK_TIMEOUT_MS}ms"})
 
     if connection.in_transaction():
         limit(connection)
@@ -252,25 +294,20 @@ _LIMIT = text("""
 
 
 @asynccontextmanager
-async def watched(access: Access, tag: str) -> AsyncIterator[Callable[[], tuple[str, ...]]]:
-    """Look again and again who blocks the sessions with this tag; the yielded call tells."""
+async def watched(
+    ask: Callable[[str], Awaitable[Sequence[Any]]],
+) -> AsyncIterator[Callable[[], tuple[str, ...]]]:
+    """Context manager: `ask` again and again who blocks a session; the yielded call tells."""
     found: dict[int, Session] = {}
 
     async def watch() -> None:
-        async with access.connection(autocommit=True) as connection:
-            while True:
-                for row in await rows_of(connection, _BLOCKERS, tag=tag):
-                    found[row[0]] = Session(*row)
-                await asyncio.sleep(_WATCH_S)
+        while True:
+            for row in await ask(_BLOCKERS):
+                found[row[0]] = Session(*row)
+            await asyncio.sleep(_WATCH_S)
 
-    watching = asyncio.create_task(watch())
-    try:
+    async with background(watch()):
         yield lambda: tuple(map(str, found.values()))
-    finally:
-        watching.cancel()
-        await asyncio.wait({watching})
-        if not watching.cancelled():
-            watching.exception()  # retrieved: who is in the way is told as well as can be
 
 
 _BLOCKERS = """

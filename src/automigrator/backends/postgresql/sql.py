@@ -15,7 +15,7 @@ NO_LIMITS = """
                    'transaction_timeout')  -- from PostgreSQL 17 on
 """
 
-"""For a transaction that takes as long as it takes."""
+"""Lifts all limits of time for one transaction."""
 
 
 def quoted_name(identifier: str) -> str:
@@ -44,7 +44,7 @@ async def run(connection: AsyncConnection, sql: str) -> None:
 
 
 async def begin_reading(connection: AsyncConnection) -> None:
-    """Begin a transaction that sees one state of the database for as long as it takes."""
+    """Begin a transaction that sees one state of the database, without a limit of time."""
     await run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     await run(connection, NO_LIMITS)
 

@@ -1,32 +1,31 @@
-"""A server that falls silent: how long it is waited for, and what it was asked for."""
+"""A server that falls silent: how long to wait for it, and what it was asked for."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+import itertools
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from automigrator.errors import NoAnswerError
+from automigrator.support.concurrency import background, beside, started, within
 
 T = TypeVar("T")
 
 SILENT_S = 60.0
-
 """Seconds after which a server is given up that says nothing amid a migration."""
 
-_CUT_S = 0.5
+CUT_S = 0.5
+"""Seconds between two cuts of a connection to a silent server."""
+
+_AGAIN_S = 0.5
 
 
 async def answered(work: Awaitable[T], limit_s: float, what: str) -> T:
     """Await what a server answers at once. Raises NoAnswerError when it does not."""
-    try:
-        async with asyncio.timeout(limit_s) as limit:
-            return await work
-    except Exception as error:
-        if not limit.expired():
-            raise
-        raise silent(limit_s, what) from error
+    async with within(limit_s, lambda: silent(limit_s, what)):
+        return await work
 
 
 async def heard(
@@ -36,37 +35,25 @@ async def heard(
     limit_s: float,
     what: str,
 ) -> T:
-    """Await what takes as long as it takes, while the server answers what it is asked besides.
+    """Await `work`, however long it takes, while the server answers `ask` on another connection.
 
-    When it does not, `cut` is called for the connections that `work` may wait for. A cancellation
-    is passed on to `work`, and it is awaited. Raises NoAnswerError, and what `work` raises.
+    When the server is silent for `limit_s` seconds, `cut` is called to cut the connections that
+    `work` waits for. A cancellation is passed on to `work`, and `work` is awaited. Raises
+    NoAnswerError, and what `work` raises.
     """
-    task = asyncio.ensure_future(work)
-    listening = asyncio.create_task(_until_silent(ask, limit_s))
-    cancelled = False
+    given_up = False
+
+    async def listen() -> None:
+        nonlocal given_up
+        await _until_silent(ask, limit_s)
+        given_up = True
+
     try:
-        while not task.done():
-            waited = {task, listening} if not listening.done() else {task}
-            try:
-                await asyncio.wait(
-                    waited,
-                    timeout=_CUT_S if listening.done() else None,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-            except asyncio.CancelledError:
-                cancelled = True
-                task.cancel()
-            if listening.done() and not task.done():
-                cut()
-    finally:
-        given_up = not listening.cancel()
-    if cancelled:
-        if not task.cancelled():
-            task.exception()  # retrieved, or asyncio complains about it
-        raise asyncio.CancelledError
-    if given_up and not task.cancelled() and task.exception() is not None:
-        raise silent(limit_s, what) from task.exception()
-    return task.result()
+        return await beside(work, listen(), end=lambda _: cut(), pauses=itertools.repeat(CUT_S))
+    except Exception as error:
+        if not given_up:
+            raise
+        raise silent(limit_s, what) from error
 
 
 def silent(limit_s: float, what: str) -> NoAnswerError:
@@ -85,11 +72,8 @@ async def _until_silent(ask: Callable[[], Awaitable[object]], limit_s: float) ->
                 return
 
 
-_AGAIN_S = 0.5
-
-
 class Stoppable:
-    """Awaits work, one after another; once stopped it ends what it awaits, and begins no more."""
+    """Awaits one piece of work after another; `stop` ends the current one and all later ones."""
 
     def __init__(self) -> None:
         self._stopped = asyncio.Event()
@@ -99,32 +83,23 @@ class Stoppable:
 
     async def __call__(self, work: Awaitable[T]) -> T:
         """Await work that may be cancelled."""
-        task = asyncio.ensure_future(work)
+        task = started(work)
         if self._stopped.is_set():
             task.cancel()
-        with self._told() as told:
-            told.add_done_callback(lambda told: told.cancelled() or task.cancel())
-            return await task
+        return await beside(task, self._stopped.wait())
 
     async def asked(
         self, work: Callable[[], Awaitable[T]], ask: Callable[[], Awaitable[object]]
     ) -> T:
-        """Await work that ends when it is asked to; it is asked until it has, and not after."""
+        """Await work that ends when `ask` asks it to; it is asked until it ends, and not after."""
         if self._stopped.is_set():
             raise asyncio.CancelledError
-        task = asyncio.ensure_future(work())
-        with self._told() as told:
-            await asyncio.wait({task, told}, return_when=asyncio.FIRST_COMPLETED)
+        task = started(work())
+        async with background(self._stopped.wait()) as stopped:
+            both: set[asyncio.Future[Any]] = {task, stopped}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             while not task.done():
-                with contextlib.suppress(Exception):  # what cannot be asked comes to its end
+                with contextlib.suppress(Exception):  # work that cannot be asked ends by itself
                     await ask()
                 await asyncio.wait({task}, timeout=_AGAIN_S)  # it may not have begun when asked
         return await task
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[asyncio.Task[Any]]:
-        told = asyncio.create_task(self._stopped.wait())
-        try:
-            yield told
-        finally:
-            told.cancel()

@@ -113,7 +113,7 @@ async def put_back(scene: Scene, record: DumpRecord, *, killed: bool = False) ->
 
 async def recover(scene: Scene) -> str | None:
     """Finish or undo what an open record tells of; says what was done."""
-    async with scene.access.connection(autocommit=True) as connection:
+    async with scene.access.shared() as connection:
         record = await journal.read(connection, scene.hold.key)
         if record is None:
             return None

@@ -1,0 +1,98 @@
+"""One connection to a database that serves many uses, one after another."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from typing import Any
+
+from sqlalchemy import AsyncAdaptedQueuePool, Connection, Engine, Pool, event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+FRESH_S = 1.0
+"""Seconds for which it is believed where the database's address leads.
+
+After a fail-over a connection may live on at the old server, while every new one leads to the
+promoted one: what was opened longer ago proves nothing.
+"""
+
+KEPT: dict[str, Any] = {"pool_size": 1, "max_overflow": -1, "pool_pre_ping": True}
+"""A pool that keeps one connection, and opens more where several are wanted at the same time."""
+
+
+class SharedConnection:
+    """Connections to one database: one that lies idle is used again while it is fresh.
+
+    They are made by the engine `made`, or else as the application's engine `given` makes its own.
+    """
+
+    def __init__(self, given: AsyncEngine | None, made: AsyncEngine | None = None) -> None:
+        self._given, self._made = given, made
+        self._pool = _beside(given.sync_engine) if given is not None else None
+        self._records: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._proved_at = 0.0
+        event.listen(self.looks.sync_engine.pool, "connect", self._connected)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The engine that an env.py gets: it may change its dialect, which is nobody else's."""
+        if self._made is None:
+            assert self._given is not None
+            self._made = create_async_engine(self._given.url, pool=self._pool)
+            event.listen(self._made.sync_engine, "engine_connect", _acquaint)
+        return self._made
+
+    @property
+    def looks(self) -> AsyncEngine:
+        """The engine for ourselves: with the application's dialect, which knows the server."""
+        if self._given is None:
+            return self.engine
+        given = self._given.sync_engine
+        pool = self._pool if self._made is None else self._made.sync_engine.pool
+        assert pool is not None
+        return AsyncEngine(Engine(pool, given.dialect, given.url))
+
+    def to_empty(self) -> AsyncEngine:
+        """The engine whose idle connections are to be closed now; later ones are not its own."""
+        engine = self._made or self.looks
+        if self._made is None and self._pool is not None:
+            self._pool = self._pool.recreate()
+        return engine
+
+    def prove(self, age_s: float) -> None:
+        """Note that a connection opened `age_s` seconds ago led to the same server as this one."""
+        self._proved_at = max(self._proved_at, time.monotonic() - age_s)
+
+    def freshen(self) -> None:
+        """Let the next use open a new connection where the idle one may lead elsewhere by now."""
+        if time.monotonic() - self._proved_at > FRESH_S:
+            for record in self._records:
+                record.invalidate(soft=True)
+
+    def _connected(self, connection: DBAPIConnection, record: Any) -> None:
+        self._records.add(record)
+        self.prove(0)
+
+
+def _beside(given: Engine) -> Pool:
+    """A pool of connections made as an engine makes its own, whatever pool that one has."""
+    source = given.pool.recreate()  # same creator, arguments and listeners
+
+    def connect() -> DBAPIConnection:
+        made = source.connect()
+        connection = made.dbapi_connection
+        assert connection is not None
+        made.detach()  # it counts no longer against the size of the source
+        return connection
+
+    return AsyncAdaptedQueuePool(
+        connect, pool_size=1, max_overflow=-1, pre_ping=True, dialect=given.dialect
+    )
+
+
+def _acquaint(connection: Connection) -> None:
+    """Let a dialect ask the server once; it may first meet a connection that is there already."""
+    if connection.dialect.server_version_info is None:
+        connection.dialect.initialize(connection)
+        connection.rollback()

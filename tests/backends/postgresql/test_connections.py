@@ -1,0 +1,243 @@
+"""How many sessions a run opens, counted where the server lets them in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
+import pytest
+from sqlalchemy import URL, Connection, make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from support import alembic_projects
+from support.doorkeeper import Doorkeeper, doorkeeper
+from support.postgres_server import Server
+
+from automigrator import Migrator, Run, Target, hookimpl
+from automigrator.backends import shared_connection
+from automigrator.backends.access import Access
+from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql import lock, session
+
+Make = Callable[..., Target]
+
+TWO = partial(alembic_projects.linear, n=2)
+
+STOCK = ["generic", "async"]
+"""Alembic's own templates: a sync env.py and an async one."""
+
+
+@pytest.fixture(autouse=True)
+def machine_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy it is: a connection that was opened too long ago is not used again."""
+    monkeypatch.setattr(shared_connection, "FRESH_S", 60.0)
+
+
+@pytest.fixture
+def door(postgres_url: str) -> Iterator[Doorkeeper]:
+    url = make_url(postgres_url)
+    with doorkeeper(str(url.host), url.port or 5432) as made:
+        yield made
+
+
+@pytest.fixture
+def through(postgres_url: str, door: Doorkeeper) -> URL:
+    """The URL of the empty database, through the door that is watched."""
+    return make_url(postgres_url).set(port=door.port)
+
+
+def written(url: URL) -> str:
+    return url.render_as_string(hide_password=False)
+
+
+async def run(target: Target) -> Any:
+    return (await Migrator(target, mode="migrate").run()).targets[0]
+
+
+@pytest.mark.parametrize("drive", ["loop", "thread"])
+@pytest.mark.parametrize("given", ["engine", "url"])
+@pytest.mark.parametrize("kind", STOCK)
+async def test_a_stock_env_migrates_with_at_most_four(
+    make_target: Make, through: URL, door: Doorkeeper, kind: str, given: str, drive: str
+) -> None:
+    engine = create_async_engine(through)
+    database = engine if given == "engine" else written(through)
+    target = make_target(TWO, kind=kind, database=database, drive=drive)
+    report = await run(target)
+    assert (report.outcome, report.after) == ("migrated", ("r2",))
+    assert len(door.let_in) <= 4, (report.drive, door.let_in)
+    await engine.dispose()
+
+
+async def test_one_more_where_the_database_is_created(
+    make_target: Make, through: URL, door: Doorkeeper, postgres_name: str
+) -> None:
+    target = make_target(TWO, database=written(through.set(database=postgres_name)))
+    assert (await run(target)).outcome == "migrated"
+    assert len(door.let_in) <= 5, door.let_in
+
+
+@pytest.mark.parametrize("given", ["engine", "url"])
+@pytest.mark.parametrize("kind", STOCK)
+async def test_one_where_there_is_nothing_to_do(
+    make_target: Make, through: URL, door: Doorkeeper, kind: str, given: str
+) -> None:
+    engine = create_async_engine(through)
+    database = engine if given == "engine" else written(through)
+    target = make_target(TWO, kind=kind, database=database)
+    await run(target)
+    door.let_in.clear()
+    await engine.dispose()
+    assert (await run(target)).outcome == "current"
+    assert len(door.let_in) == 1
+    await engine.dispose()
+
+
+class Watching:
+    """What the server knows of the target's sessions whenever a hook is called."""
+
+    def __init__(self, server: Server, database: str) -> None:
+        self.server, self.database = server, database
+        self.seen: list[tuple[str, bool]] = []
+
+    def sessions(self) -> list[tuple[str, bool]]:
+        """The state of each session, and whether it keeps a transaction or a snapshot open."""
+        rows = self.server.execute(
+            """
+            select state, xact_start is not null or backend_xmin is not null or backend_xid is not
+                   null from pg_stat_activity where datname = $1
+            """,
+            self.database,
+        )
+        return [tuple(row) for row in rows]
+
+    @hookimpl
+    def before_migrate(self, run: Run) -> None:
+        self.seen = self.sessions()
+
+
+async def gone(watching: Watching) -> bool:
+    """Whether no session is left; the server needs a moment to end one."""
+    for _ in range(50):
+        if not watching.sessions():
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+@pytest.fixture
+def watching(postgres_server: Server, postgres_url: str) -> Watching:
+    return Watching(postgres_server, make_url(postgres_url).database or "")
+
+
+async def test_the_kept_connection_holds_nothing_and_is_closed_with_the_run(
+    make_target: Make, postgres_url: str, watching: Watching
+) -> None:
+    target = make_target(TWO, database=postgres_url)
+    await Migrator(target, mode="migrate", plugins=[watching]).run()
+    assert watching.seen == [("idle", False)]
+    assert await gone(watching)
+
+
+async def test_a_cancelled_run_closes_it_too(
+    make_target: Make, postgres_url: str, watching: Watching
+) -> None:
+    def sleeping(versions: Path) -> None:
+        alembic_projects.revision(versions, "r1", None, upgrade='op.execute("SELECT pg_sleep(60)")')
+
+    run = asyncio.create_task(
+        Migrator(make_target(sleeping, database=postgres_url), mode="migrate").run()
+    )
+    for _ in range(100):
+        if ("active", True) in watching.sessions():
+            break
+        await asyncio.sleep(0.1)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert await gone(watching)
+
+
+async def test_a_process_that_waits_for_the_lock_is_connected_once(
+    make_target: Make, postgres_server: Server, postgres_url: str, watching: Watching
+) -> None:
+    (key,) = lock.keys(watching.database, [VersionTable()])
+    leader = await asyncpg.connect(
+        make_url(postgres_server.url(postgres_server.maintenance_database))
+        .set(drivername="postgresql")
+        .render_as_string(hide_password=False)
+    )
+    assert await leader.fetchval("select pg_try_advisory_lock($1)", key)
+    migrator = Migrator(make_target(TWO, database=postgres_url), mode="migrate")
+    events = migrator.events()
+    run = asyncio.create_task(migrator.run())
+    async for event in events:
+        if event.name == "waiting":
+            break
+    assert await gone(watching)
+    await leader.close()
+    assert (await run).targets[0].outcome == "migrated"
+
+
+async def pid(access: Access) -> int:
+    async with access.shared() as connection:
+        return int((await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one())
+
+
+@pytest.mark.parametrize("given", ["engine", "url"])
+async def test_it_is_used_again_while_it_is_fresh_and_as_it_was(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    engine = create_async_engine(postgres_url)
+    access = Access(Target(engine if given == "engine" else postgres_url, tmp_path))
+
+    async def by_an_env(*statements: str) -> None:
+        def run(connection: Connection) -> None:
+            undo = session.unaltered(connection, to_write=True)
+            for statement in statements:
+                connection.execute(text(statement))
+            connection.commit()
+            undo()
+
+        async with access.shared_engine().connect() as connection:
+            await connection.run_sync(run)
+
+    assert await pid(access) != await pid(access)
+    async with access.sharing():
+        first = await pid(access)
+        await by_an_env("SELECT 1", "CREATE TABLE t (id int)")
+        assert await pid(access) == first
+        for statement in (
+            "SET search_path TO pg_catalog",
+            "CREATE TEMP TABLE t (id int)",
+            "SELECT pg_advisory_lock(1)",
+        ):
+            await by_an_env(statement)
+            assert await pid(access) != first
+            first = await pid(access)
+        await access.let_go()
+        assert await pid(access) != first
+        first = await pid(access)
+        monkeypatch.setattr(shared_connection, "FRESH_S", 0.0)
+        assert await pid(access) != first
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("kind", ["cookbook", "async"])
+async def test_a_revision_may_change_the_column_that_was_read_before(
+    make_target: Make, through: URL, door: Doorkeeper, kind: str
+) -> None:
+    def widening(versions: Path) -> None:
+        alembic_projects.revision(versions, "r1", None)
+        wider = 'op.alter_column("alembic_version", "version_num", type_=sa.String(128))'
+        alembic_projects.revision(versions, "r2", "r1", upgrade=wider)
+
+    target = make_target(widening, kind=kind, database=written(through), revision="r1")
+    await run(target)
+    door.let_in.clear()
+    report = await run(Target(target.database, target.config))
+    assert (report.outcome, report.after) == ("migrated", ("r2",))
+    assert len(door.let_in) <= 4
