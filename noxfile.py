@@ -22,7 +22,7 @@ NEWER = [
 ]
 """What depends on the interpreter: asyncio, threads, signals, syntax trees, sqlite3."""
 ALONE = ["-k", "not postgres", "-m", "not plugins"]
-PARALLEL = ["--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal"]
+PARALLEL = [f"--numprocesses={min((os.cpu_count() or 1) + 1, 4)}", "--dist=worksteal"]  # one waits
 
 os.environ["PIP_NO_COMPILE"] = os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"  # seconds each
 
@@ -178,7 +178,7 @@ def fuzz(session: nox.Session) -> None:
     """Random lives of an application, until AUTOMIGRATOR_FUZZ runs were made: 5,000 unless set."""
     install_editable(session, *group("test"))
     session.env["AUTOMIGRATOR_FUZZ"] = os.environ.get("AUTOMIGRATOR_FUZZ", "5000")
-    pytest(session, "tests/fuzz", "--show-capture=stdout", "--numprocesses=2")
+    pytest(session, "tests/fuzz", "--long", "--show-capture=stdout", "--numprocesses=2")
 
 
 @nox.session

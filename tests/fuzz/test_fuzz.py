@@ -41,6 +41,7 @@ def session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Session]
         session.database.close()
 
 
+@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("part", range(PARTS))
 def test_whatever_happens_nothing_is_lost_and_every_report_is_true(
     session: Session,

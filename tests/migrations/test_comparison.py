@@ -131,6 +131,7 @@ async def test_models_that_agree_have_no_drift(target: Target, database_url: str
     assert "models: agree" in str(status)
 
 
+@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("what", DIFFERENT)
 async def test_each_difference_is_told_in_a_line(
     what: str, target: Target, database_url: str

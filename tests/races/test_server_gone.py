@@ -27,6 +27,7 @@ OURS = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'automigrator
 on_postgres = pytest.mark.parametrize("kind_of_database", ["postgresql"])
 
 
+@pytest.mark.long("per_migration")
 @on_postgres
 @pytest.mark.parametrize("env", ["async", "per_migration", "generic"])
 def test_nothing_is_committed_when_the_session_of_the_lock_was_cut(

@@ -102,6 +102,7 @@ async def test_everything_is_put_back_and_nothing_else_is_left(
     assert stat.S_IMODE(os.stat(snapshot.place).st_mode) == 0o600
 
 
+@pytest.mark.long("[global]", "[revoked]", "[configuration]", "[update]", "[name]")
 @pytest.mark.parametrize(
     ("before", "then", "asked"),
     [
