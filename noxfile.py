@@ -132,13 +132,13 @@ def alone(session: nox.Session) -> None:
             with installed(session, plugin):
                 pass
         session.install(*group("runner"))
-        pytest(session, "tests/runner/test_failures.py", "tests/hooks", *ALONE)
+        pytest(session, "tests/runner/test_failures.py", "tests/hooks", *ALONE, *PARALLEL)
         for plugin in PLUGINS:
             project = nox.project.load_toml(f"{plugin}/pyproject.toml")
             with installed(session, plugin):
                 if "test" in project.get("dependency-groups", {}):
                     session.install(*nox.project.dependency_groups(project, "test"))
-                pytest(session, f"{plugin}/tests", "-k", "not postgres")
+                pytest(session, f"{plugin}/tests", "-k", "not postgres", *PARALLEL)
 
 
 @nox.session
