@@ -23,7 +23,7 @@ from child import measured
 sys.path.insert(0, str(page.ROOT / "tests"))
 
 REVISIONS = (100, 1000, 5000)
-TARGETS = ("engine", "URL")
+TARGETS = ("engine", "engine, logged", "URL")
 PHASES = ("import", "construct", "run")
 Rows = list[dict[str, float]]
 
@@ -87,10 +87,12 @@ def downgrade() -> None:
 '''
 
 BEGIN = """
-import asyncio, gc, json, sys, time
+import asyncio, gc, json, logging, sys, time
 import sqlalchemy.ext.asyncio as sa
 kind, url, env_url, ini = sys.argv[1:]
-engine = sa.create_async_engine(url) if kind == "engine" else url
+engine = url if kind == "URL" else sa.create_async_engine(url)
+if kind == "engine, logged":
+    logging.basicConfig(level=logging.INFO)
 spent = {}
 
 class phase:
@@ -258,6 +260,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--revisions", type=int, nargs="+", default=REVISIONS)
+    arguments.add_argument("--only", default="", help="SQLite or PostgreSQL")
     arguments.add_argument("--write-docs", action="store_true")
     options = arguments.parse_args()
     starts, runs = list(STARTS), list(RUNS)
@@ -265,6 +268,8 @@ def main() -> None:
         for count in options.revisions:
             ini = history(Path(folder) / str(count), count)
             for name, (url, env_url) in urls(count).items():
+                if options.only not in ("", name):
+                    continue
                 asyncio.run(stamped(url, f"r{count - 1:06}"))
                 for kind in TARGETS:
                     given = kind, url, env_url, str(ini)

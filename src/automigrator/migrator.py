@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+# a start with nothing to do comes here, too: what it does not need is imported where it is used
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import ConfigurationError, MigrationError
-from automigrator.events.notifier import Notifier
-from automigrator.events.stream import EventStream, Subscription
-from automigrator.hooks.context import Run
-from automigrator.hooks.registry import Hooks
 from automigrator.report import Report, TargetReport
 from automigrator.runner import modes
-from automigrator.runner.fast_path import nothing_to_do
-from automigrator.runner.lifecycle import looked_within, run_told, target_told
+from automigrator.runner.fast_path import current, nothing_to_do
 from automigrator.runner.modes import checked, followed, skipped
 from automigrator.runner.session import named, opened, validated
 from automigrator.runner.signals import until_signalled
-from automigrator.runner.state import Policy, RunState
-from automigrator.runner.time_limit import RunLimit
 from automigrator.support.concurrency import in_thread
 from automigrator.target import (
     Ahead,
@@ -36,12 +32,20 @@ from automigrator.target import (
 )
 
 if TYPE_CHECKING:
+    from automigrator.events.notifier import Notifier
+    from automigrator.events.stream import EventStream, Subscription
+    from automigrator.hooks.context import Run
+    from automigrator.hooks.registry import Hooks
     from automigrator.hooks.strategies import StrategySpec
     from automigrator.rehearsal import Rehearsal
     from automigrator.report import Outcome
     from automigrator.runner.checkup import Checkup
+    from automigrator.runner.state import RunState
     from automigrator.runner.status import Models
+    from automigrator.runner.time_limit import RunLimit
     from automigrator.status import Plan, Status
+
+logger = logging.getLogger("automigrator")
 
 EVENT_LIMIT = 10_000
 
@@ -98,8 +102,10 @@ class Migrator:
         self.run_timeout = run_timeout
         self.rehearse = rehearse
         self.stop_on_signals = stop_on_signals
-        self._hooks = Hooks(plugins, (), deadline_s=hook_timeout)
-        self._stream = EventStream()
+        self._plugins, self._hook_timeout = plugins, hook_timeout
+        if plugins:
+            self._hooks.listened  # noqa: B018 - a wrong plugin is refused here
+        self._lacking = ""
         self._joined: dict[str, Hooks] | None = None
         self._how_far = ""
         self._states: dict[Run, RunState] = {}
@@ -120,20 +126,22 @@ class Migrator:
 
     async def _run(self) -> Report:
         self._how_far = "nothing was changed"
-        tell = Notifier(self._stream, self._hooks)
+        began = time.monotonic()
         try:
             if not self.is_enabled():
-                return skipped(tell)
-            match modes.resolve(self.mode):
-                case "check":
-                    return await run_told(tell, "check", self.targets, self._in_time(self._checked))
-                case "wait":
-                    return await run_told(tell, "wait", self.targets, self._in_time(self._followed))
-                case _:
-                    return await run_told(tell, "migrate", self.targets, self._migrated)
+                return skipped(self._progress())
+            mode = modes.resolve(self.mode)
+            if mode == "skip":  # a subclass knows better
+                mode = "migrate"
+            done = await self._current(mode)
+            if len(done) == len(self.targets):
+                return Report(done, time.monotonic() - began)
+            return await self._told(mode, done, began)
         finally:
-            self._stream.end()
-            await self._hooks.aclose()
+            if "_stream" in vars(self):
+                self._stream.end()
+            if "_hooks" in vars(self):
+                await self._hooks.aclose()
 
     def run_sync(self) -> Report:
         """`run()` for code without an event loop. Raises what it raises."""
@@ -189,8 +197,7 @@ class Migrator:
                 report = state.report(await roll_back(state, revision))
         finally:
             await self._hooks.aclose()
-        if report.outcome == "failed":
-            raise _error(Report((report,), report.elapsed_s))
+        _succeeded(Report((report,), report.elapsed_s))
         return report
 
     async def clear(self, *, target: str | None = None) -> None:
@@ -247,7 +254,8 @@ class Migrator:
     async def migrate_target(self, run: Run) -> TargetReport:
         """One target's whole part of a run: look, lock, migrate, recover, report."""
         state = self._states[run]
-        if await nothing_to_do(state):
+        if run.name != self._lacking and (heads := await nothing_to_do(state.session)):
+            run.before = run.wanted = state.after = heads
             return state.report("current")
         bring_to_head = await in_thread(_bring_to_head)
         return state.report(await bring_to_head(state))
@@ -263,45 +271,58 @@ class Migrator:
 
     # The modes of run().
 
-    async def _migrated(self, tell: Notifier) -> Report:
-        began = time.monotonic()
-        limit = RunLimit(self.run_timeout) if self.run_timeout is not None else None
-        reports: list[TargetReport] = []
-        for target in self.targets:
+    async def _current(self, mode: modes.Mode) -> tuple[TargetReport, ...]:
+        """The reports of the first targets, as long as they lack nothing.
+
+        None where somebody would notice: the events of such a start cost as much as all the rest.
+        """
+        self._lacking = ""
+        noticed = self._plugins or "_stream" in vars(self) or logger.isEnabledFor(logging.INFO)
+        overridden = type(self).migrate_target is not Migrator.migrate_target
+        if mode != "migrate" or noticed or overridden or self.run_timeout is not None:
+            return ()
+        done, self._lacking = await current(self.targets)
+        return done
+
+    async def _told(self, mode: modes.Mode, done: tuple[TargetReport, ...], began: float) -> Report:
+        from automigrator.runner.lifecycle import looked_within, run_told
+
+        async def work(tell: Notifier) -> Report:
+            if mode == "migrate":
+                return _succeeded(await self._migrated(tell, done, began))
+            if mode == "check":
+                looked = checked(self.check)
+            else:
+                limit = max(target.lock_timeout for target in self.targets)
+                looked = followed(self.check, tell, limit)
+            return _succeeded(await looked_within(self.run_timeout, self.targets, looked))
+
+        return await run_told(self._progress(), mode, self.targets, work)
+
+    async def _migrated(
+        self, tell: Notifier, done: tuple[TargetReport, ...], began: float
+    ) -> Report:
+        from automigrator.runner.lifecycle import target_told
+
+        limit = _limit(self.run_timeout)
+        reports = list(done)
+        for target in self.targets[len(done) :]:
             if any(report.outcome == "failed" for report in reports):
                 reports.append(TargetReport(target.name, "not-run"))
                 continue
             async with self._state(target, tell.run, limit) as state:
                 reports.append(await target_told(state, self.migrate_target))
-        report = Report(tuple(reports), time.monotonic() - began)
-        if report.outcome == "failed":
-            raise _error(report)
-        return report
-
-    def _in_time(
-        self, work: Callable[[Notifier], Awaitable[Report]]
-    ) -> Callable[[Notifier], Awaitable[Report]]:
-        async def looked(tell: Notifier) -> Report:
-            report = await looked_within(self.run_timeout, self.targets, work(tell))
-            if report.outcome == "failed":
-                raise _error(report)
-            return report
-
-        return looked
-
-    async def _checked(self, tell: Notifier) -> Report:
-        return await checked(self.check)
-
-    async def _followed(self, tell: Notifier) -> Report:
-        limit = max(target.lock_timeout for target in self.targets)
-        return await followed(self.check, tell, limit)
+        return Report(tuple(reports), time.monotonic() - began)
 
     @asynccontextmanager
     async def _state(
         self, target: Target, run_id: str = "", limit: RunLimit | None = None
     ) -> AsyncIterator[RunState]:
+        from automigrator.hooks.context import Run
+        from automigrator.runner.state import Policy, RunState
+
         async with opened(target) as session:
-            progress = Notifier(self._stream, self._hooks, run_id)
+            progress = self._progress(run_id)
             run = Run(
                 target,
                 session.backend,
@@ -325,6 +346,23 @@ class Migrator:
                 raise
             finally:
                 del self._states[run]
+
+    @cached_property
+    def _stream(self) -> EventStream:
+        from automigrator.events.stream import EventStream
+
+        return EventStream()
+
+    @cached_property
+    def _hooks(self) -> Hooks:
+        from automigrator.hooks.registry import Hooks
+
+        return Hooks(self._plugins, (), deadline_s=self._hook_timeout)
+
+    def _progress(self, run_id: str = "") -> Notifier:
+        from automigrator.events.notifier import Notifier
+
+        return Notifier(self._stream, self._hooks, run_id)
 
     async def hooks_of(self, target: Target) -> Hooks:
         """The in-house plugins and the target's strategies. Raises PluginError."""
@@ -356,9 +394,18 @@ def _bring_to_head() -> Callable[[RunState], Awaitable[Outcome]]:
     return bring_to_head
 
 
-def _error(report: Report) -> MigrationError:
-    failed = next(target for target in report.targets if target.outcome == "failed")
-    failure = failed.failures[-1]
-    error = MigrationError(f"{failed.name}: {failure}", report)
-    error.__cause__ = failure.error
-    return error
+def _limit(seconds: float | None) -> RunLimit | None:
+    if seconds is None:
+        return None
+    from automigrator.runner.time_limit import RunLimit  # local: most runs have no limit
+
+    return RunLimit(seconds)
+
+
+def _succeeded(report: Report) -> Report:
+    """The report, unless a target failed; raises MigrationError then."""
+    for target in report.targets:
+        if target.outcome == "failed":
+            failure = target.failures[-1]
+            raise MigrationError(f"{target.name}: {failure}", report) from failure.error
+    return report

@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from automigrator.events.catalogue import CATALOGUE
-from automigrator.support.redaction import hide_secrets, said
-from automigrator.target import passwords_of
 
 if TYPE_CHECKING:
     from automigrator.events.event import Event
@@ -87,6 +85,9 @@ class Notifier:
         try:
             yield lambda: time.monotonic() - began
         except Exception as error:
+            from automigrator.support.redaction import hide_secrets, said  # local: for errors alone
+            from automigrator.target import passwords_of
+
             secrets = passwords_of(target)
             hide_secrets(error, secrets)  # a plugin may log what its act raised
             self(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["recover", "prepare", "stamp", "snapshot", "restore", "recreate"]
 """`recover` ends what a killed leader began, `prepare` is the hook `before_migrate`."""
 
 
-@dataclass(slots=True)
 class Act:
     """One act that has begun; `ended` says that it ended well, `changed` that it did something."""
 
-    kind: Kind
-    ended: bool = False
-    changed: bool = True
+    ended = False
+    changed = True
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
 
 
 class Acts:

@@ -15,8 +15,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from automigrator.errors import HookError, OverdueError, RefusedError
 from automigrator.support.concurrency import in_thread
-from automigrator.support.redaction import first_line
-from automigrator.support.urls import scrubbed
 
 Around = Callable[[str, str], AbstractContextManager[Callable[[], object]]]
 
@@ -118,6 +116,9 @@ def _overdue(impl: Impl, deadline_s: float | None, *, given_up: bool) -> HookErr
 
 def described(error: Exception) -> str:
     """The error and where it was raised; its first line only, as SQL parameters are below."""
+    from automigrator.support.redaction import first_line  # local: for errors alone
+    from automigrator.support.urls import scrubbed
+
     text = scrubbed(first_line(error))
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{text} ({PurePath(frame.filename).name}:{frame.lineno})"

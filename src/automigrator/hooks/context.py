@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
-from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from automigrator.backends.contract.backend import Backend
-from automigrator.backends.contract.lock import Hold
-from automigrator.backends.contract.snapshots import Copying, Snapshot, SnapshotOptions
-from automigrator.backends.contract.values import VersionTable
+# what only an act needs is imported there: a start with nothing to do comes here, too
 from automigrator.errors import RefusedError
-from automigrator.events.notifier import Notifier
-from automigrator.failure import Failure
-from automigrator.hooks.acts import Acts, Kind
+from automigrator.hooks.acts import Acts
 from automigrator.hooks.calls import acting
-from automigrator.hooks.effects import Effect, may_act
-from automigrator.retention import Limits, stamp
-from automigrator.status import PendingRevision
-from automigrator.target import Target
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+    from pathlib import Path
+
+    from automigrator.backends.contract.backend import Backend
+    from automigrator.backends.contract.lock import Hold
+    from automigrator.backends.contract.snapshots import Copying, Snapshot
+    from automigrator.backends.contract.values import VersionTable
+    from automigrator.events.notifier import Notifier
+    from automigrator.failure import Failure
+    from automigrator.hooks.acts import Kind
+    from automigrator.hooks.effects import Effect
+    from automigrator.status import PendingRevision
+    from automigrator.target import Target
 
 T = TypeVar("T")
 
@@ -131,6 +135,9 @@ class Run:
         hold = self._need_lock("take a snapshot")
         if self.taken is None:
             snapshots = self.offered(hold.snapshots, "snapshots")
+            from automigrator.backends.contract.snapshots import SnapshotOptions
+            from automigrator.retention import stamp
+
             options = SnapshotOptions(folder, disconnect_others, how, binaries)
             told = self._progress.step("snapshot-started", "snapshot-failed", self.target)
             with acting("take a snapshot"), told as seconds, self.acts.act("snapshot"):
@@ -161,6 +168,8 @@ class Run:
         """
         hold = self._need_lock("prune snapshots")
         snapshots = self.offered(hold.snapshots, "snapshots")
+        from automigrator.retention import Limits
+
         with acting("prune snapshots"):
             return await snapshots.prune(Limits(keep, max_age), folder)
 
@@ -170,6 +179,8 @@ class Run:
         """Delete old databases that `recreate_database` set aside, like `prune_snapshots`."""
         hold = self._need_lock("prune what was set aside")
         sides = self.offered(hold.sides, "databases on the side")
+        from automigrator.retention import Limits
+
         with acting("prune what was set aside"):
             return await sides.prune_set_aside(Limits(keep, max_age))
 
@@ -255,6 +266,8 @@ class Run:
                 f"cannot {act}: the plugin does not declare effect = {effect!r}; "
                 "nothing was changed"
             )
+        from automigrator.hooks.effects import may_act
+
         if not may_act(effect, failure):
             raise RefusedError(
                 f"cannot {act} after a failure of kind {failure.kind} that left the database "

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from automigrator.migrations.static.cache import History, history_of, signature_of
 from automigrator.migrations.static.layout import layout_of
+from automigrator.report import TargetReport
+from automigrator.runner.session import opened
 from automigrator.support.concurrency import in_thread
 
 if TYPE_CHECKING:
     from automigrator.migrations.static.heads import Signature
     from automigrator.migrations.static.layout import Layout
-    from automigrator.runner.state import RunState
+    from automigrator.runner.session import Session
     from automigrator.target import Target
 
 
@@ -33,13 +37,26 @@ _MOST_SEEN = 64
 _FEW_FILES = 300
 
 
-async def nothing_to_do(state: RunState) -> bool:
-    """Whether the database is at its heads beyond doubt; where it is not, only a look can tell.
+async def current(targets: Sequence[Target]) -> tuple[tuple[TargetReport, ...], str]:
+    """The reports of the first targets, as long as they lack nothing, and the next one's name."""
+    reports: list[TargetReport] = []
+    for target in targets:
+        began = time.monotonic()
+        async with opened(target) as session:
+            heads = await nothing_to_do(session)
+        if not heads:
+            return tuple(reports), target.name
+        seconds = time.monotonic() - began
+        reports.append(TargetReport(target.name, "current", heads, heads, elapsed_s=seconds))
+    return tuple(reports), ""
+
+
+async def nothing_to_do(session: Session) -> tuple[str, ...]:
+    """The heads of a database that is at the wanted ones beyond doubt; none where a look must tell.
 
     Takes no lock, imports no Alembic, loads no plugin. An error is left to the steps that can
     answer it.
     """
-    session, run = state.session, state.run
     try:
         target = session.target
         seen = _SEEN.get(_key(target))
@@ -47,15 +64,12 @@ async def nothing_to_do(state: RunState) -> bool:
         few = seen is not None and len(seen.signature) <= _FEW_FILES
         wanted = _wanted(target) if few else await in_thread(lambda: _wanted(target))
         if wanted is None:
-            return False
+            return ()
         sight = await session.backend.look([session.table], heads_only=True)
     except Exception:  # noqa: BLE001 - met again by the steps that follow
-        return False
+        return ()
     heads = sight.all_heads()
-    if sight.unfinished or not heads or frozenset(heads) != wanted:
-        return False
-    run.before = run.wanted = state.after = heads
-    return True
+    return () if sight.unfinished or frozenset(heads) != wanted else heads
 
 
 def _wanted(target: Target) -> frozenset[str] | None:

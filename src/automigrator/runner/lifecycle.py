@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from automigrator.errors import MigrationError
 from automigrator.report import Report, TargetReport
 from automigrator.runner.state import Left, RunState
-from automigrator.runner.time_limit import TimeIsUpError
 
 if TYPE_CHECKING:
     from automigrator.events.notifier import Notifier
     from automigrator.failure import Failure
     from automigrator.hooks.context import Run
     from automigrator.runner.modes import Mode
+    from automigrator.runner.time_limit import TimeIsUpError
     from automigrator.target import Target
 
 
@@ -89,6 +89,8 @@ def _target_finished(state: RunState, report: TargetReport, outcome: str) -> Non
 
 def time_is_up(state: RunState) -> TimeIsUpError:
     """The error of a run whose time is over: what it waited for, or did."""
+    from automigrator.runner.time_limit import TimeIsUpError  # local: most runs have no limit
+
     assert state.limit is not None
     execution = state.execution
     if state.phase.revisions and execution is not None and execution.current is not None:
@@ -128,6 +130,8 @@ async def looked_within(
     except TimeoutError:
         if seconds is None or not timeout.expired():
             raise
+    from automigrator.runner.time_limit import TimeIsUpError  # local: most runs have no limit
+
     first, *others = targets
     error = TimeIsUpError(seconds, "still looking, and nothing was changed")
     failed = TargetReport(

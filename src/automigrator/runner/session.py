@@ -7,7 +7,6 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from automigrator.backends.access import Access
@@ -15,7 +14,6 @@ from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.backends.registry import backend_for
 from automigrator.errors import ConfigurationError, JudgedError
 from automigrator.support.concurrency import in_thread
-from automigrator.support.redaction import hide_secrets
 from automigrator.target import Target, passwords_of
 
 if TYPE_CHECKING:
@@ -25,14 +23,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("automigrator")
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Session:
     """What a target needs before anything can be asked of it."""
 
-    target: Target
-    backend: Backend
-    _place: Place | None = None
-    _history: History | None = None
+    def __init__(self, target: Target, backend: Backend) -> None:
+        self.target = target
+        self.backend = backend
+        self._place: Place | None = None
+        self._history: History | None = None
 
     @property
     def table(self) -> VersionTable:
@@ -93,6 +91,8 @@ async def opened(target: Target) -> AsyncIterator[Session]:
         async with session.backend.access.sharing():
             yield session
     except BaseException as error:
+        from automigrator.support.redaction import hide_secrets  # local: for errors alone
+
         hide_secrets(error, passwords_of(target))
         raise
     finally:

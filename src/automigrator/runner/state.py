@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 
-from automigrator.backends.contract.record import FailedStarts
 from automigrator.hooks.calls import GRACE_S
 from automigrator.report import Applied, TargetReport
 
@@ -28,6 +27,13 @@ if TYPE_CHECKING:  # a start with nothing to do needs none of it
     from automigrator.runner.session import Session
     from automigrator.runner.time_limit import RunLimit
     from automigrator.target import Ahead, LastResort, Target
+
+    class Owner(Protocol):
+        """The Migrator, as its targets' runs see it: steps that may be overridden, plugins."""
+
+        def create_database(self, run: Run) -> Awaitable[bool]: ...
+
+        def hooks_of(self, target: Target) -> Awaitable[Hooks]: ...
 
 
 class Left(NamedTuple):
@@ -52,14 +58,6 @@ class Left(NamedTuple):
             tuple(dict.fromkeys(earlier.debris + self.debris)),
             self.revision,
         )
-
-
-class Owner(Protocol):
-    """The Migrator, as its targets' runs see it: the steps a subclass may override, its plugins."""
-
-    def create_database(self, run: Run) -> Awaitable[bool]: ...
-
-    def hooks_of(self, target: Target) -> Awaitable[Hooks]: ...
 
 
 class Policy(NamedTuple):
@@ -95,6 +93,8 @@ class Start:
         """`begun`: it was compared with those before it; `counted`: and written down as failed."""
         self.found: Record | None = None
         """The record of earlier leaders, as this one found it."""
+        from automigrator.backends.contract.record import FailedStarts  # local: only this needs it
+
         self.starts = FailedStarts()
         """Those that failed, this one included."""
 
@@ -111,48 +111,58 @@ class Rehearsals:
         """How long all of them took; None where there was none."""
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class RunState:
     """Everything about one target's part of a run that its steps share."""
 
-    session: Session
-    run: Run
-    progress: Notifier
-    owner: Owner
-    policy: Policy
-    limit: RunLimit | None = None
-    """The time that the whole run has."""
-    began: float = field(default_factory=time.monotonic)
-    phase: Phase = _LOOKING
-    hold: Hold | None = None
-    """The migration lock once it was taken, also when it is lost; `run.hold` is as long as held."""
-    finding: Finding | None = None
-    plan: str = ""
-    """A digest of the pending revisions; empty while they are not known."""
-    unfinished: bool = False
-    """Whether the last look saw a killed process's journal open."""
-    start: Start = field(default_factory=Start)
-    rehearsal: Rehearsals = field(default_factory=Rehearsals)
-
-    execution: Execution | None = None
-    """What env.py did in this attempt."""
-    debris: tuple[str, ...] = ()
-    """What lay about before this attempt began."""
-    blockers: Callable[[], tuple[str, ...]] | None = None
-    """Names those who were in the way, once that is watched."""
-
-    after: tuple[str, ...] = ()
-    applied: list[Applied] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    lasting: Left = field(default_factory=Left)
-    """What earlier attempts left, which makes a later one no cleaner."""
-    how_far: str = "nothing was migrated"
-    """How far a run came that was cancelled."""
-    drive: str | None = None
-
-    hooks: Hooks = field(init=False)
+    hooks: Hooks
     """The plugins, once the strategies are loaded."""
-    _attempt_began: float | None = None
+
+    def __init__(
+        self,
+        session: Session,
+        run: Run,
+        progress: Notifier,
+        owner: Owner,
+        policy: Policy,
+        limit: RunLimit | None = None,
+    ) -> None:
+        self.session = session
+        self.run = run
+        self.progress = progress
+        self.owner = owner
+        self.policy = policy
+        self.limit = limit
+        """The time that the whole run has."""
+        self.began = time.monotonic()
+        self.phase = _LOOKING
+        self.hold: Hold | None = None
+        """The lock once it was taken, also when it is lost; `run.hold` is as long as held."""
+        self.finding: Finding | None = None
+        self.plan = ""
+        """A digest of the pending revisions; empty while they are not known."""
+        self.unfinished = False
+        """Whether the last look saw a killed process's journal open."""
+        self.rehearsal = Rehearsals()
+        self.execution: Execution | None = None
+        """What env.py did in this attempt."""
+        self.debris: tuple[str, ...] = ()
+        """What lay about before this attempt began."""
+        self.blockers: Callable[[], tuple[str, ...]] | None = None
+        """Names those who were in the way, once that is watched."""
+        self.after: tuple[str, ...] = ()
+        self.applied: list[Applied] = []
+        self.failures: list[Failure] = []
+        self.lasting = Left()
+        """What earlier attempts left, which makes a later one no cleaner."""
+        self.how_far = "nothing was migrated"
+        """How far a run came that was cancelled."""
+        self.drive: str | None = None
+        self._attempt_began: float | None = None
+
+    @cached_property
+    def start(self) -> Start:
+        """How this start counts."""
+        return Start()
 
     @property
     def tables(self) -> tuple[VersionTable, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 
 from automigrator.errors import JudgedError
 
@@ -26,17 +25,14 @@ class TimeIsUpError(JudgedError):
         )
 
 
-@dataclass(slots=True, eq=False)
 class RunLimit:
     """What is left of a run's time; made when the run begins."""
 
-    seconds: float
-    _ends: float = field(init=False)
-    _timeout: asyncio.Timeout | None = None
-    _earlier: int = 0
-
-    def __post_init__(self) -> None:
-        self._ends = asyncio.get_running_loop().time() + self.seconds
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._ends = asyncio.get_running_loop().time() + seconds
+        self._timeout: asyncio.Timeout | None = None
+        self._earlier = 0
 
     def begin(self) -> asyncio.Timeout:
         """What the work is awaited within; it is cancelled when the time is over."""

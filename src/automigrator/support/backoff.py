@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from dataclasses import dataclass, field
 
 
-@dataclass(slots=True)
 class Backoff:
     """Pauses between tries: `first_s` seconds, then `factor` times longer, up to `longest_s`.
 
@@ -16,14 +14,13 @@ class Backoff:
     that wait for the same thing do not all come back at the same moment.
     """
 
-    first_s: float
-    longest_s: float
-    factor: float = 2.0
-    jitter: float = 0.5
-    _next_s: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._next_s = self.first_s
+    def __init__(
+        self, first_s: float, longest_s: float, factor: float = 2.0, jitter: float = 0.5
+    ) -> None:
+        self.longest_s = longest_s
+        self.factor = factor
+        self.jitter = jitter
+        self._next_s = first_s
 
     def pause(self) -> float:
         """The next pause in seconds."""

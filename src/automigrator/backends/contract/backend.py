@@ -5,15 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import ClassVar, Literal
-
-from sqlalchemy.ext.asyncio import AsyncEngine
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from automigrator.backends.access import Access, emptied
-from automigrator.backends.contract.examiner import Examiner
-from automigrator.backends.contract.lock import Hold
-from automigrator.backends.contract.sessions import Sessions
-from automigrator.backends.contract.values import Sight, Verdict, VersionTable
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from automigrator.backends.contract.examiner import Examiner
+    from automigrator.backends.contract.lock import Hold
+    from automigrator.backends.contract.sessions import Sessions
+    from automigrator.backends.contract.values import Sight, Verdict, VersionTable
 
 Offer = Literal["snapshots", "sides", "examiner"]
 Waiting = Callable[[float, str], None]

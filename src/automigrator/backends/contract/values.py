@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import URL
-from sqlalchemy.ext.asyncio import AsyncEngine
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
-from automigrator.failure import FailureKind
+    from automigrator.failure import FailureKind
 
 
-@dataclass(frozen=True, slots=True)
-class VersionTable:
+class VersionTable(NamedTuple):
     """Where a history keeps its heads; `schema` None is the connection's default."""
 
     name: str = "alembic_version"
@@ -23,8 +22,7 @@ class VersionTable:
         return f"{self.schema}.{self.name}" if self.schema else self.name
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(NamedTuple):
     """What one look at a database found; `heads` is per version table, None where it is absent."""
 
     exists: bool
@@ -41,8 +39,7 @@ class Sight:
         return tuple(sorted({head for heads in self.heads.values() for head in heads or ()}))
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """The database to migrate, and an engine of ours that leads there."""
 
     engine: AsyncEngine

@@ -8,26 +8,27 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 
-from sqlalchemy.engine import Connection
+# what only an act needs is imported there: a start with nothing to do comes here, too
+from typing import TYPE_CHECKING
+
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.backends.access import Access, emptied
-from automigrator.backends.contract.backend import Backend, Waiting
+from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import Sight, Verdict, VersionTable
-from automigrator.backends.postgresql import (
-    databases,
-    errors,
-    lock,
-    reader,
-    session,
-    watchdog,
-)
-from automigrator.backends.postgresql.doctor import ServerExaminer
-from automigrator.backends.postgresql.hold import ServerHold
+from automigrator.backends.postgresql import errors, reader, session
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.maintenance import Maintenance, database_of
+from automigrator.support.concurrency import in_thread
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from automigrator.backends.contract.backend import Waiting
+    from automigrator.backends.postgresql.doctor import ServerExaminer
+    from automigrator.backends.postgresql.hold import ServerHold
 
 _CLOSE_S = 10.0
 """Seconds for taking leave of a server; one out of reach takes no leave."""
@@ -51,9 +52,12 @@ class PostgreSQL(Backend):
         if heads_only:
             (table,) = tables
             return await self._sights.glimpse(table)
+        await in_thread(_load)
         return await self._sights.look(tables, None)
 
     async def create(self) -> bool:
+        from automigrator.backends.postgresql import databases, watchdog
+
         async with self._maintenance.connection() as admin:
             limit = max(watchdog.SILENT_S, self.access.connect_timeout)
             what = f"CREATE DATABASE {self.database!r}"
@@ -84,6 +88,9 @@ class PostgreSQL(Backend):
     async def lock(
         self, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting
     ) -> AsyncIterator[ServerHold]:
+        from automigrator.backends.postgresql import lock
+        from automigrator.backends.postgresql.hold import ServerHold
+
         async with lock.lock(self._maintenance, tables, timeout_s, waiting) as held:
             yield ServerHold(held, self._sights, self._maintenance, self._empty_pools)
 
@@ -91,6 +98,8 @@ class PostgreSQL(Backend):
         return errors.classify(error)
 
     async def debris(self) -> tuple[str, ...]:
+        from automigrator.backends.postgresql import watchdog
+
         async def read() -> tuple[str, ...]:
             async with self.access.shared() as connection:
                 return await reader.invalid_indexes(connection)
@@ -100,6 +109,8 @@ class PostgreSQL(Backend):
         )
 
     def examiner(self, tables: Sequence[VersionTable]) -> ServerExaminer:
+        from automigrator.backends.postgresql.doctor import ServerExaminer
+
         return ServerExaminer(self.access, self._maintenance, tables)
 
     async def refresh(self) -> None:
@@ -118,6 +129,11 @@ class PostgreSQL(Backend):
         for engine in list(self._engines):
             await emptied(engine)
         await self.refresh()
+
+
+def _load() -> None:
+    """Import the rest while it can be read: a failure may be that no file can be opened."""
+    from automigrator.backends.postgresql import databases, hold, lock, watchdog  # noqa: F401
 
 
 class ServerSessions(Sessions):

@@ -6,7 +6,6 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -99,7 +98,7 @@ class Sights:
         application = self.access.application
         if application is not None and application is self.access.given_engine:
             _places.setdefault(application.sync_engine, {}).update(view.schemas)
-        return replace(view.sight, unfinished=unfinished)
+        return view.sight._replace(unfinished=unfinished)
 
     async def _is_listed(self, refused: Exception) -> bool:
         """Ask the catalog: during a swap a connection may be told that there is no database."""

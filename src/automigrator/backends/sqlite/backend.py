@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
+# what only an act needs is imported there: a start with nothing to do comes here, too
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import event
-from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.backends.access import Access, emptied, keep_none_idle
-from automigrator.backends.contract.backend import Backend, Waiting
+from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import Sight, Verdict, VersionTable
-from automigrator.backends.sqlite import connections, errors, files, reader
-from automigrator.backends.sqlite import lock as locks
-from automigrator.backends.sqlite.doctor import FileExaminer, left_over
-from automigrator.backends.sqlite.foreign import ensure_damaged
-from automigrator.backends.sqlite.hold import SQLiteHold
-from automigrator.backends.sqlite.transactions import make_real
+from automigrator.backends.sqlite import connections, files, reader
 from automigrator.errors import ConfigurationError
 from automigrator.support.concurrency import in_thread
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from automigrator.backends.contract.backend import Waiting
+    from automigrator.backends.sqlite.doctor import FileExaminer
+    from automigrator.backends.sqlite.hold import SQLiteHold
 
 
 class SQLite(Backend):
@@ -47,11 +48,16 @@ class SQLite(Backend):
             )
 
     async def look(self, tables: Sequence[VersionTable], *, heads_only: bool = False) -> Sight:
+        if not heads_only:
+            await in_thread(_load)
         await self._settle()
         if self.file is not None:
             try:
                 return await in_thread(partial(_look, self.file, tables))
             except sqlite3.DatabaseError as error:
+                from automigrator.backends.sqlite import errors
+                from automigrator.backends.sqlite.foreign import ensure_damaged
+
                 if errors.classify(error) == "corrupt":
                     await ensure_damaged(self.access, error)
                 raise
@@ -99,6 +105,9 @@ class SQLite(Backend):
     async def lock(
         self, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting
     ) -> AsyncIterator[SQLiteHold]:
+        from automigrator.backends.sqlite import lock as locks
+        from automigrator.backends.sqlite.hold import SQLiteHold
+
         await self._settle()
         lock = (
             locks.memory_lock(self.engine().sync_engine, timeout_s, waiting)
@@ -113,20 +122,31 @@ class SQLite(Backend):
                 await hold.ended()
 
     def classify(self, error: BaseException) -> Verdict:
+        from automigrator.backends.sqlite import errors
+
         return Verdict(errors.classify(error), errors.advise(error))
 
     async def debris(self) -> tuple[str, ...]:
         if self.file is None or not self.file.exists():
             return ()
+        from automigrator.backends.sqlite.doctor import left_over
+
         return await in_thread(partial(left_over, self.file))
 
     def examiner(self, tables: Sequence[VersionTable]) -> FileExaminer:
+        from automigrator.backends.sqlite.doctor import FileExaminer
+
         return FileExaminer(self.file)
+
+
+def _load() -> None:
+    """Import the rest while it can be read: a failure may be that no file can be opened."""
+    from automigrator.backends.sqlite import doctor, errors, foreign, hold, lock  # noqa: F401
 
 
 def _look(file: Path, tables: Sequence[VersionTable]) -> Sight:
     sight = reader.look_at_file(file, tables)
-    return replace(sight, unfinished=files.journal_path(file).exists())
+    return sight._replace(unfinished=files.journal_path(file).exists())
 
 
 class FileSessions(Sessions):
@@ -140,6 +160,8 @@ class FileSessions(Sessions):
         return connections.files_of(connection.connection.dbapi_connection)
 
     def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
+        from automigrator.backends.sqlite.transactions import make_real
+
         return make_real(connection, to_write=to_write)
 
     def interrupter(self, connection: Connection) -> Callable[[], None] | None:

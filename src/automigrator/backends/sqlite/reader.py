@@ -7,7 +7,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ Ask = Callable[[str], Sequence[Any]]
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'"
 
 # rows of quick_check about values that break a declared constraint: the file itself is sound
-_LOGICAL = re.compile(r"(?:CHECK constraint failed|[\w-]+ value) in ")
+_LOGICAL = r"(?:CHECK constraint failed|[\w-]+ value) in "
 
 
 class Cancelled(Exception):
@@ -39,7 +38,6 @@ def never() -> bool:
     return False
 
 
-@dataclass(slots=True)
 class Wait:
     """Waiting for other connections of the file at `path`, until the deadline.
 
@@ -47,10 +45,13 @@ class Wait:
     neither be cancelled nor hold for several statements.
     """
 
-    path: Path
-    act: str
-    deadline: Deadline
-    cancelled: Callable[[], bool] = never
+    def __init__(
+        self, path: Path, act: str, deadline: Deadline, cancelled: Callable[[], bool] = never
+    ) -> None:
+        self.path = path
+        self.act = act
+        self.deadline = deadline
+        self.cancelled = cancelled
 
     def ensure_wanted(self) -> None:
         """Raise Cancelled when the caller no longer wants the work."""
@@ -181,7 +182,7 @@ def verify(
             while file.readinto(buffer):
                 pass
     with looking_at(path, wait_s) as connection:
-        complaints = [row for row in _quick_check(connection) if not _LOGICAL.match(row)]
+        complaints = [row for row in _quick_check(connection) if not re.match(_LOGICAL, row)]
         if complaints:
             raise codes.damaged(f"{path} is damaged: {'; '.join(complaints[:5])}")
         return look(asking(connection), [VersionTable(name) for name in tables]).all_heads()
