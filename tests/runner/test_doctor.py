@@ -130,7 +130,7 @@ async def test_a_server_out_of_reach_is_said_to_be(make_target: Make) -> None:
 
     assert not found.reachable and not found.healthy
     assert found.status.problem is not None and found.status.problem.kind == "unreachable"
-    assert "out of reach" in str(found) and "canary" not in str(found)
+    assert "not reachable" in str(found) and "canary" not in str(found)
 
 
 async def test_several_heads_and_a_newer_database_are_told(
