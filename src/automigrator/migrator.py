@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from automigrator.rehearsal import Rehearsal
     from automigrator.report import Outcome
     from automigrator.runner.checkup import Checkup
+    from automigrator.runner.session import Session
     from automigrator.runner.state import RunState
     from automigrator.runner.status import Models
     from automigrator.runner.time_limit import RunLimit
@@ -105,7 +106,8 @@ class Migrator:
         self._plugins, self._hook_timeout = plugins, hook_timeout
         if plugins:
             self._hooks.listened  # noqa: B018 - a wrong plugin is refused here
-        self._lacking = ""
+        self._kept = AsyncExitStack()
+        self._looked: Session | None = None
         self._joined: dict[str, Hooks] | None = None
         self._how_far = ""
         self._states: dict[Run, RunState] = {}
@@ -133,11 +135,13 @@ class Migrator:
             mode = modes.resolve(self.mode)
             if mode == "skip":  # a subclass knows better
                 mode = "migrate"
-            done = await self._current(mode)
-            if len(done) == len(self.targets):
-                return Report(done, time.monotonic() - began)
-            return await self._told(mode, done, began)
+            async with self._kept:
+                done = await self._current(mode)
+                if len(done) == len(self.targets):
+                    return Report(done, time.monotonic() - began)
+                return await self._told(mode, done, began)
         finally:
+            self._looked = None
             if "_stream" in vars(self):
                 self._stream.end()
             if "_hooks" in vars(self):
@@ -254,7 +258,8 @@ class Migrator:
     async def migrate_target(self, run: Run) -> TargetReport:
         """One target's whole part of a run: look, lock, migrate, recover, report."""
         state = self._states[run]
-        if run.name != self._lacking and (heads := await nothing_to_do(state.session)):
+        looked = state.session is self._looked
+        if not looked and (heads := await nothing_to_do(state.session)):
             run.before = run.wanted = state.after = heads
             return state.report("current")
         bring_to_head = await in_thread(_bring_to_head)
@@ -276,12 +281,11 @@ class Migrator:
 
         None where somebody would notice: the events of such a start cost as much as all the rest.
         """
-        self._lacking = ""
         noticed = self._plugins or "_stream" in vars(self) or logger.isEnabledFor(logging.INFO)
         overridden = type(self).migrate_target is not Migrator.migrate_target
         if mode != "migrate" or noticed or overridden or self.run_timeout is not None:
             return ()
-        done, self._lacking = await current(self.targets)
+        done, self._looked = await current(self.targets, self._kept)
         return done
 
     async def _told(self, mode: modes.Mode, done: tuple[TargetReport, ...], began: float) -> Report:
@@ -321,7 +325,11 @@ class Migrator:
         from automigrator.hooks.context import Run
         from automigrator.runner.state import Policy, RunState
 
-        async with opened(target) as session:
+        async with AsyncExitStack() as stack:
+            if (session := self._looked) is not None and session.target is target:
+                stack.push_async_exit(self._kept.pop_all())
+            else:
+                session = await stack.enter_async_context(opened(target))
             progress = self._progress(run_id)
             run = Run(
                 target,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,18 +38,25 @@ _MOST_SEEN = 64
 _FEW_FILES = 300
 
 
-async def current(targets: Sequence[Target]) -> tuple[tuple[TargetReport, ...], str]:
-    """The reports of the first targets, as long as they lack nothing, and the next one's name."""
+async def current(
+    targets: Sequence[Target], kept: AsyncExitStack
+) -> tuple[tuple[TargetReport, ...], Session | None]:
+    """The reports of the first targets, as long as they lack nothing, and the next one's session.
+
+    The session stays open, for what is to be done, until `kept` is closed.
+    """
     reports: list[TargetReport] = []
     for target in targets:
         began = time.monotonic()
-        async with opened(target) as session:
+        async with AsyncExitStack() as stack:
+            session = await stack.enter_async_context(opened(target))
             heads = await nothing_to_do(session)
-        if not heads:
-            return tuple(reports), target.name
+            if not heads:
+                kept.push_async_exit(stack.pop_all())
+                return tuple(reports), session
         seconds = time.monotonic() - began
         reports.append(TargetReport(target.name, "current", heads, heads, elapsed_s=seconds))
-    return tuple(reports), ""
+    return tuple(reports), None
 
 
 async def nothing_to_do(session: Session) -> tuple[str, ...]:
