@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,8 +18,6 @@ from automigrator.support import urls
 from automigrator.support.urls import is_secret, secrets_of
 
 if TYPE_CHECKING:
-    from alembic.config import Config
-
     from automigrator.rehearsal import Rehearsal
 
 Drive = Literal["auto", "loop", "thread"]
@@ -33,6 +31,20 @@ Ahead = Literal["refuse", "serve"]
 """What becomes of a start that finds its database at a revision that no file here knows."""
 
 Database = AsyncEngine | URL | str
+
+
+class AlembicConfig(Protocol):
+    """An `alembic.config.Config`, described here so that this module need not import Alembic."""
+
+    @property
+    def config_file_name(self) -> str | None: ...
+
+    @property
+    def config_ini_section(self) -> str: ...
+
+    def get_main_option(self, name: str, default: str) -> str: ...
+
+    def set_main_option(self, name: str, value: str) -> None: ...
 
 
 class Target(Frozen):
@@ -53,7 +65,7 @@ class Target(Frozen):
     """
 
     database: Database
-    config: Config | str | os.PathLike[str]
+    config: AlembicConfig | str | os.PathLike[str]
     name: str
     revision: str
     section: str
@@ -84,7 +96,7 @@ class Target(Frozen):
     def __init__(
         self,
         database: Database,
-        config: Config | str | os.PathLike[str],
+        config: AlembicConfig | str | os.PathLike[str],
         *,
         name: str = "",
         revision: str = "heads",

@@ -1,4 +1,4 @@
-"""Whether models and a migrated schema agree, by Alembic's comparison and env.py's options."""
+"""Compares models with a migrated schema, by Alembic's comparison and env.py's options."""
 
 from __future__ import annotations
 
@@ -10,22 +10,29 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import MetaData
 from sqlalchemy.sql.schema import ColumnCollectionConstraint
 
+from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.values import Place
 from automigrator.errors import EnvError
 from automigrator.migrations.drive import drive
+from automigrator.migrations.history import History
 from automigrator.migrations.probe import probe
-from automigrator.runner.session import Session
+from automigrator.target import Target
 
 MODELS, DATABASE = "only in the models", "only in the database"
 
 
-async def drift(ground: Session, models: MetaData | Sequence[MetaData]) -> tuple[str, ...]:
-    """A line for each difference; none where they agree. Only reads.
+async def drift(
+    target: Target,
+    backend: Backend,
+    history: History,
+    place: Place,
+    models: MetaData | Sequence[MetaData],
+) -> tuple[str, ...]:
+    """Return a line for each difference between `models` and the database; only reads.
 
-    What env.py passes to `context.configure` holds: `include_object`, `compare_type`, schemas.
+    env.py's options for `context.configure` apply: `include_object`, `compare_type`, schemas.
     Raises EnvError, and what env.py and the comparison raise.
     """
-    target, backend, place = ground.target, ground.backend, ground.place
-    history = await ground.history()
     found: list[tuple[str, ...]] = []
 
     def compare(context: MigrationContext) -> None:
@@ -40,9 +47,9 @@ async def drift(ground: Session, models: MetaData | Sequence[MetaData]) -> tuple
 
 
 def described(differences: Iterable[Any]) -> Iterator[str]:
-    """Each difference that Alembic reports, for people."""
+    """A line for people for each difference that Alembic reports."""
     for each in differences:
-        if isinstance(each, list):  # what differs in one column
+        if isinstance(each, list):  # the differences of one column
             yield from described(each)
         else:
             yield _line(each)
@@ -62,8 +69,8 @@ def _line(difference: tuple[Any, ...]) -> str:
         case "add_constraint" | "remove_constraint" | "add_fk" | "remove_fk", [constraint]:
             return f"{_constraint(constraint)}: {where}"
         case "modify_nullable", [schema, table, column, _, old, new]:
-            said = {True: "nullable", False: "not nullable"}
-            return _modified(schema, table, column, said.get(old, old), said.get(new, new))
+            words = {True: "nullable", False: "not nullable"}
+            return _modified(schema, table, column, words.get(old, old), words.get(new, new))
         case "modify_type", [schema, table, column, _, old, new]:
             return _modified(schema, table, column, f"type {old!r}", f"{new!r}")
         case "modify_default", [schema, table, column, _, old, new]:

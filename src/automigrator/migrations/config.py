@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import tomllib
 from argparse import Namespace
 from pathlib import Path
@@ -82,6 +83,11 @@ def _read(target: Target) -> Config:
         if "file_config" in vars(source):
             vars(config)["file_config"] = copy.deepcopy(source.file_config)
         return config
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigurationError(
+            f"config is a {type(source).__name__}; it takes an alembic.config.Config, or the path "
+            "of an alembic.ini, of a pyproject.toml or of the script directory"
+        )
     path = Path(source)
     if path.is_dir():
         config = Config(ini_section=target.section)

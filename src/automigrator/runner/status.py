@@ -120,7 +120,8 @@ async def _drift(
         return None
     from automigrator.migrations.comparison import drift
 
-    return await drift(session, models)
+    history = await session.history()
+    return await drift(session.target, session.backend, history, session.place, models)
 
 
 async def _served(session: Session, served: Served, compare: bool) -> TargetStatus:
