@@ -54,6 +54,13 @@ def of_the_driver(**_: Any) -> None:
     raise DBAPIError("SELECT :x", {"x": ROW}, ValueError(told)).with_traceback(None)
 
 
+async def told(hooks: Hooks, event: Event) -> None:
+    """Tell every listener, and return when all have been told this and what came before."""
+    hooks.emit(event)
+    if busy := [teller for teller in hooks._tellers.values() if not teller.done()]:
+        await asyncio.wait(busy)
+
+
 async def test_in_house_hooks_are_asked_before_strategies_each_in_configured_order() -> None:
     calls: list[str] = []
     a, b, c, d = (Recorder(name, calls) for name in "abcd")
@@ -181,7 +188,7 @@ async def test_an_impl_gets_only_the_arguments_it_accepts() -> None:
         [],
     )
     for impl in hooks.impls_of_on_failure():
-        await hooks.call(impl, None, run=RUN, failure=FAILURE)
+        await hooks.call(impl, run=RUN, failure=FAILURE)
     assert seen == [(), FAILURE, FAILURE, RUN, ["failure", "run"]]
 
 
@@ -197,7 +204,7 @@ async def test_an_async_hook_behind_a_plain_decorator_is_awaited() -> None:
     namespace = SimpleNamespace(on_failure=hookimpl(wrapper))
     hooks = Hooks([namespace], [])
     (impl,) = hooks.impls_of_on_failure()
-    assert await hooks.call(impl, None, run=RUN, failure=FAILURE) is Decision.RETRY
+    assert await hooks.call(impl, run=RUN, failure=FAILURE) is Decision.RETRY
 
 
 async def test_a_raising_before_migrate_stops_there_and_is_blamed() -> None:
@@ -216,7 +223,7 @@ async def test_a_hooks_error_is_told_without_what_rows_hold(
     with pytest.raises(HookError, match=r"\$1: \(value hidden\)") as info:
         await Hooks([plugin], []).before_migrate(RUN)
     assert ROW not in str(info.value)
-    await Hooks([with_hook("on_event", of_the_driver)], []).on_event(Event("locked"))
+    Hooks([with_hook("on_event", of_the_driver)], []).emit(Event("locked"))
     assert "(value hidden)" in caplog.text and ROW not in caplog.text
 
 
@@ -275,7 +282,7 @@ async def test_an_answer_that_is_no_decision_is_an_error(answer: object) -> None
     hooks = Hooks([], [("purge", with_hook("on_failure", lambda: answer))])
     (impl,) = hooks.impls_of_on_failure()
     with pytest.raises(HookError, match="on_failure of purge returned a"):
-        await hooks.call(impl, None, run=RUN, failure=FAILURE)
+        await hooks.call(impl, run=RUN, failure=FAILURE)
 
 
 async def test_every_after_migrate_is_called_and_its_errors_become_notes() -> None:
@@ -309,7 +316,7 @@ async def test_listener_errors_are_logged_once_a_plugin_and_change_nothing(
         [],
     )
     for name in ("one", "two"):
-        await hooks.on_event(Event(name))
+        await told(hooks, Event(name))
     assert seen == ["one", "two"]
     errors = [r for r in caplog.records if r.levelno == logging.ERROR]
     assert len(errors) == 2
@@ -331,7 +338,7 @@ async def test_emit_tells_sync_listeners_at_once_and_async_ones_in_order_without
     for name in ("one", "two", "three"):
         hooks.emit(Event(name))
     assert (at_once, later) == (["one", "two", "three"], [])
-    await hooks.on_event(Event("four"))
+    await told(hooks, Event("four"))
     assert later == ["one", "two", "three", "four"]
     await hooks.aclose()
 
@@ -347,7 +354,7 @@ async def test_a_hung_listener_is_cancelled_and_told_no_more(
 
     hooks = Hooks([], [("telemetry", with_hook("on_event", hung))], deadline_s=0.01)
     for name in ("one", "two"):
-        await hooks.on_event(Event(name))
+        await told(hooks, Event(name))
     assert calls == ["one"]
     assert "on_event of telemetry exceeded its deadline" in caplog.text
 
@@ -370,7 +377,7 @@ async def test_a_sync_listener_that_returns_a_coroutine_is_reported(
 async def test_hooks_serve_one_event_loop_after_another() -> None:
     hooks = Hooks([with_hook("on_event", _sleeping(0))], [])
     for _ in range(2):
-        await asyncio.to_thread(asyncio.run, hooks.on_event(Event("one")))
+        await asyncio.to_thread(asyncio.run, told(hooks, Event("one")))
 
 
 def _sleeping(seconds: float) -> Callable[..., Any]:

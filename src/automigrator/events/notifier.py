@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import threading
@@ -12,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from automigrator.events.catalogue import CATALOGUE
+from automigrator.support.concurrency import running_loop
 
 if TYPE_CHECKING:
     from automigrator.events.event import Event
@@ -43,7 +43,7 @@ class Notifier:
         self._stream = stream
         self.listeners = listeners
         self.run = run or os.urandom(8).hex()
-        self._loop, self._thread = _running_loop(), threading.get_ident()
+        self._loop, self._thread = running_loop(), threading.get_ident()
 
     def __call__(
         self, name: str, target: str | None = None, /, *, told: object = None, **data: Any
@@ -120,10 +120,3 @@ class Notifier:
     @property
     def _listened(self) -> bool:
         return self._stream.listened or self.listeners.listened
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

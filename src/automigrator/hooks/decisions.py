@@ -54,9 +54,8 @@ class Decisions:
                 continue
             rebuilt, acts = run.rebuilt, run.acts.count()
             try:
-                with self.around(impl.hook, impl.blame) as given_up, run.acting(effect):
-                    limit = hooks.deadline_of(impl)
-                    answer = await hooks.call(impl, limit, given_up, run=run, failure=run.failure)
+                with run.acting(effect):
+                    answer = await hooks.call(impl, self.around, run=run, failure=run.failure)
             except HookError as error:
                 run.notes.append(str(error))
                 run.failure = await self.look_again(run.failure)

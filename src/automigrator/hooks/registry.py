@@ -1,4 +1,4 @@
-"""Registers plugins, and calls their hooks in the configured order."""
+"""The plugins of a run, and their hooks in the configured order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import copy
 import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import HookError, OverdueError, PluginError
@@ -20,6 +20,7 @@ from automigrator.hooks.calls import (
     failed,
     untold,
 )
+from automigrator.support.concurrency import running_loop
 
 if TYPE_CHECKING:
     from automigrator.events.event import Event
@@ -60,7 +61,7 @@ class Hooks:
         self._tellers: dict[int, asyncio.Task[None]] = {}
 
     def with_strategies(self, strategies: Sequence[tuple[str, object]]) -> Hooks:
-        """These plugins and then `strategies`; a listener of both is told in one queue."""
+        """These plugins and then `strategies`; both are told events in one queue."""
         joined = copy.copy(self)
         joined._impls = defaultdict(list)
         known = {id(impl.plugin): impl.blame for impls in self._impls.values() for impl in impls}
@@ -78,54 +79,45 @@ class Hooks:
         return bool(self._impls["on_event"])
 
     async def before_migrate(self, run: Run, around: Around = untold) -> None:
-        """Ask every plugin to prepare. Raises HookError at the first that cannot."""
+        """Call every plugin. Raises the first HookError."""
         for impl in self._impls["before_migrate"]:
-            with around(impl.hook, impl.blame) as given_up:
-                await self.call(impl, self.deadline_of(impl), given_up, run=run)
+            await self.call(impl, around, run=run)
 
     async def after_migrate(
         self, run: Run, report: TargetReport, around: Around = untold
     ) -> tuple[str, ...]:
-        """Call every plugin, and return what went wrong as notes for the report."""
+        """Call every plugin; returns their errors as notes for the report."""
         notes = []
         for impl in self._impls["after_migrate"]:
             try:
-                with around(impl.hook, impl.blame) as given_up:
-                    limit = self.deadline_of(impl)
-                    await self.call(impl, limit, given_up, run=run, report=report)
+                await self.call(impl, around, run=run, report=report)
             except HookError as error:
                 notes.append(str(error))
         return tuple(notes)
 
     def impls_of_on_failure(self) -> list[Impl]:
-        """Whom to ask about a failure, in order; `call` each with `deadline_of` it."""
+        """The implementations to `call` about a failure, in order."""
         return list(self._impls["on_failure"])
 
-    def deadline_of(self, impl: Impl) -> float | None:
-        """Seconds `impl` may take; None for a strategy, whose restore takes what it takes."""
-        return None if impl.strategy else self._deadline_s
+    async def call(self, impl: Impl, around: Around = untold, /, **arguments: Any) -> object:
+        """Call `impl` within `around`. Raises HookError.
 
-    async def call(
-        self,
-        impl: Impl,
-        deadline_s: float | None,
-        given_up: Callable[[], object] = lambda: None,
-        /,
-        **arguments: Any,
-    ) -> object:
-        """Call `impl`; see `calling.call`. Raises HookError."""
-        return await call(impl, deadline_s, given_up, arguments)
+        The deadline is for in-house hooks and every `on_event`: a restore has none.
+        """
+        no_limit = impl.strategy and impl.hook != "on_event"
+        with around(impl.hook, impl.blame) as given_up:
+            return await call(impl, None if no_limit else self._deadline_s, given_up, arguments)
 
     def emit(self, event: Event) -> None:
-        """Tell sync listeners now and async ones soon, from the event loop's thread."""
+        """Tell sync listeners at once and async ones soon, from the event loop's thread."""
         for impl in self._impls["on_event"]:
             if id(impl) in self._muted:
                 continue
             if not impl.asynchronous:
                 self._tell_sync(impl, event)
                 continue
-            if not _loop_runs():
-                continue  # it was closed under a run, and nobody is left to await a listener
+            if running_loop() is None:
+                continue  # it was closed during a run: nobody is left to await a listener
             waiting = self._waiting.setdefault(id(impl), deque(maxlen=BACKLOG))
             waiting.append(event)
             teller = self._tellers.get(id(impl))
@@ -133,13 +125,6 @@ class Hooks:
                 self._tellers[id(impl)] = asyncio.create_task(
                     self._tell(impl, waiting), name=f"automigrator on_event of {impl.blame}"
                 )
-
-    async def on_event(self, event: Event) -> None:
-        """Tell every listener, and return when all have been told this and what came before."""
-        self.emit(event)
-        busy = [teller for teller in self._tellers.values() if not teller.done()]
-        if busy:
-            await asyncio.wait(busy)
 
     async def aclose(self) -> None:
         """Let async listeners finish within `grace_s`, then cancel them."""
@@ -159,7 +144,7 @@ class Hooks:
     async def _tell(self, impl: Impl, waiting: deque[Event]) -> None:
         while waiting:
             try:
-                await self.call(impl, self._deadline_s, event=waiting.popleft())
+                await self.call(impl, event=waiting.popleft())
             except HookError as error:
                 if isinstance(error, OverdueError):
                     # Else a hung listener would hold up the run once per event.
@@ -192,11 +177,3 @@ def _registered(plugins: Sequence[tuple[str, object, bool]]) -> dict[str, list[I
     from automigrator.hooks.validation import registered  # local: it imports pluggy
 
     return registered(plugins)
-
-
-def _loop_runs() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -11,6 +11,7 @@ import pluggy
 from automigrator.errors import PluginError
 from automigrator.hooks.calls import Impl, blame_of
 from automigrator.hooks.spec import PROJECT, Hookspecs
+from automigrator.support.entry_points import suggestion
 
 HOOKS: dict[str, tuple[str, ...]] = {
     name: tuple(inspect.signature(spec).parameters)[1:]
@@ -125,7 +126,10 @@ def _validate_impl(blame: str, plugin: object, attribute: str, opts: pluggy.Hook
     if hook not in HOOKS:
         if opts.get("optionalhook"):
             return
-        raise PluginError(f"{blame} implements {hook}, which is no hook;{_suggestion(hook)}")
+        raise PluginError(
+            f"{blame} implements {hook}, which is no hook; "
+            + (suggestion(hook, HOOKS) or f"the hooks are {', '.join(HOOKS)}")
+        )
     function = getattr(plugin, attribute)
     unwrapped = inspect.unwrap(function)
     if inspect.isgeneratorfunction(unwrapped) or inspect.isasyncgenfunction(unwrapped):
@@ -159,8 +163,3 @@ def _lookalikes(manager: PlainManager, plugin: object) -> list[str]:
         ):
             found.append(name)
     return found
-
-
-def _suggestion(name: str) -> str:
-    close = difflib.get_close_matches(name, HOOKS, n=1)
-    return f" did you mean {close[0]}?" if close else f" the hooks are {', '.join(HOOKS)}"

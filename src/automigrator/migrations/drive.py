@@ -21,7 +21,7 @@ from automigrator.migrations.history import History
 from automigrator.migrations.isolation import alembic_to_ourselves
 from automigrator.migrations.watchdog import Watch, to_its_end, until_out_of_reach
 from automigrator.migrations.ways import Way
-from automigrator.support.concurrency import in_thread
+from automigrator.support.concurrency import in_thread, running_loop
 from automigrator.target import Target
 
 
@@ -149,11 +149,7 @@ def _on(loop: asyncio.AbstractEventLoop, call: Callable[..., None]) -> Callable[
     """Progress arrives on the loop, whichever thread a revision runs in."""
 
     def forward(*arguments: Any) -> None:
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if running is loop:
+        if running_loop() is loop:
             call(*arguments)
         else:
             loop.call_soon_threadsafe(call, *arguments)
@@ -165,11 +161,7 @@ def _confirming(hold: Hold, loop: asyncio.AbstractEventLoop) -> Callable[[str], 
     """Confirm the lock from within env.py, on the loop's own thread or on another."""
 
     def confirm(progress: str) -> None:
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if running is loop:
+        if running_loop() is loop:
             await_only(hold.confirm(progress))
         else:
             asyncio.run_coroutine_threadsafe(hold.confirm(progress), loop).result()

@@ -142,6 +142,14 @@ async def within(
         raise overdue() from error
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs in this thread; None where there is none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 def started(work: Awaitable[T]) -> asyncio.Future[T]:
     """Start `work` as a task; asyncio does not complain when nobody asks for its error."""
     task = asyncio.ensure_future(work)

@@ -61,7 +61,7 @@ class Answers(Face):
                 for impl in hooks.impls_of_on_failure():
                     try:
                         with run.acting(effect):
-                            await hooks.call(impl, None, run=run, failure=failure)
+                            await hooks.call(impl, run=run, failure=failure)
                     except HookError as error:
                         wrong.append(f"{failure.kind}, {failure.state}: {error}")
         wrong += beyond(acts, strategy)
