@@ -1,4 +1,4 @@
-"""Drive."""
+"""Runs an env.py along one way, watched, for as long as the lock is held."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Place
 from automigrator.migrations.config import alembic_config
-from automigrator.migrations.environment import Execution, Request, adopted, execute
+from automigrator.migrations.environment import Execution, Request, adopted, execute, make_interruptible
 from automigrator.migrations.history import History
 from automigrator.migrations.isolation import alembic_to_ourselves
-from automigrator.migrations.watchdog import Watch, to_its_end, until_out_of_reach
+from automigrator.migrations.watchdog import Watch
 from automigrator.migrations.ways import Way
 from automigrator.support.concurrency import in_thread, running_loop
 from automigrator.target import Target
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 async def drive(
@@ -35,30 +39,28 @@ async def drive(
     revision: str,
     apply: bool = False,
     down: bool = False,
-    started: Callable[[str, int, int], None] | None = None,
-    done: Callable[[str, float], None] | None = None,
+    started: Callable[[str, int, int], None] = _nothing,
+    done: Callable[[str, float], None] = _nothing,
     compare: Callable[[MigrationContext], None] | None = None,
     execution: Execution | None = None,
     hold: Hold | None = None,
 ) -> Execution:
-    """Run env.py once along `way`, as long as `hold` is held.
+    """Run env.py once along `way`, to `revision`; without `apply` it only looks.
 
-    `compare` is called with each context that env.py configures, when nothing is applied. What
-    env.py raises passes through; so does a cancellation.
+    `started` and `done` are called for each revision, on the event loop; `compare` for each
+    context that env.py configures, when nothing is applied. `execution` is filled in, and
+    returned. Raises LockLostError when `hold` is lost, and what env.py raises.
     """
     execution = Execution() if execution is None else execution
-    watch = Watch(execution, target.statement_timeout, target.revision_timeout)
+    watch = Watch(target, backend, hold if apply else None, execution)
     loop = asyncio.get_running_loop()
-    until_silent = partial(until_out_of_reach, backend, target.connect_timeout)
-    alive = hold.until_lost if hold is not None and apply else until_silent
 
     def request(connection: Connection | None, expected: Hashable, state: Hashable) -> Request:
-        attributes: dict[str, Any] = {}
-        if "connection" not in target.attributes and connection is not None:
+        offers: dict[str, Any] = {}
+        if connection is not None and "connection" not in target.attributes:
             offers = {"connection": connection, "engine": connection.engine}
-            if way.offer in offers:
-                attributes["connection"] = offers[way.offer]
-        asked = Request(
+        attributes = {"connection": offers[way.offer]} if way.offer in offers else {}
+        return Request(
             alembic_config(target, way.url, attributes),
             history,
             backend,
@@ -70,36 +72,24 @@ async def drive(
             apply=apply,
             down=down,
             replace=way.replace,
+            started=_on(loop, started),
+            done=_on(loop, done),
             check=watch.check,
             stop=watch.stopping.is_set,
+            follow=partial(_limited, backend, watch) if apply else _unwatched,
             compare=compare,
+            confirm=_nothing if hold is None else _confirming(hold, loop),
         )
-        if apply:
-            seconds = target.statement_timeout
-            asked.follow = lambda connection: _limited(backend, watch, connection, seconds)
-        if started is not None:
-            asked.started = _on(loop, started)
-        if done is not None:
-            asked.done = _on(loop, done)
-        if hold is not None:
-            asked.confirm = _confirming(hold, loop)
-        return asked
 
     def prepared(connection: Connection) -> tuple[Hashable, Hashable]:
-        identity, state = (
-            backend.sessions.identity(connection),
-            backend.sessions.state(connection),
-        )
+        identity, state = backend.sessions.identity(connection), backend.sessions.state(connection)
         connection.rollback()
         return identity, state
 
     def on_loop(connection: Connection) -> None:
-        identity, state = prepared(connection)
+        asked = request(connection, *prepared(connection))
         undo = adopted(backend, hold, connection, to_write=apply)
-        interrupt = backend.sessions.interrupter(connection)
-        if interrupt is not None:
-            execution.interrupts.append(interrupt)
-        asked = request(connection, identity, state)
+        make_interruptible(backend, execution, connection)
         forget = asked.follow(connection)
         try:
             execute(asked, execution)
@@ -107,31 +97,21 @@ async def drive(
             forget()
             undo()
 
-    try:
-        async with alembic_to_ourselves(target):
+    async with alembic_to_ourselves(target):
+        async with connected(place.engine, target.connect_timeout) as connection:
             if way.drive == "loop":
-                async with connected(place.engine, target.connect_timeout) as connection:
-                    await to_its_end(connection.run_sync(on_loop), watch, alive)
+                await watch.await_end(connection.run_sync(on_loop))
             else:
-                async with connected(place.engine, target.connect_timeout) as connection:
-                    asked = connection.run_sync(prepared)
-                    identity, state = await to_its_end(asked, watch, alive)
-                thread = in_thread(lambda: execute(request(None, identity, state), execution))
-                await to_its_end(thread, watch, alive)
-    except Exception as error:
-        # what was told to end may trip over what it cleans up
-        if watch.reached is None:
-            raise
-        raise watch.reached from error
+                found = await watch.await_end(connection.run_sync(prepared))
+        if way.drive == "thread":
+            await watch.await_end(in_thread(lambda: execute(request(None, *found), execution)))
     return execution
 
 
-def _limited(
-    backend: Backend, watch: Watch, connection: Connection, seconds: float | None
-) -> Callable[[], None]:
+def _limited(backend: Backend, watch: Watch, connection: Connection) -> Callable[[], None]:
     """Follow a connection's statements, and let the server limit them where it can."""
     unlimited = None
-    if seconds is not None:
+    if (seconds := watch.target.statement_timeout) is not None:
         unlimited = backend.sessions.limit_statements(connection, seconds)
         if unlimited is not None:
             watch.statement_s = None
@@ -145,8 +125,12 @@ def _limited(
     return undo
 
 
+def _unwatched(connection: Connection) -> Callable[[], None]:
+    return _nothing
+
+
 def _on(loop: asyncio.AbstractEventLoop, call: Callable[..., None]) -> Callable[..., None]:
-    """Progress arrives on the loop, whichever thread a revision runs in."""
+    """Call on the event loop, whichever thread a revision runs in."""
 
     def forward(*arguments: Any) -> None:
         if running_loop() is loop:

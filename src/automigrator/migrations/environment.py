@@ -1,4 +1,4 @@
-"""One execution of a user's env.py, watched: which databases it opened, what it ran."""
+"""One execution of a user's env.py: the databases that it opened, and the revisions it ran."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Stopped(BaseException):
 
 @dataclass(slots=True)
 class Configured:
-    """What one `context.configure` of env.py led to."""
+    """The result of one `context.configure` of env.py."""
 
     table: VersionTable
     how: str
@@ -43,12 +43,12 @@ class Configured:
     one_transaction: bool = True
     ran: bool = False
     ahead: UnknownRevisionError | None = None
-    """Says what of `heads` is in no file; nothing is known to be pending then."""
+    """Names those of `heads` that are in no file; nothing is known to be pending then."""
 
 
 @dataclass(slots=True)
 class Request:
-    """What to run, on which database, and whom to tell; `apply` False only looks."""
+    """The revision to run to, the database, and the callbacks; without `apply` it only looks."""
 
     config: Config
     history: History
@@ -67,15 +67,15 @@ class Request:
     """Raises Stopped when nothing more may run."""
     stop: Callable[[], bool] = lambda: False
     follow: Callable[[Connection], Callable[[], None]] = lambda connection: lambda: None
-    """Watches the statements of a connection; returns the undoing."""
+    """Watches the statements of a connection; returns what undoes that."""
     compare: Callable[[MigrationContext], None] | None = None
     confirm: Callable[[str], None] = lambda progress: None
-    """Says how far it is; raises LockLostError when another process may migrate by now."""
+    """Reports the progress to the lock; raises LockLostError when it is no longer held."""
 
 
 @dataclass(slots=True)
 class Execution:
-    """What env.py did; `current` is the revision that was running when `error` arose."""
+    """The record of what env.py did; `current` is the revision that ran when `error` arose."""
 
     contexts: list[Configured] = field(default_factory=list)
     current: str | None = None
@@ -87,7 +87,7 @@ class Execution:
     """The last one that a revision ran, without its parameters."""
     statement_since: float | None = None
     stopped: bool = False
-    """Whether a revision was told to end, so that what it still runs is its cleaning up."""
+    """Whether a revision was told to end: its further statements clean up."""
     interrupts: list[Callable[[], None]] = field(default_factory=list)
     undo: list[Callable[[], None]] = field(default_factory=list)
 
@@ -98,7 +98,7 @@ class Execution:
 
 
 def execute(request: Request, execution: Execution) -> None:
-    """Run env.py once, filling in `execution`; what env.py raises passes through."""
+    """Run env.py once, filling in `execution`. Raises what env.py raises."""
     on_loop = request.connection is not None
     script = request.history.script
     environment = EnvironmentContext(
@@ -111,17 +111,21 @@ def execute(request: Request, execution: Execution) -> None:
     )
     original = environment.configure
 
+    def confirmed(**_: Any) -> None:
+        request.check()
+        request.confirm("")
+
     def configure(connection: Any = None, *args: Any, **options: Any) -> None:
         if connection is None:
             original(connection, *args, **options)
             return
         chosen, how = _adopted(request, execution, connection)
         if request.apply:
-            # after the session can be found by whoever takes over, or it would escape both
+            # once the session can be found: a process that takes over must be able to end it
             request.confirm("")
             options["on_version_apply"] = (
                 *to_tuple(options.get("on_version_apply"), default=()),
-                lambda **_: _confirmed(request),  # inside the transaction, before its commit
+                confirmed,  # inside the transaction, before its commit
             )
         for option, value in request.backend.sessions.configure_options().items():
             if options.get(option) is None:
@@ -141,7 +145,7 @@ def execute(request: Request, execution: Execution) -> None:
         )
 
     environment.configure = configure  # type: ignore[method-assign]  # a subclass breaks its proxies
-    before = _tasks() if on_loop else set()
+    before = asyncio.all_tasks() if on_loop else set()
     try:
         with running_env(on_loop=on_loop), environment:
             sys.path[:0] = request.config.get_prepend_sys_paths_list() or []
@@ -159,11 +163,6 @@ def execute(request: Request, execution: Execution) -> None:
             undo()
 
 
-def _confirmed(request: Request) -> None:
-    request.check()
-    request.confirm("")
-
-
 def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> Iterator[Any]:
     history = request.history
     history.refresh()
@@ -176,7 +175,7 @@ def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> 
         if request.apply:
             raise
         configured.ran, configured.ahead = True, error
-        return iter(())  # the other version tables are looked at, too
+        return iter(())  # the other version tables are looked at as well
     configured.ran = True
     configured.pending = tuple(revision_id(step) for step in steps)
     configured.wanted = history.wanted(heads, steps) if not request.down else ()
@@ -245,7 +244,7 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Conne
             raise NeedsThreadError("env.py opens its own connection with a sync driver")
         alike = (same or backend.in_place) and state == request.session_state
         if request.replace and alike and not theirs.in_transaction():
-            _interruptible(backend, execution, theirs)  # to close it is to ask a server, too
+            make_interruptible(backend, execution, theirs)  # closing asks the server, too
             return ours, "replaced"
     if not same:
         raise EnvError(
@@ -287,10 +286,11 @@ def _tune(request: Request, execution: Execution, connection: Connection) -> Non
     undo = adopted(request.backend, request.hold, connection, to_write=request.apply)
     execution.undo.append(undo)
     execution.undo.append(request.follow(connection))
-    _interruptible(request.backend, execution, connection)
+    make_interruptible(request.backend, execution, connection)
 
 
-def _interruptible(backend: Backend, execution: Execution, connection: Connection) -> None:
+def make_interruptible(backend: Backend, execution: Execution, connection: Connection) -> None:
+    """Let `execution.interrupts` end what this connection runs."""
     interrupt = backend.sessions.interrupter(connection)
     if interrupt is not None:
         execution.interrupts.append(interrupt)
@@ -305,13 +305,9 @@ def _untouched(connection: Connection) -> Iterator[None]:
         connection.rollback()
 
 
-def _tasks() -> set[asyncio.Task[Any]]:
-    return asyncio.all_tasks()
-
-
 def _await_own_tasks(before: set[asyncio.Task[Any]], location: str) -> None:
     """Wait for tasks that env.py started and did not await, while its context is still there."""
-    for task in _tasks() - before:
+    for task in asyncio.all_tasks() - before:
         code = getattr(task.get_coro(), "cr_code", None)
         if code is not None and code.co_filename == location:
             await_only(task)

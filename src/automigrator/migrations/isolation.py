@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 from sqlalchemy.util import await_only
 
 from automigrator.errors import JudgedError
+from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import in_thread
 from automigrator.target import Target
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_inside_env: ContextVar[bool] = ContextVar("automigrator_inside_env", default=False)
+inside_env: ContextVar[bool] = ContextVar("automigratorinside_env", default=False)
 
 _on_loop: ContextVar[bool] = ContextVar("automigrator_env_on_loop", default=False)
 
@@ -70,10 +70,10 @@ async def alone_in_thread(target: Target, function: Callable[[], T]) -> T:
 
 async def _have_alembic(target: Target) -> None:
     global _holder
-    deadline = time.monotonic() + target.lock_timeout
+    deadline = Deadline(target.lock_timeout)
     told = False
     while not _alembic.acquire(blocking=False):  # held by other threads and loops
-        if time.monotonic() > deadline:
+        if deadline.is_over():
             raise JudgedError(
                 "lock-timeout",
                 f"another migration of this process, of target {_holder!r}, has had Alembic to "
@@ -91,12 +91,12 @@ async def _have_alembic(target: Target) -> None:
 def running_env(*, on_loop: bool) -> Iterator[None]:
     """Guard the process around one execution of env.py."""
     with _restored_state(), _replaced_calls():
-        tokens = (_inside_env.set(True), _on_loop.set(on_loop))
+        tokens = (inside_env.set(True), _on_loop.set(on_loop))
         try:
             yield
         finally:
             _on_loop.reset(tokens[1])
-            _inside_env.reset(tokens[0])
+            inside_env.reset(tokens[0])
 
 
 @contextmanager
@@ -120,11 +120,11 @@ def _replaced_calls() -> Iterator[None]:
     run = asyncio.run
 
     def quiet_file_config(*args: Any, **kwargs: Any) -> None:
-        if not _inside_env.get():
+        if not inside_env.get():
             file_config(*args, **kwargs)
 
     def quiet_dict_config(*args: Any, **kwargs: Any) -> None:
-        if not _inside_env.get():
+        if not inside_env.get():
             dict_config(*args, **kwargs)
 
     def carried_run(main: Any, **kwargs: Any) -> Any:

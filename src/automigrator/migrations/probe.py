@@ -1,9 +1,10 @@
-"""Probe."""
+"""Finds a way that leads an env.py to the target's database."""
 
 from __future__ import annotations
 
 import traceback
 from dataclasses import replace
+from functools import partial
 
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
@@ -35,20 +36,18 @@ async def probe(
 ) -> tuple[Way, Execution]:
     """Find the first way that leads env.py to the database, under the lock; changes nothing.
 
-    Raises EnvError listing what each way met, chained to the first; and as it is, what is wrong
-    with the history or the database that was reached.
+    Raises EnvError with the error of each way, chained to the most telling one; errors of the
+    history, and of the database once it was reached, are raised as they are.
     """
+    revision = target.revision
+    look = partial(drive, target, backend, history, place, revision=revision, hold=hold)
     tried: list[tuple[Way, BaseException]] = []
-
-    async def look(way: Way) -> Execution:
-        revision = target.revision
-        return await drive(target, backend, history, place, way, revision=revision, hold=hold)
 
     for way in ways(target, place):
         try:
             execution = await look(way)
             several = len(execution.contexts) > 1
-            if several and any(c.how == "replaced" for c in execution.contexts):
+            if several and any(context.how == "replaced" for context in execution.contexts):
                 # one connection of ours cannot stand for several of theirs
                 way = replace(way, replace=False)
                 execution = await look(way)
@@ -56,37 +55,32 @@ async def probe(
                 return way, execution
             raise EnvError("env.py returned without running migrations")
         except (HistoryError, RevisionImportError, UnknownRevisionError):
-            raise  # env.py did reach the database, and no other way reads other revisions
+            raise  # env.py reached the database, and no other way reads other revisions
         except (JudgedError, NoAnswerError):
-            raise  # no other way would have come further
+            raise  # no other way would get further
         except Exception as error:  # noqa: BLE001 - any error only rules out this way
             tried.append((way, error))
     if backend.classify(tried[0][1]).kind in _WHATEVER_ENV_DOES:
         raise tried[0][1]
-    # a way that got as far as a database says more than one that could not start
+    # the error of a way that got to a database says more than that of one that could not start
     first = next((e for _, e in tried if type(e) is EnvError), tried[0][1])
-    said: dict[str, list[str]] = {}
+    errors: dict[str, list[str]] = {}
     for way, met in tried:
-        said.setdefault(first_line(met), []).append(str(way))
-    if len(said) == 1:
+        errors.setdefault(first_line(met), []).append(str(way))
+    if len(errors) == 1:
         detail = ", ".join(str(way) for way, _ in tried)
     else:
-        detail = "; ".join(f"{', '.join(ways)}: {what}" for what, ways in said.items())
-    where = _line_in(first, history.script.env_py_location)
+        detail = "; ".join(f"{', '.join(ways)}: {what}" for what, ways in errors.items())
+    what = str(first)
+    if not isinstance(first, EnvError):
+        what = first_line(first) + _line_in(first, history.script.env_py_location)
     raise EnvError(
-        f"env.py cannot be driven to the target's database: {_what(first)}{where} (tried {detail})"
+        f"env.py cannot be driven to the target's database: {what} (tried {detail})"
     ) from first
 
 
 def _line_in(error: BaseException, env: str) -> str:
-    """Where env.py raised it."""
-    lines = [
-        line
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_code.co_filename == env
-    ]
-    return f", in line {lines[-1]} of {env}" if lines and not isinstance(error, EnvError) else ""
-
-
-def _what(error: BaseException) -> str:
-    return str(error) if isinstance(error, EnvError) else first_line(error)
+    """The line of env.py that raised the error."""
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == env]
+    return f", in line {lines[-1]} of {env}" if lines else ""

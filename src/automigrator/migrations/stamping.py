@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from alembic.runtime.migration import MigrationContext
@@ -18,9 +18,9 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import ConfigurationError, JudgedError, LockLostError
-from automigrator.migrations.environment import Execution, adopted
+from automigrator.migrations.environment import Execution, adopted, make_interruptible
 from automigrator.migrations.history import History
-from automigrator.migrations.watchdog import Watch, to_its_end, until_out_of_reach
+from automigrator.migrations.watchdog import Watch
 from automigrator.support.redaction import first_line
 from automigrator.target import Target
 
@@ -39,48 +39,51 @@ async def bootstrap(
     a later start knows whose tables they are. Raises JudgedError for what the callable raises,
     and ConfigurationError when it returns no revision of this history.
     """
-    async with connected(place.engine, target.connect_timeout) as connection:
+    async with _committed(backend, place, hold) as connection:
+        answer = await _answer(target, connection, backend, hold)
+        revision = "base" if answer is None else answer
+        await connection.run_sync(lambda c: _stamp(c, history, table, revision, "bootstrap"))
+    return None if answer is None else str(answer)
+
+
+@asynccontextmanager
+async def _committed(
+    backend: Backend, place: Place, hold: Hold | None
+) -> AsyncIterator[AsyncConnection]:
+    """Context manager: yield a connection, and commit at the end if the lock is still held."""
+    async with connected(place.engine, backend.access.connect_timeout) as connection:
         undo = await connection.run_sync(lambda sync: adopted(backend, hold, sync))
         try:
-            answer = await _answer(target, connection, backend, hold)
-            revision = "base" if answer is None else answer
-            await connection.run_sync(lambda c: _stamp(c, history, table, revision, "bootstrap"))
+            yield connection
             if hold is not None:
                 await hold.confirm()
             await connection.commit()
         finally:
             await connection.rollback()
             await connection.run_sync(lambda _: undo())
-    return None if answer is None else str(answer)
 
 
 async def _answer(
     target: Target, connection: AsyncConnection, backend: Backend, hold: Hold | None
 ) -> Any:
-    """What `bootstrap` returns, within the limits of a revision and as long as the lock is held."""
+    """Call `bootstrap` within the limits of a revision, for as long as the lock is held."""
     call = target.bootstrap
     assert call is not None
     execution = Execution(current="bootstrap", began=time.monotonic())
-    watch = Watch(execution, target.statement_timeout, target.revision_timeout, what="bootstrap")
-    until_silent = partial(until_out_of_reach, backend, target.connect_timeout)
-    alive = hold.until_lost if hold is not None else until_silent
+    watch = Watch(target, backend, hold, execution, what="bootstrap")
 
     def follow(sync: Connection) -> Callable[[], None]:
-        interrupt = backend.sessions.interrupter(sync)
-        if interrupt is not None:
-            execution.interrupts.append(interrupt)
+        make_interruptible(backend, execution, sync)
         return watch.follow(sync)
 
     forget = await connection.run_sync(follow)
     try:
         if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__):
-            return await to_its_end(call(connection), watch, alive)
-        return await to_its_end(connection.run_sync(call), watch, alive)
+            return await watch.await_end(call(connection))
+        return await watch.await_end(connection.run_sync(call))
     except (JudgedError, LockLostError):
         raise
     except Exception as error:
-        if watch.reached is not None:
-            raise watch.reached from error
         raise blamed("bootstrap", error, backend) from error
     finally:
         await connection.run_sync(lambda _: forget())
@@ -95,16 +98,8 @@ async def stamp(
     hold: Hold | None,
 ) -> None:
     """Write the heads of `revision` into the version table, running nothing."""
-    async with place.engine.connect() as connection:
-        undo = await connection.run_sync(lambda sync: adopted(backend, hold, sync))
-        try:
-            await connection.run_sync(lambda c: _stamp(c, history, table, revision, "baseline"))
-            if hold is not None:
-                await hold.confirm()
-            await connection.commit()
-        finally:
-            await connection.rollback()
-            await connection.run_sync(lambda _: undo())
+    async with _committed(backend, place, hold) as connection:
+        await connection.run_sync(lambda c: _stamp(c, history, table, revision, "baseline"))
 
 
 def _stamp(
@@ -126,7 +121,7 @@ def _stamp(
 
 
 def blamed(what: str, error: Exception, backend: Backend) -> JudgedError:
-    """The error of a callable that the target was given, told apart from the library's own."""
+    """The error of the target's callable `what`, told apart from the library's own errors."""
     return JudgedError(
         backend.classify(error).kind or "hook",
         f"{what} of the target raised {first_line(error)}",

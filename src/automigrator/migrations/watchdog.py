@@ -1,4 +1,4 @@
-"""The statements of a revision, watched: which one runs for how long, and when none may begin."""
+"""Watches the statements of a revision: how long each runs, and when none may begin any more."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -15,31 +15,88 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection
 
 from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import JudgedError, NoAnswerError
 from automigrator.migrations.environment import Execution, Stopped
-from automigrator.migrations.isolation import _inside_env
-from automigrator.support.concurrency import in_thread
+from automigrator.migrations.isolation import inside_env
+from automigrator.support.concurrency import beside, in_thread
 from automigrator.support.redaction import first_line
+from automigrator.target import Target
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 TICK_S = 0.05
+
+INTERRUPT_PAUSES_S = (0.4, 0.2, 2.0)
+
+"""Between interrupts: the first may fall between two statements; a coroutine is then cancelled."""
 
 _ADVICE = "raise the limit that the message names, or split the revision"
 
 
 @dataclass(slots=True)
 class Watch:
-    """One drive of an env.py: whether it is to stop, and its limits in seconds."""
+    """One execution of an env.py, or of a `bootstrap`: whether it is to stop, and its limits."""
 
+    target: Target
+    backend: Backend
+    hold: Hold | None
     execution: Execution
-    statement_s: float | None = None
-    """None where there is no limit, or the server itself keeps it."""
-    revision_s: float | None = None
     what: str = "revision"
-    """What is watched, before its name; bootstrap has none besides."""
+    """The word before a revision's name; `bootstrap` has no name besides."""
     stopping: threading.Event = field(default_factory=threading.Event)
     reached: BaseException | None = None
-    """The limit that was reached, or the cancellation: why it was told to stop."""
+    """Why it was told to stop: the limit that was reached, or the cancellation."""
+    statement_s: float | None = field(init=False)
+    """Seconds for one statement; None for no limit, or where the server itself keeps it."""
+
+    def __post_init__(self) -> None:
+        self.statement_s = self.target.statement_timeout
+
+    async def await_end(self, work: Awaitable[T]) -> T:
+        """Await `work`; when it has to end early, interrupt its statements until it has.
+
+        That is when the caller is cancelled, a limit is reached, the lock is lost or, without a
+        lock, the server is out of reach. Raises CancelledError, JudgedError, LockLostError or
+        NoAnswerError then.
+        """
+        cancelled, interrupts = asyncio.Event(), itertools.count(1)
+        last_s = INTERRUPT_PAUSES_S[-1]
+
+        def cancel(task: asyncio.Future[T]) -> None:
+            self.reached = asyncio.CancelledError()
+            cancelled.set()
+
+        def end(task: asyncio.Future[T]) -> None:
+            self.stopping.set()
+            last = next(interrupts) == len(INTERRUPT_PAUSES_S)
+            if last and not inside_env.get() and _is_greenlet(task):
+                task.cancel()  # last: SQLite does not roll back a statement that is cut off
+            else:
+                for interrupt in self.execution.interrupts:
+                    interrupt()
+
+        try:
+            return await beside(
+                work,
+                self._until_overdue(),
+                self.hold.until_lost() if self.hold is not None else self._until_out_of_reach(),
+                cancelled.wait(),
+                end=end,
+                pauses=itertools.chain(INTERRUPT_PAUSES_S, itertools.repeat(last_s)),
+                on_cancel=cancel,
+            )
+        except (Exception, asyncio.CancelledError, Stopped) as error:
+            # work that was told to end may fail while it cleans up
+            reached = self.reached
+            if isinstance(error, Stopped):
+                reached = reached or self.overdue() or asyncio.CancelledError()
+            if reached is None:
+                raise
+            raise reached from error if isinstance(error, Exception) else None
 
     def check(self) -> None:
         """Raise Stopped when nothing more may run; what cleans up after that is let through."""
@@ -55,7 +112,8 @@ class Watch:
         """The limit that has been reached, and in which statement of which revision."""
         execution = self.execution
         if self._revision_overdue():
-            name, limit, what = "revision_timeout", self.revision_s, f"{self._named} ran"
+            name, limit = "revision_timeout", self.target.revision_timeout
+            what = f"{self._named} ran"
         elif (
             self.statement_s is not None
             and execution.statement_since is not None
@@ -73,16 +131,29 @@ class Watch:
             execution.statement,
         )
 
-    async def until_overdue(self) -> None:
-        """Wait until a limit is reached. Raises what `overdue` returns then."""
-        while True:
+    async def _until_overdue(self) -> None:
+        """Wait until a limit is reached, and keep it as `reached`."""
+        while self.reached is None:
             await asyncio.sleep(TICK_S)
-            if (error := self.overdue()) is not None:
-                self.reached = error
-                raise error
+            self.reached = self.reached or self.overdue()
+
+    async def _until_out_of_reach(self) -> None:
+        """Wait until the database no longer answers a look. Raises NoAnswerError then."""
+        if self.backend.in_place:
+            await asyncio.Event().wait()  # a look would be in the way of the one connection
+        while True:
+            await asyncio.sleep(self.target.connect_timeout / 4)
+            try:
+                await self.backend.look([VersionTable()])
+            except Exception as error:
+                if self.backend.classify(error).kind == "unreachable":
+                    raise NoAnswerError(
+                        f"the database went out of reach: {first_line(error)}"
+                    ) from error
+                logger.debug("a look beside the migration: %s", type(error).__name__)
 
     def follow(self, connection: Connection) -> Callable[[], None]:
-        """Watch the statements of a connection; returns the undoing."""
+        """Watch the statements of a connection; returns what undoes that."""
         execution = self.execution
 
         def before(conn: Any, cursor: Any, statement: str, *_: Any) -> None:
@@ -92,7 +163,7 @@ class Watch:
         def after(*_: Any) -> None:
             execution.statement_since = None
 
-        # one that failed is followed by neither, but a rollback
+        # after a statement that failed there is a rollback only
         endings = ("after_cursor_execute", "rollback", "rollback_savepoint")
         listeners = [("before_cursor_execute", before), *((name, after) for name in endings)]
         for name, listener in listeners:
@@ -112,97 +183,11 @@ class Watch:
     def _revision_overdue(self) -> bool:
         began = self.execution.began
         return (
-            self.revision_s is not None
+            self.target.revision_timeout is not None
             and self.execution.current is not None
             and began is not None
-            and time.monotonic() - began > self.revision_s
+            and time.monotonic() - began > self.target.revision_timeout
         )
-
-
-T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
-
-INTERRUPT_PAUSES_S = (0.4, 0.2, 2.0)
-
-"""Between interrupts: the first may fall between two statements; a coroutine is then cancelled."""
-
-
-async def to_its_end(
-    work: Awaitable[T], watch: Watch, until_lost: Callable[[], Coroutine[Any, Any, None]]
-) -> T:
-    """Await `work`; when cancelled, interrupt its statement, wait until it has rolled back.
-
-    The same when a limit is reached, and when `until_lost` raises: the lock is lost, or the server
-    out of reach. Raises JudgedError, and what that raises, then.
-    """
-    task = asyncio.ensure_future(work)
-    losing = asyncio.create_task(until_lost())
-    overdue = asyncio.ensure_future(watch.until_overdue())
-    reasons = {losing, overdue}
-    try:
-        await asyncio.wait({task, *reasons}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            watch.stopping.set()
-            if await _ended(task, watch.execution):
-                raise asyncio.CancelledError
-            failed = task.cancelled() or task.exception() is not None
-            if losing.done():
-                await losing
-            if failed:
-                await overdue
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        watch.stopping.set()
-        watch.reached = asyncio.CancelledError()
-        await _ended(task, watch.execution)
-        if not task.cancelled():
-            task.exception()
-        raise
-    except Stopped:
-        raise watch.reached or watch.overdue() or asyncio.CancelledError from None
-    finally:
-        for reason in reasons:
-            if not reason.cancel() and not reason.cancelled():
-                reason.exception()  # retrieved, or asyncio complains about it
-
-
-async def until_out_of_reach(backend: Backend, limit_s: float) -> None:
-    """Wait until the database no longer answers a look. Raises NoAnswerError then."""
-    if backend.in_place:
-        await asyncio.Event().wait()  # who asks beside the one connection is in its way
-    while True:
-        await asyncio.sleep(limit_s / 4)
-        try:
-            await backend.look([VersionTable()])
-        except Exception as error:
-            if backend.classify(error).kind == "unreachable":
-                raise NoAnswerError(
-                    f"the database went out of reach: {first_line(error)}"
-                ) from error
-            logger.debug("looking besides: %s", type(error).__name__)
-
-
-async def _ended(task: asyncio.Future[Any], execution: Execution) -> bool:
-    """End `task`, whatever is cancelled meanwhile: it must not go on without the lock.
-
-    Returns whether anything was.
-    """
-    cancelled = False
-    pauses = itertools.chain(INTERRUPT_PAUSES_S, itertools.repeat(INTERRUPT_PAUSES_S[-1]))
-    for number, pause in enumerate(pauses):
-        if task.done():
-            break
-        if number == len(INTERRUPT_PAUSES_S) - 1 and not _inside_env.get() and _is_greenlet(task):
-            task.cancel()  # last: SQLite is not rolled back by who is cut off amid a statement
-        else:
-            for interrupt in execution.interrupts:
-                interrupt()
-        try:
-            await asyncio.wait({task}, timeout=pause)
-        except asyncio.CancelledError:
-            cancelled = True
-    return cancelled
 
 
 def _is_greenlet(task: asyncio.Future[Any]) -> bool:
