@@ -1,4 +1,4 @@
-"""Effects."""
+"""The effects that a strategy may declare, and what each of them allows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Effect = Literal["discarding", "reverting", "none"]
 
-"""What a strategy does to data: throws it away, puts an earlier state back, or touches nothing."""
+"""Discarding deletes data, reverting restores an earlier state, none changes nothing."""
 
 
 DISCARDABLE: frozenset[FailureKind] = frozenset({"revision", "corrupt"})
@@ -20,7 +20,7 @@ DISCARDABLE: frozenset[FailureKind] = frozenset({"revision", "corrupt"})
 
 
 def effect_of(strategy: object) -> Effect:
-    """What the strategy declares in its attribute `effect`. Raises PluginError for nonsense."""
+    """The strategy's attribute `effect`. Raises PluginError for a value that is no effect."""
     effect = getattr(strategy, "effect", "none")
     if isinstance(effect, str) and effect in get_args(Effect):
         return effect  # type: ignore[return-value]  # narrowed by the line above

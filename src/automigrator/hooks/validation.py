@@ -1,4 +1,4 @@
-"""Whether a plugin can be used, and what is wrong with it when not."""
+"""Registers plugins, and explains why one cannot be used."""
 
 from __future__ import annotations
 
@@ -99,26 +99,24 @@ def _validate(manager: PlainManager, blame: str, plugin: object) -> None:
             f"{plugin!r} is a string, not a plugin: plugins= takes objects with @hookimpl "
             "methods; the names of recovery strategies go into recovery="
         )
-    marked = 0
-    for attribute in dir(plugin):
-        opts = manager.parse_hookimpl_opts(plugin, attribute)
+    marked, unmarked = False, []
+    for name in dir(plugin):
+        opts = manager.parse_hookimpl_opts(plugin, name)
         if opts is not None:
-            marked += 1
-            _validate_impl(blame, plugin, attribute, opts)
-    unmarked = _lookalikes(manager, plugin)
-    forgotten = [name for name in unmarked if name in HOOKS]
-    if marked and not forgotten:
-        return
-    named = forgotten if marked else unmarked
-    if named:
+            marked = True
+            _validate_impl(blame, plugin, name, opts)
+        elif _resembles_hook(plugin, name):
+            unmarked.append(name)
+    if named := [name for name in unmarked if name in HOOKS or not marked]:
         raise PluginError(
             f"{blame} has {', '.join(named)} without @hookimpl, so nothing would call "
             f"{'it' if len(named) == 1 else 'them'}; decorate with automigrator.hookimpl"
         )
-    raise PluginError(
-        f"{blame} has no hooks; decorate at least one of {', '.join(HOOKS)} "
-        "with automigrator.hookimpl"
-    )
+    if not marked:
+        raise PluginError(
+            f"{blame} has no hooks; decorate at least one of {', '.join(HOOKS)} "
+            "with automigrator.hookimpl"
+        )
 
 
 def _validate_impl(blame: str, plugin: object, attribute: str, opts: pluggy.HookimplOpts) -> None:
@@ -148,18 +146,13 @@ def _validate_impl(blame: str, plugin: object, attribute: str, opts: pluggy.Hook
         )
 
 
-def _lookalikes(manager: PlainManager, plugin: object) -> list[str]:
-    """Methods that are named like a hook and not marked as one."""
-    found = []
-    for name in dir(plugin):
-        method = inspect.getattr_static(plugin, name, None)
-        method = getattr(method, "__func__", method)
-        if (
-            not name.startswith("_")
-            and callable(method)
-            and not hasattr(method, f"{PROJECT}_spec")
-            and manager.parse_hookimpl_opts(plugin, name) is None
-            and difflib.get_close_matches(name, HOOKS, cutoff=0.8)
-        ):
-            found.append(name)
-    return found
+def _resembles_hook(plugin: object, name: str) -> bool:
+    """Whether a method is named like a hook; the specifications themselves are not meant."""
+    method = inspect.getattr_static(plugin, name, None)
+    method = getattr(method, "__func__", method)
+    return (
+        not name.startswith("_")
+        and callable(method)
+        and not hasattr(method, f"{PROJECT}_spec")
+        and bool(difflib.get_close_matches(name, HOOKS, cutoff=0.8))
+    )

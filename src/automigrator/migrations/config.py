@@ -97,15 +97,11 @@ def _read(target: Target) -> Config:
     if path.suffix == ".toml":
         sibling = path.with_name("alembic.ini")
         return Config(
-            sibling if sibling.exists() else None,
-            toml_file=path,
-            ini_section=target.section,
+            sibling if sibling.exists() else None, toml_file=path, ini_section=target.section
         )
     sibling = path.with_name("pyproject.toml")
     return Config(
-        path,
-        toml_file=sibling if _has_table(sibling) else None,
-        ini_section=target.section,
+        path, toml_file=sibling if _has_table(sibling) else None, ini_section=target.section
     )
 
 

@@ -16,7 +16,13 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Place
 from automigrator.migrations.config import alembic_config
-from automigrator.migrations.environment import Execution, Request, adopted, execute, make_interruptible
+from automigrator.migrations.environment import (
+    Execution,
+    Request,
+    adopted,
+    execute,
+    make_interruptible,
+)
 from automigrator.migrations.history import History
 from automigrator.migrations.isolation import alembic_to_ourselves
 from automigrator.migrations.watchdog import Watch

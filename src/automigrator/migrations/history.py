@@ -1,4 +1,4 @@
-"""What should be: the revisions in the files, checked, and the way to a wanted one."""
+"""The revisions in the files, checked, and the steps to a wanted one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,7 @@ from typing import Any
 
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
-from alembic.script.revision import (
-    CycleDetected,
-    MultipleHeads,
-    RangeNotAncestorError,
-    RevisionMap,
-)
+from alembic.script.revision import CycleDetected, MultipleHeads, RangeNotAncestorError, RevisionMap
 from alembic.util import CommandError
 
 from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
@@ -52,11 +47,11 @@ class History:
             raise _looping(error) from error
         except CommandError as error:
             raise HistoryError(str(error)) from error
-        self._locations = locations  # only once they are sound: else asked again, and refused again
+        self._locations = locations  # only when sound: else the next call refuses them again
 
     @property
     def plain_environment(self) -> bool:
-        """Whether nothing in env.py's text hints at version tables only it knows."""
+        """Whether nothing in env.py's text hints at version tables that only it knows."""
         try:
             text = Path(self.script.env_py_location).read_text("utf-8")
         except OSError:
@@ -69,7 +64,7 @@ class History:
 
     def check_known(self, heads: Iterable[str]) -> None:
         """Raise UnknownRevisionError when a database's head is in no file."""
-        unknown = tuple(h for h in heads if h not in self.script.revision_map._revision_map)
+        unknown = tuple(head for head in heads if not self.knows([head]))
         if unknown:
             raise UnknownRevisionError(unknown, self.heads)
 
@@ -98,7 +93,7 @@ class History:
 
     def wanted(self, heads: tuple[str, ...], steps: Iterable[Any]) -> tuple[str, ...]:
         """The heads a database has once `steps` are applied on top of `heads`."""
-        return self._maximal({*heads, *(revision_id(step) for step in steps)})
+        return self.maximal((*heads, *self.ids(steps)))
 
     def reached(self, wanted: Iterable[str], heads: Iterable[str]) -> bool:
         """Whether a database at `heads` has everything that `wanted` asks for."""
@@ -107,10 +102,10 @@ class History:
     def applied(self, candidates: Iterable[str], heads: Iterable[str]) -> tuple[str, ...]:
         """Those of `candidates` that a database at `heads` has."""
         closure = self._closure(heads)
-        return tuple(candidate for candidate in candidates if candidate in closure)
+        return tuple(each for each in candidates if each in closure)
 
     def digest(self, revisions: Iterable[str]) -> str:
-        """Tells two deployments apart: the contents of env.py and of these revisions' files."""
+        """A digest of env.py and of these revisions' files, to tell two deployments apart."""
         hashed = hashlib.blake2b(digest_size=16)
         paths = [self.script.env_py_location]
         paths += [self._script(revision).path for revision in revisions]
@@ -124,12 +119,15 @@ class History:
         return tuple(_described(self._script(revision)) for revision in revisions)
 
     def uses_autocommit(self, revisions: Iterable[str]) -> bool:
-        """Whether a pending revision commits in the middle, by its text."""
-        return any(_AUTOCOMMIT.search(_text(self._script(revision))) for revision in revisions)
+        """Whether the text of one of these revisions hints at a commit in its middle."""
+        return any(_AUTOCOMMIT.search(self.text(revision)) for revision in revisions)
 
     def text(self, revision: str) -> str:
-        """The text of a revision's file."""
-        return _text(self._script(revision))
+        """The text of a revision's file; one that cannot be read counts as committing."""
+        try:
+            return Path(self._script(revision).path).read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            return "autocommit_block"
 
     def asked_for(self, revision: str) -> tuple[str, ...]:
         """The revisions that `revision` names; every head where it names none by itself."""
@@ -164,8 +162,10 @@ class History:
         return self.knows([revision]) and revision in self._closure([other])
 
     def maximal(self, revisions: Iterable[str]) -> tuple[str, ...]:
-        """Those that none of the others comes after."""
-        return self._maximal(set(revisions))
+        """Those of `revisions` that no other one comes after."""
+        given = set(revisions)
+        parents = {p for each in given for p in alembic_private.parents(self._script(each))}
+        return tuple(sorted(given - self._closure(parents)))
 
     def _beyond(self, revision: str, heads: tuple[str, ...]) -> bool:
         try:
@@ -187,10 +187,6 @@ class History:
                 seen.add(revision)
                 todo.extend(alembic_private.parents(self._script(revision)))
         return seen
-
-    def _maximal(self, revisions: set[str]) -> tuple[str, ...]:
-        parents = {p for each in revisions for p in alembic_private.parents(self._script(each))}
-        return tuple(sorted(revisions - self._closure(parents)))
 
 
 def revision_id(step: Any) -> str:
@@ -259,10 +255,3 @@ def _described(script: Script) -> PendingRevision:
     down = script.down_revision or ()
     parents = (down,) if isinstance(down, str) else tuple(down)
     return PendingRevision(script.revision, parents, script.doc, script.path)
-
-
-def _text(script: Script) -> str:
-    try:
-        return Path(script.path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return "autocommit_block"  # unknown text: assume the worse

@@ -35,12 +35,12 @@ _holder = ""
 
 """The name of the target whose env.py runs."""
 
-_SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @asynccontextmanager
 async def alembic_to_ourselves(target: Target) -> AsyncIterator[None]:
-    """Hold the process-wide lock: `alembic.op` and `alembic.context` are globals.
+    """Context manager: hold the process-wide lock, as `alembic.op` is a global.
 
     Raises JudgedError when another migration of this process has it for longer than the
     target's `lock_timeout`.
@@ -53,7 +53,7 @@ async def alembic_to_ourselves(target: Target) -> AsyncIterator[None]:
 
 
 async def alone_in_thread(target: Target, function: Callable[[], T]) -> T:
-    """Run in a thread that holds the lock until its end, also where a cancelled caller is gone.
+    """Run in a thread that holds the lock until its end, even when the caller is cancelled.
 
     Raises what `alembic_to_ourselves` raises.
     """
@@ -89,7 +89,7 @@ async def _have_alembic(target: Target) -> None:
 
 @contextmanager
 def running_env(*, on_loop: bool) -> Iterator[None]:
-    """Guard the process around one execution of env.py."""
+    """Context manager: guard the process around one execution of env.py."""
     with _restored_state(), _replaced_calls():
         tokens = (inside_env.set(True), _on_loop.set(on_loop))
         try:
@@ -101,7 +101,7 @@ def running_env(*, on_loop: bool) -> Iterator[None]:
 
 @contextmanager
 def restored_path() -> Iterator[None]:
-    """`prepend_sys_path` grows `sys.path` at every load; give it back."""
+    """Context manager: restore `sys.path`, which `prepend_sys_path` extends at every load."""
     path = list(sys.path)
     try:
         yield
@@ -111,7 +111,7 @@ def restored_path() -> Iterator[None]:
 
 @contextmanager
 def _replaced_calls() -> Iterator[None]:
-    """Calls that would harm the application do so only outside env.py.
+    """Context manager: keep env.py from calls that would harm the application.
 
     `fileConfig` and `dictConfig` would disable its loggers and close its handlers; `asyncio.run`
     on a running loop could only raise, and is carried on that loop instead.
@@ -119,21 +119,18 @@ def _replaced_calls() -> Iterator[None]:
     file_config, dict_config = logging.config.fileConfig, logging.config.dictConfig
     run = asyncio.run
 
-    def quiet_file_config(*args: Any, **kwargs: Any) -> None:
-        if not inside_env.get():
-            file_config(*args, **kwargs)
+    def outside_env(configure: Callable[..., None]) -> Callable[..., None]:
+        def quiet(*args: Any, **kwargs: Any) -> None:
+            if not inside_env.get():
+                configure(*args, **kwargs)
 
-    def quiet_dict_config(*args: Any, **kwargs: Any) -> None:
-        if not inside_env.get():
-            dict_config(*args, **kwargs)
+        return quiet
 
     def carried_run(main: Any, **kwargs: Any) -> Any:
         return await_only(main) if _on_loop.get() else run(main, **kwargs)
 
-    logging.config.fileConfig, logging.config.dictConfig = (
-        quiet_file_config,
-        quiet_dict_config,
-    )
+    logging.config.fileConfig = outside_env(file_config)
+    logging.config.dictConfig = outside_env(dict_config)
     asyncio.run = carried_run
     try:
         yield
@@ -168,14 +165,11 @@ _LoggerState = tuple[logging.Logger, int, bool, bool, list[logging.Handler]]
 
 
 def _logging_state() -> list[_LoggerState]:
-    known = [
-        item
-        for item in logging.Logger.manager.loggerDict.values()
-        if isinstance(item, logging.Logger)
-    ]
+    known = logging.Logger.manager.loggerDict.values()
     return [
-        (lg, lg.level, lg.propagate, lg.disabled, list(lg.handlers))
-        for lg in (logging.getLogger(), *known)
+        (each, each.level, each.propagate, each.disabled, list(each.handlers))
+        for each in (logging.getLogger(), *known)
+        if isinstance(each, logging.Logger)
     ]
 
 

@@ -28,11 +28,7 @@ _WHATEVER_ENV_DOES = {"lock-timeout", "timeout", "disk-full", "read-only", "corr
 
 
 async def probe(
-    target: Target,
-    backend: Backend,
-    history: History,
-    place: Place,
-    hold: Hold | None = None,
+    target: Target, backend: Backend, history: History, place: Place, hold: Hold | None = None
 ) -> tuple[Way, Execution]:
     """Find the first way that leads env.py to the database, under the lock; changes nothing.
 

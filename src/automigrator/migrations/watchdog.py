@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -77,7 +78,8 @@ class Watch:
                 task.cancel()  # last: SQLite does not roll back a statement that is cut off
             else:
                 for interrupt in self.execution.interrupts:
-                    interrupt()
+                    with suppress(Exception):  # the connection may be closed by now
+                        interrupt()
 
         try:
             return await beside(

@@ -1,10 +1,10 @@
-"""The ways to run an env.py from a running loop, tried in order, each believed only when proved."""
+"""The ways to run an env.py from a running loop; each is proved before it is used."""
 
 from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from sqlalchemy import URL
 
@@ -19,7 +19,7 @@ _SYNC_DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "sqlite": ("pysqlite",)}
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to run env.py; `offer` is what it finds in `attributes["connection"]`."""
+    """One way to run env.py; `offer` is the value that it finds in `attributes["connection"]`."""
 
     drive: Literal["loop", "thread"]
     offer: Offer
@@ -36,23 +36,21 @@ def ways(target: Target, place: Place) -> list[Way]:
     """The ways open to a target, best first."""
     found: list[Way] = []
     if target.drive != "thread":
-        offers: tuple[Offer, ...] = ("connection", "engine", "nothing")
-        found += [Way("loop", offer, place.url) for offer in offers]
+        found += [Way("loop", offer, place.url) for offer in get_args(Offer)]
     if target.drive != "loop" and not place.in_place:
         # the sync driver first: a sync env.py would leave a coroutine of asyncpg's unawaited
-        backend = place.url.get_backend_name()
-        for driver in _SYNC_DRIVERS.get(backend, ()):
-            if driver == "pysqlite" or importlib.util.find_spec(driver) is not None:
-                found.append(
-                    Way(
-                        "thread",
-                        "nothing",
-                        place.url.set(drivername=f"{backend}+{driver}"),
-                    )
-                )
-                break
-        found.append(Way("thread", "nothing", place.url))
+        urls = (_sync_url(place.url), place.url)
+        found += [Way("thread", "nothing", url) for url in urls if url is not None]
     return found
+
+
+def _sync_url(url: URL) -> URL | None:
+    """The same database through a sync driver that is installed; None where there is none."""
+    backend = url.get_backend_name()
+    for driver in _SYNC_DRIVERS.get(backend, ()):
+        if driver == "pysqlite" or importlib.util.find_spec(driver) is not None:
+            return url.set(drivername=f"{backend}+{driver}")
+    return None
 
 
 _STATES = frozenset(
@@ -80,10 +78,11 @@ def async_driver_refused(error: BaseException) -> bool:
 
 
 def sync_way(target: Target, place: Place, way: Way, error: BaseException) -> Way | None:
-    """The way by a sync driver, where `error` may come from the async one's; None without one."""
+    """The way by a sync driver, where `error` may come from the async one; None without one."""
     if way.drive != "loop" or target.drive != "auto" or not async_driver_refused(error):
         return None
-    return next((w for w in ways(target, place) if w.url.drivername != place.url.drivername), None)
+    url = None if place.in_place else _sync_url(place.url)
+    return Way("thread", "nothing", url) if url is not None else None
 
 
 def advice(target: Target, error: BaseException) -> str:
@@ -91,11 +90,9 @@ def advice(target: Target, error: BaseException) -> str:
     if not async_driver_refused(error):
         return ""
     if target.drive == "loop":
-        return (
-            "asyncpg may be what refuses it: leave drive='loop' out, so that env.py is run with a "
-            "sync driver in a thread; or repair the revision"
+        remedy = "leave drive='loop' out, so that env.py runs with a sync driver in a thread"
+    else:
+        remedy = (
+            "install the driver it was written for (psycopg), and it runs with that in a thread"
         )
-    return (
-        "asyncpg may be what refuses it: install the driver it was written for (psycopg), and it "
-        "is run with that in a thread; or repair the revision"
-    )
+    return f"asyncpg may be what refuses it: {remedy}; or repair the revision"

@@ -61,7 +61,8 @@ async def beside(
 
     `end(task)` is then called to end the work, and again after each of `pauses` (seconds; by
     default once), until it is done. `on_cancel(task)` is called at each cancellation instead;
-    both cancel the task unless given. The work is always awaited, the watchers are cancelled.
+    both cancel the task unless given, and must not raise. The work is always awaited, the
+    watchers are cancelled.
 
     Returns what the work returns. Raises CancelledError when cancelled; else the error of a
     watcher that was over first, even where the work succeeded; else the work's own error.
