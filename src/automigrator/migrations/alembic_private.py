@@ -1,6 +1,6 @@
 """The names outside Alembic's documented API that automigrator relies on, all of them.
 
-`tests/migrations/test_alembic_names.py` fails when a release changes one.
+`tests/migrations/test_alembic_private.py` fails when a release changes one.
 """
 
 from __future__ import annotations
