@@ -105,29 +105,29 @@ async def test_an_error_that_led_to_one_of_ours(
 
 
 @pytest.mark.leaks("output")
-def test_what_is_printed() -> None:
+def test_printed_output() -> None:
     print(ROW)
     print(PASSWORD, file=sys.stderr)
 
 
 @pytest.mark.leaks("output")
-def test_what_is_printed_and_read_by_the_test(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_output_that_the_test_reads(capsys: pytest.CaptureFixture[str]) -> None:
     print(ROW)
     assert capsys.readouterr().out
 
 
 @pytest.mark.leaks("output")
-def test_what_a_process_writes_to_the_terminal() -> None:
+def test_output_of_a_process_to_the_terminal() -> None:
     subprocess.run([sys.executable, "-c", f"import os; os.write(2, b'{ROW}')"], check=True)
 
 
 @pytest.mark.leaks("output")
-def test_what_a_process_writes_to_the_test() -> None:
+def test_output_of_a_process_to_the_test() -> None:
     subprocess.run([sys.executable, "-c", f"print('{ROW}')"], capture_output=True, check=True)
 
 
 @pytest.mark.leaks("command line")
-async def test_what_a_child_is_started_with() -> None:
+async def test_arguments_and_environment_of_a_child_process() -> None:
     from automigrator.backends.postgresql.dump.programs import run
 
     await run(sys.executable, "-c", f"'{PASSWORD}'", env={})
@@ -153,7 +153,7 @@ def test_the_databases_themselves_may_hold_rows(tmp_path: Path) -> None:
         (tmp_path / f"automigrator{head[0]}").write_bytes(head + ROW.encode())
 
 
-def test_what_leaked_is_told_without_the_canary() -> None:
+def test_a_leak_is_reported_without_the_canary() -> None:
     watch = Watch()
     watch.look("log", f"Key (text)=({ROW}) already exists")
     assert watch.leaked() == [("log", "Key (text)=(<the canary>) already exists")]

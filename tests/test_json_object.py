@@ -30,7 +30,7 @@ class Whole:
 WHOLE = Whole("open", (Part("a"), Part("b", "s")), (("x", "y", "z"),), 7, 1.5, True)
 
 
-def test_what_was_dumped_reads_back_the_same() -> None:
+def test_a_dumped_value_reads_back_the_same() -> None:
     assert json_object.read(Whole, json.loads(json.dumps(asdict(WHOLE)))) == WHOLE
 
 
@@ -66,6 +66,6 @@ def test_a_value_of_another_kind_is_refused_by_its_name(bad: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("data", [None, [], "text", 1])
-def test_what_is_no_object_is_refused(data: object) -> None:
+def test_a_value_that_is_not_an_object_is_refused(data: object) -> None:
     with pytest.raises(ValueError, match="not a JSON object"):
         json_object.read(Whole, data)

@@ -126,7 +126,7 @@ def set_aside_by(app: Deployed) -> str:
     return place
 
 
-def test_what_a_purge_set_aside_is_kept_and_then_pruned(
+def test_a_purge_keeps_a_copy_and_prunes_it_later(
     old: Release, new: Release, app: Deployed
 ) -> None:
     killed_when_swapped(old, app, set_aside=True)
@@ -141,7 +141,7 @@ def test_what_a_purge_set_aside_is_kept_and_then_pruned(
     assert app.notes_in(set_aside_by(app)) == [LATE]
 
 
-def test_what_a_purge_was_to_delete_is_named(old: Release, new: Release, app: Deployed) -> None:
+def test_a_purge_names_the_data_it_would_delete(old: Release, new: Release, app: Deployed) -> None:
     """On a server, where it was not yet deleted; a file is overwritten at once."""
     killed_when_swapped(old, app, set_aside=False)
     ended = new.run(app.start_with())

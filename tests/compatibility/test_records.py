@@ -72,7 +72,7 @@ def recorded(app: Deployed) -> tuple[str, int]:
 
 
 @pytest.mark.long("new then old-postgresql")
-def test_what_newer_code_declares_lets_older_code_start(
+def test_a_declaration_of_newer_code_lets_older_code_start(
     both: Both, app: Deployed, tmp_path: Path
 ) -> None:
     first, second = both

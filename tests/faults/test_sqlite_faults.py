@@ -398,7 +398,7 @@ async def test_a_restore_waits_for_a_writer_with_a_limit_and_the_next_start_fini
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
-async def test_what_others_wrote_during_a_migration_is_kept_when_it_is_undone(
+async def test_rows_that_others_wrote_during_a_migration_are_kept_when_it_is_undone(
     notes: Application, live: Path, mode: str
 ) -> None:
     notes.execute(f"PRAGMA journal_mode={mode}")
@@ -442,7 +442,7 @@ class WritesAsAFreshDatabaseIsBuilt:
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
-async def test_what_others_wrote_while_a_fresh_database_was_built_is_kept_when_that_fails(
+async def test_rows_that_others_wrote_while_a_fresh_database_was_built_are_kept_when_that_fails(
     notes: Application, live: Path, mode: str
 ) -> None:
     """The revisions that run on the side are no reason to take a write to the live file for own."""
@@ -596,7 +596,7 @@ async def test_a_start_that_fails_again_and_again_keeps_one_copy(
     assert checksums(snapshot) == before == checksums(live)
 
 
-async def test_what_killed_copies_left_is_removed_and_nothing_else(
+async def test_the_remains_of_killed_copies_are_removed_and_nothing_else(
     notes: Application, live: Path
 ) -> None:
     folder = live.with_name("copies")

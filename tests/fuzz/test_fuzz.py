@@ -43,7 +43,7 @@ def session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Session]
 
 @pytest.mark.long("postgresql")
 @pytest.mark.parametrize("part", range(PARTS))
-def test_whatever_happens_nothing_is_lost_and_every_report_is_true(
+def test_nothing_is_lost_and_every_report_is_true_in_a_random_life(
     session: Session,
     part: int,
     testrun_uid: str,

@@ -151,7 +151,7 @@ async def test_each_difference_is_told_in_a_line(
     assert contents(database_url) == before
 
 
-async def test_what_env_py_leaves_out_of_comparisons_is_left_out(
+async def test_tables_that_env_py_leaves_out_of_comparisons_are_left_out(
     target: Target, database_url: str, versions: Path
 ) -> None:
     env = versions.parent / "env.py"

@@ -93,7 +93,7 @@ async def test_one_branch_alone_may_be_wanted_and_the_rest_later(
 
 
 @pytest.mark.long("postgresql")
-async def test_what_a_revision_depends_on_runs_before_it_and_counts_as_reached(
+async def test_dependencies_of_a_revision_run_before_it_and_count_as_reached(
     make_target: Make, database_url: str
 ) -> None:
     def revisions(folder: Path) -> None:

@@ -301,7 +301,7 @@ async def test_bootstrap_has_the_limits_of_a_revision(
     assert "made" not in tables(database_url)
 
 
-async def test_who_waits_for_another_migration_of_the_process_gives_up_and_says_whose(
+async def test_a_wait_for_another_migration_of_the_process_ends_at_its_limit_and_names_it(
     make_target: Make, sqlite_url: str, tmp_path: Path
 ) -> None:
     other = make_target(database=f"sqlite+aiosqlite:///{tmp_path / 'other.db'}", folder="other")

@@ -116,7 +116,7 @@ def test_one_in_all_applies_on_the_new_primary_when_the_leader_loses_the_old(
 
 @pytest.mark.parametrize("replicated", [True, False])
 @pytest.mark.long
-def test_what_was_replicated_counts_where_each_revision_is_committed(
+def test_replicated_revisions_count_where_each_revision_is_committed(
     scene: Scene, replicated: bool
 ) -> None:
     raced, servers = scene.application("per_migration"), scene.servers

@@ -123,7 +123,7 @@ def test_a_device_that_dies_at_every_boot_is_not_touched_after_so_many(
 
 
 @pytest.mark.long("postgresql")
-def test_what_a_dead_leader_left_is_undone_even_by_a_start_that_tries_nothing(
+def test_a_start_that_tries_nothing_undoes_the_work_of_a_dead_leader(
     device: Raced,
 ) -> None:
     device.traced(DIES_HALF_WAY)
@@ -262,7 +262,7 @@ async def test_a_partial_state_is_continued_on_only_when_that_is_allowed(device:
         assert (allowed.outcome, tried(allowed)) == ("degraded", False)
 
 
-async def test_who_died_half_way_through_a_revision_may_have_left_it_partial(
+async def test_a_leader_that_died_half_way_through_a_revision_may_have_left_it_partial(
     device: Raced,
 ) -> None:
     device.traced(DIES_HALF_WAY)

@@ -161,7 +161,7 @@ async def test_how_the_last_start_ended_is_told(
     assert found.to_dict()["failed_starts"] == 1
 
 
-async def test_who_holds_the_lock_is_told_and_copies_are_listed(
+async def test_the_holder_of_the_lock_is_named_and_copies_are_listed(
     make_target: Make, database_url: str, versions: Path
 ) -> None:
     target = make_target()

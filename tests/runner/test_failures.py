@@ -118,7 +118,7 @@ with op.get_context().autocommit_block():
     assert "committed" in tables(database_url)
 
 
-async def test_what_a_failed_concurrent_index_leaves_is_named(
+async def test_the_remains_of_a_failed_concurrent_index_are_named(
     make_target: Make, postgres_url: str
 ) -> None:
     body = """

@@ -209,7 +209,7 @@ class Copies:
 
 
 @pytest.mark.parametrize("kind", ["async", "per_migration"])
-async def test_what_is_written_after_a_cancelled_run_is_not_undone_by_the_next_one(
+async def test_the_next_run_does_not_undo_rows_written_after_a_cancelled_one(
     kind: str, make_target: Make, database_url: str
 ) -> None:
     body = f"op.execute('{ENDLESS[make_url(database_url).get_backend_name()]}')"

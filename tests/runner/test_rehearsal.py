@@ -146,7 +146,7 @@ def long_statement(application: Application) -> str:
 
 
 @pytest.mark.parametrize("upgrade", [UNIQUE, REQUIRED, HALF_WAY, f"{BLOCK}\n{BROKEN}"])
-async def test_what_fails_on_the_rows_fails_on_the_copy_and_touches_nothing(
+async def test_a_revision_that_fails_on_the_rows_fails_on_the_copy_and_touches_nothing(
     upgrade: str, notes: Application
 ) -> None:
     notes.deploy(GOOD, traced(notes, upgrade))
@@ -167,7 +167,7 @@ async def test_what_fails_on_the_rows_fails_on_the_copy_and_touches_nothing(
 
 
 @pytest.mark.parametrize("body", [GOOD, BLOCK])
-async def test_what_works_is_rehearsed_once_and_migrated_once(
+async def test_a_good_revision_is_rehearsed_once_and_migrated_once(
     body: str, notes: Application
 ) -> None:
     notes.deploy(traced(notes, body))
@@ -489,7 +489,7 @@ async def test_without_room_for_a_copy_nothing_is_changed(tmp_path: Path) -> Non
         assert sorted(p.name for p in place.iterdir() if "side" in p.name) == []
 
 
-async def test_what_the_applications_listeners_add_to_a_connection_is_there_on_the_copy(
+async def test_functions_that_the_applications_listeners_add_are_there_on_the_copy(
     tmp_path: Path, sqlite_url: str
 ) -> None:
     application = Application(tmp_path, sqlite_url)
@@ -523,7 +523,7 @@ async def test_an_engine_that_always_leads_to_its_own_database_is_refused(
 
 
 @pytest.mark.long
-async def test_what_the_async_driver_refuses_is_rehearsed_by_the_sync_one_on_a_new_copy(
+async def test_a_revision_that_the_async_driver_refuses_is_rehearsed_by_the_sync_one_on_a_new_copy(
     tmp_path: Path, postgres_url: str
 ) -> None:
     application = Application(tmp_path, postgres_url)

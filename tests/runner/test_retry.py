@@ -98,7 +98,7 @@ async def test_a_lock_that_stays_is_a_failure_that_says_who_holds_it(
     assert on_postgres.heads == {"r1"}
 
 
-async def test_what_waits_outside_a_transaction_is_in_nobodys_way_and_waits_on(
+async def test_a_statement_that_waits_outside_a_transaction_is_in_nobodys_way_and_waits_on(
     on_postgres: Application,
 ) -> None:
     on_postgres.deploy(CONCURRENTLY)

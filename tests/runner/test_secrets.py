@@ -103,7 +103,7 @@ class Purges:
         self.told = printed(caught.value)
 
 
-async def test_what_an_act_raises_tells_a_plugin_no_row(tmp_path: Path, sqlite_url: str) -> None:
+async def test_an_error_of_an_act_shows_a_plugin_no_row(tmp_path: Path, sqlite_url: str) -> None:
     purges, notes = Purges(), Application(tmp_path, sqlite_url)
     notes.deploy(TWICE)
     with pytest.raises(MigrationError):
@@ -112,7 +112,7 @@ async def test_what_an_act_raises_tells_a_plugin_no_row(tmp_path: Path, sqlite_u
 
 
 @pytest.mark.parametrize("ask", [Migrator.check, Migrator.plan, Migrator.doctor, Migrator.clear])
-async def test_what_looking_raises_tells_no_password(
+async def test_an_error_of_a_look_tells_no_password(
     ask: Callable[[Migrator], Any], make_target: Make, sqlite_url: str
 ) -> None:
     def load() -> None:

@@ -29,7 +29,7 @@ LIMIT_S = 60.0
 
 
 SECONDS = ("hook", "snapshot", "attempt-started", "revision", "bootstrap", "restore", "[failed")
-pytestmark = pytest.mark.long(*SECONDS, "ends_a_run", "committed", "backend")
+pytestmark = pytest.mark.long(*SECONDS, "end_of_a_run", "a_commit_counts", "backend")
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ async def test_one_that_waits_for_the_lock_gives_up_too(
 
 
 @pytest.mark.parametrize("how", ["cancelled", "run_timeout"])
-async def test_whoever_ends_a_run_does_not_wait_for_a_silent_server(
+async def test_the_end_of_a_run_does_not_wait_for_a_silent_server(
     how: str, make_target: Make, postgres_url: str
 ) -> None:
     server = make_url(postgres_url)
@@ -188,7 +188,7 @@ async def test_whoever_ends_a_run_does_not_wait_for_a_silent_server(
 
 
 @pytest.mark.usefixtures("soon")
-async def test_what_is_committed_is_migrated_even_if_the_server_says_no_more(
+async def test_a_commit_counts_as_migrated_even_if_the_server_says_no_more(
     make_target: Make, postgres_url: str
 ) -> None:
     server = make_url(postgres_url)

@@ -115,7 +115,7 @@ async def overdue(clock: Clock, *targets: Target, **options: Any) -> MigrationEr
 
 @drives
 @pytest.mark.parametrize("env", ["async", "per_migration"])
-async def test_what_is_under_way_is_undone_and_named_and_later_targets_are_not_run(
+async def test_the_revision_under_way_is_undone_and_named_and_later_targets_are_not_run(
     clock: Clock, env: str, drive: Any, make_target: Make, database_url: str, tmp_path: Path
 ) -> None:
     target = make_target(third(database_url), kind=env, drive=drive)

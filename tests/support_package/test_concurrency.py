@@ -115,7 +115,7 @@ class TestBackground:
 
 
 class TestWithin:
-    async def test_whatever_the_block_raises_after_the_limit_becomes_one_error(self) -> None:
+    async def test_any_error_of_the_block_after_the_limit_becomes_one_error(self) -> None:
         async def ask() -> None:
             async with within(0.01, lambda: OSError("silent")):
                 try:

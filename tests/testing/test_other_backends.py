@@ -108,7 +108,7 @@ def test_two_for_one_dialect_are_refused(tmp_path: Path, install: Install) -> No
         Migrator(Target("litelike+aiosqlite:///app.db", tmp_path))
 
 
-def test_what_is_installed_is_not_imported_for_a_database_of_ours(
+def test_installed_backends_are_not_imported_for_a_database_of_ours(
     tmp_path: Path, install: Install
 ) -> None:
     install("LiteLike", source="raise RuntimeError('imported')")

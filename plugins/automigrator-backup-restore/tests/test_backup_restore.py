@@ -208,7 +208,7 @@ async def test_rows_of_others_who_came_and_left_while_it_was_migrated_are_where_
         assert "10\tof somebody else\n" in rows
 
 
-async def test_what_restores_have_replaced_stays_until_a_migration_has_succeeded(
+async def test_copies_of_replaced_data_stay_until_a_migration_has_succeeded(
     tmp_path: Path, postgres_server: Server, postgres_url: str
 ) -> None:
     notes = Application(tmp_path, postgres_url)

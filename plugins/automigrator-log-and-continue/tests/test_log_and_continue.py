@@ -55,7 +55,7 @@ async def test_the_record_holds_the_same_for_a_machine(
     assert data["at_risk"] in record.getMessage()
 
 
-async def test_what_a_statement_was_given_is_not_told(
+async def test_the_parameters_of_a_statement_are_not_told(
     notes: Application, caplog: pytest.LogCaptureFixture
 ) -> None:
     statement = 'sa.text("INSERT INTO absent VALUES (:x)")'
@@ -113,7 +113,7 @@ async def test_a_failed_target_does_not_keep_the_next_one_from_migrating(
         ("ahead", "newer than this code"),
     ],
 )
-def test_what_is_at_risk_follows_from_the_failure(kind: Any, said: str) -> None:
+def test_the_risk_follows_from_the_failure(kind: Any, said: str) -> None:
     run: Any = SimpleNamespace(before=("r1",), wanted=("r2",))
     assert said in at_risk(run, Failure(kind, "boom"))
     assert "half way" in at_risk(run, Failure(kind, "boom", "partial-at-boundary"))

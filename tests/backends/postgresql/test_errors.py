@@ -131,7 +131,7 @@ async def test_a_server_of_another_language_is_understood(
     await absent.dispose()
 
 
-def test_what_has_nothing_to_do_with_the_server_is_not_classified(
+def test_errors_unrelated_to_the_server_are_not_classified(
     backend: PostgreSQL, tmp_path: Path
 ) -> None:
     with pytest.raises(OSError) as caught:

@@ -109,7 +109,7 @@ async def test_odd_names_are_only_names(
     assert (await settings.settings(admin, live)).variables == (variable,)
 
 
-async def test_what_a_template_copy_loses_survives_copy_and_swap(
+async def test_properties_that_a_template_copy_loses_survive_copy_and_swap(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str, role: str
 ) -> None:
     live, copy = postgres_name, f"{postgres_name}_copy"

@@ -165,7 +165,7 @@ async def test_rows_that_this_role_may_not_see_are_not_called_unchanged(
     assert do("select id from users") == [(7,)]
 
 
-async def test_what_another_targets_leader_is_at_is_left_to_it(
+async def test_the_work_of_another_targets_leader_is_left_to_it(
     backend: PostgreSQL,
     postgres_server: Server,
     postgres_url: str,
@@ -192,7 +192,7 @@ async def test_what_another_targets_leader_is_at_is_left_to_it(
     assert snapshot.place in postgres_server.databases(filled)
 
 
-async def test_what_a_dead_leader_of_another_target_left_is_undone_by_one_start_alone(
+async def test_one_start_alone_undoes_the_work_of_another_targets_dead_leader(
     backend: PostgreSQL, postgres_url: str, filled: str, do: Callable[..., Any]
 ) -> None:
     async with backend.lock(TABLES, 5, silent) as hold:

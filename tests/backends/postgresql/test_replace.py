@@ -17,7 +17,7 @@ from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 
 
-async def test_what_was_set_aside_goes_by_age_only_and_when_asked_and_the_newest_never(
+async def test_databases_set_aside_are_pruned_by_age_when_asked_and_the_newest_never(
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:
     names = [f"{filled}__automigrator_purged_20200{n}01T000000000000Z" for n in (1, 2)]

@@ -45,7 +45,7 @@ async def test_drivers_agree_on_which_database_it_is(
         "set session characteristics as transaction read only",
     ],
 )
-async def test_what_env_py_set_on_its_connection_shows(backend: PostgreSQL, statement: str) -> None:
+async def test_settings_of_env_pys_connection_show(backend: PostgreSQL, statement: str) -> None:
     engine = backend.engine()
     states = []
     for each in ("select 1", "select 2", statement):

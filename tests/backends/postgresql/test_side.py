@@ -175,7 +175,7 @@ LOCKED = "select count(*) from pg_locks where relation = 'bulk'::regclass"
 
 @needs_programs
 @pytest.mark.parametrize("end", ["killed", "cancelled"])
-async def test_whoever_ends_in_the_middle_of_a_dump_leaves_no_copy_and_no_session(
+async def test_a_process_that_ends_in_the_middle_of_a_dump_leaves_no_copy_and_no_session(
     end: str,
     postgres_url: str,
     postgres_server: Server,

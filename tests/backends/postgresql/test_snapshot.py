@@ -51,7 +51,7 @@ async def test_a_snapshot_is_restored_and_stays(
 
 
 @pytest.mark.parametrize("disconnect_others", [False, True])
-async def test_what_others_committed_before_they_left_is_in_what_a_restore_has_replaced(
+async def test_the_copy_that_a_restore_keeps_holds_all_that_others_committed(
     backend: PostgreSQL,
     postgres_server: Server,
     filled: str,
@@ -198,7 +198,7 @@ async def test_only_the_newest_snapshots_are_kept_and_never_one_that_is_needed(
         assert await hold.snapshots.prune(Limits(1)) == (f"{filled}__automigrator_snapshot_a2",)
 
 
-async def test_what_restores_have_replaced_goes_like_snapshots_and_never_this_runs_own(
+async def test_copies_of_replaced_data_are_pruned_like_snapshots_but_never_this_runs_own(
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:
     old = [f"{filled}__automigrator_undone_20200{n}01T000000000000Z" for n in (1, 2)]
@@ -231,7 +231,7 @@ async def test_a_clock_that_goes_back_costs_no_copy_of_this_run(
     assert {snapshot.place, aside} < set(postgres_server.databases(filled))
 
 
-async def test_what_a_migration_made_in_a_new_schema_is_no_reason_not_to_restore(
+async def test_a_new_schema_made_by_the_migration_does_not_prevent_a_restore(
     backend: PostgreSQL, postgres_server: Server, filled: str, do: Callable[..., Any], role: str
 ) -> None:
     async with backend.lock(TABLES, 5, silent) as hold:

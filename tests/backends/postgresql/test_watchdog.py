@@ -9,7 +9,7 @@ import pytest
 from automigrator.backends.postgresql.watchdog import Stoppable
 
 
-async def test_what_is_asked_to_end_is_over_only_when_nobody_asks_any_more() -> None:
+async def test_work_that_is_asked_to_end_is_over_only_when_nobody_asks_any_more() -> None:
     """Or a late request would end what comes next: a DROP of what had been copied, say."""
     stoppable, told, said = Stoppable(), asyncio.Event(), []
 
@@ -40,7 +40,7 @@ async def test_it_is_asked_again_where_it_had_not_begun_when_it_was_asked() -> N
     assert await working and len(asked) == 2
 
 
-async def test_what_is_not_stopped_is_not_asked() -> None:
+async def test_work_that_is_not_stopped_is_not_asked_to_end() -> None:
     async def ask() -> None:
         raise AssertionError("nobody stopped it")
 
@@ -64,7 +64,7 @@ async def test_once_stopped_nothing_more_is_begun() -> None:
         await stoppable(work())
 
 
-async def test_what_is_cancelled_may_take_its_time_to_clean_up() -> None:
+async def test_cancelled_work_may_take_its_time_to_clean_up() -> None:
     stoppable, cleaned = Stoppable(), []
 
     async def work() -> None:

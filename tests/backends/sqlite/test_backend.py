@@ -147,7 +147,7 @@ async def test_adopted_transactions_roll_ddl_back(backend: SQLite, file: Path) -
     assert read(file, "SELECT name FROM sqlite_master") == []
 
 
-async def test_who_only_looks_waits_for_no_reader(backend: SQLite, file: Path) -> None:
+async def test_a_look_waits_for_no_reader(backend: SQLite, file: Path) -> None:
     """A COMMIT waits for them that has begun IMMEDIATE, even when there is nothing to write."""
     await backend.create()
     write(file, "CREATE TABLE notes (id)")
@@ -372,7 +372,7 @@ async def test_the_next_start_undoes_changes_of_rows_alone_that_a_killed_one_had
     assert read(file, "SELECT id FROM users") == [(1,)]
 
 
-async def test_what_a_restore_at_the_next_start_replaces_is_kept(
+async def test_a_restore_at_the_next_start_keeps_the_data_it_replaces(
     backend: SQLite, file: Path, tmp_path: Path
 ) -> None:
     await backend.create()

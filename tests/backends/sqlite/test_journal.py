@@ -97,7 +97,7 @@ def test_an_unreadable_journal_is_an_error_that_names_the_file(tmp_path: Path) -
         journal.read(live)
 
 
-def test_what_another_release_adds_is_never_passed_over(tmp_path: Path) -> None:
+def test_a_field_that_another_release_adds_is_never_passed_over(tmp_path: Path) -> None:
     live = tmp_path / "app.db"
     journal.write(live, ENTRY)
     path = journal_path(live)
@@ -106,7 +106,7 @@ def test_what_another_release_adds_is_never_passed_over(tmp_path: Path) -> None:
         journal.read(live)
 
 
-def test_what_an_older_release_did_not_write_yet_has_its_old_meaning(tmp_path: Path) -> None:
+def test_a_field_that_an_older_release_did_not_write_has_its_old_meaning(tmp_path: Path) -> None:
     live = tmp_path / "app.db"
     journal.write(live, ENTRY)
     path = journal_path(live)

@@ -93,7 +93,7 @@ def test_readers_go_on_meanwhile_where_there_is_a_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
-def test_what_was_kept_is_deleted_when_the_overwriting_fails(tmp_path: Path, mode: str) -> None:
+def test_the_kept_copy_is_deleted_when_the_overwriting_fails(tmp_path: Path, mode: str) -> None:
     live, new = make(tmp_path / "app.db", mode), make(tmp_path / "new.db", "delete")
     before = sorted(p.name for p in tmp_path.iterdir())
 

@@ -173,7 +173,7 @@ async def test_everything_is_put_back_and_nothing_else_is_left(
     ],
     ids=["default", "global", "revoked", "configuration", "schema", "update", "name", "beside"],
 )
-async def test_what_is_seldom_there_is_put_back_as_well(
+async def test_rare_kinds_of_objects_are_put_back_as_well(
     postgres_url: str, do: Do, filled: str, tmp_path: Path, before: Any, then: Any, asked: Any
 ) -> None:
     do(*before)
@@ -236,7 +236,7 @@ async def open_record(backend: PostgreSQL) -> bool:
     return (await backend.look(TABLES)).unfinished
 
 
-async def test_who_may_create_no_database_gets_a_dump_and_its_password_stays_secret(
+async def test_a_role_that_may_create_no_database_gets_a_dump_and_its_password_stays_secret(
     postgres_url: str, do: Do, filled: str, role: str, tmp_path: Path, tools: Callable[..., Path]
 ) -> None:
     do(*(f"alter table {table} owner to {role}" for table in ("users", "alembic_version")))
@@ -338,7 +338,7 @@ def lines_of(dump: str, table: str) -> list[str]:
 
 
 @pytest.mark.parametrize("disconnect_others", [False, True])
-async def test_what_others_committed_before_they_left_is_in_what_a_restore_has_replaced(
+async def test_the_copy_that_a_restore_keeps_holds_all_that_others_committed(
     postgres_url: str, do: Do, filled: str, tmp_path: Path, disconnect_others: bool
 ) -> None:
     backend = made(postgres_url)
@@ -384,7 +384,7 @@ async def test_nobody_can_write_between_the_dump_of_what_is_replaced_and_its_end
     assert lines_of(kept, "users") == ["7\t\\N"]
 
 
-async def test_what_restores_have_replaced_goes_like_snapshots_and_never_this_runs_own(
+async def test_copies_of_replaced_data_are_pruned_like_snapshots_but_never_this_runs_own(
     postgres_url: str, do: Do, filled: str, tmp_path: Path
 ) -> None:
     backend = made(postgres_url)
@@ -399,7 +399,7 @@ async def test_what_restores_have_replaced_goes_like_snapshots_and_never_this_ru
     assert files(tmp_path) == ["replaced", "replaced", "snapshot"]
 
 
-async def test_who_comes_while_the_tables_are_being_locked_makes_a_restore_a_refusal(
+async def test_a_session_that_comes_while_the_tables_are_being_locked_makes_a_restore_a_refusal(
     postgres_url: str, do: Do, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, came = made(postgres_url), []
@@ -533,7 +533,7 @@ async def test_the_next_start_restores_only_what_was_left_half_done(
         (("create schema automigrator",), "may not keep a record"),
     ],
 )  # fmt: skip
-async def test_what_could_not_be_put_back_is_refused_before_anything_changes(
+async def test_a_database_that_no_dump_can_put_back_is_refused_before_anything_changes(
     postgres_url: str,
     do: Do,
     filled: str,
@@ -644,7 +644,7 @@ def _recovers(tell: Callable[[Any], None], url: str) -> None:
     asyncio.run(recover())
 
 
-async def test_what_a_killed_restore_was_to_put_back_is_listed_where_the_next_one_clears_it(
+async def test_a_killed_restore_leaves_its_list_where_the_next_one_clears_it(
     postgres_url: str, do: Do, filled: str, tmp_path: Path, tools: Callable[..., Path]
 ) -> None:
     stuck, reached, dumps = tmp_path / "stuck", tmp_path / "reached", tmp_path / "dumps"
