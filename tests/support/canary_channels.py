@@ -21,7 +21,6 @@ from support.canaries import WATCH, printed
 from automigrator import failure, migrator, report, status, target
 from automigrator.backends.contract import declarations, record
 from automigrator.backends.postgresql import journal as records
-from automigrator.backends.postgresql.dump import journal as dump_records
 from automigrator.backends.sqlite import journal
 from automigrator.events import notifier
 from automigrator.events.event import Event
@@ -36,7 +35,7 @@ FACES = (
     (target.Target, ["__init__"]),
 )
 """Whence an application or a plugin gets errors."""
-REPORTS = (report, status, failure, checkup, record, declarations, records, dump_records, journal)
+REPORTS = (report, status, failure, checkup, record, declarations, records, journal)
 """Whose dataclasses are shown to people and machines, or written for the next start."""
 _DATA = (b"SQLite format 3\x00", b"PGDMP")
 _LARGE = 4_000_000

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
@@ -16,6 +15,7 @@ from support.postgres_server import Server
 
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import databases, exclusive, naming, settings
+from automigrator.backends.postgresql.sql import literal, quoted_name, run
 from automigrator.errors import RefusedError
 
 
@@ -41,6 +41,12 @@ async def with_a_side(admin: AsyncConnection, name: str) -> tuple[str, str, str]
     await databases.create(admin, live)
     await databases.create(admin, side)
     return live, side, f"{name}_old"
+
+
+async def created_for(role: str, admin: AsyncConnection, name: str) -> None:
+    """A database that belongs to a role."""
+    await databases.create(admin, name)
+    await run(admin, f"alter database {quoted_name(name)} owner to {quoted_name(role)}")
 
 
 @pytest.fixture
@@ -100,22 +106,26 @@ async def test_odd_names_are_only_names(
     assert live in postgres_server.databases(postgres_name)
     await settings.set_comment(admin, live, odd)
     assert await databases.create(admin, copy, template=live)
-    found = await settings.settings(admin, live)
-    assert found.comment == odd
-    variable = settings.Setting(None, "app.odd", odd)
-    assert await settings.apply_settings(admin, copy, replace(found, variables=(variable,))) == ()
-    await databases.swap(admin, live, copy, aside, disconnect_others=False)
+    await run(admin, f"alter database {quoted_name(live)} set app.odd to {literal(odd)}")
+    found = await settings.statements(admin, live, copy, comment_of=live)
+    assert await settings.apply(admin, found) == ()
+    assert await settings.statements(admin, copy, copy, comment_of=copy) == found
+    await databases.swap(admin, live, copy, aside)
     assert postgres_server.databases(postgres_name) == [live, aside]
-    assert (await settings.settings(admin, live)).variables == (variable,)
+    query = """
+        select shobj_description(d.oid, 'pg_database'), s.setconfig
+        from pg_database d join pg_db_role_setting s on s.setdatabase = d.oid where d.datname = $1
+    """
+    assert postgres_server.execute(query, live) == [(odd, [f"app.odd={odd}"])]
 
 
 async def test_properties_that_a_template_copy_loses_survive_copy_and_swap(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str, role: str
 ) -> None:
     live, copy = postgres_name, f"{postgres_name}_copy"
-    await databases.create(admin, live, owner=role)
-    run = postgres_server.execute
-    run("create table kept as select 1 as x", database=live)
+    await created_for(role, admin, live)
+    execute = postgres_server.execute
+    execute("create table kept as select 1 as x", database=live)
     who = '"' + role.replace('"', '""') + '"'
     for sql in (
         f"revoke all on database {live} from public",
@@ -129,43 +139,42 @@ async def test_properties_that_a_template_copy_loses_survive_copy_and_swap(
         f"alter role {who} in database {live} set search_path to ''",
         f"alter role {who} in database {live} set statement_timeout to '7s'",
     ):
-        run(sql)
-    before = await settings.settings(admin, live)
-    assert before.owner == role
-    assert before.connection_limit == 17
-    assert len(before.variables) == 5
-    assert "secret to" not in repr(before) and "a=b" not in repr(before)
+        execute(sql)
+    before = await settings.statements(admin, live, copy, comment_of=live)
+    told = [words for words, _ in before]
+    assert {"the owner", "the comment", f"search_path for {role}"} < {*told}
+    assert len(told) == 12 and "a=b" not in str(told)
 
     assert await databases.create(admin, copy, template=live)
-    assert await settings.settings(admin, copy) != before
-    assert await settings.apply_settings(admin, copy, before) == ()
-    assert await settings.settings(admin, copy) == before
-    await databases.swap(admin, live, copy, f"{live}_old", disconnect_others=False)
-    assert await settings.settings(admin, live) == before
-    assert run("select x from kept", database=live)[0][0] == 1
-    assert run("select current_schemas(false)", database=live)[0][0] == ["public"]
+    assert await settings.statements(admin, copy, copy, comment_of=copy) != before
+    assert await settings.apply(admin, before) == ()
+    assert await settings.statements(admin, copy, copy, comment_of=copy) == before
+    await databases.swap(admin, live, copy, f"{live}_old")
+    assert await settings.statements(admin, live, copy, comment_of=live) == before
+    assert execute("select x from kept", database=live)[0][0] == 1
+    assert execute("select current_schemas(false)", database=live)[0][0] == ["public"]
 
 
 async def test_default_grants_stay_the_default(admin: AsyncConnection, postgres_name: str) -> None:
     await databases.create(admin, postgres_name)
-    before = await settings.settings(admin, postgres_name)
-    assert before.grants is None
-    assert await settings.apply_settings(admin, postgres_name, before) == ()
-    assert await settings.settings(admin, postgres_name) == before
+    before = await settings.statements(admin, postgres_name, postgres_name)
+    assert [words for words, _ in before] == ["the owner", "the connection limit"]
+    assert await settings.apply(admin, before) == ()
+    assert await settings.statements(admin, postgres_name, postgres_name) == before
 
 
 async def test_a_role_learns_which_settings_it_could_not_apply(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str, role: str
 ) -> None:
-    await databases.create(admin, postgres_name, owner=role)
-    found = await settings.settings(admin, postgres_name)
+    await created_for(role, admin, postgres_name)
     stranger = f"{postgres_name}_stranger"
     postgres_server.execute(f"create role {stranger}")
-    secret = settings.Setting(stranger, "app.key", "hunter2")
+    postgres_server.execute(
+        f"alter role {stranger} in database {postgres_name} set app.key to 'hunter2'"
+    )
+    found = await settings.statements(admin, postgres_name, postgres_name)
     async with connected(postgres_server, user=role) as own:
-        refused = await settings.apply_settings(
-            own, postgres_name, replace(found, variables=(secret,))
-        )
+        refused = await settings.apply(own, found)
     assert refused == (f"app.key for {stranger} (SQLSTATE 42501)",)
 
 
@@ -188,7 +197,7 @@ async def test_a_swap_with_others_connected_is_refused_and_nothing_changed(
     live, side, aside = await with_a_side(admin, postgres_name)
     async with connected(postgres_server, live) as other:
         with pytest.raises(RefusedError, match="the tests.*no database was changed"):
-            await databases.swap(admin, live, side, aside, disconnect_others=False)
+            await databases.swap(admin, live, side, aside)
         assert postgres_server.databases(live) == [live, side]
         assert await other.scalar(text("select 1")) == 1
         sessions = await databases.others(admin, live)
@@ -209,7 +218,7 @@ async def test_a_swap_waits_for_who_looks_in_for_a_moment(
     came = asyncio.Event()
     looking = asyncio.create_task(look_in())
     await came.wait()
-    await databases.swap(admin, live, side, aside, disconnect_others=False)
+    await databases.swap(admin, live, side, aside)
     await looking
     assert postgres_server.databases(live) == [live, aside]
 
@@ -218,11 +227,11 @@ async def test_a_swap_whose_second_rename_fails_renames_nothing(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str, role: str
 ) -> None:
     live, side, aside = postgres_name, f"{postgres_name}_side", f"{postgres_name}_old"
-    await databases.create(admin, live, owner=role)
+    await created_for(role, admin, live)
     await databases.create(admin, side)  # another owner's: the role may not rename it
     async with connected(postgres_server, user=role) as connection:
         with pytest.raises(DBAPIError, match="must be owner"):
-            await databases.swap(connection, live, side, aside, disconnect_others=False)
+            await databases.swap(connection, live, side, aside)
         assert await connection.scalar(text("select 1")) == 1
     assert postgres_server.databases(live) == [live, side]
 
@@ -255,8 +264,7 @@ async def test_a_swap_that_may_disconnect_wins_against_a_busy_pool(
         live,
         side,
         aside,
-        disconnect_others=True,
-        terminate=lambda: connected(postgres_server),
+        disconnect_by=lambda: connected(postgres_server),
     )
     assert postgres_server.databases(live) == [live, aside]
     async with pool.connect() as connection:
@@ -274,9 +282,7 @@ async def test_a_swap_cancelled_while_it_renames_is_finished_first(
     async with connected(postgres_server) as other:
         await other.execute(text("begin"))
         await other.execute(text(f"alter database {live} rename to {live}_held"))
-        work = asyncio.create_task(
-            databases.swap(admin, live, side, aside, disconnect_others=False)
-        )
+        work = asyncio.create_task(databases.swap(admin, live, side, aside))
         await asyncio.sleep(0.2)
         work.cancel()
         await other.execute(text("rollback"))
@@ -293,9 +299,7 @@ async def test_a_swap_is_tried_again_after_a_lock_timeout(
     async with connected(postgres_server) as other:
         await other.execute(text("begin"))
         await other.execute(text(f"alter database {live} rename to {live}_held"))
-        work = asyncio.create_task(
-            databases.swap(admin, live, side, aside, disconnect_others=False)
-        )
+        work = asyncio.create_task(databases.swap(admin, live, side, aside))
         await asyncio.sleep(0.8)
         await other.execute(text("rollback"))
         await work
@@ -308,10 +312,10 @@ async def test_a_swap_onto_a_taken_or_missing_name_is_refused(
     await databases.create(admin, postgres_name)
     side = f"{postgres_name}_side"
     with pytest.raises(RefusedError, match="does not exist"):
-        await databases.swap(admin, postgres_name, side, f"{side}2", disconnect_others=False)
+        await databases.swap(admin, postgres_name, side, f"{side}2")
     await databases.create(admin, side)
     with pytest.raises(RefusedError, match="is there already"):
-        await databases.swap(admin, postgres_name, side, side, disconnect_others=False)
+        await databases.swap(admin, postgres_name, side, side)
 
 
 async def test_disconnecting_ends_every_session(
@@ -331,19 +335,17 @@ async def test_a_session_this_role_may_not_end_is_named(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str, role: str
 ) -> None:
     live, side = postgres_name, f"{postgres_name}_side"
-    await databases.create(admin, live, owner=role)
-    await databases.create(admin, side, owner=role)
+    await created_for(role, admin, live)
+    await created_for(role, admin, side)
 
-    def terminate() -> AbstractAsyncContextManager[AsyncConnection]:
+    def second() -> AbstractAsyncContextManager[AsyncConnection]:
         return connected(postgres_server, user=role)
 
     async with connected(postgres_server, user=role) as own, connected(postgres_server, live):
         with pytest.raises(RefusedError, match="no right to"):
             await databases.disconnect(own, live)
         with pytest.raises(RefusedError, match="no right to"):
-            await databases.swap(
-                own, live, side, f"{live}_old", disconnect_others=True, terminate=terminate
-            )
+            await databases.swap(own, live, side, f"{live}_old", disconnect_by=second)
         assert postgres_server.databases(live) == [live, side]
 
 
@@ -366,11 +368,14 @@ async def test_a_prepared_transaction_stands_in_the_way(
 
 async def test_only_names_of_ours_are_ours(admin: AsyncConnection, postgres_name: str) -> None:
     live, neighbour = postgres_name, f"{postgres_name}_2"
-    mine = [naming.purged_name(live, "20260102"), naming.snapshot_name(live, "20260101a")]
+    mine = [
+        naming.name_beside(live, "purged", "20260102"),
+        naming.name_beside(live, "snapshot", "20260101a"),
+    ]
     for name in (
         *mine,
         live,
-        naming.snapshot_name(neighbour, "20260101"),
+        naming.name_beside(neighbour, "snapshot", "20260101"),
         f"{live}__automigrator_snapshot_not_ours",
     ):
         await databases.create(admin, name)
@@ -383,12 +388,12 @@ async def test_only_names_of_ours_are_ours(admin: AsyncConnection, postgres_name
 @pytest.mark.parametrize("live", ["a", "x" * 63, "ж" * 31, "☃" * 21])
 def test_names_fit_whatever_the_database_is_called(live: str) -> None:
     stamp = "20260101T120000Z"
-    names = {naming.snapshot_name(live, stamp), naming.purged_name(live, stamp)}
+    names = {naming.name_beside(live, "snapshot", stamp), naming.name_beside(live, "purged", stamp)}
     assert len(names) == 2
     assert all(len(name.encode()) <= 63 for name in names)
-    assert naming.snapshot_name(live[:-1] + "y", stamp) not in names
+    assert naming.name_beside(live[:-1] + "y", "snapshot", stamp) not in names
     with pytest.raises(ValueError, match="stamp"):
-        naming.snapshot_name(live, "a_b")
+        naming.name_beside(live, "snapshot", "a_b")
 
 
 async def test_a_database_with_neighbours_is_not_exclusive(
@@ -399,7 +404,7 @@ async def test_a_database_with_neighbours_is_not_exclusive(
         own = (VersionTable(), VersionTable("versions", "meta"))
 
         async def reason(*schemas: str) -> str | None:
-            return await exclusive.exclusive_to_target(target, schemas, own)
+            return await exclusive.why_shared(target, schemas, own)
 
         async def do(sql: str) -> None:
             await target.execute(text(sql))
@@ -420,4 +425,4 @@ async def test_a_database_with_neighbours_is_not_exclusive(
             await reason("public", "theirs") or ""
         )
     async with connected(postgres_server, postgres_name, user=role) as target:
-        assert "belongs to role" in (await exclusive.exclusive_to_target(target, (), ()) or "")
+        assert "belongs to role" in (await exclusive.why_shared(target, (), ()) or "")

@@ -1,14 +1,18 @@
-"""What a PostgreSQL database holds, in a form that survives a dump: no oid, no expression."""
+"""Digests of a database's schema and rows, which say whether two copies hold the same.
+
+Those for a dump leave out oids and expressions, which a restore changes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator.backends.postgresql import digests
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE, code_of
+from automigrator.backends.postgresql.session import SERVER
 from automigrator.backends.postgresql.sql import begin_reading, literal, rows_of, run
 
 SCHEMA_OF_OURS = "automigrator"
@@ -31,8 +35,16 @@ def _grants(acl: str, default: str, owner: str) -> str:
         from aclexplode(coalesce({acl}, acldefault('{default}', {owner}))) g)"""
 
 
+_OWN = not_of_an_extension("pg_class", "c.oid")
+
 _RELATION = f"""from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where {USERS} and {not_of_an_extension("pg_class", "c.oid")}"""
+    where {USERS} and {_OWN}"""
+
+
+def _of_class(oid: str) -> str:
+    return f"""join pg_class c on c.oid = {oid} join pg_namespace n on n.oid = c.relnamespace
+        where {USERS}"""
+
 
 _LINES = f"""
     select concat_ws('|', 'schema', n.nspname, pg_get_userbyid(n.nspowner),
@@ -52,32 +64,23 @@ _LINES = f"""
     select concat_ws('|', 'column', n.nspname, c.relname, row_number() over (
         partition by c.oid order by a.attnum), a.attname, format_type(a.atttypid, a.atttypmod),
         a.attnotnull, a.atthasdef, a.attidentity, a.attgenerated)
-    from pg_attribute a join pg_class c on c.oid = a.attrelid
-    join pg_namespace n on n.oid = c.relnamespace
-    where {USERS} and {not_of_an_extension("pg_class", "c.oid")}
+    from pg_attribute a {_of_class("a.attrelid")} and {_OWN}
       and a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'v', 'm', 'f', 'c')
     union all
     select concat_ws('|', 'constraint', n.nspname, k.conrelid::regclass, k.conname, k.contype,
         k.convalidated, k.confdeltype, k.confupdtype)
-    from pg_constraint k join pg_class c on c.oid = k.conrelid
-    join pg_namespace n on n.oid = c.relnamespace
-    where {USERS} and {not_of_an_extension("pg_class", "c.oid")} and k.contype <> 'n'
+    from pg_constraint k {_of_class("k.conrelid")} and {_OWN} and k.contype <> 'n'
     union all
     select concat_ws('|', 'index', n.nspname, c.relname, i.indrelid::regclass, i.indisunique,
         i.indisprimary, i.indnatts, i.indpred is not null)
-    from pg_index i join pg_class c on c.oid = i.indexrelid
-    join pg_namespace n on n.oid = c.relnamespace
-    where {USERS} and {not_of_an_extension("pg_class", "i.indrelid")}
+    from pg_index i {_of_class("i.indexrelid")} and {not_of_an_extension("pg_class", "i.indrelid")}
     union all
     select concat_ws('|', 'trigger', n.nspname, c.relname, t.tgname, t.tgenabled,
         t.tgfoid::regproc)
-    from pg_trigger t join pg_class c on c.oid = t.tgrelid
-    join pg_namespace n on n.oid = c.relnamespace
-    where {USERS} and not t.tgisinternal
+    from pg_trigger t {_of_class("t.tgrelid")} and not t.tgisinternal
     union all
     select concat_ws('|', 'policy', n.nspname, c.relname, p.polname, p.polcmd, p.polpermissive)
-    from pg_policy p join pg_class c on c.oid = p.polrelid
-    join pg_namespace n on n.oid = c.relnamespace where {USERS}
+    from pg_policy p {_of_class("p.polrelid")}
     union all
     select concat_ws('|', 'function', p.oid::regprocedure, pg_get_userbyid(p.proowner),
         md5(p.prosrc), p.provolatile, p.prosecdef, p.proconfig::text,
@@ -130,18 +133,17 @@ SIZE = f"""
 
 """Bytes of all tables, indexes left out: about what a dump holds that does not compress."""
 
-IDENTITY = """
-    select (select oid from pg_database where datname = current_database())
-        || ' ' || (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint
+IDENTITY = f"""
+    select oid || ' ' || {SERVER} from pg_database where datname = current_database()
 """
 
 """One text that no other database, and no other run of the server, has."""
 
 
-def rows(found: Sequence[str], *, values: bool = False) -> str:
-    """A query of one text: a digest of how many rows tables have, and of where sequences are.
+def rows_query(found: Sequence[str], *, values: bool = False) -> str:
+    """Return a query of one text: a digest of the number of rows, and of where sequences are.
 
-    With `values` of what is in the rows as well. `found` is as `TABLES` has it.
+    With `values`, of what is in the rows as well. `found` is what `TABLES` has answered.
     """
     told = "count(*)::text"
     if values:
@@ -161,56 +163,28 @@ def rows(found: Sequence[str], *, values: bool = False) -> str:
     """
 
 
+_WHOLE_CATALOGS = """
+    pg_aggregate pg_amop pg_amproc pg_attrdef pg_cast pg_collation pg_constraint pg_conversion
+    pg_default_acl pg_description pg_enum pg_event_trigger pg_foreign_data_wrapper
+    pg_foreign_server pg_foreign_table pg_language pg_largeobject_metadata pg_namespace
+    pg_opclass pg_operator pg_opfamily pg_partitioned_table pg_policy pg_proc pg_publication
+    pg_publication_rel pg_range pg_rewrite pg_seclabel pg_sequence pg_transform pg_trigger
+    pg_ts_config pg_ts_config_map pg_ts_dict pg_type
+"""
+
 # a template copy keeps every oid; what VACUUM, ANALYZE and a lazy server write is left out
-_CATALOGS = {
-    "pg_aggregate": "*",
-    "pg_amop": "*",
-    "pg_amproc": "*",
-    "pg_attrdef": "*",
+_CATALOGS = dict.fromkeys(_WHOLE_CATALOGS.split(), "*") | {
     "pg_attribute": """attrelid, attnum, attname, atttypid, atttypmod, attnotnull, atthasdef,
         attisdropped, attidentity, attgenerated, attcollation, attacl, attoptions""",
-    "pg_cast": "*",
     "pg_class": """oid, relname, relnamespace, reltype, relowner, relam, reltablespace, relkind,
         relpersistence, relnatts, relrowsecurity, relforcerowsecurity, relispartition, relacl,
         reloptions, relpartbound""",
-    "pg_collation": "*",
-    "pg_constraint": "*",
-    "pg_conversion": "*",
-    "pg_default_acl": "*",
-    "pg_description": "*",
-    "pg_enum": "*",
-    "pg_event_trigger": "*",
     "pg_extension": "oid, extname, extnamespace, extversion",
-    "pg_foreign_data_wrapper": "*",
-    "pg_foreign_server": "*",
-    "pg_foreign_table": "*",
     "pg_index": "indexrelid, indrelid, indisunique, indisprimary, indisvalid, indkey, indpred",
     "pg_inherits": "inhrelid, inhparent",
-    "pg_language": "*",
-    "pg_largeobject_metadata": "*",
-    "pg_namespace": "*",
-    "pg_opclass": "*",
-    "pg_operator": "*",
-    "pg_opfamily": "*",
-    "pg_partitioned_table": "*",
-    "pg_policy": "*",
-    "pg_proc": "*",
-    "pg_publication": "*",
-    "pg_publication_rel": "*",
-    "pg_range": "*",
-    "pg_rewrite": "*",
-    "pg_seclabel": "*",
-    "pg_sequence": "*",
     "pg_statistic_ext": "oid, stxrelid, stxname, stxkind",
-    "pg_transform": "*",
-    "pg_trigger": "*",
-    "pg_ts_config": "*",
-    "pg_ts_config_map": "*",
-    "pg_ts_dict": "*",
-    "pg_type": "*",
     "pg_user_mappings": "umid, srvid, umuser, umoptions",
 }
-
 
 _LEFT_OUT = f"""select oid from pg_namespace
     where nspname ~ '^pg_(toast_)?temp_' or nspname = '{SCHEMA_OF_OURS}'"""
@@ -235,21 +209,27 @@ _EXCEPT = {
     "pg_type": f"typnamespace in ({_LEFT_OUT})",
 }
 
-_NOT_TO_BE_TOLD = (NO_PRIVILEGE, "53200", "54")  # no room for as many locks, or too complex
+_CANNOT_READ = (NO_PRIVILEGE, "53200", "54")  # no room for as many locks, or too complex
+
+
+READS_ALL = """
+    select set_config('search_path', '', true), set_config('row_security', 'off', true)
+"""
+
+"""For a transaction: what a policy would hide is an error, rather than fewer rows."""
 
 
 async def values(connection: AsyncConnection) -> str | None:
-    """A digest of every row of every table that a dump holds, on an AUTOCOMMIT connection.
+    """Return a digest of every row of every table that a dump holds; the connection is AUTOCOMMIT.
 
     None where this role may not read them all, or the server not read so many at once.
     """
     await begin_reading(connection)
     try:
-        await run(connection, "SET LOCAL search_path = ''")
-        await run(connection, "SET LOCAL row_security = off")  # an error rather than fewer rows
+        await run(connection, READS_ALL)
         return await values_here(connection)
     except DBAPIError as error:
-        if (code_of(error) or "").startswith(_NOT_TO_BE_TOLD):
+        if (code_of(error) or "").startswith(_CANNOT_READ):
             return None
         raise
     finally:
@@ -257,23 +237,29 @@ async def values(connection: AsyncConnection) -> str | None:
 
 
 async def values_here(connection: AsyncConnection) -> str:
-    """The same within a transaction whose search_path is empty."""
-    tables = [row[0] for row in await rows_of(connection, digests.TABLES)]
-    query = digests.rows(tables, values=True).replace(":", "\\:")
-    found = str((await rows_of(connection, query))[0][0])
-    large = (await rows_of(connection, digests.LARGE_VALUES))[0][0]
+    """Do as `values` in a transaction that has `READS_ALL`."""
+    found = await rows_here(connection, values=True)
+    large = (await rows_of(connection, LARGE_VALUES))[0][0]
     return found if large is None else f"{found} {large}"
 
 
-async def fingerprint(connection: AsyncConnection) -> tuple[tuple[str, int, str | None], ...]:
-    """Catalog, rows, hash; equal when no DDL has been committed to either of two copies."""
+async def rows_here(connection: AsyncConnection, *, values: bool = False) -> str:
+    """Run `rows_query` in a transaction that has `READS_ALL`."""
+    tables = [row[0] for row in await rows_of(connection, TABLES)]
+    query = rows_query(tables, values=values).replace(":", "\\:")
+    return str((await rows_of(connection, query))[0][0])
+
+
+async def catalog(connection: AsyncConnection) -> str:
+    """Return a digest that is equal for two copies when no DDL has been committed to either."""
     parts = [
         f"""
-        select '{catalog}', count(*), md5(string_agg(hash, '' order by hash))
-        from (select md5(row::text) as hash from (select {columns} from {catalog}
-              where not ({_EXCEPT.get(catalog, "false")})) as row) as rows
+        select '{name}', count(*), md5(string_agg(hash, '' order by hash))
+        from (select md5(row::text) as hash from (select {columns} from {name}
+              where not ({_EXCEPT.get(name, "false")})) as row) as rows
         """
-        for catalog, columns in _CATALOGS.items()
+        for name, columns in _CATALOGS.items()
     ]
-    rows = await rows_of(connection, " union all ".join(parts) + " order by 1")
-    return tuple((str(name), int(count), digest) for name, count, digest in rows)
+    found = await rows_of(connection, " union all ".join(parts) + " order by 1")
+    text = repr(tuple((str(name), int(count), digest) for name, count, digest in found))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -23,9 +23,9 @@ from automigrator.backends.contract.snapshots import (
     Snapshots,
 )
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.postgresql import naming, session, sql, watchdog
+from automigrator.backends.postgresql import session, sql, watchdog
 from automigrator.backends.postgresql import side as sides
-from automigrator.backends.postgresql.exclusive import Scene
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.maintenance import Maintenance
@@ -56,7 +56,7 @@ class ServerHold(Hold):
         self._empty_pools = empty_pools
         self.access: Access = session.access
         self.leader, self.waited_s, self.since = session.leader, session.waited_s, session.since
-        self._copies = Copies(self.scene, self._admin)
+        self._copies = Copies(self.exclusive)
         self.snapshots = ServerSnapshots(self, self._copies)
         self.sides = ServerSides(self, self._copies)
 
@@ -96,11 +96,9 @@ class ServerHold(Hold):
         return session.watched(self.session.blockers)
 
     async def recover(self) -> str | None:
-        async def recovered() -> str | None:
-            found = await naming.ours(self.session.admin, self._sights.database)
-            return await self._copies.recover(found, apart=self.session.apart)
-
-        return await self.heard(recovered(), "what finishes or undoes a killed migration")
+        return await self.heard(
+            self._copies.recover(), "what finishes or undoes a killed migration"
+        )
 
     async def close_journal(self) -> None:
         await self.heard(self._copies.close(), "what closes the journal")
@@ -125,8 +123,11 @@ class ServerHold(Hold):
         finally:
             held.acts -= 1
 
-    def scene(self, act: str, *, apart: bool = True) -> Scene:
-        """What an act on the whole database needs. Raises RefusedError where the lock is in it."""
+    def exclusive(self, act: str, *, apart: bool = True) -> ExclusiveAccess:
+        """Return the access to the whole database.
+
+        Raises RefusedError where the lock is in the database itself, unless `apart` is False.
+        """
         held, database = self.session, self._sights.database
         if apart and not held.apart:
             raise RefusedError(
@@ -135,14 +136,10 @@ class ServerHold(Hold):
                 "changed. Name one with Target(maintenance_database=...)"
             )
         second = self._maintenance.connection if held.apart else self._beside
-        return Scene(held, self.access, database, second, self._empty_pools)
+        return ExclusiveAccess(held, self.access, database, second, self._empty_pools)
 
     def _beside(self) -> AbstractAsyncContextManager[AsyncConnection]:
         return self.access.connection(autocommit=True)
-
-    @asynccontextmanager
-    async def _admin(self) -> AsyncIterator[AsyncConnection]:
-        yield self.session.admin
 
 
 class ServerSnapshots(Snapshots):
@@ -161,17 +158,7 @@ class ServerSnapshots(Snapshots):
         *,
         atomic: bool = False,
     ) -> Snapshot:
-        taken = self._copies.take(
-            stamp,
-            heads,
-            wanted,
-            tables,
-            folder=options.folder,
-            disconnect_others=options.disconnect_others,
-            how=options.how,
-            binaries=options.binaries,
-            atomic=atomic,
-        )
+        taken = self._copies.take(stamp, heads, wanted, tables, options, atomic=atomic)
         return await self._hold.heard(taken, "what takes a snapshot")
 
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str:
@@ -190,24 +177,18 @@ class ServerSides(Sides):
         self._hold, self._copies = hold, copies
 
     def fresh(self, stamp: str) -> AbstractAsyncContextManager[Side]:
-        return sides.beside(self._hold.scene("rebuild"), stamp, sides.fresh)
+        return sides.beside(self._hold.exclusive("rebuild"), stamp, sides.fresh)
 
     def copy(
         self, stamp: str, options: SnapshotOptions = DEFAULT
     ) -> AbstractAsyncContextManager[Side]:
         stoppable = Stoppable()
-        make = partial(
-            sides.copied,
-            stoppable=stoppable,
-            disconnect_others=options.disconnect_others,
-            how=options.how,
-            binaries=options.binaries,
-        )
-        scene = self._hold.scene("copy")
-        return sides.beside(scene, stamp, make, prepared=True, stop=stoppable.stop)
+        make = partial(sides.copied, stoppable=stoppable, options=options)
+        access = self._hold.exclusive("copy")
+        return sides.beside(access, stamp, make, prepared=True, stop=stoppable.stop)
 
     async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
-        await sides.ensure_replaceable(self._hold.scene("replace"), tables)
+        await sides.ensure_replaceable(self._hold.exclusive("replace"), tables)
 
     async def take_over(
         self,
@@ -219,7 +200,7 @@ class ServerSides(Sides):
         disconnect_others: bool = False,
     ) -> str | None:
         taken = sides.take_over(
-            self._hold.scene("replace"),
+            self._hold.exclusive("replace"),
             side,
             stamp,
             tables,

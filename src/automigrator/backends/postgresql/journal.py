@@ -1,73 +1,138 @@
-"""What is being done with a snapshot, as a comment on it that the next start reads."""
+"""The journals of a PostgreSQL target: comments, which the next start reads wherever it runs.
+
+A template copy's journal is the comment on the copy. A dump is a file, which the next start may
+not see: its journal is the comment on a type of ours in the target's database, so that one
+transaction holds the restore and what the journal says of it.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from automigrator.backends.access import Access
+from automigrator.backends.contract import journal as contract
 from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql import server_notes
+from automigrator.backends.postgresql.digests import SCHEMA_OF_OURS
 from automigrator.backends.postgresql.settings import set_comment
-from automigrator.backends.postgresql.sql import rows_of
-
-State = Literal["migrating", "restoring", "kept"]
+from automigrator.backends.postgresql.sql import literal, rows_of
+from automigrator.support import json_object
 
 KEY = "automigrator"
 
 OPEN = tuple(f'{{"{KEY}": {{"state": "{state}"%' for state in ("migrating", "restoring"))
 
-"""What the comment of an open record is LIKE."""
+"""What the comment of an open journal is LIKE."""
+
+IS_OPEN = f"""
+    exists (select from pg_description s
+            join pg_type t on t.oid = s.objoid join pg_namespace n on n.oid = t.typnamespace
+            where s.classoid = 'pg_type'::regclass and n.nspname = '{SCHEMA_OF_OURS}'
+              and s.description like any(cast(:open as text[])))
+"""
+
+"""Whether a dump's journal is open in the current database; `:open` is `OPEN`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """`before` and `after` are heads of the target's `tables`; `kept` is over and done with.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(contract.Entry):
+    """`before` and `after` are heads of the target's `tables`."""
 
-    `atomic` says that the migration is one transaction, which a kill undoes whole; `key` is that
-    of the target's lock, None in a record of before there were any.
-    """
-
-    state: State
-    before: tuple[str, ...]
-    after: tuple[str, ...]
     tables: tuple[VersionTable, ...]
     disconnect_others: bool = False
+
+    def dumped(self) -> str:
+        return json.dumps({KEY: asdict(self)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyEntry(Entry):
+    """A migration that a template copy undoes.
+
+    A migration is `atomic` where it is one transaction, which a kill undoes whole. `key` is that
+    of the target's lock, None in the entry of a release that wrote none.
+    """
+
     atomic: bool = False
     key: int | None = None
 
 
-async def write(admin: AsyncConnection, snapshot: str, record: Record) -> None:
-    await set_comment(admin, snapshot, json.dumps({KEY: asdict(record)}))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DumpEntry(Entry):
+    """A migration that the dump `path` on `host` undoes.
+
+    `size` and `digest` are the file's. `catalog` tells whether DDL was committed since, `shape`
+    and `rows` whether a restore is complete. `values` tells whether rows have changed, and is empty
+    where the migration is one transaction, which a kill undoes whole. `extensions` have name,
+    schema and version.
+    """
+
+    path: str
+    host: str
+    server: int
+    binaries: str | None = None
+    size: int = 0
+    digest: str = ""
+    catalog: str = ""
+    shape: str = ""
+    rows: str = ""
+    values: str = ""
+    extensions: tuple[tuple[str, str, str], ...] = ()
 
 
-async def read(admin: AsyncConnection, snapshots: Sequence[str]) -> dict[str, Record]:
-    """The open records of these databases; a comment that is not ours is none."""
+E = TypeVar("E", bound=Entry)
+
+
+async def write(admin: AsyncConnection, copy: str, entry: CopyEntry) -> None:
+    await set_comment(admin, copy, entry.dumped())
+
+
+async def read(admin: AsyncConnection, copies: Sequence[str]) -> dict[str, CopyEntry]:
+    """Return the open entries of these databases; a comment that is not ours is none."""
     rows = await rows_of(
         admin,
         """
         select datname::text, shobj_description(oid, 'pg_database')
         from pg_database where datname = any(cast(:names as text[]))
         """,
-        names=list(snapshots),
+        names=list(copies),
     )
-    found = {name: _record(comment) for name, comment in rows}
-    return {name: each for name, each in found.items() if each and each.state != "kept"}
+    found = {name: _loaded(CopyEntry, comment) for name, comment in rows}
+    return {name: entry for name, entry in found.items() if entry is not None}
 
 
-def _record(comment: str | None) -> Record | None:
+def dump_name(key: int) -> str:
+    """Name the type that carries the dump's journal of the target with this lock key."""
+    return f"dump_{key % 2**64:016x}"
+
+
+def dump_statement(key: int, entry: DumpEntry) -> str:
+    """The statement that replaces a dump's journal."""
+    return f"COMMENT ON DOMAIN {SCHEMA_OF_OURS}.{dump_name(key)} IS {literal(entry.dumped())}"
+
+
+async def write_dump(access: Access, key: int, entry: DumpEntry | None) -> None:
+    """Replace a dump's journal; with None it is there, and empty."""
+    text = entry.dumped() if entry is not None else ""
+    await server_notes.keep(access, dump_name(key), lambda _: text)
+
+
+async def read_dump(access: Access, key: int) -> DumpEntry | None:
+    return _loaded(DumpEntry, await server_notes.kept(access, dump_name(key)))
+
+
+async def forget_dump(access: Access, key: int) -> None:
+    await server_notes.keep(access, dump_name(key), None)
+
+
+def _loaded(kind: type[E], comment: str | None) -> E | None:
     try:
-        data = json.loads(comment or "")[KEY]
-        return Record(
-            data["state"],
-            tuple(data["before"]),
-            tuple(data["after"]),
-            tuple(VersionTable(**table) for table in data["tables"]),
-            data["disconnect_others"],
-            data["atomic"],
-            data.get("key"),
-        )
+        entry = json_object.read(kind, json.loads(comment or "")[KEY])
     except (ValueError, KeyError, TypeError):
         return None
+    return entry if entry.state != "kept" else None

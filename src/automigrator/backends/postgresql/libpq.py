@@ -12,51 +12,36 @@ from typing import Any
 from automigrator.backends.access import Access
 from automigrator.errors import RefusedError
 
-# asyncpg's words, libpq's, and those that SQLAlchemy gives to either
-_VARIABLES = {
-    "host": "PGHOST",
-    "hostaddr": "PGHOSTADDR",
-    "port": "PGPORT",
-    "user": "PGUSER",
-    "database": "PGDATABASE",
-    "dbname": "PGDATABASE",
-    "password": "PGPASSWORD",
-    "passfile": "PGPASSFILE",
-    "service": "PGSERVICE",
-    "options": "PGOPTIONS",
-    "sslmode": "PGSSLMODE",
-    "sslrootcert": "PGSSLROOTCERT",
-    "sslcert": "PGSSLCERT",
-    "sslkey": "PGSSLKEY",
-    "sslcrl": "PGSSLCRL",
-    "sslnegotiation": "PGSSLNEGOTIATION",
-    "channel_binding": "PGCHANNELBINDING",
-    "gssencmode": "PGGSSENCMODE",
-    "krbsrvname": "PGKRBSRVNAME",
-    "gsslib": "PGGSSLIB",
-    "target_session_attrs": "PGTARGETSESSIONATTRS",
-    "require_auth": "PGREQUIREAUTH",
-}
+# asyncpg's arguments, libpq's, and those that SQLAlchemy gives to either
+_PARAMETERS = frozenset(
+    (
+        *("host", "hostaddr", "port", "user", "database", "dbname", "password", "passfile"),
+        *("service", "options", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl"),
+        *("sslnegotiation", "channel_binding", "gssencmode", "krbsrvname", "gsslib"),
+        *("target_session_attrs", "require_auth"),
+    )
+)
 
-_SAY = "nothing was changed. Take copy='template', or give the target a URL with migrate_with="
+_ADVICE = "nothing was changed. Use copy='template', or give the target a URL with migrate_with="
 
 
 async def environment(access: Access, application_name: str) -> dict[str, str]:
-    """The environment of a child process; it may hold a password, which argv and logs never do.
+    """Return the environment of a child process.
 
-    Raises RefusedError where what the application connects with cannot be told to libpq.
+    It may hold a password, which command lines and logs never do. Raises RefusedError where the
+    application connects with something that libpq cannot be given.
     """
     given = await access.arguments()
     if given is None:
         raise RefusedError(
             "the application's engine makes its connections with a creator of its own, which "
-            f"pg_dump cannot use; {_SAY}"
+            f"pg_dump cannot use; {_ADVICE}"
         )
     arguments = _spelled_out(given)
     variables = {
-        _VARIABLES[name]: await _text(value)
+        _variable(name): await _text(value)
         for name, value in arguments.items()
-        if name in _VARIABLES and value is not None
+        if name in _PARAMETERS and value is not None
     }
     variables |= _encryption(arguments)
     if settings := arguments.get("server_settings"):
@@ -65,19 +50,23 @@ async def environment(access: Access, application_name: str) -> dict[str, str]:
     return {**os.environ, **variables, "LC_ALL": "C", "PGCONNECT_TIMEOUT": "60"}
 
 
+def _variable(parameter: str) -> str:
+    name = "database" if parameter == "dbname" else parameter
+    return f"PG{name.replace('_', '').upper()}"
+
+
 def _spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
     arguments = dict(given)
-    words = arguments.pop("conninfo", None)
-    if words:
-        module = importlib.import_module("psycopg.conninfo")  # whose word it is
-        arguments = {**module.conninfo_to_dict(words), **arguments}
+    if conninfo := arguments.pop("conninfo", None):
+        module = importlib.import_module("psycopg.conninfo")  # only psycopg's URLs have one
+        arguments = {**module.conninfo_to_dict(conninfo), **arguments}
     if "dsn" in arguments:
-        raise RefusedError(f"pg_dump cannot be told asyncpg's argument dsn=; {_SAY}")
+        raise RefusedError(f"pg_dump cannot be given asyncpg's argument dsn=; {_ADVICE}")
     return arguments
 
 
 async def _text(value: Any) -> str:
-    if callable(value):  # asyncpg asks for a password when it is needed
+    if callable(value):  # asyncpg calls it when a password is needed
         value = value()
     if inspect.isawaitable(value):
         value = await value
@@ -87,7 +76,7 @@ async def _text(value: Any) -> str:
 
 
 def _encryption(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """asyncpg's ssl=; an SSLContext cannot be told which files it was made from."""
+    """Translate asyncpg's ssl=; an SSLContext does not tell which files it was made from."""
     value = arguments.get("ssl")
     found = {"PGSSLNEGOTIATION": "direct"} if arguments.get("direct_tls") else {}
     if value is None:

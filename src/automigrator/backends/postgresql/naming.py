@@ -14,9 +14,8 @@ from automigrator.backends.postgresql.sql import rows_of
 
 Kind = Literal["snapshot", "purged", "undone", "side", "replaced"]
 
-"""`side` is not yet in the target's place; `replaced` was, and is to be renamed or dropped.
-
-A purge has set `purged` aside, and a restore `undone`.
+"""`snapshot` is a copy of the target. `side` is not yet in the target's place; `replaced` was
+there, and is to be renamed or dropped. A purge has set `purged` aside, and a restore `undone`.
 """
 
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
@@ -33,13 +32,13 @@ class Ours(NamedTuple):
 
 
 async def ours(admin: AsyncConnection, live: str) -> list[Ours]:
-    """The databases that automigrator keeps beside `live`, oldest stamp first."""
+    """Return the databases that automigrator keeps beside `live`, oldest stamp first."""
     rows = await rows_of(admin, "select datname::text from pg_database")
     return among((row[0] for row in rows), live)
 
 
 def among(names: Iterable[str], live: str) -> list[Ours]:
-    """Those of the names that automigrator gave to databases beside `live`, oldest stamp first."""
+    """Return those of the names that are databases of ours beside `live`, oldest stamp first."""
     found = []
     for name in names:
         match = _OURS.fullmatch(name)
@@ -48,37 +47,13 @@ def among(names: Iterable[str], live: str) -> list[Ours]:
         kind = cast(Kind, match[1])
         # made again rather than taken apart: a neighbour's name may begin like ours
         with contextlib.suppress(ValueError):
-            if name == _beside(live, kind, match[2]):
+            if name == name_beside(live, kind, match[2]):
                 found.append(Ours(name, kind, match[2]))
     return sorted(found, key=lambda each: (each.stamp, each.kind))
 
 
-def snapshot_name(live: str, stamp: str) -> str:
-    """The name of a snapshot of `live`; `stamp` is at most 28 letters and digits."""
-    return _beside(live, "snapshot", stamp)
-
-
-def purged_name(live: str, stamp: str) -> str:
-    """The name under which a replaced `live` is set aside; `stamp` as in `snapshot_name`."""
-    return _beside(live, "purged", stamp)
-
-
-def undone_name(live: str, stamp: str) -> str:
-    """The name under which what a restore has replaced is kept; `stamp` as above."""
-    return _beside(live, "undone", stamp)
-
-
-def side_name(live: str, stamp: str) -> str:
-    """The name of a database that is to take the place of `live`; `stamp` as above."""
-    return _beside(live, "side", stamp)
-
-
-def replaced_name(live: str, stamp: str) -> str:
-    """The name of what was in the place of `live` until it is kept or dropped; `stamp` as above."""
-    return _beside(live, "replaced", stamp)
-
-
-def _beside(live: str, kind: Kind, stamp: str) -> str:
+def name_beside(live: str, kind: Kind, stamp: str) -> str:
+    """Name a database of this kind beside `live`; `stamp` is 1 to 28 letters and digits."""
     if not re.fullmatch(r"[0-9A-Za-z]{1,28}", stamp):
         raise ValueError(f"stamp {stamp!r} is not 1 to 28 letters and digits")
     tail = f"__automigrator_{kind}_{stamp}"

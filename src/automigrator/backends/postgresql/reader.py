@@ -9,9 +9,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.postgresql import journal as records
-from automigrator.backends.postgresql import session
-from automigrator.backends.postgresql.dump import journal
+from automigrator.backends.postgresql import journal, session
 from automigrator.backends.postgresql.sql import quoted_name, rows_of
 
 BUSY_S = 10
@@ -82,7 +80,7 @@ async def look(
         _PLACES,
         names=[table.name for table in tables],
         schemas=[table.schema for table in tables],
-        open=list(records.OPEN),
+        open=list(journal.OPEN),
         reading=reading,
     )
     path = tuple(places[0][1]) if places else ()
@@ -107,7 +105,7 @@ async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
         select array(select version_num::text from {qualified} order by 1), {_OPENED},
                {journal.IS_OPEN}
         """,
-        open=list(records.OPEN),
+        open=list(journal.OPEN),
     )
     sight = Sight(True, {table: tuple(heads)})
     return View(sight, (), tuple(opened or ()), dump_open=bool(dump_open))

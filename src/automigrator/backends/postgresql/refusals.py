@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy.exc import DBAPIError
 
+from automigrator.backends.postgresql.errors import code_of
 from automigrator.errors import RefusedError
 
 
@@ -41,12 +43,19 @@ def missing(name: str) -> RefusedError:
     return RefusedError(f"database {name!r} does not exist; nothing was changed")
 
 
+@contextmanager
+def refusing(code: str, why: str, advice: str) -> Iterator[None]:
+    """Context manager: raise RefusedError where the server answers with this SQLSTATE."""
+    try:
+        yield
+    except DBAPIError as error:
+        if code_of(error) != code:
+            raise
+        answer = str(error.orig).strip().partition("\n")[0]
+        words = re.sub(r"^<class '.*?'>: ", "", answer)
+        raise RefusedError(f"{why} ({words}); nothing was changed. {advice}") from error
+
+
 def listed(items: Sequence[str], most: int = 5) -> str:
     more = [f"and {len(items) - most} more"] if len(items) > most else []
     return ", ".join([*items[:most], *more])
-
-
-def first_words(error: DBAPIError) -> str:
-    """What the server said, without what it was said about."""
-    said = str(error.orig).strip().splitlines()
-    return re.sub(r"^<class '.*?'>: ", "", said[0]) if said else type(error).__name__

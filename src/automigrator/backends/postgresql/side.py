@@ -5,40 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.backends.contract.sides import Side
-from automigrator.backends.contract.snapshots import Copying
+from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import databases, naming
-from automigrator.backends.postgresql.dump import pipe
-from automigrator.backends.postgresql.dump import programs as clients
-from automigrator.backends.postgresql.exclusive import (
-    Scene,
-    copy,
-    creating,
-    discard,
-    drop,
-    ensure_alone,
-    ensure_exclusive,
-    ensure_may_create,
-    settle,
-)
-from automigrator.backends.postgresql.settings import settings
+from automigrator.backends.postgresql import databases
+from automigrator.backends.postgresql.dump import pipe, programs
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess, creating
+from automigrator.backends.postgresql.naming import name_beside
+from automigrator.backends.postgresql.snapshot import by_template_or_dump
 from automigrator.backends.postgresql.sql import server_version
 from automigrator.backends.postgresql.watchdog import Stoppable
-from automigrator.errors import RefusedError
-from automigrator.support.concurrency import to_the_end
+from automigrator.support.concurrency import shielded
 
 logger = logging.getLogger(__name__)
-
-Make = Callable[[Scene, str], Awaitable[None]]
-
-"""Makes the database of this name; awaited to its end even when cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,92 +36,70 @@ class SideDatabase:
 
 @asynccontextmanager
 async def beside(
-    scene: Scene,
+    access: ExclusiveAccess,
     stamp: str,
-    make: Make,
+    make: Callable[[ExclusiveAccess, str], Awaitable[None]],
     *,
     prepared: bool = False,
     stop: Callable[[], object] = lambda: None,
 ) -> AsyncIterator[Side]:
-    """What `make` makes, dropped afterwards unless it took the target's place.
+    """Context manager: a database that `make` makes, dropped unless it took the target's place.
 
-    `stop` is called when the making is cancelled; `prepared` is as in `Access.engine`.
+    The making is awaited to its end even when it is cancelled; `stop` is called then. `prepared`
+    is as in `Access.engine`.
     """
-    name = naming.side_name(scene.live, stamp)
-    engine = scene.access.engine(name, prepared=prepared)
+    name = name_beside(access.live, "side", stamp)
+    engine = access.access.engine(name, prepared=prepared)
     try:
-        await to_the_end(make(scene, name), stop)
-        yield SideDatabase(engine, scene.access.url.set(database=name), name)
+        await shielded(make(access, name), stop)
+        yield SideDatabase(engine, access.access.url.set(database=name), name)
     finally:
-        await to_the_end(engine.dispose())
-        await to_the_end(discard(scene, name))  # gone, once it has another name
+        await shielded(engine.dispose())
+        await shielded(access.discard(name))  # gone, once it has another name
 
 
-async def fresh(scene: Scene, name: str) -> None:
-    """A database like the target's when it was new."""
-    own = replace(await settings(scene.admin, scene.live), comment=None)
-    await drop(scene, name)
-    async with creating(scene, name):
-        await databases.create(scene.admin, name, like=scene.live, owner=own.owner)
+async def fresh(access: ExclusiveAccess, name: str) -> None:
+    """Make a database like the target's when it was new."""
+    await access.drop(name)
+    with creating(name):
+        await databases.create(access.admin, name, like=access.live)
     # now, as the migrations are to find its search_path, say
-    await settle(scene, name, own)
+    await access.settle(name, access.live)
 
 
 async def copied(
-    scene: Scene,
-    name: str,
-    stoppable: Stoppable,
-    *,
-    disconnect_others: bool,
-    how: Copying,
-    binaries: Path | None,
+    access: ExclusiveAccess, name: str, stoppable: Stoppable, options: SnapshotOptions
 ) -> None:
-    """A copy of the target: by template where nobody else is connected, else of a dump.
+    """Copy the target: by template where nobody else is connected, else through a dump.
 
-    A dump disturbs nobody who reads or writes rows. Raises RefusedError that says why no copy
-    can be made; nobody was disconnected then, unless that was asked for.
+    A dump disturbs nobody who reads or writes rows. Raises RefusedError with the reasons; nobody
+    was disconnected then, unless the options say so.
     """
-    await ensure_may_create(scene, name)
-    refused: RefusedError | None = None
-    if how != "dump":
-        try:
-            await _by_template(scene, name, disconnect_others, stoppable)
-        except RefusedError as error:
-            if how == "template":
-                raise
-            refused = error
-        else:
-            logger.info("database %r was copied by template to %r", scene.live, name)
-            return
-    try:
-        programs = await clients.find(server_version(scene.admin)[0], binaries)
-        await fresh(scene, name)
-        await stoppable(pipe.copy(scene, programs, name))
-    except RefusedError as error:
-        if refused is None:
-            raise
-        raise RefusedError(f"database {scene.live!r} cannot be copied: {refused}; {error}") from (
-            error
-        )
-    logger.info("database %r was copied by pg_dump to %r", scene.live, name)
+    live, others = access.live, options.disconnect_others
 
+    async def by_template() -> None:
+        await access.copy(live, name, disconnect_others=others, stoppable=stoppable)
+        logger.info("database %r was copied by template to %r", live, name)
 
-async def _by_template(
-    scene: Scene, name: str, disconnect_others: bool, stoppable: Stoppable
-) -> None:
-    own = replace(await settings(scene.admin, scene.live), comment=None)
-    await copy(
-        scene, scene.live, name, own, disconnect_others=disconnect_others, stoppable=stoppable
+    async def by_dump() -> None:
+        clients = await programs.find(server_version(access.admin)[0], options.binaries)
+        await fresh(access, name)
+        await stoppable(pipe.copy(access, clients, name))
+        logger.info("database %r was copied by pg_dump to %r", live, name)
+
+    await access.ensure_may_create(name)
+    await by_template_or_dump(
+        options.how, by_template, by_dump, f"database {live!r} cannot be copied"
     )
 
 
-async def ensure_replaceable(scene: Scene, tables: Sequence[VersionTable]) -> None:
+async def ensure_replaceable(access: ExclusiveAccess, tables: Sequence[VersionTable]) -> None:
     """Raise RefusedError when somebody else's tables would go with the old database."""
-    await ensure_exclusive(scene, _act(scene), tables)
+    await access.ensure_unshared(_act(access), tables)
 
 
 async def take_over(
-    scene: Scene,
+    access: ExclusiveAccess,
     side: Side,
     stamp: str,
     tables: Sequence[VersionTable],
@@ -146,29 +108,21 @@ async def take_over(
     disconnect_others: bool,
 ) -> str | None:
     """Swap the side database in; says where the old one is, None when it was dropped."""
-    admin, live = scene.admin, scene.live
-    act = _act(scene)
-    await ensure_exclusive(scene, act, tables)
-    await settle(scene, side.place, await settings(admin, live))
+    admin, live = access.admin, access.live
+    await ensure_replaceable(access, tables)
+    await access.settle(side.place, live, with_comment=True)
     await side.engine.dispose()
-    await scene.empty_pools()
+    await access.empty_pools()
     if not disconnect_others:
-        await ensure_alone(scene, act, live, side.place)
-    name = naming.purged_name if set_aside else naming.replaced_name
-    aside = name(live, stamp)
-    await databases.swap(
-        admin,
-        live,
-        side.place,
-        aside,
-        disconnect_others=disconnect_others,
-        terminate=scene.second,
-    )
+        await access.ensure_left(_act(access), live, side.place)
+    aside = name_beside(live, "purged" if set_aside else "replaced", stamp)
+    second = access.second if disconnect_others else None
+    await databases.swap(admin, live, side.place, aside, disconnect_by=second)
     if set_aside:
         return aside
-    await discard(scene, aside)
+    await access.discard(aside)
     return None
 
 
-def _act(scene: Scene) -> str:
-    return f"replace database {scene.live!r}"
+def _act(access: ExclusiveAccess) -> str:
+    return f"replace database {access.live!r}"

@@ -1,49 +1,61 @@
-"""A run's copy of its target, and which way it is made: a template copy, or a dump."""
+"""A target's snapshots: this run's own, made as a template copy or as a dump, and older ones."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from automigrator.backends.contract.snapshots import Copying, Snapshot
+from automigrator.backends.contract.snapshots import Copying, Snapshot, SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import journal, naming, template_copy
-from automigrator.backends.postgresql.dump import dump as dumps
-from automigrator.backends.postgresql.dump import files as dump_files
-from automigrator.backends.postgresql.dump.journal import DumpRecord
-from automigrator.backends.postgresql.exclusive import Scene, ensure_exclusive, ensure_may_create
-from automigrator.backends.postgresql.journal import Record
-from automigrator.backends.postgresql.sql import server_version
-from automigrator.backends.postgresql.watchdog import Stoppable
+from automigrator.backends.postgresql import databases, journal, naming
+from automigrator.backends.postgresql.dump import files
+from automigrator.backends.postgresql.dump.dump import Dumps
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess
+from automigrator.backends.postgresql.journal import CopyEntry
+from automigrator.backends.postgresql.template_copy import TemplateCopies
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
-from automigrator.support.concurrency import to_the_end
+from automigrator.support.concurrency import shielded
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-Admin = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
+
+class Maker(Protocol):
+    """One way to make snapshots; every method but `close` raises RefusedError in words."""
+
+    @property
+    def place(self) -> str | None:
+        """The snapshot whose journal this run has open."""
+
+    async def take(self, stamp: str, entry: CopyEntry, options: SnapshotOptions) -> str:
+        """Make and verify a snapshot, and open its journal with `entry`; returns its place."""
+
+    async def restore(self, stamp: str, *, disconnect_others: bool) -> tuple[str, ...]:
+        """Put the open snapshot back; returns where the data is kept that was replaced."""
+
+    async def close(self) -> None:
+        """Close the journal, if this run has one open."""
 
 
 class Copies:
-    """The copies of one target: this run's own, and those that stay.
+    """The snapshots of one target.
 
-    `scene` raises RefusedError where the lock's session is not apart from the target, unless it
-    is told that it need not be.
+    `access` raises RefusedError where the lock's session is not apart from the target, unless it
+    is told `apart=False`.
     """
 
-    def __init__(self, scene: Callable[..., Scene], admin: Admin) -> None:
-        self._scene = scene
-        self._admin = admin
-        self._template: tuple[str, Record] | None = None
-        self._dump: DumpRecord | None = None
+    def __init__(self, access: Callable[..., ExclusiveAccess]) -> None:
+        self._access = access
+        self._templates = TemplateCopies(access)
+        self._dumps = Dumps(access)
+        self._makers: tuple[Maker, ...] = (self._dumps, self._templates)
         self._own: set[str] = set()
-        """What this run itself has copied or kept: a clock may say that it is the oldest."""
+        """The places this run has made itself: a clock may say that they are the oldest."""
 
     async def take(
         self,
@@ -51,173 +63,117 @@ class Copies:
         heads: tuple[str, ...],
         wanted: tuple[str, ...],
         tables: Sequence[VersionTable],
+        options: SnapshotOptions,
         *,
-        folder: Path | None,
-        disconnect_others: bool,
-        how: Copying,
-        binaries: Path | None,
         atomic: bool,
     ) -> Snapshot:
-        """See `Backend.snapshot`."""
-        self._own.clear()  # a run copies once
-        record = Record("migrating", heads, wanted, tuple(tables), disconnect_others, atomic)
-        refused: RefusedError | None = None
-        if how != "dump":
-            try:
-                name = await self._by_template(stamp, record)
-            except RefusedError as error:
-                if how == "template":
-                    raise
-                refused = error
-            else:
-                self._own.add(name)
-                return Snapshot(name, heads, stamp)
-        try:
-            path = await self._by_dump(stamp, record, folder, binaries)
-        except RefusedError as error:
-            if refused is None:
-                raise
-            raise RefusedError(f"no copy can be made: {refused}; {error}") from error
-        self._own.add(path)
-        return Snapshot(path, heads, stamp)
-
-    async def _by_template(self, stamp: str, record: Record) -> str:
-        scene = self._scene("take a snapshot of")
-        record = replace(record, key=scene.hold.key)
-        name = naming.snapshot_name(scene.live, stamp)
-        stoppable = Stoppable()
-
-        async def take() -> None:
-            await ensure_may_create(scene, name)
-            await ensure_exclusive(scene, f"copy database {scene.live!r}", record.tables)
-            await template_copy.take(scene, name, record, stoppable)
-            self._template = (name, record)
-
-        await to_the_end(take(), stoppable.stop)
-        return name
-
-    async def _by_dump(
-        self, stamp: str, record: Record, folder: Path | None, binaries: Path | None
-    ) -> str:
-        if folder is None:
-            raise RefusedError(
-                "a dump needs a folder that the next start can read as well: name it with folder="
-            )
-        scene = self._scene("dump", apart=False)
-        stoppable = Stoppable()
-        path = dump_files.path_of(folder, scene.access.url, stamp)
-        dump = DumpRecord(
+        """See `contract.snapshots.Snapshots.take`."""
+        self._own.clear()  # a run takes one snapshot
+        entry = CopyEntry(
             "migrating",
-            record.before,
-            record.after,
-            record.tables,
-            str(path),
-            host="",
-            server=server_version(scene.admin)[0],
-            disconnect_others=record.disconnect_others,
-            binaries=dump_files.absolute(binaries) if binaries is not None else None,
+            heads,
+            wanted,
+            tables=tuple(tables),
+            disconnect_others=options.disconnect_others,
+            atomic=atomic,
         )
-
-        async def take() -> None:
-            self._dump = await dumps.take(scene, path, dump, stoppable, atomic=record.atomic)
-
-        await to_the_end(take(), stoppable.stop)
-        return str(path)
+        place = await by_template_or_dump(
+            options.how,
+            lambda: self._templates.take(stamp, entry, options),
+            lambda: self._dumps.take(stamp, entry, options),
+            "no snapshot can be made",
+        )
+        self._own.add(place)
+        return Snapshot(place, heads, stamp)
 
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool) -> str:
-        """See `Backend.restore`."""
-        if self._dump is not None and self._dump.path == snapshot.place:
-            scene = self._scene("restore", apart=False)
-            self._dump = replace(self._dump, disconnect_others=disconnect_others)
-            file = await to_the_end(dumps.put_back(scene, self._dump))
-            self._own.add(file)
-            return file
-        scene = self._scene("restore")
-        if self._template is None or self._template[0] != snapshot.place:
-            raise RefusedError(f"{snapshot.place} is no snapshot of this run; nothing was changed")
-        record = replace(self._template[1], disconnect_others=disconnect_others)
-        work = template_copy.put_back(scene, snapshot.place, snapshot.stamp, record)
-        kept = await to_the_end(work)
-        self._own.update(kept)
-        self._template = (snapshot.place, record)
-        return ", ".join(kept)
+        """See `contract.snapshots.Snapshots.restore`."""
+        for maker in self._makers:
+            if maker.place == snapshot.place:
+                kept = await maker.restore(snapshot.stamp, disconnect_others=disconnect_others)
+                self._own.update(kept)
+                return ", ".join(kept)
+        raise RefusedError(f"{snapshot.place} is no snapshot of this run; nothing was changed")
 
     async def close(self) -> None:
-        """See `Backend.close`."""
-        if self._dump is not None:
-            await to_the_end(dumps.close(self._scene("end", apart=False)))
-            self._dump = None
-        if self._template is not None:
-            (name, record), self._template = self._template, None
-            async with self._admin() as admin:
-                await to_the_end(journal.write(admin, name, replace(record, state="kept")))
+        """See `Hold.close_journal`."""
+        for maker in self._makers:
+            await maker.close()
 
-    async def recover(self, found: Sequence[naming.Ours], *, apart: bool) -> str | None:
-        """Finish or undo what a dead leader left; `found` is what is beside the target."""
-        done = await to_the_end(dumps.recover(self._scene("recover", apart=False)))
-        self._dump = None
-        if not any(each.kind not in ("purged", "undone") for each in found):
-            return done
-        if not apart:
-            await self._refuse_if_open(found)
-            return done
-        other = await to_the_end(template_copy.recover(self._scene("recover"), found))
-        return "; ".join(each for each in (done, other) if each) or None
+    async def recover(self) -> str | None:
+        """Finish or undo what a dead leader left; says what was done."""
+        done = await self._dumps.recover()
+        access = self._access("recover", apart=False)
+        found = await naming.ours(access.admin, access.live)
+        copied = None
+        if any(each.kind not in ("purged", "undone") for each in found):
+            copied = await self._templates.recover(found)
+        return "; ".join(each for each in (done, copied) if each) or None
 
     async def prune(self, limits: Limits, *, folder: Path | None) -> tuple[str, ...]:
-        """Delete the copies of either kind beyond the limits, but none with an open record.
+        """Delete the snapshots of either kind beyond the limits, but none with an open journal.
 
-        What restores have replaced has the same limits, by itself.
+        The data that restores have replaced has the same limits, by itself.
         """
-        taken = await self._pruned(limits, folder, "snapshot", "snapshot")
-        return taken + await self._pruned(limits, folder, "undone", "replaced")
-
-    async def _pruned(
-        self, limits: Limits, folder: Path | None, kind: naming.Kind, word: dump_files.Kind
-    ) -> tuple[str, ...]:
-        scene = self._scene("drop snapshots of", apart=False)
-        spared = {*self._own, *([self._dump.path] if self._dump is not None else [])}
-        found = [each for each in await naming.ours(scene.admin, scene.live) if each.kind == kind]
-        files = dump_files.found(folder, scene.access.url, word) if folder is not None else []
-        stamps = [*(each.stamp for each in found), *(each.stamp for each in files)]
-        outdated = set(limits.outdated(stamps, datetime.now(UTC)))
-        databases = {e.stamp for e in found if e.name not in spared} & outdated
-        dropped: tuple[str, ...] = ()
-        if databases:
-            try:
-                apart = self._scene("drop snapshots of")
-            except RefusedError as error:  # files may go all the same
-                logger.warning("the %s databases stay: %s", kind, error)
-            else:
-                dropped = await to_the_end(template_copy.prune(apart, databases, kind))
-        for stamp, path in files:
-            if stamp in outdated and str(path) not in spared:
-                path.unlink(missing_ok=True)
-                dropped += (str(path),)
-        return dropped
-
-    def spare(self, place: str) -> None:
-        """Let no pruning of this run delete what a purge has set aside."""
-        self._own.add(place)
+        taken = await self._pruned(limits, "snapshot", folder)
+        return taken + await self._pruned(limits, "undone", folder)
 
     async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
         """Drop those beyond the limits of the databases that a purge has replaced."""
-        scene = self._scene("drop what was set aside of")
-        found = await naming.ours(scene.admin, scene.live)
-        stamps = [each.stamp for each in found if each.kind == "purged"]
-        outdated = set(limits.outdated(stamps, datetime.now(UTC)))
-        outdated -= {each.stamp for each in found if each.name in self._own}
-        return await to_the_end(template_copy.prune(scene, outdated, "purged"))
+        return await self._pruned(limits, "purged", None)
 
-    async def _refuse_if_open(self, found: Sequence[naming.Ours]) -> None:
-        names = [each.name for each in found if each.kind == "snapshot"]
-        async with self._admin() as admin:
-            opened = await journal.read(admin, names)
-        if opened:
-            live = self._scene("recover", apart=False).live
-            raise RefusedError(
-                f"a process was killed while database {live!r} was being changed, and "
-                f"it cannot be put back from {', '.join(opened)} here, where this role can reach "
-                "no maintenance database; nothing was changed. Name one with "
-                "Target(maintenance_database=...)"
-            )
+    def spare(self, place: str) -> None:
+        """Let no pruning of this run delete a database that a purge has set aside."""
+        self._own.add(place)
+
+    async def _pruned(
+        self, limits: Limits, kind: naming.Kind, folder: Path | None
+    ) -> tuple[str, ...]:
+        access = self._access("drop snapshots of", apart=False)
+        beside = await naming.ours(access.admin, access.live)
+        found: list[naming.Ours | files.DumpFile] = [e for e in beside if e.kind == kind]
+        opened = await journal.read(access.admin, [each.name for each in beside])
+        spared = {*self._own, *opened, *(maker.place for maker in self._makers)}
+        if folder is not None:
+            dump_kind: files.Kind = "replaced" if kind == "undone" else "snapshot"
+            found += files.found(folder, access.access.url, dump_kind)
+        outdated = limits.outdated([each.stamp for each in found], datetime.now(UTC))
+        deleted = []
+        for each in found:
+            if each.stamp not in outdated or each.name in spared:
+                continue
+            try:
+                if isinstance(each, files.DumpFile):
+                    files.delete(each)
+                else:
+                    admin = self._access("drop snapshots of").admin
+                    await shielded(databases.drop(admin, each.name))
+            except RefusedError as error:
+                logger.warning("%s stays: %s", each.name, error)
+            else:
+                deleted.append(each.name)
+        return tuple(deleted)
+
+
+async def by_template_or_dump(
+    how: Copying,
+    template: Callable[[], Awaitable[T]],
+    dump: Callable[[], Awaitable[T]],
+    failed: str,
+) -> T:
+    """Make a copy the way that is asked for: by default as a dump where a template is refused.
+
+    Raises RefusedError with the reasons of both.
+    """
+    if how == "dump":
+        return await dump()
+    try:
+        return await template()
+    except RefusedError as error:
+        if how == "template":
+            raise
+        refused = error
+    try:
+        return await dump()
+    except RefusedError as error:
+        raise RefusedError(f"{failed}: {refused}; {error}") from error

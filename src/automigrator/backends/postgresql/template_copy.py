@@ -2,205 +2,194 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
 
-from automigrator.backends.postgresql import databases, journal, lock, naming, reader
-from automigrator.backends.postgresql.databases import GRACE_S
-from automigrator.backends.postgresql.digests import fingerprint, values
-from automigrator.backends.postgresql.exclusive import (
-    Scene,
-    copy,
-    discard,
-    drop,
-    ensure_alone,
-    ensure_nobody_elses,
-)
-from automigrator.backends.postgresql.journal import Record
-from automigrator.backends.postgresql.settings import settings
-from automigrator.backends.postgresql.sql import quoted_name, run
+from automigrator import retention
+from automigrator.backends.contract.snapshots import SnapshotOptions
+from automigrator.backends.postgresql import databases, digests, journal, lock
+from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess, heads_of
+from automigrator.backends.postgresql.journal import CopyEntry
+from automigrator.backends.postgresql.naming import Kind, Ours, name_beside
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
-
-logger = logging.getLogger(__name__)
-
-DEAD_LEADER_S = 10.0
-
-"""Seconds in which the sessions of a killed process leave the server."""
+from automigrator.support.concurrency import shielded
 
 
-async def take(scene: Scene, name: str, record: Record, stoppable: Stoppable) -> None:
-    """Copy the target to database `name`, verify the copy, and open the record."""
-    own = replace(await settings(scene.admin, scene.live), comment=None)
-    others = record.disconnect_others
-    await copy(scene, scene.live, name, own, disconnect_others=others, stoppable=stoppable)
-    try:
-        async with scene.access.connection(name, autocommit=True) as connection:
-            found = (await reader.look(connection, record.tables)).sight.all_heads()
-        if found != tuple(sorted(record.before)):
-            raise RefusedError(
-                f"the database is at {', '.join(found) or 'base'}, and this run's snapshot would "
-                f"have to be at {', '.join(record.before) or 'base'}; nothing was changed"
+class TemplateCopies:
+    """Snapshots of one target as databases beside it: see `Maker`."""
+
+    def __init__(self, access: Callable[..., ExclusiveAccess]) -> None:
+        self._access = access
+        self._open: tuple[str, CopyEntry] | None = None
+
+    @property
+    def place(self) -> str | None:
+        return self._open[0] if self._open is not None else None
+
+    async def take(self, stamp: str, entry: CopyEntry, options: SnapshotOptions) -> str:
+        """Copy the target to a new database, verify the copy, and open the journal."""
+        access, stoppable = self._access("take a snapshot of"), Stoppable()
+        live = access.live
+        entry = replace(entry, key=access.hold.key)
+        name = name_beside(live, "snapshot", stamp)
+
+        async def take() -> None:
+            await access.ensure_may_create(name)
+            await access.ensure_unshared(f"copy database {live!r}", entry.tables)
+            await access.copy(
+                live, name, disconnect_others=entry.disconnect_others, stoppable=stoppable
             )
-        await journal.write(scene.admin, name, record)
-    except BaseException:
-        await discard(scene, name)
-        raise
+            try:
+                async with access.connection(name) as connection:
+                    await access.ensure_at(connection, entry.before, entry.tables)
+                await journal.write(access.admin, name, entry)
+            except BaseException:
+                await access.discard(name)
+                raise
+            self._open = (name, entry)
+
+        await shielded(take(), stoppable.stop)
+        return name
+
+    async def restore(self, stamp: str, *, disconnect_others: bool) -> tuple[str, ...]:
+        assert self._open is not None
+        access, (name, entry) = self._access("restore"), self._open
+        entry = replace(entry, disconnect_others=disconnect_others)
+        kept = await shielded(_put_back(access, name, stamp, entry))
+        self._open = (name, entry)
+        return kept
+
+    async def close(self) -> None:
+        """Close the journal: the copy is one that stays from now on."""
+        if self._open is not None:
+            (name, entry), self._open = self._open, None
+            admin = self._access("end", apart=False).admin
+            await shielded(journal.write(admin, name, replace(entry, state="kept")))
+
+    async def recover(self, found: Collection[Ours]) -> str | None:
+        """Finish or undo what the databases beside the target tell of; says what was done."""
+        copies = {each.name: each.stamp for each in found if each.kind == "snapshot"}
+        try:
+            access = self._access("recover")
+        except RefusedError as error:
+            admin = self._access("recover", apart=False).admin
+            opened = await journal.read(admin, list(copies))
+            if not opened:
+                return None
+            raise RefusedError(
+                "a process was killed while the database was being changed, and it has to be put "
+                f"back from {', '.join(opened)}: {error}"
+            ) from error
+        return await shielded(_recovered(access, found, copies))
 
 
-async def put_back(
-    scene: Scene, name: str, stamp: str, record: Record, *, killed: bool = False
+async def _put_back(
+    access: ExclusiveAccess, name: str, stamp: str, entry: CopyEntry, *, killed: bool = False
 ) -> tuple[str, ...]:
     """Swap a fresh copy of the snapshot in, and keep what was there; a step may be repeated.
 
-    Returns where it is kept, and what an earlier try has replaced: that nobody has written since
-    the copy cannot be proved. Raises RefusedError.
+    Returns where that is kept, and what an earlier try has replaced: that nobody has written
+    since the copy cannot be proved. Raises RefusedError.
     """
-    admin, live = scene.admin, scene.live
+    admin, live = access.admin, access.live
+    act = f"restore database {live!r}"
     if not await databases.exists(admin, name):
         raise RefusedError(f"the snapshot {name!r} is gone; nothing was changed")
-    await ensure_nobody_elses(scene, f"restore database {live!r}", record.tables)
-    side, replaced = naming.side_name(live, stamp), naming.replaced_name(live, stamp)
-    await journal.write(admin, name, replace(record, state="restoring"))
-    if not record.disconnect_others:
-        await ensure_alone(
-            scene, f"restore database {live!r}", live, grace_s=DEAD_LEADER_S if killed else GRACE_S
-        )
-    await drop(scene, side)
-    earlier = await _kept(scene, replaced, naming.undone_name)
-    own = replace(await settings(admin, name), comment=(await settings(admin, live)).comment)
-    await copy(scene, name, side, own, disconnect_others=True)
+    await access.ensure_unshared(act, entry.tables, own_anywhere=True)
+    side, replaced = name_beside(live, "side", stamp), name_beside(live, "replaced", stamp)
+    await journal.write(admin, name, replace(entry, state="restoring"))
+    if not entry.disconnect_others:
+        await access.ensure_left(act, live, grace_s=DEAD_LEADER_S if killed else GRACE_S)
+    await access.drop(side)
+    earlier = await _kept(access, replaced, "undone")
+    await access.copy(name, side, disconnect_others=True, with_comment=True)
     try:
-        await databases.swap(
-            admin,
-            live,
-            side,
-            replaced,
-            disconnect_others=record.disconnect_others,
-            terminate=scene.second,
-        )
+        second = access.second if entry.disconnect_others else None
+        await databases.swap(admin, live, side, replaced, disconnect_by=second)
     except BaseException:
-        await discard(scene, side)
+        await access.discard(side)
         raise
-    await journal.write(admin, name, replace(record, state="migrating"))
-    places = (earlier, await _kept(scene, replaced, naming.undone_name))
+    await journal.write(admin, name, replace(entry, state="migrating"))
+    places = (earlier, await _kept(access, replaced, "undone"))
     return tuple(each for each in places if each)
 
 
-async def _kept(scene: Scene, replaced: str, named: Callable[[str, str], str]) -> str | None:
-    """Keep what has been replaced under a name that stays; says under which."""
-    if not await databases.exists(scene.admin, replaced):
+async def _kept(access: ExclusiveAccess, replaced: str, kind: Kind) -> str | None:
+    """Keep a database that was replaced under a name that stays; says under which."""
+    if not await databases.exists(access.admin, replaced):
         return None
-    kept = named(scene.live, datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ"))
-    await databases.disconnect(scene.admin, replaced)
-    rename = f"ALTER DATABASE {quoted_name(replaced)} RENAME TO {quoted_name(kept)}"
-    await run(scene.admin, rename)
+    kept = name_beside(access.live, kind, retention.stamp())
+    await databases.disconnect(access.admin, replaced)
+    await databases.rename(access.admin, replaced, kept)
     return kept
 
 
-async def recover(scene: Scene, found: Collection[naming.Ours]) -> str | None:
-    """Finish or undo what the databases beside the target tell of; says what was done.
-
-    What a leader of another target in the same database is at is left to it.
-    """
-    admin, own = scene.admin, scene.hold.key
-    alone = await lock.only_leader(admin, scene.live)
-    kept = {each.name: each.stamp for each in found if each.kind == "snapshot"}
-    opened = await journal.read(admin, list(kept)) if kept else {}
-    theirs = {each.key for each in opened.values() if each.key is not None} - {own}
-    async with contextlib.AsyncExitStack() as locks:
-        for key in theirs:
+async def _recovered(
+    access: ExclusiveAccess, found: Collection[Ours], copies: Mapping[str, str]
+) -> str | None:
+    """Leave to the leader of another target in the same database what it is doing."""
+    admin, own = access.admin, access.hold.key
+    alone = await lock.only_leader(admin, access.live)
+    opened = await journal.read(admin, list(copies))
+    others = {each.key for each in opened.values() if each.key is not None} - {own}
+    async with AsyncExitStack() as locks:
+        for key in others:
             # or the next start of that target would undo the same at the same time
-            if not alone or not await locks.enter_async_context(lock.also_held(admin, key)):
-                alone = False
-        if theirs:
-            opened = await journal.read(admin, list(kept))  # it may just have done so
+            alone = alone and await locks.enter_async_context(lock.also_held(admin, key))
+        if others:
+            opened = await journal.read(admin, list(copies))  # it may just have done so
         if not alone:
             opened = {name: each for name, each in opened.items() if each.key in (own, None)}
-        return await _recovered(scene, found, kept, opened, alone=alone)
+        done = []
+        stamps = {copies[name] for name in opened}
+        if opened:
+            newest = max(opened, key=lambda name: copies[name])
+            replaced = name_beside(access.live, "replaced", copies[newest])
+            swapped = replaced in {each.name for each in found}
+            done.append(await _finished(access, newest, copies[newest], opened[newest], swapped))
+        for name, entry in opened.items():
+            await journal.write(admin, name, replace(entry, state="kept"))
+        for each in found:
+            if not alone and each.stamp not in stamps:
+                continue
+            if each.kind == "side":
+                await access.drop(each.name)
+            elif each.kind == "replaced":
+                # a restore that was repeated above has kept it
+                kind: Kind = "undone" if each.stamp in stamps else "purged"
+                if kept := await _kept(access, each.name, kind):
+                    done.append(
+                        f"what the database had held until a process was killed is in {kept}"
+                    )
+        return "; ".join(done) or None
 
 
-async def _recovered(
-    scene: Scene,
-    found: Collection[naming.Ours],
-    kept: Mapping[str, str],
-    opened: Mapping[str, Record],
-    *,
-    alone: bool,
-) -> str | None:
-    admin = scene.admin
-    done = None
-    for name in sorted(opened, key=lambda each: kept[each], reverse=True)[:1]:
-        record, stamp = opened[name], kept[name]
-        swapped = naming.replaced_name(scene.live, stamp) in {each.name for each in found}
-        if record.state == "restoring" and swapped:
-            done = f"the database had been put back from {name} when a process was killed"
-        else:
-            done = await _needs_nothing(scene, name, record)
-        if done is None:
-            put_aside = await put_back(scene, name, stamp, record, killed=True)
-            done = f"the database was put back from {name} after a process was killed"
-            done += f"; what it held until now is in {', '.join(put_aside)}"
-    for name, record in opened.items():
-        await journal.write(admin, name, replace(record, state="kept"))
-    stamps = {kept[name] for name in opened}
-    for each in found:
-        if not alone and each.stamp not in stamps:
-            continue
-        if each.kind == "side":
-            await drop(scene, each.name)
-        elif each.kind == "replaced":
-            named = naming.undone_name if each.stamp in stamps else naming.purged_name
-            # a restore that was repeated above has kept it
-            if kept_as := await _kept(scene, each.name, named):
-                told = f"what the database had held until a process was killed is in {kept_as}"
-                done = f"{done}; {told}" if done else told
-    return done
+async def _finished(
+    access: ExclusiveAccess, name: str, stamp: str, entry: CopyEntry, swapped: bool
+) -> str:
+    if entry.state == "restoring" and swapped:
+        return f"the database had been put back from {name} when a process was killed"
+    async with access.connection() as live:
 
+        async def unchanged() -> bool:
+            async with access.connection(name) as copy:
+                if await digests.catalog(live) != await digests.catalog(copy):
+                    return False
+                if entry.atomic:
+                    return True
+                # a row that is not as it was may be the migration's
+                values = await digests.values(live)
+                return values is not None and values == await digests.values(copy)
 
-async def prune(
-    scene: Scene, outdated: Collection[str], kind: naming.Kind = "snapshot"
-) -> tuple[str, ...]:
-    """Drop the databases of a kind with these stamps, but none with an open record."""
-    found = [
-        each.name
-        for each in await naming.ours(scene.admin, scene.live)
-        if each.kind == kind and each.stamp in outdated
-    ]
-    opened = await journal.read(scene.admin, found) if found and kind == "snapshot" else {}
-    dropped = []
-    for name in found:
-        if name in opened:
-            continue
-        try:
-            await databases.drop(scene.admin, name)
-        except RefusedError as error:
-            logger.warning("the %s database stays: %s", kind, error)
-        else:
-            dropped.append(name)
-    return tuple(dropped)
-
-
-async def _needs_nothing(scene: Scene, name: str, record: Record) -> str | None:
-    """What to say of a killed migration that had ended, or was rolled back to where it began.
-
-    Restoring would be idempotent, and would lose what an application wrote since.
-    """
-    async with scene.access.connection(autocommit=True) as live:
-        heads = (await reader.look(live, record.tables)).sight.all_heads()
-        if heads == tuple(sorted(record.after)):
-            return f"a migration that was killed had ended at {', '.join(heads) or 'base'}"
-        if heads != tuple(sorted(record.before)):
-            return None
-        async with scene.access.connection(name, autocommit=True) as copied:
-            if await fingerprint(live) != await fingerprint(copied):
-                return None
-            # a row that is not as it was may be the migration's
-            if not record.atomic:
-                found = await values(live)
-                if found is None or found != await values(copied):
-                    return None
-    return "a migration that was killed had changed nothing"
+        heads = await heads_of(live, entry.tables)
+        done = await entry.needs_nothing(heads, unchanged)
+    if done is not None:
+        return done
+    kept = await _put_back(access, name, stamp, entry, killed=True)
+    return (
+        f"the database was put back from {name} after a process was killed; what it held until "
+        f"now is in {', '.join(kept)}"
+    )

@@ -26,8 +26,8 @@ from automigrator.backends.contract.snapshots import Snapshot, SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import libpq
 from automigrator.backends.postgresql.backend import PostgreSQL
-from automigrator.backends.postgresql.dump import dump as dumps
-from automigrator.backends.postgresql.dump import programs, restore
+from automigrator.backends.postgresql.dump import dump, programs
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.hold import ServerHold
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
@@ -356,7 +356,7 @@ async def test_the_copy_that_a_restore_keeps_holds_all_that_others_committed(
 async def test_nobody_can_write_between_the_dump_of_what_is_replaced_and_its_end(
     postgres_url: str, do: Do, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend, keep = made(postgres_url), dumps._keep
+    backend, keep = made(postgres_url), dump._keep
 
     async def and_somebody_comes(*args: Any) -> None:
         await keep(*args)
@@ -369,7 +369,7 @@ async def test_nobody_can_write_between_the_dump_of_what_is_replaced_and_its_end
     async with backend.lock(TABLES, 5, silent) as hold:
         snapshot = await taken(hold, tmp_path)
         do("alter table users add half int")
-        monkeypatch.setattr(dumps, "_keep", and_somebody_comes)
+        monkeypatch.setattr(dump, "_keep", and_somebody_comes)
         dsn = postgres_url.replace("+asyncpg", "")
         # called like a session that waits for a lock of ours: it is not taken for somebody
         name = {"application_name": "automigrator waits"}
@@ -403,7 +403,7 @@ async def test_a_session_that_comes_while_the_tables_are_being_locked_makes_a_re
     postgres_url: str, do: Do, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, came = made(postgres_url), []
-    alone = restore.kept_alone
+    alone = ExclusiveAccess.kept_alone
 
     @asynccontextmanager
     async def somebody_comes(*args: Any) -> AsyncIterator[None]:
@@ -414,7 +414,7 @@ async def test_a_session_that_comes_while_the_tables_are_being_locked_makes_a_re
     async with backend.lock(TABLES, 5, silent) as hold:
         snapshot = await taken(hold, tmp_path)
         do("alter table users add half int")
-        monkeypatch.setattr(restore, "kept_alone", somebody_comes)
+        monkeypatch.setattr(ExclusiveAccess, "kept_alone", somebody_comes)
         with pytest.raises(RefusedError, match="connected: pid"):
             await hold.snapshots.restore(snapshot)
     assert [row.keys() for row in await came[0].fetch("select * from users")] != []
@@ -530,7 +530,7 @@ async def test_the_next_start_restores_only_what_was_left_half_done(
         (("create schema neighbour", "create table neighbour.t ()"), "neighbour.t"),
         (("select lo_create(4711)",), "4711"),
         (("create publication p for table users",), "publication"),
-        (("create schema automigrator",), "may not keep a record"),
+        (("create schema automigrator",), "may not keep a journal"),
     ],
 )  # fmt: skip
 async def test_a_database_that_no_dump_can_put_back_is_refused_before_anything_changes(

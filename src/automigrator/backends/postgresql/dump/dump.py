@@ -3,306 +3,271 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator.backends.postgresql import databases, digests, reader
-from automigrator.backends.postgresql.databases import GRACE_S
-from automigrator.backends.postgresql.digests import (
-    SCHEMA_OF_OURS,
-    fingerprint,
-    values,
-    values_here,
-)
-from automigrator.backends.postgresql.dump import files, journal, restore
-from automigrator.backends.postgresql.dump import programs as children
-from automigrator.backends.postgresql.dump import programs as clients
-from automigrator.backends.postgresql.dump.journal import DumpRecord
-from automigrator.backends.postgresql.errors import NO_PRIVILEGE, code_of
-from automigrator.backends.postgresql.exclusive import (
-    Scene,
-    ensure_alone,
-    ensure_exclusive,
-    ensure_nobody_elses,
-)
-from automigrator.backends.postgresql.refusals import first_words
+from automigrator import retention
+from automigrator.backends.contract.snapshots import SnapshotOptions
+from automigrator.backends.postgresql import databases, digests, journal
+from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
+from automigrator.backends.postgresql.digests import SCHEMA_OF_OURS
+from automigrator.backends.postgresql.dump import files, programs, restore
+from automigrator.backends.postgresql.dump.programs import Clients
+from automigrator.backends.postgresql.errors import NO_PRIVILEGE
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess, heads_of
+from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
+from automigrator.backends.postgresql.refusals import refusing
 from automigrator.backends.postgresql.sql import begin_reading, rows_of, run, server_version
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
-from automigrator.support.concurrency import in_thread
+from automigrator.support.concurrency import background, in_thread, shielded
 
 logger = logging.getLogger(__name__)
 
-DEAD_LEADER_S = 10.0
-
-"""Seconds in which the sessions of a killed process leave the server."""
-
-_TELL_S = 10.0
+_REPORT_S = 10.0
 
 
-async def take(
-    scene: Scene, path: Path, record: DumpRecord, stoppable: Stoppable, *, atomic: bool
-) -> DumpRecord:
-    """Dump the target to `path`, prove that it can be put back, and open the record."""
-    act = f"dump database {scene.live!r}"
-    await ensure_exclusive(scene, act, record.tables)
-    programs = await clients.find(record.server, _folder(record.binaries))
-    await _alone(scene, act, record, GRACE_S)
-    record = replace(record, path=str(path), host=socket.gethostname())
+class Dumps:
+    """Snapshots of one target as files: see `Maker`."""
+
+    def __init__(self, access: Callable[..., ExclusiveAccess]) -> None:
+        self._access = access
+        self._entry: DumpEntry | None = None
+
+    @property
+    def place(self) -> str | None:
+        return self._entry.path if self._entry is not None else None
+
+    async def take(self, stamp: str, entry: CopyEntry, options: SnapshotOptions) -> str:
+        """Dump the target, prove that the dump can be put back, and open the journal."""
+        if options.folder is None:
+            raise RefusedError(
+                "a dump needs a folder that the next start can read as well: name it with folder="
+            )
+        access, stoppable = self._access("dump", apart=False), Stoppable()
+        dump = DumpEntry(
+            entry.state,
+            entry.before,
+            entry.after,
+            tables=entry.tables,
+            disconnect_others=entry.disconnect_others,
+            path=str(files.path_of(options.folder, access.access.url, stamp)),
+            host=socket.gethostname(),
+            server=server_version(access.admin)[0],
+            binaries=str(options.binaries.absolute()) if options.binaries is not None else None,
+        )
+
+        async def take() -> None:
+            self._entry = await _taken(access, dump, stoppable, atomic=entry.atomic)
+
+        await shielded(take(), stoppable.stop)
+        return dump.path
+
+    async def restore(self, stamp: str, *, disconnect_others: bool) -> tuple[str, ...]:
+        assert self._entry is not None
+        access = self._access("restore", apart=False)
+        self._entry = replace(self._entry, disconnect_others=disconnect_others)
+        return (await shielded(_put_back(access, self._entry)),)
+
+    async def recover(self) -> str | None:
+        """Finish or undo the migration of an open journal; says what was done."""
+        self._entry = None
+        return await shielded(_recovered(self._access("recover", apart=False)))
+
+    async def close(self) -> None:
+        """Forget the journal: the dump is a file like any other from now on."""
+        if self._entry is not None:
+            access = self._access("end", apart=False)
+            await shielded(journal.forget_dump(access.access, access.hold.key))
+            self._entry = None
+
+
+async def _taken(
+    access: ExclusiveAccess, entry: DumpEntry, stoppable: Stoppable, *, atomic: bool
+) -> DumpEntry:
+    act, path = f"dump database {access.live!r}", Path(entry.path)
+    await access.ensure_unshared(act, entry.tables)
+    clients = await programs.find(entry.server, entry.binaries)
+    await _ensure_alone(access, act, entry, GRACE_S)
+    partial = files.partial(path)
     try:
-        async with _exported(scene) as (connection, snapshot):
-            found = (await reader.look(connection, record.tables)).sight.all_heads()
-            if found != tuple(sorted(record.before)):
-                raise RefusedError(
-                    f"the database is at {', '.join(found) or 'base'}, and this run's snapshot "
-                    f"would have to be at {', '.join(record.before) or 'base'}; nothing was changed"
-                )
-            record = await _described(connection, record, atomic=atomic)
-            size = int((await rows_of(connection, digests.SIZE))[0][0])
-            await stoppable(_dump(scene, path, size, programs, f"--snapshot={snapshot}"))
-        record = await stoppable(_finished(scene, path, record, programs))
-        await restore.rehearse(scene, replace(record, path=str(files.partial(path))), programs)
-        async with scene.access.connection(autocommit=True) as connection:
-            await _prepared(connection, scene)
-            await in_thread(lambda: files.publish(path))
-            record = replace(record, catalog=await _catalog(connection))
-            await journal.write(connection, scene.hold.key, record)
+        async with access.connection() as connection:
+            await begin_reading(connection)  # one state of the database, which pg_dump shares
+            snapshot = (await rows_of(connection, "select pg_export_snapshot()"))[0][0]
+            await access.ensure_at(connection, entry.before, entry.tables)
+            entry = await _described(connection, entry, atomic=atomic)
+            size = await _size(connection)
+            await stoppable(_write(access, path, size, clients, f"--snapshot={snapshot}"))
+            await run(connection, "ROLLBACK")
+        size, digest = await stoppable(in_thread(lambda: files.measured(partial)))
+        entry = replace(entry, size=size, digest=digest)
+        await restore.rehearse(access, replace(entry, path=str(partial)), clients)
+        with refusing(
+            NO_PRIVILEGE,
+            f"this role may not keep a journal in database {access.live!r}",
+            f"Grant it CREATE on the database, or on its schema {SCHEMA_OF_OURS!r}",
+        ):
+            await journal.write_dump(access.access, access.hold.key, None)
+        await in_thread(lambda: files.publish(path))
+        return await _opened(access, entry)
     except BaseException:
-        await in_thread(lambda: _remove(path))
+        await in_thread(lambda: partial.unlink(missing_ok=True))
         raise
-    return record
 
 
-async def put_back(scene: Scene, record: DumpRecord, *, killed: bool = False) -> str:
+async def _put_back(access: ExclusiveAccess, entry: DumpEntry, *, killed: bool = False) -> str:
     """Put the dump's data back, all or nothing; it may be repeated.
 
     Returns where a dump of what it replaces is kept: that nobody has written since cannot be
     proved. Raises RefusedError, the database as it was.
     """
-    path = Path(record.path)
-    await _intact(scene, path, record)
-    programs = await clients.find(record.server, _folder(record.binaries))
-    act = f"restore database {scene.live!r}"
-    await _alone(scene, act, record, DEAD_LEADER_S if killed else GRACE_S)
-    await ensure_nobody_elses(scene, act, record.tables)
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    kept = files.path_of(path.parent, scene.access.url, stamp, "replaced")
-    keeping = restore.Keeping(
-        lambda: _keep(scene, kept, programs), lambda: in_thread(lambda: files.publish(kept))
-    )
+    path = Path(entry.path)
+    await _ensure_intact(access, path, entry)
+    clients = await programs.find(entry.server, entry.binaries)
+    act = f"restore database {access.live!r}"
+    await _ensure_alone(access, act, entry, DEAD_LEADER_S if killed else GRACE_S)
+    await access.ensure_unshared(act, entry.tables, own_anywhere=True)
+    kept = files.path_of(path.parent, access.access.url, retention.stamp(), "replaced")
     try:
-        await restore.restore(scene, record, programs, replace(record, state="kept"), keeping)
+        await restore.restore(
+            access,
+            entry,
+            clients,
+            lambda: _keep(access, kept, clients),
+            lambda: in_thread(lambda: files.publish(kept)),
+        )
     except BaseException:
-        await in_thread(lambda: _remove(kept))
+        await in_thread(lambda: files.partial(kept).unlink(missing_ok=True))
         raise
-    async with scene.access.connection(autocommit=True) as connection:
-        # DDL has a new catalog now: what another attempt changes is told by that
-        again = replace(record, catalog=await _catalog(connection))
-        await journal.write(connection, scene.hold.key, again)
+    # DDL has a new catalog now, by which another attempt's changes are told
+    await _opened(access, entry)
     return str(kept)
 
 
-async def recover(scene: Scene) -> str | None:
-    """Finish or undo what an open record tells of; says what was done."""
-    async with scene.access.shared() as connection:
-        record = await journal.read(connection, scene.hold.key)
-        if record is None:
-            return None
-        done = await _needs_nothing(connection, record)
+async def _recovered(access: ExclusiveAccess) -> str | None:
+    entry = await journal.read_dump(access.access, access.hold.key)
+    if entry is None:
+        return None
+    async with access.access.shared() as connection:
+
+        async def unchanged() -> bool:
+            if await digests.catalog(connection) != entry.catalog:
+                return False
+            return not entry.values or await digests.values(connection) == entry.values
+
+        heads = await heads_of(connection, entry.tables)
+        done = await entry.needs_nothing(heads, unchanged)
     if done is None:
-        kept = await put_back(scene, record, killed=True)
-        done = f"the database was put back from {record.path} after a process was killed"
+        kept = await _put_back(access, entry, killed=True)
+        done = f"the database was put back from {entry.path} after a process was killed"
         done += f"; what it held until now is in {kept}"
-    await close(scene)
+    await journal.forget_dump(access.access, access.hold.key)
     return done
 
 
-async def close(scene: Scene) -> None:
-    """Forget the record: the dump is a file like any other from now on."""
-    async with scene.access.connection(autocommit=True) as connection:
-        await journal.forget(connection, scene.hold.key)
+async def _opened(access: ExclusiveAccess, entry: DumpEntry) -> DumpEntry:
+    """Write the journal, with the catalog as it is now."""
+    async with access.connection() as connection:
+        entry = replace(entry, catalog=await digests.catalog(connection))
+    await journal.write_dump(access.access, access.hold.key, entry)
+    return entry
 
 
-async def _needs_nothing(connection: AsyncConnection, record: DumpRecord) -> str | None:
-    """As for a copy on the server: see `snapshots`."""
-    heads = (await reader.look(connection, record.tables)).sight.all_heads()
-    if heads == tuple(sorted(record.after)):
-        return f"a migration that was killed had ended at {', '.join(heads) or 'base'}"
-    if heads != tuple(sorted(record.before)) or await _catalog(connection) != record.catalog:
-        return None
-    if record.values and await values(connection) != record.values:
-        return None
-    return "a migration that was killed had changed nothing"
-
-
-async def _alone(scene: Scene, act: str, record: DumpRecord, grace_s: float) -> None:
-    if record.disconnect_others:
-        await scene.empty_pools()
-        async with scene.second() as second:
-            await databases.end_others(second, scene.live)
+async def _ensure_alone(
+    access: ExclusiveAccess, act: str, entry: DumpEntry, grace_s: float
+) -> None:
+    if entry.disconnect_others:
+        await access.empty_pools()
+        async with access.second() as second:
+            await databases.end_others(second, access.live)
     else:
-        await ensure_alone(scene, act, scene.live, grace_s=grace_s, but_ours=True)
+        await access.ensure_left(act, access.live, grace_s=grace_s, but_ours=True)
 
 
-@asynccontextmanager
-async def _exported(scene: Scene) -> AsyncIterator[tuple[AsyncConnection, str]]:
-    """A transaction that sees one state of the database, and the name by which others share it."""
-    async with scene.access.connection(autocommit=True) as connection:
-        await begin_reading(connection)
-        name = (await rows_of(connection, "select pg_export_snapshot()"))[0][0]
-        yield connection, name
-        await run(connection, "ROLLBACK")
-
-
-async def _described(
-    connection: AsyncConnection, record: DumpRecord, *, atomic: bool
-) -> DumpRecord:
+async def _described(connection: AsyncConnection, entry: DumpEntry, *, atomic: bool) -> DumpEntry:
+    """Add to an entry the digests of what the dump is to hold."""
     if large := await rows_of(connection, digests.LARGE_OBJECTS):
         # an archive begins and commits transactions of its own around them
         raise RefusedError(
             "a dump with large objects cannot be put back in one transaction, and there are "
-            f"{', '.join(str(row[0]) for row in large)}, say; nothing was changed"
+            f"some: {', '.join(str(row[0]) for row in large)}; nothing was changed"
         )
-    await run(connection, "SAVEPOINT described")  # what is set within is gone after it
-    await run(connection, "SET LOCAL search_path = ''")
-    await run(connection, "SET LOCAL row_security = off")
-    try:
-        tables = [row[0] for row in await rows_of(connection, digests.TABLES)]
-        shape = (await rows_of(connection, digests.SHAPE))[0][0]
-        rows = (await rows_of(connection, digests.rows(tables).replace(":", "\\:")))[0][0]
-        held = "" if atomic else await values_here(connection)
-        extensions = await rows_of(connection, digests.EXTENSIONS)
-    except DBAPIError as error:
-        if code_of(error) != NO_PRIVILEGE:
-            raise
-        raise RefusedError(
-            f"this role cannot read all that a dump would hold ({first_words(error)}); nothing "
-            "was changed. Name one that can with Target(migrate_with=...)"
-        ) from error
+    await run(connection, "SAVEPOINT described")  # settings made after it go with it
+    with refusing(
+        NO_PRIVILEGE,
+        "this role cannot read all that a dump would hold",
+        "Name one that can with Target(migrate_with=...)",
+    ):
+        await run(connection, digests.READS_ALL)
+        entry = replace(
+            entry,
+            shape=(await rows_of(connection, digests.SHAPE))[0][0],
+            rows=await digests.rows_here(connection),
+            values="" if atomic else await digests.values_here(connection),
+            extensions=tuple(tuple(each) for each in await rows_of(connection, digests.EXTENSIONS)),
+        )
     await run(connection, "ROLLBACK TO SAVEPOINT described")
-    return replace(
-        record,
-        shape=shape,
-        rows=rows,
-        values=held,
-        extensions=tuple(tuple(each) for each in extensions),
-    )
+    return entry
 
 
-async def _catalog(connection: AsyncConnection) -> str:
-    parts = repr(await fingerprint(connection))
-    return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
+async def _size(connection: AsyncConnection) -> int:
+    return int((await rows_of(connection, digests.SIZE))[0][0])
 
 
-async def _dump(
-    scene: Scene, path: Path, size: int, programs: clients.Clients, *special: str
+async def _write(
+    access: ExclusiveAccess, path: Path, size: int, clients: Clients, *special: str
 ) -> None:
-    """Write all but what is ours to the file that is not yet called `path`."""
-    target = files.partial(path)
+    """Write all but what is ours to the file that is not yet called `path`, and read it whole."""
+    target = await in_thread(lambda: files.begin(path, access.access.url, size))
+    logger.info("dumping database %r, %s bytes of tables, to %s", access.live, f"{size:,}", path)
+    env = await access.environment()
 
-    def ready() -> None:
-        files.clear_partials(path.parent, scene.access.url)
-        files.make_room(path.parent, size)
-        files.create_private(target)
+    async def report() -> None:
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            logger.info("%s: %s bytes so far", target, f"{target.stat().st_size:,}")
 
-    await in_thread(ready)
-    logger.info("dumping database %r, %s bytes of tables, to %s", scene.live, f"{size:,}", path)
     # the default compresses twice as long, while the application waits, for a tenth less
-    options = ["-Fc", "-Z1", "--no-password", "-N", SCHEMA_OF_OURS, "-f", str(target), *special]
-    env = await scene.environment()
-    work = children.run(programs.program("pg_dump"), *options, env=env)
-    await _told(work, target)
+    options = ["-Fc", "-Z1", "--no-password", "-N", SCHEMA_OF_OURS, "-f", str(target)]
+    async with background(report()):
+        await programs.run(clients.program("pg_dump"), *options, *special, env=env)
+    await programs.run(clients.program("pg_restore"), "-f", "/dev/null", str(target), env=env)
 
 
-async def _told(work: Awaitable[None], target: Path) -> None:
-    """Await a dump, and say how large it has become from time to time."""
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait({task}, timeout=_TELL_S))[0]:
-            logger.info("%s: %s bytes so far", target, f"{_size(target):,}")
-        await task
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
-
-
-async def _finished(
-    scene: Scene, path: Path, record: DumpRecord, programs: clients.Clients
-) -> DumpRecord:
-    """Read the dump whole, and note what it is known by."""
-    target = files.partial(path)
-    await _readable(target, programs, await scene.environment())
-    size, digest = await in_thread(lambda: files.measured(target))
-    return replace(record, size=size, digest=digest)
-
-
-async def _readable(path: Path, programs: clients.Clients, env: dict[str, str]) -> None:
-    await children.run(programs.program("pg_restore"), "-f", "/dev/null", str(path), env=env)
-
-
-async def _keep(scene: Scene, path: Path, programs: clients.Clients) -> None:
+async def _keep(access: ExclusiveAccess, path: Path, clients: Clients) -> None:
     """Dump what a restore is to replace, while it keeps writers out."""
-    async with scene.access.connection(autocommit=True) as connection:
-        size = int((await rows_of(connection, digests.SIZE))[0][0])
+    async with access.connection() as connection:
+        size = await _size(connection)
     # behind somebody who waits for the restore's own locks it would wait for ever
-    await _dump(scene, path, size, programs, f"--lock-wait-timeout={restore.LOCK_S}s")
-    await _readable(files.partial(path), programs, await scene.environment())
+    await _write(access, path, size, clients, f"--lock-wait-timeout={restore.LOCK_S}s")
 
 
-async def _intact(scene: Scene, path: Path, record: DumpRecord) -> None:
+async def _ensure_intact(access: ExclusiveAccess, path: Path, entry: DumpEntry) -> None:
     """Raise RefusedError when the dump is not here, or not what was written."""
-    way_out = f"To keep the database as it is instead: DROP DOMAIN {journal.domain(scene.hold.key)}"
+    domain = f"{SCHEMA_OF_OURS}.{journal.dump_name(access.hold.key)}"
+    way_out = f"To keep the database as it is instead: DROP DOMAIN {domain}"
     try:
         size, digest = await in_thread(lambda: files.measured(path))
     except OSError as error:
         raise RefusedError(
-            f"database {scene.live!r} was being changed when a process was killed or failed, and "
-            f"has to be put back from the dump {path} of host {record.host}, which cannot be read "
+            f"database {access.live!r} was being changed when a process was killed or failed, and "
+            f"has to be put back from the dump {path} of host {entry.host}, which cannot be read "
             f"on {socket.gethostname()} ({error.strerror}); nothing was changed. Start where that "
             f"file is, or bring it here. {way_out}"
         ) from error
-    if (size, digest) != (record.size, record.digest):
+    if (size, digest) != (entry.size, entry.digest):
         raise RefusedError(
-            f"the dump {path} is not what was written: {size:,} bytes, and {record.size:,} were "
+            f"the dump {path} is not what was written: {size:,} bytes, and {entry.size:,} were "
             f"written, or other ones; nothing was changed. {way_out}"
         )
-    async with scene.access.connection(autocommit=True) as connection:
-        server = server_version(connection)[0]
-    if server != record.server:
+    server = server_version(access.admin)[0]
+    if server != entry.server:
         raise RefusedError(
-            f"the dump {path} is of a PostgreSQL {record.server} server, and this one is "
+            f"the dump {path} is of a PostgreSQL {entry.server} server, and this one is "
             f"{server}; nothing was changed. {way_out}"
         )
-
-
-async def _prepared(connection: AsyncConnection, scene: Scene) -> None:
-    try:
-        await journal.prepare(connection, scene.hold.key)
-    except DBAPIError as error:
-        if code_of(error) != NO_PRIVILEGE:
-            raise
-        raise RefusedError(
-            f"this role may not keep a record in database {scene.live!r}: it needs CREATE on the "
-            f"database, or on its schema {SCHEMA_OF_OURS!r}; nothing was changed"
-        ) from error
-
-
-def _folder(binaries: str | None) -> Path | None:
-    return Path(binaries) if binaries is not None else None
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _remove(path: Path) -> None:
-    files.partial(path).unlink(missing_ok=True)

@@ -1,13 +1,11 @@
-"""Where the dumps of a target are kept, and how a file gets there whole."""
+"""The files of a target's dumps: their names, their room, and how one gets its name whole."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 from urllib.parse import quote
@@ -24,54 +22,51 @@ _SPARE = 16 << 20
 
 _PARTIAL = ".partial"
 
-_CHUNK = 1 << 20
-
-
 Kind = Literal["snapshot", "replaced"]
 
 """`replaced` is what a restore has replaced."""
 
 
 class DumpFile(NamedTuple):
-    """A finished dump of a target."""
+    """A finished dump of a target; its `name` has the folder in it."""
 
     stamp: str
-    path: Path
+    name: str
 
 
 def path_of(folder: Path, url: URL, stamp: str, kind: Kind = "snapshot") -> Path:
-    """Where the dump of the database of `url` goes."""
+    """Name the dump of the database of `url`."""
     return folder.absolute() / f"{_beginning(url, kind)}{stamp}.dump"
 
 
-def absolute(path: Path) -> str:
-    """The path for a start in another working directory."""
-    return str(path.absolute())
-
-
 def found(folder: Path, url: URL, kind: Kind = "snapshot") -> list[DumpFile]:
-    """The finished dumps of a target in a folder, oldest first; none where it is absent."""
+    """Return the finished dumps of a target in a folder, oldest first."""
     beginning = re.escape(_beginning(url, kind))
     name = re.compile(rf"{beginning}([0-9A-Za-z]{{1,28}})\.dump")
-    matches = [(name.fullmatch(each.name), each) for each in _entries(folder)]
-    return sorted(DumpFile(match[1], path) for match, path in matches if match)
+    matches = [(name.fullmatch(each.name), each) for each in folder.glob("*.dump")]
+    return sorted(DumpFile(match[1], str(path)) for match, path in matches if match)
+
+
+def delete(dump: DumpFile) -> None:
+    Path(dump.name).unlink(missing_ok=True)
 
 
 def partial(path: Path) -> Path:
-    """What the file is called while it is being written."""
+    """Name the file while it is being written."""
     return path.with_name(path.name + _PARTIAL)
 
 
-def clear_partials(folder: Path, url: URL) -> None:
-    """Delete what a killed process has not finished; under the target's lock alone."""
-    for each in _entries(folder):
-        ours = each.name.startswith(tuple(_beginning(url, k) for k in get_args(Kind)))
-        if ours and each.name.endswith(_PARTIAL):
+def begin(path: Path, url: URL, size: int) -> Path:
+    """Make an empty file for the dump `path` of `size` bytes of tables; returns where it is.
+
+    What a killed process has not finished is deleted, so call it under the target's lock alone.
+    Raises RefusedError where there is no room.
+    """
+    folder = path.parent
+    beginnings = tuple(_beginning(url, kind) for kind in get_args(Kind))
+    for each in folder.glob(f"*{_PARTIAL}"):
+        if each.name.startswith(beginnings):
             each.unlink(missing_ok=True)
-
-
-def make_room(folder: Path, size: int) -> None:
-    """Make the folder, for its owner alone. Raises RefusedError without room for `size`."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     needed, free = int(size * SPACE_FACTOR) + _SPARE, shutil.disk_usage(folder).free
     if free < needed:
@@ -79,23 +74,21 @@ def make_room(folder: Path, size: int) -> None:
             f"a dump of {size:,} bytes of tables needs {needed:,} bytes free in {folder}, there "
             f"are {free:,}; nothing was changed"
         )
+    create_private(partial(path))
+    return partial(path)
 
 
 def create_private(path: Path) -> None:
-    """An empty file that nobody else may read, whatever the umask says."""
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+    """Make an empty file that nobody else may read, whatever the umask says."""
+    path.unlink(missing_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def measured(path: Path) -> tuple[int, str]:
-    """The size of a file, and a digest of all of it."""
-    digest, size = hashlib.blake2b(digest_size=32), 0
+    """Return the size of a file, and a digest of all of it."""
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return size, digest.hexdigest()
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32))
+        return file.tell(), digest.hexdigest()
 
 
 def publish(path: Path) -> None:
@@ -108,11 +101,6 @@ def publish(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _entries(folder: Path) -> Iterator[Path]:
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        yield from folder.iterdir()
 
 
 def _beginning(url: URL, kind: Kind) -> str:

@@ -1,70 +1,47 @@
-"""What pg_dump writes of one database is read by pg_restore into another, without a file."""
+"""A copy of one database in another: pg_restore reads what pg_dump writes, without a file."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-from asyncio.subprocess import Process
-from contextlib import AsyncExitStack
 
 from automigrator.backends.postgresql.digests import SCHEMA_OF_OURS
-from automigrator.backends.postgresql.dump.programs import Clients, heard, started
-from automigrator.backends.postgresql.exclusive import Scene
-from automigrator.errors import RefusedError
+from automigrator.backends.postgresql.dump import programs
+from automigrator.backends.postgresql.dump.programs import Clients, run
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 
 LOCK_S = 10
 
 """Seconds that pg_dump waits for a table that somebody has locked against readers."""
 
+_OPTIONS = ("-Fc", "-Z0", "--no-password", "--no-subscriptions", "-N", SCHEMA_OF_OURS)
 
-async def copy(scene: Scene, clients: Clients, name: str) -> None:
-    """Fill the empty database `name` with what the target holds, as of one moment.
 
-    Whoever reads or writes rows is not disturbed. Raises RefusedError with the program's words.
+async def copy(access: ExclusiveAccess, clients: Clients, name: str) -> None:
+    """Fill the empty database `name` with the target's data, as of one moment.
+
+    Sessions that read or write rows are not disturbed. Raises RefusedError with the program's
+    words.
     """
-    env = await scene.environment()
-    read, write = os.pipe()
-    async with AsyncExitStack() as stack:
+    env = await access.environment()
+    source, sink = programs.pipe()
+    with source, sink:
+        dump = run(
+            *(clients.program("pg_dump"), *_OPTIONS, f"--lock-wait-timeout={LOCK_S}s"),
+            env=env,
+            stdout=sink,
+        )
+        restore = run(
+            *(clients.program("pg_restore"), "--exit-on-error", "--no-password"),
+            *("-d", _conninfo(name)),
+            env=env,
+            stdin=source,
+        )
         try:
-            dump = await stack.enter_async_context(
-                started(
-                    clients.program("pg_dump"),
-                    *("-Fc", "-Z0", "--no-password", "--no-subscriptions", "-N", SCHEMA_OF_OURS),
-                    f"--lock-wait-timeout={LOCK_S}s",
-                    env=env,
-                    stdout=write,
-                )
-            )
-            restore = await stack.enter_async_context(
-                started(
-                    clients.program("pg_restore"),
-                    *("--exit-on-error", "--no-password", "-d", _conninfo(name)),
-                    env=env,
-                    stdin=read,
-                )
-            )
-        finally:
-            # or neither would learn that the other is gone
-            os.close(read)
-            os.close(write)
-        ends = [
-            asyncio.create_task(_ended(*each)) for each in ((dump, "dump"), (restore, "restore"))
-        ]
-        try:
-            for end in asyncio.as_completed(ends):
-                said = await end
-                if said is not None:  # the first of them is why the other fails
-                    raise RefusedError(f"{said}; nothing was changed")
-        finally:
-            for task in ends:
-                task.cancel()
-            await asyncio.wait(ends)
-
-
-async def _ended(child: Process, act: str) -> str | None:
-    """Why it failed; None when all went well."""
-    said = await heard(child)
-    return f"pg_{act} failed: {said}" if await child.wait() != 0 else None
+            async with asyncio.TaskGroup() as both:
+                both.create_task(dump)
+                both.create_task(restore)
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None  # the first of them is why the other fails
 
 
 def _conninfo(name: str) -> str:

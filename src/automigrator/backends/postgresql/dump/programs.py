@@ -1,26 +1,34 @@
-"""PostgreSQL's own client programs: where they are, and which of them fit a server."""
+"""PostgreSQL's own client programs: where they are, which of them fit a server, how they run."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from automigrator.errors import RefusedError
 
 PROGRAMS = ("pg_dump", "pg_restore", "psql")
 
-_USUAL = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/*/bin")
+_USUAL = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin", "opt/homebrew/opt/*/bin")
 
 _NEW_SETTING = 17
 
 """From this version on a restore begins with a setting that older servers do not know."""
+
+_KEPT = 4000
+
+"""Bytes of a child's standard error that are kept."""
+
+_VALUE = re.compile(r'((?:invalid input|out of range|value too long)[^:]*): .*|("[^"]{64})[^"]*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +42,19 @@ class Clients:
         return str(self.folder / name)
 
 
-async def find(server: int, given: Path | None = None) -> Clients:
-    """Those of the server's major version, else the next newer ones whose dumps it can read.
+async def find(server: int, given: Path | str | None = None) -> Clients:
+    """Find those of the server's major version, else the next newer ones that fit it.
 
-    `given` is the only folder looked in; else PATH and the usual places. Raises RefusedError.
+    `given` is the only folder looked in; by default PATH and the usual places are. Raises
+    RefusedError.
     """
-    folders = [given] if given is not None else _folders()
+    folders = [Path(given)] if given is not None else _folders()
     found = [clients for folder in folders if (clients := await _in(folder)) is not None]
     fitting = [each for each in found if fits(each.version, server)]
     if fitting:
         return min(fitting, key=lambda each: each.version)
     had = ", ".join(f"version {each.version} in {each.folder}" for each in found) or "none"
-    looked = str(given) if given is not None else "PATH and the usual places"
+    looked = given or "PATH and the usual places"
     raise RefusedError(
         f"a dump of a PostgreSQL {server} server takes pg_dump, pg_restore and psql of version "
         f"{server} (found in {looked}: {had}); nothing was changed. Install postgresql-client-"
@@ -54,52 +63,36 @@ async def find(server: int, given: Path | None = None) -> Clients:
 
 
 def fits(client: int, server: int) -> bool:
-    """Whether a dump by these programs can be made of the server, and read by it."""
+    """Whether these programs can dump the server, and it can read what they write."""
     return client >= server and not client >= _NEW_SETTING > server
 
 
 def _folders() -> list[Path]:
     on_path = shutil.which("pg_dump")
-    folders = [Path(on_path).parent] if on_path else []
-    if on_path and Path(on_path).resolve().name == "pg_wrapper":
-        folders = []  # Debian's choice depends on its local clusters; the real ones are below
-    for pattern in _USUAL:
-        folders += sorted(Path("/").glob(pattern.lstrip("/")))
-    return list(dict.fromkeys(folders))
+    # Debian's pg_wrapper chooses by its local clusters; the real programs are in the usual places
+    real = on_path and Path(on_path).resolve().name != "pg_wrapper"
+    folders = [Path(on_path).parent] if on_path and real else []
+    usual = (folder for pattern in _USUAL for folder in sorted(Path("/").glob(pattern)))
+    return list(dict.fromkeys([*folders, *usual]))
 
 
 async def _in(folder: Path) -> Clients | None:
-    if not _complete(folder):
+    if not all(shutil.which(folder / name) for name in PROGRAMS):
         return None
-    version = await _version(str(folder / "pg_dump"))
-    return None if version is None else Clients(folder, version)
-
-
-def _complete(folder: Path, names: Iterable[str] = PROGRAMS) -> bool:
-    return all(shutil.which(folder / name) for name in names)
-
-
-async def _version(program: str) -> int | None:
     try:
-        child = await asyncio.create_subprocess_exec(
-            program,
-            "--version",
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-    except OSError:
+        program = str(folder / "pg_dump")
+        async with started(program, "--version", env=os.environ, stdout=PIPE) as child:
+            answer, _ = await child.communicate()
+    except RefusedError:
         return None
-    answer, _ = await child.communicate()
     match = re.search(rb"\) (\d+)", answer)
-    return int(match[1]) if match and child.returncode == 0 else None
+    return Clients(folder, int(match[1])) if match and child.returncode == 0 else None
 
 
-_SAID = 4000
-
-"""Characters of a child's standard error that are kept."""
-
-_VALUE = re.compile(r'((?:invalid input|out of range|value too long)[^:]*): .*|("[^"]{64})[^"]*"')
+def pipe() -> tuple[IO[bytes], IO[bytes]]:
+    """Make a pipe: the end to read from, and the end to write to, which is not buffered."""
+    read, write = os.pipe()
+    return open(read, "rb"), open(write, "wb", buffering=0)
 
 
 @asynccontextmanager
@@ -107,16 +100,24 @@ async def started(
     program: str,
     *arguments: str,
     env: Mapping[str, str],
-    stdin: int = DEVNULL,
-    stdout: int = DEVNULL,
+    stdin: int | IO[bytes] = DEVNULL,
+    stdout: int | IO[bytes] = DEVNULL,
 ) -> AsyncIterator[Process]:
-    """A child with a standard error to read; killed when the block is left before it has ended."""
+    """Context manager: run a child, and kill it when the block ends before the child has.
+
+    A file given as `stdin` or `stdout` is closed here, so that the end of a pipe is the child's
+    alone: only then does each side notice that the other has gone. Raises RefusedError.
+    """
     try:
         child = await asyncio.create_subprocess_exec(
             program, *arguments, env=env, stdin=stdin, stdout=stdout, stderr=PIPE
         )
     except OSError as error:
         raise RefusedError(f"{program} cannot be started: {error}; nothing was changed") from error
+    finally:
+        for end in (stdin, stdout):
+            if not isinstance(end, int):
+                end.close()
     try:
         yield child
     finally:
@@ -126,20 +127,29 @@ async def started(
         await child.wait()
 
 
-async def run(program: str, *arguments: str, env: Mapping[str, str], stdout: int = DEVNULL) -> None:
-    """Run a child that only reads a database to its end. Raises RefusedError with what it said."""
-    async with started(program, *arguments, env=env, stdout=stdout) as child:
-        said = await heard(child)
+async def run(
+    program: str,
+    *arguments: str,
+    env: Mapping[str, str],
+    note: str = "; nothing was changed",
+    **ends: int | IO[bytes],
+) -> None:
+    """Run a child to its end; `ends` are as in `started`.
+
+    Raises RefusedError with its own words and `note`.
+    """
+    async with started(program, *arguments, env=env, **ends) as child:
+        words = await first_error(child)
         if await child.wait() != 0:
-            raise RefusedError(f"{program} failed: {said}; nothing was changed")
+            raise RefusedError(f"{program} failed: {words}{note}")
 
 
-async def heard(child: Process) -> str:
-    """What went wrong, in the child's own words: its first error, without values."""
+async def first_error(child: Process) -> str:
+    """Read all that a child says until it ends, and return its first error, without values."""
     assert child.stderr is not None
     kept = b""
     while chunk := await child.stderr.read(1 << 16):
-        kept = (kept + chunk)[:_SAID]
+        kept = (kept + chunk)[:_KEPT]
     lines = [line.strip() for line in kept.decode(errors="replace").splitlines() if line.strip()]
     wrong = [line for line in lines if re.search(r"\b(?:error|fatal|panic):", line, re.IGNORECASE)]
     first = (wrong or lines or ["it gave no reason"])[0]

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from automigrator.backends.postgresql import digests
+from automigrator.backends.postgresql import digests, journal
 from automigrator.backends.postgresql.digests import USERS, not_of_an_extension
-from automigrator.backends.postgresql.dump import files, journal
-from automigrator.backends.postgresql.dump.journal import DumpRecord
+from automigrator.backends.postgresql.dump import files
 from automigrator.backends.postgresql.dump.programs import Clients, run
 from automigrator.backends.postgresql.dump.psql import Psql, transaction
-from automigrator.backends.postgresql.exclusive import Scene, kept_alone
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess
+from automigrator.backends.postgresql.journal import DumpEntry
 from automigrator.backends.postgresql.session import SERVER
 from automigrator.backends.postgresql.sql import literal, quoted_name, rows_of
 from automigrator.errors import RefusedError
-from automigrator.support.concurrency import in_thread, to_the_end
+from automigrator.support.concurrency import in_thread, shielded
 
 LOCK_S = 10
 
@@ -109,118 +109,119 @@ _BESIDE_SCHEMAS = f"""
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Keeping:
-    """How what a restore replaces is kept: written while nobody else can write, then named."""
+Choice = Callable[[str], bool]
 
-    write: Callable[[], Awaitable[None]]
-    publish: Callable[[], Awaitable[None]]
+"""Whether pg_restore is to put a line of its listing back."""
 
 
 async def restore(
-    scene: Scene, record: DumpRecord, clients: Clients, after: DumpRecord, keeping: Keeping
+    access: ExclusiveAccess,
+    entry: DumpEntry,
+    clients: Clients,
+    keep: Callable[[], Awaitable[None]],
+    publish: Callable[[], Awaitable[None]],
 ) -> None:
-    """Replace all that the database holds by the dump, and its record by `after`, or nothing.
+    """Replace all that the database holds by the dump, and close its journal, or do nothing.
 
-    Raises RefusedError; then the transaction was rolled back, or never begun.
+    `keep` writes a copy of what is replaced, while nobody else can write; `publish` gives it its
+    name. Raises RefusedError; then the transaction was rolled back, or never begun.
     """
-    async with _emptied(scene, record, clients, keeping.write) as (psql, chosen):
-        async with chosen as archive:
-            await psql.restore(*archive)
-        await _compare(psql, record, data=True)
-        await psql.ask(journal.said(scene.hold.key, after) + ";")
-        await keeping.publish()  # a COMMIT whose answer is lost may have been one
-        await scene.hold.confirm()  # or another process may be at the database by now
-        await psql.commit()
+    async with _emptied(access, entry, clients, keep) as (psql, chosen):
+        await _put_back(psql, entry.path, chosen)
+        await _compare(psql, entry, data=True)
+        kept = replace(entry, state="kept")
+        await psql.ask(journal.dump_statement(access.hold.key, kept) + ";")
+        await publish()  # a COMMIT whose answer is lost may have been one
+        await access.hold.confirm()  # or another process may be at the database by now
+        await psql.ask("COMMIT;")
 
 
-async def rehearse(scene: Scene, record: DumpRecord, clients: Clients) -> None:
-    """Restore the dump's schema without its rows, and roll that back: what it needs is there."""
-    async with _emptied(scene, record, clients) as (psql, chosen):
-        async with chosen as archive:
-            await psql.restore("--section=pre-data", "--section=post-data", *archive)
-        await _compare(psql, record, data=False)
+async def rehearse(access: ExclusiveAccess, entry: DumpEntry, clients: Clients) -> None:
+    """Restore the dump's schema without its rows, and roll that back: it proves that it can be."""
+    async with _emptied(access, entry, clients) as (psql, chosen):
+        await _put_back(psql, entry.path, chosen, "--section=pre-data", "--section=post-data")
+        await _compare(psql, entry, data=False)
 
 
 @asynccontextmanager
 async def _emptied(
-    scene: Scene,
-    record: DumpRecord,
+    access: ExclusiveAccess,
+    entry: DumpEntry,
     clients: Clients,
     keep: Callable[[], Awaitable[None]] | None = None,
 ) -> AsyncIterator[tuple[Psql, Choice]]:
-    """A transaction in which the target is locked and empty, and what pg_restore is told of it.
+    """Context manager: a transaction in which the target is locked and empty.
 
-    What it held is given to `keep` when nobody else can write any more.
+    Yields what pg_restore is to put back as well. `keep` is called when nobody else can write.
     """
-    env = await scene.environment()
-    async with transaction(clients, env) as psql:
-        await _same_database(scene, psql)
+    async with transaction(clients, await access.environment()) as psql:
+        await _ensure_same_database(access, psql)
         await psql.ask(f"SET LOCAL lock_timeout = '{LOCK_S}s'; SET LOCAL search_path = '';")
         if keep is not None:
-            await _locked(scene, psql, record, "EXCLUSIVE")  # which lets pg_dump read
+            await _lock(access, psql, entry, "EXCLUSIVE")  # which lets pg_dump read
             shape = await psql.ask(digests.SHAPE + ";")
             await keep()
-        await _locked(scene, psql, record, "ACCESS EXCLUSIVE")
+        await _lock(access, psql, entry, "ACCESS EXCLUSIVE")
         if keep is not None and await psql.ask(digests.SHAPE + ";") != shape:
             raise RefusedError(
-                f"somebody has changed the schema of database {scene.live!r} while what the "
+                f"somebody has changed the schema of database {access.live!r} while what the "
                 "restore would replace was being dumped; that was rolled back"
             )
         await psql.ask("SET LOCAL client_min_messages = error;")
         if keep is not None:
             await psql.ask(_BESIDE_SCHEMAS)
-        await psql.ask(_CONFIGURATION)
-        await psql.ask(_DROP)
-        await psql.ask(_DEFAULT_GRANTS)
-        missing = await _missing_extensions(psql, record)
-        needed = ", ".join(literal(schema) for _, schema, _ in missing) or "''"
-        staying = await psql.ask(_STAYING.format(needed=needed))
-        kept = ", ".join(literal(name) for name in staying)
+        await psql.ask(_CONFIGURATION + _DROP + _DEFAULT_GRANTS)
+        missing = await _missing_extensions(psql, entry)
+        homes = {schema for _, schema, _ in missing}
+        staying = await psql.ask(_STAYING.format(needed=_literals(homes)))
         await psql.ask(
             f"""
             select format('DROP SCHEMA %I', n.nspname) from pg_namespace n
-            where {USERS} and n.nspname not in ({kept or "''"}) order by 1 \\gexec
+            where {USERS} and n.nspname not in ({_literals(staying)}) order by 1 \\gexec
             """
         )
-        archive = Archive(record.path, clients, env)
-        first = {schema for _, schema, _ in missing} - {*staying}
-        if first:
-            async with archive.schemas(first) as schemas:
-                await psql.restore(*schemas)
+        first = homes - {*staying}
+        if first:  # these schemas alone, empty
+            wanted = re.compile(rf"{_ENTRY}SCHEMA - {_one_of(first)} ")
+            await _put_back(psql, entry.path, lambda line: wanted.match(line) is not None)
         for name, schema, version in missing:
             await psql.ask(
                 f"CREATE EXTENSION {quoted_name(name)} SCHEMA {quoted_name(schema)} "
                 f"VERSION {literal(version)};"
             )
-        yield psql, archive.all_but(staying, first)
+        # all but extensions, schemas that were not dropped, and those that were made before
+        left_out = re.compile(
+            rf"{_ENTRY}(?:(?:ACL|COMMENT|SECURITY LABEL) - SCHEMA {_one_of(staying)} "
+            rf"|SCHEMA - {_one_of([*staying, *first])} |EXTENSION - |COMMENT - EXTENSION )"
+        )
+        yield psql, lambda line: left_out.match(line) is None
 
 
-async def _locked(scene: Scene, psql: Psql, record: DumpRecord, mode: str) -> None:
-    act = f"restore database {scene.live!r}"
-    async with kept_alone(scene, act, record.disconnect_others):
+async def _lock(access: ExclusiveAccess, psql: Psql, entry: DumpEntry, mode: str) -> None:
+    act = f"restore database {access.live!r}"
+    async with access.kept_alone(act, entry.disconnect_others):
         await psql.ask(_LOCK.format(mode=mode))
 
 
-async def _missing_extensions(psql: Psql, record: DumpRecord) -> list[tuple[str, str, str]]:
+async def _missing_extensions(psql: Psql, entry: DumpEntry) -> list[tuple[str, str, str]]:
     """Drop the extensions that are not as they were; returns those that are missing then."""
-    found = ", ".join(f"({', '.join(map(literal, each))})" for each in record.extensions)
-    await psql.ask(
+    found = ", ".join(f"({', '.join(map(literal, each))})" for each in entry.extensions)
+    there = await psql.ask(
         f"""
         select format('DROP EXTENSION IF EXISTS %I CASCADE', e.extname)
         from pg_extension e join pg_namespace n on n.oid = e.extnamespace
         where (e.extname, n.nspname, e.extversion) not in ({found or "('', '', '')"})
         order by e.oid desc \\gexec
+        select extname from pg_extension;
         """
     )
-    there = await psql.ask("select extname from pg_extension;")
-    return [each for each in record.extensions if each[0] not in there]
+    return [each for each in entry.extensions if each[0] not in there]
 
 
-async def _same_database(scene: Scene, psql: Psql) -> None:
-    async with scene.access.connection(autocommit=True) as connection:
-        expected = (await rows_of(connection, digests.IDENTITY))[0][0]
-        scene.hold.rule((await rows_of(connection, f"select {SERVER}"))[0][0])
+async def _ensure_same_database(access: ExclusiveAccess, psql: Psql) -> None:
+    async with access.connection() as connection:
+        ((expected, server),) = await rows_of(connection, f"select ({digests.IDENTITY}), {SERVER}")
+    access.hold.rule(server)
     if await psql.ask(digests.IDENTITY + ";") != [expected]:
         raise RefusedError(
             "psql was led to another database than the application is; nothing was changed. "
@@ -228,68 +229,46 @@ async def _same_database(scene: Scene, psql: Psql) -> None:
         )
 
 
-async def _compare(psql: Psql, record: DumpRecord, *, data: bool) -> None:
+async def _compare(psql: Psql, entry: DumpEntry, *, data: bool) -> None:
     await psql.ask("SET LOCAL search_path = '';")
-    same = await psql.ask(digests.SHAPE + ";") == [record.shape]
+    same = await psql.ask(digests.SHAPE + ";") == [entry.shape]
     if same and data:
         await psql.ask("SET LOCAL row_security = off;")
         tables = await psql.ask(digests.TABLES + ";")
-        same = await psql.ask(digests.rows(tables) + ";") == [record.rows]
+        same = await psql.ask(digests.rows_query(tables) + ";") == [entry.rows]
     if not same:
-        what = "rows" if data else "schema"
         raise RefusedError(
-            f"the {what} put back from {record.path} would not be those that were copied; "
-            "that was rolled back"
+            f"the {'rows' if data else 'schema'} put back from {entry.path} would not be those "
+            "that were copied; that was rolled back"
         )
 
-
-Choice = AbstractAsyncContextManager[Sequence[str]]
-
-"""Within, pg_restore's arguments for a part of a dump, which end with the dump itself."""
 
 _ENTRY = r"\d+; \d+ \d+ "
 
 
-@dataclass(frozen=True, slots=True)
-class Archive:
-    """The dump at `path`; `env` is what pg_restore is run with."""
+async def _put_back(psql: Psql, path: str, chosen: Choice, *options: str) -> None:
+    """Let pg_restore write the chosen lines of a dump's listing into the transaction."""
+    # of a name that is cleared away after a kill
+    listing = files.partial(Path(f"{path}.list"))
 
-    path: str
-    clients: Clients
-    env: dict[str, str]
+    def choose() -> None:
+        lines = listing.read_bytes().decode(errors="surrogateescape").splitlines(keepends=True)
+        text = "".join(line for line in lines if chosen(line))
+        listing.write_bytes(text.encode(errors="surrogateescape"))
 
-    def schemas(self, names: Collection[str]) -> Choice:
-        """These schemas alone, empty."""
-        wanted = re.compile(rf"{_ENTRY}SCHEMA - {_one_of(names)} ")
-        return self._chosen(lambda line: wanted.match(line) is not None)
-
-    def all_but(self, staying: Collection[str], made: Collection[str]) -> Choice:
-        """All but extensions, schemas that were not dropped, and those that were made before."""
-        left_out = re.compile(
-            rf"{_ENTRY}(?:(?:ACL|COMMENT|SECURITY LABEL) - SCHEMA {_one_of(staying)} "
-            rf"|SCHEMA - {_one_of([*staying, *made])} |EXTENSION - |COMMENT - EXTENSION )"
-        )
-        return self._chosen(lambda line: left_out.match(line) is None)
-
-    @asynccontextmanager
-    async def _chosen(self, wanted: Callable[[str], bool]) -> AsyncIterator[Sequence[str]]:
-        # of a name that is cleared away after a kill
-        listing = files.partial(Path(f"{self.path}.list"))
-
-        def cut() -> None:
-            lines = listing.read_bytes().decode(errors="surrogateescape").splitlines(keepends=True)
-            kept = "".join(line for line in lines if wanted(line))
-            listing.write_bytes(kept.encode(errors="surrogateescape"))
-
-        try:
-            await in_thread(lambda: files.create_private(listing))
-            program = self.clients.program("pg_restore")
-            await run(program, "-l", "-f", str(listing), self.path, env=self.env)
-            await in_thread(cut)
-            yield ("-L", str(listing), self.path)
-        finally:
-            await to_the_end(in_thread(lambda: listing.unlink(missing_ok=True)))
+    try:
+        await in_thread(lambda: files.create_private(listing))
+        program = psql.clients.program("pg_restore")
+        await run(program, "-l", "-f", str(listing), path, env=psql.env)
+        await in_thread(choose)
+        await psql.restore(*options, "-L", str(listing), path)
+    finally:
+        await shielded(in_thread(lambda: listing.unlink(missing_ok=True)))
 
 
 def _one_of(names: Collection[str]) -> str:
     return f"(?:{'|'.join(re.escape(name) for name in names) or '(?!)'})"  # or nothing
+
+
+def _literals(names: Collection[str]) -> str:
+    return ", ".join(literal(name) for name in names) or "''"
