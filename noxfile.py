@@ -21,7 +21,7 @@ NEWER = [
     *(f"tests/runner/test_{name}.py" for name in ("fast_path", "interruption", "signals")),
 ]
 """What depends on the interpreter: asyncio, threads, signals, syntax trees, sqlite3."""
-ALONE = ["-k", "not postgres", "-m", "not plugins"]
+ALONE = ["-k", "not postgres and not conformance", "-m", "not plugins"]
 PARALLEL = [f"--numprocesses={min((os.cpu_count() or 1) + 1, 4)}", "--dist=worksteal"]  # one waits
 
 os.environ["PIP_NO_COMPILE"] = os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"  # seconds each
@@ -138,7 +138,7 @@ def alone(session: nox.Session) -> None:
             with installed(session, plugin):
                 if "test" in project.get("dependency-groups", {}):
                     session.install(*nox.project.dependency_groups(project, "test"))
-                pytest(session, f"{plugin}/tests", "-k", "not postgres", *PARALLEL)
+                pytest(session, f"{plugin}/tests", *ALONE, *PARALLEL)
 
 
 @nox.session
