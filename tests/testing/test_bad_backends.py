@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -133,6 +134,22 @@ class DeclaresWhatItLacks(Holding):
         hold.snapshots = None
 
 
+class DeclaresTooLittle(SQLite):
+    offers = frozenset({"snapshots"})
+
+
+class DeclaresWhatNobodyKnows(SQLite):
+    offers = frozenset({"snapshot", "sides", "examiner"})  # type: ignore[arg-type]
+
+
+class BlocksTheLoop(SQLite):
+    limit_s = 0.2
+
+    async def look(self, tables: Sequence[VersionTable], *, heads_only: bool = False) -> Sight:
+        threading.Event().wait()
+        raise AssertionError
+
+
 class NeverAnswers(SQLite):
     limit_s = 0.2
 
@@ -203,6 +220,21 @@ def no_fixture(name: str) -> NoReturn:
             DeclaresWhatItLacks,
             "test_a_snapshot_is_equal_row_by_row",
             "the backend declares snapshots, its lock has none",
+        ),
+        (
+            DeclaresTooLittle,
+            "test_it_offers_what_it_declares",
+            "`offers` declares snapshots, and the backend has examiner, sides, snapshots",
+        ),
+        (
+            DeclaresWhatNobodyKnows,
+            "test_it_offers_what_it_declares",
+            "`offers` declares examiner, sides, snapshot, and the backend has",
+        ),
+        (
+            BlocksTheLoop,
+            "test_an_absent_database_is_an_answer_and_stays_absent",
+            "not over after 0.2 s, and the event loop is blocked at",
         ),
         (
             NeverAnswers,

@@ -291,7 +291,7 @@ class Run:
                     "restarting the application"
                 )
             raise RefusedError(
-                f"the backend of {self.database} offers no {what}; nothing was changed. Leave "
-                "the strategy out for this target with Target(recovery=[...])"
+                f"the backend of {self.database} offers no {what}; nothing was changed. Go "
+                "without: Target(recovery=[...]) and Target(rehearse=False) are for one target"
             )
         return part

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, overload
+from types import FrameType
+from typing import Any, ClassVar, NoReturn, overload
 
 import pytest
 from sqlalchemy import URL
@@ -32,6 +35,10 @@ FREE_S = 60.0
 
 """Seconds in which a lock that nobody holds is had, on a busy machine too."""
 
+_BLOCKED_S = 3.0
+
+"""Seconds beyond its limit in which a loop that is not blocked ends a case."""
+
 
 Test = Callable[[Any], Coroutine[Any, Any, None]]
 
@@ -44,7 +51,7 @@ def case(test: Test | None = None, *, needs: str = "") -> Any:
     """Make a case a plain method for pytest to call, whatever its settings do with coroutines.
 
     `needs` names a part that a backend may leave out: the case is skipped where `offers` does
-    not declare it. A case fails after the suite's `limit_s`.
+    not declare it. A case fails after the suite's `limit_s`, where it blocks the event loop, too.
     """
     if test is None:
         return functools.partial(case, needs=needs)
@@ -52,28 +59,60 @@ def case(test: Test | None = None, *, needs: str = "") -> Any:
     @functools.wraps(test)
     def run(self: Any) -> None:
         if needs and needs not in self.offered():
-            pytest.skip(f"the backend offers no {needs}")
-        asyncio.run(_within(test(self), self.limit_s))
+            pytest.skip(f"it needs {needs}, which the backend does not declare in `offers`")
+        with _unblocked(self.limit_s) as answers:
+            asyncio.run(_within(test(self), self.limit_s, answers))
 
     del run.__wrapped__  # what pytest would look at instead
     return run
 
 
-async def _within(work: Coroutine[Any, Any, None], limit_s: float) -> None:
+async def _within(
+    work: Coroutine[Any, Any, None], limit_s: float, answers: Callable[[], None]
+) -> None:
     task = asyncio.ensure_future(work)
     await asyncio.wait({task}, timeout=limit_s)
+    answers()
     if not task.done():
-        at = "".join(
-            traceback.format_list(
-                traceback.StackSummary.extract(
-                    (frame, frame.f_lineno) for frame in task.get_stack()
-                )
-            )
-        )
+        frames = ((frame, frame.f_lineno) for frame in task.get_stack())
+        at = traceback.StackSummary.extract(frames)
         task.cancel()
         await asyncio.wait({task}, timeout=FREE_S)
-        raise AssertionError(f"not over after {limit_s:g} s; it waited at\n{at}")
+        raise AssertionError(f"not over after {limit_s:g} s; it waited at\n{_told(at)}")
     await task
+
+
+@contextmanager
+def _unblocked(limit_s: float) -> Iterator[Callable[[], None]]:
+    """Context manager: fail where the event loop is blocked, and no timer of its own can fire.
+
+    Yields the call that says that the loop has answered in time.
+    """
+    main = threading.main_thread()
+    if threading.current_thread() is not main:  # only there is a signal handled
+        yield lambda: None
+        return
+
+    def blocked(number: int, frame: FrameType | None) -> NoReturn:
+        at = traceback.extract_stack(frame)
+        raise AssertionError(
+            f"not over after {limit_s:g} s, and the event loop is blocked at\n{_told(at[-3:])}"
+        )
+
+    before = signal.signal(signal.SIGALRM, blocked)
+    kill = (main.ident, signal.SIGALRM)
+    timer = threading.Timer(limit_s + _BLOCKED_S, signal.pthread_kill, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield timer.cancel
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGALRM, before)
+
+
+def _told(stack: Sequence[traceback.FrameSummary]) -> str:
+    return "".join(traceback.format_list(list(stack)))
 
 
 class Conformance:

@@ -28,6 +28,19 @@ class Locking(Looking):
     __test__ = False
 
     @case
+    async def test_it_offers_what_it_declares(self) -> None:
+        """A part that is not declared is not tested, and one that is declared is there."""
+        backend = await self.filled()
+        found = {"examiner"} if backend.examiner([TABLE]) is not None else set[str]()
+        async with backend.lock([TABLE], FREE_S, silent) as hold:
+            found |= {name for name in ("snapshots", "sides") if getattr(hold, name) is not None}
+        declared, dialect = set[str](backend.offers), self.fresh.url().get_backend_name()
+        assert found == declared, (
+            f"`offers` declares {_listed(declared)}, and the backend has {_listed(found)}"
+        )
+        assert backend.name == dialect, f"its name is {backend.name!r}, the dialect's {dialect!r}"
+
+    @case
     async def test_a_lock_says_who_leads_and_since_when(self) -> None:
         backend = await self.filled()
         async with backend.lock([TABLE], FREE_S, silent) as hold:
@@ -195,6 +208,10 @@ class Locking(Looking):
         else:
             raise AssertionError("two hold the lock of one database")
         assert "still held by" in said, f"the error does not say who leads: {said}"
+
+
+def _listed(parts: set[str]) -> str:
+    return ", ".join(sorted(parts)) or "nothing"
 
 
 def _hold(tell: Callable[[Any], None], url: str) -> None:
