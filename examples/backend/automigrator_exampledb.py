@@ -17,7 +17,8 @@ from sqlalchemy import Connection, column, event, inspect, select, table
 
 from automigrator.backends.access import Access
 from automigrator.backends.contract.backend import Backend, Waiting
-from automigrator.backends.contract.lock import Hold, Record, loaded
+from automigrator.backends.contract.lock import Hold
+from automigrator.backends.contract.record import Record, loaded
 from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import Sight, Verdict, VersionTable
 from automigrator.backends.polling import poll, this_process
