@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,12 @@ from sqlalchemy.dialects import registry
 from support import alembic_projects, distributions
 
 from automigrator import ConfigurationError, MigrationError, Migrator, Report, Target
+from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.lock import Hold
+from automigrator.backends.contract.sessions import Sessions
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "backend"
+PAGE = EXAMPLE.parents[1] / "docs" / "backends.md"
 PROJECT = (EXAMPLE / "pyproject.toml").read_text("utf-8")
 BROKEN = "op.create_table('half', sa.Column('id', sa.Integer)); op.execute('SELECT * FROM absent')"
 COMMITTING = """
@@ -43,6 +49,7 @@ from automigrator import Migrator, Target
 url, config = sys.argv[1:]
 print(asyncio.run(Migrator(Target(url, config), mode="migrate").run()).outcome)
 """
+ATTRIBUTES = {"name", "transactional_ddl", "offers", "in_place", "snapshots", "sides"}
 Install = Callable[..., None]
 
 
@@ -123,7 +130,7 @@ class TestAnApplication:
 
     async def test_it_rolls_back(self, app: Application) -> None:
         await app.migrated()
-        (target,) = (await app.migrator().rollback("r1")).targets
+        target = await app.migrator().rollback("r1")
         assert target.after == ("r1",) and app.heads == {"r1"}
 
     async def test_the_doctor_says_what_it_cannot_find_out(self, app: Application) -> None:
@@ -241,8 +248,8 @@ class TestTheSuite:
         test = folder / "test_exampledb.py"
         test.write_text((EXAMPLE / "tests" / "test_exampledb.py").read_text("utf-8"), "utf-8")
         (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n", "utf-8")
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rs"]
-        command += [*arguments, str(test)]
+        command = [sys.executable, "-m", "pytest", "-q", "-rs", str(test), *arguments]
+        command += [f"-pno:{name}" for name in ("cacheprovider", "asyncio", "anyio", "xdist")]
         ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         return ended.stdout + ended.stderr
 
@@ -271,3 +278,52 @@ class TestTheSuite:
         install("lacking:ExampleDB", source.replace(f"async def {method}(", "async def another("))
         told = self.ran(tmp_path, "-k", "says_who_leads")
         assert re.search(rf"abstract class {part} .*abstract method '?{method}'?", told), told
+
+
+class TestThePage:
+    """What `docs/backends.md` shows is the example."""
+
+    def test_its_code_is_the_examples(self) -> None:
+        *backend, suite = blocks("python")
+        assert "\n\n\n".join(each.strip() for each in backend) == text("automigrator_exampledb.py")
+        assert suite.strip() == text("tests/test_exampledb.py")
+
+    def test_its_distribution_is_the_examples(self) -> None:
+        (shown,) = map(tomllib.loads, blocks("toml"))
+        project = tomllib.loads(PROJECT)["project"]
+        project["entry-points"].pop("sqlalchemy.dialects")
+        assert shown["project"] == project
+
+    def test_it_names_every_method_that_has_to_be_there(self) -> None:
+        page = PAGE.read_text("utf-8")
+        required = [set(part.__abstractmethods__) for part in (Backend, Sessions, Hold)]
+        table = page.partition("Nine methods have no default:")[2].partition("The docstrings")[0]
+        rows = [row.split("|")[2] for row in table.splitlines() if "`" in row]
+        named = [set(re.findall(r"`(\w+)`", row)) for row in rows]
+        assert named == required and sum(map(len, required)) == 9
+
+    def test_it_names_every_method_with_a_default(self) -> None:
+        page = PAGE.read_text("utf-8")
+        own = {name for part in (Backend, Sessions, Hold) for name in vars(part)}
+        optional = own - {name for p in (Backend, Sessions, Hold) for name in p.__abstractmethods__}
+        methods = {name for name in optional if not name.startswith("_")} - ATTRIBUTES
+        assert [name for name in sorted(methods) if not re.search(rf"[`.]{name}`", page)] == []
+
+    def test_it_counts_the_examples_methods(self) -> None:
+        classes = ast.parse(text("automigrator_exampledb.py")).body
+        methods = [
+            each
+            for part in classes
+            if isinstance(part, ast.ClassDef)
+            for each in part.body
+            if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        assert f"The example has {len(methods)} methods." in PAGE.read_text("utf-8")
+
+
+def text(file: str) -> str:
+    return (EXAMPLE / file).read_text("utf-8").strip()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text("utf-8"), re.M | re.S)
