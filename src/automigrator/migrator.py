@@ -8,10 +8,11 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from automigrator.errors import ConfigurationError, MigrationError
+from automigrator.errors import ConfigurationError
+from automigrator.hooks.plugins import Plugins
 from automigrator.report import Report, TargetReport
 from automigrator.runner import modes
 from automigrator.runner.fast_path import current, nothing_to_do
@@ -28,7 +29,6 @@ from automigrator.target import (
     check_limit,
     check_max_failed_starts,
     check_rehearse,
-    chosen,
 )
 
 if TYPE_CHECKING:
@@ -48,29 +48,29 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("automigrator")
 
-EVENT_LIMIT = 10_000
-
-"""Events a subscription keeps for a slow reader."""
-
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
 class Migrator:
     """Brings databases to the revisions that the code expects, when asked to.
 
-    `recovery` names installed strategies in the order they are asked: a name, a `(name, options)`
-    pair or an instance. `plugins` are in-house objects with `@hookimpl` methods, asked before
-    them and given `hook_timeout` seconds a call. `allow_partial` lets a strategy continue on a
-    half-migrated database. After `max_failed_starts` in a row at the same revisions (0: never) a
-    start touches nothing, and `last_resort` says what follows: `"ask"` the plugins, `"abort"` or
-    `"continue"`. After `run_timeout` seconds (None: no limit) a run undoes what it is at and fails.
-    On a database that newer code has migrated the application does not start, or with
-    `ahead="serve"` it does, with a warning. With `rehearse=True` what is pending is applied to a
-    copy first, and the database itself touched only when that worked. SIGTERM and SIGINT end a
-    run, unless `stop_on_signals` is False. Raises ConfigurationError.
+    `targets`: one or several, each with a name of its own.
+    `mode`: `"migrate"`, `"check"`, `"wait"` or `"skip"`; default: `RUN_MIGRATIONS` says.
+    `recovery`: strategies in the order in which they are asked: names of installed ones,
+    `(name, options)` pairs, or objects; default: none.
+    `plugins`: in-house objects with `@hookimpl` methods, asked before strategies; default: none.
+    `allow_partial`: let a strategy continue on a half-migrated database; default False.
+    `hook_timeout`: seconds that a call of an in-house hook may take; default 60.
+    `max_failed_starts`: starts in a row that may fail at the same revisions before one touches
+    nothing; default 5, 0 sets no limit.
+    `last_resort`: what such a start does: `"ask"` the plugins (default), `"abort"`, `"continue"`.
+    `ahead`: on a database that newer code has migrated, `"refuse"` to start (default) or `"serve"`.
+    `rehearse`: apply the pending revisions to a copy first: True, or a `Rehearsal`; default False.
+    `run_timeout`: seconds after which a run undoes its current step and fails; default: no limit.
+    `stop_on_signals`: let SIGTERM and SIGINT end a run; default True.
 
-    To customise a step, override one of `is_enabled`, `create_database`, `migrate_target` and
-    `recreate_database` in a subclass.
+    To customise a step, override `is_enabled`, `create_database`, `migrate_target` or
+    `recreate_database` in a subclass. Raises ConfigurationError.
     """
 
     def __init__(
@@ -95,7 +95,6 @@ class Migrator:
         check_rehearse(rehearse)
         self.targets = validated(targets)
         self.mode = modes.validated(mode)
-        self.recovery = recovery
         self.allow_partial = allow_partial
         self.max_failed_starts = max_failed_starts
         self.last_resort = last_resort
@@ -103,12 +102,10 @@ class Migrator:
         self.run_timeout = run_timeout
         self.rehearse = rehearse
         self.stop_on_signals = stop_on_signals
-        self._plugins, self._hook_timeout = plugins, hook_timeout
-        if plugins:
-            self._hooks.listened  # noqa: B018 - a wrong plugin is refused here
-        self._kept = AsyncExitStack()
-        self._looked: Session | None = None
-        self._joined: dict[str, Hooks] | None = None
+        strategies = {
+            each.name: recovery if each.recovery is None else each.recovery for each in self.targets
+        }
+        self._plugins = Plugins(plugins, strategies, hook_timeout)
         self._how_far = ""
         self._states: dict[Run, RunState] = {}
 
@@ -131,21 +128,19 @@ class Migrator:
         began = time.monotonic()
         try:
             if not self.is_enabled():
-                return skipped(self._progress())
+                return skipped(self._notifier())
             mode = modes.resolve(self.mode)
             if mode == "skip":  # a subclass knows better
                 mode = "migrate"
-            async with self._kept:
-                done = await self._current(mode)
+            async with AsyncExitStack() as kept:
+                done, looked = await self._current(mode, kept)
                 if len(done) == len(self.targets):
                     return Report(done, time.monotonic() - began)
-                return await self._told(mode, done, began)
+                return await self._told(mode, began, done, looked)
         finally:
-            self._looked = None
             if "_stream" in vars(self):
                 self._stream.end()
-            if "_hooks" in vars(self):
-                await self._hooks.aclose()
+            await self._plugins.aclose()
 
     def run_sync(self) -> Report:
         """`run()` for code without an event loop. Raises what it raises."""
@@ -164,7 +159,7 @@ class Migrator:
         """
         from automigrator.runner.status import status
 
-        await self._armed()
+        await self._plugins.load()
         return await status(self.targets, self.ahead, models)
 
     async def plan(self, *, sql: bool = False) -> tuple[Plan, ...]:
@@ -193,15 +188,16 @@ class Migrator:
         `target` is a target's name, needed when there are several. No plugin is asked about a
         failure. Raises ConfigurationError, and MigrationError with the report of what failed.
         """
+        from automigrator.runner.lifecycle import succeeded
         from automigrator.runner.rollback import roll_back
 
         chosen = named(self.targets, target)
         try:
-            async with self._state(chosen) as state:
+            async with opened(chosen) as session, self._state(session) as state:
                 report = state.report(await roll_back(state, revision))
         finally:
-            await self._hooks.aclose()
-        _succeeded(Report((report,), report.elapsed_s))
+            await self._plugins.aclose()
+        succeeded(Report((report,), report.elapsed_s))
         return report
 
     async def clear(self, *, target: str | None = None) -> None:
@@ -210,15 +206,11 @@ class Migrator:
 
         Every target's, without `target`. Raises what taking the lock raises.
         """
-        chosen = self.targets if target is None else (named(self.targets, target),)
-        for each in chosen:
+        from automigrator.runner.leader_record import forget
+
+        for each in self.targets if target is None else (named(self.targets, target),):
             async with opened(each) as session:
-                if not (await session.backend.look([session.table])).exists:
-                    continue
-                lock = session.backend.lock([session.table], each.lock_timeout, lambda *_: None)
-                async with lock as hold:
-                    await hold.leave(None)
-                    await hold.declare(())
+                await forget(session)
 
     def events(self) -> Subscription:
         """Everything that happens in the run to come, or in the rest of the one under way.
@@ -226,7 +218,7 @@ class Migrator:
         `async for event in migrator.events()`: each call is a subscription of its own, holds
         10,000 unread events at most, and ends with the run.
         """
-        return self._stream.subscribe(EVENT_LIMIT)
+        return self._stream.subscribe()
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
@@ -258,8 +250,7 @@ class Migrator:
     async def migrate_target(self, run: Run) -> TargetReport:
         """One target's whole part of a run: look, lock, migrate, recover, report."""
         state = self._states[run]
-        looked = state.session is self._looked
-        if not looked and (heads := await nothing_to_do(state.session)):
+        if not state.looked and (heads := await nothing_to_do(state.session)):
             run.before = run.wanted = state.after = heads
             return state.report("current")
         bring_to_head = await in_thread(_bring_to_head)
@@ -274,86 +265,71 @@ class Migrator:
         state = self._states[run]
         return await rebuild(state, set_aside=set_aside, disconnect_others=disconnect_others)
 
+    async def hooks_of(self, target: Target) -> Hooks:
+        """Return the in-house plugins and the target's strategies. Raises PluginError."""
+        return await self._plugins.of(target.name)
+
     # The modes of run().
 
-    async def _current(self, mode: modes.Mode) -> tuple[TargetReport, ...]:
-        """The reports of the first targets, as long as they lack nothing.
+    async def _current(
+        self, mode: modes.Mode, kept: AsyncExitStack
+    ) -> tuple[tuple[TargetReport, ...], Session | None]:
+        """The reports of the first targets, as long as they lack nothing, and the next's session.
 
         None where somebody would notice: the events of such a start cost as much as all the rest.
         """
-        noticed = self._plugins or "_stream" in vars(self) or logger.isEnabledFor(logging.INFO)
+        noticed = self._plugins.any or "_stream" in vars(self) or logger.isEnabledFor(logging.INFO)
         overridden = type(self).migrate_target is not Migrator.migrate_target
         if mode != "migrate" or noticed or overridden or self.run_timeout is not None:
-            return ()
-        done, self._looked = await current(self.targets, self._kept)
-        return done
+            return (), None
+        return await current(self.targets, kept)
 
-    async def _told(self, mode: modes.Mode, done: tuple[TargetReport, ...], began: float) -> Report:
-        from automigrator.runner.lifecycle import looked_within, run_told
+    async def _told(
+        self,
+        mode: modes.Mode,
+        began: float,
+        done: tuple[TargetReport, ...],
+        looked: Session | None,
+    ) -> Report:
+        from automigrator.runner.lifecycle import looked_within, run_told, succeeded, targets_told
+        from automigrator.runner.time_limit import limit_of
 
         async def work(tell: Notifier) -> Report:
             if mode == "migrate":
-                return _succeeded(await self._migrated(tell, done, began))
+                limit = limit_of(self.run_timeout)
+                state = partial(self._state, run_id=tell.run, limit=limit)
+                rest = self.targets[len(done) :]
+                reports = await targets_told(rest, looked, state, self.migrate_target)
+                return succeeded(Report(done + reports, time.monotonic() - began))
             if mode == "check":
-                looked = checked(self.check)
+                looking = checked(self.check)
             else:
-                limit = max(target.lock_timeout for target in self.targets)
-                looked = followed(self.check, tell, limit)
-            return _succeeded(await looked_within(self.run_timeout, self.targets, looked))
+                limit_s = max(target.lock_timeout for target in self.targets)
+                looking = followed(self.check, tell, limit_s)
+            return succeeded(await looked_within(self.run_timeout, self.targets, looking))
 
-        return await run_told(self._progress(), mode, self.targets, work)
-
-    async def _migrated(
-        self, tell: Notifier, done: tuple[TargetReport, ...], began: float
-    ) -> Report:
-        from automigrator.runner.lifecycle import target_told
-
-        limit = _limit(self.run_timeout)
-        reports = list(done)
-        for target in self.targets[len(done) :]:
-            if any(report.outcome == "failed" for report in reports):
-                reports.append(TargetReport(target.name, "not-run"))
-                continue
-            async with self._state(target, tell.run, limit) as state:
-                reports.append(await target_told(state, self.migrate_target))
-        return Report(tuple(reports), time.monotonic() - began)
+        return await run_told(self._notifier(), mode, self.targets, work)
 
     @asynccontextmanager
     async def _state(
-        self, target: Target, run_id: str = "", limit: RunLimit | None = None
+        self,
+        session: Session,
+        run_id: str = "",
+        limit: RunLimit | None = None,
+        *,
+        looked: bool = False,
     ) -> AsyncIterator[RunState]:
-        from automigrator.hooks.context import Run
-        from automigrator.runner.state import Policy, RunState
+        from automigrator.runner.state import begun
 
-        async with AsyncExitStack() as stack:
-            if (session := self._looked) is not None and session.target is target:
-                stack.push_async_exit(self._kept.pop_all())
-            else:
-                session = await stack.enter_async_context(opened(target))
-            progress = self._progress(run_id)
-            run = Run(
-                target,
-                session.backend,
-                progress,
-                self.recreate_database,
-                lambda act: state.undone(act),
-            )
-            most, choice = target.max_failed_starts, target.last_resort
-            policy = Policy(
-                self.allow_partial,
-                self.max_failed_starts if most is None else most,
-                self.last_resort if choice is None else choice,
-                target.ahead or self.ahead,
-                chosen(target.rehearse, self.rehearse),
-            )
-            state = self._states[run] = RunState(session, run, progress, self, policy, limit)
-            try:
-                yield state
-            except asyncio.CancelledError:
-                self._how_far = f"{target.name}: {state.how_far}"
-                raise
-            finally:
-                del self._states[run]
+        state = begun(self, session, self._notifier(run_id), limit, looked=looked)
+        self._states[state.run] = state
+        try:
+            yield state
+        except asyncio.CancelledError:
+            self._how_far = f"{state.run.name}: {state.how_far}"
+            raise
+        finally:
+            del self._states[state.run]
 
     @cached_property
     def _stream(self) -> EventStream:
@@ -361,38 +337,10 @@ class Migrator:
 
         return EventStream()
 
-    @cached_property
-    def _hooks(self) -> Hooks:
-        from automigrator.hooks.registry import Hooks
-
-        return Hooks(self._plugins, (), deadline_s=self._hook_timeout)
-
-    def _progress(self, run_id: str = "") -> Notifier:
+    def _notifier(self, run_id: str = "") -> Notifier:
         from automigrator.events.notifier import Notifier
 
-        return Notifier(self._stream, self._hooks, run_id)
-
-    async def hooks_of(self, target: Target) -> Hooks:
-        """The in-house plugins and the target's strategies. Raises PluginError."""
-        return (await self._armed())[target.name]
-
-    async def _armed(self) -> dict[str, Hooks]:
-        """Load every target's strategies, once: a wrong one stops the run before it begins."""
-        if self._joined is None:
-            specs = {
-                t.name: self.recovery if t.recovery is None else t.recovery for t in self.targets
-            }
-
-            def joined() -> dict[str, Hooks]:
-                from automigrator.hooks import strategies  # local: a strategy may not be needed
-
-                return {
-                    name: self._hooks.with_strategies(strategies.load(spec))
-                    for name, spec in specs.items()
-                }
-
-            self._joined = await in_thread(joined)
-        return self._joined
+        return Notifier(self._stream, self._plugins.in_house, run_id)
 
 
 def _bring_to_head() -> Callable[[RunState], Awaitable[Outcome]]:
@@ -400,20 +348,3 @@ def _bring_to_head() -> Callable[[RunState], Awaitable[Outcome]]:
     from automigrator.runner.pipeline import bring_to_head
 
     return bring_to_head
-
-
-def _limit(seconds: float | None) -> RunLimit | None:
-    if seconds is None:
-        return None
-    from automigrator.runner.time_limit import RunLimit  # local: most runs have no limit
-
-    return RunLimit(seconds)
-
-
-def _succeeded(report: Report) -> Report:
-    """The report, unless a target failed; raises MigrationError then."""
-    for target in report.targets:
-        if target.outcome == "failed":
-            failure = target.failures[-1]
-            raise MigrationError(f"{target.name}: {failure}", report) from failure.error
-    return report

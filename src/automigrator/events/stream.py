@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from automigrator.events.event import Event
 
 
+EVENT_LIMIT = 10_000
+"""Events that a subscription keeps for a slow reader."""
+
+
 class Subscription(AsyncIterator["Event"]):
     """One listener's view: bounded, so that a slow listener loses the oldest events, never the run.
 
@@ -53,7 +57,7 @@ class EventStream:
         """Whether anybody has subscribed."""
         return bool(self._subscriptions)
 
-    def subscribe(self, limit: int) -> Subscription:
+    def subscribe(self, limit: int = EVENT_LIMIT) -> Subscription:
         subscription = Subscription(limit)
         self._subscriptions.append(subscription)
         return subscription

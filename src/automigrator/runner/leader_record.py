@@ -12,6 +12,7 @@ from automigrator.backends.contract.record import Record
 from automigrator.failure import Failure
 from automigrator.report import Outcome
 from automigrator.runner.crash_loop import EXCUSED, earlier_starts, take_back
+from automigrator.runner.session import Session
 from automigrator.runner.state import RunState
 from automigrator.support.redaction import first_line
 
@@ -72,6 +73,16 @@ async def leave(state: RunState, outcome: Outcome) -> None:
             f"no record could be kept for the processes that wait ({first_line(error)}): "
             "each of them will try for itself"
         )
+
+
+async def forget(session: Session) -> None:
+    """Remove what leaders left and what the database declares, under its lock."""
+    if not (await session.backend.look([session.table])).exists:
+        return
+    limit_s = session.target.lock_timeout
+    async with session.backend.lock([session.table], limit_s, lambda *_: None) as hold:
+        await hold.leave(None)
+        await hold.declare(())
 
 
 async def _left_to_do(state: RunState) -> str:

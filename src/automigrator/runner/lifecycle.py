@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING
 
 from automigrator.errors import MigrationError
 from automigrator.report import Report, TargetReport
+from automigrator.runner.session import Session, opened
 from automigrator.runner.state import Left, RunState
 
 if TYPE_CHECKING:
@@ -58,6 +60,32 @@ async def run_told(
     return report
 
 
+async def targets_told(
+    targets: Sequence[Target],
+    looked: Session | None,
+    begun: Callable[..., AbstractAsyncContextManager[RunState]],
+    work: Callable[[Run], Awaitable[TargetReport]],
+) -> tuple[TargetReport, ...]:
+    """Do every target's part of a run, until one fails.
+
+    `looked`: the session of the first, where a look has found that there is something to do.
+    `begun` gets a session and gives the state of its run. Raises what the work raises.
+    """
+    reports: list[TargetReport] = []
+    for target in targets:
+        if any(report.outcome == "failed" for report in reports):
+            reports.append(TargetReport(target.name, "not-run"))
+            continue
+        async with AsyncExitStack() as stack:
+            session = looked
+            if session is None:
+                session = await stack.enter_async_context(opened(target))
+            state = await stack.enter_async_context(begun(session, looked=looked is not None))
+            reports.append(await target_told(state, work))
+        looked = None
+    return tuple(reports)
+
+
 async def target_told(
     state: RunState, work: Callable[[Run], Awaitable[TargetReport]]
 ) -> TargetReport:
@@ -73,6 +101,15 @@ async def target_told(
         raise
     if tell.heard("target-finished"):
         _target_finished(state, report, report.outcome)
+    return report
+
+
+def succeeded(report: Report) -> Report:
+    """Return the report, unless a target failed. Raises MigrationError then."""
+    for target in report.targets:
+        if target.outcome == "failed":
+            failure = target.failures[-1]
+            raise MigrationError(f"{target.name}: {failure}", report) from failure.error
     return report
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
 
 from automigrator.hooks.calls import GRACE_S
 from automigrator.report import Applied, TargetReport
+from automigrator.target import chosen
 
 if TYPE_CHECKING:  # a start with nothing to do needs none of it
     from automigrator.backends.contract.lock import Hold
@@ -29,9 +30,19 @@ if TYPE_CHECKING:  # a start with nothing to do needs none of it
     from automigrator.target import Ahead, LastResort, Target
 
     class Owner(Protocol):
-        """The Migrator, as its targets' runs see it: steps that may be overridden, plugins."""
+        """The Migrator, as its targets' runs see it: options, plugins, overridable steps."""
+
+        allow_partial: bool
+        max_failed_starts: int
+        last_resort: LastResort
+        ahead: Ahead
+        rehearse: bool | Rehearsal
 
         def create_database(self, run: Run) -> Awaitable[bool]: ...
+
+        def recreate_database(
+            self, run: Run, *, set_aside: bool, disconnect_others: bool
+        ) -> Awaitable[str | None]: ...
 
         def hooks_of(self, target: Target) -> Awaitable[Hooks]: ...
 
@@ -125,7 +136,11 @@ class RunState:
         owner: Owner,
         policy: Policy,
         limit: RunLimit | None = None,
+        *,
+        looked: bool = False,
     ) -> None:
+        self.looked = looked
+        """Whether it is known that there is something to do."""
         self.session = session
         self.run = run
         self.progress = progress
@@ -264,3 +279,29 @@ class RunState:
             failed_starts=self.start.starts.count if outcome in ("failed", "degraded") else 0,
             rehearsed_s=self.rehearsal.seconds,
         )
+
+
+def begun(
+    owner: Owner,
+    session: Session,
+    notifier: Notifier,
+    limit: RunLimit | None,
+    *,
+    looked: bool,
+) -> RunState:
+    """Begin one target's part of a run; the target's own options override its migrator's."""
+    from automigrator.hooks.context import Run
+
+    target = session.target
+    most, choice = target.max_failed_starts, target.last_resort
+    policy = Policy(
+        owner.allow_partial,
+        owner.max_failed_starts if most is None else most,
+        owner.last_resort if choice is None else choice,
+        target.ahead or owner.ahead,
+        chosen(target.rehearse, owner.rehearse),
+    )
+    recreate, backend = owner.recreate_database, session.backend
+    run = Run(target, backend, notifier, recreate, lambda act: state.undone(act))
+    state = RunState(session, run, notifier, owner, policy, limit, looked=looked)
+    return state

@@ -49,3 +49,8 @@ class RunLimit:
 def _cancellations() -> int:
     task = asyncio.current_task()
     return task.cancelling() if task is not None else 0
+
+
+def limit_of(seconds: float | None) -> RunLimit | None:
+    """Begin the limit of a run; None where there is none."""
+    return RunLimit(seconds) if seconds is not None else None

@@ -12,6 +12,7 @@ from automigrator.hooks.context import Run
 from automigrator.hooks.effects import effect_of, may_answer
 from automigrator.hooks.registry import Hooks
 from automigrator.migrator import Migrator
+from automigrator.runner.session import opened
 from automigrator.testing.conformance import FREE_S, TABLE, case, same, silent
 from automigrator.testing.contents import contents
 from automigrator.testing.strategies.application import GOOD, OLD, Application
@@ -76,7 +77,7 @@ class _Asking(Migrator):
     @asynccontextmanager
     async def lent(self, *, locked: bool) -> AsyncIterator[Run]:
         (target,) = self.targets
-        async with self._state(target) as state:
+        async with opened(target) as session, self._state(session) as state:
             run, backend = state.run, state.session.backend
             history = await state.session.history()
             steps = history.steps(target.revision, ("r1",))
