@@ -68,7 +68,7 @@ async def test_a_start_with_nothing_to_do_imports_little(tmp_path: Path) -> None
     names = imported(RUN, url, str(made.config))
     assert not {name for name in names if name in HEAVY or name.partition(".")[0] in HEAVY}
     ours = {name for name in names if name.startswith("automigrator.")}
-    needless = ("failure", "status", "retention", "events", "hooks", "runner.pipeline")
+    needless = ("failure", "status", "retention", "events", "hooks.registry", "runner.pipeline")
     assert not ours & {f"automigrator.{name}" for name in needless}
     parts = {name.rpartition(".")[2] for name in ours if name.startswith("automigrator.backends.")}
     assert not parts & {"snapshot", "side", "doctor", "recover", "hold", "lock", "errors"}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from automigrator import retention
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.postgresql import databases, digests, journal, lock
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
@@ -15,6 +14,7 @@ from automigrator.backends.postgresql.journal import CopyEntry
 from automigrator.backends.postgresql.naming import Kind, Ours, name_beside
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
+from automigrator.retention import stamp
 from automigrator.support.concurrency import shielded
 
 
@@ -121,7 +121,7 @@ async def _kept(access: ExclusiveAccess, replaced: str, kind: Kind) -> str | Non
     """Keep a database that was replaced under a name that stays; says under which."""
     if not await databases.exists(access.admin, replaced):
         return None
-    kept = name_beside(access.live, kind, retention.stamp())
+    kept = name_beside(access.live, kind, stamp())
     await databases.disconnect(access.admin, replaced)
     await databases.rename(access.admin, replaced, kept)
     return kept

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator import retention
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.postgresql import databases, digests, journal
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
@@ -25,6 +24,7 @@ from automigrator.backends.postgresql.refusals import refusing
 from automigrator.backends.postgresql.sql import begin_reading, rows_of, run, server_version
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
+from automigrator.retention import stamp
 from automigrator.support.concurrency import background, in_thread, shielded
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ async def _put_back(access: ExclusiveAccess, entry: DumpEntry, *, killed: bool =
     act = f"restore database {access.live!r}"
     await _ensure_alone(access, act, entry, DEAD_LEADER_S if killed else GRACE_S)
     await access.ensure_unshared(act, entry.tables, own_anywhere=True)
-    kept = files.path_of(path.parent, access.access.url, retention.stamp(), "replaced")
+    kept = files.path_of(path.parent, access.access.url, stamp(), "replaced")
     try:
         await restore.restore(
             access,
