@@ -111,6 +111,8 @@ def test_a_restore_is_finished(
     assert copied.tables == {"alembic_version", "notes", "tags"}
     (copy,) = copied.copies()
     assert copied.notes_in(copy) == ROWS
+    kinds = {"sqlite": {"snapshot", "replaced"}, "template": {"snapshot", "undone"}, "dump": set()}
+    assert {each.kind for each in copied.doctor().copies} == kinds[copied.copy]
     assert "killed" not in new.run(copied.start_with()).said
 
 
