@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from automigrator.failure import FailureKind
 
 
-class VersionTable(NamedTuple):
+@dataclass(frozen=True, slots=True)  # journals store it by the names of its fields
+class VersionTable:
     """Where a history keeps its heads; `schema` None is the connection's default."""
 
     name: str = "alembic_version"
