@@ -19,6 +19,15 @@ class Frozen:
         kind = type(self).__name__
         raise AttributeError(f"a {kind} does not change: make another one with another {name}")
 
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).values()))
+
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={each!r}" for name, each in vars(self).items())
         return f"{type(self).__name__}({fields})"

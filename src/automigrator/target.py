@@ -6,7 +6,6 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from sqlalchemy import URL
@@ -101,7 +100,7 @@ class Target(Frozen):
         name: str = "",
         revision: str = "heads",
         section: str = "alembic",
-        attributes: Mapping[str, Any] = MappingProxyType({}),
+        attributes: Mapping[str, Any] | None = None,
         x: Sequence[str] = (),
         version_table: str | None = None,
         version_table_schema: str | None = None,
@@ -125,6 +124,7 @@ class Target(Frozen):
         version: str | None = None,
         rehearse: bool | Rehearsal | None = None,
     ) -> None:
+        attributes = attributes or {}
         self._set(locals())
         self._validate()
 
@@ -184,6 +184,8 @@ class Target(Frozen):
     def url(self) -> str:
         """The database for people: no password."""
         return urls.rendered(self.application_url)
+
+    __eq__, __hash__ = object.__eq__, object.__hash__  # two targets are never the same one
 
     def __repr__(self) -> str:
         return f"Target({self.name!r}, {self.url!r})"

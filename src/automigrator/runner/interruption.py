@@ -37,10 +37,11 @@ async def cut_short(state: RunState) -> None:
     state.progress("cancelled", run.name, what=state.how_far, heads=list(state.after))
 
 
-async def ran_out(state: RunState) -> None:
+async def ran_out(state: RunState, *, leaves: bool) -> None:
     """Make it a failure of the target that the run's time is over; no plugin is asked about it.
 
-    Where half a revision may have stayed the journal is left open: the next start restores.
+    `leaves`: whether it leaves a record; a follower's would replace its leader's. Where half a
+    revision may have stayed the journal is left open: the next start restores.
     """
     run, hold = state.run, state.hold
     assert hold is not None
@@ -58,7 +59,8 @@ async def ran_out(state: RunState) -> None:
             await hold.close_journal()
     except Exception as error:  # noqa: BLE001 - the next start finishes it
         run.note(f"the next start has to finish what was begun ({first_line(error)})")
-    await leave(state, "failed")
+    if leaves:
+        await leave(state, "failed")
     await read_after(state, LOOK_S)
 
 

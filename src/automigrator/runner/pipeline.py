@@ -53,6 +53,7 @@ async def bring_to_head(state: RunState) -> Outcome:
             await _load_plugins(state, decisions)
             decision = await answered(state, decisions, error)
             return "degraded" if decision is Decision.CONTINUE else "failed"
+        result: Result | None = None
         try:
             outcome, result = await _attempts(state, decisions)
             outcome = await _closed(state, outcome)
@@ -61,11 +62,11 @@ async def bring_to_head(state: RunState) -> Outcome:
                 state.attempt_finished("cancelled")
                 await to_the_end(cut_short(state))
                 raise
-            await to_the_end(ran_out(state))
+            await to_the_end(ran_out(state, leaves=_leaves(result)))
             outcome = "failed"
         else:
             state.enter("writing down how it ended")
-            if result is None or isinstance(result, Reached):
+            if _leaves(result):
                 await leave(state, outcome)
         if outcome in ("migrated", "recovered"):
             report = state.report(outcome)
@@ -75,6 +76,11 @@ async def bring_to_head(state: RunState) -> Outcome:
     # whoever changed the schema: this process, or one that it waited for
     await state.session.backend.refresh()
     return outcome
+
+
+def _leaves(result: Result | None) -> bool:
+    """Whether a run that ended so says something new to those that come after it."""
+    return result is None or isinstance(result, Reached)
 
 
 async def _closed(state: RunState, outcome: Outcome) -> Outcome:

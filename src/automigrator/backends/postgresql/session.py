@@ -77,8 +77,12 @@ def unaltered(connection: Connection, *, to_write: bool) -> Callable[[], None]:
     def now() -> Hashable:
         left = connection.execute(
             text("""
-            select pg_my_temp_schema()::bigint, count(*) from pg_locks
-            where locktype = 'advisory' and pid = pg_backend_pid()
+            select pg_my_temp_schema()::bigint,
+                   (select count(*) from pg_locks
+                    where locktype = 'advisory' and pid = pg_backend_pid()),
+                   (select count(*) from pg_prepared_statements where from_sql),
+                   (select count(*) from pg_cursors where is_holdable),
+                   (select count(*) from pg_listening_channels())
             """)
         ).one()
         # what `waiting_shortly` sets for each transaction, this one too

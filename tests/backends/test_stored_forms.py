@@ -1,0 +1,113 @@
+"""What is stored for other releases, to the letter: a rolling deployment has two of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+from automigrator.backends.contract import declarations
+from automigrator.backends.contract.declarations import Declaration
+from automigrator.backends.contract.record import FailedStarts, Record, loaded
+from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql import journal as postgresql
+from automigrator.backends.sqlite import journal as sqlite
+
+TABLE = VersionTable()
+
+
+def test_the_journal_beside_a_sqlite_file() -> None:
+    entry = sqlite.Entry("migrating", ("a",), ("b",), "/c", 1.5, ("v",), True)
+    assert json.loads(json.dumps(asdict(entry))) == {
+        "state": "migrating",
+        "snapshot": "/c",
+        "before": ["a"],
+        "after": ["b"],
+        "at": 1.5,
+        "tables": ["v"],
+        "atomic": True,
+    }
+
+
+def test_the_journal_of_a_template_copy() -> None:
+    tables = (VersionTable("v", "s"), TABLE)
+    entry = postgresql.CopyEntry(
+        "migrating", ("a",), ("b",), tables=tables, disconnect_others=True, atomic=True, key=7
+    )
+    assert json.loads(entry.dumped()) == {
+        "automigrator": {
+            "state": "migrating",
+            "before": ["a"],
+            "after": ["b"],
+            "tables": [
+                {"name": "v", "schema": "s"},
+                {"name": "alembic_version", "schema": None},
+            ],
+            "disconnect_others": True,
+            "atomic": True,
+            "key": 7,
+        }
+    }
+    assert postgresql._loaded(postgresql.CopyEntry, entry.dumped()) == entry
+
+
+def test_an_open_journal_is_found_by_how_its_text_begins() -> None:
+    for state in ("migrating", "restoring"):
+        entry = postgresql.CopyEntry(state, ("a",), ("b",), tables=(TABLE,))  # type: ignore[arg-type]
+        assert entry.dumped().startswith(postgresql.OPEN[state == "restoring"].removesuffix("%"))
+
+
+def test_the_journal_of_a_dump() -> None:
+    entry = postgresql.DumpEntry(
+        "migrating",
+        ("a",),
+        ("b",),
+        tables=(TABLE,),
+        path="/d",
+        host="h",
+        server=15,
+        size=3,
+        digest="dg",
+        catalog="c",
+        shape="sh",
+        rows="r",
+        values="v",
+        extensions=(("x", "y", "1"),),
+    )
+    assert json.loads(entry.dumped()) == {
+        "automigrator": {
+            "state": "migrating",
+            "before": ["a"],
+            "after": ["b"],
+            "tables": [{"name": "alembic_version", "schema": None}],
+            "path": "/d",
+            "host": "h",
+            "server": 15,
+            "disconnect_others": False,
+            "binaries": None,
+            "size": 3,
+            "digest": "dg",
+            "catalog": "c",
+            "shape": "sh",
+            "rows": "r",
+            "values": "v",
+            "extensions": [["x", "y", "1"]],
+        }
+    }
+    assert postgresql._loaded(postgresql.DumpEntry, entry.dumped()) == entry
+
+
+def test_the_record_of_a_leader() -> None:
+    starts = FailedStarts(1, 2.0, 3.0)
+    record = Record("p", "failed", "l", ({"kind": "revision"},), "clean", starts, 4.0)
+    assert record.dumped() == (
+        '{"plan": "p", "outcome": "failed", "leader": "l", "failures": [{"kind": "revision"}], '
+        '"state": "clean", "starts": {"count": 1, "since": 2.0, "last": 3.0}, "at": 4.0}'
+    )
+    assert loaded(record.dumped()) == record
+
+
+def test_what_a_database_declares() -> None:
+    declared = (Declaration(("h",), ("f",), ("r",), "1"),)
+    text = '[{"heads": ["h"], "floors": ["f"], "revisions": ["r"], "version": "1"}]'
+    assert declarations.dumped(declared) == text
+    assert declarations.loaded(text) == declared
