@@ -181,6 +181,7 @@ class AsyncBootstrap:
         return await async_create_all(connection)
 
 
+@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("bootstrap", [create_all, async_create_all, Bootstrap(), AsyncBootstrap()])
 @pytest.mark.parametrize("kind", ["async", "version_table"])
 async def test_a_new_database_may_be_bootstrapped_and_is_stamped(

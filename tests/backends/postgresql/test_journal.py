@@ -102,6 +102,7 @@ async def test_the_next_start_keeps_later_writes_when_a_killed_one_left_nothing_
     assert [row[0] for row in do("select id from users order by 1")] == left
 
 
+@pytest.mark.long("update odd", "alter publication", "create server")
 @pytest.mark.parametrize(
     ("statement", "said"),
     [

@@ -447,6 +447,7 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.long("truncate")
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -493,6 +494,7 @@ async def test_a_database_whose_dump_is_lost_can_be_kept_as_it_is(
         assert await hold.recover() is None
 
 
+@pytest.mark.long("statements0", "statements1", "statements4")
 @pytest.mark.parametrize(
     ("atomic", "statements", "said"),
     [
