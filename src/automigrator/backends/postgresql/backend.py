@@ -5,30 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import cached_property
 
 # what only an act needs is imported there: a start with nothing to do comes here, too
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import DBAPIError
-
 from automigrator.backends.access import Access, emptied
 from automigrator.backends.contract.backend import Backend
-from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import Sight, Verdict, VersionTable
-from automigrator.backends.postgresql import errors, reader, session
 from automigrator.backends.postgresql.looks import Sights
-from automigrator.backends.postgresql.maintenance import Maintenance, database_of
 from automigrator.support.concurrency import in_thread
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from automigrator.backends.contract.backend import Waiting
+    from automigrator.backends.contract.sessions import Sessions
     from automigrator.backends.postgresql.doctor import ServerExaminer
     from automigrator.backends.postgresql.hold import ServerHold
+    from automigrator.backends.postgresql.maintenance import Maintenance
 
 _CLOSE_S = 10.0
 """Seconds for taking leave of a server; one out of reach takes no leave."""
@@ -42,11 +39,23 @@ class PostgreSQL(Backend):
 
     def __init__(self, access: Access, maintenance_database: str | None) -> None:
         super().__init__(access)
-        self.database = database_of(access)
-        self._maintenance = Maintenance(access, maintenance_database)
+        # libpq's default is the user's name
+        self.database = access.url.database or access.url.username or ""
+        self._maintenance_database = maintenance_database
         self._engines: weakref.WeakSet[AsyncEngine] = weakref.WeakSet()
-        self._sights = Sights(access, self.database, self._maintenance.connection)
-        self.sessions = ServerSessions(self._sights)
+        self._sights = Sights(access, self.database, lambda: self._maintenance.connection())
+
+    @cached_property
+    def sessions(self) -> Sessions:  # type: ignore[override]  # made when first asked for
+        from automigrator.backends.postgresql.sessions import ServerSessions
+
+        return ServerSessions(self._sights)
+
+    @cached_property
+    def _maintenance(self) -> Maintenance:
+        from automigrator.backends.postgresql.maintenance import Maintenance
+
+        return Maintenance(self.access, self._maintenance_database)
 
     async def look(self, tables: Sequence[VersionTable], *, heads_only: bool = False) -> Sight:
         if heads_only:
@@ -56,7 +65,9 @@ class PostgreSQL(Backend):
         return await self._sights.look(tables, None)
 
     async def create(self) -> bool:
-        from automigrator.backends.postgresql import databases, watchdog
+        from sqlalchemy.exc import DBAPIError
+
+        from automigrator.backends.postgresql import databases, errors, watchdog
 
         async with self._maintenance.connection() as admin:
             limit = max(watchdog.SILENT_S, self.access.connect_timeout)
@@ -95,10 +106,12 @@ class PostgreSQL(Backend):
             yield ServerHold(held, self._sights, self._maintenance, self._empty_pools)
 
     def classify(self, error: BaseException) -> Verdict:
+        from automigrator.backends.postgresql import errors
+
         return errors.classify(error)
 
     async def debris(self) -> tuple[str, ...]:
-        from automigrator.backends.postgresql import watchdog
+        from automigrator.backends.postgresql import reader, watchdog
 
         async def read() -> tuple[str, ...]:
             async with self.access.shared() as connection:
@@ -134,30 +147,3 @@ class PostgreSQL(Backend):
 def _load() -> None:
     """Import the rest while it can be read: a failure may be that no file can be opened."""
     from automigrator.backends.postgresql import databases, hold, lock, watchdog  # noqa: F401
-
-
-class ServerSessions(Sessions):
-    """Connections of asyncpg and psycopg; their transactions are real."""
-
-    def __init__(self, sights: Sights) -> None:
-        self._sights = sights
-
-    def identity(self, connection: Connection) -> Hashable:
-        return session.identity(connection)
-
-    def state(self, connection: Connection) -> Hashable:
-        return session.state(connection)
-
-    def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
-        if self._sights.access.shares(connection):
-            return session.unaltered(connection, to_write=to_write)
-        return lambda: None
-
-    def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None] | None:
-        return session.limited(connection, seconds)
-
-    def interrupter(self, connection: Connection) -> Callable[[], None] | None:
-        return session.interrupter(connection)
-
-    def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
-        return session.resolve(connection, table, self._sights.search_path)

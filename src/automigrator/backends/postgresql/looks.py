@@ -6,17 +6,19 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access, idle_connection
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.postgresql import databases, naming, reader
-from automigrator.backends.postgresql.errors import NO_DATABASE, ServerError, code_of, with_code
-from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.backends.postgresql import naming, reader
 from automigrator.errors import NoAnswerError
 from automigrator.support.concurrency import within
+
+if TYPE_CHECKING:
+    from automigrator.backends.postgresql.lock_session import SessionHold
 
 _places: weakref.WeakKeyDictionary[Engine, dict[VersionTable, str]] = weakref.WeakKeyDictionary()
 
@@ -45,6 +47,8 @@ class Sights:
             return await self._look(tables, held)
 
     async def _look(self, tables: Sequence[VersionTable], held: SessionHold | None) -> Sight:
+        from automigrator.backends.postgresql.errors import NO_DATABASE, code_of, with_code
+
         for pause in (*_LOOK_PAUSES_S, None):
             try:
                 async with self.access.shared(reading=True) as connection:
@@ -102,6 +106,9 @@ class Sights:
 
     async def _is_listed(self, refused: Exception) -> bool:
         """Ask the catalog: during a swap a connection may be told that there is no database."""
+        from automigrator.backends.postgresql import databases
+        from automigrator.backends.postgresql.errors import ServerError
+
         async with AsyncExitStack() as stack:
             try:
                 admin = await stack.enter_async_context(self._admin())
