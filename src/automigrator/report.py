@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from automigrator.frozen import Frozen
 
@@ -25,14 +25,17 @@ SEVERITY: tuple[Outcome, ...] = (
 """From best to worst; a report's outcome is the worst of its targets'."""
 
 
-class Applied(NamedTuple):
+class Applied(Frozen):
     """One applied revision, and how long it took in seconds."""
 
     revision: str
     seconds: float
 
+    def __init__(self, revision: str, seconds: float) -> None:
+        self._set(locals())
+
     def to_dict(self) -> dict[str, Any]:
-        return self._asdict()
+        return dict(vars(self))
 
 
 class TargetReport(Frozen):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from automigrator.migrations.static.cache import History, history_of, signature_of
 from automigrator.migrations.static.layout import layout_of
@@ -22,16 +22,11 @@ if TYPE_CHECKING:
     from automigrator.target import Target
 
 
-class _Seen(NamedTuple):
-    """What this process has read of one configuration, and the state of the files by then."""
+_Ini = tuple[tuple[int, int] | None, ...]
 
-    ini: tuple[tuple[int, int] | None, ...]
-    layout: Layout
-    signature: Signature
-    history: History
+_SEEN: dict[tuple[str, str], tuple[_Ini, Layout, Signature, History]] = {}
 
-
-_SEEN: dict[tuple[str, str], _Seen] = {}
+"""What this process has read of each configuration, and the state of the files by then."""
 
 _MOST_SEEN = 64
 
@@ -69,7 +64,7 @@ async def nothing_to_do(session: Session) -> tuple[str, ...]:
         target = session.target
         seen = _SEEN.get(_key(target))
         # a thread costs more than a few dozen stats
-        few = seen is not None and len(seen.signature) <= _FEW_FILES
+        few = seen is not None and len(seen[2]) <= _FEW_FILES
         wanted = _wanted(target) if few else await in_thread(lambda: _wanted(target))
         if wanted is None:
             return ()
@@ -89,16 +84,16 @@ def _wanted(target: Target) -> frozenset[str] | None:
         map(_stamp, (path, path.with_name("alembic.ini"), path.with_name("pyproject.toml")))
     )
     seen = _SEEN.get(_key(target))
-    layout = seen.layout if seen is not None and seen.ini == ini else layout_of(target)
+    layout = seen[1] if seen is not None and seen[0] == ini else layout_of(target)
     if layout is None:
         return None
     signature = signature_of(layout)
     if seen is None or seen[:3] != (ini, layout, signature):
-        seen = _Seen(ini, layout, signature, history_of(layout, signature))
+        seen = (ini, layout, signature, history_of(layout, signature))
         if len(_SEEN) >= _MOST_SEEN:
             _SEEN.clear()
         _SEEN[_key(target)] = seen
-    heads, plain = seen.history
+    heads, plain = seen[3]
     if heads is None or not (plain or target.version_table is not None):
         return None
     if target.revision == "heads" or (target.revision == "head" and len(heads.heads) == 1):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from automigrator.frozen import Frozen
+
 if TYPE_CHECKING:
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -41,13 +43,16 @@ class Sight(NamedTuple):
         return tuple(sorted({head for heads in self.heads.values() for head in heads or ()}))
 
 
-class Place(NamedTuple):
+class Place(Frozen):
     """The database to migrate, and an engine of ours that leads there."""
 
     engine: AsyncEngine
     url: URL
-    in_place: bool = False
+    in_place: bool
     """Whether the database lives in the engine's own connection alone."""
+
+    def __init__(self, engine: AsyncEngine, url: URL, in_place: bool = False) -> None:
+        self._set(locals())
 
 
 class Verdict(NamedTuple):

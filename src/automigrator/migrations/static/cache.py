@@ -13,7 +13,6 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from automigrator.migrations.static.heads import Heads, Signature, files, heads_of
 from automigrator.migrations.static.layout import Layout, plain_environment
@@ -21,13 +20,9 @@ from automigrator.migrations.static.layout import Layout, plain_environment
 FORMAT = 2
 
 
-class History(NamedTuple):
-    """What the files of a history say without being run."""
+History = tuple[Heads | None, bool]
 
-    heads: Heads | None
-    """None where only Alembic can tell."""
-    plain: bool
-    """Whether env.py gives no hint of version tables that only it knows."""
+"""The heads by the files' text, None where only Alembic can tell; and whether env.py is plain."""
 
 
 def signature_of(layout: Layout) -> Signature:
@@ -53,7 +48,7 @@ def history_of(layout: Layout, signature: Signature) -> History:
 
 def _read(layout: Layout, signature: Signature) -> History:
     plain = plain_environment(layout.environment.read_text("utf-8"))
-    return History(heads_of(signature[1:]), plain)
+    return heads_of(signature[1:]), plain
 
 
 def _recalled(path: Path, digest: str) -> History | None:
@@ -62,15 +57,15 @@ def _recalled(path: Path, digest: str) -> History | None:
         if data["of"] != digest:
             return None
         heads = data["heads"] and Heads(*(frozenset(map(str, ids)) for ids in data["heads"]))
-        return History(heads, data["plain"] is True)
+        return heads, data["plain"] is True
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _remember(path: Path, digest: str, history: History) -> None:
     """Write the cache where Python may write its own; where it cannot be written, do without."""
-    heads = history.heads and [sorted(ids) for ids in history.heads]
-    data = {"of": digest, "heads": heads, "plain": history.plain}
+    heads, plain = history
+    data = {"of": digest, "heads": heads and [sorted(ids) for ids in heads], "plain": plain}
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
