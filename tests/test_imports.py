@@ -61,8 +61,8 @@ def test_the_package_alone_imports_nothing_else() -> None:
     assert imported(ROOT) == {"automigrator"}
 
 
-async def test_a_start_with_nothing_to_do_imports_little(tmp_path: Path) -> None:
-    url = f"sqlite+aiosqlite:///{tmp_path / 'app.db'}"
+async def test_a_start_with_nothing_to_do_imports_little(database_url: str, tmp_path: Path) -> None:
+    url = database_url
     made = project(tmp_path, "generic", url)
     await automigrator.Migrator(automigrator.Target(url, made.config), mode="migrate").run()
     names = imported(RUN, url, str(made.config))
@@ -71,7 +71,16 @@ async def test_a_start_with_nothing_to_do_imports_little(tmp_path: Path) -> None
     needless = ("failure", "status", "retention", "events", "hooks.registry", "runner.pipeline")
     assert not ours & {f"automigrator.{name}" for name in needless}
     parts = {name.rpartition(".")[2] for name in ours if name.startswith("automigrator.backends.")}
-    assert not parts & {"snapshot", "side", "doctor", "recover", "hold", "lock", "errors"}
+    assert not parts & {
+        "snapshot",
+        "side",
+        "doctor",
+        "recover",
+        "hold",
+        "lock",
+        "errors",
+        "journal",
+    }
 
 
 @pytest.mark.parametrize("name", automigrator.__all__)

@@ -18,25 +18,10 @@ from automigrator.backends.access import Access
 from automigrator.backends.contract import journal as contract
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import server_notes
-from automigrator.backends.postgresql.digests import SCHEMA_OF_OURS
+from automigrator.backends.postgresql.naming import KEY, SCHEMA_OF_OURS
 from automigrator.backends.postgresql.settings import set_comment
 from automigrator.backends.postgresql.sql import literal, rows_of
 from automigrator.support import json_object
-
-KEY = "automigrator"
-
-OPEN = tuple(f'{{"{KEY}": {{"state": "{state}"%' for state in ("migrating", "restoring"))
-
-"""What the comment of an open journal is LIKE."""
-
-IS_OPEN = f"""
-    exists (select from pg_description s
-            join pg_type t on t.oid = s.objoid join pg_namespace n on n.oid = t.typnamespace
-            where s.classoid = 'pg_type'::regclass and n.nspname = '{SCHEMA_OF_OURS}'
-              and s.description like any(cast(:open as text[])))
-"""
-
-"""Whether a dump's journal is open in the current database; `:open` is `OPEN`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

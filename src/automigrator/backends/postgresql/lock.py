@@ -19,12 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.polling import Waiting, poll, this_process
-from automigrator.backends.postgresql import session, watchdog
+from automigrator.backends.postgresql import watchdog
 from automigrator.backends.postgresql.errors import TOO_MANY, ServerError, code_of
 from automigrator.backends.postgresql.lock_session import SessionHold, end_predecessors
 from automigrator.backends.postgresql.maintenance import Maintenance, database_of
 from automigrator.backends.postgresql.pooler import refuse_transaction_pooling
-from automigrator.backends.postgresql.sql import rows_of
+from automigrator.backends.postgresql.sql import SERVER, rows_of
 from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import background, error_of, shielded
 
@@ -205,7 +205,7 @@ async def _prepare(hold: SessionHold, live: str) -> None:
         hold.admin,
         f"""
         select pg_is_in_recovery(), pg_backend_pid(),
-               extract(epoch from clock_timestamp())::float8, {session.SERVER},
+               extract(epoch from clock_timestamp())::float8, {SERVER},
                count(set_config(s.name, v.value, false))
         from pg_settings s
         join unnest(cast(:names as text[]), cast(:values as text[])) as v(name, value)

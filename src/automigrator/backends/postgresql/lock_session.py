@@ -57,7 +57,7 @@ class SessionHold:
     waited_s: float = 0.0
     since: float = 0.0
     server: int = 0
-    """The server that holds the lock, as in `session.SERVER`."""
+    """The server that holds the lock, as in `sql.SERVER`."""
     lost: str = ""
     """Why the lock can no longer be relied upon."""
     silence_s: float = 0.0

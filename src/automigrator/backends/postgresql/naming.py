@@ -1,4 +1,4 @@
-"""The names of the databases that automigrator keeps beside a target."""
+"""How what automigrator keeps on a server is told: its databases, its schema, its comments."""
 
 from __future__ import annotations
 
@@ -18,9 +18,30 @@ Kind = Literal["snapshot", "purged", "undone", "side", "replaced"]
 there, and is to be renamed or dropped. A purge has set `purged` aside, and a restore `undone`.
 """
 
+SCHEMA_OF_OURS = "automigrator"
+
+"""The schema that holds a dump's journal and what the lock's holders leave."""
+
+KEY = "automigrator"
+
+"""The key of the object that a comment of ours holds."""
+
+OPEN = tuple(f'{{"{KEY}": {{"state": "{state}"%' for state in ("migrating", "restoring"))
+
+"""What the comment of an open journal is LIKE."""
+
+IS_OPEN = f"""
+    exists (select from pg_description s
+            join pg_type t on t.oid = s.objoid join pg_namespace n on n.oid = t.typnamespace
+            where s.classoid = 'pg_type'::regclass and n.nspname = '{SCHEMA_OF_OURS}'
+              and s.description like any(cast(:open as text[])))
+"""
+
+"""Whether a dump's journal is open in the current database; `:open` is `OPEN`."""
+
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
 
-_OURS = re.compile(rf".*__automigrator_({'|'.join(get_args(Kind))})_([0-9A-Za-z]+)", re.DOTALL)
+_OURS = rf".*__automigrator_({'|'.join(get_args(Kind))})_([0-9A-Za-z]+)"
 
 
 class Ours(NamedTuple):
@@ -41,7 +62,7 @@ def among(names: Iterable[str], live: str) -> list[Ours]:
     """Return those of the names that are databases of ours beside `live`, oldest stamp first."""
     found = []
     for name in names:
-        match = _OURS.fullmatch(name)
+        match = re.fullmatch(_OURS, name, re.DOTALL)
         if match is None:
             continue
         kind = cast(Kind, match[1])

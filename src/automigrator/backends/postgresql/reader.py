@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.postgresql import journal, session
-from automigrator.backends.postgresql.sql import quoted_name, rows_of
+from automigrator.backends.postgresql import naming
+from automigrator.backends.postgresql.sql import SERVER, quoted_name, rows_of
 
 BUSY_S = 10
 
@@ -28,7 +28,7 @@ _OPENED = """
 _PLACES = f"""
     select set_config('lock_timeout', '{BUSY_S}s', :reading), current_schemas(false)::text[],
            a.number, n.nspname::text, c.relname::text, c.oid::bigint,
-           {_OPENED}, {session.SERVER}, pg_is_in_recovery(), {journal.IS_OPEN}
+           {_OPENED}, {SERVER}, pg_is_in_recovery(), {naming.IS_OPEN}
     from unnest(cast(:names as text[]), cast(:schemas as text[]))
          with ordinality as a(name, schema, number)
     left join pg_class c on c.oid = to_regclass(
@@ -50,19 +50,18 @@ _FILLED = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """A sight, and the schemas in which its connection looks for tables.
 
     `opened` are the databases of the server whose comment is an open record of ours, or whose name
     says that they were replaced, `schemas` where the version tables were found, `server` is as in
-    `session.SERVER`; `dump_open` is whether this database has a record for a dump.
+    `sql.SERVER`; `dump_open` is whether this database has a record for a dump.
     """
 
     sight: Sight
     search_path: tuple[str, ...]
     opened: tuple[str, ...] = ()
-    schemas: Mapping[VersionTable, str] = field(default_factory=dict)
+    schemas: Mapping[VersionTable, str] = MappingProxyType({})
     server: int | None = None
     dump_open: bool = False
 
@@ -80,7 +79,7 @@ async def look(
         _PLACES,
         names=[table.name for table in tables],
         schemas=[table.schema for table in tables],
-        open=list(journal.OPEN),
+        open=list(naming.OPEN),
         reading=reading,
     )
     path = tuple(places[0][1]) if places else ()
@@ -103,9 +102,9 @@ async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
         connection,
         f"""
         select array(select version_num::text from {qualified} order by 1), {_OPENED},
-               {journal.IS_OPEN}
+               {naming.IS_OPEN}
         """,
-        open=list(journal.OPEN),
+        open=list(naming.OPEN),
     )
     sight = Sight(True, {table: tuple(heads)})
     return View(sight, (), tuple(opened or ()), dump_open=bool(dump_open))

@@ -20,15 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.refusals import Session
+from automigrator.backends.postgresql.sql import SERVER
 from automigrator.support.concurrency import background
 
 DEAF_CALLS = 5
 
 """The number of interrupts of a statement after which its server is given up."""
-
-SERVER = "(extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint"
-
-"""The server, told by when it was started: its address may lead to another one by now."""
 
 # what the drivers themselves set while they get to know a connection
 _DRIVERS_OWN = ("application_name", "client_encoding", "jit")

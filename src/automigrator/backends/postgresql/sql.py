@@ -17,6 +17,10 @@ NO_LIMITS = """
 
 """Lifts all limits of time for one transaction."""
 
+SERVER = "(extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint"
+
+"""The server, told by when it was started: its address may lead to another one by now."""
+
 
 def quoted_name(identifier: str) -> str:
     if "\0" in identifier or not identifier:

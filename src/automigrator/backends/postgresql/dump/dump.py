@@ -14,12 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.postgresql import databases, digests, journal
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
-from automigrator.backends.postgresql.digests import SCHEMA_OF_OURS
 from automigrator.backends.postgresql.dump import files, programs, restore
 from automigrator.backends.postgresql.dump.programs import Clients
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, heads_of
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
+from automigrator.backends.postgresql.naming import SCHEMA_OF_OURS
 from automigrator.backends.postgresql.refusals import refusing
 from automigrator.backends.postgresql.sql import begin_reading, rows_of, run, server_version
 from automigrator.backends.postgresql.watchdog import Stoppable

@@ -15,8 +15,7 @@ from automigrator.backends.postgresql.dump.programs import Clients, run
 from automigrator.backends.postgresql.dump.psql import Psql, transaction
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import DumpEntry
-from automigrator.backends.postgresql.session import SERVER
-from automigrator.backends.postgresql.sql import literal, quoted_name, rows_of
+from automigrator.backends.postgresql.sql import SERVER, literal, quoted_name, rows_of
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import in_thread, shielded
 
