@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from support.postgres_server import Server
 
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql import journal
 from automigrator.backends.postgresql.backend import PostgreSQL
 
 
@@ -269,3 +271,8 @@ async def test_a_restore_that_was_killed_before_any_statement_is_finished(
         == "theirs"
     )
     assert beside(postgres_server, filled) == ["snapshot", "undone"]
+
+
+def test_a_journal_names_the_fields_of_version_tables() -> None:
+    entry = journal.CopyEntry("migrating", ("r1",), ("r2",), tables=(VersionTable("v", "app"),))
+    assert json.loads(entry.dumped())["automigrator"]["tables"] == [{"name": "v", "schema": "app"}]

@@ -47,9 +47,9 @@ class PostgreSQL(Backend):
 
     @cached_property
     def sessions(self) -> Sessions:  # type: ignore[override]  # made when first asked for
-        from automigrator.backends.postgresql.sessions import ServerSessions
+        from automigrator.backends.postgresql.session import ServerSessions
 
-        return ServerSessions(self._sights)
+        return ServerSessions(self.access, lambda: self._sights.search_path)
 
     @cached_property
     def _maintenance(self) -> Maintenance:

@@ -18,6 +18,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from automigrator.backends.access import Access
+from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.refusals import Session
 from automigrator.backends.postgresql.sql import SERVER
@@ -319,3 +321,30 @@ _BLOCKERS = """
     join pg_stat_activity b on b.pid = blocking.pid
     where starts_with(a.application_name, :tag) and a.wait_event_type = 'Lock'
 """
+
+
+class ServerSessions(Sessions):
+    """Connections of asyncpg and psycopg; their transactions are real."""
+
+    def __init__(self, access: Access, search_path: Callable[[], Sequence[str] | None]) -> None:
+        self._access, self._search_path = access, search_path
+
+    def identity(self, connection: Connection) -> Hashable:
+        return identity(connection)
+
+    def state(self, connection: Connection) -> Hashable:
+        return state(connection)
+
+    def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
+        if self._access.shares(connection):
+            return unaltered(connection, to_write=to_write)
+        return lambda: None
+
+    def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None] | None:
+        return limited(connection, seconds)
+
+    def interrupter(self, connection: Connection) -> Callable[[], None] | None:
+        return interrupter(connection)
+
+    def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
+        return resolve(connection, table, self._search_path())
