@@ -21,7 +21,7 @@ from automigrator.runner.interruption import cut_short, ran_out
 from automigrator.runner.leader_record import leave
 from automigrator.runner.retry import patiently, reach
 from automigrator.runner.state import RunState
-from automigrator.support.concurrency import to_the_end
+from automigrator.support.concurrency import shielded
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +60,9 @@ async def bring_to_head(state: RunState) -> Outcome:
         except asyncio.CancelledError:
             if state.limit is None or not state.limit.is_over():
                 state.attempt_finished("cancelled")
-                await to_the_end(cut_short(state))
+                await shielded(cut_short(state))
                 raise
-            await to_the_end(ran_out(state, leaves=_leaves(result)))
+            await shielded(ran_out(state, leaves=_leaves(result)))
             outcome = "failed"
         else:
             state.enter("writing down how it ended")

@@ -29,7 +29,7 @@ from automigrator.backends.sqlite.recover import recover
 from automigrator.backends.sqlite.snapshot import Snapshots as RunSnapshot
 from automigrator.backends.sqlite.transactions import data_version
 from automigrator.retention import Limits
-from automigrator.support.concurrency import in_thread, to_the_end
+from automigrator.support.concurrency import in_thread, shielded
 
 Look = Callable[[Sequence[VersionTable]], Awaitable[Sight]]
 
@@ -72,16 +72,16 @@ class SQLiteHold(Hold):
     async def recover(self) -> str | None:
         if self._file is None:
             return None
-        return await to_the_end(recover(self._file))
+        return await shielded(recover(self._file))
 
     async def close_journal(self) -> None:
         if self._run is not None:
-            await to_the_end(in_thread(self._run.close))
+            await shielded(in_thread(self._run.close))
 
     async def ended(self) -> None:
         """Let go of the live file, where the journal stays open for the next start."""
         if self._run is not None and self._run.watched:
-            await to_the_end(in_thread(self._run.stop_watching))
+            await shielded(in_thread(self._run.stop_watching))
 
 
 class FileSnapshots(Snapshots):
@@ -107,16 +107,16 @@ class FileSnapshots(Snapshots):
             stop = cancelled.is_set
             self._run.take(place, options.folder, heads, wanted, tables, atomic, stop)
 
-        await to_the_end(in_thread(take), cancelled.set)
+        await shielded(in_thread(take), cancelled.set)
         return Snapshot(str(place), heads, stamp)
 
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str | None:
         put_back = partial(self._run.put_back, Path(snapshot.place))
-        kept = await to_the_end(in_thread(put_back))
+        kept = await shielded(in_thread(put_back))
         return str(kept) if kept else None
 
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
-        return await to_the_end(in_thread(partial(self._run.prune, limits, folder)))
+        return await shielded(in_thread(partial(self._run.prune, limits, folder)))
 
 
 class FileSides(Sides):
@@ -157,11 +157,11 @@ class FileSides(Sides):
             self._run.forget()
             return kept
 
-        kept = await to_the_end(in_thread(put_in_place))
+        kept = await shielded(in_thread(put_in_place))
         if kept is not None:
             self._set_aside.add(kept)
         return str(kept) if kept else None
 
     async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
         prune = partial(copies.prune_set_aside, self._file, limits, self._set_aside)
-        return await to_the_end(in_thread(prune))
+        return await shielded(in_thread(prune))
