@@ -105,9 +105,6 @@ async def shielded(work: Awaitable[T], stop: Callable[[], object] = lambda: None
     return await beside(work, on_cancel=lambda task: stop())
 
 
-to_the_end = shielded  # until every module uses the new name
-
-
 @asynccontextmanager
 async def background(
     work: Coroutine[Any, Any, T], stop: Callable[[], object] | None = None

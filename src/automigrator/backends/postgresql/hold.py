@@ -33,7 +33,7 @@ from automigrator.backends.postgresql.snapshot import Copies
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
-from automigrator.support.concurrency import to_the_end
+from automigrator.support.concurrency import shielded
 
 T = TypeVar("T")
 
@@ -207,7 +207,7 @@ class ServerSides(Sides):
             set_aside=set_aside,
             disconnect_others=disconnect_others,
         )
-        aside = await self._hold.heard(to_the_end(taken), "what puts a fresh database in its place")
+        aside = await self._hold.heard(shielded(taken), "what puts a fresh database in its place")
         if aside is not None:
             self._copies.spare(aside)
         return aside
