@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -9,7 +10,7 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from support.canaries import PASSWORD
 
-from automigrator import Target
+from automigrator import Migrator, Target
 from automigrator.support.redaction import said
 from automigrator.target import passwords_of
 
@@ -58,3 +59,9 @@ def test_a_database_without_a_password_has_none(tmp_path: Path) -> None:
     engine = create_async_engine("sqlite+aiosqlite://", creator=lambda: None)
     for database in (engine, PLAIN, f"sqlite:///{tmp_path / 'app.db'}"):
         assert passwords_of(Target(database, tmp_path)) == ()
+
+
+@pytest.mark.parametrize("documented", [Target, Migrator])
+def test_help_names_every_option_by_itself(documented: type) -> None:
+    options = [name for name in inspect.signature(documented).parameters if name != "self"]
+    assert not [name for name in options if f"`{name}`" not in (documented.__doc__ or "")]

@@ -49,17 +49,32 @@ class AlembicConfig(Protocol):
 class Target(Frozen):
     """One database and the Alembic history it must reach; validated when constructed.
 
-    `config` is an `alembic.ini`, a `pyproject.toml`, a script directory or an
-    `alembic.config.Config`. `revision` is anything Alembic takes. `bootstrap` is called with a
-    connection to an empty database and returns what to stamp, or None to go on from base;
-    `baseline` stamps a database that has tables but no version row (`"base"` runs every
-    revision on it). Limits are seconds: `connect_timeout` for a server that is away,
-    `lock_timeout` for the migration lock, `retry_timeout` for trying again what passes by itself,
-    `load_timeout` for the call of `load`, `statement_timeout` for one statement of a revision and
-    `revision_timeout` for one revision, and for `bootstrap` alike (None: no limit). `version` is
-    the application's, for messages about newer and older code.
-    `recovery`, `max_failed_starts`, `last_resort`, `ahead` and `rehearse` are the migrator's
-    where they are None.
+    `database`: the application's AsyncEngine, a URL or a string.
+    `config`: an `alembic.ini`, a `pyproject.toml`, a script directory or an Alembic `Config`.
+    `name`: for messages and `report["name"]`; default: the database's.
+    `revision`: where to, anything Alembic takes; default `"heads"`.
+    `section`: the section of the ini; default `"alembic"`.
+    `attributes`: what env.py finds in `config.attributes`; default: nothing.
+    `x`: what `alembic -x` passes, a list such as `["tenant=a"]`; default: nothing.
+    `version_table`, `version_table_schema`: where the heads are; default: env.py says.
+    `create`: create the database when it does not exist; default True.
+    `load`: called, or awaited, before env.py is run; default: nothing.
+    `bootstrap`: called with a connection to an empty database, returns the revision to stamp, or
+    None to go on from base; default: every revision is run.
+    `baseline`: the revision of a database with tables and no version row, `"base"` to run every
+    revision on it; default: such a database is refused.
+    `recovery`: this target's strategies; default: the migrator's.
+    `migrate_with`: an engine or URL with DDL rights; default: `database`.
+    `maintenance_database`: where PostgreSQL databases are created from; default `"postgres"`.
+    `drive`: `"loop"` or `"thread"` to run env.py that way alone; default `"auto"`.
+    `connect_timeout`: seconds for a server that is away; default 60.
+    `lock_timeout`: seconds for the migration lock; default 900.
+    `retry_timeout`: seconds of trying again after what passes by itself; default 60, 0: never.
+    `load_timeout`: seconds for `load`; default 60.
+    `statement_timeout`: seconds for one statement of a revision; default: no limit.
+    `revision_timeout`: seconds for one revision, or for `bootstrap`; default: no limit.
+    `max_failed_starts`, `last_resort`, `ahead`, `rehearse`: see `Migrator`; default: its own.
+    `version`: the application's, for messages about newer and older code; default: none.
     Raises ConfigurationError.
     """
 
