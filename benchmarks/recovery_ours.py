@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spending import Cost, cpu_s, queued_s
+from costs import Cost, cpu_s, queued_s
 from stall import Stall
 
 from automigrator import Event, Failure, MigrationError, Migrator, Run, Target, hookimpl

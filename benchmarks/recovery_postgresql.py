@@ -11,8 +11,8 @@ from pathlib import Path
 import large_databases
 import page
 from child import measured
+from costs import Cost, plain
 from recovery_rounds import OURS, Costs, Row, Watched, alternating, project
-from spending import Cost, plain
 
 sys.path.insert(0, str(page.ROOT / "tests"))
 

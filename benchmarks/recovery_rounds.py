@@ -10,7 +10,7 @@ from pathlib import Path
 
 import large_databases
 import page
-from spending import Cost, settle
+from costs import Cost, settle
 
 sys.path.insert(0, str(page.ROOT / "tests"))
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import large_databases
 from child import measured
+from costs import plain
 from recovery_rounds import OURS, Costs, Row, Watched, alternating, project
-from spending import plain
 
 SHELL = shutil.which("sqlite3")
 BACKUP = """

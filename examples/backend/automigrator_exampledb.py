@@ -21,7 +21,7 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record, loaded
 from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import Sight, Verdict, VersionTable
-from automigrator.backends.polling import poll, this_process
+from automigrator.backends.lock_wait import poll, this_process
 from automigrator.errors import ConfigurationError, LockLostError
 from automigrator.failure import FailureKind
 from automigrator.support.error_chain import chain

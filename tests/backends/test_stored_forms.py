@@ -10,7 +10,7 @@ from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.record import FailedStarts, Record, loaded
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import journal as postgresql
-from automigrator.backends.postgresql import naming
+from automigrator.backends.postgresql.names import OPEN
 from automigrator.backends.sqlite import journal as sqlite
 
 TABLE = VersionTable()
@@ -54,7 +54,7 @@ def test_the_journal_of_a_template_copy() -> None:
 def test_an_open_journal_is_found_by_how_its_text_begins() -> None:
     for state in ("migrating", "restoring"):
         entry = postgresql.CopyEntry(state, ("a",), ("b",), tables=(TABLE,))  # type: ignore[arg-type]
-        assert entry.dumped().startswith(naming.OPEN[state == "restoring"].removesuffix("%"))
+        assert entry.dumped().startswith(OPEN[state == "restoring"].removesuffix("%"))
 
 
 def test_the_journal_of_a_dump() -> None:

@@ -21,7 +21,7 @@ from support import postgres_server
 
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import lock as locking
-from automigrator.backends.postgresql.naming import SCHEMA_OF_OURS as _OURS
+from automigrator.backends.postgresql.names import SCHEMA_OF_OURS as _OURS
 
 TABLES = (
     "CREATE TABLE notes (id INTEGER PRIMARY KEY, text VARCHAR(50) NOT NULL,"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from fuzz.living import LivingDatabase, LivingFile
+from fuzz.life import LivingDatabase, LivingFile
 from hypothesis import strategies as st
 
 from automigrator import Event, Failure, Run, TargetReport, hookimpl

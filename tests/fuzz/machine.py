@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fuzz.configurations import Configuration, configurations, outcomes
-from fuzz.counting import Counts
 from fuzz.disturbances import Disturbance, Fault, faults
 from fuzz.histories import Drawn, History, Revision, deployments, deployments_or_none
-from fuzz.judging import Rows, Scene, Told, losses, misfits, untruths
-from fuzz.living import LivingDatabase, LivingFile, insertion, written
+from fuzz.judge import Rows, Scene, Told, losses, misfits, untruths
+from fuzz.life import LivingDatabase, LivingFile, insertion, written
+from fuzz.tally import Counts
 from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from fuzz.counting import Counts
-from fuzz.living import LivingDatabase
+from fuzz.life import LivingDatabase
 from fuzz.machine import LivingApplication, Session
+from fuzz.tally import Counts
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 

@@ -27,7 +27,7 @@ _PRELOADED += [
     "automigrator.runner.side_database",
     "automigrator.migrations.static.header",
 ]
-_PRELOADED += ["automigrator.migrations.ways", "automigrator.migrations.stamping", "psycopg"]
+_PRELOADED += ["automigrator.migrations.ways", "automigrator.migrations.baseline", "psycopg"]
 _PRELOADED += ["automigrator_purge", "automigrator_backup_restore", "automigrator_log_and_continue"]
 # a fork server: to start Python and import all that takes a second, to fork takes milliseconds
 _context = multiprocessing.get_context("forkserver")

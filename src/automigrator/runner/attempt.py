@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from automigrator.errors import EnvError, UnknownRevisionError
 from automigrator.failure import FailureKind
+from automigrator.migrations.baseline import bootstrap, stamp
 from automigrator.migrations.drive import drive
 from automigrator.migrations.environment import Execution
-from automigrator.migrations.stamping import bootstrap, stamp
 from automigrator.migrations.ways import Way, sync_way
 from automigrator.report import Applied, Outcome
 from automigrator.runner import version_skew

@@ -10,8 +10,8 @@ from automigrator.backends.contract.sides import Side, Sides
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.contract.values import Place
 from automigrator.errors import EnvError, RefusedError
+from automigrator.migrations.baseline import stamp as stamped
 from automigrator.migrations.environment import Execution
-from automigrator.migrations.stamping import stamp as stamped
 from automigrator.rehearsal import Rehearsal
 from automigrator.retention import stamp
 from automigrator.runner.diagnosis import ADVICE

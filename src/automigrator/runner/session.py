@@ -65,7 +65,7 @@ class Session:
         return self._history
 
     async def _call(self, load: Callable[[], Any]) -> None:
-        from automigrator.migrations.stamping import blamed
+        from automigrator.migrations.baseline import blamed
 
         try:
             async with asyncio.timeout(self.target.load_timeout) as limit:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from automigrator.backends.contract.sides import Side, Sides
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import EnvError, RefusedError
+from automigrator.migrations.baseline import bootstrap
 from automigrator.migrations.drive import drive
 from automigrator.migrations.environment import Execution
 from automigrator.migrations.probe import probe
-from automigrator.migrations.stamping import bootstrap
 from automigrator.migrations.ways import Way, sync_way
 from automigrator.report import Applied
 from automigrator.retention import stamp

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from support.postgres_server import Server
 
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import databases, exclusive, naming, settings
+from automigrator.backends.postgresql import databases, exclusive, settings
+from automigrator.backends.postgresql.names import name_beside, ours
 from automigrator.backends.postgresql.sql import literal, quoted_name, run
 from automigrator.errors import RefusedError
 
@@ -369,17 +370,17 @@ async def test_a_prepared_transaction_stands_in_the_way(
 async def test_only_names_of_ours_are_ours(admin: AsyncConnection, postgres_name: str) -> None:
     live, neighbour = postgres_name, f"{postgres_name}_2"
     mine = [
-        naming.name_beside(live, "purged", "20260102"),
-        naming.name_beside(live, "snapshot", "20260101a"),
+        name_beside(live, "purged", "20260102"),
+        name_beside(live, "snapshot", "20260101a"),
     ]
     for name in (
         *mine,
         live,
-        naming.name_beside(neighbour, "snapshot", "20260101"),
+        name_beside(neighbour, "snapshot", "20260101"),
         f"{live}__automigrator_snapshot_not_ours",
     ):
         await databases.create(admin, name)
-    assert await naming.ours(admin, live) == [
+    assert await ours(admin, live) == [
         (mine[1], "snapshot", "20260101a"),
         (mine[0], "purged", "20260102"),
     ]
@@ -388,12 +389,12 @@ async def test_only_names_of_ours_are_ours(admin: AsyncConnection, postgres_name
 @pytest.mark.parametrize("live", ["a", "x" * 63, "ж" * 31, "☃" * 21])
 def test_names_fit_whatever_the_database_is_called(live: str) -> None:
     stamp = "20260101T120000Z"
-    names = {naming.name_beside(live, "snapshot", stamp), naming.name_beside(live, "purged", stamp)}
+    names = {name_beside(live, "snapshot", stamp), name_beside(live, "purged", stamp)}
     assert len(names) == 2
     assert all(len(name.encode()) <= 63 for name in names)
-    assert naming.name_beside(live[:-1] + "y", "snapshot", stamp) not in names
+    assert name_beside(live[:-1] + "y", "snapshot", stamp) not in names
     with pytest.raises(ValueError, match="stamp"):
-        naming.name_beside(live, "snapshot", "a_b")
+        name_beside(live, "snapshot", "a_b")
 
 
 async def test_a_database_with_neighbours_is_not_exclusive(

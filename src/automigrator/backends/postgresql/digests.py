@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE, code_of
-from automigrator.backends.postgresql.naming import SCHEMA_OF_OURS
+from automigrator.backends.postgresql.names import SCHEMA_OF_OURS
 from automigrator.backends.postgresql.sql import SERVER, begin_reading, literal, rows_of, run
 
 USERS = f"n.nspname !~ '^pg_' and n.nspname not in ('information_schema', '{SCHEMA_OF_OURS}')"

@@ -14,9 +14,10 @@ from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Debris, TableName
 from automigrator.backends.contract.record import Record, loaded
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import lock, naming, server_notes
+from automigrator.backends.postgresql import lock, server_notes
 from automigrator.backends.postgresql.errors import code_of
 from automigrator.backends.postgresql.maintenance import Maintenance, database_of
+from automigrator.backends.postgresql.names import ours
 from automigrator.backends.postgresql.sql import quoted_name, rows_of, run
 from automigrator.retention import at_of
 
@@ -71,7 +72,7 @@ class ServerExaminer:
 
     async def copies(self) -> tuple[Copy, ...]:
         async with self._maintenance.connection() as admin:
-            found = await naming.ours(admin, self.database)
+            found = await ours(admin, self.database)
             rows = await rows_of(
                 admin,
                 "select datname::text, pg_database_size(oid) from pg_database "

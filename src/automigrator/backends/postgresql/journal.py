@@ -18,7 +18,7 @@ from automigrator.backends.access import Access
 from automigrator.backends.contract import journal as contract
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import server_notes
-from automigrator.backends.postgresql.naming import KEY, SCHEMA_OF_OURS
+from automigrator.backends.postgresql.names import KEY, SCHEMA_OF_OURS
 from automigrator.backends.postgresql.settings import set_comment
 from automigrator.backends.postgresql.sql import literal, rows_of
 from automigrator.support import json_object

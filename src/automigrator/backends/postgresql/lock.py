@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.polling import Waiting, poll, this_process
+from automigrator.backends.lock_wait import Waiting, poll, this_process
 from automigrator.backends.postgresql import watchdog
 from automigrator.backends.postgresql.errors import TOO_MANY, ServerError, code_of
 from automigrator.backends.postgresql.lock_session import SessionHold, end_predecessors

@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access, idle_connection
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.postgresql import naming, reader
+from automigrator.backends.postgresql import reader
+from automigrator.backends.postgresql.names import among
 from automigrator.errors import NoAnswerError
 from automigrator.support.concurrency import within
 
@@ -98,7 +99,7 @@ class Sights:
             yield connection, schema
 
     def _seen(self, view: reader.View) -> Sight:
-        unfinished = view.dump_open or bool(naming.among(view.opened, self.database))
+        unfinished = view.dump_open or bool(among(view.opened, self.database))
         application = self.access.application
         if application is not None and application is self.access.given_engine:
             _places.setdefault(application.sync_engine, {}).update(view.schemas)

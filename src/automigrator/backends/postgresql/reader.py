@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.postgresql import naming
+from automigrator.backends.postgresql.names import IS_OPEN, OPEN
 from automigrator.backends.postgresql.sql import SERVER, quoted_name, rows_of
 
 BUSY_S = 10
@@ -28,7 +28,7 @@ _OPENED = """
 _PLACES = f"""
     select set_config('lock_timeout', '{BUSY_S}s', :reading), current_schemas(false)::text[],
            a.number, n.nspname::text, c.relname::text, c.oid::bigint,
-           {_OPENED}, {SERVER}, pg_is_in_recovery(), {naming.IS_OPEN}
+           {_OPENED}, {SERVER}, pg_is_in_recovery(), {IS_OPEN}
     from unnest(cast(:names as text[]), cast(:schemas as text[]))
          with ordinality as a(name, schema, number)
     left join pg_class c on c.oid = to_regclass(
@@ -79,7 +79,7 @@ async def look(
         _PLACES,
         names=[table.name for table in tables],
         schemas=[table.schema for table in tables],
-        open=list(naming.OPEN),
+        open=list(OPEN),
         reading=reading,
     )
     path = tuple(places[0][1]) if places else ()
@@ -102,9 +102,9 @@ async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
         connection,
         f"""
         select array(select version_num::text from {qualified} order by 1), {_OPENED},
-               {naming.IS_OPEN}
+               {IS_OPEN}
         """,
-        open=list(naming.OPEN),
+        open=list(OPEN),
     )
     sight = Sight(True, {table: tuple(heads)})
     return View(sight, (), tuple(opened or ()), dump_open=bool(dump_open))

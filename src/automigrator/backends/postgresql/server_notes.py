@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from automigrator.backends.access import Access
-from automigrator.backends.postgresql.naming import SCHEMA_OF_OURS
+from automigrator.backends.postgresql.names import SCHEMA_OF_OURS
 from automigrator.backends.postgresql.sql import literal, rows_of, run
 
 

@@ -16,7 +16,7 @@ from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import databases
 from automigrator.backends.postgresql.dump import pipe, programs
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, creating
-from automigrator.backends.postgresql.naming import name_beside
+from automigrator.backends.postgresql.names import name_beside
 from automigrator.backends.postgresql.snapshot import by_template_or_dump
 from automigrator.backends.postgresql.sql import server_version
 from automigrator.backends.postgresql.watchdog import Stoppable

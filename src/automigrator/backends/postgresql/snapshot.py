@@ -10,11 +10,12 @@ from typing import Protocol, TypeVar
 
 from automigrator.backends.contract.snapshots import Copying, Snapshot, SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import databases, journal, naming
+from automigrator.backends.postgresql import databases, journal
 from automigrator.backends.postgresql.dump import files
 from automigrator.backends.postgresql.dump.dump import Dumps
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry
+from automigrator.backends.postgresql.names import Kind, Ours, ours
 from automigrator.backends.postgresql.template_copy import TemplateCopies
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
@@ -104,7 +105,7 @@ class Copies:
         """Finish or undo what a dead leader left; says what was done."""
         done = await self._dumps.recover()
         access = self._access("recover", apart=False)
-        found = await naming.ours(access.admin, access.live)
+        found = await ours(access.admin, access.live)
         copied = None
         if any(each.kind not in ("purged", "undone") for each in found):
             copied = await self._templates.recover(found)
@@ -126,12 +127,10 @@ class Copies:
         """Let no pruning of this run delete a database that a purge has set aside."""
         self._own.add(place)
 
-    async def _pruned(
-        self, limits: Limits, kind: naming.Kind, folder: Path | None
-    ) -> tuple[str, ...]:
+    async def _pruned(self, limits: Limits, kind: Kind, folder: Path | None) -> tuple[str, ...]:
         access = self._access("drop snapshots of", apart=False)
-        beside = await naming.ours(access.admin, access.live)
-        found: list[naming.Ours | files.DumpFile] = [e for e in beside if e.kind == kind]
+        beside = await ours(access.admin, access.live)
+        found: list[Ours | files.DumpFile] = [e for e in beside if e.kind == kind]
         opened = await journal.read(access.admin, [each.name for each in beside])
         spared = {*self._own, *opened, *(maker.place for maker in self._makers)}
         if folder is not None:

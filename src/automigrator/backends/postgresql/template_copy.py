@@ -11,7 +11,7 @@ from automigrator.backends.postgresql import databases, digests, journal, lock
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, heads_of
 from automigrator.backends.postgresql.journal import CopyEntry
-from automigrator.backends.postgresql.naming import Kind, Ours, name_beside
+from automigrator.backends.postgresql.names import Kind, Ours, name_beside
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp

@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 from automigrator.backends.contract import declarations
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.record import Record, loaded
-from automigrator.backends.polling import Waiting, poll, this_process
+from automigrator.backends.lock_wait import Waiting, poll, this_process
 from automigrator.backends.sqlite.files import beside, remove_durably, write_durably
 from automigrator.support.concurrency import in_thread, shielded
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from automigrator.testing.backends.killing import Killing
+from automigrator.testing.backends.kills import KillCases
 
 
-class BackendConformance(Killing):
+class BackendConformance(KillCases):
     """The cases that every backend passes; those of SQLite and PostgreSQL do.
 
     The backend is the one that `backend_for` finds for the URLs of `open_databases`, which an

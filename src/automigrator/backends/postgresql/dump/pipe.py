@@ -7,7 +7,7 @@ import asyncio
 from automigrator.backends.postgresql.dump import programs
 from automigrator.backends.postgresql.dump.programs import Clients, run
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
-from automigrator.backends.postgresql.naming import SCHEMA_OF_OURS
+from automigrator.backends.postgresql.names import SCHEMA_OF_OURS
 
 LOCK_S = 10
 

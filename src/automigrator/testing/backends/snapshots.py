@@ -9,7 +9,7 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.sides import Sides
 from automigrator.backends.contract.snapshots import Snapshot, Snapshots
 from automigrator.retention import Limits
-from automigrator.testing.backends.locking import Locking
+from automigrator.testing.backends.lock import LockCases
 from automigrator.testing.conformance import (
     FREE_S,
     TABLE,
@@ -30,7 +30,7 @@ DAMAGE = (
 """What a revision may leave half done."""
 
 
-class Copying(Locking):
+class SnapshotCases(LockCases):
     """A snapshot is a copy of the whole target, verified, and its restore is idempotent."""
 
     __test__ = False

@@ -9,7 +9,7 @@ from faults.places import Kind
 from fuzz.configurations import Configuration
 from fuzz.disturbances import Disturbance
 from fuzz.histories import COLUMNS, History, effects
-from fuzz.living import Dump, sum_of
+from fuzz.life import Dump, sum_of
 
 from automigrator.report import TargetReport
 

@@ -11,7 +11,7 @@ from typing import Any
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.record import Record
 from automigrator.errors import LockTimeoutError
-from automigrator.testing.backends.looking import Looking
+from automigrator.testing.backends.look import LookCases
 from automigrator.testing.conformance import FREE_S, TABLE, backend_of, case, silent
 from automigrator.testing.processes import Process
 
@@ -22,7 +22,7 @@ _FOREVER_S = 3600.0
 _FAILURES = ({"kind": "revision", "message": "no"},)
 
 
-class Locking(Looking):
+class LockCases(LookCases):
     """A lock that is tried again and again, never queued for."""
 
     __test__ = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from automigrator.retention import Limits
-from automigrator.testing.backends.copying import Copying
+from automigrator.testing.backends.snapshots import SnapshotCases
 from automigrator.testing.conformance import TABLE, case, nothing_is_open, same
 from automigrator.testing.contents import contents, execute, fill, with_notes
 
@@ -12,7 +12,7 @@ NEW = with_notes("r2", ((1, "new"),))
 """What is built on the side."""
 
 
-class Replacing(Copying):
+class SideCases(SnapshotCases):
     """Nothing is dropped before its replacement stands."""
 
     __test__ = False

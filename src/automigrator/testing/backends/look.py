@@ -1,4 +1,4 @@
-"""Looking at a database, making one, and what its connections can do."""
+"""LookCases at a database, making one, and what its connections can do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from automigrator.testing.contents import contents, execute, fill, with_notes
 _CREATORS, _ROUNDS = 5, 3
 
 
-class Looking(Conformance):
+class LookCases(Conformance):
     """An absent database, an empty one, and one at a revision."""
 
     __test__ = False

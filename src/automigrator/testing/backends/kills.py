@@ -8,8 +8,8 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
-from automigrator.testing.backends.copying import DAMAGE
-from automigrator.testing.backends.replacing import NEW, Replacing
+from automigrator.testing.backends.sides import NEW, SideCases
+from automigrator.testing.backends.snapshots import DAMAGE
 from automigrator.testing.conformance import (
     FREE_S,
     TABLE,
@@ -25,7 +25,7 @@ from automigrator.testing.processes import Process, die_after
 _AT_WANTED = ("UPDATE alembic_version SET version_num = 'r2'", "DELETE FROM notes WHERE id = 3")
 
 
-class Killing(Replacing):
+class KillCases(SideCases):
     """Real processes and SIGKILL."""
 
     __test__ = False
