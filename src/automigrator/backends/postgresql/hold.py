@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy.engine import Connection
@@ -16,12 +15,7 @@ from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.sides import Side, Sides
-from automigrator.backends.contract.snapshots import (
-    DEFAULT,
-    Snapshot,
-    SnapshotOptions,
-    Snapshots,
-)
+from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.postgresql import session, sql, watchdog
 from automigrator.backends.postgresql import side as sides
@@ -29,7 +23,7 @@ from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.maintenance import Maintenance
-from automigrator.backends.postgresql.snapshot import Copies
+from automigrator.backends.postgresql.snapshot import ServerSnapshots
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
@@ -56,9 +50,8 @@ class ServerHold(Hold):
         self._empty_pools = empty_pools
         self.access: Access = session.access
         self.leader, self.waited_s, self.since = session.leader, session.waited_s, session.since
-        self._copies = Copies(self.exclusive)
-        self.snapshots = ServerSnapshots(self, self._copies)
-        self.sides = ServerSides(self, self._copies)
+        self.snapshots: ServerSnapshots = ServerSnapshots(self.exclusive, self.heard)
+        self.sides = ServerSides(self, self.snapshots)
 
     async def look(self, tables: Sequence[VersionTable]) -> Sight:
         return await self._sights.look(tables, self.session)
@@ -96,12 +89,10 @@ class ServerHold(Hold):
         return session.watched(self.session.blockers)
 
     async def recover(self) -> str | None:
-        return await self.heard(
-            self._copies.recover(), "what finishes or undoes a killed migration"
-        )
+        return await self.snapshots.recover()
 
     async def close_journal(self) -> None:
-        await self.heard(self._copies.close(), "what closes the journal")
+        await self.snapshots.close()
 
     async def heard(self, act: Awaitable[T], what: str) -> T:
         """Await an act of the lock's session, which takes long, while the server answers others."""
@@ -142,39 +133,11 @@ class ServerHold(Hold):
         return self.access.connection(autocommit=True)
 
 
-class ServerSnapshots(Snapshots):
-    """Template copies on the server, or dumps in a folder; see `snapshot`."""
-
-    def __init__(self, hold: ServerHold, copies: Copies) -> None:
-        self._hold, self._copies = hold, copies
-
-    async def take(
-        self,
-        stamp: str,
-        heads: tuple[str, ...],
-        wanted: tuple[str, ...],
-        tables: Sequence[VersionTable],
-        options: SnapshotOptions = DEFAULT,
-        *,
-        atomic: bool = False,
-    ) -> Snapshot:
-        taken = self._copies.take(stamp, heads, wanted, tables, options, atomic=atomic)
-        return await self._hold.heard(taken, "what takes a snapshot")
-
-    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str:
-        restored = self._copies.restore(snapshot, disconnect_others=disconnect_others)
-        return await self._hold.heard(restored, "what restores a snapshot")
-
-    async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
-        pruned = self._copies.prune(limits, folder=folder)
-        return await self._hold.heard(pruned, "what drops old snapshots")
-
-
 class ServerSides(Sides):
     """Databases of the target's server."""
 
-    def __init__(self, hold: ServerHold, copies: Copies) -> None:
-        self._hold, self._copies = hold, copies
+    def __init__(self, hold: ServerHold, snapshots: ServerSnapshots) -> None:
+        self._hold, self._snapshots = hold, snapshots
 
     def fresh(self, stamp: str) -> AbstractAsyncContextManager[Side]:
         return sides.beside(self._hold.exclusive("rebuild"), stamp, sides.fresh)
@@ -209,9 +172,8 @@ class ServerSides(Sides):
         )
         aside = await self._hold.heard(shielded(taken), "what puts a fresh database in its place")
         if aside is not None:
-            self._copies.spare(aside)
+            self._snapshots.spare(aside)
         return aside
 
     async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
-        pruned = self._copies.prune_set_aside(limits)
-        return await self._hold.heard(pruned, "what drops old databases")
+        return await self._snapshots.prune_set_aside(limits)

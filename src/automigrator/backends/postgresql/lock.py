@@ -103,7 +103,6 @@ async def lock(
             apart,
             maintenance.access,
             wanted[0],
-            LEASE_S,
             silence_s=min(watchdog.SILENT_S, LEASE_S),
         )
         await _prepare(hold, live)

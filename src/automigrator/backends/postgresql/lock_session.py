@@ -52,7 +52,6 @@ class SessionHold:
     apart: bool
     access: Access
     key: int
-    lease_s: float
     pid: int = 0
     waited_s: float = 0.0
     since: float = 0.0

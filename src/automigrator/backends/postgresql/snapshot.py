@@ -8,7 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from automigrator.backends.contract.snapshots import Copying, Snapshot, SnapshotOptions
+from automigrator.backends.contract.snapshots import (
+    DEFAULT,
+    Copying,
+    Snapshot,
+    SnapshotOptions,
+    Snapshots,
+)
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import databases, journal
 from automigrator.backends.postgresql.dump import files
@@ -43,15 +49,21 @@ class Maker(Protocol):
         """Close the journal, if this run has one open."""
 
 
-class Copies:
-    """The snapshots of one target.
+class Heard(Protocol):
+    """Awaits a long act of the lock's session while the server answers others."""
+
+    async def __call__(self, act: Awaitable[T], what: str) -> T: ...
+
+
+class ServerSnapshots(Snapshots):
+    """Template copies on the server, or dumps in a folder.
 
     `access` raises RefusedError where the lock's session is not apart from the target, unless it
     is told `apart=False`.
     """
 
-    def __init__(self, access: Callable[..., ExclusiveAccess]) -> None:
-        self._access = access
+    def __init__(self, access: Callable[..., ExclusiveAccess], heard: Heard) -> None:
+        self._access, self._heard = access, heard
         self._templates = TemplateCopies(access)
         self._dumps = Dumps(access)
         self._makers: tuple[Maker, ...] = (self._dumps, self._templates)
@@ -64,11 +76,10 @@ class Copies:
         heads: tuple[str, ...],
         wanted: tuple[str, ...],
         tables: Sequence[VersionTable],
-        options: SnapshotOptions,
+        options: SnapshotOptions = DEFAULT,
         *,
-        atomic: bool,
+        atomic: bool = False,
     ) -> Snapshot:
-        """See `contract.snapshots.Snapshots.take`."""
         self._own.clear()  # a run takes one snapshot
         entry = CopyEntry(
             "migrating",
@@ -78,31 +89,50 @@ class Copies:
             disconnect_others=options.disconnect_others,
             atomic=atomic,
         )
-        place = await by_template_or_dump(
+        taken = by_template_or_dump(
             options.how,
             lambda: self._templates.take(stamp, entry, options),
             lambda: self._dumps.take(stamp, entry, options),
             "no snapshot can be made",
         )
+        place = await self._heard(taken, "what takes a snapshot")
         self._own.add(place)
         return Snapshot(place, heads, stamp)
 
-    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool) -> str:
-        """See `contract.snapshots.Snapshots.restore`."""
+    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str:
         for maker in self._makers:
             if maker.place == snapshot.place:
-                kept = await maker.restore(snapshot.stamp, disconnect_others=disconnect_others)
+                restored = maker.restore(snapshot.stamp, disconnect_others=disconnect_others)
+                kept = await self._heard(restored, "what restores a snapshot")
                 self._own.update(kept)
                 return ", ".join(kept)
         raise RefusedError(f"{snapshot.place} is no snapshot of this run; nothing was changed")
 
     async def close(self) -> None:
         """See `Hold.close_journal`."""
-        for maker in self._makers:
-            await maker.close()
+        await self._heard(self._closed(), "what closes the journal")
 
     async def recover(self) -> str | None:
         """Finish or undo what a dead leader left; says what was done."""
+        return await self._heard(self._recovered(), "what finishes or undoes a killed migration")
+
+    async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
+        pruned = self._pruned(limits, ("snapshot", "undone"), folder)
+        return await self._heard(pruned, "what drops old snapshots")
+
+    async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
+        """Drop those beyond the limits of the databases that a purge has replaced."""
+        return await self._heard(self._pruned(limits, ("purged",)), "what drops old databases")
+
+    def spare(self, place: str) -> None:
+        """Let no pruning of this run delete a database that a purge has set aside."""
+        self._own.add(place)
+
+    async def _closed(self) -> None:
+        for maker in self._makers:
+            await maker.close()
+
+    async def _recovered(self) -> str | None:
         done = await self._dumps.recover()
         access = self._access("recover", apart=False)
         found = await ours(access.admin, access.live)
@@ -111,23 +141,16 @@ class Copies:
             copied = await self._templates.recover(found)
         return "; ".join(each for each in (done, copied) if each) or None
 
-    async def prune(self, limits: Limits, *, folder: Path | None) -> tuple[str, ...]:
-        """Delete the snapshots of either kind beyond the limits, but none with an open journal.
+    async def _pruned(
+        self, limits: Limits, kinds: tuple[Kind, ...], folder: Path | None = None
+    ) -> tuple[str, ...]:
+        """Delete what is beyond the limits, of each kind by itself; never one that is needed."""
+        deleted: list[str] = []
+        for kind in kinds:
+            deleted += await self._pruned_of(limits, kind, folder)
+        return tuple(deleted)
 
-        The data that restores have replaced has the same limits, by itself.
-        """
-        taken = await self._pruned(limits, "snapshot", folder)
-        return taken + await self._pruned(limits, "undone", folder)
-
-    async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
-        """Drop those beyond the limits of the databases that a purge has replaced."""
-        return await self._pruned(limits, "purged", None)
-
-    def spare(self, place: str) -> None:
-        """Let no pruning of this run delete a database that a purge has set aside."""
-        self._own.add(place)
-
-    async def _pruned(self, limits: Limits, kind: Kind, folder: Path | None) -> tuple[str, ...]:
+    async def _pruned_of(self, limits: Limits, kind: Kind, folder: Path | None) -> list[str]:
         access = self._access("drop snapshots of", apart=False)
         beside = await ours(access.admin, access.live)
         found: list[Ours | files.DumpFile] = [e for e in beside if e.kind == kind]
@@ -151,7 +174,7 @@ class Copies:
                 logger.warning("%s stays: %s", each.name, error)
             else:
                 deleted.append(each.name)
-        return tuple(deleted)
+        return deleted
 
 
 async def by_template_or_dump(
