@@ -159,7 +159,7 @@ def races(session: nox.Session) -> None:
     """Twenty processes at once, twenty rounds of each; the quick suite has six, and one."""
     install_editable(session, *group("test"))
     session.env["AUTOMIGRATOR_RACES"] = "1"
-    pytest(session, "tests/races", "-rP", "--timeout=0")
+    pytest(session, "tests/races", "--long", "-rP", "--timeout=0")
 
 
 @nox.session

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from compatibility.applications import Deployed
 from compatibility.release import Release
 from support import alembic_projects
 from support.notes_application import GOOD, ROWS
+
+pytestmark = pytest.mark.long("new then old")
 
 Both = tuple[Release, Release]
 

@@ -13,7 +13,7 @@ from support.notes_application import BROKEN, GOOD, ROWS
 
 from automigrator import Migrator
 
-pytestmark = pytest.mark.plugins
+pytestmark = [pytest.mark.plugins, pytest.mark.long("postgresql", "template", "dump")]
 
 Both = tuple[Release, Release]
 

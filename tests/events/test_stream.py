@@ -32,6 +32,8 @@ from automigrator.events.notifier import Notifier
 from automigrator.events.stream import EventStream
 from automigrator.hooks.registry import Hooks
 
+pytestmark = pytest.mark.long("postgresql")
+
 Make = Callable[..., Target]
 
 
@@ -118,7 +120,6 @@ def without_target_end(events: Sequence[Event]) -> list[Event]:
     return [each for each in events if each.name not in ("target-finished", "run-finished")]
 
 
-@pytest.mark.long("postgresql")
 async def test_the_log_of_a_run_is_its_events_for_a_machine(notes: Application) -> None:
     notes.deploy(GOOD)
     listening = Listening()
@@ -134,7 +135,6 @@ async def test_the_log_of_a_run_is_its_events_for_a_machine(notes: Application) 
     }
 
 
-@pytest.mark.long("postgresql")
 async def test_the_log_holds_what_its_level_lets_through(notes: Application) -> None:
     notes.deploy(GOOD, HALF_WAY)
     listening = Listening()
@@ -168,7 +168,6 @@ async def test_a_migration_tells_of_every_step_in_order(notes: Application) -> N
     }
 
 
-@pytest.mark.long("postgresql")
 async def test_a_restore_tells_of_the_snapshot_the_failure_and_the_decision(
     notes: Application,
 ) -> None:
@@ -201,7 +200,6 @@ async def test_a_restore_tells_of_the_snapshot_the_failure_and_the_decision(
     assert listening.data("run-finished")["error"] == "MigrationError"
 
 
-@pytest.mark.long("postgresql")
 async def test_a_rebuilt_database_tells_of_the_revisions_that_built_it(notes: Application) -> None:
     notes.deploy(UNIQUE)
     listening = Listening()
@@ -212,7 +210,6 @@ async def test_a_rebuilt_database_tells_of_the_revisions_that_built_it(notes: Ap
     assert unended(without_target_end(listening.events)) == ["run-started", "target-started"]
 
 
-@pytest.mark.long("postgresql")
 async def test_a_hook_that_raises_and_a_failure_that_nobody_answers_are_told(
     notes: Application,
 ) -> None:
@@ -311,7 +308,6 @@ async def test_a_server_that_comes_up_late_is_waited_for_and_reached(
     assert listening.data("reached")["waited_s"] > 0
 
 
-@pytest.mark.long("postgresql")
 async def test_a_rollback_tells_of_itself_to_plugins(notes: Application) -> None:
     notes.deploy(GOOD)
     await started(notes, Listening())
@@ -327,7 +323,6 @@ async def test_a_rollback_tells_of_itself_to_plugins(notes: Application) -> None
     assert listening.data("rollback-finished")["outcome"] == "migrated"
 
 
-@pytest.mark.long("postgresql")
 async def test_a_rollback_that_fails_tells_why(notes: Application) -> None:
     listening = Listening()
     with pytest.raises(MigrationError):
@@ -352,7 +347,6 @@ async def test_a_run_in_every_mode_tells_its_beginning_and_its_end(
     assert listening.names == ["skipped"]
 
 
-@pytest.mark.long("postgresql")
 async def test_the_events_of_a_run_have_an_id_in_common(notes: Application) -> None:
     listening = Listening()
     migrator = Migrator(notes.target(), mode="migrate", plugins=[listening])

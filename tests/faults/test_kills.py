@@ -11,7 +11,10 @@ from faults.campaign import MOMENTS, Campaign, Counted
 from faults.cases import CASES, Case
 from faults.places import File, Place
 
-pytestmark = [pytest.mark.plugins, pytest.mark.long("postgresql")]
+pytestmark = [
+    pytest.mark.plugins,
+    pytest.mark.long("postgresql", "half_copied", "very_end", "shortly"),
+]
 
 QUICK = ("restore, failing", "purge")
 SOON_S = 0.01

@@ -25,7 +25,7 @@ from automigrator import Event, MigrationError, Migrator, Run, Target, TargetRep
 from automigrator.backends.sqlite import backup, journal, reader, side
 from automigrator.backends.sqlite.files import journal_path
 
-pytestmark = pytest.mark.plugins
+pytestmark = [pytest.mark.plugins, pytest.mark.long("[delete]")]
 
 GROWS = """
 op.execute("CREATE TABLE growing (x)")

@@ -28,6 +28,8 @@ from automigrator import (
 from automigrator.hooks import calls
 from automigrator.runner import state
 
+pytestmark = pytest.mark.long("postgresql")
+
 Make = Callable[..., Target]
 
 
@@ -82,7 +84,6 @@ class Async:
         self.sync.after_migrate(run, report)
 
 
-@pytest.mark.long("postgresql")
 async def test_hooks_are_called_in_order_around_a_migration(
     make_target: Make, database_url: str
 ) -> None:
@@ -142,7 +143,6 @@ async def test_after_migrate_sees_the_committed_migration_under_the_lock(
     assert seen == [(True, ("r3",), {"r3"})]
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_before_migrate_that_raises_stops_the_migration_with_nothing_changed(
     asynchronous: bool, make_target: Make, database_url: str
@@ -184,7 +184,6 @@ async def test_a_hook_that_takes_too_long_is_stopped_and_blamed(
     assert tables(sqlite_url) == set()
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("kind", ["async", "per_migration"])
 async def test_a_failed_migration_is_tried_three_times_at_most(
     kind: str, make_target: Make, database_url: str
@@ -270,7 +269,6 @@ async def test_an_on_failure_that_raises_ends_the_search(
     assert "Raising" in note and "half a restore" in note
 
 
-@pytest.mark.long("postgresql")
 async def test_going_on_with_whole_revisions_applied_needs_leave(
     make_target: Make, database_url: str
 ) -> None:
@@ -293,7 +291,6 @@ async def test_going_on_with_whole_revisions_applied_needs_leave(
     assert report.targets[0].after == ("r2",)
 
 
-@pytest.mark.long("postgresql")
 async def test_an_after_migrate_that_raises_is_noted_and_undoes_nothing(
     make_target: Make, database_url: str
 ) -> None:
@@ -313,7 +310,6 @@ async def test_an_after_migrate_that_raises_is_noted_and_undoes_nothing(
     assert heads(database_url) == {"r3"}
 
 
-@pytest.mark.long("postgresql")
 async def test_every_listener_is_told_everything_in_order(
     make_target: Make, database_url: str
 ) -> None:
@@ -390,7 +386,6 @@ async def _names(events: Any) -> list[str]:
     return [event.name async for event in events]
 
 
-@pytest.mark.long("postgresql")
 async def test_the_state_is_known_to_who_is_asked(make_target: Make, database_url: str) -> None:
     seen: list[Failure] = []
 

@@ -14,6 +14,8 @@ from support.alembic_projects import contents, revision
 from automigrator import ConfigurationError, Migrator, Target
 from automigrator.status import TargetStatus
 
+pytestmark = pytest.mark.long("postgresql")
+
 Make = Callable[..., Target]
 
 
@@ -131,7 +133,6 @@ async def test_models_that_agree_have_no_drift(target: Target, database_url: str
     assert "models: agree" in str(status)
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("what", DIFFERENT)
 async def test_each_difference_is_told_in_a_line(
     what: str, target: Target, database_url: str

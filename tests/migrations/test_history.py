@@ -22,6 +22,8 @@ from support.alembic_projects import (
 
 from automigrator import MigrationError, Migrator, Report, Target
 
+pytestmark = pytest.mark.long("postgresql")
+
 Make = Callable[..., Target]
 
 
@@ -45,7 +47,6 @@ def on_sqlite(url: str) -> bool:
     return make_url(url).get_backend_name() == "sqlite"
 
 
-@pytest.mark.long("postgresql")
 async def test_every_head_of_a_branched_history_is_reached(
     make_target: Make, database_url: str
 ) -> None:
@@ -59,7 +60,6 @@ async def test_every_head_of_a_branched_history_is_reached(
     assert (await run(target)).outcome == "current"
 
 
-@pytest.mark.long("postgresql")
 async def test_several_heads_where_one_is_asked_for_are_named_and_nothing_is_changed(
     make_target: Make, database_url: str
 ) -> None:
@@ -73,7 +73,6 @@ async def test_several_heads_where_one_is_asked_for_are_named_and_nothing_is_cha
     assert tables(database_url) == set()
 
 
-@pytest.mark.long("postgresql")
 async def test_one_branch_alone_may_be_wanted_and_the_rest_later(
     make_target: Make, database_url: str, tmp_path: Path
 ) -> None:
@@ -92,7 +91,6 @@ async def test_one_branch_alone_may_be_wanted_and_the_rest_later(
     assert (await run(target)).outcome == "current"
 
 
-@pytest.mark.long("postgresql")
 async def test_dependencies_of_a_revision_run_before_it_and_count_as_reached(
     make_target: Make, database_url: str
 ) -> None:
@@ -113,7 +111,6 @@ async def test_dependencies_of_a_revision_run_before_it_and_count_as_reached(
     assert status.current, status
 
 
-@pytest.mark.long("postgresql")
 async def test_a_merge_of_two_branches_is_one_head(make_target: Make, database_url: str) -> None:
     def revisions(folder: Path) -> None:
         branches(folder)
@@ -128,7 +125,6 @@ async def test_a_merge_of_two_branches_is_one_head(make_target: Make, database_u
     assert (await run(target)).outcome == "current"
 
 
-@pytest.mark.long("postgresql")
 async def test_revisions_are_found_in_several_and_in_nested_locations(
     make_target: Make, database_url: str, tmp_path: Path
 ) -> None:
@@ -260,7 +256,6 @@ async def test_a_revision_may_run_async_code(
     assert [tuple(row) for row in query(database_url, "select id from t")] == [(7,)]
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("kind", ["generic", "async", "per_migration"])
 async def test_a_revision_may_read_and_write_data(
     kind: str, make_target: Make, database_url: str, versions: Path
@@ -314,7 +309,6 @@ def nameless(folder: Path) -> None:
     (folder / "r2_.py").write_text("down_revision = 'r1'\n", "utf-8")
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.parametrize(
     ("kind", "breaking", "named"),
     [
@@ -354,7 +348,6 @@ async def test_a_broken_history_is_named_and_the_database_is_left_alone(
     assert contents(database_url) == before
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("kind", ["async", "version_table"])
 async def test_a_database_ahead_of_the_code_is_left_alone_and_both_sides_are_named(
     kind: str, make_target: Make, database_url: str, versions: Path
@@ -377,7 +370,6 @@ async def test_a_database_ahead_of_the_code_is_left_alone_and_both_sides_are_nam
     assert contents(database_url) == before
 
 
-@pytest.mark.long("postgresql")
 async def test_a_revision_that_does_not_exist_cannot_be_wanted(
     make_target: Make, database_url: str
 ) -> None:

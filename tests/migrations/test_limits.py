@@ -19,6 +19,10 @@ from support.blackhole import cable
 from automigrator import ConfigurationError, Failure, MigrationError, Migrator, Target
 from automigrator.migrations.isolation import alembic_to_ourselves
 
+pytestmark = pytest.mark.long(
+    "many", "[check]", "ignores_connection", "async-thread", "generic-loop", "awaited-thread"
+)
+
 Make = Callable[..., Target]
 
 LIMIT_S = 15.0

@@ -11,7 +11,7 @@ from support.notes_application import BROKEN, GOOD, HALF_WAY, ROWS, UNIQUE
 from support.raced_application import PROCESSES, ROUNDS, Raced, outcomes
 from support.starters import Ended
 
-pytestmark = pytest.mark.plugins
+pytestmark = [pytest.mark.plugins, pytest.mark.long]
 
 SLOWLY = "import time; time.sleep(0.7)\n"
 """Long enough for every process to have begun its run before the leader has ended its own."""

@@ -14,12 +14,13 @@ from support.blackhole import Cable, cable
 from support.notes_application import GOOD, ROWS
 from support.postgres_replicas import Replicas, replicas
 from support.postgres_server import Server
-from support.raced_application import COUNTED, FULL, Raced, outcomes
+from support.raced_application import COUNTED, Raced, outcomes
 from support.starters import Start
 
 from automigrator import MigrationError, Migrator, Run, hookimpl
 
-long = pytest.mark.skipif(not FULL, reason="takes long: `nox -s races`")
+pytestmark = pytest.mark.long
+
 COUNT = f"""
 import os
 {COUNTED}
@@ -89,7 +90,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
             yield Scene(servers, address, tmp_path)
 
 
-@pytest.mark.parametrize("env", ["async", pytest.param("generic", marks=long)])
+@pytest.mark.parametrize("env", ["async", "generic"])
 def test_one_in_all_applies_on_the_new_primary_when_the_leader_loses_the_old(
     scene: Scene, env: str
 ) -> None:
@@ -115,7 +116,6 @@ def test_one_in_all_applies_on_the_new_primary_when_the_leader_loses_the_old(
 
 
 @pytest.mark.parametrize("replicated", [True, False])
-@pytest.mark.long
 def test_replicated_revisions_count_where_each_revision_is_committed(
     scene: Scene, replicated: bool
 ) -> None:
@@ -143,7 +143,6 @@ def test_replicated_revisions_count_where_each_revision_is_committed(
     assert scene.counted(servers.standby) == 1
 
 
-@pytest.mark.long
 def test_two_servers_are_two_databases_and_the_run_on_each_is_whole(scene: Scene) -> None:
     raced, servers = scene.application(), scene.servers
     raced.traced(f"{scene.held_up}{COUNT}", GOOD)
@@ -161,7 +160,6 @@ def test_two_servers_are_two_databases_and_the_run_on_each_is_whole(scene: Scene
         assert (scene.heads(server), scene.counted(server)) == ({"r3"}, 1)
 
 
-@pytest.mark.long
 def test_a_leader_whose_connections_are_closed_by_the_move_changes_neither_server(
     scene: Scene,
 ) -> None:
@@ -205,7 +203,6 @@ def test_no_one_applies_on_a_server_whose_lock_it_does_not_hold(scene: Scene, dr
     assert [scene.heads(each) for each in (servers.primary, servers.standby)] == [{"r1"}, {"r3"}]
 
 
-@pytest.mark.long
 def test_a_standby_is_waited_for_until_it_is_promoted(scene: Scene) -> None:
     raced = scene.application()
     raced.traced(COUNT)
@@ -218,7 +215,6 @@ def test_a_standby_is_waited_for_until_it_is_promoted(scene: Scene) -> None:
     assert outcomes(ended).get("current") == 2
 
 
-@pytest.mark.long
 def test_a_standby_that_stays_one_is_refused_and_one_that_lacks_nothing_is_current(
     scene: Scene,
 ) -> None:
@@ -241,10 +237,7 @@ def several(scene: Scene, start: Start, *servers: Server) -> Start:
     return replace(start, url=url.render_as_string(hide_password=False))
 
 
-@pytest.mark.parametrize(
-    "env", ["generic", pytest.param("async", marks=long), pytest.param("thread", marks=long)]
-)
-@pytest.mark.long
+@pytest.mark.parametrize("env", ["generic", "async", "thread"])
 def test_a_url_of_several_hosts_leads_to_whichever_is_the_primary(scene: Scene, env: str) -> None:
     options = {"drive": "thread"} if env == "thread" else {}
     raced, servers = scene.application("async" if env == "async" else "generic"), scene.servers
@@ -263,7 +256,6 @@ def test_a_url_of_several_hosts_leads_to_whichever_is_the_primary(scene: Scene, 
     assert scene.heads(servers.standby) == {"r3"}
 
 
-@pytest.mark.long
 def test_standbys_alone_are_waited_for_by_a_url_of_several_hosts(scene: Scene) -> None:
     raced, servers = scene.application(), scene.servers
     raced.traced(GOOD)

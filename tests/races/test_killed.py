@@ -9,6 +9,8 @@ import pytest
 from support.notes_application import GOOD, ROWS
 from support.raced_application import PROCESSES, ROUNDS, Raced, outcomes
 
+pytestmark = pytest.mark.long("postgresql", "bounded_and_says")
+
 INSERTED = """
 import os
 op.create_table("counted", sa.Column("pid", sa.Integer))

@@ -22,6 +22,7 @@ BINARY = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin"
 pytestmark = [
     pytest.mark.skipif(BINARY is None, reason="pgbouncer is not installed"),
     pytest.mark.parametrize("kind_of_database", ["postgresql"]),
+    pytest.mark.long("session_mode"),
 ]
 
 # asyncpg's prepared statements outlive a transaction, in which the pooler gave it its session

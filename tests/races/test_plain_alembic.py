@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from support.raced_application import COUNTED, DATA_STEP, FULL, PROCESSES, Raced
+from support.raced_application import COUNTED, DATA_STEP, PROCESSES, Raced
+
+pytestmark = pytest.mark.long
 
 ROUNDS = 6
 
 
 @pytest.mark.parametrize("old", [True, False], ids=["on an old database", "on an empty one"])
-@pytest.mark.skipif(not FULL, reason="takes long: `nox -s races`")
 def test_plain_upgrades_started_together_fail_and_repeat_the_data_step(
     new_application: Callable[..., Raced],
     record_property: Callable[[str, str], None],

@@ -13,8 +13,10 @@ from sqlalchemy import make_url
 from support import postgres_server
 from support.blackhole import cable
 from support.notes_application import GOOD, ROWS
-from support.raced_application import FULL, Raced
+from support.raced_application import Raced
 from support.starters import Start
+
+pytestmark = pytest.mark.long("[generic", "[per_migration", "whose_network", "server_that_stops")
 
 SLOW = 'op.execute("SELECT pg_sleep(0.5)")\n'
 INSERTED = "op.execute(\"INSERT INTO notes VALUES (9, 'late')\")"
@@ -86,7 +88,6 @@ def cut_off(raced: Raced, port: int, **options: Any) -> Start:
 
 
 @on_postgres
-@pytest.mark.skipif(not FULL, reason="takes long: `nox -s races`")
 @pytest.mark.parametrize("drive", ["loop", "thread"])
 def test_a_leader_whose_network_is_cut_gives_up_and_another_takes_over(
     raced: Raced, drive: str

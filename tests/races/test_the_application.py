@@ -19,6 +19,11 @@ from support.raced_application import Raced, outcomes
 
 from automigrator import Migrator, Target
 
+pytestmark = pytest.mark.long(
+    "and_no_other[postgresql",
+    "nothing_behind[postgresql",
+)
+
 ADDED = 'op.add_column("notes", sa.Column("email", sa.String(20)))'
 on_postgres = pytest.mark.parametrize("kind_of_database", ["postgresql"])
 

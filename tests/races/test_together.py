@@ -8,6 +8,8 @@ import pytest
 from support.notes_application import GOOD, ROWS
 from support.raced_application import COUNTED, DATA_STEP, PROCESSES, ROUNDS, Raced, outcomes
 
+pytestmark = pytest.mark.long("mode_wait")
+
 CONCURRENTLY = """
 with op.get_context().autocommit_block():
     op.create_index("by_text", "notes", ["text"], postgresql_concurrently=True)

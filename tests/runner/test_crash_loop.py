@@ -36,7 +36,7 @@ from automigrator import (
 from automigrator.backends.contract.record import Record
 from automigrator.runner import crash_loop
 
-pytestmark = pytest.mark.plugins
+pytestmark = [pytest.mark.plugins, pytest.mark.long("postgresql")]
 
 DIES = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 DIES_HALF_WAY = HALF_WAY.replace(BROKEN, f"    {GOOD}\n{DIES}")
@@ -122,7 +122,6 @@ def test_a_device_that_dies_at_every_boot_is_not_touched_after_so_many(
     assert (device.heads, device.notes()) == ({"r1"}, ROWS)
 
 
-@pytest.mark.long("postgresql")
 def test_a_start_that_tries_nothing_undoes_the_work_of_a_dead_leader(
     device: Raced,
 ) -> None:
@@ -157,7 +156,6 @@ async def test_a_start_is_written_down_before_anything_is_done(device: Raced) ->
     assert (peeking.record.outcome, peeking.record.starts.count) == ("begun", 1)
 
 
-@pytest.mark.long("postgresql")
 def test_each_of_many_that_die_one_after_the_other_counts_and_the_rest_is_spared(
     device: Raced,
 ) -> None:
@@ -177,7 +175,6 @@ def test_of_six_processes_that_fail_together_one_is_counted(device: Raced) -> No
     assert len(device.trace) == 2
 
 
-@pytest.mark.long("postgresql")
 async def test_the_log_the_report_and_an_event_say_what_was_not_tried_and_what_to_do(
     device: Raced, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -224,7 +221,6 @@ async def test_the_log_the_report_and_an_event_say_what_was_not_tried_and_what_t
         ("continue", [], "degraded"),
     ],
 )
-@pytest.mark.long("postgresql")
 async def test_the_last_resort_is_what_was_configured(
     device: Raced, last_resort: Any, recovery: list[Any], outcome: str
 ) -> None:
@@ -234,7 +230,6 @@ async def test_the_last_resort_is_what_was_configured(
     assert (report.outcome, tried(report)) == (outcome, False)
 
 
-@pytest.mark.long("postgresql")
 async def test_a_target_has_a_limit_and_a_last_resort_of_its_own(device: Raced) -> None:
     device.traced(BROKEN)
     for target in (
@@ -248,7 +243,6 @@ async def test_a_target_has_a_limit_and_a_last_resort_of_its_own(device: Raced) 
     assert (report.outcome, len(device.trace)) == ("degraded", 3)
 
 
-@pytest.mark.long("postgresql")
 async def test_a_partial_state_is_continued_on_only_when_that_is_allowed(device: Raced) -> None:
     device.traced(HALF_WAY)
     first = await boot(device, limit=1)
@@ -303,7 +297,6 @@ async def test_the_core_refuses_every_act_of_a_plugin_that_is_asked_for_the_last
     assert any("asked for another attempt" in note for note in report.notes)
 
 
-@pytest.mark.long("postgresql")
 async def test_a_fixed_deployment_goes_through_at_once(device: Raced) -> None:
     device.traced(BROKEN)
     await boot(device, limit=1)
@@ -314,7 +307,6 @@ async def test_a_fixed_deployment_goes_through_at_once(device: Raced) -> None:
     assert (report.outcome, report.failed_starts) == ("migrated", 0)
 
 
-@pytest.mark.long("postgresql")
 async def test_clear_lets_the_next_start_try_again(device: Raced) -> None:
     device.traced(UNIQUE)
     await boot(device, limit=1)
@@ -324,7 +316,6 @@ async def test_clear_lets_the_next_start_try_again(device: Raced) -> None:
     assert (await boot(device, limit=1)).outcome == "migrated"
 
 
-@pytest.mark.long("postgresql")
 async def test_a_success_forgets_the_failures_before_it(device: Raced) -> None:
     device.traced(UNIQUE)
     assert (await boot(device)).failed_starts == 1
@@ -338,7 +329,6 @@ async def test_a_success_forgets_the_failures_before_it(device: Raced) -> None:
     assert (await boot(device)).failed_starts == 1
 
 
-@pytest.mark.long("postgresql")
 async def test_a_start_long_after_the_last_tries_once_more(
     device: Raced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,7 +421,6 @@ async def cancelled(device: Raced, lines: int) -> None:
     (device.root / "slow").unlink()
 
 
-@pytest.mark.long("postgresql")
 async def test_a_cancelled_start_is_not_counted_and_leaves_the_count_of_those_before_it(
     device: Raced,
 ) -> None:
@@ -466,7 +455,6 @@ def in_the_way(device: Raced) -> Iterator[None]:
         loop.close()
 
 
-@pytest.mark.long("postgresql")
 def test_a_failure_that_says_nothing_about_the_revisions_is_not_counted(device: Raced) -> None:
     if device.is_postgres:
         patience = "op.execute(\"SET LOCAL lock_timeout = '100ms'\")"

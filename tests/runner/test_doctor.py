@@ -19,6 +19,8 @@ from support.alembic_projects import contents, linear, query, revision, tables
 
 from automigrator import MigrationError, Migrator, Target, TargetCheckup, hookimpl
 
+pytestmark = pytest.mark.long("postgresql")
+
 Make = Callable[..., Target]
 
 INVALID = "select indexrelid::regclass::text from pg_index where not indisvalid"

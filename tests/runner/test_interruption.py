@@ -18,6 +18,8 @@ from support.process_state import unchanged_process
 
 from automigrator import Decision, Event, Failure, Migrator, Run, Target, hookimpl
 
+pytestmark = pytest.mark.long("per_migration", "ignores_connection", "kept1-loop", "kept0-thread")
+
 Make = Callable[..., Target]
 
 ENDLESS = {

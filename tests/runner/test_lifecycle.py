@@ -16,6 +16,8 @@ from support.alembic_projects import heads, linear, revision
 
 from automigrator import ConfigurationError, MigrationError, Migrator, Target
 
+pytestmark = pytest.mark.long("postgresql")
+
 Make = Callable[..., Target]
 
 

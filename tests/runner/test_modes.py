@@ -21,6 +21,8 @@ from automigrator import (
     Target,
 )
 
+pytestmark = pytest.mark.long("postgresql")
+
 Make = Callable[..., Target]
 
 
@@ -143,7 +145,6 @@ async def test_a_follower_returns_when_a_leader_has_migrated(
     assert report.targets[0].after == ("r3",)
 
 
-@pytest.mark.long("postgresql")
 async def test_a_follower_gives_up_at_its_limit_and_has_changed_nothing(
     make_target: Make, database_url: str
 ) -> None:
@@ -163,7 +164,6 @@ async def test_the_lifespan_is_governed_by_the_gate_too(make_target: Make, sqlit
         assert tables(sqlite_url) == set()
 
 
-@pytest.mark.long("postgresql")
 async def test_a_rollback_is_explicit_already(make_target: Make, database_url: str) -> None:
     target = make_target()
     await Migrator(target, mode="migrate").run()

@@ -35,6 +35,8 @@ from automigrator import (
 )
 from automigrator.backends.access import Access
 
+pytestmark = pytest.mark.long("postgresql")
+
 Make = Callable[..., Target]
 
 REQUIRED = 'op.execute("ALTER TABLE notes ADD COLUMN author TEXT NOT NULL")'
@@ -183,7 +185,6 @@ async def test_a_good_revision_is_rehearsed_once_and_migrated_once(
     assert notes.notes() == (ROWS if body == GOOD else [])
 
 
-@pytest.mark.long("postgresql")
 async def test_without_being_asked_nothing_is_rehearsed_and_a_targets_own_word_counts(
     notes: Application,
 ) -> None:
@@ -195,7 +196,6 @@ async def test_without_being_asked_nothing_is_rehearsed_and_a_targets_own_word_c
     assert report.rehearsed_s is not None and len(trace(notes)) == 3
 
 
-@pytest.mark.long("postgresql")
 async def test_the_rehearsal_comes_before_the_hook_that_a_migration_begins_with(
     notes: Application,
 ) -> None:
@@ -216,7 +216,6 @@ async def test_the_rehearsal_comes_before_the_hook_that_a_migration_begins_with(
     ]
 
 
-@pytest.mark.long("postgresql")
 async def test_a_failed_rehearsal_is_told_and_no_migration_begins(notes: Application) -> None:
     notes.deploy(UNIQUE)
     told = Told()
@@ -307,7 +306,6 @@ async def test_cancelled_while_it_rehearses_it_leaves_no_copy(notes: Application
     assert (contents(notes.url), beside(notes)) == (before, [])
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("limit", ["statement_timeout", "revision_timeout"])
 async def test_limits_hold_for_the_rehearsal(limit: str, notes: Application) -> None:
     long = long_statement(notes)
@@ -345,7 +343,6 @@ async def test_an_env_py_that_cannot_be_led_to_the_copy_is_refused_before_anythi
     assert (await migrated(application.target(), rehearse=False)).outcome == "migrated"
 
 
-@pytest.mark.long("postgresql")
 async def test_an_env_py_that_swallows_a_revisions_error_does_not_deceive_the_rehearsal(
     tmp_path: Path, database_url: str
 ) -> None:
@@ -356,7 +353,6 @@ async def test_an_env_py_that_swallows_a_revisions_error_does_not_deceive_the_re
     assert application.notes() == ROWS
 
 
-@pytest.mark.long("postgresql")
 async def test_an_empty_database_has_nothing_to_lose_and_is_not_rehearsed(
     make_target: Make, database_url: str
 ) -> None:
@@ -370,7 +366,6 @@ async def test_an_empty_database_has_nothing_to_lose_and_is_not_rehearsed(
     assert called == ["load", "bootstrap"] and heads(database_url) == {"r3"}
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("baseline", ["r1", "base"])
 async def test_a_database_without_a_version_row_is_stamped_on_the_copy_too(
     baseline: str, notes: Application
@@ -401,7 +396,6 @@ class Answering:
         return Decision.RETRY
 
 
-@pytest.mark.long("postgresql")
 async def test_another_attempt_after_a_failed_rehearsal_is_rehearsed_again(
     notes: Application,
 ) -> None:
@@ -412,7 +406,6 @@ async def test_another_attempt_after_a_failed_rehearsal_is_rehearsed_again(
     assert len(report.failures) == 1 and report.failures[0].in_rehearsal
 
 
-@pytest.mark.long("postgresql")
 async def test_another_attempt_after_a_rehearsal_that_worked_is_not(notes: Application) -> None:
     class Fails:
         calls = 0
@@ -433,7 +426,6 @@ async def test_another_attempt_after_a_rehearsal_that_worked_is_not(notes: Appli
     assert not report.failures[0].in_rehearsal
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.plugins
 async def test_a_failed_rehearsal_leaves_a_restoring_strategy_nothing_to_do(
     notes: Application,
@@ -506,7 +498,6 @@ async def test_functions_that_the_applications_listeners_add_are_there_on_the_co
     assert [text for _, text in application.notes()] == [note.upper() for note in NOTES]
 
 
-@pytest.mark.long("postgresql")
 async def test_an_engine_that_always_leads_to_its_own_database_is_refused(
     notes: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,8 @@ from support.alembic_projects import contents, linear, revision, tables
 
 from automigrator import MigrationError, Migrator, PendingError, Target
 
+pytestmark = pytest.mark.long("postgresql")
+
 Make = Callable[..., Target]
 
 KINDS = ["generic", "async", "multidb", "version_table", "ignores_connection"]
@@ -189,7 +191,6 @@ async def test_looking_at_a_database_with_something_pending_changes_no_row_and_n
         assert contents(database_url) == before
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("kind", SOME_KINDS)
 async def test_a_check_tells_what_is_pending_and_then_that_nothing_is(
     kind: str, make_target: Make, database_url: str
@@ -221,7 +222,6 @@ async def test_a_check_of_an_absent_database_says_that_it_is_absent(
     assert status.pending == ("r1", "r2", "r3")
 
 
-@pytest.mark.long("postgresql")
 async def test_a_check_tells_the_problem_that_a_run_would_meet(
     make_target: Make, database_url: str, versions: Path
 ) -> None:
@@ -237,7 +237,6 @@ async def test_a_check_tells_the_problem_that_a_run_would_meet(
     assert (status.problem.kind, status.problem.message) == (met.kind, met.message)
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("kind", SOME_KINDS)
 async def test_a_plan_lists_the_revisions_in_the_order_a_run_applies_them(
     kind: str, make_target: Make, database_url: str
@@ -273,7 +272,6 @@ async def test_the_sql_of_a_plan_makes_the_database_that_a_run_makes(
     assert contents(other_url) == contents(database_url)
 
 
-@pytest.mark.long("postgresql")
 async def test_the_sql_of_a_plan_starts_where_the_database_is(
     make_target: Make, database_url: str, versions: Path
 ) -> None:
@@ -288,7 +286,6 @@ async def test_the_sql_of_a_plan_starts_where_the_database_is(
     assert "CREATE TABLE" not in plan.sql
 
 
-@pytest.mark.long("postgresql")
 async def test_the_gate_does_not_govern_looking(
     make_target: Make, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

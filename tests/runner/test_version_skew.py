@@ -34,6 +34,8 @@ from automigrator import (
 from automigrator.migrations.compatibility import declaration, works_with
 from automigrator.migrations.history import History
 
+pytestmark = pytest.mark.long("postgresql")
+
 Make = Callable[..., Target]
 
 
@@ -105,7 +107,6 @@ async def refused(target: Target, **options: Any) -> str:
     return failure.message
 
 
-@pytest.mark.long("postgresql")
 async def test_older_code_is_refused_and_both_sides_are_named(
     old: Make, newer: Callable[..., Any], database_url: str
 ) -> None:
@@ -166,7 +167,6 @@ async def test_serving_takes_no_lock(
     assert outcome == "current"
 
 
-@pytest.mark.long("postgresql")
 async def test_a_target_says_otherwise_than_its_migrator(
     old: Make, newer: Callable[..., Any]
 ) -> None:
@@ -182,7 +182,6 @@ def test_only_what_is_known_can_be_asked_for(make_target: Make, database_url: st
         Migrator(make_target(folder="x"), ahead=None)  # type: ignore[arg-type]  # what is tested
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("mode", ["check", "wait"])
 async def test_the_other_modes_and_looks_agree_with_a_run(
     mode: Any, old: Make, newer: Callable[..., Any]
@@ -216,7 +215,6 @@ def two_branches(ours: Sequence[str], theirs: Sequence[str]) -> Callable[[Path],
     return write
 
 
-@pytest.mark.long("postgresql")
 async def test_a_database_that_is_ahead_in_one_branch_and_behind_in_another_is_refused(
     make_target: Make, newer: Callable[..., Any], database_url: str
 ) -> None:
@@ -230,7 +228,6 @@ async def test_a_database_that_is_ahead_in_one_branch_and_behind_in_another_is_r
     assert contents(database_url) == before
 
 
-@pytest.mark.long("postgresql")
 async def test_ahead_in_one_branch_and_level_in_another_is_served(
     make_target: Make, newer: Callable[..., Any]
 ) -> None:
@@ -240,7 +237,6 @@ async def test_ahead_in_one_branch_and_level_in_another_is_served(
     assert (await start(mine, ahead="serve")).outcome == "current"
 
 
-@pytest.mark.long("postgresql")
 async def test_older_code_starts_on_a_database_that_declares_itself_compatible(
     old: Make, newer: Callable[..., Any], database_url: str, tmp_path: Path
 ) -> None:
@@ -257,7 +253,6 @@ async def test_older_code_starts_on_a_database_that_declares_itself_compatible(
     assert everything(database_url, tmp_path) == before
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.parametrize(
     "floors",
     [{5: "r3"}, {4: "r3"}, {4: "r4", 5: "r3"}, {4: "r3", 5: "r4"}, {}],
@@ -271,7 +266,6 @@ async def test_one_revision_that_needs_newer_code_is_enough_to_be_refused(
     assert "newest revision is r3" in await refused(old())
 
 
-@pytest.mark.long("postgresql")
 async def test_code_of_another_branch_is_refused_whatever_the_floor_says(
     make_target: Make, newer: Callable[..., Any]
 ) -> None:
@@ -287,7 +281,6 @@ async def test_code_of_another_branch_is_refused_whatever_the_floor_says(
         assert "lacks q4" in await refused(mine, ahead=ahead)
 
 
-@pytest.mark.long("postgresql")
 async def test_without_a_declaration_nothing_is_recorded(
     newer: Callable[..., Any], database_url: str, tmp_path: Path
 ) -> None:
@@ -308,7 +301,6 @@ async def test_a_rollback_leaves_no_declaration_that_is_believed(
     assert (await start(old())).outcome == "current"
 
 
-@pytest.mark.long("postgresql")
 async def test_a_stamp_leaves_no_declaration_that_is_believed(
     old: Make, newer: Callable[..., Any], database_url: str
 ) -> None:
@@ -318,7 +310,6 @@ async def test_a_stamp_leaves_no_declaration_that_is_believed(
     await refused(old())
 
 
-@pytest.mark.long("postgresql")
 async def test_newer_code_that_declares_nothing_leaves_no_declaration_that_is_believed(
     old: Make, newer: Callable[..., Any], make_target: Make
 ) -> None:
@@ -367,7 +358,6 @@ async def test_a_failed_migration_keeps_what_was_true_before_it(
     assert (await start(old())).outcome == "current"
 
 
-@pytest.mark.long("postgresql")
 async def test_a_database_that_was_rebuilt_declares_anew(
     old: Make, newer: Callable[..., Any], make_target: Make, database_url: str
 ) -> None:
@@ -401,7 +391,6 @@ async def test_clearing_forgets_the_declaration(old: Make, newer: Callable[..., 
     await refused(old())
 
 
-@pytest.mark.long("postgresql")
 async def test_older_code_that_waited_for_newer_serves_and_leaves_its_record_alone(
     old: Make, make_target: Make, database_url: str
 ) -> None:
@@ -435,7 +424,6 @@ async def test_older_code_that_waited_for_newer_serves_and_leaves_its_record_alo
     assert found.record is not None and "no" in found.record.failures[0]["message"]
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("floor", ["nowhere", "r5", ("r1",)])
 async def test_a_wrong_declaration_stops_the_migration_before_it_begins(
     floor: Any, make_target: Make, database_url: str
@@ -449,7 +437,6 @@ async def test_a_wrong_declaration_stops_the_migration_before_it_begins(
     assert heads(database_url) == set()
 
 
-@pytest.mark.long("postgresql")
 @pytest.mark.parametrize("ahead", ["refuse", "serve"])
 async def test_nothing_is_ever_downgraded_by_itself(
     ahead: Any, old: Make, newer: Callable[..., Any], database_url: str

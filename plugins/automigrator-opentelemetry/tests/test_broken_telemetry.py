@@ -18,6 +18,8 @@ from support.telemetry import Telemetry, start
 
 from automigrator import Event, MigrationError, hookimpl
 
+pytestmark = pytest.mark.long("postgresql")
+
 
 class Broken(SpanProcessor):
     def on_start(self, span: Any, parent_context: Any = None) -> None:

@@ -16,6 +16,8 @@ from support.telemetry import Telemetry, start
 
 from automigrator import Event, MigrationError, Migrator, Run, hookimpl
 
+pytestmark = pytest.mark.long("postgresql")
+
 SLEEP = 'op.run_async(lambda connection: __import__("asyncio").sleep(30))'
 
 

@@ -36,9 +36,14 @@ from automigrator.testing.processes import Process
 
 TABLES = [VersionTable()]
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("pg_dump") is None, reason="no PostgreSQL client programs on this machine"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        shutil.which("pg_dump") is None, reason="no PostgreSQL client programs on this machine"
+    ),
+    pytest.mark.long(
+        "{psql}", "[beside]", "[default]", "unlink", "committed[False]", "statements3"
+    ),
+]
 
 HALF_A_MIGRATION = (
     "alter table users drop column mood",
