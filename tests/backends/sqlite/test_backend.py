@@ -469,7 +469,7 @@ async def test_a_target_that_is_left_to_the_next_start_has_no_file_open(
     with pytest.raises(RefusedError, match="is gone"):
         await held(backend).snapshots.restore(snapshot)
     assert file in open_files()
-    await held(backend).ended()
+    await held(backend).snapshots.let_go()
     await backend.release(engine)
     assert file not in open_files() and (await backend.look(TABLES)).unfinished
 

@@ -105,21 +105,16 @@ class SQLite(Backend):
     async def lock(
         self, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting
     ) -> AsyncIterator[SQLiteHold]:
-        from automigrator.backends.sqlite import lock as locks
-        from automigrator.backends.sqlite.hold import SQLiteHold
+        from automigrator.backends.sqlite.hold import FileHold, MemoryHold
 
         await self._settle()
-        lock = (
-            locks.memory_lock(self.engine().sync_engine, timeout_s, waiting)
+        hold: FileHold | MemoryHold = (
+            MemoryHold(self.look, self.engine().sync_engine)
             if self.file is None
-            else locks.file_lock(self.file, timeout_s, waiting)
+            else FileHold(self.look, self.access, self.file)
         )
-        async with lock as held:
-            hold = SQLiteHold(held, self.look, self.access, self.file)
-            try:
-                yield hold
-            finally:
-                await hold.ended()
+        async with hold.acquired(timeout_s, waiting):
+            yield hold
 
     def classify(self, error: BaseException) -> Verdict:
         from automigrator.backends.sqlite import errors
@@ -141,7 +136,7 @@ class SQLite(Backend):
 
 def _load() -> None:
     """Import the rest while it can be read: a failure may be that no file can be opened."""
-    from automigrator.backends.sqlite import doctor, errors, foreign, hold, lock  # noqa: F401
+    from automigrator.backends.sqlite import doctor, errors, foreign, hold  # noqa: F401
 
 
 def _look(file: Path, tables: Sequence[VersionTable]) -> Sight:

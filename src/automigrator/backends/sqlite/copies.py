@@ -47,7 +47,11 @@ def remove_partials(file: Path, folder: Path | None = None) -> None:
 
 
 def prune(
-    copies: Sequence[Path], limits: Limits, *, good: Path | None, spared: Container[Path] = ()
+    copies: Sequence[Path],
+    limits: Limits,
+    *,
+    good: Path | None = None,
+    spared: Container[Path] = (),
 ) -> tuple[str, ...]:
     """Delete the copies beyond the limits, but neither those `spared` nor a `good` one.
 
@@ -65,14 +69,6 @@ def prune(
     for folder in {path.parent for path in old}:
         files.sync_folder(folder)
     return tuple(str(path) for path in old)
-
-
-def prune_set_aside(file: Path, limits: Limits, own: Container[Path]) -> tuple[str, ...]:
-    """Delete those beyond the limits of the databases that a purge has replaced.
-
-    This run's `own` stay: a clock that goes back would make them the oldest.
-    """
-    return prune(kept(file, "purged", "corrupt"), limits, good=None, spared=own)
 
 
 def drop_twin(new: Path, others: Iterable[Path]) -> None:
