@@ -62,11 +62,8 @@ class SQLite(Backend):
                     await ensure_damaged(self.access, error)
                 raise
 
-        def ask(connection: Connection) -> Sight:
-            return reader.look(lambda sql: connection.exec_driver_sql(sql).all(), tables)
-
         async with self.engine().connect() as connection:
-            return await connection.run_sync(ask)
+            return await connection.run_sync(lambda c: reader.look(c.exec_driver_sql, tables))
 
     async def _settle(self) -> None:
         """Find the file that a creator of the application's leads to where the URL names none."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import closing, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from automigrator.backends.sqlite import codes, files, reader
 from automigrator.backends.sqlite.copies import Kind
 from automigrator.backends.sqlite.overwrite import PAGES_A_STEP, Keep, UnfitError, overwrite
 from automigrator.backends.sqlite.reader import Wait
-from automigrator.support.backoff import Deadline
 
 WAIT_S = 30.0
 
@@ -52,8 +51,9 @@ def copy(
     files.remove(unfinished)  # left by a copy that was killed
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     try:
-        with _connection(source, through) as live, closing(reader.connect(unfinished, "rw")) as new:
-            _copy_pages(live, new, Wait(source, "read", Deadline(wait_s), cancelled))
+        opened = nullcontext(through) if through else closing(reader.connect(source, "rw"))
+        with opened as live, closing(reader.connect(unfinished, "rw")) as new:
+            _copy_pages(live, new, Wait(source, "read", wait_s, cancelled))
             new.execute("PRAGMA writable_schema=ON")  # a broken one is copied as it is
             # a file marked WAL makes sidecars whenever it is read
             (mode,) = new.execute("PRAGMA journal_mode=DELETE").fetchone()
@@ -69,30 +69,20 @@ def copy(
         raise
 
 
-@contextmanager
-def _connection(path: Path, through: sqlite3.Connection | None) -> Iterator[sqlite3.Connection]:
-    """Context manager: a connection of our own, or the given one without its read transaction."""
-    if through is None:
-        with closing(reader.connect(path, "rw")) as own:
-            yield own
-        return
-    try:
-        yield through
-    finally:
-        through.rollback()
-
-
 def _copy_pages(live: sqlite3.Connection, new: sqlite3.Connection, wait: Wait) -> None:
     def after_step(status: int, remaining: int, total: int) -> None:
         wait.ensure_wanted()
         if status in codes.BUSY:
             wait.ensure_in_time()
 
-    # on the backup's own connection: held by a second one, it would not pin the WAL and a busy
-    # writer would make every step start again
-    reader.begin_reading(live, wait)
-    new.execute("PRAGMA synchronous=OFF")  # synced as a whole at the end
-    live.backup(new, pages=PAGES_A_STEP, progress=after_step, sleep=reader.POLL_S)
+    try:
+        # on the backup's own connection: held by a second one, it would not pin the WAL and a busy
+        # writer would make every step start again
+        reader.begin_reading(live, wait)
+        new.execute("PRAGMA synchronous=OFF")  # synced as a whole at the end
+        live.backup(new, pages=PAGES_A_STEP, progress=after_step, sleep=reader.POLL_S)
+    finally:
+        live.rollback()
 
 
 def restore(

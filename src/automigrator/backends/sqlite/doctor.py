@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Debris, TableName
@@ -131,7 +131,10 @@ def _judged(connection: sqlite3.Connection, name: str) -> Debris:
 
 def _doubt(connection: sqlite3.Connection, name: str, original: str) -> str | None:
     """Say why something might be lost with the copy; None when nothing would be."""
-    ask = reader.asking(connection)
+
+    def ask(sql: str) -> list[tuple[Any, ...]]:
+        return connection.execute(sql).fetchall()
+
     columns = {str(row[1]): row[4] for row in ask(f"PRAGMA table_info({quoted(name)})")}
     theirs = {str(row[1]) for row in ask(f"PRAGMA table_info({quoted(original)})")}
     if not ask(f"SELECT 1 FROM {quoted(name)} LIMIT 1"):

@@ -14,7 +14,6 @@ from typing import Any
 
 from automigrator.backends.sqlite import codes, files, reader
 from automigrator.backends.sqlite.reader import Wait
-from automigrator.support.backoff import Deadline
 
 PAGES_A_STEP = 1000
 
@@ -44,7 +43,7 @@ def overwrite(
     UnfitError, and TimeoutError when another connection is in the way; the live file is untouched
     then, and what was kept is gone.
     """
-    wait = Wait(live, "overwritten", Deadline(wait_s))
+    wait = Wait(live, "overwritten", wait_s)
     with _at_least_two_pages(source) as source, closing(reader.connect(live, "rw")) as own:
         _begin(own, "BEGIN EXCLUSIVE", wait)
         # after BEGIN has found the file whole: a broken schema alone may be overwritten in place
@@ -107,31 +106,29 @@ def _with_write_lock(
         elif not kept:
             kept.append(keep(None))
 
-    target.execute("PRAGMA synchronous=EXTRA")
-    pages = min(PAGES_A_STEP, _value(source, "page_count") - 1)
-    while True:
+    def write() -> Path | None:
+        kept.clear()
         try:
             source.backup(target, pages=pages, progress=after_step, sleep=reader.POLL_S)
             return kept[0]
-        except BaseException as error:
+        except BaseException:
             for each in kept:
                 _forget(each)  # others may have written since
-            kept.clear()
-            # backup() itself waits on the plain codes only, not on the extended ones
-            if not isinstance(error, sqlite3.OperationalError):
-                raise
-            wait.after(error)
+            raise
+
+    target.execute("PRAGMA synchronous=EXTRA")
+    pages = min(PAGES_A_STEP, _value(source, "page_count") - 1)
+    # backup() itself waits on the plain codes only, not on the extended ones
+    return wait.until_free(write)
 
 
 def _begin(target: sqlite3.Connection, statement: str, wait: Wait) -> None:
-    while True:
-        try:
-            target.execute(statement)
-            return
-        except sqlite3.DatabaseError as error:
-            if codes.is_damage(error):
-                raise UnfitError(str(error)) from error
-            wait.after(error)
+    try:
+        wait.until_free(lambda: target.execute(statement))
+    except sqlite3.DatabaseError as error:
+        if codes.is_damage(error):
+            raise UnfitError(str(error)) from error
+        raise
 
 
 def _forget(kept: Path | None) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.sqlite import codes, files
@@ -20,9 +20,11 @@ BUSY_S = 10.0
 
 POLL_S = 0.02
 
-Ask = Callable[[str], Sequence[Any]]
+Ask = Callable[[str], Iterable[Any]]
 
 """Runs a SELECT and returns its rows."""
+
+T = TypeVar("T")
 
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'"
 
@@ -38,20 +40,18 @@ def never() -> bool:
     return False
 
 
-class Wait:
-    """Waiting for other connections of the file at `path`, until the deadline.
+class Wait(Deadline):
+    """Waiting for other connections of the file at `path`, for `seconds` from now on.
 
     `act` is a participle for the message: what could not be done. SQLite's own busy timeout can
     neither be cancelled nor hold for several statements.
     """
 
     def __init__(
-        self, path: Path, act: str, deadline: Deadline, cancelled: Callable[[], bool] = never
+        self, path: Path, act: str, seconds: float, cancelled: Callable[[], bool] = never
     ) -> None:
-        self.path = path
-        self.act = act
-        self.deadline = deadline
-        self.cancelled = cancelled
+        super().__init__(seconds)
+        self.path, self.act, self.cancelled = path, act, cancelled
 
     def ensure_wanted(self) -> None:
         """Raise Cancelled when the caller no longer wants the work."""
@@ -60,19 +60,24 @@ class Wait:
 
     def ensure_in_time(self) -> None:
         """Raise BusyError when the time is over."""
-        if self.deadline.is_over():
+        if self.is_over():
             raise codes.BusyError(
                 f"{self.path} could not be {self.act}: another connection kept it locked for "
-                f"{self.deadline.elapsed():.1f} s; it was not changed. End that connection's "
+                f"{self.elapsed():.1f} s; it was not changed. End that connection's "
                 "transaction, then try again"
             )
 
-    def after(self, error: sqlite3.Error) -> None:
-        """Pause before another try. Raises `error` unless it says busy, and BusyError."""
-        if not codes.is_busy(error):
-            raise error
-        self.ensure_in_time()
-        time.sleep(POLL_S)
+    def until_free(self, act: Callable[[], T]) -> T:
+        """Try an act again as long as it finds another connection in the way."""
+        while True:
+            self.ensure_wanted()
+            try:
+                return act()
+            except sqlite3.Error as error:
+                if not codes.is_busy(error):
+                    raise
+                self.ensure_in_time()
+            time.sleep(POLL_S)
 
 
 def connect(path: Path, mode: str, *, any_thread: bool = False) -> sqlite3.Connection:
@@ -84,11 +89,22 @@ def connect(path: Path, mode: str, *, any_thread: bool = False) -> sqlite3.Conne
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Context manager: a read-only connection that leaves no sidecars behind."""
+def looking_at(
+    path: Path,
+    wait_s: float | None = None,
+    *,
+    cancelled: Callable[[], bool] = never,
+    mode: str = "ro",
+) -> Iterator[sqlite3.Connection]:
+    """Context manager: a connection in a transaction that sees one state of the file.
+
+    It leaves no sidecars behind. `wait_s` limits the wait for others, 10 seconds by default.
+    """
+    wait = Wait(path, "read", BUSY_S if wait_s is None else wait_s, cancelled)
     before = [p for p in files.sidecars(path) if p.exists()]
     try:
-        with closing(connect(path, "ro")) as connection:
+        with closing(connect(path, mode)) as connection:
+            begin_reading(connection, wait)
             yield connection
     finally:
         if any(p.exists() for p in files.sidecars(path) if p not in before):
@@ -101,23 +117,8 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 def begin_reading(connection: sqlite3.Connection, wait: Wait) -> None:
     """Begin a transaction that sees one state of the file, once a writer has let go of it."""
     connection.execute("BEGIN")
-    while True:
-        wait.ensure_wanted()
-        try:
-            # reads without parsing the schema: a broken one can be copied, too
-            connection.execute("PRAGMA data_version").fetchone()
-            return
-        except sqlite3.OperationalError as error:
-            wait.after(error)
-
-
-@contextmanager
-def looking_at(path: Path, wait_s: float | None = None) -> Iterator[sqlite3.Connection]:
-    """Context manager: a connection in a transaction that sees one state of the file."""
-    deadline = Deadline(BUSY_S if wait_s is None else wait_s)
-    with reading(path) as connection:
-        begin_reading(connection, Wait(path, "read", deadline))
-        yield connection
+    # reads without parsing the schema: a broken one can be copied, too
+    wait.until_free(lambda: connection.execute("PRAGMA data_version").fetchone())
 
 
 def look_at_file(path: Path, tables: Sequence[VersionTable]) -> Sight:
@@ -131,14 +132,13 @@ def look_at_file(path: Path, tables: Sequence[VersionTable]) -> Sight:
         raise codes.no_file(f"{path} is a folder, and should be a file")
     try:
         with looking_at(path) as connection:
-            return look(asking(connection), tables)
+            return look(connection.execute, tables)
     except sqlite3.OperationalError as error:
         # a journal that a killed process left can only be played back by a writer
         if codes.code_of(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
             raise
-    with closing(connect(path, "rw")) as connection:
-        begin_reading(connection, Wait(path, "read", Deadline(BUSY_S)))
-        return look(asking(connection), tables)
+    with looking_at(path, mode="rw") as connection:
+        return look(connection.execute, tables)
 
 
 def look(ask: Ask, tables: Sequence[VersionTable]) -> Sight:
@@ -153,10 +153,6 @@ def look(ask: Ask, tables: Sequence[VersionTable]) -> Sight:
             rows = ask(f"SELECT version_num FROM {quoted(found)}")
             heads[table] = tuple(sorted(str(row[0]) for row in rows))
     return Sight(True, heads, bool(names))
-
-
-def asking(connection: sqlite3.Connection) -> Ask:
-    return lambda sql: connection.execute(sql).fetchall()
 
 
 def quoted(name: str) -> str:
@@ -185,7 +181,7 @@ def verify(
         complaints = [row for row in _quick_check(connection) if not re.match(_LOGICAL, row)]
         if complaints:
             raise codes.damaged(f"{path} is damaged: {'; '.join(complaints[:5])}")
-        return look(asking(connection), [VersionTable(name) for name in tables]).all_heads()
+        return look(connection.execute, [VersionTable(name) for name in tables]).all_heads()
 
 
 def _quick_check(connection: sqlite3.Connection) -> list[str]:

@@ -51,7 +51,7 @@ def _unchanged(file: Path, entry: journal.Entry) -> bool:
     place = Path(entry.snapshot)
     if not place.exists():
         return False
-    with reader.reading(file) as live, reader.reading(place) as copy:
+    with reader.looking_at(file) as live, reader.looking_at(place) as copy:
         same_schema = _schema(live) == _schema(copy)
         return same_schema and (entry.atomic or _same_rows(live, copy))
 

@@ -24,7 +24,6 @@ from automigrator.backends.sqlite.connections import files_of, named_like
 from automigrator.backends.sqlite.snapshot import FileSnapshots
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
-from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import in_thread, shielded
 
 Make = Callable[[Path, Path, Callable[[], bool]], None]
@@ -168,9 +167,8 @@ def fresh(place: Path, like: Path, cancelled: Callable[[], bool]) -> None:
     not be told from one that has lost its data.
     """
     settings: dict[str, object] = {}
-    wait = reader.Wait(like, "read", Deadline(reader.BUSY_S), cancelled)
-    with suppress(sqlite3.Error, codes.BusyError), reader.reading(like) as connection:
-        reader.begin_reading(connection, wait)
+    looking = reader.looking_at(like, cancelled=cancelled)
+    with suppress(sqlite3.Error, codes.BusyError), looking as connection:
         for name in ("page_size", "encoding"):
             (settings[name],) = connection.execute(f"PRAGMA {name}").fetchone()
     files.remove(place)
