@@ -5,7 +5,7 @@ from __future__ import annotations
 # what only an act needs is imported there: a start with nothing to do comes here, too
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,7 @@ class SQLite(Backend):
                 from automigrator.backends.sqlite import errors
                 from automigrator.backends.sqlite.foreign import ensure_damaged
 
-                if errors.classify(error) == "corrupt":
+                if errors.classify(error).kind == "corrupt":
                     await ensure_damaged(self.access, error)
                 raise
 
@@ -116,7 +116,7 @@ class SQLite(Backend):
     def classify(self, error: BaseException) -> Verdict:
         from automigrator.backends.sqlite import errors
 
-        return Verdict(errors.classify(error), errors.advise(error))
+        return errors.classify(error)
 
     async def debris(self) -> tuple[str, ...]:
         if self.file is None or not self.file.exists():
@@ -157,7 +157,17 @@ class FileSessions(Sessions):
         return make_real(connection, to_write=to_write)
 
     def interrupter(self, connection: Connection) -> Callable[[], None] | None:
-        return connections.interrupter(connection)
+        interrupt = getattr(connection.connection.driver_connection, "interrupt", None)
+        if interrupt is None:
+            return None
+
+        def call() -> None:
+            answer = interrupt()
+            if hasattr(answer, "send"):  # aiosqlite's coroutine does its work at the first step
+                with suppress(StopIteration):
+                    answer.send(None)
+
+        return call
 
     def configure_options(self) -> dict[str, Any]:
         return {"transactional_ddl": True}
