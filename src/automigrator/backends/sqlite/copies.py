@@ -6,6 +6,7 @@ import hashlib
 import re
 import sqlite3
 from collections.abc import Container, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -33,7 +34,7 @@ def snapshot_path(file: Path, stamp: str, folder: Path | None) -> Path:
 def kept(file: Path, *kinds: Kind, folder: Path | None = None) -> list[Path]:
     """Return the whole copies of these kinds, oldest first, but none of another database."""
     found = _matching(file, f"\\.(?:{'|'.join(kinds)})-{_STAMP}", folder)
-    return sorted(found, key=_stamp_of)
+    return sorted(found, key=stamp_of)
 
 
 def remove_partials(file: Path, folder: Path | None = None) -> None:
@@ -57,7 +58,7 @@ def prune(
 
     Without a `good` one, the newest sound one stays; where none is sound, all of them stay.
     """
-    by_stamp = {_stamp_of(path): path for path in copies}
+    by_stamp = {stamp_of(path): path for path in copies}
     old = [by_stamp[stamp] for stamp in limits.outdated(list(by_stamp), datetime.now(UTC))]
     if old and good is None:
         good = next(filter(_is_sound, reversed(copies)), None)
@@ -76,7 +77,7 @@ def drop_twin(new: Path, others: Iterable[Path]) -> None:
 
     So starts that fail again and again, and change nothing, keep one copy.
     """
-    before = max((path for path in others if path != new), key=_stamp_of, default=None)
+    before = max((path for path in others if path != new), key=stamp_of, default=None)
     if before is not None and _same_pages(new, before):
         files.remove(before)
         files.sync_folder(before.parent)
@@ -103,11 +104,10 @@ def _without_counters(header: bytes) -> bytes:
 
 
 def _is_sound(path: Path) -> bool:
-    try:
+    with suppress(sqlite3.Error, OSError):
         reader.verify(path, preread=True)
-    except (sqlite3.Error, OSError):
-        return False
-    return True
+        return True
+    return False
 
 
 def _matching(file: Path, rest: str, folder: Path | None) -> list[Path]:
@@ -133,5 +133,6 @@ def _prefix(file: Path, folder: Path | None) -> str:
     return f"{file.name}.{whose}"
 
 
-def _stamp_of(path: Path) -> str:
+def stamp_of(path: Path) -> str:
+    """Return the stamp in a copy's name, and the number of one of several of the same second."""
     return path.name.rpartition(".")[2].partition("-")[2]

@@ -25,7 +25,6 @@ from automigrator.backends.sqlite import connections, lock
 from automigrator.backends.sqlite.recover import recover
 from automigrator.backends.sqlite.side import FileSides
 from automigrator.backends.sqlite.snapshot import FileSnapshots
-from automigrator.backends.sqlite.transactions import data_version
 from automigrator.support.concurrency import in_thread, shielded
 
 Look = Callable[[Sequence[VersionTable]], Awaitable[Sight]]
@@ -99,7 +98,12 @@ class FileHold(SQLiteHold):
         # not of a fresh database on the side: commits meanwhile are somebody else's
         if watch is None or connections.main_file(connection) != self._file.resolve():
             return lambda: None
-        return watch.join(lambda: data_version(connection))
+
+        def ask() -> object:  # raises what a closed connection raises
+            dbapi = connection.connection.dbapi_connection
+            return connections.rows_of(dbapi, "PRAGMA data_version")
+
+        return watch.join(ask)
 
     async def recover(self) -> str | None:
         return await shielded(recover(self._file))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from automigrator.backends.sqlite.reader import connect
 
-Ask = Callable[[], int]
+Ask = Callable[[], object]
 
 """Reads `PRAGMA data_version` on a connection."""
 
@@ -33,7 +33,7 @@ class Watch:
     def join(self, ask: Ask) -> Callable[[], None]:
         """Count a connection's commits as the migration's own until the returned call is made."""
         self._joined += 1
-        own: int | None = None
+        own = None
         with suppress(Exception):
             own = ask()
         if own is None or self._version() != self._seen:
