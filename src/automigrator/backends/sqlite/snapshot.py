@@ -44,21 +44,18 @@ class FileSnapshots(Snapshots):
         names = tuple(table.name for table in tables)
         entry = journal.Entry("migrating", heads, wanted, str(place), time.time(), names, atomic)
         cancelled = threading.Event()
-        taking = in_thread(lambda: self._take(place, options.folder, entry, cancelled.is_set))
+        taking = in_thread(lambda: self._take(entry, options.folder, cancelled.is_set))
         await shielded(taking, cancelled.set)
         return Snapshot(str(place), heads, stamp)
 
     def _take(
-        self,
-        place: Path,
-        folder: Path | None,
-        entry: journal.Entry,
-        cancelled: Callable[[], bool],
+        self, entry: journal.Entry, folder: Path | None, cancelled: Callable[[], bool]
     ) -> None:
-        """Copy the live file to `place`, verify the copy and open the journal.
+        """Copy the live file to where `entry` says, verify the copy and open the journal.
 
         Raises RefusedError for a copy that does not pass, and what copying raises.
         """
+        place = Path(entry.snapshot)
         place.parent.mkdir(parents=True, exist_ok=True)
         copies.remove_partials(self.file, folder)
         files.ensure_space(self.file, place.parent)
@@ -66,7 +63,7 @@ class FileSnapshots(Snapshots):
         self.watch = Watch(self.file)
         backup.copy(self.file, place, cancelled=cancelled)
         try:
-            _verify(place, entry)
+            _ensure_sound(place, entry)
             journal.write(self.file, entry)
         except BaseException:
             files.remove(place)
@@ -90,10 +87,8 @@ class FileSnapshots(Snapshots):
         entry = self.entry
         if entry is None:
             raise RefusedError(f"{place} is no snapshot of this run; nothing was changed")
-        if not place.exists():
-            raise RefusedError(f"the snapshot {place} is gone; nothing was changed")
-        if self._verified != (place, _identity(place)):
-            _verify(place, entry)
+        if not place.exists() or self._verified != (place, _identity(place)):
+            _ensure_sound(place, entry)
         watch, self.watch = self.watch, None
 
         def keep(through: sqlite3.Connection | None) -> Path | None:
@@ -134,21 +129,26 @@ class FileSnapshots(Snapshots):
         await shielded(in_thread(self.stop_watching))
 
 
-def _verify(place: Path, entry: journal.Entry) -> None:
+def _ensure_sound(place: Path, entry: journal.Entry) -> None:
+    if flaw := flaw_of(place, entry):
+        raise RefusedError(f"the snapshot {place} cannot be used ({flaw}); nothing was changed")
+
+
+def flaw_of(place: Path, entry: journal.Entry) -> str | None:
+    """Say why a copy cannot be put back; None when it can. Raises what reading raises."""
+    if not place.exists():
+        return "it is gone"
     try:
         found = reader.verify(place, entry.tables, preread=True)
     except sqlite3.DatabaseError as error:
         if not codes.is_damage(error):
             raise
         # of the copy, or of a page of the live file that nobody has read yet
-        raise RefusedError(
-            f"the snapshot {place} did not pass its check: {error}; nothing was changed"
-        ) from error
-    if not set(found) <= set(entry.before):
-        raise RefusedError(
-            f"the snapshot {place} is at {', '.join(found)}, the database at "
-            f"{', '.join(entry.before) or 'base'}; nothing was changed"
-        )
+        return f"it did not pass its check: {error}"
+    if not set(found) <= set(entry.before) or (entry.before and not found):
+        before = ", ".join(entry.before) or "base"
+        return f"it is at {', '.join(found) or 'base'}, the database at {before}"
+    return None
 
 
 def _identity(place: Path) -> tuple[int, ...]:
