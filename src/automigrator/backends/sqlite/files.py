@@ -6,7 +6,8 @@ import errno
 import math
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SIDECARS = ("-wal", "-shm", "-journal")
@@ -86,20 +87,28 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def renamed_when_whole(temporary: Path, place: Path) -> Iterator[None]:
+    """Context manager: give a file its name at the end, or remove it when the block raises.
+
+    The block syncs the file: then a kill or power cut leaves what had the name before, or this.
+    """
+    try:
+        yield
+        os.replace(temporary, place)
+    except BaseException:
+        with suppress(OSError):
+            remove(temporary)
+        raise
+    sync_folder(place.parent)
+
+
 def write_durably(path: Path, text: str) -> None:
     """Replace a file's content: a kill or power cut leaves the old one or the new one."""
     temporary = beside(path, ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with renamed_when_whole(temporary, path):
+        temporary.write_text(text, encoding="utf-8")
+        sync_file(temporary)
 
 
 def remove_durably(path: Path) -> None:
@@ -113,31 +122,23 @@ def copy_bytes(source: Path, destination: Path) -> None:
     """Copy a database and its sidecars byte by byte, whatever they hold."""
     # the database itself last: its name says that the set is whole
     for suffix in (*SIDECARS, ""):
-        part = beside(source, suffix)
-        if not part.exists():
-            continue
-        partial = beside(destination, suffix + ".partial")
-        try:
-            partial.touch(0o600)
-            shutil.copyfile(part, partial)
-            sync_file(partial)
-            same_access(partial, part)
-            partial.replace(beside(destination, suffix))
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    sync_folder(destination.parent)
+        part, place = beside(source, suffix), beside(destination, suffix)
+        if part.exists():
+            partial = beside(place, ".partial")
+            with renamed_when_whole(partial, place):
+                partial.touch(0o600)
+                shutil.copyfile(part, partial)
+                sync_file(partial)
+                same_access(partial, part)
 
 
 def same_access(path: Path, model: Path) -> None:
     """Let those who may read the model read the copy, and nobody else."""
     status = model.stat()
     mode = status.st_mode & 0o777
-    try:
-        os.chown(path, status.st_uid, status.st_gid)
-    except PermissionError:
+    for owner, group in ((-1, status.st_gid), (status.st_uid, -1)):
         with suppress(PermissionError):
-            os.chown(path, -1, status.st_gid)
+            os.chown(path, owner, group)
     if path.stat().st_gid != status.st_gid:
         mode &= ~0o070  # of a group that may not read the model
     path.chmod(mode)

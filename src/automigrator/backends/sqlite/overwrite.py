@@ -101,9 +101,8 @@ def _with_write_lock(
     kept: list[Path | None] = []
 
     def after_step(status: int, remaining: int, total: int) -> None:
-        if status in codes.BUSY:
-            wait.ensure_in_time()
-        elif not kept:
+        wait.after_step(status)
+        if status not in codes.BUSY and not kept:
             kept.append(keep(None))
 
     def write() -> Path | None:

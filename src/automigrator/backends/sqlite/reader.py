@@ -53,14 +53,14 @@ class Wait(Deadline):
         super().__init__(seconds)
         self.path, self.act, self.cancelled = path, act, cancelled
 
-    def ensure_wanted(self) -> None:
-        """Raise Cancelled when the caller no longer wants the work."""
+    def after_step(self, status: int, remaining: int = 0, total: int = 0) -> None:
+        """Raise Cancelled when the work is no longer wanted, BusyError when the time is over.
+
+        `status` is SQLite's result code of the last step; the rest is what a backup tells, too.
+        """
         if self.cancelled():
             raise Cancelled(f"the copy of {self.path} was cancelled")
-
-    def ensure_in_time(self) -> None:
-        """Raise BusyError when the time is over."""
-        if self.is_over():
+        if status in codes.BUSY and self.is_over():
             raise codes.BusyError(
                 f"{self.path} could not be {self.act}: another connection kept it locked for "
                 f"{self.elapsed():.1f} s; it was not changed. End that connection's "
@@ -69,14 +69,15 @@ class Wait(Deadline):
 
     def until_free(self, act: Callable[[], T]) -> T:
         """Try an act again as long as it finds another connection in the way."""
+        status = sqlite3.SQLITE_OK
         while True:
-            self.ensure_wanted()
+            self.after_step(status)
             try:
                 return act()
             except sqlite3.Error as error:
                 if not codes.is_busy(error):
                     raise
-                self.ensure_in_time()
+            status = sqlite3.SQLITE_BUSY
             time.sleep(POLL_S)
 
 
@@ -90,17 +91,13 @@ def connect(path: Path, mode: str, *, any_thread: bool = False) -> sqlite3.Conne
 
 @contextmanager
 def looking_at(
-    path: Path,
-    wait_s: float | None = None,
-    *,
-    cancelled: Callable[[], bool] = never,
-    mode: str = "ro",
+    path: Path, *, cancelled: Callable[[], bool] = never, mode: str = "ro"
 ) -> Iterator[sqlite3.Connection]:
     """Context manager: a connection in a transaction that sees one state of the file.
 
-    It leaves no sidecars behind. `wait_s` limits the wait for others, 10 seconds by default.
+    It leaves no sidecars behind.
     """
-    wait = Wait(path, "read", BUSY_S if wait_s is None else wait_s, cancelled)
+    wait = Wait(path, "read", BUSY_S, cancelled)
     before = [p for p in files.sidecars(path) if p.exists()]
     try:
         with closing(connect(path, mode)) as connection:
@@ -160,24 +157,20 @@ def quoted(name: str) -> str:
 
 
 def verify(
-    path: Path,
-    tables: Sequence[str] = ("alembic_version",),
-    *,
-    preread: bool = False,
-    wait_s: float = 30.0,
+    path: Path, tables: Sequence[str] = ("alembic_version",), *, preread: bool = False
 ) -> tuple[str, ...]:
     """Check a database with `quick_check`, and return the heads in its version `tables`.
 
     `preread` reads the file through first, which makes a cold check of gigabytes some 70 times
-    faster: only for a file that nothing in this process has open. `wait_s` limits the wait for
-    others. Raises sqlite3.DatabaseError when it is damaged, TimeoutError when it stays locked.
+    faster: only for a file that nothing in this process has open. Raises sqlite3.DatabaseError
+    when it is damaged, TimeoutError when it stays locked.
     """
     if preread:
         buffer = bytearray(1 << 20)
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
-    with looking_at(path, wait_s) as connection:
+    with looking_at(path) as connection:
         complaints = [row for row in _quick_check(connection) if not re.match(_LOGICAL, row)]
         if complaints:
             raise codes.damaged(f"{path} is damaged: {'; '.join(complaints[:5])}")
@@ -187,23 +180,20 @@ def verify(
 def _quick_check(connection: sqlite3.Connection) -> list[str]:
     # not damage, and such a constraint may need the application's own functions
     connection.execute("PRAGMA ignore_check_constraints=ON")
-    try:
-        rows = connection.execute("PRAGMA quick_check").fetchall()
-    except sqlite3.OperationalError as error:
-        if codes.code_of(error) != sqlite3.SQLITE_ERROR:
-            raise
-        rows = _quick_check_tables(connection)
+    rows = _checked(connection, "PRAGMA quick_check")
+    if rows is None:
+        # each table by itself, but none that needs a collation of the application's own
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        checks = [f"PRAGMA quick_check({quoted(name)})" for (name,) in tables]
+        rows = [row for check in checks for row in _checked(connection, check) or ()]
     return [str(row[0]) for row in rows if row[0] != "ok"]
 
 
-def _quick_check_tables(connection: sqlite3.Connection) -> list[tuple[str]]:
-    """Check each table by itself, but none that needs a collation of the application's own."""
-    rows: list[tuple[str]] = []
-    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    for (name,) in tables:
-        try:
-            rows += connection.execute(f"PRAGMA quick_check({quoted(name)})").fetchall()
-        except sqlite3.OperationalError as error:
-            if codes.code_of(error) != sqlite3.SQLITE_ERROR:
-                raise
-    return rows
+def _checked(connection: sqlite3.Connection, check: str) -> list[tuple[str]] | None:
+    """Return the rows of a check; None where it needs what only the application has."""
+    try:
+        return connection.execute(check).fetchall()
+    except sqlite3.OperationalError as error:
+        if codes.code_of(error) != sqlite3.SQLITE_ERROR:
+            raise
+        return None
