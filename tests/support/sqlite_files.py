@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from automigrator.backends.sqlite import backup, reader
+from automigrator.backends.sqlite import backup, overwrite, reader
 
 MODES = ("wal", "delete")
 NOW = datetime(2026, 11, 24, 5, 15, tzinfo=UTC)
@@ -44,7 +44,7 @@ def waiting(seconds: float) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reader, "BUSY_S", seconds)
         patch.setattr(backup, "COPY_S", seconds)
-        patch.setattr(backup, "WAIT_S", seconds)
+        patch.setattr(overwrite, "WAIT_S", seconds)
         yield
 
 

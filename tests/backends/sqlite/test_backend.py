@@ -22,7 +22,7 @@ from support.sqlite_holds import held
 from automigrator.backends.access import Access
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import backup, journal, recover
+from automigrator.backends.sqlite import journal, overwrite, recover
 from automigrator.backends.sqlite import side as sides
 from automigrator.backends.sqlite.backend import SQLite
 from automigrator.backends.sqlite.connections import file_of
@@ -574,7 +574,7 @@ async def test_a_side_database_that_is_cancelled_as_it_is_made_does_not_come_lat
 
 async def refused_replacement(backend: SQLite, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A side database that cannot take over, as somebody writes."""
-    monkeypatch.setattr(backup, "WAIT_S", 0.1)
+    monkeypatch.setattr(overwrite, "WAIT_S", 0.1)
     with closing(sqlite3.connect(file, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         async with held(backend).sides.fresh("s1") as side:

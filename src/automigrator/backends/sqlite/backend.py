@@ -16,7 +16,7 @@ from automigrator.backends.access import Access, emptied, keep_none_idle
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import Sight, Verdict, VersionTable
-from automigrator.backends.sqlite import connections, files, reader
+from automigrator.backends.sqlite import codes, connections, files, reader
 from automigrator.errors import ConfigurationError
 from automigrator.support.concurrency import in_thread
 
@@ -55,10 +55,9 @@ class SQLite(Backend):
             try:
                 return await in_thread(partial(_look, self.file, tables))
             except sqlite3.DatabaseError as error:
-                from automigrator.backends.sqlite import errors
                 from automigrator.backends.sqlite.foreign import ensure_damaged
 
-                if errors.classify(error).kind == "corrupt":
+                if codes.is_damage(error):
                     await ensure_damaged(self.access, error)
                 raise
 
@@ -82,17 +81,16 @@ class SQLite(Backend):
         return await in_thread(partial(files.create, self.file))
 
     def engine(self) -> AsyncEngine:
-        if self.in_place and self.access.given_engine is not None:
+        file = self.file
+        if file is None:
+            assert self.access.given_engine is not None  # see __init__
             return self.access.given_engine
         engine = self.access.engine()
         # one that lies idle keeps its lock where the application sets locking_mode=EXCLUSIVE
         keep_none_idle(engine.sync_engine.pool)
-        event.listen(engine.sync_engine.pool, "connect", self._connected)
+        ensure = connections.ensure_leads_to
+        event.listen(engine.sync_engine.pool, "connect", lambda dbapi, _: ensure(file, dbapi))
         return engine
-
-    def _connected(self, dbapi: Any, record: object) -> None:
-        if self.file is not None:
-            connections.ensure_leads_to(self.file, dbapi)
 
     async def release(self, engine: AsyncEngine) -> None:
         if not self.in_place:

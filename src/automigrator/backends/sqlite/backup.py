@@ -18,9 +18,9 @@ from automigrator.backends.sqlite.copies import Kind
 from automigrator.backends.sqlite.overwrite import PAGES_A_STEP, Keep, UnfitError, overwrite
 from automigrator.backends.sqlite.reader import Wait
 
-COPY_S, WAIT_S = 60.0, 30.0
+COPY_S = 60.0
 
-"""Seconds for which a copy and a restore wait for other connections' transactions."""
+"""Seconds for which a copy waits for other connections' transactions."""
 
 
 def nothing(_: sqlite3.Connection | None) -> None:
@@ -91,7 +91,7 @@ def restore(
         with reader.looking_at(snapshot) as source:
             if live.exists() and not _lost_its_contents(live):
                 with suppress(UnfitError):
-                    return overwrite(source, live, keep, WAIT_S, through)
+                    return overwrite(source, live, keep, through)
     kept = keep(None) if live.exists() else None
     replace(snapshot, live)
     return kept

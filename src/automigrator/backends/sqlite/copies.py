@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,10 +20,10 @@ _STAMP = "[0-9]{8}T[0-9]{6,12}Z(?:-[0-9]{1,6})?"
 
 """The stamp of a run, or of `backup.set_aside`. `snapshot-before-the-holidays` is not ours."""
 
-_COUNTERS = ((18, 20), (24, 28), (40, 44), (92, 100))
+_SAME = (slice(0, 18), slice(20, 24), slice(28, 40), slice(44, 92))
 
-"""Bytes of the header that differ between copies of the same rows: journal mode, change counter,
-schema cookie, and the version of the library that wrote last."""
+"""Bytes of the header that are equal in copies of the same rows. Those between them may differ:
+journal mode, change counter, schema cookie, and the version of the library that wrote last."""
 
 
 def snapshot_path(file: Path, stamp: str, folder: Path | None) -> Path:
@@ -48,8 +48,10 @@ def remove_partials(file: Path, folder: Path | None = None) -> None:
 
 
 def prune(
-    copies: Sequence[Path],
+    file: Path,
+    kinds: Iterable[Kind],
     limits: Limits,
+    folder: Path | None = None,
     *,
     good: Path | None = None,
     spared: Container[Path] = (),
@@ -58,6 +60,7 @@ def prune(
 
     Without a `good` one, the newest sound one stays; where none is sound, all of them stay.
     """
+    copies = kept(file, *kinds, folder=folder)
     by_stamp = {stamp_of(path): path for path in copies}
     old = [by_stamp[stamp] for stamp in limits.outdated(list(by_stamp), datetime.now(UTC))]
     if old and good is None:
@@ -88,19 +91,13 @@ def _same_pages(one: Path, other: Path) -> bool:
     if one.stat().st_size != other.stat().st_size:
         return False
     with one.open("rb") as a, other.open("rb") as b:
-        if _without_counters(a.read(100)) != _without_counters(b.read(100)):
+        headers = a.read(100), b.read(100)
+        if any(headers[0][part] != headers[1][part] for part in _SAME):
             return False
         while chunk := a.read(1 << 20):
             if chunk != b.read(1 << 20):
                 return False
     return True
-
-
-def _without_counters(header: bytes) -> bytes:
-    plain = bytearray(header)
-    for start, end in _COUNTERS:
-        plain[start:end] = bytes(end - start)
-    return bytes(plain)
 
 
 def _is_sound(path: Path) -> bool:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Debris, TableName
@@ -127,13 +127,10 @@ def _judged(connection: sqlite3.Connection, name: str) -> Debris:
 
 def _doubt(connection: sqlite3.Connection, name: str, original: str) -> str | None:
     """Say why something might be lost with the copy; None when nothing would be."""
-
-    def ask(sql: str) -> list[tuple[Any, ...]]:
-        return connection.execute(sql).fetchall()
-
+    ask = connection.execute
     columns = {str(row[1]): row[4] for row in ask(f"PRAGMA table_info({quoted(name)})")}
     theirs = {str(row[1]) for row in ask(f"PRAGMA table_info({quoted(original)})")}
-    if not ask(f"SELECT 1 FROM {quoted(name)} LIMIT 1"):
+    if not ask(f"SELECT 1 FROM {quoted(name)} LIMIT 1").fetchone():
         return _mention(connection, name)
     shared = [f"{quoted(column)} COLLATE BINARY" for column in columns if column in theirs]
     if not shared:
@@ -141,7 +138,8 @@ def _doubt(connection: sqlite3.Connection, name: str, original: str) -> str | No
     for column, default in columns.items():
         # a new column's default is nobody's data
         filled = f"{quoted(column)} IS NOT NULL AND {quoted(column)} IS NOT ({default or 'NULL'})"
-        if column not in theirs and ask(f"SELECT 1 FROM {quoted(name)} WHERE {filled} LIMIT 1"):
+        where = f"SELECT 1 FROM {quoted(name)} WHERE {filled} LIMIT 1"
+        if column not in theirs and ask(where).fetchone():
             return f"{original} has no column {column}, and it has values there"
     # numbered within equals, as a table without a key may hold a row twice
     kept = ", ".join(f"{each}, typeof({each})" for each in shared)

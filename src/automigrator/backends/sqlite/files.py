@@ -12,8 +12,6 @@ from pathlib import Path
 
 SIDECARS = ("-wal", "-shm", "-journal")
 
-_SPACE_FACTOR = 2.2
-
 
 def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
@@ -31,10 +29,9 @@ def sidecars(path: Path) -> list[Path]:
 
 def size_of(path: Path) -> int:
     """Return the size in bytes; 0 for a file that does not exist."""
-    try:
+    with suppress(FileNotFoundError):
         return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    return 0
 
 
 def size_with_log(path: Path) -> int:
@@ -48,12 +45,11 @@ def create(path: Path) -> bool:
     if path.exists():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with suppress(FileExistsError):
         # exclusive: of many processes that create it at once, one did. A link's end is created
         path.resolve().touch(0o644, exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
+        return True
+    return False
 
 
 def ensure_absent(path: Path) -> None:
@@ -103,19 +99,20 @@ def renamed_when_whole(temporary: Path, place: Path) -> Iterator[None]:
     sync_folder(place.parent)
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Replace a file's content: a kill or power cut leaves the old one or the new one."""
+def write_durably(path: Path, text: str | None) -> None:
+    """Replace a file's content: a kill or power cut leaves the old one or the new one.
+
+    None removes the file; nothing happens when there is none.
+    """
+    if text is None:
+        path.unlink(missing_ok=True)
+        # even if it was gone: the process that removed it may have been killed before this line
+        sync_folder(path.parent)
+        return
     temporary = beside(path, ".tmp")
     with renamed_when_whole(temporary, path):
         temporary.write_text(text, encoding="utf-8")
         sync_file(temporary)
-
-
-def remove_durably(path: Path) -> None:
-    """Remove a file; nothing happens when there is none."""
-    path.unlink(missing_ok=True)
-    # even if it was gone: the process that removed it may have been killed before this line
-    sync_folder(path.parent)
 
 
 def copy_bytes(source: Path, destination: Path) -> None:
@@ -146,16 +143,16 @@ def same_access(path: Path, model: Path) -> None:
 
 def free_space_needed(path: Path) -> int:
     """Return the bytes that must be free to snapshot and restore a database: 2.2 times its size."""
-    return math.ceil(_SPACE_FACTOR * size_with_log(path))
+    return math.ceil(2.2 * size_with_log(path))
 
 
 def ensure_space(path: Path, folder: Path, what: str = "a snapshot") -> None:
     """Raise OSError (ENOSPC) when `folder` has too little room for a copy of `path`."""
-    needed, free = free_space_needed(path), shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{what} of {path} needs {needed:,} bytes free, there are {free:,}; "
-            "nothing was changed",
-            str(folder),
-        )
+    if short := shortage(free_space_needed(path), folder):
+        raise OSError(errno.ENOSPC, f"{what} of {path} {short}; nothing was changed", str(folder))
+
+
+def shortage(needed: int, folder: Path) -> str | None:
+    """Say how many bytes are needed in a folder, and how many are free, where it has too few."""
+    free = shutil.disk_usage(folder).free
+    return f"needs {needed:,} bytes free, there are {free:,}" if free < needed else None

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.backends.access import Access
 from automigrator.backends.sqlite.codes import is_damage
@@ -41,42 +39,30 @@ async def ensure_damaged(access: Access, error: sqlite3.DatabaseError) -> None:
         if access.driver in _OWN_DRIVERS and "vfs" not in access.url.query and not _has_codec():
             return
         raise in_doubt
-    with _plain_connects(engine) as plain:
-        try:
-            async with access.connection() as connection:
-                await connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
-        except Exception as refused:  # noqa: BLE001 - any error leaves it in doubt
-            if plain and any(map(is_damage, chain(refused))) and not _has_codec():
-                return
-            raise in_doubt from None
+    plain: list[bool] = []
+
+    def connects(_dialect: Any, _record: Any, cargs: list[Any], cparams: dict[str, Any]) -> None:
+        # never called where a creator=, or a listener before this one, makes the connection
+        special = "vfs=" in " ".join(map(str, cargs)) or {"factory", "vfs"} & set(cparams)
+        if engine.dialect.driver in _OWN_DRIVERS and not special:
+            plain.append(True)  # it connects as SQLAlchemy itself does
+
+    event.listen(engine.sync_engine, "do_connect", connects)
+    try:
+        async with access.connection() as connection:
+            await connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
+    except Exception as refused:  # noqa: BLE001 - any error leaves it in doubt
+        if plain and any(map(is_damage, chain(refused))) and not _has_codec():
+            return
+        raise in_doubt from None
+    finally:
+        event.remove(engine.sync_engine, "do_connect", connects)
     raise ForeignFormatError(
         f"only the application's own connection can read {where}; Python's sqlite3 says: {error}. "
         "automigrator reads and copies SQLite files with Python's sqlite3, so it cannot migrate a "
         "file that is encrypted or of another format; nothing was touched. Migrate it with "
         "Alembic itself, before the application starts"
     )
-
-
-@contextmanager
-def _plain_connects(engine: AsyncEngine) -> Iterator[list[bool]]:
-    """Context manager: a list that is filled when the engine connects as SQLAlchemy itself does."""
-    plain: list[bool] = []
-
-    def last(_dialect: Any, _record: Any, cargs: list[Any], cparams: dict[str, Any]) -> None:
-        # never called where a creator=, or a listener before this one, makes the connection
-        named = " ".join(map(str, cargs))
-        if (
-            engine.dialect.driver in _OWN_DRIVERS
-            and "vfs=" not in named
-            and not ({"factory", "vfs"} & set(cparams))
-        ):
-            plain.append(True)
-
-    event.listen(engine.sync_engine, "do_connect", last)
-    try:
-        yield plain
-    finally:
-        event.remove(engine.sync_engine, "do_connect", last)
 
 
 def _has_codec() -> bool:

@@ -141,8 +141,7 @@ class MemoryHold(SQLiteHold):
         async def leader() -> str:
             return "another run in this process"
 
-        what = "the database in memory"
-        self.waited_s = await poll(acquire, timeout_s, waiting, leader, what)
+        self.waited_s = await poll(acquire, timeout_s, waiting, leader, "the database in memory")
         self.leader = this_process()
         try:
             yield

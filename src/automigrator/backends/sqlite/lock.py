@@ -9,13 +9,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 
 from automigrator.backends.contract import declarations, record
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.record import Record
-from automigrator.backends.sqlite.files import beside, remove_durably, write_durably
+from automigrator.backends.sqlite.files import beside, write_durably
 from automigrator.support.concurrency import in_thread, shielded
 
 LOCK = ".automigrator-lock"
@@ -42,19 +42,16 @@ def declarations_of(live: Path) -> tuple[Declaration, ...]:
 
 async def put(live: Path, name: str, text: str | None) -> None:
     """Replace one of these files durably, or remove it."""
-    path = path_of(live, name)
-    act = partial(remove_durably, path) if text is None else partial(write_durably, path, text)
-    await shielded(in_thread(act))
+    await shielded(in_thread(lambda: write_durably(path_of(live, name), text)))
 
 
 def taken(descriptor: int) -> bool:
     """Try to take the lock by its open file; False where another holds it."""
-    try:
+    with suppress(BlockingIOError):
         # flock, not lockf: closing another descriptor of this process leaves it held
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return True
+    return False
 
 
 def close(descriptor: int) -> None:
@@ -89,7 +86,6 @@ def told_of(live: Path) -> str:
 
 
 def _text(live: Path, name: str) -> str | None:
-    try:
+    with suppress(OSError, UnicodeDecodeError):
         return path_of(live, name).read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return None
+    return None

@@ -17,6 +17,10 @@ from automigrator.backends.sqlite.reader import Wait
 
 PAGES_A_STEP = 1000
 
+WAIT_S = 30.0
+
+"""Seconds for which a restore waits for other connections' transactions."""
+
 Keep = Callable[[sqlite3.Connection | None], Path | None]
 
 """Copies what is about to be overwritten and returns where to; called when nobody can commit.
@@ -30,11 +34,7 @@ class UnfitError(Exception):
 
 
 def overwrite(
-    source: sqlite3.Connection,
-    live: Path,
-    keep: Keep,
-    wait_s: float,
-    through: sqlite3.Connection | None = None,
+    source: sqlite3.Connection, live: Path, keep: Keep, through: sqlite3.Connection | None
 ) -> Path | None:
     """Make the pages of `source`, which is in a read transaction, those of the live file.
 
@@ -43,7 +43,7 @@ def overwrite(
     UnfitError, and TimeoutError when another connection is in the way; the live file is untouched
     then, and what was kept is gone.
     """
-    wait = Wait(live, "overwritten", wait_s)
+    wait = Wait(live, "overwritten", WAIT_S)
     with _at_least_two_pages(source) as source, closing(reader.connect(live, "rw")) as own:
         _begin(own, "BEGIN EXCLUSIVE", wait)
         # after BEGIN has found the file whole: a broken schema alone may be overwritten in place
@@ -81,7 +81,8 @@ def _with_exclusive_lock(
         target.execute("PRAGMA synchronous=EXTRA")
         source.backup(target, pages=-1, progress=_refuse_to_wait)
     except BaseException:
-        _forget(kept)
+        if kept is not None:
+            files.remove(kept)
         raise
     if mode == "wal":
         with suppress(sqlite3.OperationalError):  # the contents are what matters
@@ -111,8 +112,8 @@ def _with_write_lock(
             source.backup(target, pages=pages, progress=after_step, sleep=reader.POLL_S)
             return kept[0]
         except BaseException:
-            for each in kept:
-                _forget(each)  # others may have written since
+            for each in filter(None, kept):
+                files.remove(each)  # others may have written since
             raise
 
     target.execute("PRAGMA synchronous=EXTRA")
@@ -128,11 +129,6 @@ def _begin(target: sqlite3.Connection, statement: str, wait: Wait) -> None:
         if codes.is_damage(error):
             raise UnfitError(str(error)) from error
         raise
-
-
-def _forget(kept: Path | None) -> None:
-    if kept is not None:
-        files.remove(kept)
 
 
 @contextmanager

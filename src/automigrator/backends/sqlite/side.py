@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import threading
 import time
@@ -49,7 +48,7 @@ class FileSides(Sides):
         self._set_aside: set[Path] = set()
 
     def fresh(self, stamp: str) -> AbstractAsyncContextManager[Side]:
-        return self._beside(stamp, fresh)
+        return self._beside(stamp, fresh, prepared=False)
 
     def copy(
         self, stamp: str, options: SnapshotOptions = DEFAULT
@@ -58,9 +57,7 @@ class FileSides(Sides):
         return self._beside(stamp, copied, prepared=True)
 
     @asynccontextmanager
-    async def _beside(
-        self, stamp: str, make: Make, *, prepared: bool = False
-    ) -> AsyncIterator[SideFile]:
+    async def _beside(self, stamp: str, make: Make, prepared: bool) -> AsyncIterator[SideFile]:
         """Context manager: a side that `make` makes, removed at exit unless it is needed."""
         place = files.beside(self._file, f".side-{stamp}")
         url = self._access.url
@@ -94,15 +91,13 @@ class FileSides(Sides):
             if engine is not None:
                 await emptied(engine)  # an idle connection there could be in the way
         names = tuple(table.name for table in tables)
-        kept = await shielded(in_thread(lambda: self._put_in_place(side, names, set_aside)))
+        kept = await shielded(in_thread(lambda: self._take_over(side, names, set_aside)))
         if kept is None:
             return None
         self._set_aside.add(kept)
         return str(kept)
 
-    def _put_in_place(
-        self, side: SideFile, tables: tuple[str, ...], set_aside: bool
-    ) -> Path | None:
+    def _take_over(self, side: SideFile, tables: tuple[str, ...], set_aside: bool) -> Path | None:
         """Put the side in the live file's place; returns where the old contents were set aside.
 
         Nobody can commit between the two. Raises RefusedError, the live file untouched.
@@ -122,10 +117,7 @@ class FileSides(Sides):
             kept = backup.restore(new, file, keep=keep)
         except (OSError, sqlite3.Error) as error:
             # a snapshot of this run may be needed yet
-            if earlier is not None:
-                journal.write(file, earlier)
-            else:
-                journal.clear(file)
+            journal.write(file, earlier)
             side.needed = False
             raise RefusedError(f"{error}; the old database was not touched") from error
         # removed under a journal that no longer needs it: after a kill, a start that finds neither
@@ -138,11 +130,8 @@ class FileSides(Sides):
         return kept
 
     async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
-        def prune() -> tuple[str, ...]:
-            old = copies.kept(self._file, "purged", "corrupt")
-            # a clock that goes back would make this run's own the oldest
-            return copies.prune(old, limits, spared=self._set_aside)
-
+        own = self._set_aside  # a clock that goes back would make them the oldest
+        prune = partial(copies.prune, self._file, ("purged", "corrupt"), limits, spared=own)
         return await shielded(in_thread(prune))
 
 
@@ -197,9 +186,8 @@ def copied(place: Path, live: Path, cancelled: Callable[[], bool]) -> None:
 
 def _ensure_space(new: Path, file: Path, *, set_aside: bool) -> None:
     needed = files.free_space_needed(new) + (files.size_with_log(file) if set_aside else 0)
-    free = shutil.disk_usage(file.parent).free
-    if free < needed:
+    if shortage := files.shortage(needed, file.parent):
         raise RefusedError(
-            f"to put a fresh database in the place of {file} needs {needed:,} bytes free, there "
-            f"are {free:,}; the old database was not touched"
+            f"to put a fresh database in the place of {file} {shortage}; the old database was not "
+            "touched"
         )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from automigrator.backends.contract.snapshots import DEFAULT, Snapshot, SnapshotOptions, Snapshots
@@ -104,11 +105,7 @@ class FileSnapshots(Snapshots):
 
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
         good = self._verified[0] if self._verified is not None else None
-
-        def prune() -> tuple[str, ...]:
-            own = copies.kept(self.file, "snapshot", folder=folder)
-            return copies.prune(own, limits, good=good)
-
+        prune = partial(copies.prune, self.file, ("snapshot",), limits, folder, good=good)
         return await shielded(in_thread(prune))
 
     def close(self) -> None:

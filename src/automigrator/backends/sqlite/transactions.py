@@ -40,7 +40,6 @@ def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], 
     """
     dbapi: Any = connection.connection.dbapi_connection
     level = getattr(dbapi, "isolation_level", "")
-    begun = connection.in_transaction()
     enforced = rows_of(dbapi, "PRAGMA foreign_keys") == [(1,)]
     journal = _unsafe_journal(connection) if to_write else None
 
@@ -86,7 +85,7 @@ def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], 
 
     event.listen(connection, "begin", begin)
     event.listen(connection, "commit", check)
-    if begun:
+    if connection.in_transaction():
         begin(connection)
 
     def undo() -> None:
