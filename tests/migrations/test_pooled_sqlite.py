@@ -11,7 +11,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from support.alembic_projects import heads, project
 
 from automigrator import MigrationError, Migrator, Target
-from automigrator.backends.sqlite import lock
+from automigrator.backends.access import Access
+from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.sqlite.backend import SQLite
 
 ENV = """
 import asyncio
@@ -104,7 +106,8 @@ async def test_a_file_that_only_a_creator_names_is_locked_and_copied_like_any_ot
         "sqlite+aiosqlite://", async_creator=lambda: aiosqlite.connect(file)
     )
     target = Target(engine, made.config, lock_timeout=0.1)
-    async with lock.file_lock(file, 1, lambda *_: None):
+    backend = SQLite(Access(Target(f"sqlite:///{file}", made.config)))
+    async with backend.lock([VersionTable()], 1, lambda *_: None):
         with pytest.raises(MigrationError, match="lock"):
             await Migrator(target, mode="migrate").run()
 

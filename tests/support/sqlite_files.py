@@ -14,6 +14,10 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
+from automigrator.backends.sqlite import backup, overwrite, reader
+
 MODES = ("wal", "delete")
 NOW = datetime(2026, 11, 24, 5, 15, tzinfo=UTC)
 DAMAGE = ("truncated", "text", "short text", "random", "bad magic")
@@ -32,6 +36,16 @@ while True:
             connection.execute("ROLLBACK")
     print(connection.execute("SELECT 1").fetchone()[0], flush=True)
 """
+
+
+@contextmanager
+def waiting(seconds: float) -> Iterator[None]:
+    """Context manager: whatever waits for other connections gives up after so many seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader, "BUSY_S", seconds)
+        patch.setattr(backup, "COPY_S", seconds)
+        patch.setattr(overwrite, "WAIT_S", seconds)
+        yield
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from weakref import WeakKeyDictionary
 
 from automigrator.backends.sqlite.backend import SQLite
-from automigrator.backends.sqlite.hold import SQLiteHold
-from automigrator.backends.sqlite.lock import FileLock
+from automigrator.backends.sqlite.hold import FileHold
 
-_held: WeakKeyDictionary[SQLite, SQLiteHold] = WeakKeyDictionary()
+_held: WeakKeyDictionary[SQLite, FileHold] = WeakKeyDictionary()
 
 
-def held(backend: SQLite) -> SQLiteHold:
+def held(backend: SQLite) -> FileHold:
     """The hold of a backend, the same at every call."""
     if backend not in _held:
         assert backend.file is not None
-        lock = FileLock("the test", 0.0, 0.0, -1, backend.file)
-        _held[backend] = SQLiteHold(lock, backend.look, backend.access, backend.file)
+        _held[backend] = FileHold(backend.look, backend.access, backend.file)
     return _held[backend]

@@ -22,7 +22,7 @@ from support.sqlite_holds import held
 from automigrator.backends.access import Access
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import backup, journal, recover
+from automigrator.backends.sqlite import journal, overwrite, recover
 from automigrator.backends.sqlite import side as sides
 from automigrator.backends.sqlite.backend import SQLite
 from automigrator.backends.sqlite.connections import file_of
@@ -469,7 +469,7 @@ async def test_a_target_that_is_left_to_the_next_start_has_no_file_open(
     with pytest.raises(RefusedError, match="is gone"):
         await held(backend).snapshots.restore(snapshot)
     assert file in open_files()
-    await held(backend).ended()
+    await held(backend).snapshots.let_go()
     await backend.release(engine)
     assert file not in open_files() and (await backend.look(TABLES)).unfinished
 
@@ -574,7 +574,7 @@ async def test_a_side_database_that_is_cancelled_as_it_is_made_does_not_come_lat
 
 async def refused_replacement(backend: SQLite, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A side database that cannot take over, as somebody writes."""
-    monkeypatch.setattr(backup, "WAIT_S", 0.1)
+    monkeypatch.setattr(overwrite, "WAIT_S", 0.1)
     with closing(sqlite3.connect(file, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         async with held(backend).sides.fresh("s1") as side:

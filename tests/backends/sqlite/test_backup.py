@@ -25,6 +25,7 @@ from support.sqlite_files import (
     make,
     names,
     version,
+    waiting,
 )
 
 from automigrator.backends.sqlite import backup, reader
@@ -70,7 +71,7 @@ def test_a_copy_under_a_busy_writer_is_consistent_and_does_not_starve(
         for number in range(3):
             destination = tmp_path / f"copy{number}.db"
             with closing(sqlite3.connect(live, 0, isolation_level=None, factory=Slow)) as through:
-                backup.copy(live, destination, through=through, wait_s=20)
+                backup.copy(live, destination, through=through)
                 seen = through.seen
             assert reader.verify(destination) == ("a1",)
             with closing(connect(destination)) as connection:
@@ -108,8 +109,11 @@ def test_a_copy_of_a_locked_database_times_out_and_leaves_nothing(tmp_path: Path
     with closing(connect(live)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
         started = time.monotonic()
-        with pytest.raises(TimeoutError, match=r"app\.db could not be read: another connection"):
-            backup.copy(live, tmp_path / "copy.db", wait_s=0.3)
+        with (
+            waiting(0.3),
+            pytest.raises(TimeoutError, match=r"app\.db could not be read: another connection"),
+        ):
+            backup.copy(live, tmp_path / "copy.db")
         assert 0.3 <= time.monotonic() - started < 3
         with pytest.raises(reader.Cancelled):
             backup.copy(live, tmp_path / "copy.db", cancelled=lambda: True)
@@ -123,7 +127,7 @@ def test_a_copy_waits_for_a_lock_that_goes_away(tmp_path: Path) -> None:
         holder.execute("BEGIN EXCLUSIVE")
         timer = threading.Timer(0.2, lambda: holder.execute("ROLLBACK"))
         timer.start()
-        backup.copy(live, tmp_path / "copy.db", wait_s=10)
+        backup.copy(live, tmp_path / "copy.db")
         timer.join()
     assert checksum(tmp_path / "copy.db") == checksum(live)
 

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.sqlite_files import MODES, NOW, connect, make
+from support.sqlite_files import MODES, connect, make
 
 from automigrator.backends.sqlite import backup, files, reader
 
@@ -46,7 +46,7 @@ def test_too_little_space_is_an_error_with_both_figures(
     [
         lambda live, other: backup.copy(live, other.with_name("c.db")),
         lambda live, other: reader.verify(live),
-        lambda live, other: backup.set_aside(live, "purged", now=NOW),
+        lambda live, other: backup.set_aside(live, "purged"),
         lambda live, other: files.ensure_space(live, live.parent),
     ],
     ids=["copy", "verify", "set_aside", "ensure_space"],

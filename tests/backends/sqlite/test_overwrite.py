@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.busy_writer import writing, written
+from support.sqlite_files import waiting
 
 from automigrator.backends.sqlite import backup
 
@@ -146,8 +147,8 @@ def test_other_pages_are_put_in_place_only_where_nobody_else_has_the_file_open(
     new = make(tmp_path / "new.db", "delete")
     with closing(sqlite3.connect(live)) as idle:
         idle.execute("SELECT * FROM log").fetchall()
-        with pytest.raises(TimeoutError, match="another connection"):
-            backup.restore(new, live, keep=partial(backup.set_aside, live, "purged"), wait_s=0.2)
+        with waiting(0.2), pytest.raises(TimeoutError, match="another connection"):
+            backup.restore(new, live, keep=partial(backup.set_aside, live, "purged"))
     assert page_size_and_mode(live) == (8192, "wal")
     kept = backup.restore(new, live, keep=partial(backup.set_aside, live, "purged"))
     assert kept is not None and page_size_and_mode(kept) == (8192, "delete")

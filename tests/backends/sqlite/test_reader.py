@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.sqlite_files import DAMAGE, MODES, checksum, connect, damage, make, names
+from support.sqlite_files import DAMAGE, MODES, checksum, connect, damage, make, names, waiting
 
 from automigrator.backends.sqlite import reader
 
@@ -38,8 +38,8 @@ def test_verify_never_takes_a_locked_database_for_a_damaged_one(tmp_path: Path) 
     live = make(tmp_path / "app.db", rows=5)
     with closing(connect(live)) as holder:
         holder.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(TimeoutError):
-            reader.verify(live, wait_s=0.1)
+        with waiting(0.1), pytest.raises(TimeoutError):
+            reader.verify(live)
         holder.execute("ROLLBACK")
 
 

@@ -21,6 +21,7 @@ from support.sqlite_files import (
     make,
     names,
     version,
+    waiting,
 )
 
 from automigrator.backends.sqlite import backup, reader
@@ -59,8 +60,11 @@ def test_an_open_writer_blocks_a_restore_and_the_live_file_is_untouched(
     with closing(connect(live)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("UPDATE item SET n = 9 WHERE id = 1")
-        with pytest.raises(TimeoutError, match=r"app\.db could not be overwritten: another conn"):
-            backup.restore(snapshot, live, wait_s=0.3)
+        with (
+            waiting(0.3),
+            pytest.raises(TimeoutError, match=r"app\.db could not be overwritten: another conn"),
+        ):
+            backup.restore(snapshot, live)
         writer.execute("ROLLBACK")
         assert checksum(live) == changed and version(live) == ("b2",)
         backup.restore(snapshot, live)
@@ -81,10 +85,11 @@ def test_a_writer_in_another_process_blocks_a_restore_until_it_is_gone(tmp_path:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        with pytest.raises(TimeoutError):
-            backup.restore(snapshot, live, wait_s=0.2)
+        with waiting(0.2), pytest.raises(TimeoutError):
+            backup.restore(snapshot, live)
         threading.Timer(0.3, process.kill).start()
-        backup.restore(snapshot, live, wait_s=10)
+        with waiting(10):
+            backup.restore(snapshot, live)
     assert version(live) == ("a1",) and reader.verify(live) == ("a1",)
 
 
@@ -131,8 +136,8 @@ def test_an_open_writer_blocks_a_restore_over_other_page_sizes_too(tmp_path: Pat
     inode = live.stat().st_ino
     with closing(connect(live)) as writer:
         writer.execute("BEGIN IMMEDIATE")
-        with pytest.raises(TimeoutError):
-            backup.restore(snapshot, live, wait_s=0.1)
+        with waiting(0.1), pytest.raises(TimeoutError):
+            backup.restore(snapshot, live)
         writer.execute("ROLLBACK")
     assert version(live) == ("b2",) and live.stat().st_ino == inode
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 # what only an act needs is imported there: a start with nothing to do comes here, too
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from automigrator.backends.access import Access, emptied, keep_none_idle
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import Sight, Verdict, VersionTable
-from automigrator.backends.sqlite import connections, files, reader
+from automigrator.backends.sqlite import codes, connections, files, reader
 from automigrator.errors import ConfigurationError
 from automigrator.support.concurrency import in_thread
 
@@ -55,18 +55,14 @@ class SQLite(Backend):
             try:
                 return await in_thread(partial(_look, self.file, tables))
             except sqlite3.DatabaseError as error:
-                from automigrator.backends.sqlite import errors
                 from automigrator.backends.sqlite.foreign import ensure_damaged
 
-                if errors.classify(error) == "corrupt":
+                if codes.is_damage(error):
                     await ensure_damaged(self.access, error)
                 raise
 
-        def ask(connection: Connection) -> Sight:
-            return reader.look(lambda sql: connection.exec_driver_sql(sql).all(), tables)
-
         async with self.engine().connect() as connection:
-            return await connection.run_sync(ask)
+            return await connection.run_sync(lambda c: reader.look(c.exec_driver_sql, tables))
 
     async def _settle(self) -> None:
         """Find the file that a creator of the application's leads to where the URL names none."""
@@ -85,17 +81,16 @@ class SQLite(Backend):
         return await in_thread(partial(files.create, self.file))
 
     def engine(self) -> AsyncEngine:
-        if self.in_place and self.access.given_engine is not None:
+        file = self.file
+        if file is None:
+            assert self.access.given_engine is not None  # see __init__
             return self.access.given_engine
         engine = self.access.engine()
         # one that lies idle keeps its lock where the application sets locking_mode=EXCLUSIVE
         keep_none_idle(engine.sync_engine.pool)
-        event.listen(engine.sync_engine.pool, "connect", self._connected)
+        ensure = connections.ensure_leads_to
+        event.listen(engine.sync_engine.pool, "connect", lambda dbapi, _: ensure(file, dbapi))
         return engine
-
-    def _connected(self, dbapi: Any, record: object) -> None:
-        if self.file is not None:
-            connections.ensure_leads_to(self.file, dbapi)
 
     async def release(self, engine: AsyncEngine) -> None:
         if not self.in_place:
@@ -105,26 +100,21 @@ class SQLite(Backend):
     async def lock(
         self, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting
     ) -> AsyncIterator[SQLiteHold]:
-        from automigrator.backends.sqlite import lock as locks
-        from automigrator.backends.sqlite.hold import SQLiteHold
+        from automigrator.backends.sqlite.hold import FileHold, MemoryHold
 
         await self._settle()
-        lock = (
-            locks.memory_lock(self.engine().sync_engine, timeout_s, waiting)
+        hold: FileHold | MemoryHold = (
+            MemoryHold(self.look, self.engine().sync_engine)
             if self.file is None
-            else locks.file_lock(self.file, timeout_s, waiting)
+            else FileHold(self.look, self.access, self.file)
         )
-        async with lock as held:
-            hold = SQLiteHold(held, self.look, self.access, self.file)
-            try:
-                yield hold
-            finally:
-                await hold.ended()
+        async with hold.acquired(timeout_s, waiting):
+            yield hold
 
     def classify(self, error: BaseException) -> Verdict:
         from automigrator.backends.sqlite import errors
 
-        return Verdict(errors.classify(error), errors.advise(error))
+        return errors.classify(error)
 
     async def debris(self) -> tuple[str, ...]:
         if self.file is None or not self.file.exists():
@@ -141,7 +131,7 @@ class SQLite(Backend):
 
 def _load() -> None:
     """Import the rest while it can be read: a failure may be that no file can be opened."""
-    from automigrator.backends.sqlite import doctor, errors, foreign, hold, lock  # noqa: F401
+    from automigrator.backends.sqlite import doctor, errors, foreign, hold  # noqa: F401
 
 
 def _look(file: Path, tables: Sequence[VersionTable]) -> Sight:
@@ -165,7 +155,17 @@ class FileSessions(Sessions):
         return make_real(connection, to_write=to_write)
 
     def interrupter(self, connection: Connection) -> Callable[[], None] | None:
-        return connections.interrupter(connection)
+        interrupt = getattr(connection.connection.driver_connection, "interrupt", None)
+        if interrupt is None:
+            return None
+
+        def call() -> None:
+            answer = interrupt()
+            if hasattr(answer, "send"):  # aiosqlite's coroutine does its work at the first step
+                with suppress(StopIteration):
+                    answer.send(None)
+
+        return call
 
     def configure_options(self) -> dict[str, Any]:
         return {"transactional_ddl": True}

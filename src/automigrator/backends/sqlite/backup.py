@@ -6,11 +6,9 @@ POSIX lock that this process holds on it. Everything here blocks: call it in a w
 
 from __future__ import annotations
 
-import errno
-import os
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import closing, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,11 +17,10 @@ from automigrator.backends.sqlite import codes, files, reader
 from automigrator.backends.sqlite.copies import Kind
 from automigrator.backends.sqlite.overwrite import PAGES_A_STEP, Keep, UnfitError, overwrite
 from automigrator.backends.sqlite.reader import Wait
-from automigrator.support.backoff import Deadline
 
-WAIT_S = 30.0
+COPY_S = 60.0
 
-"""Seconds for which a restore waits for other connections' transactions."""
+"""Seconds for which a copy waits for other connections' transactions."""
 
 
 def nothing(_: sqlite3.Connection | None) -> None:
@@ -36,24 +33,23 @@ def copy(
     *,
     cancelled: Callable[[], bool] = reader.never,
     through: sqlite3.Connection | None = None,
-    wait_s: float = 60.0,
 ) -> None:
     """Copy a database that others may be writing to, as of one moment, durably.
 
     `cancelled` is asked at every step. `through` is an open connection to read the source by.
-    `wait_s` limits the wait for other connections. The destination appears under its name when it
-    is whole, and never has sidecars. Raises FileExistsError, FileNotFoundError, TimeoutError,
-    Cancelled and sqlite3.DatabaseError; then nothing is left behind.
+    The destination appears under its name when it is whole, and never has sidecars. Raises
+    FileExistsError, FileNotFoundError, TimeoutError, Cancelled and sqlite3.DatabaseError; then
+    nothing is left behind.
     """
-    if not source.exists():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
+    source.stat()  # SQLite's own error for an absent file is one of many causes
     files.ensure_absent(destination)
     unfinished = files.beside(destination, ".partial")
     files.remove(unfinished)  # left by a copy that was killed
-    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    try:
-        with _connection(source, through) as live, closing(reader.connect(unfinished, "rw")) as new:
-            _copy_pages(live, new, Wait(source, "read", Deadline(wait_s), cancelled))
+    unfinished.touch(0o600, exist_ok=False)
+    with files.renamed_when_whole(unfinished, destination):
+        opened = nullcontext(through) if through else closing(reader.connect(source, "rw"))
+        with opened as live, closing(reader.connect(unfinished, "rw")) as new:
+            _copy_pages(live, new, Wait(source, "read", COPY_S, cancelled))
             new.execute("PRAGMA writable_schema=ON")  # a broken one is copied as it is
             # a file marked WAL makes sidecars whenever it is read
             (mode,) = new.execute("PRAGMA journal_mode=DELETE").fetchone()
@@ -62,46 +58,21 @@ def copy(
         files.sync_file(unfinished)
         files.same_access(unfinished, source)
         files.ensure_absent(destination)
-        unfinished.rename(destination)
-        files.sync_folder(destination.parent)
-    except BaseException:
-        files.remove(unfinished)
-        raise
-
-
-@contextmanager
-def _connection(path: Path, through: sqlite3.Connection | None) -> Iterator[sqlite3.Connection]:
-    """Context manager: a connection of our own, or the given one without its read transaction."""
-    if through is None:
-        with closing(reader.connect(path, "rw")) as own:
-            yield own
-        return
-    try:
-        yield through
-    finally:
-        through.rollback()
 
 
 def _copy_pages(live: sqlite3.Connection, new: sqlite3.Connection, wait: Wait) -> None:
-    def after_step(status: int, remaining: int, total: int) -> None:
-        wait.ensure_wanted()
-        if status in codes.BUSY:
-            wait.ensure_in_time()
-
-    # on the backup's own connection: held by a second one, it would not pin the WAL and a busy
-    # writer would make every step start again
-    reader.begin_reading(live, wait)
-    new.execute("PRAGMA synchronous=OFF")  # synced as a whole at the end
-    live.backup(new, pages=PAGES_A_STEP, progress=after_step, sleep=reader.POLL_S)
+    try:
+        # on the backup's own connection: held by a second one, it would not pin the WAL and a busy
+        # writer would make every step start again
+        reader.begin_reading(live, wait)
+        new.execute("PRAGMA synchronous=OFF")  # synced as a whole at the end
+        live.backup(new, pages=PAGES_A_STEP, progress=wait.after_step, sleep=reader.POLL_S)
+    finally:
+        live.rollback()
 
 
 def restore(
-    snapshot: Path,
-    live: Path,
-    *,
-    keep: Keep = nothing,
-    through: sqlite3.Connection | None = None,
-    wait_s: float | None = None,
+    snapshot: Path, live: Path, *, keep: Keep = nothing, through: sqlite3.Connection | None = None
 ) -> Path | None:
     """Put a snapshot's contents back into the live file, in place and in one transaction.
 
@@ -109,19 +80,18 @@ def restore(
     returned; `through` is a connection to the live file that may be used, and is closed. Open
     connections see the restored data, and the file keeps its journal mode. A live file that is
     missing or damaged is replaced instead. Safe to repeat after a kill. Raises TimeoutError when
-    another connection's transaction is in the way for `wait_s` (30 by default), and
-    sqlite3.DatabaseError when the snapshot is not a database; the live file is untouched then.
+    another connection's transaction is in the way for 30 seconds, and sqlite3.DatabaseError when
+    the snapshot is not a database; the live file is untouched then.
     """
     live = live.resolve()
-    wait_s = WAIT_S if wait_s is None else wait_s
     with closing(through) if through is not None else nullcontext():
         if snapshot.stat().st_size == 0:
             # a copy of ours is never empty: this one has lost its contents
             raise codes.damaged(f"the snapshot {snapshot} is empty; {live} was not touched")
-        with reader.looking_at(snapshot, wait_s) as source:
+        with reader.looking_at(snapshot) as source:
             if live.exists() and not _lost_its_contents(live):
                 with suppress(UnfitError):
-                    return overwrite(source, live, keep, wait_s, through)
+                    return overwrite(source, live, keep, through)
     kept = keep(None) if live.exists() else None
     replace(snapshot, live)
     return kept
@@ -137,26 +107,15 @@ def replace(new: Path, live: Path) -> None:
     temporary = files.beside(live, ".automigrator-new")
     files.remove(temporary)
     copy(new, temporary)
-    try:
+    with files.renamed_when_whole(temporary, live):
         if live.exists():
             files.same_access(temporary, live)
         # a -wal or hot -journal of the old file would be played into the new one
         files.remove_sidecars(live)
         files.sync_folder(live.parent)
-        os.replace(temporary, live)
-    except BaseException:
-        files.remove(temporary)
-        raise
-    files.sync_folder(live.parent)
 
 
-def set_aside(
-    live: Path,
-    reason: Kind,
-    through: sqlite3.Connection | None = None,
-    *,
-    now: datetime | None = None,
-) -> Path:
+def set_aside(live: Path, reason: Kind, through: sqlite3.Connection | None = None) -> Path:
     """Copy the live database to a name beside it that says why and when (UTC), and return that.
 
     The live file stays. `through` is an open connection to read it by. A file too damaged for
@@ -164,7 +123,7 @@ def set_aside(
     may have that one open.
     """
     live = live.resolve()
-    stamp = (now or datetime.now(UTC)).astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     # opening an empty file makes SQLite delete the log beside it, all that is left of the data
     if not _lost_its_contents(live):
         try:

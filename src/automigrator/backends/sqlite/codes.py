@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import TypeVar
+
+E = TypeVar("E", bound=sqlite3.Error)
 
 BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
@@ -31,15 +34,14 @@ def is_busy(error: BaseException) -> bool:
 
 def damaged(message: str) -> sqlite3.DatabaseError:
     """Make an error of ours that counts as SQLite's own SQLITE_CORRUPT."""
-    error = sqlite3.DatabaseError(message)
-    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    error.sqlite_errorname = "SQLITE_CORRUPT"
-    return error
+    return _coded(sqlite3.DatabaseError(message), "SQLITE_CORRUPT")
 
 
 def no_file(message: str) -> sqlite3.OperationalError:
     """Make an error that counts as SQLite's own for a folder, which it opens as an I/O error."""
-    error = sqlite3.OperationalError(message)
-    error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN_ISDIR
-    error.sqlite_errorname = "SQLITE_CANTOPEN_ISDIR"
+    return _coded(sqlite3.OperationalError(message), "SQLITE_CANTOPEN_ISDIR")
+
+
+def _coded(error: E, name: str) -> E:
+    error.sqlite_errorcode, error.sqlite_errorname = getattr(sqlite3, name), name
     return error

@@ -1,10 +1,9 @@
-"""Which files a connection leads to, and how to stop what it runs."""
+"""Which files a connection or a URL leads to."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -19,12 +18,9 @@ from automigrator.errors import JudgedError
 
 def rows_of(dbapi: Any, sql: str) -> list[tuple[Any, ...]]:
     """Ask the driver's own connection: SQLAlchemy's would begin a transaction for it."""
-    cursor = dbapi.cursor()
-    try:
+    with closing(dbapi.cursor()) as cursor:
         cursor.execute(sql)
         return list(cursor.fetchall())
-    finally:
-        cursor.close()
 
 
 def files_of(dbapi: Any) -> tuple[tuple[str, str], ...]:
@@ -62,21 +58,6 @@ def ensure_leads_to(file: Path, dbapi: Any) -> None:
         f"the application's engine leads to {place}, and its URL to {file}; nothing was changed",
         "give the engine an absolute path, or the URL of the file that its creator opens",
     )
-
-
-def interrupter(connection: Connection) -> Callable[[], None] | None:
-    """Return a thread-safe call that stops the running statement, if the driver has one."""
-    interrupt = getattr(connection.connection.driver_connection, "interrupt", None)
-    if interrupt is None:
-        return None
-
-    def call() -> None:
-        answer = interrupt()
-        if hasattr(answer, "send"):  # aiosqlite's coroutine does its work at the first step
-            with suppress(StopIteration):
-                answer.send(None)
-
-    return call
 
 
 def file_of(url: URL) -> Path | None:

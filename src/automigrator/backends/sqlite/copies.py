@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,10 +20,10 @@ _STAMP = "[0-9]{8}T[0-9]{6,12}Z(?:-[0-9]{1,6})?"
 
 """The stamp of a run, or of `backup.set_aside`. `snapshot-before-the-holidays` is not ours."""
 
-_COUNTERS = ((18, 20), (24, 28), (40, 44), (92, 100))
+_SAME = (slice(0, 18), slice(20, 24), slice(28, 40), slice(44, 92))
 
-"""Bytes of the header that differ between copies of the same rows: journal mode, change counter,
-schema cookie, and the version of the library that wrote last."""
+"""Bytes of the header that are equal in copies of the same rows. Those between them may differ:
+journal mode, change counter, schema cookie, and the version of the library that wrote last."""
 
 
 def snapshot_path(file: Path, stamp: str, folder: Path | None) -> Path:
@@ -33,7 +34,7 @@ def snapshot_path(file: Path, stamp: str, folder: Path | None) -> Path:
 def kept(file: Path, *kinds: Kind, folder: Path | None = None) -> list[Path]:
     """Return the whole copies of these kinds, oldest first, but none of another database."""
     found = _matching(file, f"\\.(?:{'|'.join(kinds)})-{_STAMP}", folder)
-    return sorted(found, key=_stamp_of)
+    return sorted(found, key=stamp_of)
 
 
 def remove_partials(file: Path, folder: Path | None = None) -> None:
@@ -47,13 +48,20 @@ def remove_partials(file: Path, folder: Path | None = None) -> None:
 
 
 def prune(
-    copies: Sequence[Path], limits: Limits, *, good: Path | None, spared: Container[Path] = ()
+    file: Path,
+    kinds: Iterable[Kind],
+    limits: Limits,
+    folder: Path | None = None,
+    *,
+    good: Path | None = None,
+    spared: Container[Path] = (),
 ) -> tuple[str, ...]:
     """Delete the copies beyond the limits, but neither those `spared` nor a `good` one.
 
     Without a `good` one, the newest sound one stays; where none is sound, all of them stay.
     """
-    by_stamp = {_stamp_of(path): path for path in copies}
+    copies = kept(file, *kinds, folder=folder)
+    by_stamp = {stamp_of(path): path for path in copies}
     old = [by_stamp[stamp] for stamp in limits.outdated(list(by_stamp), datetime.now(UTC))]
     if old and good is None:
         good = next(filter(_is_sound, reversed(copies)), None)
@@ -67,20 +75,12 @@ def prune(
     return tuple(str(path) for path in old)
 
 
-def prune_set_aside(file: Path, limits: Limits, own: Container[Path]) -> tuple[str, ...]:
-    """Delete those beyond the limits of the databases that a purge has replaced.
-
-    This run's `own` stay: a clock that goes back would make them the oldest.
-    """
-    return prune(kept(file, "purged", "corrupt"), limits, good=None, spared=own)
-
-
 def drop_twin(new: Path, others: Iterable[Path]) -> None:
     """Delete the newest of the others if `new` is the same, page by page: one is enough.
 
     So starts that fail again and again, and change nothing, keep one copy.
     """
-    before = max((path for path in others if path != new), key=_stamp_of, default=None)
+    before = max((path for path in others if path != new), key=stamp_of, default=None)
     if before is not None and _same_pages(new, before):
         files.remove(before)
         files.sync_folder(before.parent)
@@ -91,7 +91,8 @@ def _same_pages(one: Path, other: Path) -> bool:
     if one.stat().st_size != other.stat().st_size:
         return False
     with one.open("rb") as a, other.open("rb") as b:
-        if _without_counters(a.read(100)) != _without_counters(b.read(100)):
+        headers = a.read(100), b.read(100)
+        if any(headers[0][part] != headers[1][part] for part in _SAME):
             return False
         while chunk := a.read(1 << 20):
             if chunk != b.read(1 << 20):
@@ -99,19 +100,11 @@ def _same_pages(one: Path, other: Path) -> bool:
     return True
 
 
-def _without_counters(header: bytes) -> bytes:
-    plain = bytearray(header)
-    for start, end in _COUNTERS:
-        plain[start:end] = bytes(end - start)
-    return bytes(plain)
-
-
 def _is_sound(path: Path) -> bool:
-    try:
+    with suppress(sqlite3.Error, OSError):
         reader.verify(path, preread=True)
-    except (sqlite3.Error, OSError):
-        return False
-    return True
+        return True
+    return False
 
 
 def _matching(file: Path, rest: str, folder: Path | None) -> list[Path]:
@@ -137,5 +130,6 @@ def _prefix(file: Path, folder: Path | None) -> str:
     return f"{file.name}.{whose}"
 
 
-def _stamp_of(path: Path) -> str:
+def stamp_of(path: Path) -> str:
+    """Return the stamp in a copy's name, and the number of one of several of the same second."""
     return path.name.rpartition(".")[2].partition("-")[2]

@@ -48,17 +48,12 @@ class FileExaminer:
         return await self._of_file(_copies, ())
 
     async def existing(self, tables: Sequence[TableName]) -> tuple[TableName, ...]:
-        def find(live: Path) -> tuple[TableName, ...]:
-            names = {name.lower() for name in _in_file(live, _tables)}
-            return tuple(table for table in tables if table[1].lower() in names)
-
-        return await self._of_file(find, ())
+        names: list[str] = await self._of_file(lambda live: _in_file(live, _tables), [])
+        found = {name.lower() for name in names}
+        return tuple(table for table in tables if table[1].lower() in found)
 
     async def debris(self) -> tuple[Debris, ...]:
-        def judged(connection: sqlite3.Connection) -> list[Debris]:
-            return [_judged(connection, name) for name in _half_made(connection)]
-
-        return tuple(await self._of_file(lambda live: _in_file(live, judged), []))
+        return tuple(await self._of_file(lambda live: _in_file(live, _debris), []))
 
     async def remove(self, debris: Debris) -> str | None:
         return await shielded(self._of_file(lambda live: _dropped(live, debris), None))
@@ -85,6 +80,10 @@ def _half_made(connection: sqlite3.Connection) -> list[str]:
     return [name for name in _tables(connection) if name.startswith(_TEMPORARY)]
 
 
+def _debris(connection: sqlite3.Connection) -> list[Debris]:
+    return [_judged(connection, name) for name in _half_made(connection)]
+
+
 def _description(name: str) -> str:
     return f"table {name} of an unfinished batch operation"
 
@@ -109,32 +108,29 @@ def _dropped(live: Path, debris: Debris) -> str | None:
 def _judged(connection: sqlite3.Connection, name: str) -> Debris:
     """Batch mode fills a copy, drops the table and renames the copy; it may have ended anywhere."""
     original = name.removeprefix(_TEMPORARY)
-
-    def judged(provable: bool, why: str) -> Debris:
-        return Debris(_description(name), (None, name), provable, why)
-
     if original not in _tables(connection):
-        return judged(
-            False,
+        kept: str | None = (
             f"table {original} is missing, so this may be the only copy of its rows. Compare its "
             f"columns with the revision's, then ALTER TABLE {quoted(name)} RENAME TO "
-            f"{quoted(original)}",
+            f"{quoted(original)}"
         )
-    try:
-        doubt = _doubt(connection, name, original)
-    except sqlite3.Error as error:
-        doubt = f"it cannot be compared with {original} ({error})"
-    if doubt is not None:
-        return judged(False, f"{doubt}; look at both, and drop it by hand when nothing is missing")
-    return judged(True, f"table {original} has every row of it")
+    else:
+        try:
+            kept = _doubt(connection, name, original)
+        except sqlite3.Error as error:
+            kept = f"it cannot be compared with {original} ({error})"
+        if kept is not None:
+            kept += "; look at both, and drop it by hand when nothing is missing"
+    why = f"table {original} has every row of it" if kept is None else kept
+    return Debris(_description(name), (None, name), kept is None, why)
 
 
 def _doubt(connection: sqlite3.Connection, name: str, original: str) -> str | None:
     """Say why something might be lost with the copy; None when nothing would be."""
-    ask = reader.asking(connection)
+    ask = connection.execute
     columns = {str(row[1]): row[4] for row in ask(f"PRAGMA table_info({quoted(name)})")}
     theirs = {str(row[1]) for row in ask(f"PRAGMA table_info({quoted(original)})")}
-    if not ask(f"SELECT 1 FROM {quoted(name)} LIMIT 1"):
+    if not ask(f"SELECT 1 FROM {quoted(name)} LIMIT 1").fetchone():
         return _mention(connection, name)
     shared = [f"{quoted(column)} COLLATE BINARY" for column in columns if column in theirs]
     if not shared:
@@ -142,7 +138,8 @@ def _doubt(connection: sqlite3.Connection, name: str, original: str) -> str | No
     for column, default in columns.items():
         # a new column's default is nobody's data
         filled = f"{quoted(column)} IS NOT NULL AND {quoted(column)} IS NOT ({default or 'NULL'})"
-        if column not in theirs and ask(f"SELECT 1 FROM {quoted(name)} WHERE {filled} LIMIT 1"):
+        where = f"SELECT 1 FROM {quoted(name)} WHERE {filled} LIMIT 1"
+        if column not in theirs and ask(where).fetchone():
             return f"{original} has no column {column}, and it has values there"
     # numbered within equals, as a table without a key may hold a row twice
     kept = ", ".join(f"{each}, typeof({each})" for each in shared)
@@ -164,14 +161,8 @@ def _mention(connection: sqlite3.Connection, name: str) -> str | None:
 
 
 def _copies(live: Path) -> tuple[Copy, ...]:
-    live = live.resolve()
     return tuple(
-        Copy(
-            str(path),
-            kind,
-            at_of(path.name.rpartition(f".{kind}-")[2].partition("-")[0]),
-            size_of(path),
-        )
+        Copy(str(path), kind, at_of(copies.stamp_of(path).partition("-")[0]), size_of(path))
         for kind in get_args(copies.Kind)
-        for path in copies.kept(live, kind)
+        for path in copies.kept(live.resolve(), kind)
     )

@@ -6,12 +6,11 @@ import errno
 import math
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SIDECARS = ("-wal", "-shm", "-journal")
-
-_SPACE_FACTOR = 2.2
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -30,10 +29,9 @@ def sidecars(path: Path) -> list[Path]:
 
 def size_of(path: Path) -> int:
     """Return the size in bytes; 0 for a file that does not exist."""
-    try:
+    with suppress(FileNotFoundError):
         return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    return 0
 
 
 def size_with_log(path: Path) -> int:
@@ -47,12 +45,11 @@ def create(path: Path) -> bool:
     if path.exists():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with suppress(FileExistsError):
         # exclusive: of many processes that create it at once, one did. A link's end is created
         path.resolve().touch(0o644, exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
+        return True
+    return False
 
 
 def ensure_absent(path: Path) -> None:
@@ -86,58 +83,59 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Replace a file's content: a kill or power cut leaves the old one or the new one."""
-    temporary = beside(path, ".tmp")
+@contextmanager
+def renamed_when_whole(temporary: Path, place: Path) -> Iterator[None]:
+    """Context manager: give a file its name at the end, or remove it when the block raises.
+
+    The block syncs the file: then a kill or power cut leaves what had the name before, or this.
+    """
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
+        yield
+        os.replace(temporary, place)
+    except BaseException:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            remove(temporary)
         raise
-    sync_folder(path.parent)
+    sync_folder(place.parent)
 
 
-def remove_durably(path: Path) -> None:
-    """Remove a file; nothing happens when there is none."""
-    path.unlink(missing_ok=True)
-    # even if it was gone: the process that removed it may have been killed before this line
-    sync_folder(path.parent)
+def write_durably(path: Path, text: str | None) -> None:
+    """Replace a file's content: a kill or power cut leaves the old one or the new one.
+
+    None removes the file; nothing happens when there is none.
+    """
+    if text is None:
+        path.unlink(missing_ok=True)
+        # even if it was gone: the process that removed it may have been killed before this line
+        sync_folder(path.parent)
+        return
+    temporary = beside(path, ".tmp")
+    with renamed_when_whole(temporary, path):
+        temporary.write_text(text, encoding="utf-8")
+        sync_file(temporary)
 
 
 def copy_bytes(source: Path, destination: Path) -> None:
     """Copy a database and its sidecars byte by byte, whatever they hold."""
     # the database itself last: its name says that the set is whole
     for suffix in (*SIDECARS, ""):
-        part = beside(source, suffix)
-        if not part.exists():
-            continue
-        partial = beside(destination, suffix + ".partial")
-        try:
-            partial.touch(0o600)
-            shutil.copyfile(part, partial)
-            sync_file(partial)
-            same_access(partial, part)
-            partial.replace(beside(destination, suffix))
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-    sync_folder(destination.parent)
+        part, place = beside(source, suffix), beside(destination, suffix)
+        if part.exists():
+            partial = beside(place, ".partial")
+            with renamed_when_whole(partial, place):
+                partial.touch(0o600)
+                shutil.copyfile(part, partial)
+                sync_file(partial)
+                same_access(partial, part)
 
 
 def same_access(path: Path, model: Path) -> None:
     """Let those who may read the model read the copy, and nobody else."""
     status = model.stat()
     mode = status.st_mode & 0o777
-    try:
-        os.chown(path, status.st_uid, status.st_gid)
-    except PermissionError:
+    for owner, group in ((-1, status.st_gid), (status.st_uid, -1)):
         with suppress(PermissionError):
-            os.chown(path, -1, status.st_gid)
+            os.chown(path, owner, group)
     if path.stat().st_gid != status.st_gid:
         mode &= ~0o070  # of a group that may not read the model
     path.chmod(mode)
@@ -145,16 +143,16 @@ def same_access(path: Path, model: Path) -> None:
 
 def free_space_needed(path: Path) -> int:
     """Return the bytes that must be free to snapshot and restore a database: 2.2 times its size."""
-    return math.ceil(_SPACE_FACTOR * size_with_log(path))
+    return math.ceil(2.2 * size_with_log(path))
 
 
 def ensure_space(path: Path, folder: Path, what: str = "a snapshot") -> None:
     """Raise OSError (ENOSPC) when `folder` has too little room for a copy of `path`."""
-    needed, free = free_space_needed(path), shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{what} of {path} needs {needed:,} bytes free, there are {free:,}; "
-            "nothing was changed",
-            str(folder),
-        )
+    if short := shortage(free_space_needed(path), folder):
+        raise OSError(errno.ENOSPC, f"{what} of {path} {short}; nothing was changed", str(folder))
+
+
+def shortage(needed: int, folder: Path) -> str | None:
+    """Say how many bytes are needed in a folder, and how many are free, where it has too few."""
+    free = shutil.disk_usage(folder).free
+    return f"needs {needed:,} bytes free, there are {free:,}" if free < needed else None

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.backends.access import Access
 from automigrator.backends.sqlite.codes import is_damage
 from automigrator.errors import RefusedError
-from automigrator.support.concurrency import in_thread
 from automigrator.support.error_chain import chain
 
 _OWN_DRIVERS = frozenset({"", "pysqlite", "aiosqlite"})
@@ -32,19 +29,34 @@ async def ensure_damaged(access: Access, error: sqlite3.DatabaseError) -> None:
     application opens it in a special way: then a wrong key would look like damage.
     """
     where, engine = access.url.database, access.given_engine
+    in_doubt = ForeignFormatError(
+        f"Python's sqlite3 cannot read {where} ({error}), and the application opens it in a way "
+        "of its own, so that damage cannot be told from a wrong key; nothing was touched. Check "
+        "the key, and open the file with the application's own tools; if it is damaged, put a "
+        "backup in its place by hand"
+    )
     if engine is None:
-        stock = access.driver in _OWN_DRIVERS and "vfs" not in access.url.query
-        if not stock or await _has_codec():
-            raise _in_doubt(where, error)
-        return
-    with _plain_connects(engine) as plain:
-        try:
-            async with access.connection() as connection:
-                await connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
-        except Exception as refused:  # noqa: BLE001 - any error leaves it in doubt
-            if plain and any(map(is_damage, chain(refused))) and not await _has_codec():
-                return
-            raise _in_doubt(where, error) from None
+        if access.driver in _OWN_DRIVERS and "vfs" not in access.url.query and not _has_codec():
+            return
+        raise in_doubt
+    plain: list[bool] = []
+
+    def connects(_dialect: Any, _record: Any, cargs: list[Any], cparams: dict[str, Any]) -> None:
+        # never called where a creator=, or a listener before this one, makes the connection
+        special = "vfs=" in " ".join(map(str, cargs)) or {"factory", "vfs"} & set(cparams)
+        if engine.dialect.driver in _OWN_DRIVERS and not special:
+            plain.append(True)  # it connects as SQLAlchemy itself does
+
+    event.listen(engine.sync_engine, "do_connect", connects)
+    try:
+        async with access.connection() as connection:
+            await connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
+    except Exception as refused:  # noqa: BLE001 - any error leaves it in doubt
+        if plain and any(map(is_damage, chain(refused))) and not _has_codec():
+            return
+        raise in_doubt from None
+    finally:
+        event.remove(engine.sync_engine, "do_connect", connects)
     raise ForeignFormatError(
         f"only the application's own connection can read {where}; Python's sqlite3 says: {error}. "
         "automigrator reads and copies SQLite files with Python's sqlite3, so it cannot migrate a "
@@ -53,44 +65,9 @@ async def ensure_damaged(access: Access, error: sqlite3.DatabaseError) -> None:
     )
 
 
-def _in_doubt(where: str | None, error: Exception) -> ForeignFormatError:
-    return ForeignFormatError(
-        f"Python's sqlite3 cannot read {where} ({error}), and the application opens it in a way "
-        "of its own, so that damage cannot be told from a wrong key; nothing was touched. Check "
-        "the key, and open the file with the application's own tools; if it is damaged, put a "
-        "backup in its place by hand"
-    )
-
-
-@contextmanager
-def _plain_connects(engine: AsyncEngine) -> Iterator[list[bool]]:
-    """Context manager: a list that is filled when the engine connects as SQLAlchemy itself does."""
-    plain: list[bool] = []
-
-    def last(_dialect: Any, _record: Any, cargs: list[Any], cparams: dict[str, Any]) -> None:
-        # never called where a creator=, or a listener before this one, makes the connection
-        named = " ".join(map(str, cargs))
-        if (
-            engine.dialect.driver in _OWN_DRIVERS
-            and "vfs=" not in named
-            and not ({"factory", "vfs"} & set(cparams))
-        ):
-            plain.append(True)
-
-    event.listen(engine.sync_engine, "do_connect", last)
-    try:
-        yield plain
-    finally:
-        event.remove(engine.sync_engine, "do_connect", last)
-
-
-async def _has_codec() -> bool:
+def _has_codec() -> bool:
     """Tell whether Python's library is built with encryption: then any file may need a key."""
-
-    def ask() -> bool:
-        with closing(sqlite3.connect(":memory:")) as connection:
-            options = {str(row[0]) for row in connection.execute("PRAGMA compile_options")}
-            cipher = connection.execute("PRAGMA cipher_version").fetchall()
-        return "HAS_CODEC" in options or bool(cipher)
-
-    return await in_thread(ask)
+    with closing(sqlite3.connect(":memory:")) as connection:
+        options = {str(row[0]) for row in connection.execute("PRAGMA compile_options")}
+        cipher = connection.execute("PRAGMA cipher_version").fetchall()
+    return "HAS_CODEC" in options or bool(cipher)

@@ -2,166 +2,161 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from functools import partial
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from sqlalchemy.engine import Connection
 
-from automigrator.backends.access import Access, emptied
+from automigrator.backends.access import Access
+from automigrator.backends.contract import declarations
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record
-from automigrator.backends.contract.sides import Side, Sides
-from automigrator.backends.contract.snapshots import (
-    DEFAULT,
-    Snapshot,
-    SnapshotOptions,
-    Snapshots,
-)
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.sqlite import connections, copies
-from automigrator.backends.sqlite import side as sides
-from automigrator.backends.sqlite.lock import FileLock, MemoryLock
+from automigrator.backends.lock_wait import Waiting, poll, this_process
+from automigrator.backends.sqlite import connections, lock
 from automigrator.backends.sqlite.recover import recover
-from automigrator.backends.sqlite.snapshot import Snapshots as RunSnapshot
-from automigrator.backends.sqlite.transactions import data_version
-from automigrator.retention import Limits
+from automigrator.backends.sqlite.side import FileSides
+from automigrator.backends.sqlite.snapshot import FileSnapshots
 from automigrator.support.concurrency import in_thread, shielded
 
 Look = Callable[[Sequence[VersionTable]], Awaitable[Sight]]
 
 
 class SQLiteHold(Hold):
-    """The lock of a database file, or of one in memory, which offers no snapshots and sides."""
+    """The lock of a SQLite database; `acquired` waits for it."""
 
-    def __init__(
-        self, lock: FileLock | MemoryLock, look: Look, access: Access, file: Path | None
-    ) -> None:
-        self._lock, self._look, self._file = lock, look, file
-        self.leader, self.waited_s, self.since = lock.leader, lock.waited_s, lock.since
-        self._run: RunSnapshot | None = None
-        if file is not None:
-            self._run = RunSnapshot(file)
-            self.snapshots = FileSnapshots(file, self._run)
-            self.sides = FileSides(file, self._run, access)
+    def __init__(self, look: Look) -> None:
+        self._look = look
 
     async def look(self, tables: Sequence[VersionTable]) -> Sight:
         return await self._look(tables)
 
+
+class FileHold(SQLiteHold):
+    """The lock of a database file, in a file beside it that says who holds it and how far it is."""
+
+    def __init__(self, look: Look, access: Access, file: Path) -> None:
+        super().__init__(look)
+        self._file, self._descriptor, self._progress = file, -1, ""
+        self.snapshots: FileSnapshots = FileSnapshots(file)
+        self.sides = FileSides(access, self.snapshots)
+
+    @asynccontextmanager
+    async def acquired(self, timeout_s: float, waiting: Waiting) -> AsyncIterator[None]:
+        """Context manager: hold the lock. Raises LockTimeoutError.
+
+        The database file itself is not locked: it must stay free for the migration.
+        """
+        self.since = time.time()
+        place = lock.path_of(self._file, lock.LOCK)
+        self._descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+
+        async def acquire() -> bool:
+            return lock.taken(self._descriptor)
+
+        async def leader() -> str:
+            return lock.told_of(self._file)
+
+        async with AsyncExitStack() as stack:
+            stack.callback(lock.close, self._descriptor)
+            self.waited_s = await poll(acquire, timeout_s, waiting, leader, str(self._file))
+            self.leader = this_process()
+            await self.confirm()
+            stack.push_async_callback(self.snapshots.let_go)
+            yield
+
     async def confirm(self, progress: str = "") -> None:
-        await self._lock.confirm(progress)
+        # the kernel takes the lock from no process that lives
+        self._progress = progress or self._progress
+        text = json.dumps({"leader": self.leader, "progress": self._progress}).encode()
+        with suppress(OSError):  # a full disk: it only informs those who wait
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.write(self._descriptor, text)
+            os.ftruncate(self._descriptor, len(text))
 
     async def last(self) -> Record | None:
-        return await self._lock.last()
+        return await in_thread(lambda: lock.record_of(self._file))
 
     async def leave(self, record: Record | None) -> None:
-        await self._lock.leave(record)
+        text = _dated(record).dumped() if record else None
+        await lock.put(self._file, lock.RECORD, text)
 
     async def declare(self, declared: Sequence[Declaration]) -> None:
-        await self._lock.declare(declared)
+        text = declarations.dumped(declared) if declared else None
+        await lock.put(self._file, lock.DECLARED, text)
 
     def claim(self, connection: Connection) -> Callable[[], None]:
+        watch = self.snapshots.watch
         # not of a fresh database on the side: commits meanwhile are somebody else's
-        if self._run is None or connections.main_file(connection) != self._run.file.resolve():
+        if watch is None or connections.main_file(connection) != self._file.resolve():
             return lambda: None
-        return self._run.join(lambda: data_version(connection))
+
+        def ask() -> object:  # raises what a closed connection raises
+            dbapi = connection.connection.dbapi_connection
+            return connections.rows_of(dbapi, "PRAGMA data_version")
+
+        return watch.join(ask)
 
     async def recover(self) -> str | None:
-        if self._file is None:
-            return None
         return await shielded(recover(self._file))
 
     async def close_journal(self) -> None:
-        if self._run is not None:
-            await shielded(in_thread(self._run.close))
-
-    async def ended(self) -> None:
-        """Let go of the live file, where the journal stays open for the next start."""
-        if self._run is not None and self._run.watched:
-            await shielded(in_thread(self._run.stop_watching))
+        await shielded(in_thread(self.snapshots.close))
 
 
-class FileSnapshots(Snapshots):
-    """Copies of a database file; everything that blocks runs in a thread."""
+@dataclass(slots=True)
+class _Shared:
+    """The lock and the record of one database in memory."""
 
-    def __init__(self, file: Path, run: RunSnapshot) -> None:
-        self._file, self._run = file, run
-
-    async def take(
-        self,
-        stamp: str,
-        heads: tuple[str, ...],
-        wanted: tuple[str, ...],
-        tables: Sequence[VersionTable],
-        options: SnapshotOptions = DEFAULT,
-        *,
-        atomic: bool = False,
-    ) -> Snapshot:
-        place = copies.snapshot_path(self._file, stamp, options.folder)
-        cancelled = threading.Event()
-
-        def take() -> None:
-            stop = cancelled.is_set
-            self._run.take(place, options.folder, heads, wanted, tables, atomic, stop)
-
-        await shielded(in_thread(take), cancelled.set)
-        return Snapshot(str(place), heads, stamp)
-
-    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str | None:
-        put_back = partial(self._run.put_back, Path(snapshot.place))
-        kept = await shielded(in_thread(put_back))
-        return str(kept) if kept else None
-
-    async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
-        return await shielded(in_thread(partial(self._run.prune, limits, folder)))
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    record: Record | None = None
 
 
-class FileSides(Sides):
-    """Database files beside the target's."""
+_in_memory: WeakKeyDictionary[object, _Shared] = WeakKeyDictionary()
 
-    def __init__(self, file: Path, run: RunSnapshot, access: Access) -> None:
-        self._file, self._run, self._access = file, run, access
-        self._set_aside: set[Path] = set()
 
-    def fresh(self, stamp: str) -> AbstractAsyncContextManager[Side]:
-        return sides.beside(self._access, self._file, stamp, sides.fresh)
+class MemoryHold(SQLiteHold):
+    """The lock of a database in memory within this process, without snapshots and sides."""
 
-    def copy(
-        self, stamp: str, options: SnapshotOptions = DEFAULT
-    ) -> AbstractAsyncContextManager[Side]:
-        return sides.beside(self._access, self._file, stamp, sides.copied)
+    def __init__(self, look: Look, owner: object) -> None:
+        super().__init__(look)
+        self._shared = _in_memory.setdefault(owner, _Shared())
 
-    async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
-        """A file is never shared."""
+    @asynccontextmanager
+    async def acquired(self, timeout_s: float, waiting: Waiting) -> AsyncIterator[None]:
+        """Context manager: hold the lock. Raises LockTimeoutError."""
+        self.since = time.time()
 
-    async def take_over(
-        self,
-        side: Side,
-        stamp: str,
-        tables: Sequence[VersionTable],
-        *,
-        set_aside: bool = True,
-        disconnect_others: bool = False,
-    ) -> str | None:
-        assert isinstance(side, sides.SideFile)
-        for engine in (side.engine, self._access.application):
-            if engine is not None:
-                await emptied(engine)  # an idle connection there could be in the way
+        async def acquire() -> bool:
+            return self._shared.lock.acquire(blocking=False)
 
-        def put_in_place() -> Path | None:
-            self._run.stop_watching()
-            kept = sides.take_over(side, self._file, tables, set_aside=set_aside)
-            self._run.forget()
-            return kept
+        async def leader() -> str:
+            return "another run in this process"
 
-        kept = await shielded(in_thread(put_in_place))
-        if kept is not None:
-            self._set_aside.add(kept)
-        return str(kept) if kept else None
+        self.waited_s = await poll(acquire, timeout_s, waiting, leader, "the database in memory")
+        self.leader = this_process()
+        try:
+            yield
+        finally:
+            self._shared.lock.release()
 
-    async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
-        prune = partial(copies.prune_set_aside, self._file, limits, self._set_aside)
-        return await shielded(in_thread(prune))
+    async def confirm(self, progress: str = "") -> None:
+        """Nobody else can take it."""
+
+    async def last(self) -> Record | None:
+        return self._shared.record
+
+    async def leave(self, record: Record | None) -> None:
+        self._shared.record = _dated(record) if record else None
+
+
+def _dated(record: Record) -> Record:
+    return replace(record, at=record.at or time.time())

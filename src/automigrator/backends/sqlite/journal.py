@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from automigrator.backends.contract import journal as contract
-from automigrator.backends.sqlite.files import journal_path, remove_durably, write_durably
+from automigrator.backends.sqlite.files import journal_path, write_durably
 from automigrator.errors import RefusedError
 from automigrator.support import json_object
 
@@ -32,9 +32,13 @@ class Entry(contract.Entry):
     atomic: bool = False
 
 
-def write(live: Path, entry: Entry) -> None:
-    """Replace the journal durably: a kill or power cut leaves the old entry or the new one."""
-    write_durably(journal_path(live), json.dumps(asdict(entry)))
+def write(live: Path, entry: Entry | None) -> None:
+    """Replace the journal durably: a kill or power cut leaves the old entry or the new one.
+
+    None closes the journal.
+    """
+    text = json.dumps(asdict(entry)) if entry is not None else None
+    write_durably(journal_path(live), text)
 
 
 def read(live: Path) -> Entry | None:
@@ -56,4 +60,4 @@ def read(live: Path) -> Entry | None:
 
 def clear(live: Path) -> None:
     """Delete the journal durably; nothing happens when there is none."""
-    remove_durably(journal_path(live))
+    write(live, None)

@@ -14,9 +14,12 @@ from typing import Any
 
 from automigrator.backends.sqlite import codes, files, reader
 from automigrator.backends.sqlite.reader import Wait
-from automigrator.support.backoff import Deadline
 
 PAGES_A_STEP = 1000
+
+WAIT_S = 30.0
+
+"""Seconds for which a restore waits for other connections' transactions."""
 
 Keep = Callable[[sqlite3.Connection | None], Path | None]
 
@@ -31,11 +34,7 @@ class UnfitError(Exception):
 
 
 def overwrite(
-    source: sqlite3.Connection,
-    live: Path,
-    keep: Keep,
-    wait_s: float,
-    through: sqlite3.Connection | None = None,
+    source: sqlite3.Connection, live: Path, keep: Keep, through: sqlite3.Connection | None
 ) -> Path | None:
     """Make the pages of `source`, which is in a read transaction, those of the live file.
 
@@ -44,7 +43,7 @@ def overwrite(
     UnfitError, and TimeoutError when another connection is in the way; the live file is untouched
     then, and what was kept is gone.
     """
-    wait = Wait(live, "overwritten", Deadline(wait_s))
+    wait = Wait(live, "overwritten", WAIT_S)
     with _at_least_two_pages(source) as source, closing(reader.connect(live, "rw")) as own:
         _begin(own, "BEGIN EXCLUSIVE", wait)
         # after BEGIN has found the file whole: a broken schema alone may be overwritten in place
@@ -82,7 +81,8 @@ def _with_exclusive_lock(
         target.execute("PRAGMA synchronous=EXTRA")
         source.backup(target, pages=-1, progress=_refuse_to_wait)
     except BaseException:
-        _forget(kept)
+        if kept is not None:
+            files.remove(kept)
         raise
     if mode == "wal":
         with suppress(sqlite3.OperationalError):  # the contents are what matters
@@ -102,41 +102,33 @@ def _with_write_lock(
     kept: list[Path | None] = []
 
     def after_step(status: int, remaining: int, total: int) -> None:
-        if status in codes.BUSY:
-            wait.ensure_in_time()
-        elif not kept:
+        wait.after_step(status)
+        if status not in codes.BUSY and not kept:
             kept.append(keep(None))
 
-    target.execute("PRAGMA synchronous=EXTRA")
-    pages = min(PAGES_A_STEP, _value(source, "page_count") - 1)
-    while True:
+    def write() -> Path | None:
+        kept.clear()
         try:
             source.backup(target, pages=pages, progress=after_step, sleep=reader.POLL_S)
             return kept[0]
-        except BaseException as error:
-            for each in kept:
-                _forget(each)  # others may have written since
-            kept.clear()
-            # backup() itself waits on the plain codes only, not on the extended ones
-            if not isinstance(error, sqlite3.OperationalError):
-                raise
-            wait.after(error)
+        except BaseException:
+            for each in filter(None, kept):
+                files.remove(each)  # others may have written since
+            raise
+
+    target.execute("PRAGMA synchronous=EXTRA")
+    pages = min(PAGES_A_STEP, _value(source, "page_count") - 1)
+    # backup() itself waits on the plain codes only, not on the extended ones
+    return wait.until_free(write)
 
 
 def _begin(target: sqlite3.Connection, statement: str, wait: Wait) -> None:
-    while True:
-        try:
-            target.execute(statement)
-            return
-        except sqlite3.DatabaseError as error:
-            if codes.is_damage(error):
-                raise UnfitError(str(error)) from error
-            wait.after(error)
-
-
-def _forget(kept: Path | None) -> None:
-    if kept is not None:
-        files.remove(kept)
+    try:
+        wait.until_free(lambda: target.execute(statement))
+    except sqlite3.DatabaseError as error:
+        if codes.is_damage(error):
+            raise UnfitError(str(error)) from error
+        raise
 
 
 @contextmanager

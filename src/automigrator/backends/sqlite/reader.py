@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.sqlite import codes, files
@@ -20,9 +20,11 @@ BUSY_S = 10.0
 
 POLL_S = 0.02
 
-Ask = Callable[[str], Sequence[Any]]
+Ask = Callable[[str], Iterable[Any]]
 
 """Runs a SELECT and returns its rows."""
+
+T = TypeVar("T")
 
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'"
 
@@ -38,41 +40,45 @@ def never() -> bool:
     return False
 
 
-class Wait:
-    """Waiting for other connections of the file at `path`, until the deadline.
+class Wait(Deadline):
+    """Waiting for other connections of the file at `path`, for `seconds` from now on.
 
     `act` is a participle for the message: what could not be done. SQLite's own busy timeout can
     neither be cancelled nor hold for several statements.
     """
 
     def __init__(
-        self, path: Path, act: str, deadline: Deadline, cancelled: Callable[[], bool] = never
+        self, path: Path, act: str, seconds: float, cancelled: Callable[[], bool] = never
     ) -> None:
-        self.path = path
-        self.act = act
-        self.deadline = deadline
-        self.cancelled = cancelled
+        super().__init__(seconds)
+        self.path, self.act, self.cancelled = path, act, cancelled
 
-    def ensure_wanted(self) -> None:
-        """Raise Cancelled when the caller no longer wants the work."""
+    def after_step(self, status: int, remaining: int = 0, total: int = 0) -> None:
+        """Raise Cancelled when the work is no longer wanted, BusyError when the time is over.
+
+        `status` is SQLite's result code of the last step; the rest is what a backup tells, too.
+        """
         if self.cancelled():
             raise Cancelled(f"the copy of {self.path} was cancelled")
-
-    def ensure_in_time(self) -> None:
-        """Raise BusyError when the time is over."""
-        if self.deadline.is_over():
+        if status in codes.BUSY and self.is_over():
             raise codes.BusyError(
                 f"{self.path} could not be {self.act}: another connection kept it locked for "
-                f"{self.deadline.elapsed():.1f} s; it was not changed. End that connection's "
+                f"{self.elapsed():.1f} s; it was not changed. End that connection's "
                 "transaction, then try again"
             )
 
-    def after(self, error: sqlite3.Error) -> None:
-        """Pause before another try. Raises `error` unless it says busy, and BusyError."""
-        if not codes.is_busy(error):
-            raise error
-        self.ensure_in_time()
-        time.sleep(POLL_S)
+    def until_free(self, act: Callable[[], T]) -> T:
+        """Try an act again as long as it finds another connection in the way."""
+        status = sqlite3.SQLITE_OK
+        while True:
+            self.after_step(status)
+            try:
+                return act()
+            except sqlite3.Error as error:
+                if not codes.is_busy(error):
+                    raise
+            status = sqlite3.SQLITE_BUSY
+            time.sleep(POLL_S)
 
 
 def connect(path: Path, mode: str, *, any_thread: bool = False) -> sqlite3.Connection:
@@ -84,11 +90,18 @@ def connect(path: Path, mode: str, *, any_thread: bool = False) -> sqlite3.Conne
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """Context manager: a read-only connection that leaves no sidecars behind."""
+def looking_at(
+    path: Path, *, cancelled: Callable[[], bool] = never, mode: str = "ro"
+) -> Iterator[sqlite3.Connection]:
+    """Context manager: a connection in a transaction that sees one state of the file.
+
+    It leaves no sidecars behind.
+    """
+    wait = Wait(path, "read", BUSY_S, cancelled)
     before = [p for p in files.sidecars(path) if p.exists()]
     try:
-        with closing(connect(path, "ro")) as connection:
+        with closing(connect(path, mode)) as connection:
+            begin_reading(connection, wait)
             yield connection
     finally:
         if any(p.exists() for p in files.sidecars(path) if p not in before):
@@ -101,23 +114,8 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 def begin_reading(connection: sqlite3.Connection, wait: Wait) -> None:
     """Begin a transaction that sees one state of the file, once a writer has let go of it."""
     connection.execute("BEGIN")
-    while True:
-        wait.ensure_wanted()
-        try:
-            # reads without parsing the schema: a broken one can be copied, too
-            connection.execute("PRAGMA data_version").fetchone()
-            return
-        except sqlite3.OperationalError as error:
-            wait.after(error)
-
-
-@contextmanager
-def looking_at(path: Path, wait_s: float | None = None) -> Iterator[sqlite3.Connection]:
-    """Context manager: a connection in a transaction that sees one state of the file."""
-    deadline = Deadline(BUSY_S if wait_s is None else wait_s)
-    with reading(path) as connection:
-        begin_reading(connection, Wait(path, "read", deadline))
-        yield connection
+    # reads without parsing the schema: a broken one can be copied, too
+    wait.until_free(lambda: connection.execute("PRAGMA data_version").fetchone())
 
 
 def look_at_file(path: Path, tables: Sequence[VersionTable]) -> Sight:
@@ -131,14 +129,13 @@ def look_at_file(path: Path, tables: Sequence[VersionTable]) -> Sight:
         raise codes.no_file(f"{path} is a folder, and should be a file")
     try:
         with looking_at(path) as connection:
-            return look(asking(connection), tables)
+            return look(connection.execute, tables)
     except sqlite3.OperationalError as error:
         # a journal that a killed process left can only be played back by a writer
         if codes.code_of(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
             raise
-    with closing(connect(path, "rw")) as connection:
-        begin_reading(connection, Wait(path, "read", Deadline(BUSY_S)))
-        return look(asking(connection), tables)
+    with looking_at(path, mode="rw") as connection:
+        return look(connection.execute, tables)
 
 
 def look(ask: Ask, tables: Sequence[VersionTable]) -> Sight:
@@ -155,59 +152,48 @@ def look(ask: Ask, tables: Sequence[VersionTable]) -> Sight:
     return Sight(True, heads, bool(names))
 
 
-def asking(connection: sqlite3.Connection) -> Ask:
-    return lambda sql: connection.execute(sql).fetchall()
-
-
 def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
 def verify(
-    path: Path,
-    tables: Sequence[str] = ("alembic_version",),
-    *,
-    preread: bool = False,
-    wait_s: float = 30.0,
+    path: Path, tables: Sequence[str] = ("alembic_version",), *, preread: bool = False
 ) -> tuple[str, ...]:
     """Check a database with `quick_check`, and return the heads in its version `tables`.
 
     `preread` reads the file through first, which makes a cold check of gigabytes some 70 times
-    faster: only for a file that nothing in this process has open. `wait_s` limits the wait for
-    others. Raises sqlite3.DatabaseError when it is damaged, TimeoutError when it stays locked.
+    faster: only for a file that nothing in this process has open. Raises sqlite3.DatabaseError
+    when it is damaged, TimeoutError when it stays locked.
     """
     if preread:
         buffer = bytearray(1 << 20)
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
-    with looking_at(path, wait_s) as connection:
+    with looking_at(path) as connection:
         complaints = [row for row in _quick_check(connection) if not re.match(_LOGICAL, row)]
         if complaints:
             raise codes.damaged(f"{path} is damaged: {'; '.join(complaints[:5])}")
-        return look(asking(connection), [VersionTable(name) for name in tables]).all_heads()
+        return look(connection.execute, [VersionTable(name) for name in tables]).all_heads()
 
 
 def _quick_check(connection: sqlite3.Connection) -> list[str]:
     # not damage, and such a constraint may need the application's own functions
     connection.execute("PRAGMA ignore_check_constraints=ON")
-    try:
-        rows = connection.execute("PRAGMA quick_check").fetchall()
-    except sqlite3.OperationalError as error:
-        if codes.code_of(error) != sqlite3.SQLITE_ERROR:
-            raise
-        rows = _quick_check_tables(connection)
+    rows = _checked(connection, "PRAGMA quick_check")
+    if rows is None:
+        # each table by itself, but none that needs a collation of the application's own
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        checks = [f"PRAGMA quick_check({quoted(name)})" for (name,) in tables]
+        rows = [row for check in checks for row in _checked(connection, check) or ()]
     return [str(row[0]) for row in rows if row[0] != "ok"]
 
 
-def _quick_check_tables(connection: sqlite3.Connection) -> list[tuple[str]]:
-    """Check each table by itself, but none that needs a collation of the application's own."""
-    rows: list[tuple[str]] = []
-    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    for (name,) in tables:
-        try:
-            rows += connection.execute(f"PRAGMA quick_check({quoted(name)})").fetchall()
-        except sqlite3.OperationalError as error:
-            if codes.code_of(error) != sqlite3.SQLITE_ERROR:
-                raise
-    return rows
+def _checked(connection: sqlite3.Connection, check: str) -> list[tuple[str]] | None:
+    """Return the rows of a check; None where it needs what only the application has."""
+    try:
+        return connection.execute(check).fetchall()
+    except sqlite3.OperationalError as error:
+        if codes.code_of(error) != sqlite3.SQLITE_ERROR:
+            raise
+        return None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
+from automigrator.backends.sqlite.snapshot import flaw_of
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import in_thread
 
@@ -51,7 +52,7 @@ def _unchanged(file: Path, entry: journal.Entry) -> bool:
     place = Path(entry.snapshot)
     if not place.exists():
         return False
-    with reader.reading(file) as live, reader.reading(place) as copy:
+    with reader.looking_at(file) as live, reader.looking_at(place) as copy:
         same_schema = _schema(live) == _schema(copy)
         return same_schema and (entry.atomic or _same_rows(live, copy))
 
@@ -80,18 +81,12 @@ def _same_rows(one: sqlite3.Connection, other: sqlite3.Connection) -> bool:
 def _put_back(file: Path, entry: journal.Entry) -> str:
     """Restore the copy, and keep what it replaces: somebody may have written since the kill."""
     place = Path(entry.snapshot)
-    if not place.exists():
-        raise RefusedError(
-            f"a process was killed while {file} was being changed, and the copy to put back, "
-            f"{place}, is gone; the database was not touched. Put the copy back in its place, or "
-            f"look at the database and delete {files.journal_path(file)}"
-        )
     try:
-        found = reader.verify(place, entry.tables, preread=True)
+        flaw = flaw_of(place, entry)
     except (sqlite3.DatabaseError, OSError) as error:
         raise _refused(place, file, str(error)) from error
-    if not set(found) <= set(entry.before) or (entry.before and not found):
-        raise _refused(place, file, f"it is at {', '.join(found) or 'base'}")
+    if flaw is not None:
+        raise _refused(place, file, flaw)
     try:
         replaced = backup.restore(place, file, keep=partial(backup.set_aside, file, "replaced"))
     except sqlite3.DatabaseError as error:

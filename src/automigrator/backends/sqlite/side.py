@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +14,15 @@ from pathlib import Path
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from automigrator.backends.access import Access
+from automigrator.backends.access import Access, emptied
+from automigrator.backends.contract.sides import Side, Sides
+from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import backup, codes, files, journal, reader
+from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
 from automigrator.backends.sqlite.connections import files_of, named_like
+from automigrator.backends.sqlite.snapshot import FileSnapshots
 from automigrator.errors import RefusedError
-from automigrator.support.backoff import Deadline
+from automigrator.retention import Limits
 from automigrator.support.concurrency import in_thread, shielded
 
 Make = Callable[[Path, Path, Callable[[], bool]], None]
@@ -38,23 +40,99 @@ class SideFile:
     needed: bool = False
 
 
-@asynccontextmanager
-async def beside(access: Access, file: Path, stamp: str, make: Make) -> AsyncIterator[SideFile]:
-    """Context manager: a side that `make` makes, removed at exit unless it is needed."""
-    place = files.beside(file, f".side-{stamp}")
-    # a listener may need what a fresh database does not have yet
-    engine = access.engine(named_like(access.url, place), prepared=make is copied)
-    side = SideFile(engine, access.url.set(database=str(place), query={}), str(place))
-    cancelled = threading.Event()
-    try:
-        work = in_thread(partial(make, place, file, cancelled.is_set))
-        await shielded(work, cancelled.set)
-        await _ensure_alone(engine)
-        yield side
-    finally:
-        await shielded(engine.dispose())
-        if not side.needed:
-            await shielded(in_thread(lambda: files.remove(place)))
+class FileSides(Sides):
+    """Database files beside the target's."""
+
+    def __init__(self, access: Access, snapshots: FileSnapshots) -> None:
+        self._access, self._snapshots, self._file = access, snapshots, snapshots.file
+        self._set_aside: set[Path] = set()
+
+    def fresh(self, stamp: str) -> AbstractAsyncContextManager[Side]:
+        return self._beside(stamp, fresh, prepared=False)
+
+    def copy(
+        self, stamp: str, options: SnapshotOptions = DEFAULT
+    ) -> AbstractAsyncContextManager[Side]:
+        # a listener may need what a fresh database does not have yet
+        return self._beside(stamp, copied, prepared=True)
+
+    @asynccontextmanager
+    async def _beside(self, stamp: str, make: Make, prepared: bool) -> AsyncIterator[SideFile]:
+        """Context manager: a side that `make` makes, removed at exit unless it is needed."""
+        place = files.beside(self._file, f".side-{stamp}")
+        url = self._access.url
+        engine = self._access.engine(named_like(url, place), prepared=prepared)
+        side = SideFile(engine, url.set(database=str(place), query={}), str(place))
+        cancelled = threading.Event()
+        try:
+            work = in_thread(lambda: make(place, self._file, cancelled.is_set))
+            await shielded(work, cancelled.set)
+            await _ensure_alone(engine)
+            yield side
+        finally:
+            await shielded(engine.dispose())
+            if not side.needed:
+                await shielded(in_thread(lambda: files.remove(place)))
+
+    async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
+        """A file is never shared."""
+
+    async def take_over(
+        self,
+        side: Side,
+        stamp: str,
+        tables: Sequence[VersionTable],
+        *,
+        set_aside: bool = True,
+        disconnect_others: bool = False,
+    ) -> str | None:
+        assert isinstance(side, SideFile)
+        for engine in (side.engine, self._access.application):
+            if engine is not None:
+                await emptied(engine)  # an idle connection there could be in the way
+        names = tuple(table.name for table in tables)
+        kept = await shielded(in_thread(lambda: self._take_over(side, names, set_aside)))
+        if kept is None:
+            return None
+        self._set_aside.add(kept)
+        return str(kept)
+
+    def _take_over(self, side: SideFile, tables: tuple[str, ...], set_aside: bool) -> Path | None:
+        """Put the side in the live file's place; returns where the old contents were set aside.
+
+        Nobody can commit between the two. Raises RefusedError, the live file untouched.
+        """
+        file, new = self._file, Path(side.place)
+        self._snapshots.stop_watching()
+        _ensure_space(new, file, set_aside=set_aside)
+        with closing(reader.connect(new, "rw")) as connection:
+            connection.execute("PRAGMA journal_mode=DELETE")  # the live file keeps the mode it has
+        heads = reader.verify(new, tables)
+        entry = journal.Entry("restoring", heads, heads, str(new), time.time(), tables)
+        earlier = journal.read(file)
+        journal.write(file, entry)
+        side.needed = True
+        try:
+            keep = partial(backup.set_aside, file, "purged") if set_aside else backup.nothing
+            kept = backup.restore(new, file, keep=keep)
+        except (OSError, sqlite3.Error) as error:
+            # a snapshot of this run may be needed yet
+            journal.write(file, earlier)
+            side.needed = False
+            raise RefusedError(f"{error}; the old database was not touched") from error
+        # removed under a journal that no longer needs it: after a kill, a start that finds neither
+        # a journal nor anything to migrate would leave it there for ever
+        journal.write(file, replace(entry, state="migrating"))
+        files.remove(new)
+        journal.clear(file)
+        side.needed = False
+        self._snapshots.entry = None  # of other data: there is nothing to put back
+        return kept
+
+    async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
+        own = self._set_aside  # a clock that goes back would make them the oldest
+        prune = partial(copies.prune, self._file, ("purged", "corrupt"), limits, spared=own)
+        return await shielded(in_thread(prune))
 
 
 async def _ensure_alone(engine: AsyncEngine) -> None:
@@ -78,9 +156,8 @@ def fresh(place: Path, like: Path, cancelled: Callable[[], bool]) -> None:
     not be told from one that has lost its data.
     """
     settings: dict[str, object] = {}
-    wait = reader.Wait(like, "read", Deadline(reader.BUSY_S), cancelled)
-    with suppress(sqlite3.Error, codes.BusyError), reader.reading(like) as connection:
-        reader.begin_reading(connection, wait)
+    looking = reader.looking_at(like, cancelled=cancelled)
+    with suppress(sqlite3.Error, codes.BusyError), looking as connection:
         for name in ("page_size", "encoding"):
             (settings[name],) = connection.execute(f"PRAGMA {name}").fetchone()
     files.remove(place)
@@ -107,48 +184,10 @@ def copied(place: Path, live: Path, cancelled: Callable[[], bool]) -> None:
         ) from error
 
 
-def take_over(
-    side: SideFile, file: Path, tables: Sequence[VersionTable], *, set_aside: bool
-) -> Path | None:
-    """Put the side in the live file's place; returns where the old contents were set aside.
-
-    Nobody can commit between the two. Raises RefusedError, the live file untouched.
-    """
-    new = Path(side.place)
-    _ensure_space(new, file, set_aside=set_aside)
-    with closing(reader.connect(new, "rw")) as connection:
-        connection.execute("PRAGMA journal_mode=DELETE")  # the live file keeps the mode it has
-    names = tuple(table.name for table in tables)
-    heads = reader.verify(new, names)
-    entry = journal.Entry("restoring", heads, heads, str(new), time.time(), names)
-    earlier = journal.read(file)
-    journal.write(file, entry)
-    side.needed = True
-    try:
-        keep = partial(backup.set_aside, file, "purged") if set_aside else backup.nothing
-        kept = backup.restore(new, file, keep=keep)
-    except (OSError, sqlite3.Error) as error:
-        # a snapshot of this run may be needed yet
-        if earlier is not None:
-            journal.write(file, earlier)
-        else:
-            journal.clear(file)
-        side.needed = False
-        raise RefusedError(f"{error}; the old database was not touched") from error
-    # removed under a journal that no longer needs it: after a kill, a start that finds neither a
-    # journal nor anything to migrate would leave it there for ever
-    journal.write(file, replace(entry, state="migrating"))
-    files.remove(new)
-    journal.clear(file)
-    side.needed = False
-    return kept
-
-
 def _ensure_space(new: Path, file: Path, *, set_aside: bool) -> None:
     needed = files.free_space_needed(new) + (files.size_with_log(file) if set_aside else 0)
-    free = shutil.disk_usage(file.parent).free
-    if free < needed:
+    if shortage := files.shortage(needed, file.parent):
         raise RefusedError(
-            f"to put a fresh database in the place of {file} needs {needed:,} bytes free, there "
-            f"are {free:,}; the old database was not touched"
+            f"to put a fresh database in the place of {file} {shortage}; the old database was not "
+            "touched"
         )

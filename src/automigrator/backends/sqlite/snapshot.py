@@ -3,81 +3,94 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from automigrator.backends.contract.snapshots import DEFAULT, Snapshot, SnapshotOptions, Snapshots
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
-from automigrator.backends.sqlite.watch import Ask, Watch
+from automigrator.backends.sqlite.watch import Watch
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
+from automigrator.support.concurrency import in_thread, shielded
 
 
-class Snapshots:
-    """Everything here blocks, but `join`: call it in a worker thread, one call at a time."""
+class FileSnapshots(Snapshots):
+    """Copies of a database file. What blocks runs in a worker thread, one act at a time."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._entry: journal.Entry | None = None
-        self._watch: Watch | None = None
+        self.watch: Watch | None = None
+        """Has the live file open."""
+        self.entry: journal.Entry | None = None
+        """The journal of this run's snapshot, while it is open."""
         self._verified: tuple[Path, tuple[int, ...]] | None = None
 
-    @property
-    def watched(self) -> bool:
-        """Whether a connection has the live file open."""
-        return self._watch is not None
-
-    def take(
+    async def take(
         self,
-        place: Path,
-        folder: Path | None,
+        stamp: str,
         heads: tuple[str, ...],
         wanted: tuple[str, ...],
         tables: Sequence[VersionTable],
-        atomic: bool,
-        cancelled: Callable[[], bool],
+        options: SnapshotOptions = DEFAULT,
+        *,
+        atomic: bool = False,
+    ) -> Snapshot:
+        place = copies.snapshot_path(self.file, stamp, options.folder)
+        names = tuple(table.name for table in tables)
+        entry = journal.Entry("migrating", heads, wanted, str(place), time.time(), names, atomic)
+        cancelled = threading.Event()
+        taking = in_thread(lambda: self._take(entry, options.folder, cancelled.is_set))
+        await shielded(taking, cancelled.set)
+        return Snapshot(str(place), heads, stamp)
+
+    def _take(
+        self, entry: journal.Entry, folder: Path | None, cancelled: Callable[[], bool]
     ) -> None:
-        """Copy the live file to `place`, verify the copy and open the journal.
+        """Copy the live file to where `entry` says, verify the copy and open the journal.
 
         Raises RefusedError for a copy that does not pass, and what copying raises.
         """
+        place = Path(entry.snapshot)
         place.parent.mkdir(parents=True, exist_ok=True)
         copies.remove_partials(self.file, folder)
         files.ensure_space(self.file, place.parent)
         self.stop_watching()
-        self._watch = Watch(self.file)
+        self.watch = Watch(self.file)
         backup.copy(self.file, place, cancelled=cancelled)
-        names = tuple(table.name for table in tables)
-        entry = journal.Entry("migrating", heads, wanted, str(place), time.time(), names, atomic)
         try:
-            _verify(place, entry)
+            _ensure_sound(place, entry)
             journal.write(self.file, entry)
         except BaseException:
             files.remove(place)
             raise
-        self._entry = entry
+        self.entry = entry
         self._verified = place, _identity(place)
         # a convenience, whose failure must not cost the migration
         with suppress(OSError):
             copies.drop_twin(place, copies.kept(self.file, "snapshot", folder=folder))
 
-    def put_back(self, place: Path) -> Path | None:
+    async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str | None:
+        kept = await shielded(in_thread(lambda: self._put_back(Path(snapshot.place))))
+        return str(kept) if kept else None
+
+    def _put_back(self, place: Path) -> Path | None:
         """Restore a snapshot; returns where the live file is kept, if others may have written.
 
         Raises RefusedError when there is no sound copy, TimeoutError when another connection's
         transaction is in the way; the live file is untouched then.
         """
-        entry = self._entry
+        entry = self.entry
         if entry is None:
             raise RefusedError(f"{place} is no snapshot of this run; nothing was changed")
-        if not place.exists():
-            raise RefusedError(f"the snapshot {place} is gone; nothing was changed")
-        if self._verified != (place, _identity(place)):
-            _verify(place, entry)
-        watch, self._watch = self._watch, None
+        if not place.exists() or self._verified != (place, _identity(place)):
+            _ensure_sound(place, entry)
+        watch, self.watch = self.watch, None
 
         def keep(through: sqlite3.Connection | None) -> Path | None:
             if watch is not None and not watch.others_wrote():
@@ -90,48 +103,49 @@ class Snapshots:
         journal.write(self.file, entry)
         return kept
 
-    def prune(self, limits: Limits, folder: Path | None) -> tuple[str, ...]:
-        """Delete the snapshots beyond the limits, but never this run's own."""
+    async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
         good = self._verified[0] if self._verified is not None else None
-        return copies.prune(copies.kept(self.file, "snapshot", folder=folder), limits, good=good)
-
-    def join(self, ask: Ask) -> Callable[[], None]:
-        """Count a connection's commits as the migration's own until the returned call is made."""
-        return self._watch.join(ask) if self._watch is not None else lambda: None
+        prune = partial(copies.prune, self.file, ("snapshot",), limits, folder, good=good)
+        return await shielded(in_thread(prune))
 
     def close(self) -> None:
-        """Forget the journal: this part of the run is over."""
+        """Forget the snapshot and its journal: this part of the run is over. Blocks."""
         self.stop_watching()
-        if self._entry is not None:
-            self._entry = None
+        if self.entry is not None:
+            self.entry = None
             journal.clear(self.file)
 
-    def forget(self) -> None:
-        """Forget the snapshot: the live file is another one, and there is nothing to put back."""
-        self._entry = None
-
     def stop_watching(self) -> None:
-        """Close the watching connection, so that nothing here has the live file open."""
-        if self._watch is not None:
-            self._watch.connection.close()
-            self._watch = None
+        """Close the watching connection, so that nothing here has the live file open. Blocks."""
+        if self.watch is not None:
+            self.watch.connection.close()
+            self.watch = None
+
+    async def let_go(self) -> None:
+        """Let go of the live file, where the journal stays open for the next start."""
+        await shielded(in_thread(self.stop_watching))
 
 
-def _verify(place: Path, entry: journal.Entry) -> None:
+def _ensure_sound(place: Path, entry: journal.Entry) -> None:
+    if flaw := flaw_of(place, entry):
+        raise RefusedError(f"the snapshot {place} cannot be used ({flaw}); nothing was changed")
+
+
+def flaw_of(place: Path, entry: journal.Entry) -> str | None:
+    """Say why a copy cannot be put back; None when it can. Raises what reading raises."""
+    if not place.exists():
+        return "it is gone"
     try:
         found = reader.verify(place, entry.tables, preread=True)
     except sqlite3.DatabaseError as error:
         if not codes.is_damage(error):
             raise
         # of the copy, or of a page of the live file that nobody has read yet
-        raise RefusedError(
-            f"the snapshot {place} did not pass its check: {error}; nothing was changed"
-        ) from error
-    if not set(found) <= set(entry.before):
-        raise RefusedError(
-            f"the snapshot {place} is at {', '.join(found)}, the database at "
-            f"{', '.join(entry.before) or 'base'}; nothing was changed"
-        )
+        return f"it did not pass its check: {error}"
+    if not set(found) <= set(entry.before) or (entry.before and not found):
+        before = ", ".join(entry.before) or "base"
+        return f"it is at {', '.join(found) or 'base'}, the database at {before}"
+    return None
 
 
 def _identity(place: Path) -> tuple[int, ...]:

@@ -40,22 +40,21 @@ def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], 
     """
     dbapi: Any = connection.connection.dbapi_connection
     level = getattr(dbapi, "isolation_level", "")
-    begun = connection.in_transaction()
     enforced = rows_of(dbapi, "PRAGMA foreign_keys") == [(1,)]
     journal = _unsafe_journal(connection) if to_write else None
 
+    def set_pragmas(foreign_keys: str, journal_mode: str | None) -> None:
+        if enforced:
+            rows_of(dbapi, f"PRAGMA foreign_keys={foreign_keys}")
+        if journal is not None:
+            rows_of(dbapi, f"PRAGMA journal_mode={journal_mode}")
+
     def as_before() -> None:
         dbapi.isolation_level = level
-        if enforced:
-            rows_of(dbapi, "PRAGMA foreign_keys=ON")
-        if journal is not None:
-            rows_of(dbapi, f"PRAGMA journal_mode={journal}")
+        set_pragmas("ON", journal)
 
     try:
-        if enforced:
-            rows_of(dbapi, "PRAGMA foreign_keys=OFF")
-        if journal is not None:
-            rows_of(dbapi, "PRAGMA journal_mode=DELETE")
+        set_pragmas("OFF", "DELETE")
         before = _violations(dbapi)
     except BaseException:
         with suppress(SQLAlchemyError, sqlite3.Error, ValueError):
@@ -86,7 +85,7 @@ def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], 
 
     event.listen(connection, "begin", begin)
     event.listen(connection, "commit", check)
-    if begun:
+    if connection.in_transaction():
         begin(connection)
 
     def undo() -> None:
@@ -103,14 +102,6 @@ def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], 
             as_before()
 
     return undo
-
-
-def data_version(connection: Connection) -> int:
-    """Return a number that changes when another connection commits.
-
-    Raises whatever a closed connection raises.
-    """
-    return int(rows_of(connection.connection.dbapi_connection, "PRAGMA data_version")[0][0])
 
 
 def _violations(dbapi: Any) -> Violations | None:

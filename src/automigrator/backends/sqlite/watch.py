@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from automigrator.backends.sqlite.reader import connect
 
-Ask = Callable[[], int]
+Ask = Callable[[], object]
 
 """Reads `PRAGMA data_version` on a connection."""
 
@@ -33,19 +32,14 @@ class Watch:
     def join(self, ask: Ask) -> Callable[[], None]:
         """Count a connection's commits as the migration's own until the returned call is made."""
         self._joined += 1
-        own: int | None = None
-        with suppress(Exception):
-            own = ask()
+        own = _answer(ask)
         if own is None or self._version() != self._seen:
             self._others = True
 
         def leave() -> None:
             self._joined -= 1
             seen = self._version()
-            try:
-                if ask() != own:
-                    self._others = True
-            except Exception:  # noqa: BLE001 - a closed connection cannot tell any more
+            if _answer(ask) != own:
                 self._others = True
             self._seen = seen
 
@@ -55,9 +49,15 @@ class Watch:
         """Tell whether anybody else may have committed until now."""
         return self._others or self._joined > 0 or self._version() != self._seen
 
-    def _version(self) -> int | None:
-        try:
-            return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
-        except sqlite3.Error:
+    def _version(self) -> object:
+        version = _answer(lambda: self.connection.execute("PRAGMA data_version").fetchone())
+        if version is None:
             self._others = True
-            return None
+        return version
+
+
+def _answer(ask: Ask) -> object:
+    """Return what a connection answers; None where it cannot tell any more, closed say."""
+    with suppress(Exception):
+        return ask()
+    return None
