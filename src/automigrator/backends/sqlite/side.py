@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.backends.access import Access
+from automigrator.backends.contract.sides import Side
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.sqlite import backup, codes, files, journal, reader
 from automigrator.backends.sqlite.connections import files_of, named_like
@@ -28,13 +28,10 @@ Make = Callable[[Path, Path, Callable[[], bool]], None]
 """Makes the first file like the second, until the call says that it was cancelled."""
 
 
-@dataclass(slots=True)
-class SideFile:
-    """See `Side`; `needed` while the journal names it."""
+@dataclass(slots=True, eq=False)
+class SideFile(Side):
+    """A side that is `needed` while the journal names it."""
 
-    engine: AsyncEngine
-    url: URL
-    place: str
     needed: bool = False
 
 
