@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, NullPool, Pool, event
@@ -33,11 +34,6 @@ _meetings = weakref.WeakKeyDictionary()
 class _Recipe(Exception):
     """Carries the final connect arguments out of the application's own creator."""
 
-    def __init__(self, cargs: list[Any], cparams: dict[str, Any]) -> None:
-        super().__init__()
-        self.cargs = cargs
-        self.cparams = cparams
-
 
 class Access:
     """How to reach one database server: the application's engine's creator, or a URL.
@@ -50,7 +46,8 @@ class Access:
         given = target.migrate_with or target.database
         assert not isinstance(given, str)
         self.application = target.database if isinstance(target.database, AsyncEngine) else None
-        self._engine = given if isinstance(given, AsyncEngine) else None
+        self.given_engine = given if isinstance(given, AsyncEngine) else None
+        """The engine that is the model for migrations' connections, None for a URL."""
         # an AsyncEngine's driver is async, whatever its URL alone says (psycopg's is both)
         self.url = given.url if isinstance(given, AsyncEngine) else urls.with_async_driver(given)
         named = given.url if isinstance(given, AsyncEngine) else given
@@ -64,22 +61,17 @@ class Access:
         self._shared: dict[str | None, SharedConnection] = {}
         """By database, None for the target's."""
 
-    @property
-    def given_engine(self) -> AsyncEngine | None:
-        """The engine that is the model for migrations' connections, None for a URL."""
-        return self._engine
-
     async def arguments(self) -> Mapping[str, Any] | None:
         """Return the driver's arguments to connect now, listeners asked; one may be a password.
 
         None where a creator of the application's own makes the connections.
         """
-        engine = self._engine or create_async_engine(self.url, poolclass=NullPool)
+        engine = self.given_engine or create_async_engine(self.url, poolclass=NullPool)
         recipe = await greenlet_spawn(_recipe_of, engine)
         if recipe is None:
             return None
-        words = {"conninfo": recipe.cargs[0]} if recipe.cargs and recipe.cargs[0] else {}
-        return {**words, **recipe.cparams}
+        cargs, cparams = recipe
+        return {"conninfo": cargs[0], **cparams} if cargs and cargs[0] else cparams
 
     def engine(
         self, database: str | None = None, *, prepared: bool = False, kept: bool = False
@@ -90,34 +82,18 @@ class Access:
         to another database's only when it is to be `prepared`. With `kept`, one connection stays
         in the engine's pool.
         """
-        pool: dict[str, Any] = KEPT if kept else {"poolclass": NullPool}
-        if self._engine is None:
-            url = self.url if database is None else self.url.set(database=database)
-            return create_async_engine(url, **pool)
-        if database is None:
+        given = self.given_engine
+        if given is not None and database is None:
             # recreate() is a fresh, empty pool with the same creator, arguments and listeners
-            return create_async_engine(self.url, pool=self._engine.sync_engine.pool.recreate())
-        other = self._elsewhere(self._engine, database, pool)
-        if prepared:
-            connect = self._engine.sync_engine.pool.dispatch.connect
-            event.listen(other.sync_engine, "connect", lambda *connected: connect(*connected))
-        return other
-
-    def _elsewhere(self, engine: AsyncEngine, database: str, pool: dict[str, Any]) -> AsyncEngine:
-        other = create_async_engine(self.url.set(database=database), **pool)
-
-        @event.listens_for(other.sync_engine, "do_connect")
-        def _as_the_application(
-            dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]
-        ) -> None:
-            recipe = _recipe_of(engine)
-            if recipe is not None:
-                names = ("database", "dbname")  # asyncpg's word for it, and psycopg's
-                own: dict[str, Any] = {name: cparams[name] for name in names if name in cparams}
-                cparams.clear()
-                cparams.update({**recipe.cparams, **own})
-
-        return other
+            return create_async_engine(self.url, pool=given.sync_engine.pool.recreate())
+        pool: dict[str, Any] = KEPT if kept else {"poolclass": NullPool}
+        made = create_async_engine(self.url.set(database=database), **pool)
+        if given is not None:
+            event.listen(made.sync_engine, "do_connect", partial(_as_given, given))
+            if prepared:
+                connect = given.sync_engine.pool.dispatch.connect
+                event.listen(made.sync_engine, "connect", lambda *connected: connect(*connected))
+        return made
 
     @asynccontextmanager
     async def connection(
@@ -131,23 +107,18 @@ class Access:
         finally:
             await emptied(once.to_empty())
 
-    @asynccontextmanager
-    async def shared(
+    def shared(
         self, database: str | None = None, *, reading: bool = False
-    ) -> AsyncIterator[AsyncConnection]:
+    ) -> AbstractAsyncContextManager[AsyncConnection]:
         """Context manager: a connection that serves the next use as well, within `sharing`.
 
         Leave nothing set on it. It is in AUTOCOMMIT, or for `reading` in one transaction.
         """
         if not self._sharing:
-            async with self.connection(database, autocommit=not reading) as connection:
-                yield connection
-            return
+            return self.connection(database, autocommit=not reading)
         shared = self._of(database)
         shared.freshen()
-        isolation = "READ COMMITTED" if reading else "AUTOCOMMIT"
-        async with self._connected(shared, isolation) as connection:
-            yield connection
+        return self._connected(shared, "READ COMMITTED" if reading else "AUTOCOMMIT")
 
     def shared_engine(self) -> AsyncEngine:
         """The engine of `shared` connections to the target, for an env.py."""
@@ -187,9 +158,9 @@ class Access:
         return self._shared[database]
 
     def _new(self, database: str | None, *, kept: bool = False) -> SharedConnection:
-        if database is None and self._engine is not None:
-            return SharedConnection(self._engine)
-        return SharedConnection(None, self.engine(database, kept=kept))
+        if database is None and self.given_engine is not None:
+            return SharedConnection(self.given_engine, beside=True)
+        return SharedConnection(self.engine(database, kept=kept))
 
     @asynccontextmanager
     async def _connected(
@@ -212,7 +183,7 @@ class Access:
         A dialect asks the server once, and connections of the same pool wait for that. One of
         another pool would go on with a dialect that does not know the server yet.
         """
-        dialect = self._engine.dialect if self._engine is not None else None
+        dialect = self.given_engine.dialect if self.given_engine is not None else None
         if dialect is None or dialect in _acquainted:
             yield
             return
@@ -261,7 +232,19 @@ async def idle_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection 
         yield connection
 
 
-def _recipe_of(engine: AsyncEngine) -> _Recipe | None:
+def _as_given(
+    given: AsyncEngine, dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]
+) -> None:
+    """Connect to another database with what the application's engine would use now."""
+    recipe = _recipe_of(given)
+    if recipe is not None:
+        names = ("database", "dbname")  # asyncpg's word for it, and psycopg's
+        own = {name: cparams[name] for name in names if name in cparams}
+        cparams.clear()
+        cparams.update({**recipe[1], **own})
+
+
+def _recipe_of(engine: AsyncEngine) -> tuple[list[Any], dict[str, Any]] | None:
     """Return the arguments with which an engine would connect now, listeners included."""
 
     def capture(dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]) -> None:
@@ -271,7 +254,8 @@ def _recipe_of(engine: AsyncEngine) -> _Recipe | None:
     try:
         engine.sync_engine.pool.recreate().connect().close()
     except _Recipe as recipe:
-        return recipe
+        cargs, cparams = recipe.args
+        return cargs, cparams
     finally:
         event.remove(engine.sync_engine, "do_connect", capture)
     return None  # a creator= of the application's: only its own database can be reached that way

@@ -6,7 +6,7 @@ import time
 import weakref
 from typing import Any
 
-from sqlalchemy import AsyncAdaptedQueuePool, Connection, Engine, Pool, event
+from sqlalchemy import AsyncAdaptedQueuePool, Connection, Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -24,41 +24,37 @@ KEPT: dict[str, Any] = {"pool_size": 1, "max_overflow": -1, "pool_pre_ping": Tru
 class SharedConnection:
     """Connections to one database: one that lies idle is used again while it is fresh.
 
-    They are made by the engine `made`, or else as the application's engine `given` makes its own.
+    They are those of `engine`; or, for the application's, made as it makes its own, but `beside`
+    its pool.
     """
 
-    def __init__(self, given: AsyncEngine | None, made: AsyncEngine | None = None) -> None:
-        self._given, self._made = given, made
-        self._pool = _beside(given.sync_engine) if given is not None else None
+    def __init__(self, engine: AsyncEngine, *, beside: bool = False) -> None:
+        self._looks = _beside(engine) if beside else engine
+        self._made = None if beside else engine
         self._records: weakref.WeakSet[Any] = weakref.WeakSet()
         self._proved_at = 0.0
-        event.listen(self.looks.sync_engine.pool, "connect", self._connected)
+        event.listen(self._looks.sync_engine.pool, "connect", self._connected)
 
     @property
     def engine(self) -> AsyncEngine:
         """The engine that an env.py gets: it may change its dialect, which is nobody else's."""
         if self._made is None:
-            assert self._given is not None
-            self._made = create_async_engine(self._given.url, pool=self._pool)
+            looks = self._looks.sync_engine
+            self._made = create_async_engine(looks.url, pool=looks.pool)
             event.listen(self._made.sync_engine, "engine_connect", _acquaint)
         return self._made
 
     @property
     def looks(self) -> AsyncEngine:
         """The engine for ourselves: with the application's dialect, which knows the server."""
-        if self._given is None:
-            return self.engine
-        given = self._given.sync_engine
-        pool = self._pool if self._made is None else self._made.sync_engine.pool
-        assert pool is not None
-        return AsyncEngine(Engine(pool, given.dialect, given.url))
+        if self._made is not None:
+            # an env.py that disposes of its engine gives it another pool
+            self._looks.sync_engine.pool = self._made.sync_engine.pool
+        return self._looks
 
     def to_empty(self) -> AsyncEngine:
-        """The engine whose idle connections are to be closed now; later ones are not its own."""
-        engine = self._made or self.looks
-        if self._made is None and self._pool is not None:
-            self._pool = self._pool.recreate()
-        return engine
+        """The engine whose idle connections are to be closed now."""
+        return self._made or self._looks
 
     def prove(self, age_s: float) -> None:
         """Note that a connection opened `age_s` seconds ago led to the same server as this one."""
@@ -75,9 +71,9 @@ class SharedConnection:
         self.prove(0)
 
 
-def _beside(given: Engine) -> Pool:
-    """A pool of connections made as an engine makes its own, whatever pool that one has."""
-    source = given.pool.recreate()  # same creator, arguments and listeners
+def _beside(given: AsyncEngine) -> AsyncEngine:
+    """An engine that connects as another one does, whatever pool that one has."""
+    source = given.sync_engine.pool.recreate()  # same creator, arguments and listeners
 
     def connect() -> DBAPIConnection:
         made = source.connect()
@@ -86,9 +82,10 @@ def _beside(given: Engine) -> Pool:
         made.detach()  # it counts no longer against the size of the source
         return connection
 
-    return AsyncAdaptedQueuePool(
+    pool = AsyncAdaptedQueuePool(
         connect, pool_size=1, max_overflow=-1, pre_ping=True, dialect=given.dialect
     )
+    return AsyncEngine(Engine(pool, given.dialect, given.url))
 
 
 def _acquaint(connection: Connection) -> None:

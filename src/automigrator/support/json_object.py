@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
@@ -17,7 +18,7 @@ def read(kind: type[T], data: object, *, strict: bool = False) -> T:
 
     A missing key takes the field's default. An unknown key is passed over, unless the object is
     read `strict`. Hints may be str, int, float, bool, None, Literal, tuples, unions and dataclasses
-    of these. Raises ValueError that names the field.
+    of these, and Mapping, which takes any object. Raises ValueError that names the field.
     """
     if not isinstance(data, dict):
         raise ValueError("it is not a JSON object")
@@ -49,6 +50,9 @@ def _checked(found: Any, hint: Any, name: str) -> Any:
                 kinds = kinds[:1] * len(found)
             if len(kinds) == len(found):
                 return tuple(_checked(*each, name) for each in zip(found, kinds, strict=True))
+    elif origin is Mapping:
+        if isinstance(found, dict):
+            return found
     elif is_dataclass(hint):
         if isinstance(found, dict):
             return read(cast(type, hint), found)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
+from automigrator.support import json_object
+
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
@@ -34,20 +36,6 @@ def dumped(declarations: Sequence[Declaration]) -> str:
 def loaded(text: str | None) -> tuple[Declaration, ...]:
     """What `dumped` made; nothing for anything else, as only a declaration allows something."""
     try:
-        return tuple(
-            Declaration(
-                _strings(each["heads"]),
-                _strings(each["floors"]),
-                _strings(each["revisions"]),
-                None if each["version"] is None else str(each["version"]),
-            )
-            for each in json.loads(text or "[]")
-        )
-    except (ValueError, KeyError, TypeError):
+        return tuple(json_object.read(Declaration, each) for each in json.loads(text or "[]"))
+    except (ValueError, TypeError):
         return ()
-
-
-def _strings(found: object) -> tuple[str, ...]:
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
-        raise ValueError(found)
-    return tuple(found)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from automigrator.failure import State
+from automigrator.support import json_object
 
 _YEAR_9000 = 221845392000.0
 
@@ -40,7 +41,7 @@ class Record:
     leader: str
     failures: tuple[Mapping[str, Any], ...] = ()
     state: State = "clean"
-    starts: FailedStarts = field(default_factory=FailedStarts)
+    starts: FailedStarts = FailedStarts()
     at: float = 0.0
 
     def dumped(self) -> str:
@@ -50,20 +51,8 @@ class Record:
 def loaded(text: str | None) -> Record | None:
     """What `dumped` made; None for anything else, as a record only saves work."""
     try:
-        data = json.loads(text or "")
-        starts = data["starts"]
-        if data["outcome"] not in get_args(Ended) or data["state"] not in get_args(State):
-            return None
-        record = Record(
-            str(data["plan"]),
-            data["outcome"],
-            str(data["leader"]),
-            tuple(dict(failure) for failure in data["failures"]),
-            data["state"],
-            FailedStarts(int(starts["count"]), float(starts["since"]), float(starts["last"])),
-            float(data["at"]),
-        )
-        times = (record.starts.since, record.starts.last, record.at)
-        return record if all(0 <= each < _YEAR_9000 for each in times) else None
-    except (ValueError, KeyError, TypeError, OverflowError):
+        record = json_object.read(Record, json.loads(text or ""))
+    except ValueError:
         return None
+    times = (record.starts.since, record.starts.last, record.at)
+    return record if all(0 <= each < _YEAR_9000 for each in times) else None

@@ -47,10 +47,10 @@ class Maintenance:
         """
         closed: BaseException | None = None
         for name in self.usual if lasting else self.all:
-            if lasting or name not in self.usual:
-                opened = self.access.connection(name, autocommit=True)
-            else:
+            if name in self.usual and not lasting:
                 opened = self.access.shared(name)
+            else:
+                opened = self.access.connection(name, autocommit=True)
             try:
                 return await stack.enter_async_context(opened)
             except Exception as error:

@@ -5,10 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-
-from sqlalchemy import URL
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.backends.contract.sides import Side
 from automigrator.backends.contract.snapshots import SnapshotOptions
@@ -23,15 +19,6 @@ from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.support.concurrency import shielded
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SideDatabase:
-    """A database on the side of the target's; `place` is its name."""
-
-    engine: AsyncEngine
-    url: URL
-    place: str
 
 
 @asynccontextmanager
@@ -52,7 +39,7 @@ async def beside(
     engine = access.access.engine(name, prepared=prepared)
     try:
         await shielded(make(access, name), stop)
-        yield SideDatabase(engine, access.access.url.set(database=name), name)
+        yield Side(engine, access.access.url.set(database=name), name)
     finally:
         await shielded(engine.dispose())
         await shielded(access.discard(name))  # gone, once it has another name

@@ -65,7 +65,7 @@ class ServerSnapshots(Snapshots):
     def __init__(self, access: Callable[..., ExclusiveAccess], heard: Heard) -> None:
         self._access, self._heard = access, heard
         self._templates = TemplateCopies(access)
-        self._dumps = Dumps(access)
+        self._dumps = Dumps(access("dump", apart=False))
         self._makers: tuple[Maker, ...] = (self._dumps, self._templates)
         self._own: set[str] = set()
         """The places this run has made itself: a clock may say that they are the oldest."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.backends.access import Access, emptied
@@ -30,13 +29,10 @@ Make = Callable[[Path, Path, Callable[[], bool]], None]
 """Makes the first file like the second, until the call says that it was cancelled."""
 
 
-@dataclass(slots=True)
-class SideFile:
-    """See `Side`; `needed` while the journal names it."""
+@dataclass(slots=True, eq=False)
+class SideFile(Side):
+    """A side that is `needed` while the journal names it."""
 
-    engine: AsyncEngine
-    url: URL
-    place: str
     needed: bool = False
 
 

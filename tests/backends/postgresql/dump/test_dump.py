@@ -26,7 +26,7 @@ from automigrator.backends.contract.snapshots import Snapshot, SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import libpq
 from automigrator.backends.postgresql.backend import PostgreSQL
-from automigrator.backends.postgresql.dump import dump, programs
+from automigrator.backends.postgresql.dump import programs, restore
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.hold import ServerHold
 from automigrator.errors import RefusedError
@@ -361,7 +361,7 @@ async def test_the_copy_that_a_restore_keeps_holds_all_that_others_committed(
 async def test_nobody_can_write_between_the_dump_of_what_is_replaced_and_its_end(
     postgres_url: str, do: Do, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend, keep = made(postgres_url), dump._keep
+    backend, keep = made(postgres_url), restore._keep
 
     async def and_somebody_comes(*args: Any) -> None:
         await keep(*args)
@@ -374,7 +374,7 @@ async def test_nobody_can_write_between_the_dump_of_what_is_replaced_and_its_end
     async with backend.lock(TABLES, 5, silent) as hold:
         snapshot = await taken(hold, tmp_path)
         do("alter table users add half int")
-        monkeypatch.setattr(dump, "_keep", and_somebody_comes)
+        monkeypatch.setattr(restore, "_keep", and_somebody_comes)
         dsn = postgres_url.replace("+asyncpg", "")
         # called like a session that waits for a lock of ours: it is not taken for somebody
         name = {"application_name": "automigrator waits"}

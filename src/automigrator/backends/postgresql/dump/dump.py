@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import socket
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +12,6 @@ from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.postgresql import databases, digests, journal
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
 from automigrator.backends.postgresql.dump import files, programs, restore
-from automigrator.backends.postgresql.dump.programs import Clients
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, heads_of
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
@@ -25,17 +21,13 @@ from automigrator.backends.postgresql.sql import begin_reading, rows_of, run, se
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp
-from automigrator.support.concurrency import background, in_thread, shielded
-
-logger = logging.getLogger(__name__)
-
-_REPORT_S = 10.0
+from automigrator.support.concurrency import in_thread, shielded
 
 
 class Dumps:
     """Snapshots of one target as files: see `Maker`."""
 
-    def __init__(self, access: Callable[..., ExclusiveAccess]) -> None:
+    def __init__(self, access: ExclusiveAccess) -> None:
         self._access = access
         self._entry: DumpEntry | None = None
 
@@ -49,7 +41,7 @@ class Dumps:
             raise RefusedError(
                 "a dump needs a folder that the next start can read as well: name it with folder="
             )
-        access, stoppable = self._access("dump", apart=False), Stoppable()
+        access, stoppable = self._access, Stoppable()
         dump = DumpEntry(
             entry.state,
             entry.before,
@@ -61,63 +53,55 @@ class Dumps:
             server=server_version(access.admin)[0],
             binaries=str(options.binaries.absolute()) if options.binaries is not None else None,
         )
-
-        async def take() -> None:
-            self._entry = await _taken(access, dump, stoppable, atomic=entry.atomic)
-
-        await shielded(take(), stoppable.stop)
+        await shielded(self._take(dump, stoppable, atomic=entry.atomic), stoppable.stop)
         return dump.path
 
     async def restore(self, stamp: str, *, disconnect_others: bool) -> tuple[str, ...]:
         assert self._entry is not None
-        access = self._access("restore", apart=False)
         self._entry = replace(self._entry, disconnect_others=disconnect_others)
-        return (await shielded(_put_back(access, self._entry)),)
+        return (await shielded(_put_back(self._access, self._entry)),)
 
     async def recover(self) -> str | None:
         """Finish or undo the migration of an open journal; says what was done."""
         self._entry = None
-        return await shielded(_recovered(self._access("recover", apart=False)))
+        return await shielded(_recovered(self._access))
 
     async def close(self) -> None:
         """Forget the journal: the dump is a file like any other from now on."""
         if self._entry is not None:
-            access = self._access("end", apart=False)
-            await shielded(journal.forget_dump(access.access, access.hold.key))
+            await shielded(journal.forget_dump(self._access.access, self._access.hold.key))
             self._entry = None
 
-
-async def _taken(
-    access: ExclusiveAccess, entry: DumpEntry, stoppable: Stoppable, *, atomic: bool
-) -> DumpEntry:
-    act, path = f"dump database {access.live!r}", Path(entry.path)
-    await access.ensure_unshared(act, entry.tables)
-    clients = await programs.find(entry.server, entry.binaries)
-    await _ensure_alone(access, act, entry, GRACE_S)
-    partial = files.partial(path)
-    try:
-        async with access.connection() as connection:
-            await begin_reading(connection)  # one state of the database, which pg_dump shares
-            snapshot = (await rows_of(connection, "select pg_export_snapshot()"))[0][0]
-            await access.ensure_at(connection, entry.before, entry.tables)
-            entry = await _described(connection, entry, atomic=atomic)
-            size = await _size(connection)
-            await stoppable(_write(access, path, size, clients, f"--snapshot={snapshot}"))
-            await run(connection, "ROLLBACK")
-        size, digest = await stoppable(in_thread(lambda: files.measured(partial)))
-        entry = replace(entry, size=size, digest=digest)
-        await restore.rehearse(access, replace(entry, path=str(partial)), clients)
-        with refusing(
-            NO_PRIVILEGE,
-            f"this role may not keep a journal in database {access.live!r}",
-            f"Grant it CREATE on the database, or on its schema {SCHEMA_OF_OURS!r}",
-        ):
-            await journal.write_dump(access.access, access.hold.key, None)
-        await in_thread(lambda: files.publish(path))
-        return await _opened(access, entry)
-    except BaseException:
-        await in_thread(lambda: partial.unlink(missing_ok=True))
-        raise
+    async def _take(self, entry: DumpEntry, stoppable: Stoppable, *, atomic: bool) -> None:
+        access, path = self._access, Path(entry.path)
+        act = f"dump database {access.live!r}"
+        await access.ensure_unshared(act, entry.tables)
+        clients = await programs.find(entry.server, entry.binaries)
+        await _ensure_alone(access, act, entry, GRACE_S)
+        partial = files.partial(path)
+        try:
+            async with access.connection() as connection:
+                await begin_reading(connection)  # one state of the database, which pg_dump shares
+                ((snapshot,),) = await rows_of(connection, "select pg_export_snapshot()")
+                await access.ensure_at(connection, entry.before, entry.tables)
+                entry = await _described(connection, entry, atomic=atomic)
+                ((size,),) = await rows_of(connection, digests.SIZE)
+                await stoppable(files.write(access, path, size, clients, f"--snapshot={snapshot}"))
+                await run(connection, "ROLLBACK")
+            size, digest = await stoppable(in_thread(lambda: files.measured(partial)))
+            entry = replace(entry, size=size, digest=digest)
+            await restore.rehearse(access, replace(entry, path=str(partial)), clients)
+            with refusing(
+                NO_PRIVILEGE,
+                f"this role may not keep a journal in database {access.live!r}",
+                f"Grant it CREATE on the database, or on its schema {SCHEMA_OF_OURS!r}",
+            ):
+                await journal.write_dump(access.access, access.hold.key, None)
+            await in_thread(lambda: files.publish(path))
+            self._entry = await _opened(access, entry)
+        except BaseException:
+            await in_thread(lambda: partial.unlink(missing_ok=True))
+            raise
 
 
 async def _put_back(access: ExclusiveAccess, entry: DumpEntry, *, killed: bool = False) -> str:
@@ -134,13 +118,7 @@ async def _put_back(access: ExclusiveAccess, entry: DumpEntry, *, killed: bool =
     await access.ensure_unshared(act, entry.tables, own_anywhere=True)
     kept = files.path_of(path.parent, access.access.url, stamp(), "replaced")
     try:
-        await restore.restore(
-            access,
-            entry,
-            clients,
-            lambda: _keep(access, kept, clients),
-            lambda: in_thread(lambda: files.publish(kept)),
-        )
+        await restore.restore(access, entry, clients, kept)
     except BaseException:
         await in_thread(lambda: files.partial(kept).unlink(missing_ok=True))
         raise
@@ -190,61 +168,26 @@ async def _ensure_alone(
 
 
 async def _described(connection: AsyncConnection, entry: DumpEntry, *, atomic: bool) -> DumpEntry:
-    """Add to an entry the digests of what the dump is to hold."""
+    """Add the digests of what the dump is to hold; sets `READS_ALL` for the transaction."""
     if large := await rows_of(connection, digests.LARGE_OBJECTS):
         # an archive begins and commits transactions of its own around them
         raise RefusedError(
             "a dump with large objects cannot be put back in one transaction, and there are "
             f"some: {', '.join(str(row[0]) for row in large)}; nothing was changed"
         )
-    await run(connection, "SAVEPOINT described")  # settings made after it go with it
     with refusing(
         NO_PRIVILEGE,
         "this role cannot read all that a dump would hold",
         "Name one that can with Target(migrate_with=...)",
     ):
         await run(connection, digests.READS_ALL)
-        entry = replace(
+        return replace(
             entry,
             shape=(await rows_of(connection, digests.SHAPE))[0][0],
             rows=await digests.rows_here(connection),
             values="" if atomic else await digests.values_here(connection),
             extensions=tuple(tuple(each) for each in await rows_of(connection, digests.EXTENSIONS)),
         )
-    await run(connection, "ROLLBACK TO SAVEPOINT described")
-    return entry
-
-
-async def _size(connection: AsyncConnection) -> int:
-    return int((await rows_of(connection, digests.SIZE))[0][0])
-
-
-async def _write(
-    access: ExclusiveAccess, path: Path, size: int, clients: Clients, *special: str
-) -> None:
-    """Write all but what is ours to the file that is not yet called `path`, and read it whole."""
-    target = await in_thread(lambda: files.begin(path, access.access.url, size))
-    logger.info("dumping database %r, %s bytes of tables, to %s", access.live, f"{size:,}", path)
-    env = await access.environment()
-
-    async def report() -> None:
-        while True:
-            await asyncio.sleep(_REPORT_S)
-            logger.info("%s: %s bytes so far", target, f"{target.stat().st_size:,}")
-
-    # the default compresses twice as long, while the application waits, for a tenth less
-    options = ["-Fc", "-Z1", "--no-password", "-N", SCHEMA_OF_OURS, "-f", str(target)]
-    async with background(report()):
-        await programs.run(clients.program("pg_dump"), *options, *special, env=env)
-    await programs.run(clients.program("pg_restore"), "-f", "/dev/null", str(target), env=env)
-
-
-async def _keep(access: ExclusiveAccess, path: Path, clients: Clients) -> None:
-    """Dump what a restore is to replace, while it keeps writers out."""
-    async with access.connection() as connection:
-        size = await _size(connection)
-    # behind somebody who waits for the restore's own locks it would wait for ever
-    await _write(access, path, size, clients, f"--lock-wait-timeout={restore.LOCK_S}s")
 
 
 async def _ensure_intact(access: ExclusiveAccess, path: Path, entry: DumpEntry) -> None:

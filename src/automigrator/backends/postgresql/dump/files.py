@@ -1,8 +1,10 @@
-"""The files of a target's dumps: their names, their room, and how one gets its name whole."""
+"""The files of a target's dumps: their names, their room, how one is written and gets its name."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -12,7 +14,13 @@ from urllib.parse import quote
 
 from sqlalchemy import URL
 
+from automigrator.backends.postgresql.dump import programs
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess
+from automigrator.backends.postgresql.names import SCHEMA_OF_OURS
 from automigrator.errors import RefusedError
+from automigrator.support.concurrency import background, in_thread
+
+logger = logging.getLogger(__name__)
 
 SPACE_FACTOR = 1.1
 
@@ -21,6 +29,8 @@ SPACE_FACTOR = 1.1
 _SPARE = 16 << 20
 
 _PARTIAL = ".partial"
+
+_REPORT_S = 10.0
 
 Kind = Literal["snapshot", "replaced"]
 
@@ -56,8 +66,31 @@ def partial(path: Path) -> Path:
     return path.with_name(path.name + _PARTIAL)
 
 
-def begin(path: Path, url: URL, size: int) -> Path:
-    """Make an empty file for the dump `path` of `size` bytes of tables; returns where it is.
+async def write(
+    access: ExclusiveAccess, path: Path, size: int, clients: Path, *special: str
+) -> None:
+    """Write all but what is ours to the file that is not yet called `path`, and read it whole.
+
+    `size` is that of all tables, in bytes; `clients` is the programs' folder. Raises RefusedError.
+    """
+    target = await in_thread(lambda: _new_file(path, access.access.url, size))
+    logger.info("dumping database %r, %s bytes of tables, to %s", access.live, f"{size:,}", path)
+    env = await access.environment()
+
+    async def report() -> None:
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            logger.info("%s: %s bytes so far", target, f"{target.stat().st_size:,}")
+
+    # the default compresses twice as long, while the application waits, for a tenth less
+    options = ["-Fc", "-Z1", "--no-password", "-N", SCHEMA_OF_OURS, "-f", str(target)]
+    async with background(report()):
+        await programs.run(clients / "pg_dump", *options, *special, env=env)
+    await programs.run(clients / "pg_restore", "-f", "/dev/null", str(target), env=env)
+
+
+def _new_file(path: Path, url: URL, size: int) -> Path:
+    """Make an empty file for a dump, which is not called `path` yet; returns where it is.
 
     What a killed process has not finished is deleted, so call it under the target's lock alone.
     Raises RefusedError where there is no room.

@@ -10,7 +10,6 @@ import shutil
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -28,32 +27,25 @@ _KEPT = 4000
 
 """Bytes of a child's standard error that are kept."""
 
+_LONGEST = 1 << 30
+
+"""Bytes of an answer of psql that are read at once."""
+
 _VALUE = re.compile(r'((?:invalid input|out of range|value too long)[^:]*): .*|("[^"]{64})[^"]*"')
 
 
-@dataclass(frozen=True, slots=True)
-class Clients:
-    """`pg_dump`, `pg_restore` and `psql` of one major version, in one folder."""
-
-    folder: Path
-    version: int
-
-    def program(self, name: str) -> str:
-        return str(self.folder / name)
-
-
-async def find(server: int, given: Path | str | None = None) -> Clients:
-    """Find those of the server's major version, else the next newer ones that fit it.
+async def find(server: int, given: Path | str | None = None) -> Path:
+    """Find the folder of those of the server's major version, else of the next newer that fit it.
 
     `given` is the only folder looked in; by default PATH and the usual places are. Raises
     RefusedError.
     """
     folders = [Path(given)] if given is not None else _folders()
-    found = [clients for folder in folders if (clients := await _in(folder)) is not None]
-    fitting = [each for each in found if fits(each.version, server)]
+    found = [(version, folder) for folder in folders if (version := await _version_in(folder))]
+    fitting = [(version, folder) for version, folder in found if fits(version, server)]
     if fitting:
-        return min(fitting, key=lambda each: each.version)
-    had = ", ".join(f"version {each.version} in {each.folder}" for each in found) or "none"
+        return min(fitting, key=lambda each: each[0])[1]
+    had = ", ".join(f"version {version} in {folder}" for version, folder in found) or "none"
     looked = given or "PATH and the usual places"
     raise RefusedError(
         f"a dump of a PostgreSQL {server} server takes pg_dump, pg_restore and psql of version "
@@ -76,17 +68,18 @@ def _folders() -> list[Path]:
     return list(dict.fromkeys([*folders, *usual]))
 
 
-async def _in(folder: Path) -> Clients | None:
+async def _version_in(folder: Path) -> int | None:
+    """The major version of a folder's programs; None where they are not all there."""
     if not all(shutil.which(folder / name) for name in PROGRAMS):
         return None
     try:
-        program = str(folder / "pg_dump")
-        async with started(program, "--version", env=os.environ, stdout=PIPE) as child:
+        dump = folder / "pg_dump"
+        async with started(dump, "--version", env=os.environ, stdout=PIPE) as child:
             answer, _ = await child.communicate()
     except RefusedError:
         return None
     match = re.search(rb"\) (\d+)", answer)
-    return Clients(folder, int(match[1])) if match and child.returncode == 0 else None
+    return int(match[1]) if match and child.returncode == 0 else None
 
 
 def pipe() -> tuple[IO[bytes], IO[bytes]]:
@@ -97,7 +90,7 @@ def pipe() -> tuple[IO[bytes], IO[bytes]]:
 
 @asynccontextmanager
 async def started(
-    program: str,
+    program: Path,
     *arguments: str,
     env: Mapping[str, str],
     stdin: int | IO[bytes] = DEVNULL,
@@ -110,7 +103,7 @@ async def started(
     """
     try:
         child = await asyncio.create_subprocess_exec(
-            program, *arguments, env=env, stdin=stdin, stdout=stdout, stderr=PIPE
+            program, *arguments, env=env, stdin=stdin, stdout=stdout, stderr=PIPE, limit=_LONGEST
         )
     except OSError as error:
         raise RefusedError(f"{program} cannot be started: {error}; nothing was changed") from error
@@ -128,7 +121,7 @@ async def started(
 
 
 async def run(
-    program: str,
+    program: Path,
     *arguments: str,
     env: Mapping[str, str],
     note: str = "; nothing was changed",

@@ -7,21 +7,25 @@ import contextlib
 import os
 import uuid
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from automigrator.backends.postgresql.dump.programs import Clients, first_error, pipe, run, started
+from automigrator.backends.postgresql.dump import files
+from automigrator.backends.postgresql.dump.programs import first_error, pipe, run, started
 from automigrator.backends.postgresql.sql import NO_LIMITS
 from automigrator.errors import RefusedError
-from automigrator.support.concurrency import background, in_thread
+from automigrator.support.concurrency import background, in_thread, shielded
 
-# -0: a name may hold the end of a line
-_OPTIONS = ("-X", "-q", "-A", "-t", "-0", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse")
-
-_CHUNK = 1 << 16
+# 0: a name may hold the end of a line
+_OPTIONS = ("-XqAt0", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-f", "-")
 
 _ENDING_S = 2.0
+
+Choice = Callable[[str], bool]
+
+"""Whether pg_restore is to put a line of its listing back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class Psql:
     child: Process
     end: int
     """The end of a pipe that psql reads from."""
-    clients: Clients
+    clients: Path
+    """The folder of the programs."""
     env: Mapping[str, str]
     error: Awaitable[str]
     """The first error that psql has told, when it has ended."""
@@ -44,19 +49,36 @@ class Psql:
         mark = uuid.uuid4().hex
         await self._write(f"{sql}\n\\echo {mark}\n")
         assert self.child.stdout is not None
-        answer, end = b"", f"{mark}\n".encode()
-        while not answer.endswith(end):
-            chunk = await self.child.stdout.read(_CHUNK)
-            if not chunk:
-                raise await self._stopped()
-            answer += chunk
+        end = f"{mark}\n".encode()
+        try:
+            answer = await self.child.stdout.readuntil(end)
+        except asyncio.IncompleteReadError:
+            raise await self._stopped() from None
         return answer.removesuffix(end).decode().split("\0")[:-1]
 
-    async def restore(self, *arguments: str) -> None:
-        """Let pg_restore write into the transaction."""
-        await self._write("\\o /dev/null\n")
-        program = self.clients.program("pg_restore")
+    async def restore(self, path: str, chosen: Choice, *options: str) -> None:
+        """Let pg_restore write the chosen lines of a dump's listing into the transaction."""
+        program = self.clients / "pg_restore"
+        # of a name that is cleared away after a kill
+        listing = files.partial(Path(f"{path}.list"))
+
+        def choose() -> None:
+            lines = listing.read_bytes().decode(errors="surrogateescape").splitlines(keepends=True)
+            text = "".join(line for line in lines if chosen(line))
+            listing.write_bytes(text.encode(errors="surrogateescape"))
+
         try:
+            await in_thread(lambda: files.create_private(listing))
+            await run(program, "-l", "-f", str(listing), path, env=self.env)
+            await in_thread(choose)
+            await self._pour(*options, "-L", str(listing), path)
+        finally:
+            await shielded(in_thread(lambda: listing.unlink(missing_ok=True)))
+
+    async def _pour(self, *arguments: str) -> None:
+        await self._write("\\o /dev/null\n")
+        try:
+            program = self.clients / "pg_restore"
             await run(program, "-f", "-", *arguments, env=self.env, stdout=self.end, note="")
         except RefusedError:
             # psql stops at an error, which closes the pipe under pg_restore; else psql may be in
@@ -83,14 +105,13 @@ class Psql:
 
 
 @asynccontextmanager
-async def transaction(clients: Clients, env: Mapping[str, str]) -> AsyncIterator[Psql]:
+async def transaction(clients: Path, env: Mapping[str, str]) -> AsyncIterator[Psql]:
     """Context manager: a transaction that ends without a commit when the block does."""
     env = {**env, "PGCLIENTENCODING": "UTF8"}  # questions and answers have any name in them
-    program = (clients.program("psql"), *_OPTIONS, "-f", "-")
     source, sink = pipe()
     with source, sink:
         async with (
-            started(*program, env=env, stdin=source, stdout=PIPE) as child,
+            started(clients / "psql", *_OPTIONS, env=env, stdin=source, stdout=PIPE) as child,
             background(first_error(child)) as error,
         ):
             psql = Psql(child, sink.fileno(), clients, env, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +11,12 @@ from pathlib import Path
 from automigrator.backends.postgresql import digests, journal
 from automigrator.backends.postgresql.digests import USERS, not_of_an_extension
 from automigrator.backends.postgresql.dump import files
-from automigrator.backends.postgresql.dump.programs import Clients, run
-from automigrator.backends.postgresql.dump.psql import Psql, transaction
+from automigrator.backends.postgresql.dump.psql import Choice, Psql, transaction
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import DumpEntry
 from automigrator.backends.postgresql.sql import SERVER, literal, quoted_name, rows_of
 from automigrator.errors import RefusedError
-from automigrator.support.concurrency import in_thread, shielded
+from automigrator.support.concurrency import in_thread
 
 LOCK_S = 10
 
@@ -89,85 +88,72 @@ _DEFAULT_GRANTS = f"""
 """
 
 # those that a dump may not hold came after it
-_BESIDE_SCHEMAS = f"""
-    select format('DROP PUBLICATION IF EXISTS %I', o.pubname) from pg_publication o
-    where pg_has_role(o.pubowner, 'USAGE') and {not_of_an_extension("pg_publication", "o.oid")}
-    union all
-    select format('DROP EVENT TRIGGER IF EXISTS %I', o.evtname) from pg_event_trigger o
-    where pg_has_role(o.evtowner, 'USAGE') and {not_of_an_extension("pg_event_trigger", "o.oid")}
-    union all
-    select format('DROP SERVER IF EXISTS %I CASCADE', o.srvname) from pg_foreign_server o
-    where pg_has_role(o.srvowner, 'USAGE') and {not_of_an_extension("pg_foreign_server", "o.oid")}
-    union all
-    select format('DROP FOREIGN DATA WRAPPER IF EXISTS %I CASCADE', o.fdwname)
-    from pg_foreign_data_wrapper o where pg_has_role(o.fdwowner, 'USAGE')
-      and {not_of_an_extension("pg_foreign_data_wrapper", "o.oid")}
+_BESIDE_SCHEMAS = """
+    select format('DROP %s IF EXISTS %I CASCADE', o.kind, o.name)
+    from (select 'PUBLICATION', tableoid, oid, pubname, pubowner from pg_publication
+          union all
+          select 'EVENT TRIGGER', tableoid, oid, evtname, evtowner from pg_event_trigger
+          union all
+          select 'SERVER', tableoid, oid, srvname, srvowner from pg_foreign_server
+          union all
+          select 'FOREIGN DATA WRAPPER', tableoid, oid, fdwname, fdwowner
+          from pg_foreign_data_wrapper) as o (kind, catalog, oid, name, owner)
+    where pg_has_role(o.owner, 'USAGE') and not exists (
+        select from pg_depend e where e.classid = o.catalog and e.objid = o.oid and e.deptype = 'e')
     union all
     select format('select lo_unlink(%s)', o.oid) from pg_largeobject_metadata o
     where pg_has_role(o.lomowner, 'USAGE') \\gexec
 """
 
 
-Choice = Callable[[str], bool]
-
-"""Whether pg_restore is to put a line of its listing back."""
-
-
-async def restore(
-    access: ExclusiveAccess,
-    entry: DumpEntry,
-    clients: Clients,
-    keep: Callable[[], Awaitable[None]],
-    publish: Callable[[], Awaitable[None]],
-) -> None:
+async def restore(access: ExclusiveAccess, entry: DumpEntry, clients: Path, kept: Path) -> None:
     """Replace all that the database holds by the dump, and close its journal, or do nothing.
 
-    `keep` writes a copy of what is replaced, while nobody else can write; `publish` gives it its
-    name. Raises RefusedError; then the transaction was rolled back, or never begun.
+    A dump of what is replaced is written to `kept`, while nobody else can write. Raises
+    RefusedError; then the transaction was rolled back, or never begun.
     """
-    async with _emptied(access, entry, clients, keep) as (psql, chosen):
-        await _put_back(psql, entry.path, chosen)
+    async with _emptied(access, entry, clients, kept) as (psql, chosen):
+        await psql.restore(entry.path, chosen)
         await _compare(psql, entry, data=True)
-        kept = replace(entry, state="kept")
-        await psql.ask(journal.dump_statement(access.hold.key, kept) + ";")
-        await publish()  # a COMMIT whose answer is lost may have been one
+        closed = replace(entry, state="kept")
+        await psql.ask(journal.dump_statement(access.hold.key, closed) + ";")
+        # a COMMIT whose answer is lost may have been one
+        await in_thread(lambda: files.publish(kept))
         await access.hold.confirm()  # or another process may be at the database by now
         await psql.ask("COMMIT;")
 
 
-async def rehearse(access: ExclusiveAccess, entry: DumpEntry, clients: Clients) -> None:
+async def rehearse(access: ExclusiveAccess, entry: DumpEntry, clients: Path) -> None:
     """Restore the dump's schema without its rows, and roll that back: it proves that it can be."""
     async with _emptied(access, entry, clients) as (psql, chosen):
-        await _put_back(psql, entry.path, chosen, "--section=pre-data", "--section=post-data")
+        await psql.restore(entry.path, chosen, "--section=pre-data", "--section=post-data")
         await _compare(psql, entry, data=False)
 
 
 @asynccontextmanager
 async def _emptied(
-    access: ExclusiveAccess,
-    entry: DumpEntry,
-    clients: Clients,
-    keep: Callable[[], Awaitable[None]] | None = None,
+    access: ExclusiveAccess, entry: DumpEntry, clients: Path, kept: Path | None = None
 ) -> AsyncIterator[tuple[Psql, Choice]]:
     """Context manager: a transaction in which the target is locked and empty.
 
-    Yields what pg_restore is to put back as well. `keep` is called when nobody else can write.
+    Yields what pg_restore is to put back as well. With `kept`, what the target holds is dumped
+    there first, when nobody else can write.
     """
     async with transaction(clients, await access.environment()) as psql:
         await _ensure_same_database(access, psql)
         await psql.ask(f"SET LOCAL lock_timeout = '{LOCK_S}s'; SET LOCAL search_path = '';")
-        if keep is not None:
+        if kept is not None:
             await _lock(access, psql, entry, "EXCLUSIVE")  # which lets pg_dump read
             shape = await psql.ask(digests.SHAPE + ";")
-            await keep()
+            await _keep(access, kept, clients)
         await _lock(access, psql, entry, "ACCESS EXCLUSIVE")
-        if keep is not None and await psql.ask(digests.SHAPE + ";") != shape:
+        if kept is not None and await psql.ask(digests.SHAPE + ";") != shape:
             raise RefusedError(
                 f"somebody has changed the schema of database {access.live!r} while what the "
                 "restore would replace was being dumped; that was rolled back"
             )
         await psql.ask("SET LOCAL client_min_messages = error;")
-        if keep is not None:
+        if kept is not None:
             await psql.ask(_BESIDE_SCHEMAS)
         await psql.ask(_CONFIGURATION + _DROP + _DEFAULT_GRANTS)
         missing = await _missing_extensions(psql, entry)
@@ -182,7 +168,7 @@ async def _emptied(
         first = homes - {*staying}
         if first:  # these schemas alone, empty
             wanted = re.compile(rf"{_ENTRY}SCHEMA - {_one_of(first)} ")
-            await _put_back(psql, entry.path, lambda line: wanted.match(line) is not None)
+            await psql.restore(entry.path, lambda line: wanted.match(line) is not None)
         for name, schema, version in missing:
             await psql.ask(
                 f"CREATE EXTENSION {quoted_name(name)} SCHEMA {quoted_name(schema)} "
@@ -194,6 +180,14 @@ async def _emptied(
             rf"|SCHEMA - {_one_of([*staying, *first])} |EXTENSION - |COMMENT - EXTENSION )"
         )
         yield psql, lambda line: left_out.match(line) is None
+
+
+async def _keep(access: ExclusiveAccess, path: Path, clients: Path) -> None:
+    """Dump what is to be replaced, while writers are kept out."""
+    async with access.connection() as connection:
+        ((size,),) = await rows_of(connection, digests.SIZE)
+    # behind somebody who waits for the restore's own locks it would wait for ever
+    await files.write(access, path, size, clients, f"--lock-wait-timeout={LOCK_S}s")
 
 
 async def _lock(access: ExclusiveAccess, psql: Psql, entry: DumpEntry, mode: str) -> None:
@@ -243,26 +237,6 @@ async def _compare(psql: Psql, entry: DumpEntry, *, data: bool) -> None:
 
 
 _ENTRY = r"\d+; \d+ \d+ "
-
-
-async def _put_back(psql: Psql, path: str, chosen: Choice, *options: str) -> None:
-    """Let pg_restore write the chosen lines of a dump's listing into the transaction."""
-    # of a name that is cleared away after a kill
-    listing = files.partial(Path(f"{path}.list"))
-
-    def choose() -> None:
-        lines = listing.read_bytes().decode(errors="surrogateescape").splitlines(keepends=True)
-        text = "".join(line for line in lines if chosen(line))
-        listing.write_bytes(text.encode(errors="surrogateescape"))
-
-    try:
-        await in_thread(lambda: files.create_private(listing))
-        program = psql.clients.program("pg_restore")
-        await run(program, "-l", "-f", str(listing), path, env=psql.env)
-        await in_thread(choose)
-        await psql.restore(*options, "-L", str(listing), path)
-    finally:
-        await shielded(in_thread(lambda: listing.unlink(missing_ok=True)))
 
 
 def _one_of(names: Collection[str]) -> str:
