@@ -27,7 +27,7 @@ async def refuse_transaction_pooling(access: Access, admin: AsyncConnection, liv
     """
     if await _told(admin) == await _pid(admin):
         return
-    async with access.connection(_database(admin)) as other:
+    async with access.connection(admin.engine.url.database) as other:
         for _ in range(_TRIES):
             before = await _pid(admin)
             taken = await _pid(other)  # inside a transaction, so it is kept
@@ -43,10 +43,6 @@ async def refuse_transaction_pooling(access: Access, admin: AsyncConnection, liv
         "where no lock can be held; nothing was changed. Give migrations a direct URL of the "
         "server: Target(migrate_with='postgresql+asyncpg://...')",
     )
-
-
-def _database(connection: AsyncConnection) -> str | None:
-    return connection.engine.url.database
 
 
 async def _pid(connection: AsyncConnection) -> int:
