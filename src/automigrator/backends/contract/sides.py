@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from dataclasses import dataclass
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,17 +15,16 @@ from automigrator.backends.contract.values import VersionTable
 from automigrator.retention import Limits
 
 
-class Side(Protocol):
-    """A database on the side: fresh and not yet in the target's place, or a copy of it."""
+@dataclass(slots=True)
+class Side:
+    """A database on the side: fresh and not yet in the target's place, or a copy of it.
 
-    @property
-    def engine(self) -> AsyncEngine: ...
+    `engine` and `url` lead to it; `place` is its name or its file.
+    """
 
-    @property
-    def url(self) -> URL: ...
-
-    @property
-    def place(self) -> str: ...
+    engine: AsyncEngine
+    url: URL
+    place: str
 
 
 class Sides(ABC):

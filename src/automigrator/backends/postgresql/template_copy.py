@@ -19,7 +19,10 @@ from automigrator.support.concurrency import shielded
 
 
 class TemplateCopies:
-    """Snapshots of one target as databases beside it: see `Maker`."""
+    """Snapshots of one target as databases beside it: one of the two ways to make them.
+
+    Every method but `close` raises RefusedError in words.
+    """
 
     def __init__(self, access: Callable[..., ExclusiveAccess]) -> None:
         self._access = access
@@ -27,10 +30,14 @@ class TemplateCopies:
 
     @property
     def place(self) -> str | None:
+        """The snapshot whose journal this run has open."""
         return self._open[0] if self._open is not None else None
 
     async def take(self, stamp: str, entry: CopyEntry, options: SnapshotOptions) -> str:
-        """Copy the target to a new database, verify the copy, and open the journal."""
+        """Copy the target to a new database, verify the copy, and open the journal with `entry`.
+
+        Returns the snapshot's place.
+        """
         access, stoppable = self._access("take a snapshot of"), Stoppable()
         live = access.live
         entry = replace(entry, key=access.hold.key)
@@ -55,6 +62,7 @@ class TemplateCopies:
         return name
 
     async def restore(self, stamp: str, *, disconnect_others: bool) -> tuple[str, ...]:
+        """Put the open snapshot back; returns where the data is kept that was replaced."""
         assert self._open is not None
         access, (name, entry) = self._access("restore"), self._open
         entry = replace(entry, disconnect_others=disconnect_others)
@@ -63,7 +71,7 @@ class TemplateCopies:
         return kept
 
     async def close(self) -> None:
-        """Close the journal: the copy is one that stays from now on."""
+        """Close the journal, if this run has one open: the copy stays from now on."""
         if self._open is not None:
             (name, entry), self._open = self._open, None
             admin = self._access("end", apart=False).admin
@@ -147,9 +155,7 @@ async def _recovered(
         stamps = {copies[name] for name in opened}
         if opened:
             newest = max(opened, key=lambda name: copies[name])
-            replaced = name_beside(access.live, "replaced", copies[newest])
-            swapped = replaced in {each.name for each in found}
-            done.append(await _finished(access, newest, copies[newest], opened[newest], swapped))
+            done.append(await _finished(access, newest, copies[newest], opened[newest]))
         for name, entry in opened.items():
             await journal.write(admin, name, replace(entry, state="kept"))
         for each in found:
@@ -167,10 +173,9 @@ async def _recovered(
         return "; ".join(done) or None
 
 
-async def _finished(
-    access: ExclusiveAccess, name: str, stamp: str, entry: CopyEntry, swapped: bool
-) -> str:
-    if entry.state == "restoring" and swapped:
+async def _finished(access: ExclusiveAccess, name: str, stamp: str, entry: CopyEntry) -> str:
+    replaced = name_beside(access.live, "replaced", stamp)
+    if entry.state == "restoring" and await databases.exists(access.admin, replaced):
         return f"the database had been put back from {name} when a process was killed"
     async with access.connection() as live:
 

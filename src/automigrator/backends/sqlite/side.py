@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.backends.access import Access
+from automigrator.backends.contract.sides import Side
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.sqlite import backup, codes, files, journal, reader
 from automigrator.backends.sqlite.connections import files_of, named_like
@@ -29,12 +29,9 @@ Make = Callable[[Path, Path, Callable[[], bool]], None]
 
 
 @dataclass(slots=True)
-class SideFile:
-    """See `Side`; `needed` while the journal names it."""
+class SideFile(Side):
+    """A file beside the target's, which is `needed` while the journal names it."""
 
-    engine: AsyncEngine
-    url: URL
-    place: str
     needed: bool = False
 
 

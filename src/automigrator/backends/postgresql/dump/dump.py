@@ -33,7 +33,7 @@ _REPORT_S = 10.0
 
 
 class Dumps:
-    """Snapshots of one target as files: see `Maker`."""
+    """Snapshots of one target as files: see `TemplateCopies`."""
 
     def __init__(self, access: Callable[..., ExclusiveAccess]) -> None:
         self._access = access
