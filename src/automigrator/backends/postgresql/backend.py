@@ -106,14 +106,14 @@ class PostgreSQL(Backend):
         return errors.classify(error)
 
     async def debris(self) -> tuple[str, ...]:
-        from automigrator.backends.postgresql import looks, watchdog
+        from automigrator.backends.postgresql import doctor, watchdog
 
         limit = self.access.connect_timeout
         async with (
             watchdog.answering(limit, "what asks for invalid indexes"),
             self.access.shared() as connection,
         ):
-            return await looks.invalid_indexes(connection)
+            return await doctor.failed_builds(connection)
 
     def examiner(self, tables: Sequence[VersionTable]) -> ServerExaminer:
         from automigrator.backends.postgresql.doctor import ServerExaminer

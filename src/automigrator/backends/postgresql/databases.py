@@ -12,8 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator.backends.postgresql.errors import NO_PRIVILEGE
-from automigrator.backends.postgresql.refusals import Session, in_use, missing
+from automigrator.backends.postgresql.errors import NO_PRIVILEGE, Session, in_use, missing
 from automigrator.backends.postgresql.sql import (
     quoted_name,
     rows_of,

@@ -19,8 +19,6 @@ from automigrator.backends.postgresql.names import ours
 from automigrator.backends.postgresql.sql import quoted_name, rows_of, run
 from automigrator.retention import at_of
 
-_LOCK_TIMEOUT = "500ms"
-
 _INVALID = """
     select n.nspname::text, c.relname::text,
            quote_ident(n.nspname) || '.' || quote_ident(c.relname),
@@ -34,7 +32,8 @@ _INVALID = """
                                        where datname = current_database())
                      and l.mode in ('ShareUpdateExclusiveLock', 'AccessExclusiveLock')
                      and l.pid <> pg_backend_pid()),
-           n.nspname = any(array_append(cast(:schemas as text[]), current_schema()::text))
+           n.nspname = any(array_append(cast(:schemas as text[]), current_schema()::text)),
+           exists (select from pg_stat_progress_create_index p where p.index_relid = i.indexrelid)
     from pg_index i join pg_class c on c.oid = i.indexrelid
     join pg_namespace n on n.oid = c.relnamespace
     where not i.indisvalid and c.relkind = 'i' and n.nspname !~ '^pg_'
@@ -108,7 +107,7 @@ class ServerExaminer:
                 return "it is no longer there, or no longer invalid"
             if not judged.provable:
                 return judged.why
-            await run(connection, f"SET lock_timeout = '{_LOCK_TIMEOUT}'")
+            await run(connection, "SET lock_timeout = '500ms'")
             index = f"{quoted_name(schema)}.{quoted_name(name)}"
             try:
                 await run(connection, f"DROP INDEX CONCURRENTLY {index}")
@@ -118,7 +117,17 @@ class ServerExaminer:
 
     async def _invalid(self, connection: AsyncConnection) -> list[Debris]:
         rows = await rows_of(connection, _INVALID, schemas=self._schemas)
-        return [_judged(*row) for row in rows]
+        return [_judged(*each) for *each, _ in rows]
+
+
+async def failed_builds(connection: AsyncConnection) -> tuple[str, ...]:
+    """Name each index that a failed CREATE INDEX CONCURRENTLY left."""
+    rows = await rows_of(connection, _INVALID, schemas=[])
+    return tuple(
+        f"index {said} is invalid: its concurrent build failed"
+        for _, _, said, *_, under_way in rows
+        if not under_way
+    )
 
 
 def _judged(schema: str, name: str, said: str, needed: bool, locked: bool, own: bool) -> Debris:

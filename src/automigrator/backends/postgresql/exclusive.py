@@ -19,9 +19,8 @@ from automigrator.backends.access import Access
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import databases, libpq, looks, settings
 from automigrator.backends.postgresql.databases import GRACE_S, SecondConnection
-from automigrator.backends.postgresql.errors import DISK_FULL, NO_PRIVILEGE
+from automigrator.backends.postgresql.errors import DISK_FULL, NO_PRIVILEGE, listed, refusing
 from automigrator.backends.postgresql.lock_session import SessionHold
-from automigrator.backends.postgresql.refusals import listed, refusing
 from automigrator.backends.postgresql.sql import rows_of
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError

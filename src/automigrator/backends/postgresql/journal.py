@@ -87,8 +87,7 @@ async def read(admin: AsyncConnection, copies: Sequence[str]) -> dict[str, CopyE
         """,
         names=list(copies),
     )
-    found = {name: _loaded(CopyEntry, comment) for name, comment in rows}
-    return {name: entry for name, entry in found.items() if entry is not None}
+    return {name: entry for name, comment in rows if (entry := _loaded(CopyEntry, comment))}
 
 
 def dump_name(key: int) -> str:

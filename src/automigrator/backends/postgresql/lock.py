@@ -25,7 +25,6 @@ from automigrator.backends.postgresql import watchdog
 from automigrator.backends.postgresql.errors import TOO_MANY, ServerError, code_of
 from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.maintenance import Maintenance
-from automigrator.backends.postgresql.pooler import refuse_transaction_pooling
 from automigrator.backends.postgresql.sql import SERVER, rows_of
 from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import background, error_of, shielded
@@ -42,6 +41,11 @@ LEASE_S = 300.0
 
 _SECOND_S = 3.0
 """Seconds to wait for a second session behind a pooler; up to three times as long, at random."""
+
+_TRIES = 12
+"""A connection may get the same session again by chance, mostly where many compete for few."""
+
+_PAUSE_S = 0.01
 
 _SETTINGS = {
     "statement_timeout": "0",
@@ -73,16 +77,6 @@ async def only_leader(admin: AsyncConnection, database: str) -> bool:
 
 
 @asynccontextmanager
-async def also_held(admin: AsyncConnection, key: int) -> AsyncIterator[bool]:
-    """Context manager: try to hold another target's lock as well; yields whether it is held."""
-    turns = _Turns(admin)
-    try:
-        yield await turns.mine(key)
-    finally:
-        await turns.let_go()
-
-
-@asynccontextmanager
 async def lock(
     make: Callable[[Access, AsyncConnection, bool, int, float], H],
     maintenance: Maintenance,
@@ -102,7 +96,7 @@ async def lock(
         silence_s = min(watchdog.SILENT_S, LEASE_S)
         hold = make(maintenance.access, admin, apart, todo[0], silence_s)
         await _prepare(hold, live)
-        turns = _Turns(admin)
+        turns = Turns(admin)
 
         async def acquire() -> bool:
             while todo:
@@ -147,7 +141,7 @@ async def _proven_session(
                 admin, apart = await _session(maintenance, trying)
                 try:
                     async with asyncio.timeout(_SECOND_S * random.uniform(1, 3)):
-                        await refuse_transaction_pooling(access, admin, live)
+                        await _refuse_transaction_pooling(access, admin, live)
                 except TimeoutError as error:
                     if waiting.is_over():
                         what = f"a second session beside that of the lock of database {live!r}"
@@ -184,6 +178,48 @@ async def _session(maintenance: Maintenance, stack: AsyncExitStack) -> tuple[Asy
     return await stack.enter_async_context(connection), False
 
 
+async def _refuse_transaction_pooling(access: Access, admin: AsyncConnection, live: str) -> None:
+    """Raise ServerError when the server's session changes under the connection.
+
+    Behind such a pooler many processes would hold a session lock at once. A pooler invents the
+    process id that a client is told at the start: where the id is the server's own, there is no
+    pooler. Otherwise a second connection holds a transaction open: in transaction mode it has, or
+    takes, the session that the first one has just used.
+    """
+    if await _told(admin) == await _pid(admin):
+        return
+    async with access.connection(admin.engine.url.database) as other:
+        for _ in range(_TRIES):
+            before = await _pid(admin)
+            taken = await _pid(other)  # inside a transaction, so it is kept
+            if before == taken or await _pid(admin) != before:
+                break
+            await other.rollback()
+            await asyncio.sleep(random.uniform(0, _PAUSE_S))  # many may try at the same moment
+        else:
+            return  # each connection keeps its session
+    raise ServerError(
+        "unreachable",
+        f"database {live!r} is reached through a pooler in transaction mode (PgBouncer, say), "
+        "where no lock can be held; nothing was changed. Give migrations a direct URL of the "
+        "server: Target(migrate_with='postgresql+asyncpg://...')",
+    )
+
+
+async def _pid(connection: AsyncConnection) -> int:
+    return int((await rows_of(connection, "select pg_backend_pid()"))[0][0])
+
+
+async def _told(connection: AsyncConnection) -> int | None:
+    """Return the process id that the driver was told when it connected."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    ask = getattr(driver, "get_server_pid", None)
+    if ask is not None:
+        return int(ask())
+    info = getattr(driver, "info", None)
+    return getattr(info, "backend_pid", None)
+
+
 async def _prepare(hold: SessionHold, live: str) -> None:
     found = rows_of(
         hold.admin,
@@ -210,7 +246,7 @@ async def _prepare(hold: SessionHold, live: str) -> None:
 
 
 @dataclass(slots=True, eq=False)
-class _Turns:
+class Turns:
     """Tries for keys that others may hold in another database: advisory locks are per database.
 
     A process that reaches another maintenance database, or none, takes the same key there. Each

@@ -20,8 +20,7 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record, loaded
 from automigrator.backends.lock_wait import this_process
 from automigrator.backends.postgresql import server_notes, session
-from automigrator.backends.postgresql.errors import FAILED_TRANSACTION
-from automigrator.backends.postgresql.refusals import Session
+from automigrator.backends.postgresql.errors import FAILED_TRANSACTION, Session
 from automigrator.backends.postgresql.sql import rows_of, sqlstate
 from automigrator.backends.postgresql.watchdog import answering, severing, until_silent
 from automigrator.errors import LockLostError, LockTimeoutError, NoAnswerError

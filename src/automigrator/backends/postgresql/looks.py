@@ -1,4 +1,4 @@
-"""One look at a PostgreSQL target: its heads, whether it has tables, what is broken in it.
+"""One look at a PostgreSQL target: its heads, whether it has tables, what was left open in it.
 
 It is taken on a connection of our own, or on an idle one of the application's.
 """
@@ -9,8 +9,7 @@ import asyncio
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -40,14 +39,13 @@ _OPENED = """
 
 _PLACES = f"""
     select set_config('lock_timeout', '{BUSY_S}s', :reading), current_schemas(false)::text[],
-           a.number, n.nspname::text, c.relname::text, c.oid::bigint,
+           array_agg(n.nspname::text order by a.number), array_agg(c.oid::bigint),
            {_OPENED}, {SERVER}, pg_is_in_recovery(), {IS_OPEN}
     from unnest(cast(:names as text[]), cast(:schemas as text[]))
          with ordinality as a(name, schema, number)
     left join pg_class c on c.oid = to_regclass(
         coalesce(quote_ident(a.schema) || '.', '') || quote_ident(a.name))
     left join pg_namespace n on n.oid = c.relnamespace
-    order by a.number
 """
 
 _FILLED = """
@@ -73,10 +71,10 @@ class View(NamedTuple):
 
     sight: Sight
     search_path: tuple[str, ...]
-    opened: tuple[str, ...] = ()
-    schemas: Mapping[VersionTable, str] = MappingProxyType({})
-    server: int | None = None
-    dump_open: bool = False
+    opened: Sequence[str]
+    schemas: Mapping[VersionTable, str]
+    server: int | None
+    dump_open: bool
 
 
 async def look(
@@ -87,7 +85,7 @@ async def look(
     reading: bool = False,
 ) -> View:
     """Look on a connection of our own; sets its lock_timeout, for the transaction if `reading`."""
-    places = await rows_of(
+    ((_, path, schemas, oids, opened, server, standby, dump_open),) = await rows_of(
         connection,
         _PLACES,
         names=[table.name for table in tables],
@@ -95,16 +93,14 @@ async def look(
         open=list(OPEN),
         reading=reading,
     )
-    path = tuple(places[0][1]) if places else ()
+    found: dict[VersionTable, str | None] = dict(zip(tables, schemas or (), strict=True))
     heads: dict[VersionTable, tuple[str, ...] | None] = {}
-    for table, (_, _, _, schema, name, *_) in zip(tables, places, strict=True):
-        heads[table] = None if name is None else await _heads(connection, schema, name)
-    filled = not heads_only and await _has_tables(connection, tables, places, path)
-    opened, server, standby = places[0][6:9] if places else ((), None, False)
+    for table, schema in found.items():
+        heads[table] = None if schema is None else await _heads(connection, schema, table.name)
+    filled = not heads_only and await _has_tables(connection, tables, oids or (), tuple(path))
     sight = Sight(True, heads, filled, writable=not standby)
-    schemas = {table: row[3] for table, row in zip(tables, places, strict=True) if row[3]}
-    dump_open = bool(places and places[0][9])
-    return View(sight, path, tuple(opened or ()), schemas, server, dump_open)
+    places = {table: schema for table, schema in found.items() if schema is not None}
+    return View(sight, tuple(path), opened or (), places, server, dump_open)
 
 
 async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
@@ -120,7 +116,7 @@ async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
         open=list(OPEN),
     )
     sight = Sight(True, {table: tuple(heads)})
-    return View(sight, (), tuple(opened or ()), dump_open=bool(dump_open))
+    return View(sight, (), opened or (), {}, None, dump_open)
 
 
 async def _heads(connection: AsyncConnection, schema: str, name: str) -> tuple[str, ...]:
@@ -133,7 +129,7 @@ async def _heads(connection: AsyncConnection, schema: str, name: str) -> tuple[s
 async def _has_tables(
     connection: AsyncConnection,
     tables: Sequence[VersionTable],
-    places: Sequence[Any],
+    oids: Sequence[int | None],
     path: tuple[str, ...],
 ) -> bool:
     """Whether the target has tables; what a neighbour keeps in another schema is not its own."""
@@ -143,30 +139,13 @@ async def _has_tables(
         connection,
         _FILLED,
         schemas=sorted({*own, *path[:1]}),
-        asked=[row[5] for row in places if row[5] is not None],
+        asked=[oid for oid in oids if oid is not None],
     )
     with_history = {row[0]: row[1] for row in rows}
     if own & with_history.keys():
         return True
     # an explicit schema for the version table alone: the tables are where they usually are
     return current in with_history and not with_history[current]
-
-
-async def invalid_indexes(connection: AsyncConnection) -> tuple[str, ...]:
-    """Name each index that a failed CREATE INDEX CONCURRENTLY left."""
-    rows = await rows_of(
-        connection,
-        """
-        select quote_ident(n.nspname) || '.' || quote_ident(c.relname)
-        from pg_index i join pg_class c on c.oid = i.indexrelid
-        join pg_namespace n on n.oid = c.relnamespace
-        where not i.indisvalid and c.relkind = 'i' and n.nspname !~ '^pg_'
-          and not exists (select from pg_stat_progress_create_index p
-                          where p.index_relid = i.indexrelid)
-        order by 1
-        """,
-    )
-    return tuple(f"index {row[0]} is invalid: its concurrent build failed" for row in rows)
 
 
 _places: weakref.WeakKeyDictionary[Engine, dict[VersionTable, str]] = weakref.WeakKeyDictionary()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator.backends.postgresql.refusals import missing
+from automigrator.backends.postgresql.errors import missing
 from automigrator.backends.postgresql.sql import literal, quoted_name, rows_of, run, sqlstate
 
 # the stored value of these variables is a quoted list; any other's is one string, as for pg_dump

@@ -28,28 +28,28 @@ logger = logging.getLogger(__name__)
 async def _beside(
     access: ExclusiveAccess,
     stamp: str,
-    make: Callable[[ExclusiveAccess, str], Awaitable[None]],
+    make: Callable[[ExclusiveAccess, str, Stoppable], Awaitable[None]],
     *,
     prepared: bool = False,
-    stop: Callable[[], object] = lambda: None,
 ) -> AsyncIterator[Side]:
     """Context manager: a database that `make` makes, dropped unless it took the target's place.
 
-    The making is awaited to its end even when it is cancelled; `stop` is called then. `prepared`
-    is as in `Access.engine`.
+    The making is awaited to its end even when it is cancelled; what can be stopped of it is
+    stopped then. `prepared` is as in `Access.engine`.
     """
+    stoppable = Stoppable()
     name = name_beside(access.live, "side", stamp)
     engine = access.access.engine(name, prepared=prepared)
     try:
-        await shielded(make(access, name), stop)
+        await shielded(make(access, name, stoppable), stoppable.stop)
         yield Side(engine, access.access.url.set(database=name), name)
     finally:
         await shielded(engine.dispose())
         await shielded(access.discard(name))  # gone, once it has another name
 
 
-async def _fresh(access: ExclusiveAccess, name: str) -> None:
-    """Make a database like the target's when it was new."""
+async def _fresh(access: ExclusiveAccess, name: str, _: Stoppable) -> None:
+    """Make a database like the target's when it was new; that is not worth stopping."""
     await access.drop(name)
     with creating(name):
         await databases.create(access.admin, name, like=access.live)
@@ -73,7 +73,7 @@ async def _copied(
 
     async def by_dump() -> None:
         clients = await programs.find(server_version(access.admin)[0], options.binaries)
-        await _fresh(access, name)
+        await _fresh(access, name, stoppable)
         await stoppable(pipe.copy(access, clients, name))
         logger.info("database %r was copied by pg_dump to %r", live, name)
 
@@ -97,10 +97,8 @@ class ServerSides(Sides):
     def copy(
         self, stamp: str, options: SnapshotOptions = DEFAULT
     ) -> AbstractAsyncContextManager[Side]:
-        stoppable = Stoppable()
-        make = partial(_copied, stoppable=stoppable, options=options)
-        access = self._access("copy")
-        return _beside(access, stamp, make, prepared=True, stop=stoppable.stop)
+        make = partial(_copied, options=options)
+        return _beside(self._access("copy"), stamp, make, prepared=True)
 
     async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
         access = self._access("replace")

@@ -96,13 +96,8 @@ class ServerSnapshots(Snapshots):
 
     async def recover(self) -> str | None:
         """Finish or undo what a dead leader left; says what was done."""
-        done = await self._dumps.recover()
-        access = self._access("recover", apart=False)
-        found = await ours(access.admin, access.live)
-        copied = None
-        if any(each.kind not in ("purged", "undone") for each in found):
-            copied = await self._templates.recover(found)
-        return "; ".join(each for each in (done, copied) if each) or None
+        done = [await maker.recover() for maker in self._makers]
+        return "; ".join(each for each in done if each) or None
 
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
         pruned = self.pruned(limits, ("snapshot", "undone"), folder)

@@ -11,7 +11,7 @@ from automigrator.backends.postgresql import databases, digests, journal, lock
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, heads_of
 from automigrator.backends.postgresql.journal import CopyEntry
-from automigrator.backends.postgresql.names import Kind, Ours, name_beside
+from automigrator.backends.postgresql.names import Kind, Ours, name_beside, ours
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp
@@ -77,14 +77,15 @@ class TemplateCopies:
             admin = self._access("end", apart=False).admin
             await shielded(journal.write(admin, name, replace(entry, state="kept")))
 
-    async def recover(self, found: Collection[Ours]) -> str | None:
+    async def recover(self) -> str | None:
         """Finish or undo what the databases beside the target tell of; says what was done."""
+        access = self._access("recover", apart=False)
+        found = await ours(access.admin, access.live)
         copies = {each.name: each.stamp for each in found if each.kind == "snapshot"}
         try:
-            access = self._access("recover")
+            self._access("recover")
         except RefusedError as error:
-            admin = self._access("recover", apart=False).admin
-            opened = await journal.read(admin, list(copies))
+            opened = await journal.read(access.admin, list(copies))
             if not opened:
                 return None
             raise RefusedError(
@@ -146,7 +147,9 @@ async def _recovered(
     async with AsyncExitStack() as locks:
         for key in others:
             # or the next start of that target would undo the same at the same time
-            alone = alone and await locks.enter_async_context(lock.also_held(admin, key))
+            turns = lock.Turns(admin)
+            locks.push_async_callback(turns.let_go)
+            alone = alone and await turns.mine(key)
         if others:
             opened = await journal.read(admin, list(copies))  # it may just have done so
         if not alone:
