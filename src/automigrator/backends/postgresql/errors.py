@@ -191,7 +191,7 @@ def code_of(error: BaseException) -> str | None:
     return found or next(filter(None, map(_guessed, errors)), None)
 
 
-def own_code(error: BaseException) -> str | None:
+def own_code(error: BaseException | None) -> str | None:
     """Return the SQLSTATE that this very error carries."""
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     return code if isinstance(code, str) else None
@@ -206,7 +206,8 @@ def _guessed(error: BaseException) -> str | None:
 
 _TIMEOUT_S = 5.0
 
-_SAME = ("host", "port", "user", "password")
+# psycopg's words and asyncpg's
+_SAME = {"host": "host", "port": "port", "user": "user", "password": "password", "sslmode": "ssl"}
 
 
 async def with_code(error: Exception, access: Access, database: str) -> None:
@@ -217,17 +218,14 @@ async def with_code(error: Exception, access: Access, database: str) -> None:
         return
     if (arguments := await access.arguments()) is None:
         return
-    given: dict[str, Any] = {key: arguments[key] for key in _SAME if arguments.get(key)}
-    if "sslmode" in arguments:
-        given["ssl"] = arguments["sslmode"]
-    try:
-        connection = await asyncpg.connect(**given, database=database, timeout=_TIMEOUT_S)
-    except asyncpg.PostgresError as answer:
-        error.__cause__ = answer
-    except (OSError, TimeoutError, ValueError, asyncpg.InterfaceError):
-        return  # it does not get as far as an answer, either
-    else:
-        with suppress(OSError, TimeoutError, asyncpg.InterfaceError):
+    given: dict[str, Any] = {_SAME[key]: arguments[key] for key in _SAME if arguments.get(key)}
+    # it may not get as far as an answer, either
+    with suppress(OSError, TimeoutError, ValueError, asyncpg.InterfaceError):
+        try:
+            connection = await asyncpg.connect(**given, database=database, timeout=_TIMEOUT_S)
+        except asyncpg.PostgresError as answer:
+            error.__cause__ = answer
+        else:
             await connection.close(timeout=_TIMEOUT_S)
 
 

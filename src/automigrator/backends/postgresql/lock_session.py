@@ -20,8 +20,8 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record, loaded
 from automigrator.backends.lock_wait import this_process
 from automigrator.backends.postgresql import server_notes, session
-from automigrator.backends.postgresql.errors import FAILED_TRANSACTION, Session
-from automigrator.backends.postgresql.sql import rows_of, sqlstate
+from automigrator.backends.postgresql.errors import FAILED_TRANSACTION, Session, own_code
+from automigrator.backends.postgresql.sql import rows_of
 from automigrator.backends.postgresql.watchdog import answering, severing, until_silent
 from automigrator.errors import LockLostError, LockTimeoutError, NoAnswerError
 from automigrator.support.backoff import Deadline
@@ -102,7 +102,7 @@ class SessionHold(Hold):
         try:
             pid = (await shielded(self.in_time(asked)))[0][1]
         except (SQLAlchemyError, OSError) as error:
-            if isinstance(error, DBAPIError) and sqlstate(error) == FAILED_TRANSACTION:
+            if isinstance(error, DBAPIError) and own_code(error.orig) == FAILED_TRANSACTION:
                 return  # the session lives: a rename has just failed in it, and is rolled back
             what = f"is gone ({type(error).__name__})"
             if isinstance(error, NoAnswerError):

@@ -93,37 +93,31 @@ async def look(
         open=list(OPEN),
         reading=reading,
     )
-    found: dict[VersionTable, str | None] = dict(zip(tables, schemas or (), strict=True))
-    heads: dict[VersionTable, tuple[str, ...] | None] = {}
-    for table, schema in found.items():
-        heads[table] = None if schema is None else await _heads(connection, schema, table.name)
+    places = {each: place for each, place in zip(tables, schemas or (), strict=True) if place}
+    heads: dict[VersionTable, tuple[str, ...] | None] = dict.fromkeys(tables)
+    for table, schema in places.items():
+        ((found,),) = await rows_of(connection, f"select {_heads_in(schema, table.name)}")
+        heads[table] = tuple(sorted(found))
     filled = not heads_only and await _has_tables(connection, tables, oids or (), tuple(path))
     sight = Sight(True, heads, filled, writable=not standby)
-    places = {table: schema for table, schema in found.items() if schema is not None}
     return View(sight, tuple(path), opened or (), places, server, dump_open)
 
 
 async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
     """Read the heads alone, by one SELECT that leaves nothing on the connection."""
-    table = VersionTable(name, schema)
-    qualified = f"{quoted_name(schema)}.{quoted_name(name)}".replace(":", "\\:")
-    ((heads, opened, dump_open),) = await rows_of(
-        connection,
-        f"""
-        select array(select version_num::text from {qualified} order by 1), {_OPENED},
-               {IS_OPEN}
-        """,
-        open=list(OPEN),
-    )
-    sight = Sight(True, {table: tuple(heads)})
+    query = f"select {_heads_in(schema, name)}, {_OPENED}, {IS_OPEN}"
+    ((heads, opened, dump_open),) = await rows_of(connection, query, open=list(OPEN))
+    sight = Sight(True, {VersionTable(name, schema): tuple(heads)})
     return View(sight, (), opened or (), {}, None, dump_open)
 
 
-async def _heads(connection: AsyncConnection, schema: str, name: str) -> tuple[str, ...]:
+def _heads_in(schema: str, name: str) -> str:
+    """The SQL of an array of the heads in a version table.
+
+    As text: a plan that the connection keeps fails when a revision changes the column's type.
+    """
     table = f"{quoted_name(schema)}.{quoted_name(name)}".replace(":", "\\:")
-    # as text: a plan that the connection keeps fails when a revision changes the column's type
-    rows = await rows_of(connection, f"select cast(version_num as text) from {table}")
-    return tuple(sorted(row[0] for row in rows))
+    return f"array(select version_num::text from {table} order by 1)"
 
 
 async def _has_tables(

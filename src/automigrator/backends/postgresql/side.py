@@ -67,20 +67,20 @@ async def _copied(
     """
     live, others = access.live, options.disconnect_others
 
-    async def by_template() -> None:
+    async def by_template() -> str:
         await access.copy(live, name, disconnect_others=others, stoppable=stoppable)
-        logger.info("database %r was copied by template to %r", live, name)
+        return "template"
 
-    async def by_dump() -> None:
+    async def by_dump() -> str:
         clients = await programs.find(server_version(access.admin)[0], options.binaries)
         await _fresh(access, name, stoppable)
         await stoppable(pipe.copy(access, clients, name))
-        logger.info("database %r was copied by pg_dump to %r", live, name)
+        return "pg_dump"
 
     await access.ensure_may_create(name)
-    await by_template_or_dump(
-        options.how, by_template, by_dump, f"database {live!r} cannot be copied"
-    )
+    failed = f"database {live!r} cannot be copied"
+    how = await by_template_or_dump(options.how, by_template, by_dump, failed)
+    logger.info("database %r was copied by %s to %r", live, how, name)
 
 
 class ServerSides(Sides):
