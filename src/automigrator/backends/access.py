@@ -205,13 +205,18 @@ async def connected(engine: AsyncEngine, limit_s: float) -> AsyncIterator[AsyncC
         yield connection
 
 
-async def emptied(engine: AsyncEngine, *, close: bool = True) -> None:
+async def emptied(engine: AsyncEngine, limit_s: float | None = None) -> None:
     """Close an engine's idle connections now, and those in use when they come back.
 
-    One may be on its way back: a task that is cancelled while closing leaves that to another task.
+    After `limit_s` seconds the server is out of reach, and they are dropped as they are. One may
+    be on its way back: a task that is cancelled while closing leaves that to another task.
     """
     pool = engine.sync_engine.pool
-    await engine.dispose(close=close)
+    try:
+        async with asyncio.timeout(limit_s):
+            await engine.dispose()
+    except TimeoutError:
+        await engine.dispose(close=False)
     # not before: the engine's next pool takes over what listens to this one
     keep_none_idle(pool)
 

@@ -73,6 +73,6 @@ async def test_a_database_that_is_listed_but_not_found_by_a_connection_is_not_ab
 ) -> None:
     """As during a swap: the connection asks for a name, the catalog has another."""
     access = made(postgres_server.url(postgres_name)).access
-    sights = Sights(access, live, Maintenance(access, None).connection)
+    sights = Sights(access, live, Maintenance(access, live, None).connection)
     with pytest.raises(DBAPIError, match="does not exist"):
         await sights.look(TABLES, None)

@@ -403,27 +403,28 @@ async def test_a_database_with_neighbours_is_not_exclusive(
     await databases.create(admin, postgres_name)
     async with connected(postgres_server, postgres_name) as target:
         own = (VersionTable(), VersionTable("versions", "meta"))
+        theirs = VersionTable(schema="theirs")
 
-        async def reason(*schemas: str) -> str | None:
-            return await exclusive.why_shared(target, schemas, own)
+        async def reason(*more: VersionTable) -> str | None:
+            return await exclusive.why_shared(target, (*own, *more))
 
         async def do(sql: str) -> None:
             await target.execute(text(sql))
 
-        assert await reason("public") is None
+        assert await reason() is None
         await do("create table alembic_version (version_num varchar(32) primary key)")
         await do("create schema meta")
         await do("create table meta.versions (version_num varchar(32) primary key)")
         await do("create table mine (id int)")
         await do("create temporary table passing (id int)")
-        assert await reason("public") is None
+        assert await reason() is None
         await do("create schema theirs")
         await do("create table theirs.orders (id int)")
-        assert "theirs.orders" in (await reason("public") or "")
-        assert await reason("public", "theirs") is None
+        assert "theirs.orders" in (await reason() or "")
+        assert await reason(theirs) is None
         await do("create table billing_version (version_num varchar(32) primary key)")
         assert "another history's version table: public.billing_version" in (
-            await reason("public", "theirs") or ""
+            await reason(theirs) or ""
         )
     async with connected(postgres_server, postgres_name, user=role) as target:
-        assert "belongs to role" in (await exclusive.why_shared(target, (), ()) or "")
+        assert "belongs to role" in (await exclusive.why_shared(target, ()) or "")

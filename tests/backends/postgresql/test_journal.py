@@ -252,7 +252,7 @@ async def test_a_restore_that_was_killed_before_any_statement_is_finished(
             snapshot = await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES)
             do("drop table users", "create table half ()")
             stamped(postgres_server, filled, "r1b")
-            admin = hold.session.admin.sync_connection
+            admin = hold.admin.sync_connection
             event.listen(admin, "before_cursor_execute", kill)
             await hold.snapshots.restore(snapshot)
 

@@ -119,7 +119,7 @@ async def test_a_lock_whose_session_is_another_one_by_now_is_lost(backend: Postg
     """A pooler may hand the same session back as long as that is watched, and another later."""
     async with backend.lock(TABLES, 1, silent) as hold:
         await hold.confirm()
-        hold.session.pid += 1
+        hold.pid += 1
         with pytest.raises(LockLostError, match="pooler in transaction mode"):
             await hold.confirm()
 
@@ -152,7 +152,7 @@ async def test_a_lock_is_not_taken_for_lost_while_a_failed_rename_is_rolled_back
     backend: PostgreSQL,
 ) -> None:
     async with backend.lock(TABLES, 5, silent) as held:
-        admin = held.session.admin
+        admin = held.admin
         await admin.execute(text("BEGIN"))
         with pytest.raises(DBAPIError):
             await admin.execute(text("ALTER DATABASE no_such_database RENAME TO other"))

@@ -66,10 +66,10 @@ async def test_only_tables_that_may_be_the_targets_count(
 async def test_a_locked_version_table_ends_a_look_with_a_lock_timeout(
     backend: PostgreSQL, postgres_server: Server, live: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from automigrator.backends.postgresql import reader
+    from automigrator.backends.postgresql import looks
 
     stamped(postgres_server, live, "r1")
-    monkeypatch.setattr(reader, "_PLACES", reader._PLACES.replace("'10s'", "'100ms'"))
+    monkeypatch.setattr(looks, "_PLACES", looks._PLACES.replace("'10s'", "'100ms'"))
     engine = create_async_engine(postgres_server.url(live), poolclass=NullPool)
     async with engine.connect() as other:
         await other.execute(text("lock table alembic_version in access exclusive mode"))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from automigrator.backends.access import Access, emptied
+from automigrator.backends.access import CLOSE_S, Access, emptied
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -74,7 +74,7 @@ class Backend(ABC):
 
     async def release(self, engine: AsyncEngine) -> None:
         """Close what an engine of ours has open."""
-        await emptied(engine)
+        await emptied(engine, CLOSE_S)
 
     async def debris(self) -> tuple[str, ...]:
         """Name what half a revision left behind."""

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import weakref
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from functools import cached_property
+from collections.abc import Sequence
+from functools import cached_property, partial
 
 # what only an act needs is imported there: a start with nothing to do comes here, too
 from typing import TYPE_CHECKING
 
-from automigrator.backends.access import Access, emptied
+from automigrator.backends.access import CLOSE_S, Access, emptied
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import Sight, Verdict, VersionTable
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.support.concurrency import in_thread
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from automigrator.backends.contract.backend import Waiting
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from automigrator.backends.postgresql.doctor import ServerExaminer
     from automigrator.backends.postgresql.hold import ServerHold
     from automigrator.backends.postgresql.maintenance import Maintenance
-
-_CLOSE_S = 10.0
-"""Seconds for taking leave of a server; one out of reach takes no leave."""
 
 
 class PostgreSQL(Backend):
@@ -55,7 +51,7 @@ class PostgreSQL(Backend):
     def _maintenance(self) -> Maintenance:
         from automigrator.backends.postgresql.maintenance import Maintenance
 
-        return Maintenance(self.access, self._maintenance_database)
+        return Maintenance(self.access, self.database, self._maintenance_database)
 
     async def look(self, tables: Sequence[VersionTable], *, heads_only: bool = False) -> Sight:
         if heads_only:
@@ -73,7 +69,8 @@ class PostgreSQL(Backend):
             limit = max(watchdog.SILENT_S, self.access.connect_timeout)
             what = f"CREATE DATABASE {self.database!r}"
             try:
-                return await watchdog.answered(databases.create(admin, self.database), limit, what)
+                async with watchdog.answering(limit, what):
+                    return await databases.create(admin, self.database)
             except DBAPIError as error:
                 if errors.code_of(error) != errors.NO_PRIVILEGE:
                     raise
@@ -89,21 +86,19 @@ class PostgreSQL(Backend):
         self._engines.add(engine)
         return engine
 
-    async def release(self, engine: AsyncEngine) -> None:
-        self._engines.discard(engine)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_S):
-                await emptied(engine)
-
-    @asynccontextmanager
-    async def lock(
+    def lock(
         self, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting
-    ) -> AsyncIterator[ServerHold]:
+    ) -> AbstractAsyncContextManager[ServerHold]:
         from automigrator.backends.postgresql import lock
         from automigrator.backends.postgresql.hold import ServerHold
 
-        async with lock.lock(self._maintenance, tables, timeout_s, waiting) as held:
-            yield ServerHold(held, self._sights, self._maintenance, self._empty_pools)
+        make = partial(
+            ServerHold,
+            sights=self._sights,
+            maintenance=self._maintenance,
+            empty_pools=self._empty_pools,
+        )
+        return lock.lock(make, self._maintenance, tables, timeout_s, waiting)
 
     def classify(self, error: BaseException) -> Verdict:
         from automigrator.backends.postgresql import errors
@@ -111,30 +106,24 @@ class PostgreSQL(Backend):
         return errors.classify(error)
 
     async def debris(self) -> tuple[str, ...]:
-        from automigrator.backends.postgresql import reader, watchdog
+        from automigrator.backends.postgresql import doctor, watchdog
 
-        async def read() -> tuple[str, ...]:
-            async with self.access.shared() as connection:
-                return await reader.invalid_indexes(connection)
-
-        return await watchdog.answered(
-            read(), self.access.connect_timeout, "what asks for invalid indexes"
-        )
+        limit = self.access.connect_timeout
+        async with (
+            watchdog.answering(limit, "what asks for invalid indexes"),
+            self.access.shared() as connection,
+        ):
+            return await doctor.failed_builds(connection)
 
     def examiner(self, tables: Sequence[VersionTable]) -> ServerExaminer:
         from automigrator.backends.postgresql.doctor import ServerExaminer
 
-        return ServerExaminer(self.access, self._maintenance, tables)
+        return ServerExaminer(self._maintenance, tables)
 
     async def refresh(self) -> None:
         """Plans that asyncpg has prepared fail once a connection after a migration."""
-        engine = self.access.application
-        if engine is not None:
-            try:
-                async with asyncio.timeout(_CLOSE_S):
-                    await emptied(engine)
-            except TimeoutError:
-                await emptied(engine, close=False)
+        if self.access.application is not None:
+            await emptied(self.access.application, CLOSE_S)
 
     async def _empty_pools(self) -> None:
         """Close idle sessions of ours and of the application's, which would be in our way."""

@@ -12,15 +12,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator.backends.postgresql.errors import NO_PRIVILEGE
-from automigrator.backends.postgresql.refusals import Session, in_use, missing
-from automigrator.backends.postgresql.sql import (
-    quoted_name,
-    rows_of,
-    run,
-    server_version,
-    sqlstate,
-)
+from automigrator.backends.postgresql.errors import NO_PRIVILEGE, Session, in_use, missing, own_code
+from automigrator.backends.postgresql.sql import quoted_name, rows_of, run, server_version
 from automigrator.errors import RefusedError
 from automigrator.support.backoff import Backoff, Deadline
 from automigrator.support.concurrency import background, shielded
@@ -71,9 +64,9 @@ async def create(
         await run(admin, " ".join([f"CREATE DATABASE {quoted_name(name)}", *options]))
     except DBAPIError as error:
         # two at once meet in the catalog's unique index, not in the check before it
-        if sqlstate(error) in (_DUPLICATE_DATABASE, _UNIQUE_VIOLATION):
+        if own_code(error.orig) in (_DUPLICATE_DATABASE, _UNIQUE_VIOLATION):
             return False
-        if sqlstate(error) == _IN_USE:
+        if own_code(error.orig) == _IN_USE:
             source = template or "template1"
             raise in_use(f"copy database {source!r}", await others(admin, source)) from None
         raise
@@ -85,7 +78,7 @@ async def drop(admin: AsyncConnection, name: str) -> None:
     try:
         await run(admin, f"DROP DATABASE IF EXISTS {quoted_name(name)}")
     except DBAPIError as error:
-        if sqlstate(error) != _IN_USE:
+        if own_code(error.orig) != _IN_USE:
             raise
         raise in_use(f"drop database {name!r}", await others(admin, name)) from None
 
@@ -228,9 +221,9 @@ async def swap(
                 await shielded(_rename(admin, live, replacement, aside))
                 return
             except DBAPIError as error:
-                if sqlstate(error) not in (_IN_USE, _LOCK_TIMEOUT, _DEADLOCK):
+                if own_code(error.orig) not in (_IN_USE, _LOCK_TIMEOUT, _DEADLOCK):
                     raise
-                hopeless = sqlstate(error) == _IN_USE if helper is None else helper.done()
+                hopeless = own_code(error.orig) == _IN_USE if helper is None else helper.done()
                 if hopeless or deadline.is_over():
                     raise in_use(act, await others(admin, live, replacement)) from None
             await backoff.sleep()
@@ -265,7 +258,7 @@ async def _end(admin: AsyncConnection, names: Collection[str], sessions: Iterabl
                 names=list(names),
             )
         except DBAPIError as error:
-            if sqlstate(error) != NO_PRIVILEGE:
+            if own_code(error.orig) != NO_PRIVILEGE:
                 raise
             act = f"end a session on {', '.join(names)} that this role has no right to"
             raise in_use(act, [session]) from None

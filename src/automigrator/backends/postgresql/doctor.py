@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator.backends.access import Access
 from automigrator.backends.contract import declarations
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Debris, TableName
@@ -16,12 +14,10 @@ from automigrator.backends.contract.record import Record, loaded
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import lock, server_notes
 from automigrator.backends.postgresql.errors import code_of
-from automigrator.backends.postgresql.maintenance import Maintenance, database_of
+from automigrator.backends.postgresql.maintenance import Maintenance
 from automigrator.backends.postgresql.names import ours
 from automigrator.backends.postgresql.sql import quoted_name, rows_of, run
 from automigrator.retention import at_of
-
-_LOCK_TIMEOUT = "500ms"
 
 _INVALID = """
     select n.nspname::text, c.relname::text,
@@ -36,7 +32,8 @@ _INVALID = """
                                        where datname = current_database())
                      and l.mode in ('ShareUpdateExclusiveLock', 'AccessExclusiveLock')
                      and l.pid <> pg_backend_pid()),
-           n.nspname = any(array_append(cast(:schemas as text[]), current_schema()::text))
+           n.nspname = any(array_append(cast(:schemas as text[]), current_schema()::text)),
+           exists (select from pg_stat_progress_create_index p where p.index_relid = i.indexrelid)
     from pg_index i join pg_class c on c.oid = i.indexrelid
     join pg_namespace n on n.oid = c.relnamespace
     where not i.indisvalid and c.relkind = 'i' and n.nspname !~ '^pg_'
@@ -47,11 +44,8 @@ _INVALID = """
 class ServerExaminer:
     """See `Examiner`; `tables` are the target's version tables."""
 
-    def __init__(
-        self, access: Access, maintenance: Maintenance, tables: Sequence[VersionTable]
-    ) -> None:
-        self.access = access
-        self.database = database_of(access)
+    def __init__(self, maintenance: Maintenance, tables: Sequence[VersionTable]) -> None:
+        self.access, self.database = maintenance.access, maintenance.live
         self._maintenance = maintenance
         self._schemas = [table.schema for table in tables if table.schema]
         self._key = lock.keys(self.database, tables)[0]
@@ -60,11 +54,10 @@ class ServerExaminer:
         return False  # the journal is in the server's catalog, and a look has told
 
     async def declared(self) -> tuple[Declaration, ...]:
-        name = server_notes.declarations_name(self._key)
-        return declarations.loaded(await server_notes.kept(self.access, name))
+        return declarations.loaded(await server_notes.kept(self.access, "works_with", self._key))
 
     async def record(self) -> Record | None:
-        return loaded(await server_notes.kept(self.access, server_notes.record_name(self._key)))
+        return loaded(await server_notes.kept(self.access, "last", self._key))
 
     async def holder(self) -> str | None:
         async with self.access.shared() as connection:
@@ -102,44 +95,50 @@ class ServerExaminer:
 
     async def debris(self) -> tuple[Debris, ...]:
         async with self.access.shared() as connection:
-            return tuple(_judged(row) for row in await self._invalid(connection))
+            return tuple(await self._invalid(connection))
 
     async def remove(self, debris: Debris) -> str | None:
         schema, name = debris.object
         assert schema is not None
         async with self.access.connection(autocommit=True) as connection:
             # looked at as late as can be: it may have been built again since
-            for row in await self._invalid(connection):
-                judged = _judged(row)
-                if judged.object == debris.object and not judged.provable:
-                    return judged.why
-                if judged.object == debris.object:
-                    break
-            else:
+            invalid = {each.object: each for each in await self._invalid(connection)}
+            if (judged := invalid.get(debris.object)) is None:
                 return "it is no longer there, or no longer invalid"
-            await run(connection, f"SET lock_timeout = '{_LOCK_TIMEOUT}'")
+            if not judged.provable:
+                return judged.why
+            await run(connection, "SET lock_timeout = '500ms'")
+            index = f"{quoted_name(schema)}.{quoted_name(name)}"
             try:
-                await run(
-                    connection,
-                    f"DROP INDEX CONCURRENTLY {quoted_name(schema)}.{quoted_name(name)}",
-                )
+                await run(connection, f"DROP INDEX CONCURRENTLY {index}")
             except DBAPIError as error:
                 return f"the server refused ({code_of(error)}): {str(error.orig).splitlines()[0]}"
         return None
 
-    async def _invalid(self, connection: AsyncConnection) -> Sequence[Any]:
-        return await rows_of(connection, _INVALID, schemas=self._schemas)
+    async def _invalid(self, connection: AsyncConnection) -> list[Debris]:
+        rows = await rows_of(connection, _INVALID, schemas=self._schemas)
+        return [_judged(*each) for *each, _ in rows]
 
 
-def _judged(row: Any) -> Debris:
-    schema, name, said, needed, locked, own = row
-    what = f"index {said} is invalid"
+async def failed_builds(connection: AsyncConnection) -> tuple[str, ...]:
+    """Name each index that a failed CREATE INDEX CONCURRENTLY left."""
+    rows = await rows_of(connection, _INVALID, schemas=[])
+    return tuple(
+        f"index {said} is invalid: its concurrent build failed"
+        for _, _, said, *_, under_way in rows
+        if not under_way
+    )
+
+
+def _judged(schema: str, name: str, said: str, needed: bool, locked: bool, own: bool) -> Debris:
     if needed:
         why = "it belongs to a constraint, a partitioned index or a replica identity"
-        return Debris(what, (schema, name), False, f"{why}; REINDEX INDEX {said}")
-    if locked:
+        why += f"; REINDEX INDEX {said}"
+    elif locked:
         why = "somebody works on its table right now, and may be building it"
-        return Debris(what, (schema, name), False, why)
-    if not own:
-        return Debris(what, (schema, name), False, "it is in a schema that is not the target's")
-    return Debris(what, (schema, name), True, "its concurrent build failed and nobody goes on")
+    elif not own:
+        why = "it is in a schema that is not the target's"
+    else:
+        why = "its concurrent build failed and nobody goes on"
+    provable = bool(own and not needed and not locked)
+    return Debris(f"index {said} is invalid", (schema, name), provable, why)

@@ -1,4 +1,4 @@
-"""The kind of failure that PostgreSQL's SQLSTATE tells, and what to do about it."""
+"""What PostgreSQL's SQLSTATE tells: the kind of a failure, what to do, why an act is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import errno
 import re
 import socket
 import ssl
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
@@ -15,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from automigrator.backends import advice
 from automigrator.backends.access import Access
 from automigrator.backends.contract.values import Verdict
-from automigrator.errors import AutomigratorError, LockTimeoutError
+from automigrator.errors import AutomigratorError, LockTimeoutError, RefusedError
 from automigrator.failure import FailureKind
 from automigrator.support.error_chain import chain
 
@@ -153,12 +155,15 @@ def _never_answered(error: BaseException) -> bool:
         # a file that a revision could not open has a name; asyncpg joins several failures
         # into an error without a number
         return error.filename is None and (error.errno in _NETWORK or error.errno is None)
-    driver = type(error).__module__.split(".")[0]
-    if driver == "asyncpg":
+    if _driver_of(error) == "asyncpg":
         return type(error).__name__ in _ASYNCPG_UNANSWERED
     # psycopg's has no code when it is not about a statement
     names = {each.__name__ for each in type(error).__mro__}
-    return driver in PSYCOPG and "OperationalError" in names
+    return _driver_of(error) in PSYCOPG and "OperationalError" in names
+
+
+def _driver_of(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
 
 
 PSYCOPG = ("psycopg", "psycopg2")
@@ -186,7 +191,7 @@ def code_of(error: BaseException) -> str | None:
     return found or next(filter(None, map(_guessed, errors)), None)
 
 
-def own_code(error: BaseException) -> str | None:
+def own_code(error: BaseException | None) -> str | None:
     """Return the SQLSTATE that this very error carries."""
     code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     return code if isinstance(code, str) else None
@@ -194,35 +199,79 @@ def own_code(error: BaseException) -> str | None:
 
 def _guessed(error: BaseException) -> str | None:
     words = str(error)
-    if type(error).__module__.split(".")[0] not in PSYCOPG or "FATAL" not in words:
+    if _driver_of(error) not in PSYCOPG or "FATAL" not in words:
         return None
     return next((code for pattern, code in _BY_WORDS if re.search(pattern, words)), None)
 
 
 _TIMEOUT_S = 5.0
 
-_SAME = ("host", "port", "user", "password")
+# psycopg's words and asyncpg's
+_SAME = {"host": "host", "port": "port", "user": "user", "password": "password", "sslmode": "ssl"}
 
 
 async def with_code(error: Exception, access: Access, database: str) -> None:
     """Add the answer that asyncpg gets as the cause of an `error` that has no code."""
     errors = list(chain(error))
-    if any(own_code(each) is not None for each in errors):
+    coded = any(own_code(each) is not None for each in errors)
+    if coded or not any(_driver_of(each) in PSYCOPG for each in errors):
         return
-    if not any(type(each).__module__.split(".")[0] in PSYCOPG for each in errors):
+    if (arguments := await access.arguments()) is None:
         return
-    arguments = await access.arguments()
-    if arguments is None:
-        return
-    given: dict[str, Any] = {key: arguments[key] for key in _SAME if arguments.get(key)}
-    if "sslmode" in arguments:
-        given["ssl"] = arguments["sslmode"]
-    try:
-        connection = await asyncpg.connect(**given, database=database, timeout=_TIMEOUT_S)
-    except asyncpg.PostgresError as answer:
-        error.__cause__ = answer
-    except (OSError, TimeoutError, ValueError, asyncpg.InterfaceError):
-        return  # it does not get as far as an answer, either
-    else:
-        with suppress(OSError, TimeoutError, asyncpg.InterfaceError):
+    given: dict[str, Any] = {_SAME[key]: arguments[key] for key in _SAME if arguments.get(key)}
+    # it may not get as far as an answer, either
+    with suppress(OSError, TimeoutError, ValueError, asyncpg.InterfaceError):
+        try:
+            connection = await asyncpg.connect(**given, database=database, timeout=_TIMEOUT_S)
+        except asyncpg.PostgresError as answer:
+            error.__cause__ = answer
+        else:
             await connection.close(timeout=_TIMEOUT_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Somebody connected to a database; `pid` 0 is a prepared transaction."""
+
+    pid: int
+    application_name: str
+    user: str
+    state: str | None
+    query_age_s: float | None
+
+    def __str__(self) -> str:
+        who = f"pid {self.pid}" if self.pid else "prepared transaction"
+        seconds = self.query_age_s or 0
+        age = f"for {seconds:.0f} s" if seconds >= 1 else None
+        what = [self.application_name, f"user {self.user}", self.state, age]
+        return f"{who} ({', '.join(part for part in what if part)})"
+
+
+def in_use(act: str, sessions: Sequence[Session]) -> RefusedError:
+    who = listed([str(session) for session in sessions]) or "somebody who has left since"
+    return RefusedError(
+        f"cannot {act}: connected: {who}; no database was changed; stop these sessions, "
+        "or allow it with disconnect_others=True"
+    )
+
+
+def missing(name: str) -> RefusedError:
+    return RefusedError(f"database {name!r} does not exist; nothing was changed")
+
+
+@contextmanager
+def refusing(code: str, why: str, advice: str) -> Iterator[None]:
+    """Context manager: raise RefusedError where the server answers with this SQLSTATE."""
+    try:
+        yield
+    except DBAPIError as error:
+        if code_of(error) != code:
+            raise
+        answer = str(error.orig).strip().partition("\n")[0]
+        words = re.sub(r"^<class '.*?'>: ", "", answer)
+        raise RefusedError(f"{why} ({words}); nothing was changed. {advice}") from error
+
+
+def listed(items: Sequence[str], most: int = 5) -> str:
+    more = [f"and {len(items) - most} more"] if len(items) > most else []
+    return ", ".join([*items[:most], *more])

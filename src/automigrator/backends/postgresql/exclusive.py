@@ -17,11 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import databases, libpq, reader, settings
+from automigrator.backends.postgresql import databases, libpq, looks, settings
 from automigrator.backends.postgresql.databases import GRACE_S, SecondConnection
-from automigrator.backends.postgresql.errors import DISK_FULL, NO_PRIVILEGE
+from automigrator.backends.postgresql.errors import DISK_FULL, NO_PRIVILEGE, listed, refusing
 from automigrator.backends.postgresql.lock_session import SessionHold
-from automigrator.backends.postgresql.refusals import listed, refusing
 from automigrator.backends.postgresql.sql import rows_of
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
@@ -64,11 +63,7 @@ class ExclusiveAccess:
         a migration has made them, most likely.
         """
         async with self.connection() as connection:
-            current = (await rows_of(connection, "select current_schema()::text"))[0][0]
-            own = {table.schema or current for table in tables} | {current}
-            reason = await why_shared(
-                connection, sorted(own - {None}), tables, own_anywhere=own_anywhere
-            )
+            reason = await why_shared(connection, tables, own_anywhere=own_anywhere)
         if reason is not None:
             advice = (
                 ". Give the target a database of its own, or leave the strategy out for it with "
@@ -171,7 +166,7 @@ class ExclusiveAccess:
 
 
 async def heads_of(connection: AsyncConnection, tables: Sequence[VersionTable]) -> tuple[str, ...]:
-    return (await reader.look(connection, tables)).sight.all_heads()
+    return (await looks.look(connection, tables)).sight.all_heads()
 
 
 @contextmanager
@@ -194,27 +189,25 @@ def _may_not(name: str) -> str:
 
 
 async def why_shared(
-    connection: AsyncConnection,
-    schemas: Sequence[str],
-    version_tables: Sequence[VersionTable],
-    *,
-    own_anywhere: bool = False,
+    connection: AsyncConnection, tables: Sequence[VersionTable], *, own_anywhere: bool = False
 ) -> str | None:
     """Say why an act on this connection's whole database would touch neighbours; None: it won't.
 
-    `schemas` and `version_tables` are all the target's own. Objects of extensions are nobody's.
-    With `own_anywhere`, tables of this role or of the database's owner are the target's.
+    `tables` are the target's version tables; their schemas and the connection's are its own.
+    Objects of extensions are nobody's. With `own_anywhere`, tables of this role or of the
+    database's owner are the target's.
     """
-    ((owner, owns, name),) = await rows_of(
+    ((owner, owns, name, current),) = await rows_of(
         connection,
         """
-        select pg_get_userbyid(datdba), pg_has_role(datdba, 'USAGE'), datname::text
+        select pg_get_userbyid(datdba), pg_has_role(datdba, 'USAGE'), datname::text,
+               current_schema()::text
         from pg_database where datname = current_database()
         """,
     )
     if not owns:
         return f"database {name!r} belongs to role {owner!r}, which this role is not a member of"
-    tables = await rows_of(
+    found = await rows_of(
         connection,
         """
         select n.nspname::text, c.relname::text, pg_table_is_visible(c.oid),
@@ -232,8 +225,9 @@ async def why_shared(
         own_anywhere=own_anywhere,
     )
     strangers, histories = [], []
-    own = {(table.schema, table.name) for table in version_tables}
-    for schema, table, visible, looks_like_version_table in tables:
+    own = {(table.schema, table.name) for table in tables}
+    schemas = {table.schema or current for table in tables} | {current}
+    for schema, table, visible, looks_like_version_table in found:
         if (schema, table) in own or (visible and (None, table) in own):
             continue
         if looks_like_version_table:

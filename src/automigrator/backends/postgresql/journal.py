@@ -87,13 +87,12 @@ async def read(admin: AsyncConnection, copies: Sequence[str]) -> dict[str, CopyE
         """,
         names=list(copies),
     )
-    found = {name: _loaded(CopyEntry, comment) for name, comment in rows}
-    return {name: entry for name, entry in found.items() if entry is not None}
+    return {name: entry for name, comment in rows if (entry := _loaded(CopyEntry, comment))}
 
 
 def dump_name(key: int) -> str:
     """Name the type that carries the dump's journal of the target with this lock key."""
-    return f"dump_{key % 2**64:016x}"
+    return server_notes.name("dump", key)
 
 
 def dump_statement(key: int, entry: DumpEntry) -> str:
@@ -104,15 +103,15 @@ def dump_statement(key: int, entry: DumpEntry) -> str:
 async def write_dump(access: Access, key: int, entry: DumpEntry | None) -> None:
     """Replace a dump's journal; with None it is there, and empty."""
     text = entry.dumped() if entry is not None else ""
-    await server_notes.keep(access, dump_name(key), lambda _: text)
+    await server_notes.keep(access, "dump", key, lambda _: text)
 
 
 async def read_dump(access: Access, key: int) -> DumpEntry | None:
-    return _loaded(DumpEntry, await server_notes.kept(access, dump_name(key)))
+    return _loaded(DumpEntry, await server_notes.kept(access, "dump", key))
 
 
 async def forget_dump(access: Access, key: int) -> None:
-    await server_notes.keep(access, dump_name(key), None)
+    await server_notes.keep(access, "dump", key, lambda _: None)
 
 
 def _loaded(kind: type[E], comment: str | None) -> E | None:

@@ -11,22 +11,25 @@ import contextlib
 import hashlib
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from automigrator.backends.access import Access
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.lock_wait import Waiting, poll, this_process
+from automigrator.backends.lock_wait import Waiting, poll
 from automigrator.backends.postgresql import watchdog
 from automigrator.backends.postgresql.errors import TOO_MANY, ServerError, code_of
-from automigrator.backends.postgresql.lock_session import SessionHold, end_predecessors
-from automigrator.backends.postgresql.maintenance import Maintenance, database_of
-from automigrator.backends.postgresql.pooler import refuse_transaction_pooling
+from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.backends.postgresql.maintenance import Maintenance
 from automigrator.backends.postgresql.sql import SERVER, rows_of
 from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import background, error_of, shielded
+
+H = TypeVar("H", bound=SessionHold)
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,11 @@ LEASE_S = 300.0
 
 _SECOND_S = 3.0
 """Seconds to wait for a second session behind a pooler; up to three times as long, at random."""
+
+_TRIES = 12
+"""A connection may get the same session again by chance, mostly where many compete for few."""
+
+_PAUSE_S = 0.01
 
 _SETTINGS = {
     "statement_timeout": "0",
@@ -56,12 +64,8 @@ def keys(database: str, tables: Sequence[VersionTable]) -> list[int]:
     return sorted({_key(database, table.schema or "public", table.name) for table in tables})
 
 
-def database_key(database: str) -> int:
-    """Return the advisory key that the leaders of all targets in a database share."""
-    return _key(database)
-
-
 def _key(*of: str) -> int:
+    """Return an advisory key; the leaders of all targets in a database share that of its name."""
     digest = hashlib.blake2b("\0".join((PROTOCOL, *of)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, signed=True)
 
@@ -69,44 +73,30 @@ def _key(*of: str) -> int:
 async def only_leader(admin: AsyncConnection, database: str) -> bool:
     """Whether no other target in the database has its lock held."""
     query = f"select count(*) = 0 from {_HOLDERS} and l.pid <> pg_backend_pid()"
-    return bool((await rows_of(admin, query, key=database_key(database)))[0][0])
-
-
-@asynccontextmanager
-async def also_held(admin: AsyncConnection, key: int) -> AsyncIterator[bool]:
-    """Context manager: try to hold another target's lock as well; yields whether it is held."""
-    turns = _Turns(admin)
-    try:
-        yield await turns.mine(key)
-    finally:
-        if turns.key is not None:
-            await _release(admin, [key])
+    return bool((await rows_of(admin, query, key=_key(database)))[0][0])
 
 
 @asynccontextmanager
 async def lock(
-    maintenance: Maintenance, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting
-) -> AsyncIterator[SessionHold]:
-    """Context manager: hold the lock of every version table.
+    make: Callable[[Access, AsyncConnection, bool, int, float], H],
+    maintenance: Maintenance,
+    tables: Sequence[VersionTable],
+    timeout_s: float,
+    waiting: Waiting,
+) -> AsyncIterator[H]:
+    """Context manager: hold the lock of every version table; `make` makes the hold.
 
     What a dead holder still ran has been ended by then. Raises LockTimeoutError after `timeout_s`
     seconds, and ServerError on a standby and behind a pooler that hands the session to others.
     """
-    live = database_of(maintenance.access)
-    wanted = keys(live, tables)
-    todo = list(wanted)
+    live = maintenance.live
+    todo = keys(live, tables)
     async with AsyncExitStack() as stack:
-        admin, apart = await _proven_session(maintenance, stack, live, timeout_s)
-        hold = SessionHold(
-            this_process(),
-            admin,
-            apart,
-            maintenance.access,
-            wanted[0],
-            silence_s=min(watchdog.SILENT_S, LEASE_S),
-        )
+        admin, apart = await _proven_session(maintenance, stack, timeout_s)
+        silence_s = min(watchdog.SILENT_S, LEASE_S)
+        hold = make(maintenance.access, admin, apart, todo[0], silence_s)
         await _prepare(hold, live)
-        turns = _Turns(admin)
+        turns = Turns(admin)
 
         async def acquire() -> bool:
             while todo:
@@ -121,40 +111,29 @@ async def lock(
             return who or "somebody who has let go of it since"
 
         hold.waited_s = await poll(acquire, timeout_s, waiting, leader, f"database {live!r}")
-        await end_predecessors(admin, hold, live)
-        await hold.in_time(_shared(admin, live))
-        async with _beating(hold):
+        await hold.end_predecessors(live)
+        # nobody takes it alone, so nobody has to wait
+        shared = "select pg_try_advisory_lock_shared(cast(:key as bigint))"
+        await hold.in_time(rows_of(admin, shared, key=_key(live)))
+        # or the session would be silent for longer than its lease
+        async with background(hold.until_lost()) as beating:
             yield hold
+        if (error := error_of(beating)) is not None:
+            logger.warning("%s", error)
         # at once, and not when the server notices that the connection was closed
         with contextlib.suppress(Exception):
-            await shielded(hold.in_time(_release(admin, wanted, live)))
-
-
-@asynccontextmanager
-async def _beating(hold: SessionHold) -> AsyncIterator[None]:
-    """Context manager: keep the lock's session from being silent for longer than its lease."""
-
-    async def beat() -> None:
-        while True:
-            await asyncio.sleep(hold.silence_s / 4)
-            if not hold.acts:  # a session that is busy is not silent
-                await hold.confirm()
-
-    async with background(beat()) as beating:
-        yield
-    if (error := error_of(beating)) is not None:
-        logger.warning("%s", error)
+            await shielded(hold.in_time(rows_of(admin, "select pg_advisory_unlock_all()")))
 
 
 async def _proven_session(
-    maintenance: Maintenance, stack: AsyncExitStack, live: str, timeout_s: float
+    maintenance: Maintenance, stack: AsyncExitStack, timeout_s: float
 ) -> tuple[AsyncConnection, bool]:
     """As `_session`, and it is proved that no pooler hands the session to others.
 
     Behind a pooler the proof takes a second session. A process that holds the first and gets no
     second gives the first back: the pooler may have too few for all that ask at once.
     """
-    access, told = maintenance.access, False
+    access, live, told = maintenance.access, maintenance.live, False
     waiting, full = Deadline(timeout_s), Deadline(min(timeout_s, access.connect_timeout))
     while True:
         try:
@@ -162,7 +141,7 @@ async def _proven_session(
                 admin, apart = await _session(maintenance, trying)
                 try:
                     async with asyncio.timeout(_SECOND_S * random.uniform(1, 3)):
-                        await refuse_transaction_pooling(access, admin, live)
+                        await _refuse_transaction_pooling(access, admin, live)
                 except TimeoutError as error:
                     if waiting.is_over():
                         what = f"a second session beside that of the lock of database {live!r}"
@@ -199,6 +178,48 @@ async def _session(maintenance: Maintenance, stack: AsyncExitStack) -> tuple[Asy
     return await stack.enter_async_context(connection), False
 
 
+async def _refuse_transaction_pooling(access: Access, admin: AsyncConnection, live: str) -> None:
+    """Raise ServerError when the server's session changes under the connection.
+
+    Behind such a pooler many processes would hold a session lock at once. A pooler invents the
+    process id that a client is told at the start: where the id is the server's own, there is no
+    pooler. Otherwise a second connection holds a transaction open: in transaction mode it has, or
+    takes, the session that the first one has just used.
+    """
+    if await _told(admin) == await _pid(admin):
+        return
+    async with access.connection(admin.engine.url.database) as other:
+        for _ in range(_TRIES):
+            before = await _pid(admin)
+            taken = await _pid(other)  # inside a transaction, so it is kept
+            if before == taken or await _pid(admin) != before:
+                break
+            await other.rollback()
+            await asyncio.sleep(random.uniform(0, _PAUSE_S))  # many may try at the same moment
+        else:
+            return  # each connection keeps its session
+    raise ServerError(
+        "unreachable",
+        f"database {live!r} is reached through a pooler in transaction mode (PgBouncer, say), "
+        "where no lock can be held; nothing was changed. Give migrations a direct URL of the "
+        "server: Target(migrate_with='postgresql+asyncpg://...')",
+    )
+
+
+async def _pid(connection: AsyncConnection) -> int:
+    return int((await rows_of(connection, "select pg_backend_pid()"))[0][0])
+
+
+async def _told(connection: AsyncConnection) -> int | None:
+    """Return the process id that the driver was told when it connected."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    ask = getattr(driver, "get_server_pid", None)
+    if ask is not None:
+        return int(ask())
+    info = getattr(driver, "info", None)
+    return getattr(info, "backend_pid", None)
+
+
 async def _prepare(hold: SessionHold, live: str) -> None:
     found = rows_of(
         hold.admin,
@@ -224,22 +245,8 @@ async def _prepare(hold: SessionHold, live: str) -> None:
     await hold.confirm()
 
 
-async def _shared(admin: AsyncConnection, live: str) -> None:
-    # nobody takes it alone, so nobody has to wait
-    query = "select pg_try_advisory_lock_shared(cast(:key as bigint))"
-    await rows_of(admin, query, key=database_key(live))
-
-
-async def _release(admin: AsyncConnection, wanted: Sequence[int], live: str | None = None) -> None:
-    if live is not None:
-        query = "select pg_advisory_unlock_shared(cast(:key as bigint))"
-        await rows_of(admin, query, key=database_key(live))
-    for key in reversed(wanted):
-        await rows_of(admin, "select pg_advisory_unlock(cast(:key as bigint))", key=key)
-
-
 @dataclass(slots=True, eq=False)
-class _Turns:
+class Turns:
     """Tries for keys that others may hold in another database: advisory locks are per database.
 
     A process that reaches another maintenance database, or none, takes the same key there. Each
@@ -253,14 +260,21 @@ class _Turns:
 
     async def mine(self, key: int) -> bool:
         if self.key != key:
-            if not await _taken(self.admin, key):
+            lease = f"{LEASE_S * 1000:.0f}"
+            ((taken, _),) = await rows_of(self.admin, _TAKE, key=key, lease=lease)
+            if not taken:
                 return False
             self.key = key
         lower, elsewhere = (await rows_of(self.admin, _ELSEWHERE, key=key))[0]
         if lower:
-            await _release(self.admin, [key])
-            self.key = None
+            await self.let_go()
         return not elsewhere
+
+    async def let_go(self) -> None:
+        if self.key is not None:
+            query = "select pg_advisory_unlock(cast(:key as bigint))"
+            await rows_of(self.admin, query, key=self.key)
+            self.key = None
 
 
 _HOLDERS = """
@@ -275,22 +289,15 @@ _ELSEWHERE = f"""
 """
 
 
-async def _taken(admin: AsyncConnection, key: int) -> bool:
-    """Try for one key, and set the lease with it: a process frozen right then must lose it, too."""
-    rows = await rows_of(
-        admin,
-        """
-        with lock as materialized (select pg_try_advisory_lock(cast(:key as bigint)) as taken)
-        select taken, case when taken then (
-            select count(set_config(name, :lease, false)) from pg_settings
-            where name = 'idle_session_timeout'  -- from PostgreSQL 14 on
-        ) end
-        from lock
-        """,
-        key=key,
-        lease=f"{LEASE_S * 1000:.0f}",
-    )
-    return bool(rows[0][0])
+# the lease comes with the key: a process frozen right then must lose it, too
+_TAKE = """
+    with lock as materialized (select pg_try_advisory_lock(cast(:key as bigint)) as taken)
+    select taken, case when taken then (
+        select count(set_config(name, :lease, false)) from pg_settings
+        where name = 'idle_session_timeout'  -- from PostgreSQL 14 on
+    ) end
+    from lock
+"""
 
 
 async def holder(connection: AsyncConnection, key: int) -> str | None:
@@ -298,20 +305,13 @@ async def holder(connection: AsyncConnection, key: int) -> str | None:
     rows = await rows_of(
         connection,
         f"""
-        select h.pid, a.application_name, host(a.client_addr),
-               to_char(a.backend_start at time zone 'UTC', 'HH24:MI:SS')
+        select 'PostgreSQL session ' || h.pid || coalesce(' (' || nullif(concat_ws(', ',
+                   nullif(a.application_name, ''), 'from ' || host(a.client_addr),
+                   'since ' || to_char(a.backend_start at time zone 'UTC', 'HH24:MI:SS "UTC"')
+               ), '') || ')', '')
         from (select l.pid from {_HOLDERS} and l.pid <> pg_backend_pid()) h
         left join pg_stat_activity a on a.pid = h.pid
         """,
         key=key,
     )
-    if not rows:
-        return None
-    pid, application, address, since = rows[0]
-    parts = (
-        application,
-        f"from {address}" if address else None,
-        f"since {since} UTC" if since else None,
-    )
-    about = [part for part in parts if part]
-    return f"PostgreSQL session {pid}" + (f" ({', '.join(about)})" if about else "")
+    return rows[0][0] if rows else None

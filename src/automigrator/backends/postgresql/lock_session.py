@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import itertools
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
 from automigrator.backends.contract.declarations import Declaration, dumped
+from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record, loaded
+from automigrator.backends.lock_wait import this_process
 from automigrator.backends.postgresql import server_notes, session
-from automigrator.backends.postgresql.errors import FAILED_TRANSACTION
-from automigrator.backends.postgresql.sql import rows_of, sqlstate
-from automigrator.backends.postgresql.watchdog import CUT_S, answered, silent
+from automigrator.backends.postgresql.errors import FAILED_TRANSACTION, Session, own_code
+from automigrator.backends.postgresql.sql import rows_of
+from automigrator.backends.postgresql.watchdog import answering, severing, until_silent
 from automigrator.errors import LockLostError, LockTimeoutError, NoAnswerError
 from automigrator.support.backoff import Deadline
-from automigrator.support.concurrency import beside, shielded
+from automigrator.support.concurrency import background, shielded
 
 T = TypeVar("T")
 
@@ -38,8 +40,20 @@ _POLL_S = 0.05
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
 
 
-@dataclass(slots=True, eq=False)
-class SessionHold:
+_WATCH_S = 0.1
+
+_BLOCKERS = """
+    select b.pid, coalesce(b.application_name, ''), coalesce(b.usename::text, ''), b.state,
+           extract(epoch from clock_timestamp() - coalesce(b.xact_start, b.query_start))::float8
+    from pg_stat_activity a
+    cross join lateral unnest(pg_blocking_pids(a.pid)) as blocking(pid)
+    join pg_stat_activity b on b.pid = blocking.pid
+    where starts_with(a.application_name, :tag) and a.wait_event_type = 'Lock'
+"""
+
+
+@dataclass(eq=False)
+class SessionHold(Hold):
     """See `Hold`. `apart` says whether the session is connected to a database beside the target.
 
     Only this session runs statements that change whole databases: a killed client does not stop
@@ -47,23 +61,23 @@ class SessionHold:
     cancelled, except where the lock is given up.
     """
 
-    leader: str
+    access: Access
     admin: AsyncConnection
     apart: bool
-    access: Access
     key: int
+    silence_s: float
+    """Seconds after which a server is given up that does not answer this session."""
     pid: int = 0
+    leader: str = field(default_factory=this_process)
     waited_s: float = 0.0
     since: float = 0.0
     server: int = 0
     """The server that holds the lock, as in `sql.SERVER`."""
     lost: str = ""
     """Why the lock can no longer be relied upon."""
-    silence_s: float = 0.0
-    """Seconds after which a server is given up that does not answer this session."""
     acts: int = 0
     """The number of acts under way that may keep the session busy for long."""
-    _progress: str = field(default="")
+    _progress: str = ""
 
     @property
     def tag(self) -> str:
@@ -88,7 +102,7 @@ class SessionHold:
         try:
             pid = (await shielded(self.in_time(asked)))[0][1]
         except (SQLAlchemyError, OSError) as error:
-            if isinstance(error, DBAPIError) and sqlstate(error) == FAILED_TRANSACTION:
+            if isinstance(error, DBAPIError) and own_code(error.orig) == FAILED_TRANSACTION:
                 return  # the session lives: a rename has just failed in it, and is rolled back
             what = f"is gone ({type(error).__name__})"
             if isinstance(error, NoAnswerError):
@@ -126,15 +140,33 @@ class SessionHold:
         self.lost = why
         return LockLostError(why)
 
-    async def blockers(self, query: str) -> Sequence[Any]:
-        """Ask who blocks the sessions that migrate under this lock."""
-        return await shielded(self.in_time(rows_of(self.admin, query, tag=self.tag)))
+    def claim(self, connection: Connection) -> Callable[[], None]:
+        """It is on the lock's own server, and the next holder finds it by its name."""
+        undo = ExitStack()
+        undo.callback(session.tagged(connection, self.tag, self.rule))
+        undo.callback(session.waiting_shortly(connection))
+        return undo.close
+
+    @asynccontextmanager
+    async def blockers(self) -> AsyncIterator[Callable[[], tuple[str, ...]]]:
+        """See `Hold`: the sessions that block those that migrate under this lock."""
+        found: dict[int, Session] = {}
+
+        async def watch() -> None:
+            while True:
+                asked = rows_of(self.admin, _BLOCKERS, tag=self.tag)
+                for row in await shielded(self.in_time(asked)):
+                    found[row[0]] = Session(*row)
+                await asyncio.sleep(_WATCH_S)
+
+        async with background(watch()):
+            yield lambda: tuple(map(str, found.values()))
 
     async def until_lost(self) -> None:
-        """See `Hold`; nothing that takes long may run in the lock's session meanwhile."""
         while True:
             await asyncio.sleep(self.silence_s / 4)
-            await self.confirm()
+            if not self.acts:  # a session that is busy is not silent
+                await self.confirm()
 
     def hurry(self) -> None:
         self.silence_s = min(self.silence_s, HURRY_S)
@@ -144,74 +176,86 @@ class SessionHold:
 
         Raises NoAnswerError when the server is silent for `silence_s` seconds, and gives it up.
         """
-        limit_s, severed = self.silence_s, False
+        limit_s = self.silence_s
 
-        def cut(_: object) -> None:
-            nonlocal severed
-            if not self.acts:  # else the work only waits for its turn
-                severed = True
+        def cut() -> bool:
+            alone = not self.acts  # else the work only waits for its turn
+            if alone:
                 session.cut(self.admin)
+            return alone
 
-        pauses = itertools.repeat(CUT_S)
+        what = "the session of the migration lock"
+        return await severing(work, asyncio.sleep(limit_s), cut, limit_s, what)
+
+    async def heard(self, act: Awaitable[T], what: str) -> T:
+        """Await an act of this session, which takes long, while the server answers others."""
+        # never where a database is copied from, or swapped
+        beside = self.admin.engine.url.database if self.apart else None
+
+        async def ask() -> None:
+            async with self.access.connection(beside, autocommit=True) as connection:
+                await rows_of(connection, "select 1")
+
+        def cut() -> bool:
+            for connection in list(self.access.opened):
+                session.cut(connection)
+            return True
+
+        limit_s = self.silence_s
+        self.acts += 1
         try:
-            return await beside(work, asyncio.sleep(limit_s), end=cut, pauses=pauses)
-        except Exception as error:
-            if not severed:
-                raise
-            raise silent(limit_s, "the session of the migration lock") from error
+            return await severing(act, until_silent(ask, limit_s), cut, limit_s, what)
+        finally:
+            self.acts -= 1
 
     async def last(self) -> Record | None:
-        kept = server_notes.kept(self.access, server_notes.record_name(self.key))
-        return loaded(await self._answered(kept, "what asks how the last leader ended"))
+        async with self._answering("what asks how the last leader ended"):
+            return loaded(await server_notes.kept(self.access, "last", self.key))
 
     async def leave(self, record: Record | None) -> None:
-        def dumped_at(now: float) -> str:
-            assert record is not None
-            return dataclasses.replace(record, at=record.at or now).dumped()
+        def dumped_at(now: float) -> str | None:
+            return replace(record, at=record.at or now).dumped() if record is not None else None
 
-        await self._keep(
-            server_notes.record_name(self.key),
-            dumped_at if record is not None else None,
-            "what writes down how this run ended",
-        )
+        await self._keep("last", dumped_at, "what writes down how this run ended")
 
     async def declare(self, declared: Sequence[Declaration]) -> None:
-        text = dumped(declared)
-        name = server_notes.declarations_name(self.key)
-        await self._keep(name, (lambda _: text) if declared else None, "what the database declares")
+        text = dumped(declared) if declared else None
+        await self._keep("works_with", lambda _: text, "what the database declares")
 
-    async def _keep(self, name: str, text: Callable[[float], str] | None, what: str) -> None:
+    async def _keep(
+        self, kind: server_notes.Kind, text: Callable[[float], str | None], what: str
+    ) -> None:
         await self.confirm()
-        await self._answered(server_notes.keep(self.access, name, text), what)
+        async with self._answering(what):
+            await server_notes.keep(self.access, kind, self.key, text)
 
-    async def _answered(self, work: Awaitable[T], what: str) -> T:
-        return await answered(work, min(self.silence_s, self.access.connect_timeout), what)
+    def _answering(self, what: str) -> AbstractAsyncContextManager[None]:
+        return answering(min(self.silence_s, self.access.connect_timeout), what)
 
+    async def end_predecessors(self, live: str) -> None:
+        """End what earlier holders of the lock still run: a kill does not stop a statement.
 
-async def end_predecessors(admin: AsyncConnection, hold: SessionHold, live: str) -> None:
-    """End what earlier holders of the lock still run: a killed client does not stop its statement.
-
-    Raises LockTimeoutError when one stays.
-    """
-    deadline = Deadline(PREDECESSOR_LIMIT_S)
-    query = """
-        select pid, application_name, pg_terminate_backend(pid) from pg_stat_activity
-        where starts_with(application_name, :tag) and pid <> pg_backend_pid()
-    """
-    while True:
-        try:
-            rows = await hold.in_time(rows_of(admin, query, tag=hold.tag_of_all))
-        except DBAPIError as error:
-            raise LockTimeoutError(
-                f"an earlier migration of database {live!r} still runs, and this role may not "
-                "end its session; nothing was changed"
-            ) from error
-        if not rows:
-            return
-        if deadline.is_over():
-            raise LockTimeoutError(
-                f"an earlier migration of database {live!r} was told to end and still runs after "
-                f"{PREDECESSOR_LIMIT_S:.0f} s: session {rows[0][0]} ({rows[0][1]}); "
-                "nothing was changed"
-            )
-        await asyncio.sleep(_POLL_S)
+        Raises LockTimeoutError when one stays.
+        """
+        deadline = Deadline(PREDECESSOR_LIMIT_S)
+        query = """
+            select pid, application_name, pg_terminate_backend(pid) from pg_stat_activity
+            where starts_with(application_name, :tag) and pid <> pg_backend_pid()
+        """
+        while True:
+            try:
+                rows = await self.in_time(rows_of(self.admin, query, tag=self.tag_of_all))
+            except DBAPIError as error:
+                raise LockTimeoutError(
+                    f"an earlier migration of database {live!r} still runs, and this role may not "
+                    "end its session; nothing was changed"
+                ) from error
+            if not rows:
+                return
+            if deadline.is_over():
+                raise LockTimeoutError(
+                    f"an earlier migration of database {live!r} was told to end and still runs "
+                    f"after {PREDECESSOR_LIMIT_S:.0f} s: session {rows[0][0]} ({rows[0][1]}); "
+                    "nothing was changed"
+                )
+            await asyncio.sleep(_POLL_S)

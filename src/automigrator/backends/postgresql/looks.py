@@ -1,25 +1,146 @@
-"""Looks at a target: on a connection of our own, or on an idle one of the application's."""
+"""One look at a PostgreSQL target: its heads, whether it has tables, what was left open in it.
+
+It is taken on a connection of our own, or on an idle one of the application's.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access, idle_connection
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.postgresql import reader
-from automigrator.backends.postgresql.names import among
+from automigrator.backends.postgresql.names import IS_OPEN, OPEN, among
+from automigrator.backends.postgresql.sql import SERVER, quoted_name, rows_of
 from automigrator.errors import NoAnswerError
 from automigrator.support.concurrency import within
 
 if TYPE_CHECKING:
     from automigrator.backends.postgresql.lock_session import SessionHold
+
+BUSY_S = 10
+
+"""Seconds that a look waits for another session's exclusive lock on a version table."""
+
+# a swap with nothing to be put back has no record: that what it replaced is still there tells of it
+_OPENED = """
+    (select array_agg(d.datname::text) from pg_database d
+     where d.datname ~ '__automigrator_replaced_' or exists (
+         select from pg_shdescription s
+         where s.classoid = 'pg_database'::regclass and s.objoid = d.oid
+           and s.description like any(cast(:open as text[]))))
+"""
+
+_PLACES = f"""
+    select set_config('lock_timeout', '{BUSY_S}s', :reading), current_schemas(false)::text[],
+           array_agg(n.nspname::text order by a.number), array_agg(c.oid::bigint),
+           {_OPENED}, {SERVER}, pg_is_in_recovery(), {IS_OPEN}
+    from unnest(cast(:names as text[]), cast(:schemas as text[]))
+         with ordinality as a(name, schema, number)
+    left join pg_class c on c.oid = to_regclass(
+        coalesce(quote_ident(a.schema) || '.', '') || quote_ident(a.name))
+    left join pg_namespace n on n.oid = c.relnamespace
+"""
+
+_FILLED = """
+    select n.nspname::text, bool_or(c.relnatts = 1 and exists (
+               select from pg_attribute a
+               where a.attrelid = c.oid and a.attnum = 1 and a.attname = 'version_num'))
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p') and n.nspname = any(cast(:schemas as text[]))
+      and c.oid <> all(cast(:asked as bigint[])::oid[])
+      and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass
+                      and d.objid = c.oid and d.deptype = 'e')
+    group by 1
+"""
+
+
+class View(NamedTuple):
+    """A sight, and the schemas in which its connection looks for tables.
+
+    `opened` are the databases of the server whose comment is an open record of ours, or whose name
+    says that they were replaced, `schemas` where the version tables were found, `server` is as in
+    `sql.SERVER`; `dump_open` is whether this database has a record for a dump.
+    """
+
+    sight: Sight
+    search_path: tuple[str, ...]
+    opened: Sequence[str]
+    schemas: Mapping[VersionTable, str]
+    server: int | None
+    dump_open: bool
+
+
+async def look(
+    connection: AsyncConnection,
+    tables: Sequence[VersionTable],
+    *,
+    heads_only: bool = False,
+    reading: bool = False,
+) -> View:
+    """Look on a connection of our own; sets its lock_timeout, for the transaction if `reading`."""
+    ((_, path, schemas, oids, opened, server, standby, dump_open),) = await rows_of(
+        connection,
+        _PLACES,
+        names=[table.name for table in tables],
+        schemas=[table.schema for table in tables],
+        open=list(OPEN),
+        reading=reading,
+    )
+    places = {each: place for each, place in zip(tables, schemas or (), strict=True) if place}
+    heads: dict[VersionTable, tuple[str, ...] | None] = dict.fromkeys(tables)
+    for table, schema in places.items():
+        ((found,),) = await rows_of(connection, f"select {_heads_in(schema, table.name)}")
+        heads[table] = tuple(sorted(found))
+    filled = not heads_only and await _has_tables(connection, tables, oids or (), tuple(path))
+    sight = Sight(True, heads, filled, writable=not standby)
+    return View(sight, tuple(path), opened or (), places, server, dump_open)
+
+
+async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
+    """Read the heads alone, by one SELECT that leaves nothing on the connection."""
+    query = f"select {_heads_in(schema, name)}, {_OPENED}, {IS_OPEN}"
+    ((heads, opened, dump_open),) = await rows_of(connection, query, open=list(OPEN))
+    sight = Sight(True, {VersionTable(name, schema): tuple(heads)})
+    return View(sight, (), opened or (), {}, None, dump_open)
+
+
+def _heads_in(schema: str, name: str) -> str:
+    """The SQL of an array of the heads in a version table.
+
+    As text: a plan that the connection keeps fails when a revision changes the column's type.
+    """
+    table = f"{quoted_name(schema)}.{quoted_name(name)}".replace(":", "\\:")
+    return f"array(select version_num::text from {table} order by 1)"
+
+
+async def _has_tables(
+    connection: AsyncConnection,
+    tables: Sequence[VersionTable],
+    oids: Sequence[int | None],
+    path: tuple[str, ...],
+) -> bool:
+    """Whether the target has tables; what a neighbour keeps in another schema is not its own."""
+    current = path[0] if path else None
+    own = {table.schema or current for table in tables} - {None}
+    rows = await rows_of(
+        connection,
+        _FILLED,
+        schemas=sorted({*own, *path[:1]}),
+        asked=[oid for oid in oids if oid is not None],
+    )
+    with_history = {row[0]: row[1] for row in rows}
+    if own & with_history.keys():
+        return True
+    # an explicit schema for the version table alone: the tables are where they usually are
+    return current in with_history and not with_history[current]
+
 
 _places: weakref.WeakKeyDictionary[Engine, dict[VersionTable, str]] = weakref.WeakKeyDictionary()
 
@@ -39,6 +160,11 @@ class Sights:
     ) -> None:
         self.access, self.database, self._admin = access, database, admin
         self.search_path: tuple[str, ...] | None = None
+        application = access.application
+        self._application = application if application is access.given_engine else None
+        self._places: dict[VersionTable, str] = {}
+        if self._application is not None:
+            self._places = _places.setdefault(self._application.sync_engine, {})
 
     async def look(self, tables: Sequence[VersionTable], held: SessionHold | None) -> Sight:
         """See `Backend`; where the lock is held, it must be of the server that is looked at."""
@@ -50,10 +176,11 @@ class Sights:
     async def _look(self, tables: Sequence[VersionTable], held: SessionHold | None) -> Sight:
         from automigrator.backends.postgresql.errors import NO_DATABASE, code_of, with_code
 
-        for pause in (*_LOOK_PAUSES_S, None):
+        pauses = iter(_LOOK_PAUSES_S)
+        while True:
             try:
                 async with self.access.shared(reading=True) as connection:
-                    view = await reader.look(connection, tables, reading=True)
+                    view = await look(connection, tables, reading=True)
                     if held is not None and view.server is not None and not held.lost:
                         held.rule(view.server)
                     self.search_path = view.search_path
@@ -64,10 +191,9 @@ class Sights:
                     raise
                 if not await self._is_listed(error):
                     return Sight(False, dict.fromkeys(tables))
-                if pause is None:
+                if (pause := next(pauses, None)) is None:
                     raise
             await asyncio.sleep(pause)
-        raise AssertionError("unreachable")
 
     async def glimpse(self, table: VersionTable) -> Sight:
         """Look on an idle connection of the application's, once an own one has found the table.
@@ -75,34 +201,22 @@ class Sights:
         The idle one may look for tables elsewhere than a fresh one, so it is told the schema.
         """
         # half: the connection that lies idle may be the only one that is dead
-        limit = min(reader.BUSY_S, self.access.connect_timeout / 2)
-        async with asyncio.timeout(limit), self._idle(table) as (connection, schema):
-            if connection is not None and schema is not None:
-                view = await reader.glimpse(connection, schema, table.name)
+        limit = min(BUSY_S, self.access.connect_timeout / 2)
+        async with asyncio.timeout(limit), AsyncExitStack() as stack:
+            idle: AsyncConnection | None = None
+            schema = self._places.get(table)
+            if self._application is not None and schema is not None:
+                idle = await stack.enter_async_context(idle_connection(self._application))
+            if idle is not None and schema is not None:
+                view = await glimpse(idle, schema, table.name)
             else:
-                async with self.access.shared(reading=True) as own:
-                    view = await reader.look(own, [table], heads_only=True, reading=True)
+                own = await stack.enter_async_context(self.access.shared(reading=True))
+                view = await look(own, [table], heads_only=True, reading=True)
         return self._seen(view)
 
-    @asynccontextmanager
-    async def _idle(
-        self, table: VersionTable
-    ) -> AsyncIterator[tuple[AsyncConnection | None, str | None]]:
-        application = self.access.application
-        schema = None
-        if application is not None and application is self.access.given_engine:
-            schema = _places.get(application.sync_engine, {}).get(table)
-        if application is None or schema is None:
-            yield None, None
-            return
-        async with idle_connection(application) as connection:
-            yield connection, schema
-
-    def _seen(self, view: reader.View) -> Sight:
+    def _seen(self, view: View) -> Sight:
         unfinished = view.dump_open or bool(among(view.opened, self.database))
-        application = self.access.application
-        if application is not None and application is self.access.given_engine:
-            _places.setdefault(application.sync_engine, {}).update(view.schemas)
+        self._places.update(view.schemas)
         return view.sight._replace(unfinished=unfinished)
 
     async def _is_listed(self, refused: Exception) -> bool:
@@ -110,9 +224,8 @@ class Sights:
         from automigrator.backends.postgresql import databases
         from automigrator.backends.postgresql.errors import ServerError
 
-        async with AsyncExitStack() as stack:
-            try:
-                admin = await stack.enter_async_context(self._admin())
-            except ServerError:
-                raise refused from None
-            return await databases.exists(admin, self.database)
+        try:
+            async with self._admin() as admin:
+                return await databases.exists(admin, self.database)
+        except ServerError:
+            raise refused from None

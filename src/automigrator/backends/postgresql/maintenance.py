@@ -25,17 +25,14 @@ LAST_RESORT = "template1"
 _CLOSED_TO_US = frozenset({NO_DATABASE, NO_PRIVILEGE, "28000", "55000"})
 
 
-def database_of(access: Access) -> str:
-    """Return the name of the target database; libpq's default is the user's name."""
-    return access.url.database or access.url.username or ""
-
-
 class Maintenance:
-    """The databases in which CREATE, ALTER and DROP DATABASE are run; `given` by the target."""
+    """The databases in which CREATE, ALTER and DROP DATABASE are run; `given` by the target.
 
-    def __init__(self, access: Access, given: str | None) -> None:
-        self.access = access
-        live = database_of(access)
+    `live` is the target's own database.
+    """
+
+    def __init__(self, access: Access, live: str, given: str | None) -> None:
+        self.access, self.live = access, live
         self.usual = [name for name in ([given] if given else [USUAL]) if name != live]
         self.all = self.usual + ([] if given or live == LAST_RESORT else [LAST_RESORT])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 from collections.abc import Iterable
@@ -41,7 +40,9 @@ IS_OPEN = f"""
 
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
 
-_OURS = rf".*__automigrator_({'|'.join(get_args(Kind))})_([0-9A-Za-z]+)"
+_STAMP = "[0-9A-Za-z]{1,28}"
+
+_OURS = rf".*__automigrator_({'|'.join(get_args(Kind))})_({_STAMP})"
 
 
 class Ours(NamedTuple):
@@ -62,20 +63,17 @@ def among(names: Iterable[str], live: str) -> list[Ours]:
     """Return those of the names that are databases of ours beside `live`, oldest stamp first."""
     found = []
     for name in names:
-        match = re.fullmatch(_OURS, name, re.DOTALL)
-        if match is None:
-            continue
-        kind = cast(Kind, match[1])
-        # made again rather than taken apart: a neighbour's name may begin like ours
-        with contextlib.suppress(ValueError):
-            if name == name_beside(live, kind, match[2]):
-                found.append(Ours(name, kind, match[2]))
+        if match := re.fullmatch(_OURS, name, re.DOTALL):
+            each = Ours(name, cast(Kind, match[1]), match[2])
+            # made again rather than taken apart: a neighbour's name may begin like ours
+            if name == name_beside(live, each.kind, each.stamp):
+                found.append(each)
     return sorted(found, key=lambda each: (each.stamp, each.kind))
 
 
 def name_beside(live: str, kind: Kind, stamp: str) -> str:
     """Name a database of this kind beside `live`; `stamp` is 1 to 28 letters and digits."""
-    if not re.fullmatch(r"[0-9A-Za-z]{1,28}", stamp):
+    if not re.fullmatch(_STAMP, stamp):
         raise ValueError(f"stamp {stamp!r} is not 1 to 28 letters and digits")
     tail = f"__automigrator_{kind}_{stamp}"
     room = _NAME_LIMIT - len(tail)

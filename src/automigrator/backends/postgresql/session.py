@@ -9,8 +9,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from sqlalchemy import event, text
@@ -21,9 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from automigrator.backends.access import Access
 from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql.refusals import Session
 from automigrator.backends.postgresql.sql import SERVER
-from automigrator.support.concurrency import background
 
 DEAF_CALLS = 5
 
@@ -31,17 +28,6 @@ DEAF_CALLS = 5
 
 # what the drivers themselves set while they get to know a connection
 _DRIVERS_OWN = ("application_name", "client_encoding", "jit")
-
-
-def identity(connection: Connection) -> Hashable:
-    """Return what tells a database from all others; the same for every driver."""
-    row = connection.execute(
-        text(f"""
-        select d.oid::bigint, {SERVER}
-        from pg_database d where d.datname = current_database()
-        """)
-    ).one()
-    return int(row[0]), int(row[1])
 
 
 def state(connection: Connection, but: str = "") -> Hashable:
@@ -129,23 +115,6 @@ def tagged(
     return _set(connection, "application_name", tag, before)
 
 
-def limited(connection: Connection, seconds: float) -> Callable[[], None]:
-    """Set the session's `statement_timeout`, unless it has a shorter one; returns the undoing.
-
-    It is set for the session, not the transaction: an autocommit block is limited, too.
-    """
-    limit_ms = max(round(seconds * 1000), 1)
-    outside = not connection.in_transaction()
-    before = connection.execute(
-        text("select setting::bigint from pg_settings where name = 'statement_timeout'")
-    ).scalar_one()
-    if outside:
-        connection.rollback()
-    if 0 < before <= limit_ms:
-        return lambda: None
-    return _set(connection, "statement_timeout", str(limit_ms), str(before))
-
-
 def _set(connection: Connection, name: str, value: str, before: str) -> Callable[[], None]:
     """Set a session's setting, and return the call that sets it back to `before`."""
 
@@ -171,51 +140,6 @@ def _set(connection: Connection, name: str, value: str, before: str) -> Callable
 _SET = text("select set_config(:name, :value, false)")
 
 
-def resolve(
-    connection: Connection, table: VersionTable, search_path: Sequence[str] | None
-) -> VersionTable:
-    """Add the schema where a connection with `search_path` would find another table, or none."""
-    schema = _translated(connection).get(table.schema, table.schema)
-    if schema is not None:
-        return VersionTable(table.name, schema)
-    path, found = connection.execute(
-        text("""
-        select current_schemas(false)::text[],
-               (select n.nspname::text from pg_class c
-                join pg_namespace n on n.oid = c.relnamespace
-                where c.oid = to_regclass(quote_ident(:name)))
-        """),
-        {"name": table.name},
-    ).one()
-    if search_path is not None and tuple(path) == tuple(search_path):
-        return table
-    return VersionTable(table.name, found or (path[0] if path else None))
-
-
-def interrupter(connection: Connection) -> Callable[[], None] | None:
-    """Return a thread-safe call that stops the running statement; the server is told, too.
-
-    After `DEAF_CALLS` calls in vain the server is out of reach, and the connection is cut: the
-    lock's next holder ends what it still runs.
-    """
-    driver = connection.connection.driver_connection
-    if connection.dialect.is_async:
-        stop = _cancel_of_current_task()
-    else:
-        stop = _cancel_beside(getattr(driver, "cancel", None))
-    if stop is None:
-        return None
-    calls = itertools.count(1)
-
-    def call() -> None:
-        if next(calls) < DEAF_CALLS:
-            stop()
-        else:
-            sever(driver)
-
-    return call
-
-
 def sever(driver: Any) -> None:
     """Cut a driver's connection from any thread; a call that waits for its answer gets an error."""
     transport = getattr(driver, "_transport", None)  # asyncpg's
@@ -232,10 +156,8 @@ def cut(connection: AsyncConnection) -> None:
         sever(sync.connection.driver_connection)
 
 
-def _cancel_beside(cancel: Callable[[], object] | None) -> Callable[[], None] | None:
+def _cancel_beside(cancel: Callable[[], object]) -> Callable[[], None]:
     """Cancel from a thread: the request opens a connection to a server that may not answer."""
-    if cancel is None:
-        return None
 
     def work() -> None:
         with contextlib.suppress(Exception):  # it may have been closed meanwhile
@@ -244,15 +166,14 @@ def _cancel_beside(cancel: Callable[[], object] | None) -> Callable[[], None] | 
     return lambda: threading.Thread(target=work, name="automigrator", daemon=True).start()
 
 
-def _cancel_of_current_task() -> Callable[[], None] | None:
+def _cancel_of_current_task() -> Callable[[], None]:
     """Cancel the task that the connection is used in, if it is another loop's.
 
     The driver passes a cancellation on to the server. On our own loop the task is cancelled
     anyway, and a second cancellation would stop its cleaning up.
     """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    if task is None:
-        return None
+    assert task is not None  # a greenlet of SQLAlchemy's is always awaited in one
 
     def call() -> None:
         with contextlib.suppress(RuntimeError):
@@ -271,8 +192,6 @@ def _translated(connection: Connection) -> dict[str | None, str | None]:
 LOCK_TIMEOUT_MS = 500
 
 """Short: while an ALTER queues for a lock, everybody else queues behind it, readers too."""
-
-_WATCH_S = 0.1
 
 
 def waiting_shortly(connection: Connection) -> Callable[[], None]:
@@ -296,41 +215,21 @@ _LIMIT = text("""
 """)
 
 
-@asynccontextmanager
-async def watched(
-    ask: Callable[[str], Awaitable[Sequence[Any]]],
-) -> AsyncIterator[Callable[[], tuple[str, ...]]]:
-    """Context manager: `ask` again and again who blocks a session; the yielded call tells."""
-    found: dict[int, Session] = {}
-
-    async def watch() -> None:
-        while True:
-            for row in await ask(_BLOCKERS):
-                found[row[0]] = Session(*row)
-            await asyncio.sleep(_WATCH_S)
-
-    async with background(watch()):
-        yield lambda: tuple(map(str, found.values()))
-
-
-_BLOCKERS = """
-    select b.pid, coalesce(b.application_name, ''), coalesce(b.usename::text, ''), b.state,
-           extract(epoch from clock_timestamp() - coalesce(b.xact_start, b.query_start))::float8
-    from pg_stat_activity a
-    cross join lateral unnest(pg_blocking_pids(a.pid)) as blocking(pid)
-    join pg_stat_activity b on b.pid = blocking.pid
-    where starts_with(a.application_name, :tag) and a.wait_event_type = 'Lock'
-"""
-
-
 class ServerSessions(Sessions):
     """Connections of asyncpg and psycopg; their transactions are real."""
 
-    def __init__(self, access: Access, search_path: Callable[[], Sequence[str] | None]) -> None:
+    def __init__(self, access: Access, search_path: Callable[[], tuple[str, ...] | None]) -> None:
         self._access, self._search_path = access, search_path
 
     def identity(self, connection: Connection) -> Hashable:
-        return identity(connection)
+        """See `Sessions`; the same for every driver."""
+        row = connection.execute(
+            text(f"""
+            select d.oid::bigint, {SERVER}
+            from pg_database d where d.datname = current_database()
+            """)
+        ).one()
+        return tuple(row)
 
     def state(self, connection: Connection) -> Hashable:
         return state(connection)
@@ -340,11 +239,59 @@ class ServerSessions(Sessions):
             return unaltered(connection, to_write=to_write)
         return lambda: None
 
-    def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None] | None:
-        return limited(connection, seconds)
+    def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None]:
+        """Set the session's `statement_timeout`, not the transaction's.
+
+        An autocommit block is limited, too.
+        """
+        limit_ms = max(round(seconds * 1000), 1)
+        outside = not connection.in_transaction()
+        before = connection.execute(
+            text("select setting::bigint from pg_settings where name = 'statement_timeout'")
+        ).scalar_one()
+        if outside:
+            connection.rollback()
+        if 0 < before <= limit_ms:
+            return lambda: None
+        return _set(connection, "statement_timeout", str(limit_ms), str(before))
 
     def interrupter(self, connection: Connection) -> Callable[[], None] | None:
-        return interrupter(connection)
+        """See `Sessions`; the server is told, too.
+
+        After `DEAF_CALLS` calls in vain the server is out of reach, and the connection is cut: the
+        lock's next holder ends what it still runs.
+        """
+        driver = connection.connection.driver_connection
+        if connection.dialect.is_async:
+            stop = _cancel_of_current_task()
+        elif (cancel := getattr(driver, "cancel", None)) is not None:
+            stop = _cancel_beside(cancel)
+        else:
+            return None
+        calls = itertools.count(1)
+
+        def call() -> None:
+            if next(calls) < DEAF_CALLS:
+                stop()
+            else:
+                sever(driver)
+
+        return call
 
     def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
-        return resolve(connection, table, self._search_path())
+        """Add the schema where a connection with the search path would find another, or none."""
+        schema = _translated(connection).get(table.schema, table.schema)
+        if schema is not None:
+            return VersionTable(table.name, schema)
+        path, found = connection.execute(
+            text("""
+            select current_schemas(false)::text[],
+                   (select n.nspname::text from pg_class c
+                    join pg_namespace n on n.oid = c.relnamespace
+                    where c.oid = to_regclass(quote_ident(:name)))
+            """),
+            {"name": table.name},
+        ).one()
+        if tuple(path) == self._search_path():
+            return table
+        return VersionTable(table.name, found or (path[0] if path else None))

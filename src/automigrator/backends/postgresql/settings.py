@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator.backends.postgresql.refusals import missing
-from automigrator.backends.postgresql.sql import literal, quoted_name, rows_of, run, sqlstate
+from automigrator.backends.postgresql.errors import missing, own_code
+from automigrator.backends.postgresql.sql import literal, quoted_name, rows_of, run
 
 # the stored value of these variables is a quoted list; any other's is one string, as for pg_dump
 _LISTS = """
@@ -78,7 +78,7 @@ async def apply(admin: AsyncConnection, statements: list[tuple[str, str]]) -> tu
             if error.connection_invalidated:
                 error.statement = f"({words} of a database)"  # the SQL holds the value
                 raise
-            refused.append(f"{words} (SQLSTATE {sqlstate(error)})")
+            refused.append(f"{words} (SQLSTATE {own_code(error.orig)})")
     return tuple(refused)
 
 

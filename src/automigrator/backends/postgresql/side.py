@@ -1,52 +1,55 @@
-"""A database on the side of the target's: fresh, or a copy of it."""
+"""Databases on the side of the target's: fresh, or a copy of it, or put in its place."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
-from automigrator.backends.contract.sides import Side
-from automigrator.backends.contract.snapshots import SnapshotOptions
+from automigrator.backends.contract.sides import Side, Sides
+from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import databases
 from automigrator.backends.postgresql.dump import pipe, programs
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, creating
+from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.names import name_beside
-from automigrator.backends.postgresql.snapshot import by_template_or_dump
+from automigrator.backends.postgresql.snapshot import ServerSnapshots, by_template_or_dump
 from automigrator.backends.postgresql.sql import server_version
 from automigrator.backends.postgresql.watchdog import Stoppable
+from automigrator.retention import Limits
 from automigrator.support.concurrency import shielded
 
 logger = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def beside(
+async def _beside(
     access: ExclusiveAccess,
     stamp: str,
-    make: Callable[[ExclusiveAccess, str], Awaitable[None]],
+    make: Callable[[ExclusiveAccess, str, Stoppable], Awaitable[None]],
     *,
     prepared: bool = False,
-    stop: Callable[[], object] = lambda: None,
 ) -> AsyncIterator[Side]:
     """Context manager: a database that `make` makes, dropped unless it took the target's place.
 
-    The making is awaited to its end even when it is cancelled; `stop` is called then. `prepared`
-    is as in `Access.engine`.
+    The making is awaited to its end even when it is cancelled; what can be stopped of it is
+    stopped then. `prepared` is as in `Access.engine`.
     """
+    stoppable = Stoppable()
     name = name_beside(access.live, "side", stamp)
     engine = access.access.engine(name, prepared=prepared)
     try:
-        await shielded(make(access, name), stop)
+        await shielded(make(access, name, stoppable), stoppable.stop)
         yield Side(engine, access.access.url.set(database=name), name)
     finally:
         await shielded(engine.dispose())
         await shielded(access.discard(name))  # gone, once it has another name
 
 
-async def fresh(access: ExclusiveAccess, name: str) -> None:
-    """Make a database like the target's when it was new."""
+async def _fresh(access: ExclusiveAccess, name: str, _: Stoppable) -> None:
+    """Make a database like the target's when it was new; that is not worth stopping."""
     await access.drop(name)
     with creating(name):
         await databases.create(access.admin, name, like=access.live)
@@ -54,7 +57,7 @@ async def fresh(access: ExclusiveAccess, name: str) -> None:
     await access.settle(name, access.live)
 
 
-async def copied(
+async def _copied(
     access: ExclusiveAccess, name: str, stoppable: Stoppable, options: SnapshotOptions
 ) -> None:
     """Copy the target: by template where nobody else is connected, else through a dump.
@@ -64,52 +67,74 @@ async def copied(
     """
     live, others = access.live, options.disconnect_others
 
-    async def by_template() -> None:
+    async def by_template() -> str:
         await access.copy(live, name, disconnect_others=others, stoppable=stoppable)
-        logger.info("database %r was copied by template to %r", live, name)
+        return "template"
 
-    async def by_dump() -> None:
+    async def by_dump() -> str:
         clients = await programs.find(server_version(access.admin)[0], options.binaries)
-        await fresh(access, name)
+        await _fresh(access, name, stoppable)
         await stoppable(pipe.copy(access, clients, name))
-        logger.info("database %r was copied by pg_dump to %r", live, name)
+        return "pg_dump"
 
     await access.ensure_may_create(name)
-    await by_template_or_dump(
-        options.how, by_template, by_dump, f"database {live!r} cannot be copied"
-    )
+    failed = f"database {live!r} cannot be copied"
+    how = await by_template_or_dump(options.how, by_template, by_dump, failed)
+    logger.info("database %r was copied by %s to %r", live, how, name)
 
 
-async def ensure_replaceable(access: ExclusiveAccess, tables: Sequence[VersionTable]) -> None:
-    """Raise RefusedError when somebody else's tables would go with the old database."""
-    await access.ensure_unshared(_act(access), tables)
+class ServerSides(Sides):
+    """Databases of the target's server; `access` is as in `ServerSnapshots`."""
 
+    def __init__(
+        self, hold: SessionHold, access: Callable[..., ExclusiveAccess], snapshots: ServerSnapshots
+    ) -> None:
+        self._hold, self._access, self._snapshots = hold, access, snapshots
 
-async def take_over(
-    access: ExclusiveAccess,
-    side: Side,
-    stamp: str,
-    tables: Sequence[VersionTable],
-    *,
-    set_aside: bool,
-    disconnect_others: bool,
-) -> str | None:
-    """Swap the side database in; says where the old one is, None when it was dropped."""
-    admin, live = access.admin, access.live
-    await ensure_replaceable(access, tables)
-    await access.settle(side.place, live, with_comment=True)
-    await side.engine.dispose()
-    await access.empty_pools()
-    if not disconnect_others:
-        await access.ensure_left(_act(access), live, side.place)
-    aside = name_beside(live, "purged" if set_aside else "replaced", stamp)
-    second = access.second if disconnect_others else None
-    await databases.swap(admin, live, side.place, aside, disconnect_by=second)
-    if set_aside:
+    def fresh(self, stamp: str) -> AbstractAsyncContextManager[Side]:
+        return _beside(self._access("rebuild"), stamp, _fresh)
+
+    def copy(
+        self, stamp: str, options: SnapshotOptions = DEFAULT
+    ) -> AbstractAsyncContextManager[Side]:
+        make = partial(_copied, options=options)
+        return _beside(self._access("copy"), stamp, make, prepared=True)
+
+    async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
+        access = self._access("replace")
+        await access.ensure_unshared(f"replace database {access.live!r}", tables)
+
+    async def take_over(
+        self,
+        side: Side,
+        stamp: str,
+        tables: Sequence[VersionTable],
+        *,
+        set_aside: bool = True,
+        disconnect_others: bool = False,
+    ) -> str | None:
+        access = self._access("replace")
+        live = access.live
+        aside = name_beside(live, "purged" if set_aside else "replaced", stamp)
+
+        async def swap() -> None:
+            await self.ensure_replaceable(tables)
+            await access.settle(side.place, live, with_comment=True)
+            await side.engine.dispose()
+            await access.empty_pools()
+            if not disconnect_others:
+                await access.ensure_left(f"replace database {live!r}", live, side.place)
+            second = access.second if disconnect_others else None
+            await databases.swap(access.admin, live, side.place, aside, disconnect_by=second)
+            if not set_aside:
+                await access.discard(aside)
+
+        await self._hold.heard(shielded(swap()), "what puts a fresh database in its place")
+        if not set_aside:
+            return None
+        self._snapshots.own.add(aside)
         return aside
-    await access.discard(aside)
-    return None
 
-
-def _act(access: ExclusiveAccess) -> str:
-    return f"replace database {access.live!r}"
+    async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
+        pruned = self._snapshots.pruned(limits, ("purged",))
+        return await self._hold.heard(pruned, "what drops old databases")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 NO_LIMITS = """
@@ -32,10 +31,6 @@ def literal(value: str) -> str:
     quoted = "'" + value.replace("'", "''") + "'"
     # E'' means the same whatever standard_conforming_strings says
     return " E" + quoted.replace("\\", "\\\\") if "\\" in quoted else quoted
-
-
-def sqlstate(error: DBAPIError) -> str | None:
-    return getattr(error.orig, "sqlstate", None)
 
 
 def server_version(connection: AsyncConnection) -> tuple[Any, ...]:

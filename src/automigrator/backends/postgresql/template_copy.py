@@ -11,7 +11,7 @@ from automigrator.backends.postgresql import databases, digests, journal, lock
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, heads_of
 from automigrator.backends.postgresql.journal import CopyEntry
-from automigrator.backends.postgresql.names import Kind, Ours, name_beside
+from automigrator.backends.postgresql.names import Kind, Ours, name_beside, ours
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp
@@ -19,7 +19,10 @@ from automigrator.support.concurrency import shielded
 
 
 class TemplateCopies:
-    """Snapshots of one target as databases beside it: see `Maker`."""
+    """Snapshots of one target as databases beside it: one of the two ways to make them.
+
+    Every method but `close` raises RefusedError in words.
+    """
 
     def __init__(self, access: Callable[..., ExclusiveAccess]) -> None:
         self._access = access
@@ -27,10 +30,14 @@ class TemplateCopies:
 
     @property
     def place(self) -> str | None:
+        """The snapshot whose journal this run has open."""
         return self._open[0] if self._open is not None else None
 
     async def take(self, stamp: str, entry: CopyEntry, options: SnapshotOptions) -> str:
-        """Copy the target to a new database, verify the copy, and open the journal."""
+        """Copy the target to a new database, verify the copy, and open the journal with `entry`.
+
+        Returns the snapshot's place.
+        """
         access, stoppable = self._access("take a snapshot of"), Stoppable()
         live = access.live
         entry = replace(entry, key=access.hold.key)
@@ -55,6 +62,7 @@ class TemplateCopies:
         return name
 
     async def restore(self, stamp: str, *, disconnect_others: bool) -> tuple[str, ...]:
+        """Put the open snapshot back; returns where the data is kept that was replaced."""
         assert self._open is not None
         access, (name, entry) = self._access("restore"), self._open
         entry = replace(entry, disconnect_others=disconnect_others)
@@ -63,20 +71,21 @@ class TemplateCopies:
         return kept
 
     async def close(self) -> None:
-        """Close the journal: the copy is one that stays from now on."""
+        """Close the journal, if this run has one open: the copy stays from now on."""
         if self._open is not None:
             (name, entry), self._open = self._open, None
             admin = self._access("end", apart=False).admin
             await shielded(journal.write(admin, name, replace(entry, state="kept")))
 
-    async def recover(self, found: Collection[Ours]) -> str | None:
+    async def recover(self) -> str | None:
         """Finish or undo what the databases beside the target tell of; says what was done."""
+        access = self._access("recover", apart=False)
+        found = await ours(access.admin, access.live)
         copies = {each.name: each.stamp for each in found if each.kind == "snapshot"}
         try:
-            access = self._access("recover")
+            self._access("recover")
         except RefusedError as error:
-            admin = self._access("recover", apart=False).admin
-            opened = await journal.read(admin, list(copies))
+            opened = await journal.read(access.admin, list(copies))
             if not opened:
                 return None
             raise RefusedError(
@@ -138,7 +147,9 @@ async def _recovered(
     async with AsyncExitStack() as locks:
         for key in others:
             # or the next start of that target would undo the same at the same time
-            alone = alone and await locks.enter_async_context(lock.also_held(admin, key))
+            turns = lock.Turns(admin)
+            locks.push_async_callback(turns.let_go)
+            alone = alone and await turns.mine(key)
         if others:
             opened = await journal.read(admin, list(copies))  # it may just have done so
         if not alone:
@@ -147,9 +158,7 @@ async def _recovered(
         stamps = {copies[name] for name in opened}
         if opened:
             newest = max(opened, key=lambda name: copies[name])
-            replaced = name_beside(access.live, "replaced", copies[newest])
-            swapped = replaced in {each.name for each in found}
-            done.append(await _finished(access, newest, copies[newest], opened[newest], swapped))
+            done.append(await _finished(access, newest, copies[newest], opened[newest]))
         for name, entry in opened.items():
             await journal.write(admin, name, replace(entry, state="kept"))
         for each in found:
@@ -167,10 +176,9 @@ async def _recovered(
         return "; ".join(done) or None
 
 
-async def _finished(
-    access: ExclusiveAccess, name: str, stamp: str, entry: CopyEntry, swapped: bool
-) -> str:
-    if entry.state == "restoring" and swapped:
+async def _finished(access: ExclusiveAccess, name: str, stamp: str, entry: CopyEntry) -> str:
+    replaced = name_beside(access.live, "replaced", stamp)
+    if entry.state == "restoring" and await databases.exists(access.admin, replaced):
         return f"the database had been put back from {name} when a process was killed"
     async with access.connection() as live:
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from automigrator.errors import NoAnswerError
@@ -22,36 +23,33 @@ CUT_S = 0.5
 _AGAIN_S = 0.5
 
 
-async def answered(work: Awaitable[T], limit_s: float, what: str) -> T:
-    """Await what a server answers at once. Raises NoAnswerError when it does not."""
-    async with within(limit_s, lambda: silent(limit_s, what)):
-        return await work
+def answering(limit_s: float, what: str) -> AbstractAsyncContextManager[None]:
+    """Context manager: ask what a server answers at once. Raises NoAnswerError when it does not."""
+    return within(limit_s, lambda: silent(limit_s, what))
 
 
-async def heard(
+async def severing(
     work: Awaitable[T],
-    ask: Callable[[], Awaitable[object]],
-    cut: Callable[[], object],
+    silence: Awaitable[object],
+    cut: Callable[[], bool],
     limit_s: float,
     what: str,
 ) -> T:
-    """Await `work`, however long it takes, while the server answers `ask` on another connection.
+    """Await `work`; when `silence` is over first, cut the connections that `work` waits for.
 
-    When the server is silent for `limit_s` seconds, `cut` is called to cut the connections that
-    `work` waits for. A cancellation is passed on to `work`, and `work` is awaited. Raises
-    NoAnswerError, and what `work` raises.
+    `cut` does so, again and again until `work` has ended, and says whether it did. A cancellation
+    is passed on to `work`, and `work` is awaited. Raises NoAnswerError, and what `work` raises.
     """
-    given_up = False
+    severed = False
 
-    async def listen() -> None:
-        nonlocal given_up
-        await _until_silent(ask, limit_s)
-        given_up = True
+    def end(_: object) -> None:
+        nonlocal severed
+        severed = cut() or severed
 
     try:
-        return await beside(work, listen(), end=lambda _: cut(), pauses=itertools.repeat(CUT_S))
+        return await beside(work, silence, end=end, pauses=itertools.repeat(CUT_S))
     except Exception as error:
-        if not given_up:
+        if not severed:
             raise
         raise silent(limit_s, what) from error
 
@@ -61,7 +59,8 @@ def silent(limit_s: float, what: str) -> NoAnswerError:
     return NoAnswerError(f"no answer from the database server within {limit_s:g} s to {what}")
 
 
-async def _until_silent(ask: Callable[[], Awaitable[object]], limit_s: float) -> None:
+async def until_silent(ask: Callable[[], Awaitable[object]], limit_s: float) -> None:
+    """Ask a server again and again, on another connection, until it is silent for `limit_s`."""
     while True:
         await asyncio.sleep(limit_s / 4)
         try:

@@ -12,11 +12,10 @@ from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.postgresql import databases, digests, journal
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
 from automigrator.backends.postgresql.dump import files, programs, restore
-from automigrator.backends.postgresql.errors import NO_PRIVILEGE
+from automigrator.backends.postgresql.errors import NO_PRIVILEGE, refusing
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, heads_of
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS
-from automigrator.backends.postgresql.refusals import refusing
 from automigrator.backends.postgresql.sql import begin_reading, rows_of, run, server_version
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
@@ -25,7 +24,7 @@ from automigrator.support.concurrency import in_thread, shielded
 
 
 class Dumps:
-    """Snapshots of one target as files: see `Maker`."""
+    """Snapshots of one target as files: see `TemplateCopies`."""
 
     def __init__(self, access: ExclusiveAccess) -> None:
         self._access = access
