@@ -20,16 +20,7 @@ from automigrator.runner.modes import checked, followed, skipped
 from automigrator.runner.session import named, opened, validated
 from automigrator.runner.signals import until_signalled
 from automigrator.support.concurrency import in_thread
-from automigrator.target import (
-    Ahead,
-    LastResort,
-    Target,
-    check_ahead,
-    check_last_resort,
-    check_limit,
-    check_max_failed_starts,
-    check_rehearse,
-)
+from automigrator.target import Target, check_limit, check_policy
 
 if TYPE_CHECKING:
     from automigrator.events.notifier import Notifier
@@ -45,6 +36,7 @@ if TYPE_CHECKING:
     from automigrator.runner.status import Models
     from automigrator.runner.time_limit import RunLimit
     from automigrator.status import Plan, Status
+    from automigrator.target import Ahead, LastResort
 
 logger = logging.getLogger("automigrator")
 
@@ -88,11 +80,8 @@ class Migrator:
         run_timeout: float | None = None,
         stop_on_signals: bool = True,
     ) -> None:
-        check_max_failed_starts(max_failed_starts)
-        check_last_resort(last_resort)
-        check_ahead(ahead)
+        check_policy(max_failed_starts, last_resort, ahead, rehearse)
         check_limit("run_timeout", run_timeout)
-        check_rehearse(rehearse)
         self.targets = validated(targets)
         self.mode = modes.validated(mode)
         self.allow_partial = allow_partial
