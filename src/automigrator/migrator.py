@@ -256,7 +256,7 @@ class Migrator:
 
     async def hooks_of(self, target: Target) -> Hooks:
         """Return the in-house plugins and the target's strategies. Raises PluginError."""
-        return await self._plugins.of(target.name)
+        return (await self._plugins.load())[target.name]
 
     # The modes of run().
 

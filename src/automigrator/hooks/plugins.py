@@ -39,14 +39,10 @@ class Plugins:
 
         return Hooks(self._in_house, (), deadline_s=self._timeout_s)
 
-    async def of(self, name: str) -> Hooks:
-        """Return the in-house plugins and the strategies of the target of that name."""
-        return (await self.load())[name]
-
     async def load(self) -> Mapping[str, Hooks]:
         """Load every target's strategies, once: a wrong one stops the run before it begins.
 
-        Raises PluginError.
+        Returns the in-house plugins and the strategies by the target's name. Raises PluginError.
         """
         if self._of is None:
 
