@@ -7,19 +7,20 @@ from itertools import takewhile
 from typing import Any, ClassVar, dataclass_transform
 
 _NEEDED = inspect.Parameter.empty
+_BY_POSITION = inspect.Parameter.POSITIONAL_OR_KEYWORD
+_BY_NAME = inspect.Parameter.KEYWORD_ONLY
 
 
 class _Signature:
     """How a class is called; it is put together when somebody asks, as `help` does."""
 
     def __get__(self, value: object, kind: type[Frozen]) -> inspect.Signature:
-        kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-        return inspect.Signature(
-            [
-                inspect.Parameter(name, kinds[name not in kind._first], default=default)
-                for name, default in kind._fields.items()
-            ]
-        )
+        parameters = []
+        for name, default in kind._fields.items():
+            how = _BY_POSITION if name in kind._first else _BY_NAME
+            hint = kind._hints[name]
+            parameters.append(inspect.Parameter(name, how, default=default, annotation=hint))
+        return inspect.Signature(parameters)
 
 
 @dataclass_transform(frozen_default=True)
@@ -31,7 +32,8 @@ class Frozen:
     given by name, and `__post_init__` may check and complete what was given, with `_set`.
     """
 
-    _names: ClassVar[tuple[str, ...]] = ()
+    _hints: ClassVar[dict[str, Any]] = {}
+    """Every field's type; after `_` come those that are given by name."""
     _first: ClassVar[tuple[str, ...]]
     """The fields that need not be given by name."""
     _fields: ClassVar[dict[str, Any]]
@@ -39,9 +41,9 @@ class Frozen:
     __signature__ = _Signature()
 
     def __init_subclass__(cls) -> None:
-        cls._names = (*cls._names, *cls.__annotations__)
-        cls._first = tuple(takewhile("_".__ne__, cls._names))
-        cls._fields = {name: getattr(cls, name, _NEEDED) for name in cls._names if name != "_"}
+        cls._hints = {**cls._hints, **cls.__annotations__}
+        cls._first = tuple(takewhile("_".__ne__, cls._hints))
+        cls._fields = {name: getattr(cls, name, _NEEDED) for name in cls._hints if name != "_"}
 
     def __init__(self, *args: Any, **named: Any) -> None:
         given = {**dict(zip(self._first, args, strict=False)), **named}
