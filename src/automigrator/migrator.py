@@ -6,13 +6,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import ConfigurationError
-from automigrator.hooks.plugins import Plugins
 from automigrator.report import Report, TargetReport
 from automigrator.runner import modes
 from automigrator.runner.fast_path import current, nothing_to_do
@@ -90,10 +89,13 @@ class Migrator:
         self.run_timeout = run_timeout
         self.rehearse = rehearse
         self.stop_on_signals = stop_on_signals
-        strategies = {
+        self._plugins, self._hook_timeout = plugins, hook_timeout
+        self._recovery = {
             each.name: recovery if each.recovery is None else each.recovery for each in self.targets
         }
-        self._plugins = Plugins(plugins, strategies, hook_timeout)
+        self._hooks: Mapping[str, Hooks] | None = None
+        if plugins:
+            self._in_house  # noqa: B018 - a wrong plugin is refused here
         self._subscriptions: list[Subscription] = []
         self._how_far = ""
         self._states: dict[Run, RunState] = {}
@@ -130,7 +132,8 @@ class Migrator:
         finally:
             while self._subscriptions:
                 self._subscriptions.pop().end()
-            await self._plugins.aclose()
+            if "_in_house" in vars(self):
+                await self._in_house.aclose()
 
     def run_sync(self) -> Report:
         """`run()` for code without an event loop. Raises what it raises."""
@@ -149,7 +152,7 @@ class Migrator:
         """
         from automigrator.runner.status import status
 
-        await self._plugins.load()
+        await self._loaded()
         return await status(self.targets, self.ahead, models)
 
     async def plan(self, *, sql: bool = False) -> tuple[Plan, ...]:
@@ -186,7 +189,7 @@ class Migrator:
             async with opened(chosen) as session, self._state(session) as state:
                 report = state.report(await roll_back(state, revision))
         finally:
-            await self._plugins.aclose()
+            await self._in_house.aclose()
         succeeded(Report((report,), report.elapsed_s))
         return report
 
@@ -260,14 +263,29 @@ class Migrator:
 
     async def hooks_of(self, target: Target) -> Hooks:
         """Return the in-house plugins and the target's strategies. Raises PluginError."""
-        return (await self._plugins.load())[target.name]
+        return (await self._loaded())[target.name]
+
+    # The plugins; a start with nothing to do and nobody to tell needs no module of theirs.
+
+    @cached_property
+    def _in_house(self) -> Hooks:
+        """The in-house plugins alone."""
+        from automigrator.hooks.registry import Hooks
+
+        return Hooks(self._plugins, (), deadline_s=self._hook_timeout)
+
+    async def _loaded(self) -> Mapping[str, Hooks]:
+        """Load every target's strategies, once, before anything begins. Raises PluginError."""
+        if self._hooks is None:
+            self._hooks = await in_thread(partial(self._in_house.by_target, self._recovery))
+        return self._hooks
 
     # The modes of run().
 
     @property
     def _noticed(self) -> bool:
         """Whether somebody notices a quick start: its events would cost as much as all the rest."""
-        heard = self._plugins.any or self._subscriptions or logger.isEnabledFor(logging.INFO)
+        heard = self._plugins or self._subscriptions or logger.isEnabledFor(logging.INFO)
         overridden = type(self).migrate_target is not Migrator.migrate_target
         return bool(heard) or overridden or self.run_timeout is not None
 
@@ -321,7 +339,7 @@ class Migrator:
     def _notifier(self, run_id: str = "") -> Notifier:
         from automigrator.events.notifier import Notifier
 
-        return Notifier(self._subscriptions, self._plugins.in_house, run_id)
+        return Notifier(self._subscriptions, self._in_house, run_id)
 
 
 def _bring_to_head() -> Callable[[RunState], Awaitable[Outcome]]:

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import logging
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import HookError, OverdueError, PluginError
@@ -16,6 +16,7 @@ from automigrator.support.concurrency import running_loop
 if TYPE_CHECKING:
     from automigrator.events.event import Event
     from automigrator.hooks.context import Run
+    from automigrator.hooks.strategies import StrategySpec
     from automigrator.report import TargetReport
 
 logger = logging.getLogger(__name__)
@@ -51,11 +52,18 @@ class Hooks:
         self._waiting: dict[int, deque[Event]] = {}
         self._tellers: dict[int, asyncio.Task[None]] = {}
 
-    def with_strategies(self, strategies: Sequence[tuple[str, object]]) -> Hooks:
-        """These plugins and then `strategies`; both are told events in one queue."""
-        joined = copy.copy(self)
-        own = [(name, plugin, True) for name, plugin in strategies]
-        joined._impls = self._impls + _registered(own, self._impls)
+    def by_target(self, recovery: Mapping[str, Sequence[StrategySpec]]) -> dict[str, Hooks]:
+        """For each target's name these plugins, and then the strategies that `recovery` names.
+
+        They are told events in one queue. Raises PluginError for a strategy that cannot be used.
+        """
+        from automigrator.hooks import strategies  # local: it reads what is installed
+
+        joined: dict[str, Hooks] = {}
+        for target, specs in recovery.items():
+            own = [(name, strategy, True) for name, strategy in strategies.load(specs)]
+            joined[target] = copy.copy(self)
+            joined[target]._impls = self._impls + _registered(own, self._impls)
         return joined
 
     @property
