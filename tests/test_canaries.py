@@ -17,7 +17,6 @@ from support.canaries import PASSWORD, ROW, Watch
 from automigrator import Failure, Migrator, Target, TargetReport
 from automigrator.backends.contract.record import Record
 from automigrator.events.notifier import Notifier
-from automigrator.events.stream import EventStream
 from automigrator.hooks.registry import Hooks
 
 LOUD = logging.getLogger("automigrator.loud")
@@ -67,7 +66,7 @@ async def test_a_task_whose_error_nobody_asks_for() -> None:
 @pytest.mark.leaks("event")
 @pytest.mark.parametrize(("url", "told"), [(PASSWORD, ""), ("", ROW)])
 async def test_an_event_that_nobody_listens_to(url: str, told: str) -> None:
-    tell = Notifier(EventStream(), Hooks([], []))
+    tell = Notifier([], Hooks([], []))
     tell("target-started", "app", told=told, database="sqlite", url=url)
 
 

@@ -9,69 +9,52 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from automigrator._version import __version__
-    from automigrator.errors import (
-        AutomigratorError,
-        ConfigurationError,
-        FollowTimeoutError,
-        MigrationError,
-        PendingError,
-        PluginError,
-        RefusedError,
-        StoppedError,
-    )
-    from automigrator.events.event import Event
-    from automigrator.failure import Decision, Failure
-    from automigrator.hooks.context import Run
-    from automigrator.hooks.spec import hookimpl
-    from automigrator.migrator import Migrator
-    from automigrator.rehearsal import Rehearsal
-    from automigrator.report import Report, TargetReport
-    from automigrator.retention import Limits
-    from automigrator.runner.checkup import Checkup, TargetCheckup
-    from automigrator.status import Plan, Status, TargetStatus
-    from automigrator.target import Target
-
-__all__ = [
-    "AutomigratorError",
-    "Checkup",
-    "ConfigurationError",
-    "Decision",
-    "Event",
-    "Failure",
-    "FollowTimeoutError",
-    "Limits",
-    "MigrationError",
-    "Migrator",
-    "PendingError",
-    "Plan",
-    "PluginError",
-    "RefusedError",
-    "Rehearsal",
-    "Report",
-    "Run",
-    "Status",
-    "StoppedError",
-    "Target",
-    "TargetCheckup",
-    "TargetReport",
-    "TargetStatus",
-    "__version__",
-    "hookimpl",
-]
+    from automigrator._version import __version__ as __version__
+    from automigrator.errors import AutomigratorError as AutomigratorError
+    from automigrator.errors import ConfigurationError as ConfigurationError
+    from automigrator.errors import FollowTimeoutError as FollowTimeoutError
+    from automigrator.errors import MigrationError as MigrationError
+    from automigrator.errors import PendingError as PendingError
+    from automigrator.errors import PluginError as PluginError
+    from automigrator.errors import RefusedError as RefusedError
+    from automigrator.errors import StoppedError as StoppedError
+    from automigrator.events.event import Event as Event
+    from automigrator.failure import Decision as Decision
+    from automigrator.failure import Failure as Failure
+    from automigrator.hooks.context import Run as Run
+    from automigrator.hooks.spec import hookimpl as hookimpl
+    from automigrator.migrator import Migrator as Migrator
+    from automigrator.rehearsal import Rehearsal as Rehearsal
+    from automigrator.report import Report as Report
+    from automigrator.report import TargetReport as TargetReport
+    from automigrator.retention import Limits as Limits
+    from automigrator.runner.checkup import Checkup as Checkup
+    from automigrator.runner.checkup import TargetCheckup as TargetCheckup
+    from automigrator.status import Plan as Plan
+    from automigrator.status import Status as Status
+    from automigrator.status import TargetStatus as TargetStatus
+    from automigrator.target import Target as Target
 
 _MODULES = {
+    "AutomigratorError": "errors",
     "Checkup": "runner.checkup",
+    "ConfigurationError": "errors",
     "Decision": "failure",
     "Event": "events.event",
     "Failure": "failure",
+    "FollowTimeoutError": "errors",
     "Limits": "retention",
+    "MigrationError": "errors",
     "Migrator": "migrator",
+    "PendingError": "errors",
     "Plan": "status",
+    "PluginError": "errors",
+    "RefusedError": "errors",
     "Rehearsal": "rehearsal",
     "Report": "report",
     "Run": "hooks.context",
     "Status": "status",
+    "StoppedError": "errors",
     "Target": "target",
     "TargetCheckup": "runner.checkup",
     "TargetReport": "report",
@@ -79,13 +62,15 @@ _MODULES = {
     "__version__": "_version",
     "hookimpl": "hooks.spec",
 }
+"""Every public name, and the module that defines it."""
+
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f"{__name__}.{_MODULES.get(name, 'errors')}")
-    value = globals()[name] = getattr(module, name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     return value
 
 

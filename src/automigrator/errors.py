@@ -32,20 +32,20 @@ class PluginError(ConfigurationError):
     """Raised when a hook or a recovery strategy cannot be used; nothing was touched."""
 
 
-class PendingError(AutomigratorError):
+class _StatusError(AutomigratorError):
+    """Raised for how the databases stand: `status` holds every target's part."""
+
+    def __init__(self, message: str, status: Status) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class PendingError(_StatusError):
     """Raised in mode `check` when a database is not at the revision the code expects."""
 
-    def __init__(self, message: str, status: Status) -> None:
-        super().__init__(message)
-        self.status = status
 
-
-class FollowTimeoutError(AutomigratorError):
+class FollowTimeoutError(_StatusError):
     """Raised in mode `wait` when no leader has migrated within the limit; nothing was touched."""
-
-    def __init__(self, message: str, status: Status) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class RefusedError(AutomigratorError):

@@ -6,34 +6,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import ConfigurationError
-from automigrator.hooks.plugins import Plugins
 from automigrator.report import Report, TargetReport
 from automigrator.runner import modes
 from automigrator.runner.fast_path import current, nothing_to_do
-from automigrator.runner.modes import checked, followed, skipped
 from automigrator.runner.session import named, opened, validated
 from automigrator.runner.signals import until_signalled
-from automigrator.support.concurrency import in_thread
-from automigrator.target import (
-    Ahead,
-    LastResort,
-    Target,
-    check_ahead,
-    check_last_resort,
-    check_limit,
-    check_max_failed_starts,
-    check_rehearse,
-)
+from automigrator.support.concurrency import in_thread, running_loop
+from automigrator.target import Target, check_limit, check_policy
 
 if TYPE_CHECKING:
     from automigrator.events.notifier import Notifier
-    from automigrator.events.stream import EventStream, Subscription
+    from automigrator.events.stream import Subscription
     from automigrator.hooks.context import Run
     from automigrator.hooks.registry import Hooks
     from automigrator.hooks.strategies import StrategySpec
@@ -45,6 +34,7 @@ if TYPE_CHECKING:
     from automigrator.runner.status import Models
     from automigrator.runner.time_limit import RunLimit
     from automigrator.status import Plan, Status
+    from automigrator.target import Ahead, LastResort
 
 logger = logging.getLogger("automigrator")
 
@@ -88,11 +78,8 @@ class Migrator:
         run_timeout: float | None = None,
         stop_on_signals: bool = True,
     ) -> None:
-        check_max_failed_starts(max_failed_starts)
-        check_last_resort(last_resort)
-        check_ahead(ahead)
+        check_policy(max_failed_starts, last_resort, ahead, rehearse)
         check_limit("run_timeout", run_timeout)
-        check_rehearse(rehearse)
         self.targets = validated(targets)
         self.mode = modes.validated(mode)
         self.allow_partial = allow_partial
@@ -102,10 +89,14 @@ class Migrator:
         self.run_timeout = run_timeout
         self.rehearse = rehearse
         self.stop_on_signals = stop_on_signals
-        strategies = {
+        self._plugins, self._hook_timeout = plugins, hook_timeout
+        self._recovery = {
             each.name: recovery if each.recovery is None else each.recovery for each in self.targets
         }
-        self._plugins = Plugins(plugins, strategies, hook_timeout)
+        self._hooks: Mapping[str, Hooks] | None = None
+        if plugins:
+            self._in_house  # noqa: B018 - a wrong plugin is refused here
+        self._subscriptions: list[Subscription] = []
         self._how_far = ""
         self._states: dict[Run, RunState] = {}
 
@@ -128,27 +119,29 @@ class Migrator:
         began = time.monotonic()
         try:
             if not self.is_enabled():
-                return skipped(self._notifier())
+                return modes.skipped(self._notifier())
             mode = modes.resolve(self.mode)
             if mode == "skip":  # a subclass knows better
                 mode = "migrate"
             async with AsyncExitStack() as kept:
-                done, looked = await self._current(mode, kept)
+                quick = mode == "migrate" and not self._noticed
+                done, looked = await current(self.targets if quick else (), kept)
                 if len(done) == len(self.targets):
                     return Report(done, time.monotonic() - began)
                 return await self._told(mode, began, done, looked)
         finally:
-            if "_stream" in vars(self):
-                self._stream.end()
-            await self._plugins.aclose()
+            while self._subscriptions:
+                self._subscriptions.pop().end()
+            if "_in_house" in vars(self):
+                await self._in_house.aclose()
 
     def run_sync(self) -> Report:
         """`run()` for code without an event loop. Raises what it raises."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(self.run())
-        raise ConfigurationError("an event loop is running here: await run() instead of run_sync()")
+        if running_loop() is not None:
+            raise ConfigurationError(
+                "an event loop is running here: await run() instead of run_sync()"
+            )
+        return asyncio.run(self.run())
 
     async def check(self, *, models: Models | None = None) -> Status:
         """How every target stands; changes nothing.
@@ -159,7 +152,7 @@ class Migrator:
         """
         from automigrator.runner.status import status
 
-        await self._plugins.load()
+        await self._loaded()
         return await status(self.targets, self.ahead, models)
 
     async def plan(self, *, sql: bool = False) -> tuple[Plan, ...]:
@@ -196,7 +189,7 @@ class Migrator:
             async with opened(chosen) as session, self._state(session) as state:
                 report = state.report(await roll_back(state, revision))
         finally:
-            await self._plugins.aclose()
+            await self._in_house.aclose()
         succeeded(Report((report,), report.elapsed_s))
         return report
 
@@ -218,7 +211,10 @@ class Migrator:
         `async for event in migrator.events()`: each call is a subscription of its own, holds
         10,000 unread events at most, and ends with the run.
         """
-        return self._stream.subscribe()
+        from automigrator.events.stream import Subscription
+
+        self._subscriptions.append(Subscription())
+        return self._subscriptions[-1]
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:
@@ -267,22 +263,31 @@ class Migrator:
 
     async def hooks_of(self, target: Target) -> Hooks:
         """Return the in-house plugins and the target's strategies. Raises PluginError."""
-        return await self._plugins.of(target.name)
+        return (await self._loaded())[target.name]
+
+    # The plugins; a start with nothing to do and nobody to tell needs no module of theirs.
+
+    @cached_property
+    def _in_house(self) -> Hooks:
+        """The in-house plugins alone."""
+        from automigrator.hooks.registry import Hooks
+
+        return Hooks(self._plugins, (), deadline_s=self._hook_timeout)
+
+    async def _loaded(self) -> Mapping[str, Hooks]:
+        """Load every target's strategies, once, before anything begins. Raises PluginError."""
+        if self._hooks is None:
+            self._hooks = await in_thread(partial(self._in_house.by_target, self._recovery))
+        return self._hooks
 
     # The modes of run().
 
-    async def _current(
-        self, mode: modes.Mode, kept: AsyncExitStack
-    ) -> tuple[tuple[TargetReport, ...], Session | None]:
-        """The reports of the first targets, as long as they lack nothing, and the next's session.
-
-        None where somebody would notice: the events of such a start cost as much as all the rest.
-        """
-        noticed = self._plugins.any or "_stream" in vars(self) or logger.isEnabledFor(logging.INFO)
+    @property
+    def _noticed(self) -> bool:
+        """Whether somebody notices a quick start: its events would cost as much as all the rest."""
+        heard = self._plugins or self._subscriptions or logger.isEnabledFor(logging.INFO)
         overridden = type(self).migrate_target is not Migrator.migrate_target
-        if mode != "migrate" or noticed or overridden or self.run_timeout is not None:
-            return (), None
-        return await current(self.targets, kept)
+        return bool(heard) or overridden or self.run_timeout is not None
 
     async def _told(
         self,
@@ -302,10 +307,10 @@ class Migrator:
                 reports = await targets_told(rest, looked, state, self.migrate_target)
                 return succeeded(Report(done + reports, time.monotonic() - began))
             if mode == "check":
-                looking = checked(self.check)
+                looking = modes.checked(self.check)
             else:
                 limit_s = max(target.lock_timeout for target in self.targets)
-                looking = followed(self.check, tell, limit_s)
+                looking = modes.followed(self.check, tell, limit_s)
             return succeeded(await looked_within(self.run_timeout, self.targets, looking))
 
         return await run_told(self._notifier(), mode, self.targets, work)
@@ -331,16 +336,10 @@ class Migrator:
         finally:
             del self._states[state.run]
 
-    @cached_property
-    def _stream(self) -> EventStream:
-        from automigrator.events.stream import EventStream
-
-        return EventStream()
-
     def _notifier(self, run_id: str = "") -> Notifier:
         from automigrator.events.notifier import Notifier
 
-        return Notifier(self._stream, self._plugins.in_house, run_id)
+        return Notifier(self._subscriptions, self._in_house, run_id)
 
 
 def _bring_to_head() -> Callable[[RunState], Awaitable[Outcome]]:

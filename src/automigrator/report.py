@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from automigrator.frozen import Frozen
 
@@ -12,15 +12,7 @@ if TYPE_CHECKING:
 
 Outcome = Literal["skipped", "current", "migrated", "recovered", "not-run", "degraded", "failed"]
 
-SEVERITY: tuple[Outcome, ...] = (
-    "skipped",
-    "current",
-    "migrated",
-    "recovered",
-    "not-run",
-    "degraded",
-    "failed",
-)
+SEVERITY: tuple[Outcome, ...] = get_args(Outcome)
 
 """From best to worst; a report's outcome is the worst of its targets'."""
 
@@ -30,9 +22,6 @@ class Applied(Frozen):
 
     revision: str
     seconds: float
-
-    def __init__(self, revision: str, seconds: float) -> None:
-        self._set(locals())
 
     def to_dict(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -45,49 +34,30 @@ class TargetReport(Frozen):
     """The target's name."""
     outcome: Outcome
     """How it ended: see `SEVERITY`."""
-    before: tuple[str, ...]
+    before: tuple[str, ...] = ()
     """The heads that the database had when the run first looked."""
-    after: tuple[str, ...]
+    after: tuple[str, ...] = ()
     """The heads that the database had at the end, as far as they are known."""
-    applied: tuple[Applied, ...]
+    applied: tuple[Applied, ...] = ()
     """The revisions that this run applied, in order."""
-    attempts: int
+    attempts: int = 0
     """How often the run tried to apply the pending revisions."""
-    failures: tuple[Failure, ...]
+    failures: tuple[Failure, ...] = ()
     """What stopped each attempt that failed, in order."""
-    drive: str | None
+    drive: str | None = None
     """How env.py was run, for a person; None where it was not."""
-    leader: bool
+    leader: bool = False
     """Whether this process migrated the database itself."""
-    waited_s: float
+    waited_s: float = 0.0
     """Seconds that the run waited for the migration lock."""
-    elapsed_s: float
+    elapsed_s: float = 0.0
     """Seconds that the target took in all."""
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     """What plugins and the core had to say, one sentence each."""
-    failed_starts: int
+    failed_starts: int = 0
     """How many starts in a row have failed at the same revisions, this one included."""
-    rehearsed_s: float | None
+    rehearsed_s: float | None = None
     """Seconds that rehearsals on a copy took, failed ones included; None where there was none."""
-
-    def __init__(
-        self,
-        name: str,
-        outcome: Outcome,
-        before: tuple[str, ...] = (),
-        after: tuple[str, ...] = (),
-        applied: tuple[Applied, ...] = (),
-        attempts: int = 0,
-        failures: tuple[Failure, ...] = (),
-        drive: str | None = None,
-        leader: bool = False,
-        waited_s: float = 0.0,
-        elapsed_s: float = 0.0,
-        notes: tuple[str, ...] = (),
-        failed_starts: int = 0,
-        rehearsed_s: float | None = None,
-    ) -> None:
-        self._set(locals())
 
     def __str__(self) -> str:
         head = f"{self.name}: {self.outcome}"
@@ -121,20 +91,12 @@ class TargetReport(Frozen):
 class Report(Frozen):
     """One run over all its targets; `report["name"]` is the part of the target of that name."""
 
-    targets: tuple[TargetReport, ...]
+    targets: tuple[TargetReport, ...] = ()
     """The targets' parts, in the order in which they were given to the Migrator."""
-    elapsed_s: float
+    elapsed_s: float = 0.0
     """Seconds that the run took."""
-    reason: str
+    reason: str = ""
     """Why the run did nothing, where it was skipped; else empty."""
-
-    def __init__(
-        self,
-        targets: tuple[TargetReport, ...] = (),
-        elapsed_s: float = 0.0,
-        reason: str = "",
-    ) -> None:
-        self._set(locals())
 
     @property
     def outcome(self) -> Outcome:

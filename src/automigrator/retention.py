@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -60,10 +61,8 @@ def _age(stamp: str, now: datetime) -> timedelta:
 def at_of(stamp: str) -> datetime | None:
     """The time that a stamp gives, in UTC; None where it gives none."""
     for form in ("%Y%m%dT%H%M%S%fZ", "%Y%m%dT%H%M%SZ"):
-        try:
+        with suppress(ValueError):
             return datetime.strptime(stamp, form).replace(tzinfo=UTC)
-        except ValueError:
-            continue
     return None
 
 

@@ -17,6 +17,8 @@ from automigrator.support import urls
 from automigrator.support.urls import is_secret, secrets_of
 
 if TYPE_CHECKING:
+    from dataclasses import KW_ONLY
+
     from automigrator.rehearsal import Rehearsal
 
 Drive = Literal["auto", "loop", "thread"]
@@ -30,6 +32,10 @@ Ahead = Literal["refuse", "serve"]
 """What becomes of a start that finds its database at a revision that no file here knows."""
 
 Database = AsyncEngine | URL | str
+
+_OF_THE_MIGRATOR = ("max_failed_starts", "last_resort", "ahead", "rehearse")
+
+"""Options that a target leaves to its migrator when they are None."""
 
 
 class AlembicConfig(Protocol):
@@ -80,101 +86,59 @@ class Target(Frozen):
 
     database: Database
     config: AlembicConfig | str | os.PathLike[str]
-    name: str
-    revision: str
-    section: str
-    attributes: Mapping[str, Any]
-    x: Sequence[str]
-    version_table: str | None
-    version_table_schema: str | None
-    create: bool
-    load: Callable[[], Any] | None
-    bootstrap: Callable[[Any], Any] | None
-    baseline: str | None
-    recovery: Sequence[Any] | None
-    migrate_with: Database | None
-    maintenance_database: str | None
-    drive: Drive
-    connect_timeout: float
-    lock_timeout: float
-    retry_timeout: float
-    load_timeout: float
-    statement_timeout: float | None
-    revision_timeout: float | None
-    max_failed_starts: int | None
-    last_resort: LastResort | None
-    ahead: Ahead | None
-    version: str | None
-    rehearse: bool | Rehearsal | None
+    _: KW_ONLY
+    name: str = ""
+    revision: str = "heads"
+    section: str = "alembic"
+    attributes: Mapping[str, Any] = {}
+    x: Sequence[str] = ()
+    version_table: str | None = None
+    version_table_schema: str | None = None
+    create: bool = True
+    load: Callable[[], Any] | None = None
+    bootstrap: Callable[[Any], Any] | None = None
+    baseline: str | None = None
+    recovery: Sequence[Any] | None = None
+    migrate_with: Database | None = None
+    maintenance_database: str | None = None
+    drive: Drive = "auto"
+    connect_timeout: float = 60.0
+    lock_timeout: float = 900.0
+    retry_timeout: float = 60.0
+    load_timeout: float = 60.0
+    statement_timeout: float | None = None
+    revision_timeout: float | None = None
+    max_failed_starts: int | None = None
+    last_resort: LastResort | None = None
+    ahead: Ahead | None = None
+    version: str | None = None
+    rehearse: bool | Rehearsal | None = None
 
-    def __init__(
-        self,
-        database: Database,
-        config: AlembicConfig | str | os.PathLike[str],
-        *,
-        name: str = "",
-        revision: str = "heads",
-        section: str = "alembic",
-        attributes: Mapping[str, Any] | None = None,
-        x: Sequence[str] = (),
-        version_table: str | None = None,
-        version_table_schema: str | None = None,
-        create: bool = True,
-        load: Callable[[], Any] | None = None,
-        bootstrap: Callable[[Any], Any] | None = None,
-        baseline: str | None = None,
-        recovery: Sequence[Any] | None = None,
-        migrate_with: Database | None = None,
-        maintenance_database: str | None = None,
-        drive: Drive = "auto",
-        connect_timeout: float = 60.0,
-        lock_timeout: float = 900.0,
-        retry_timeout: float = 60.0,
-        load_timeout: float = 60.0,
-        statement_timeout: float | None = None,
-        revision_timeout: float | None = None,
-        max_failed_starts: int | None = None,
-        last_resort: LastResort | None = None,
-        ahead: Ahead | None = None,
-        version: str | None = None,
-        rehearse: bool | Rehearsal | None = None,
-    ) -> None:
-        attributes = attributes or {}
-        self._set(locals())
-        self._validate()
-
-    def _validate(self) -> None:
+    def __post_init__(self) -> None:
+        self._set(attributes=self.attributes or {})
         for part in ("database", "migrate_with"):
             value = getattr(self, part)
             if isinstance(value, str):
-                self._set({part: urls.parse(value)})
+                self._set(**{part: urls.parse(value)})
             elif value is not None and not isinstance(value, URL | AsyncEngine):
                 raise ConfigurationError(
                     f"{part} must be an AsyncEngine, a URL or a string, "
                     f"not {type(value).__name__}; "
                     "for a sync Engine pass its url"
                 )
-        if self.drive not in get_args(Drive):
-            raise ConfigurationError(f"drive={self.drive!r} is not one of {get_args(Drive)}")
+        _check_choice("drive", self.drive, Drive)
         if isinstance(self.x, str):
             raise ConfigurationError('x takes a list such as ["tenant=a"], not one string')
         if self.connect_timeout <= 0 or self.lock_timeout <= 0:
             raise ConfigurationError("connect_timeout and lock_timeout are seconds above zero")
         if self.retry_timeout < 0:
             raise ConfigurationError("retry_timeout is seconds; 0 tries nothing again")
-        if self.max_failed_starts is not None:
-            check_max_failed_starts(self.max_failed_starts)
-        if self.last_resort is not None:
-            check_last_resort(self.last_resort)
+        own = {name: getattr(self, name) for name in _OF_THE_MIGRATOR}
+        check_policy(**{name: value for name, value in own.items() if value is not None})
         if self.load_timeout is None:
             raise ConfigurationError("load_timeout is seconds above zero")
-        check_limit("load_timeout", self.load_timeout)
-        check_limit("statement_timeout", self.statement_timeout)
-        check_limit("revision_timeout", self.revision_timeout)
-        if self.ahead is not None:
-            check_ahead(self.ahead)
-        if self.rehearse is not None:
-            check_rehearse(self.rehearse)
+        for limit in ("load_timeout", "statement_timeout", "revision_timeout"):
+            check_limit(limit, getattr(self, limit))
         if self.version is not None and not isinstance(self.version, str):
             raise ConfigurationError(f"version={self.version!r} is not a string")
         if isinstance(self.config, str | os.PathLike) and not Path(self.config).exists():
@@ -184,7 +148,7 @@ class Target(Frozen):
                 "of a pyproject.toml with [tool.alembic], or of the script directory"
             )
         if not self.name:
-            self._set({"name": _default_name(self.application_url)})
+            self._set(name=_default_name(self.application_url))
 
     @property
     def application_url(self) -> URL:
@@ -206,19 +170,34 @@ class Target(Frozen):
         return f"Target({self.name!r}, {self.url!r})"
 
 
-def check_max_failed_starts(limit: object) -> None:
-    """Raises ConfigurationError."""
+def check_policy(
+    max_failed_starts: object = 0,
+    last_resort: object = "ask",
+    ahead: object = "refuse",
+    rehearse: object = False,
+) -> None:
+    """Check what a Migrator says for its targets, or one of these for itself.
+
+    Raises ConfigurationError.
+    """
+    limit = max_failed_starts
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 0:
         raise ConfigurationError(
             f"max_failed_starts={limit!r} is not a whole number of starts, from 1 up; "
             "0 counts none and always tries"
         )
+    _check_choice("last_resort", last_resort, LastResort)
+    _check_choice("ahead", ahead, Ahead)
+    if not isinstance(rehearse, bool):
+        from automigrator.rehearsal import Rehearsal  # local: few rehearse
+
+        if not isinstance(rehearse, Rehearsal):
+            raise ConfigurationError(f"rehearse={rehearse!r} is not True, False or a Rehearsal")
 
 
-def check_last_resort(choice: object) -> None:
-    """Raises ConfigurationError."""
-    if choice not in get_args(LastResort):
-        raise ConfigurationError(f"last_resort={choice!r} is not one of {get_args(LastResort)}")
+def _check_choice(name: str, choice: object, choices: object) -> None:
+    if choice not in get_args(choices):
+        raise ConfigurationError(f"{name}={choice!r} is not one of {get_args(choices)}")
 
 
 def check_limit(name: str, seconds: float | None) -> None:
@@ -228,12 +207,6 @@ def check_limit(name: str, seconds: float | None) -> None:
         raise ConfigurationError(f"{name} is seconds above zero, or None for no limit")
 
 
-def check_ahead(choice: object) -> None:
-    """Raises ConfigurationError."""
-    if choice not in get_args(Ahead):
-        raise ConfigurationError(f"ahead={choice!r} is not one of {get_args(Ahead)}")
-
-
 def _default_name(url: URL) -> str:
     database = url.database or ""
     if url.get_backend_name() != "sqlite":
@@ -241,16 +214,6 @@ def _default_name(url: URL) -> str:
     if not database or database == ":memory:" or "mode=memory" in database:
         return "memory"
     return Path(database.removeprefix("file:")).stem
-
-
-def check_rehearse(choice: object) -> None:
-    """Raises ConfigurationError."""
-    if isinstance(choice, bool):
-        return
-    from automigrator.rehearsal import Rehearsal  # local: few rehearse
-
-    if not isinstance(choice, Rehearsal):
-        raise ConfigurationError(f"rehearse={choice!r} is not True, False or a Rehearsal")
 
 
 def chosen(target: bool | Rehearsal | None, migrator: bool | Rehearsal) -> Rehearsal | None:

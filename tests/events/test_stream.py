@@ -29,7 +29,7 @@ from automigrator import (
 from automigrator.events import event as event_module
 from automigrator.events.catalogue import CATALOGUE
 from automigrator.events.notifier import Notifier
-from automigrator.events.stream import EventStream
+from automigrator.events.stream import Subscription
 from automigrator.hooks.registry import Hooks
 
 pytestmark = pytest.mark.long("postgresql")
@@ -360,13 +360,14 @@ def test_where_nobody_listens_no_event_is_made(monkeypatch: pytest.MonkeyPatch) 
         def __init__(self, *_: object, **__: object) -> None:
             raise AssertionError("nobody listens")
 
-    stream = EventStream()
-    tell = Notifier(stream, Hooks([], []))
+    subscriptions: list[Subscription] = []
+    tell = Notifier(subscriptions, Hooks([], []))
     with logged(logging.WARNING), monkeypatch.context() as patched:
         patched.setattr(event_module, "Event", Unwanted)
         tell("stamped", "app", revision="r1")
         assert not tell.heard("target-finished")
-    subscription = stream.subscribe(1)
+    subscription = Subscription(1)
+    subscriptions.append(subscription)
     with logged(logging.WARNING):
         tell("stamped", "app", revision="r1")
     assert subscription._queue[0].name == "stamped"

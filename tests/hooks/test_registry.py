@@ -67,12 +67,12 @@ async def test_in_house_hooks_are_asked_before_strategies_each_in_configured_ord
     hooks = Hooks([a, b], [("restore", c), ("purge", d)])
     await hooks.before_migrate(RUN)
     assert calls == ["a", "b", "c", "d"]
-    assert [impl.plugin for impl in hooks.impls_of_on_failure()] == [a, b, c, d]
+    assert [impl.plugin for impl in hooks.impls("on_failure")] == [a, b, c, d]
 
 
 def test_an_impl_is_blamed_by_its_entry_point_name_or_else_its_class() -> None:
     hooks = Hooks([Recorder("a", [])], [("purge", Recorder("b", []))])
-    blames = [(impl.blame, impl.strategy) for impl in hooks.impls_of_on_failure()]
+    blames = [(impl.blame, impl.strategy) for impl in hooks.impls("on_failure")]
     assert blames == [("Recorder", False), ("purge", True)]
 
 
@@ -123,7 +123,7 @@ def test_an_optional_hook_of_a_later_version_is_let_pass() -> None:
         @hookimpl(optionalhook=True)
         def on_snapshot(self, snapshot: Any) -> None: ...
 
-    assert len(Hooks([Later("a", [])], []).impls_of_on_failure()) == 1
+    assert len(Hooks([Later("a", [])], []).impls("on_failure")) == 1
 
 
 def test_an_argument_that_the_hook_does_not_offer_is_refused_with_those_it_does() -> None:
@@ -187,7 +187,7 @@ async def test_an_impl_gets_only_the_arguments_it_accepts() -> None:
         ],
         [],
     )
-    for impl in hooks.impls_of_on_failure():
+    for impl in hooks.impls("on_failure"):
         await hooks.call(impl, run=RUN, failure=FAILURE)
     assert seen == [(), FAILURE, FAILURE, RUN, ["failure", "run"]]
 
@@ -203,7 +203,7 @@ async def test_an_async_hook_behind_a_plain_decorator_is_awaited() -> None:
 
     namespace = SimpleNamespace(on_failure=hookimpl(wrapper))
     hooks = Hooks([namespace], [])
-    (impl,) = hooks.impls_of_on_failure()
+    (impl,) = hooks.impls("on_failure")
     assert await hooks.call(impl, run=RUN, failure=FAILURE) is Decision.RETRY
 
 
@@ -280,7 +280,7 @@ async def test_cancellation_passes_through() -> None:
 @pytest.mark.parametrize("answer", [True, "retry", 0])
 async def test_an_answer_that_is_no_decision_is_an_error(answer: object) -> None:
     hooks = Hooks([], [("purge", with_hook("on_failure", lambda: answer))])
-    (impl,) = hooks.impls_of_on_failure()
+    (impl,) = hooks.impls("on_failure")
     with pytest.raises(HookError, match="on_failure of purge returned a"):
         await hooks.call(impl, run=RUN, failure=FAILURE)
 

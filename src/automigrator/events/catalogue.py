@@ -7,6 +7,7 @@ event that is not in both, or that carries other keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from logging import CRITICAL, DEBUG, ERROR, INFO, WARNING
 from typing import Any, NamedTuple
 
@@ -41,183 +42,145 @@ class Declared(NamedTuple):
 
 
 def event(
-    name: str, keys: str, sentence: str = "", *, level: int | None = INFO, ends: str = ""
+    level: int | None, name: str, keys: str, sentence: str = "", *, ends: str = ""
 ) -> Declared:
     """Declare an event; `keys` and `ends` are names with a space between."""
     return Declared(name, tuple(keys.split()), sentence, level, tuple(ends.split()))
 
 
+debug, info, warning, error = (partial(event, level) for level in (DEBUG, INFO, WARNING, ERROR))
+
+
+def step(began: Declared, *ways: Declared) -> tuple[Declared, ...]:
+    """Declare what begins, and the ways in which it ends."""
+    return (began, *(way._replace(ends=(began.name,)) for way in ways))
+
+
 _DECLARED = (
-    event("skipped", "reason", "migrations are {reason}", level=WARNING),
-    event("run-started", "mode targets"),
-    event("run-finished", "outcome error targets seconds", level=None, ends="run-started"),
-    event("target-started", "database url", "started, {database} at {url}", level=DEBUG),
-    event(
-        "target-finished",
-        "outcome before after applied attempts failures drive leader waited_s elapsed_s "
-        "notes failed_starts rehearsed_s",
-        "{outcome} in {elapsed_s:.2f} s",
-        level=DEBUG,
-        ends="target-started",
+    warning("skipped", "reason", "migrations are {reason}"),
+    *step(
+        info("run-started", "mode targets"),
+        event(None, "run-finished", "outcome error targets seconds"),
     ),
-    event("waiting", "on what seconds", "waiting for {what}, {seconds:.0f} s so far"),
-    event(
-        "reached", "waited_s", "the database server answers after {waited_s:.1f} s", ends="waiting"
+    *step(
+        debug("target-started", "database url", "started, {database} at {url}"),
+        debug(
+            "target-finished",
+            "outcome before after applied attempts failures drive leader waited_s elapsed_s "
+            "notes failed_starts rehearsed_s",
+            "{outcome} in {elapsed_s:.2f} s",
+        ),
     ),
-    event("locked", "waited_s", "migration lock held", ends="waiting"),
-    event("create-started", "", "creating the database"),
-    event("created", "ours seconds", "database created in {seconds:.2f} s", ends="create-started"),
-    event("repair-started", "", "finishing or undoing what was begun"),
-    event("repaired", "what seconds", "{what}", level=WARNING, ends="repair-started"),
-    event(
-        "repair-failed",
-        "seconds error message",
-        "the next start has to finish what was begun: {message}",
-        level=ERROR,
-        ends="repair-started",
+    *step(
+        info("waiting", "on what seconds", "waiting for {what}, {seconds:.0f} s so far"),
+        info("reached", "waited_s", "the database server answers after {waited_s:.1f} s"),
+        info("locked", "waited_s", "migration lock held"),
     ),
-    event("bootstrap-started", "", "bootstrapping a new database"),
-    event(
-        "bootstrapped",
-        "revision seconds",
-        "new database bootstrapped, at {revision}",
-        ends="bootstrap-started",
+    *step(
+        info("create-started", "", "creating the database"),
+        info("created", "ours seconds", "database created in {seconds:.2f} s"),
     ),
-    event("stamped", "revision", "existing tables stamped as {revision}"),
-    event(
+    *step(
+        info("repair-started", "", "finishing or undoing what was begun"),
+        warning("repaired", "what seconds", "{what}"),
+        error(
+            "repair-failed",
+            "seconds error message",
+            "the next start has to finish what was begun: {message}",
+        ),
+    ),
+    *step(
+        info("bootstrap-started", "", "bootstrapping a new database"),
+        info("bootstrapped", "revision seconds", "new database bootstrapped, at {revision}"),
+    ),
+    info("stamped", "revision", "existing tables stamped as {revision}"),
+    info(
         "followed",
         "leader outcome",
         "{leader} tried the same while this process waited; it was not repeated",
     ),
-    event("rehearsal-started", "pending", "rehearsing {pending} pending on a copy"),
-    event(
-        "rehearsed",
-        "pending seconds",
-        "rehearsed on a copy in {seconds:.2f} s",
-        ends="rehearsal-started",
+    *step(
+        info("rehearsal-started", "pending", "rehearsing {pending} pending on a copy"),
+        info("rehearsed", "pending seconds", "rehearsed on a copy in {seconds:.2f} s"),
+        warning(
+            "rehearsal-failed", "pending seconds error message", "the rehearsal failed: {message}"
+        ),
     ),
-    event(
-        "rehearsal-failed",
-        "pending seconds error message",
-        "the rehearsal failed: {message}",
-        level=WARNING,
-        ends="rehearsal-started",
+    *step(
+        info("attempt-started", "attempt pending", "attempt {attempt}, {pending} pending"),
+        debug("attempt-finished", "attempt outcome seconds", "attempt {attempt} {outcome}"),
     ),
-    event("attempt-started", "attempt pending", "attempt {attempt}, {pending} pending"),
-    event(
-        "attempt-finished",
-        "attempt outcome seconds",
-        "attempt {attempt} {outcome}",
-        level=DEBUG,
-        ends="attempt-started",
+    *step(
+        info(
+            "revision-started",
+            "revision index total",
+            "revision {index}/{total} {revision} started",
+        ),
+        info("revision-done", "revision seconds", "revision {revision} done in {seconds:.3f} s"),
     ),
-    event(
-        "revision-started", "revision index total", "revision {index}/{total} {revision} started"
-    ),
-    event(
-        "revision-done",
-        "revision seconds",
-        "revision {revision} done in {seconds:.3f} s",
-        ends="revision-started",
-    ),
-    event(
+    warning(
         "drive-changed",
         "revision was now message",
         "{revision} cannot run by {was}: {message}; going on by {now}",
-        level=WARNING,
     ),
-    event(
+    info(
         "retrying",
         "seconds kind what",
         "trying again in {seconds:.1f} s: {what}",
         ends="repair-started bootstrap-started revision-started attempt-started",
     ),
-    event(
+    error(
         "failed",
         "kind message state revision statement applied debris advice attempt hints "
         "database in_rehearsal error",
-        level=ERROR,
         ends="waiting create-started repair-started bootstrap-started revision-started "
         "attempt-started",
     ),
-    event("crash-loop", "failed_starts since tries_again_at outcome failure", level=CRITICAL),
-    event("decided", "plugin decision", "{plugin} decided to {decision}"),
-    event("passed", "", "nobody decided"),
-    event("hook-started", "hook plugin", "{hook} of {plugin} called", level=DEBUG),
-    event(
-        "hook-finished",
-        "hook plugin seconds",
-        "{hook} of {plugin} returned after {seconds:.3f} s",
-        level=DEBUG,
-        ends="hook-started",
+    event(CRITICAL, "crash-loop", "failed_starts since tries_again_at outcome failure"),
+    info("decided", "plugin decision", "{plugin} decided to {decision}"),
+    info("passed", "", "nobody decided"),
+    *step(
+        debug("hook-started", "hook plugin", "{hook} of {plugin} called"),
+        debug(
+            "hook-finished",
+            "hook plugin seconds",
+            "{hook} of {plugin} returned after {seconds:.3f} s",
+        ),
+        error("hook-failed", "hook plugin seconds error message", "{message}"),
     ),
-    event(
-        "hook-failed",
-        "hook plugin seconds error message",
-        "{message}",
-        level=ERROR,
-        ends="hook-started",
-    ),
-    event(
+    warning(
         "hook-left",
         "hook plugin grace",
         "{hook} of {plugin} was cancelled and did not end within {grace:g} s: it is left behind",
-        level=WARNING,
     ),
-    event("snapshot-started", "", "taking a snapshot"),
-    event(
-        "snapshot-taken",
-        "place seconds",
-        "snapshot {place} taken in {seconds:.2f} s",
-        ends="snapshot-started",
+    *step(
+        info("snapshot-started", "", "taking a snapshot"),
+        info("snapshot-taken", "place seconds", "snapshot {place} taken in {seconds:.2f} s"),
+        warning("snapshot-failed", "seconds error message", "no snapshot: {message}"),
     ),
-    event(
-        "snapshot-failed",
-        "seconds error message",
-        "no snapshot: {message}",
-        level=WARNING,
-        ends="snapshot-started",
+    *step(
+        warning("restore-started", "place", "putting {place} back"),
+        warning("restored", "place kind seconds", "put back from {place} in {seconds:.2f} s"),
+        error(
+            "restore-failed", "place seconds error message", "{place} was not put back: {message}"
+        ),
     ),
-    event("restore-started", "place", "putting {place} back", level=WARNING),
-    event(
-        "restored",
-        "place kind seconds",
-        "put back from {place} in {seconds:.2f} s",
-        level=WARNING,
-        ends="restore-started",
+    *step(
+        warning("recreate-started", "", "building a fresh database on the side"),
+        warning("recreated", "aside seconds", "rebuilt from nothing; the old data: {aside}"),
+        warning("recreate-failed", "seconds error message", "not rebuilt: {message}"),
     ),
-    event(
-        "restore-failed",
-        "place seconds error message",
-        "{place} was not put back: {message}",
-        level=ERROR,
-        ends="restore-started",
-    ),
-    event("recreate-started", "", "building a fresh database on the side", level=WARNING),
-    event(
-        "recreated",
-        "aside seconds",
-        "rebuilt from nothing; the old data: {aside}",
-        level=WARNING,
-        ends="recreate-started",
-    ),
-    event(
-        "recreate-failed",
-        "seconds error message",
-        "not rebuilt: {message}",
-        level=WARNING,
-        ends="recreate-started",
-    ),
-    event("cancelled", "what heads", "cancelled; {what}", level=WARNING),
-    event("newer-database", "text heads", "{text}", level=WARNING),
-    event("note", "text", "{text}"),
-    event("rollback-started", "revision database url", "rolling back to {revision}"),
-    event(
-        "rollback-finished",
-        "revision outcome seconds",
-        "rollback to {revision}: {outcome} in {seconds:.2f} s",
-        level=None,
-        ends="rollback-started",
+    warning("cancelled", "what heads", "cancelled; {what}"),
+    warning("newer-database", "text heads", "{text}"),
+    info("note", "text", "{text}"),
+    *step(
+        info("rollback-started", "revision database url", "rolling back to {revision}"),
+        event(
+            None,
+            "rollback-finished",
+            "revision outcome seconds",
+            "rollback to {revision}: {outcome} in {seconds:.2f} s",
+        ),
     ),
 )
 

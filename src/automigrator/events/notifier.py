@@ -15,7 +15,7 @@ from automigrator.support.concurrency import running_loop
 
 if TYPE_CHECKING:
     from automigrator.events.event import Event
-    from automigrator.events.stream import EventStream
+    from automigrator.events.stream import Subscription
     from automigrator.target import Target
 
 logger = logging.getLogger("automigrator")
@@ -35,12 +35,14 @@ class Listeners(Protocol):
 class Notifier:
     """Reports one run's events, in order; calls from other threads go to the event loop's.
 
-    The events are declared in `catalogue`; `run` tells the runs of a process apart. `listeners`
-    may be replaced while the run goes on.
+    The events are declared in `catalogue`; `run` tells the runs of a process apart. Subscriptions
+    may be added, and `listeners` be replaced, while the run goes on.
     """
 
-    def __init__(self, stream: EventStream, listeners: Listeners, run: str = "") -> None:
-        self._stream = stream
+    def __init__(
+        self, subscriptions: list[Subscription], listeners: Listeners, run: str = ""
+    ) -> None:
+        self._subscriptions = subscriptions
         self.listeners = listeners
         self.run = run or os.urandom(8).hex()
         self._loop, self._thread = running_loop(), threading.get_ident()
@@ -64,7 +66,8 @@ class Notifier:
         if declared is not None and logged:
             text = declared.said(target, data, told)
             logger.log(level, "%s", text, extra={"automigrator": event.to_log()}, stacklevel=2)
-        self._stream.put(event)
+        for subscription in self._subscriptions:
+            subscription.put(event)
         self.listeners.emit(event)
 
     def heard(self, name: str) -> bool:
@@ -90,14 +93,8 @@ class Notifier:
 
             secrets = passwords_of(target)
             hide_secrets(error, secrets)  # a plugin may log what its act raised
-            self(
-                failed,
-                target.name,
-                **data,
-                error=type(error).__name__,
-                message=said(error, secrets),
-                seconds=time.monotonic() - began,
-            )
+            data |= {"error": type(error).__name__, "message": said(error, secrets)}
+            self(failed, target.name, **data, seconds=time.monotonic() - began)
             raise
 
     @contextmanager
@@ -119,4 +116,4 @@ class Notifier:
 
     @property
     def _listened(self) -> bool:
-        return self._stream.listened or self.listeners.listened
+        return bool(self._subscriptions) or self.listeners.listened

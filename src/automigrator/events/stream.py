@@ -1,4 +1,4 @@
-"""Everything that happens in a run, as a stream that any number of listeners can read."""
+"""What happens in a run, as a stream of events for whoever subscribes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Subscription(AsyncIterator["Event"]):
     `dropped` counts what was lost. Iteration ends with the run.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int = EVENT_LIMIT) -> None:
         self.dropped = 0
         self._queue: deque[Event] = deque(maxlen=limit)
         self._ready = asyncio.Event()
@@ -44,30 +44,3 @@ class Subscription(AsyncIterator["Event"]):
             self._ready.clear()
             await self._ready.wait()
         return self._queue.popleft()
-
-
-class EventStream:
-    """Fans events out to the subscriptions that are open."""
-
-    def __init__(self) -> None:
-        self._subscriptions: list[Subscription] = []
-
-    @property
-    def listened(self) -> bool:
-        """Whether anybody has subscribed."""
-        return bool(self._subscriptions)
-
-    def subscribe(self, limit: int = EVENT_LIMIT) -> Subscription:
-        subscription = Subscription(limit)
-        self._subscriptions.append(subscription)
-        return subscription
-
-    def put(self, event: Event) -> None:
-        for subscription in self._subscriptions:
-            subscription.put(event)
-
-    def end(self) -> None:
-        """End every open subscription; later ones belong to the next run."""
-        subscriptions, self._subscriptions = self._subscriptions, []
-        for subscription in subscriptions:
-            subscription.end()

@@ -59,6 +59,14 @@ class Impl(NamedTuple):
     def asynchronous(self) -> bool:
         return inspect.iscoroutinefunction(inspect.unwrap(self.function))
 
+    def accepted(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {name: arguments[name] for name in self.accepts}
+
+    def failed(self, what: str, kind: type[HookError] = HookError) -> HookError:
+        """The error of a call that went wrong, with what follows."""
+        message = f"{self.hook} of {self.blame} {what}; {_CONSEQUENCES[self.hook]}"
+        return kind(message, self.blame, self.hook)
+
 
 class Call:
     """One call of a hook: how many acts on the database it is in, and whether it is to end."""
@@ -76,10 +84,7 @@ def acting(act: str) -> Iterator[None]:
 
     Raises RefusedError where the hook has been told to end.
     """
-    call = _current.get()
-    if call is None:
-        yield
-        return
+    call = _current.get() or Call()  # of no hook
     if call.cancelled:
         raise RefusedError(f"cannot {act}: the hook was told to end; nothing was changed")
     call.acts += 1
@@ -111,7 +116,10 @@ async def call(
     if not task.done():
         await shielded(_end(task, current, math.inf if impl.strategy else GRACE_S, given_up))
         if not cancelled:
-            raise _overdue(impl, deadline_s, left=not task.done()) from error_of(task)
+            what = f"exceeded its deadline of {deadline_s:g} s and was cancelled"
+            if not task.done():
+                what += f", and is left behind, as it did not end within {GRACE_S:g} s more"
+            raise impl.failed(what, OverdueError) from error_of(task)
         if task.done() and not task.cancelled() and task.exception() is None:
             name = f"{impl.hook} of {impl.blame}"
             logger.warning("%s swallowed its CancelledError; the run ends all the same", name)
@@ -120,21 +128,20 @@ async def call(
     try:
         result = task.result()
     except Exception as error:
-        raise failed(impl, f"raised {described(error)}") from error
+        raise impl.failed(f"raised {described(error)}") from error
     if impl.hook == "on_failure" and result is not None:
         from automigrator.failure import Decision  # local: a start without a failure needs none
 
         if not isinstance(result, Decision):
-            raise failed(
-                impl,
+            raise impl.failed(
                 f"returned a {type(result).__qualname__}; "
-                "it must return Decision.RETRY, CONTINUE or ABORT, or None to pass",
+                "it must return Decision.RETRY, CONTINUE or ABORT, or None to pass"
             )
     return result
 
 
 async def _work(impl: Impl, arguments: dict[str, Any]) -> object:
-    chosen = accepted(impl, arguments)
+    chosen = impl.accepted(arguments)
     result: object
     if impl.strategy or impl.asynchronous:
         result = impl.function(**chosen)
@@ -166,24 +173,6 @@ async def _end(
 def blame_of(plugin: object) -> str:
     """The name an in-house plugin is blamed by."""
     return plugin.__name__ if inspect.ismodule(plugin) else type(plugin).__qualname__
-
-
-def accepted(impl: Impl, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: arguments[name] for name in impl.accepts}
-
-
-def failed(impl: Impl, what: str) -> HookError:
-    message = f"{impl.hook} of {impl.blame} {what}; {_CONSEQUENCES[impl.hook]}"
-    return HookError(message, impl.blame, impl.hook)
-
-
-def _overdue(impl: Impl, deadline_s: float | None, *, left: bool) -> HookError:
-    stays = f", and is left behind, as it did not end within {GRACE_S:g} s more" * left
-    message = (
-        f"{impl.hook} of {impl.blame} exceeded its deadline of {deadline_s:g} s and was "
-        f"cancelled{stays}; {_CONSEQUENCES[impl.hook]}"
-    )
-    return OverdueError(message, impl.blame, impl.hook)
 
 
 def described(error: Exception) -> str:

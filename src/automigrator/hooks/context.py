@@ -149,8 +149,7 @@ class Run:
                     options,
                     atomic=self.transactional,
                 )
-            place = self.taken.place
-            self._progress("snapshot-taken", self.name, place=place, seconds=seconds())
+            self._progress("snapshot-taken", self.name, place=self.taken.place, seconds=seconds())
         return self.taken
 
     async def prune_snapshots(
@@ -196,23 +195,28 @@ class Run:
             raise RefusedError("no snapshot was taken in this run; nothing was changed")
         place = self.taken.place
         told = self._progress.step("restore-started", "restore-failed", self.target, place=place)
-        unfinished = self._left_to_the_next_start(place)
-        with acting("restore a snapshot"), told as seconds, unfinished, self.acts.act("restore"):
-            kept = await snapshots.restore(self.taken, disconnect_others=disconnect_others)
-            if kept is not None:
+        with acting("restore a snapshot"), told as seconds, self.acts.act("restore"):
+            try:
+                kept = await snapshots.restore(self.taken, disconnect_others=disconnect_others)
+                if kept is not None:
+                    self.note(
+                        "what the database held until it was put back, and with it what others "
+                        f"wrote meanwhile, is in {kept}"
+                    )
+                heads = (await hold.look(self.tables)).all_heads()
+                if heads != self.taken.heads:
+                    raise RuntimeError(
+                        f"put back from {place}, the database is at {heads}, "
+                        f"not at {self.taken.heads}; the next start restores it again"
+                    )
+            except Exception:
                 self.note(
-                    "what the database held until it was put back, and with it what others wrote "
-                    f"meanwhile, is in {kept}"
+                    "not put back: the database stays as the failed migration left it; before "
+                    f"anything else the next start tries to put {place} back"
                 )
-            heads = (await hold.look(self.tables)).all_heads()
-            if heads != self.taken.heads:
-                raise RuntimeError(
-                    f"put back from {place}, the database is at {heads}, "
-                    f"not at {self.taken.heads}; the next start restores it again"
-                )
+                raise
         self._undone("restore")
-        kind = failure.kind
-        self._progress("restored", self.name, place=place, kind=kind, seconds=seconds())
+        self._progress("restored", self.name, place=place, kind=failure.kind, seconds=seconds())
 
     async def recreate_database(
         self, *, set_aside: bool = True, disconnect_others: bool = False
@@ -231,21 +235,8 @@ class Run:
                 self, set_aside=set_aside, disconnect_others=disconnect_others
             )
         self._undone("recreate")
-        kept = aside or "deleted"
-        self._progress("recreated", self.name, aside=kept, seconds=seconds())
+        self._progress("recreated", self.name, aside=aside or "deleted", seconds=seconds())
         return aside
-
-    @contextmanager
-    def _left_to_the_next_start(self, place: str) -> Iterator[None]:
-        """Context manager: note what becomes of the database when a restore fails."""
-        try:
-            yield
-        except Exception:
-            self.note(
-                "not put back: the database stays as the failed migration left it; before "
-                f"anything else the next start tries to put {place} back"
-            )
-            raise
 
     @contextmanager
     def acting(self, effect: Effect) -> Iterator[None]:
@@ -260,26 +251,21 @@ class Run:
         hold = self._need_lock(act)
         failure = self.failure
         if failure is None:
-            raise RefusedError(f"cannot {act}: nothing has failed; nothing was changed")
+            raise _refused(act, ": nothing has failed")
         if self._effect != effect:
-            raise RefusedError(
-                f"cannot {act}: the plugin does not declare effect = {effect!r}; "
-                "nothing was changed"
-            )
+            raise _refused(act, f": the plugin does not declare effect = {effect!r}")
         from automigrator.hooks.effects import may_act
 
         if not may_act(effect, failure):
-            raise RefusedError(
-                f"cannot {act} after a failure of kind {failure.kind} that left the database "
-                f"{failure.state}; nothing was changed"
-            )
+            left = f"a failure of kind {failure.kind} that left the database {failure.state}"
+            raise _refused(act, f" after {left}")
         return failure, hold
 
     def _need_lock(self, act: str) -> Hold:
         if self.hold is None:
-            raise RefusedError(f"cannot {act} without the migration lock; nothing was changed")
+            raise _refused(act, " without the migration lock")
         if self.stopped:
-            raise RefusedError(f"cannot {act} after too many failed starts; nothing was changed")
+            raise _refused(act, " after too many failed starts")
         return self.hold
 
     def offered(self, part: T | None, what: str) -> T:
@@ -295,3 +281,7 @@ class Run:
                 "without: Target(recovery=[...]) and Target(rehearse=False) are for one target"
             )
         return part
+
+
+def _refused(act: str, why: str) -> RefusedError:
+    return RefusedError(f"cannot {act}{why}; nothing was changed")

@@ -40,12 +40,10 @@ class Decisions:
         run, hooks = self.run, self.hooks
         assert hooks is not None
         run.failure = failure
-        for impl in hooks.impls_of_on_failure():
+        for impl in hooks.impls("on_failure"):
             effect = effect_of(impl.plugin)
             key = id(impl.plugin)
-            if effect != "none" and not run.locked:
-                continue
-            if not may_answer(effect, run.failure):
+            if (effect != "none" and not run.locked) or not may_answer(effect, run.failure):
                 continue
             if effect == "discarding" and (run.stopped or key in self.acted):
                 continue

@@ -5,26 +5,18 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections import defaultdict, deque
-from collections.abc import Coroutine, Sequence
+from collections import deque
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import HookError, OverdueError, PluginError
-from automigrator.hooks.calls import (
-    Around,
-    Impl,
-    accepted,
-    blame_of,
-    call,
-    described,
-    failed,
-    untold,
-)
+from automigrator.hooks.calls import Around, Impl, blame_of, call, described, untold
 from automigrator.support.concurrency import running_loop
 
 if TYPE_CHECKING:
     from automigrator.events.event import Event
     from automigrator.hooks.context import Run
+    from automigrator.hooks.strategies import StrategySpec
     from automigrator.report import TargetReport
 
 logger = logging.getLogger(__name__)
@@ -60,27 +52,28 @@ class Hooks:
         self._waiting: dict[int, deque[Event]] = {}
         self._tellers: dict[int, asyncio.Task[None]] = {}
 
-    def with_strategies(self, strategies: Sequence[tuple[str, object]]) -> Hooks:
-        """These plugins and then `strategies`; both are told events in one queue."""
-        joined = copy.copy(self)
-        joined._impls = defaultdict(list)
-        known = {id(impl.plugin): impl.blame for impls in self._impls.values() for impl in impls}
-        for name, plugin in strategies:
-            if id(plugin) in known:
-                raise PluginError(f"the same {name} object is configured twice; leave one out")
-        own = _registered([(name, plugin, True) for name, plugin in strategies])
-        for hook in {**self._impls, **own}:
-            joined._impls[hook] = [*self._impls[hook], *own[hook]]
+    def by_target(self, recovery: Mapping[str, Sequence[StrategySpec]]) -> dict[str, Hooks]:
+        """For each target's name these plugins, and then the strategies that `recovery` names.
+
+        They are told events in one queue. Raises PluginError for a strategy that cannot be used.
+        """
+        from automigrator.hooks import strategies  # local: it reads what is installed
+
+        joined: dict[str, Hooks] = {}
+        for target, specs in recovery.items():
+            own = [(name, strategy, True) for name, strategy in strategies.load(specs)]
+            joined[target] = copy.copy(self)
+            joined[target]._impls = self._impls + _registered(own, self._impls)
         return joined
 
     @property
     def listened(self) -> bool:
         """Whether any plugin wants events."""
-        return bool(self._impls["on_event"])
+        return bool(self.impls("on_event"))
 
     async def before_migrate(self, run: Run, around: Around = untold) -> None:
         """Call every plugin. Raises the first HookError."""
-        for impl in self._impls["before_migrate"]:
+        for impl in self.impls("before_migrate"):
             await self.call(impl, around, run=run)
 
     async def after_migrate(
@@ -88,16 +81,16 @@ class Hooks:
     ) -> tuple[str, ...]:
         """Call every plugin; returns their errors as notes for the report."""
         notes = []
-        for impl in self._impls["after_migrate"]:
+        for impl in self.impls("after_migrate"):
             try:
                 await self.call(impl, around, run=run, report=report)
             except HookError as error:
                 notes.append(str(error))
         return tuple(notes)
 
-    def impls_of_on_failure(self) -> list[Impl]:
-        """The implementations to `call` about a failure, in order."""
-        return list(self._impls["on_failure"])
+    def impls(self, hook: str) -> list[Impl]:
+        """The implementations of a hook to `call`, in order."""
+        return [impl for impl in self._impls if impl.hook == hook]
 
     async def call(self, impl: Impl, around: Around = untold, /, **arguments: Any) -> object:
         """Call `impl` within `around`. Raises HookError.
@@ -110,7 +103,7 @@ class Hooks:
 
     def emit(self, event: Event) -> None:
         """Tell sync listeners at once and async ones soon, from the event loop's thread."""
-        for impl in self._impls["on_event"]:
+        for impl in self.impls("on_event"):
             if id(impl) in self._muted:
                 continue
             if not impl.asynchronous:
@@ -154,14 +147,14 @@ class Hooks:
 
     def _tell_sync(self, impl: Impl, event: Event) -> None:
         try:
-            result = impl.function(**accepted(impl, {"event": event}))
+            result = impl.function(**impl.accepted({"event": event}))
         except Exception as error:  # noqa: BLE001 - a listener changes nothing
-            self._log_once(impl, failed(impl, f"raised {described(error)}"))
+            self._log_once(impl, impl.failed(f"raised {described(error)}"))
             return
         if isinstance(result, Coroutine):
             result.close()
             mistake = "returned a coroutine from a plain function; declare it async def"
-            self._log_once(impl, failed(impl, mistake))
+            self._log_once(impl, impl.failed(mistake))
 
     def _log_once(self, impl: Impl, error: HookError) -> None:
         if id(impl.plugin) in self._logged:
@@ -171,9 +164,17 @@ class Hooks:
         logger.error("%s; %s", error, more)
 
 
-def _registered(plugins: Sequence[tuple[str, object, bool]]) -> dict[str, list[Impl]]:
+def _registered(
+    plugins: Sequence[tuple[str, object, bool]], others: Sequence[Impl] = ()
+) -> list[Impl]:
+    """The implementations of new plugins. Raises PluginError for one that is there already."""
+    known = {id(impl.plugin) for impl in others}
+    for name, plugin, _ in plugins:
+        if id(plugin) in known:
+            raise PluginError(f"the same {name} object is configured twice; leave one out")
+        known.add(id(plugin))
     if not plugins:
-        return defaultdict(list)
+        return []
     from automigrator.hooks.validation import registered  # local: it imports pluggy
 
     return registered(plugins)

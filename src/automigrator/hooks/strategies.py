@@ -31,27 +31,19 @@ def load(specs: Sequence[StrategySpec]) -> tuple[tuple[str, object], ...]:
         kind = type(specs).__qualname__
         raise ConfigurationError(f"recovery= takes a list of strategies, not a {kind}")
     installed = Installed(ENTRY_POINT_GROUP, "recovery strategy", _HINT)
-    strategies: list[tuple[str, object]] = []
-    for spec in specs:
-        named = _named(spec)
-        if named is None:
-            strategies.append((type(spec).__qualname__, spec))
-        else:
-            name, options = named
-            strategies.append((name, _built(installed, name, options)))
+    strategies = tuple(_strategy(installed, spec) for spec in specs)
     for _, strategy in strategies:
         effect_of(strategy)
-    return tuple(strategies)
+    return strategies
 
 
-def _named(spec: StrategySpec) -> tuple[str, Mapping[str, Any]] | None:
-    """Name and options of a strategy to be loaded; None when `spec` is a strategy already."""
+def _strategy(installed: Installed, spec: StrategySpec) -> tuple[str, object]:
     if isinstance(spec, str):
-        return spec, {}
+        return spec, _built(installed, spec, {})
     if isinstance(spec, tuple):
         match spec:
             case (str() as name, Mapping() as options) if all(isinstance(k, str) for k in options):
-                return name, options
+                return name, _built(installed, name, options)
         raise ConfigurationError(
             "a tuple in recovery= is a strategy's name and its options, as in "
             '("purge", {"option": "value"})'
@@ -64,7 +56,7 @@ def _named(spec: StrategySpec) -> tuple[str, Mapping[str, Any]] | None:
     if inspect.isclass(spec):
         name = spec.__name__
         raise PluginError(f"{name} is a class, not a strategy: pass {name}(), not {name}")
-    return None
+    return type(spec).__qualname__, spec
 
 
 def _built(installed: Installed, name: str, options: Mapping[str, Any]) -> object:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import pluggy
 
 from automigrator.errors import PluginError
-from automigrator.hooks.calls import Impl, blame_of
+from automigrator.hooks.calls import Impl
 from automigrator.hooks.spec import PROJECT, Hookspecs
 from automigrator.support.entry_points import suggestion
 
@@ -22,42 +22,18 @@ HOOKS: dict[str, tuple[str, ...]] = {
 """Every hook and the arguments it offers."""
 
 
-class PlainManager(pluggy.PluginManager):
-    """A PluginManager that takes plain hooks only: order is configuration's, not a plugin's."""
-
-    def __init__(self) -> None:
-        super().__init__(PROJECT)
-        self.add_hookspecs(Hookspecs)
-
-    def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
-        opts = super().parse_hookimpl_opts(plugin, name)
-        if opts is not None:
-            for option in ("wrapper", "hookwrapper", "tryfirst", "trylast"):
-                if opts.get(option):
-                    raise PluginError(
-                        f"{name} of {blame_of(plugin)} is marked hookimpl({option}=True), which "
-                        "automigrator does not have: plugins are asked one after another, in the "
-                        "configured order; remove the option"
-                    )
-        return opts
-
-
-def registered(plugins: Sequence[tuple[str, object, bool]]) -> dict[str, list[Impl]]:
-    """The implementations of every hook, in the order of the plugins.
+def registered(plugins: Sequence[tuple[str, object, bool]]) -> list[Impl]:
+    """The implementations of all hooks, in the order of the plugins.
 
     A plugin comes with its name and whether it is a strategy. Raises PluginError for one that
     cannot be used.
     """
-    manager = PlainManager()
-    owners: dict[int, tuple[str, bool]] = {}
-    # pluggy calls the last registered first.
-    for blame, plugin, strategy in reversed(plugins):
-        if id(plugin) in owners:
-            raise PluginError(f"the same {blame} object is configured twice; leave one out")
-        owners[id(plugin)] = (blame, strategy)
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(Hookspecs)
+    for number, (blame, plugin, _) in enumerate(plugins):
         _validate(manager, blame, plugin)
         try:
-            manager.register(plugin, f"{len(owners)}:{blame}")
+            manager.register(plugin, f"{number}:{blame}")
         except pluggy.PluginValidationError as error:
             raise PluginError(f"{blame} cannot be used: {error}") from error
         except ValueError as error:
@@ -65,20 +41,13 @@ def registered(plugins: Sequence[tuple[str, object, bool]]) -> dict[str, list[Im
                 f"{blame} is equal (==) to another configured plugin; leave one out, "
                 "or define its class with @dataclass(eq=False)"
             ) from error
-    return {
-        hook: [
-            Impl(
-                blame=owners[id(impl.plugin)][0],
-                function=impl.function,
-                plugin=impl.plugin,
-                strategy=owners[id(impl.plugin)][1],
-                accepts=_accepts(impl.function, offered),
-                hook=hook,
-            )
-            for impl in reversed(getattr(manager.hook, hook).get_hookimpls())
-        ]
+    return [
+        Impl(blame, each.function, plugin, strategy, _accepts(each.function, offered), hook)
+        for blame, plugin, strategy in plugins
         for hook, offered in HOOKS.items()
-    }
+        for each in getattr(manager.hook, hook).get_hookimpls()
+        if each.plugin is plugin
+    ]
 
 
 def _accepts(function: Callable[..., object], offered: Sequence[str]) -> tuple[str, ...]:
@@ -89,7 +58,7 @@ def _accepts(function: Callable[..., object], offered: Sequence[str]) -> tuple[s
     return tuple(name for name in offered if name in by_keyword)
 
 
-def _validate(manager: PlainManager, blame: str, plugin: object) -> None:
+def _validate(manager: pluggy.PluginManager, blame: str, plugin: object) -> None:
     """Raise PluginError for the mistakes pluggy lets pass or explains badly."""
     if inspect.isclass(plugin):
         name = plugin.__name__
@@ -99,15 +68,12 @@ def _validate(manager: PlainManager, blame: str, plugin: object) -> None:
             f"{plugin!r} is a string, not a plugin: plugins= takes objects with @hookimpl "
             "methods; the names of recovery strategies go into recovery="
         )
-    marked, unmarked = False, []
-    for name in dir(plugin):
-        opts = manager.parse_hookimpl_opts(plugin, name)
-        if opts is not None:
-            marked = True
-            _validate_impl(blame, plugin, name, opts)
-        elif _resembles_hook(plugin, name):
-            unmarked.append(name)
-    if named := [name for name in unmarked if name in HOOKS or not marked]:
+    found = {name: manager.parse_hookimpl_opts(plugin, name) for name in dir(plugin)}
+    marked = {name: opts for name, opts in found.items() if opts is not None}
+    for name, opts in marked.items():
+        _validate_impl(blame, plugin, name, opts)
+    unmarked = [name for name in found.keys() - marked.keys() if _resembles_hook(plugin, name)]
+    if named := sorted(name for name in unmarked if name in HOOKS or not marked):
         raise PluginError(
             f"{blame} has {', '.join(named)} without @hookimpl, so nothing would call "
             f"{'it' if len(named) == 1 else 'them'}; decorate with automigrator.hookimpl"
@@ -121,6 +87,13 @@ def _validate(manager: PlainManager, blame: str, plugin: object) -> None:
 
 def _validate_impl(blame: str, plugin: object, attribute: str, opts: pluggy.HookimplOpts) -> None:
     hook = opts.get("specname") or attribute
+    for option in ("wrapper", "hookwrapper", "tryfirst", "trylast"):
+        if opts.get(option):
+            raise PluginError(
+                f"{attribute} of {blame} is marked hookimpl({option}=True), which automigrator "
+                "does not have: plugins are asked one after another, in the configured order; "
+                "remove the option"
+            )
     if hook not in HOOKS:
         if opts.get("optionalhook"):
             return

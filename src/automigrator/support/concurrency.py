@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
+from functools import partial
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -21,25 +22,15 @@ async def in_thread(function: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]  # T may be None
-
     def work() -> None:
-        result: T | None = None
-        error: BaseException | None = None
         try:
-            result = function()
+            settle = partial(future.set_result, function())
         except StopIteration as stop:
-            error = RuntimeError(f"StopIteration: {stop}")
-        except BaseException as raised:  # noqa: BLE001 - handed to the awaiting task
-            error = raised
+            settle = partial(future.set_exception, RuntimeError(f"StopIteration: {stop}"))
+        except BaseException as error:  # noqa: BLE001 - handed to the awaiting task
+            settle = partial(future.set_exception, error)
         with suppress(RuntimeError):  # the loop may be closed by now
-            loop.call_soon_threadsafe(settle, result, error)
+            loop.call_soon_threadsafe(lambda: future.cancelled() or settle())
 
     context = copy_context()
     threading.Thread(target=context.run, args=(work,), name="automigrator", daemon=True).start()

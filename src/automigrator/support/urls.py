@@ -51,11 +51,10 @@ def with_async_driver(url: URL) -> URL:
     """The same database through the async driver automigrator uses; other dialects unchanged."""
     backend = url.get_backend_name()
     driver = ASYNC_DRIVERS.get(backend)
-    if driver is None or url.drivername == f"{backend}+{driver}":
+    drivername = f"{backend}+{driver}"
+    if driver is None or url.drivername == drivername or url.get_dialect().is_async:
         return url
-    if url.get_dialect().is_async:
-        return url
-    return url.set(drivername=f"{backend}+{driver}")
+    return url.set(drivername=drivername)
 
 
 def rendered(url: URL) -> str:

@@ -48,11 +48,8 @@ class Place(Frozen):
 
     engine: AsyncEngine
     url: URL
-    in_place: bool
+    in_place: bool = False
     """Whether the database lives in the engine's own connection alone."""
-
-    def __init__(self, engine: AsyncEngine, url: URL, in_place: bool = False) -> None:
-        self._set(locals())
 
 
 class Verdict(NamedTuple):

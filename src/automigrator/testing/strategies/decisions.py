@@ -59,7 +59,7 @@ class Answers(Face):
                 if not may_answer(effect, failure):
                     continue
                 run.failure = failure
-                for impl in hooks.impls_of_on_failure():
+                for impl in hooks.impls("on_failure"):
                     try:
                         with run.acting(effect):
                             await hooks.call(impl, run=run, failure=failure)
