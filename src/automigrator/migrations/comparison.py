@@ -62,7 +62,7 @@ def _line(difference: tuple[Any, ...]) -> str:
         case "add_table" | "remove_table", [table]:
             return f"table {table.fullname}: {where}"
         case "add_column" | "remove_column", [schema, table, column]:
-            return f"column {_qualified(schema, table)}.{column.name}: {where}"
+            return f"{_column(schema, table, column.name)}: {where}"
         case "add_index" | "remove_index", [index]:
             unique = "unique index" if index.unique else "index"
             return f"{unique} {index.name} on {index.table.fullname}: {where}"
@@ -71,25 +71,22 @@ def _line(difference: tuple[Any, ...]) -> str:
         case "modify_nullable", [schema, table, column, _, old, new]:
             words = {True: "nullable", False: "not nullable"}
             return _modified(schema, table, column, words.get(old, old), words.get(new, new))
-        case "modify_type", [schema, table, column, _, old, new]:
-            return _modified(schema, table, column, f"type {old!r}", f"{new!r}")
         case "modify_default", [schema, table, column, _, old, new]:
             return _modified(schema, table, column, f"default {_default(old)}", _default(new))
-        case "modify_comment", [schema, table, column, _, old, new]:
-            return _modified(schema, table, column, f"comment {old!r}", f"{new!r}")
+        case "modify_type" | "modify_comment", [schema, table, column, _, old, new]:
+            what = kind.removeprefix("modify_")
+            return _modified(schema, table, column, f"{what} {old!r}", f"{new!r}")
         case "add_table_comment" | "remove_table_comment", [table, *_]:
             return f"table {table.fullname}: its comment differs"
     return f"{kind} {', '.join(str(getattr(each, 'name', each)) for each in rest)}"
 
 
 def _modified(schema: str | None, table: str, column: str, old: Any, new: Any) -> str:
-    return (
-        f"column {_qualified(schema, table)}.{column}: {old} in the database, {new} in the models"
-    )
+    return f"{_column(schema, table, column)}: {old} in the database, {new} in the models"
 
 
-def _qualified(schema: str | None, table: str) -> str:
-    return f"{schema}.{table}" if schema else table
+def _column(*names: str | None) -> str:
+    return f"column {'.'.join(filter(None, names))}"
 
 
 def _constraint(constraint: ColumnCollectionConstraint) -> str:
@@ -101,6 +98,4 @@ def _constraint(constraint: ColumnCollectionConstraint) -> str:
 
 
 def _default(default: Any) -> str:
-    if default is None:
-        return "none"
-    return str(getattr(default, "arg", default))
+    return "none" if default is None else str(getattr(default, "arg", default))
