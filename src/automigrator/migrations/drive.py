@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import Any
 
 from alembic.runtime.migration import MigrationContext
@@ -16,13 +15,7 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Place
 from automigrator.migrations.config import alembic_config
-from automigrator.migrations.environment import (
-    Execution,
-    Request,
-    adopted,
-    execute,
-    make_interruptible,
-)
+from automigrator.migrations.environment import Execution, Request, execute
 from automigrator.migrations.history import History
 from automigrator.migrations.isolation import alembic_to_ourselves
 from automigrator.migrations.watchdog import Watch
@@ -61,19 +54,28 @@ async def drive(
     watch = Watch(target, backend, hold if apply else None, execution)
     loop = asyncio.get_running_loop()
 
-    def request(connection: Connection | None, expected: Hashable, state: Hashable) -> Request:
-        offers: dict[str, Any] = {}
-        if connection is not None and "connection" not in target.attributes:
-            offers = {"connection": connection, "engine": connection.engine}
-        attributes = {"connection": offers[way.offer]} if way.offer in offers else {}
-        return Request(
+    def confirm(progress: str) -> None:
+        if hold is None:
+            return
+        if running_loop() is loop:
+            await_only(hold.confirm(progress))
+        else:
+            asyncio.run_coroutine_threadsafe(hold.confirm(progress), loop).result()
+
+    def executed(connection: Connection | None, identity: Hashable, state: Hashable) -> None:
+        attributes: dict[str, Any] = {}
+        if connection is not None and way.offer != "nothing":
+            attributes["connection"] = (
+                connection if way.offer == "connection" else connection.engine
+            )
+        request = Request(
             alembic_config(target, way.url, attributes),
             history,
             backend,
             revision,
-            expected,
-            connection,
             hold,
+            connection,
+            identity,
             state,
             apply=apply,
             down=down,
@@ -82,57 +84,27 @@ async def drive(
             done=_on(loop, done),
             check=watch.check,
             stop=watch.stopping.is_set,
-            follow=partial(_limited, backend, watch) if apply else _unwatched,
+            follow=watch.limit,
             compare=compare,
-            confirm=_nothing if hold is None else _confirming(hold, loop),
+            confirm=confirm,
         )
+        execute(request, execution)
 
     def prepared(connection: Connection) -> tuple[Hashable, Hashable]:
         identity, state = backend.sessions.identity(connection), backend.sessions.state(connection)
         connection.rollback()
         return identity, state
 
-    def on_loop(connection: Connection) -> None:
-        asked = request(connection, *prepared(connection))
-        undo = adopted(backend, hold, connection, to_write=apply)
-        make_interruptible(backend, execution, connection)
-        forget = asked.follow(connection)
-        try:
-            execute(asked, execution)
-        finally:
-            forget()
-            undo()
-
     async with alembic_to_ourselves(target):
         async with connected(place.engine, target.connect_timeout) as connection:
             if way.drive == "loop":
-                await watch.await_end(connection.run_sync(on_loop))
+                work = connection.run_sync(lambda ours: executed(ours, *prepared(ours)))
+                await watch.await_end(work)
             else:
                 found = await watch.await_end(connection.run_sync(prepared))
         if way.drive == "thread":
-            await watch.await_end(in_thread(lambda: execute(request(None, *found), execution)))
+            await watch.await_end(in_thread(lambda: executed(None, *found)), cancellable=False)
     return execution
-
-
-def _limited(backend: Backend, watch: Watch, connection: Connection) -> Callable[[], None]:
-    """Follow a connection's statements, and let the server limit them where it can."""
-    unlimited = None
-    if (seconds := watch.target.statement_timeout) is not None:
-        unlimited = backend.sessions.limit_statements(connection, seconds)
-        if unlimited is not None:
-            watch.statement_s = None
-    forget = watch.follow(connection)
-
-    def undo() -> None:
-        forget()
-        if unlimited is not None:
-            unlimited()
-
-    return undo
-
-
-def _unwatched(connection: Connection) -> Callable[[], None]:
-    return _nothing
 
 
 def _on(loop: asyncio.AbstractEventLoop, call: Callable[..., None]) -> Callable[..., None]:
@@ -145,15 +117,3 @@ def _on(loop: asyncio.AbstractEventLoop, call: Callable[..., None]) -> Callable[
             loop.call_soon_threadsafe(call, *arguments)
 
     return forward
-
-
-def _confirming(hold: Hold, loop: asyncio.AbstractEventLoop) -> Callable[[str], None]:
-    """Confirm the lock from within env.py, on the loop's own thread or on another."""
-
-    def confirm(progress: str) -> None:
-        if running_loop() is loop:
-            await_only(hold.confirm(progress))
-        else:
-            asyncio.run_coroutine_threadsafe(hold.confirm(progress), loop).result()
-
-    return confirm

@@ -43,7 +43,7 @@ async def probe(
         try:
             execution = await look(way)
             several = len(execution.contexts) > 1
-            if several and any(context.how == "replaced" for context in execution.contexts):
+            if several and any(context.replaced for context in execution.contexts):
                 # one connection of ours cannot stand for several of theirs
                 way = replace(way, replace=False)
                 execution = await look(way)

@@ -123,10 +123,9 @@ def _compared(
     try:
         steps = history.steps(target.revision, heads)
     except UnknownRevisionError as error:
-        return Configured(table, "looked", heads=heads, ahead=error)
+        return Configured(table, heads=heads, ahead=error)
     return Configured(
         table,
-        "looked",
         heads=heads,
         pending=history.ids(steps),
         wanted=history.wanted(heads, steps),
