@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from alembic.config import Config
@@ -132,24 +133,21 @@ def _replaced_calls() -> Iterator[None]:
     `fileConfig` and `dictConfig` would disable its loggers and close its handlers; `asyncio.run`
     on a running loop could only raise, and is carried on that loop instead.
     """
-    run = asyncio.run
-
-    def outside_env(configure: Callable[..., None]) -> Callable[..., None]:
-        def quiet(*args: Any, **kwargs: Any) -> None:
-            if not inside_env.get():
-                configure(*args, **kwargs)
-
-        return quiet
-
-    def carried_run(main: Any, **kwargs: Any) -> Any:
-        return await_only(main) if inside_env.get() == "loop" else run(main, **kwargs)
-
     with (
-        replaced(logging.config, "fileConfig", outside_env(logging.config.fileConfig)),
-        replaced(logging.config, "dictConfig", outside_env(logging.config.dictConfig)),
-        replaced(asyncio, "run", carried_run),
+        replaced(logging.config, "fileConfig", partial(_outside_env, logging.config.fileConfig)),
+        replaced(logging.config, "dictConfig", partial(_outside_env, logging.config.dictConfig)),
+        replaced(asyncio, "run", partial(_carried, asyncio.run)),
     ):
         yield
+
+
+def _outside_env(configure: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    if not inside_env.get():
+        configure(*args, **kwargs)
+
+
+def _carried(run: Callable[..., Any], main: Any, **kwargs: Any) -> Any:
+    return await_only(main) if inside_env.get() == "loop" else run(main, **kwargs)
 
 
 @contextmanager

@@ -51,11 +51,8 @@ class Watch:
     stopping: threading.Event = field(default_factory=threading.Event)
     reached: BaseException | None = None
     """Why it was told to stop: the limit that was reached, or the cancellation."""
-    statement_s: float | None = field(init=False)
-    """Seconds for one statement; None for no limit, or where the server itself keeps it."""
-
-    def __post_init__(self) -> None:
-        self.statement_s = self.target.statement_timeout
+    limited_by_server: bool = False
+    """Whether the server itself ends a statement that takes too long."""
 
     async def await_end(self, work: Awaitable[T], *, cancellable: bool = True) -> T:
         """Await `work`; when it has to end early, interrupt its statements until it has.
@@ -111,11 +108,12 @@ class Watch:
     def overdue(self) -> JudgedError | None:
         """The limit that has been reached, and in which statement of which revision."""
         execution = self.execution
-        if _passed(execution.began, self.target.revision_timeout):
-            name, limit = "revision_timeout", self.target.revision_timeout
+        revision_s, statement_s = self.target.revision_timeout, self.target.statement_timeout
+        if _passed(execution.began, revision_s):
+            name, limit = "revision_timeout", revision_s
             what = f"{self._named} ran"
-        elif _passed(execution.statement_since, self.statement_s):
-            name, limit = "statement_timeout", self.statement_s
+        elif not self.limited_by_server and _passed(execution.statement_since, statement_s):
+            name, limit = "statement_timeout", statement_s
             what = f"{self._named}: a statement ran"
         else:
             return None
@@ -173,7 +171,7 @@ class Watch:
         if (seconds := self.target.statement_timeout) is not None:
             unlimited = self.backend.sessions.limit_statements(connection, seconds)
             if unlimited is not None:
-                self.statement_s = None
+                self.limited_by_server = True
                 undo.callback(unlimited)
         undo.callback(self.follow(connection))
         return undo.close

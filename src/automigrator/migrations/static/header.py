@@ -68,10 +68,8 @@ def _by_template(text: bytes) -> Header | None:
     for word in _SUSPICIOUS:  # a generator costs as much as the search
         if word in rest:
             return None
-    revision, down = match[1], match[2]
-    if down is None:
-        return Header(revision.decode("ascii"))
-    return Header(revision.decode("ascii"), (down.decode("ascii"),))
+    down = () if match[2] is None else (match[2].decode("ascii"),)
+    return Header(match[1].decode("ascii"), down)
 
 
 def _by_syntax(text: bytes) -> Header | None:

@@ -61,35 +61,33 @@ def _resolved(headers: dict[str, Header]) -> Heads | None:
             if label in labels or label in headers:
                 return None
             labels[label] = header.revision
-    parents: dict[str, set[str]] = {}
+    children: dict[str, list[str]] = {}
+    waiting: dict[str, int] = {}
     down: set[str] = set()
     depended: set[str] = set()
     for revision, header in headers.items():
         dependencies = {labels.get(name, name) for name in header.depends_on}
-        parents[revision] = {*header.down, *dependencies}
+        parents = {*header.down, *dependencies}
+        waiting[revision] = len(parents)
+        for parent in parents:
+            children.setdefault(parent, []).append(revision)
         down.update(header.down)
         depended |= dependencies
-    if not (down | depended) <= headers.keys() or _loops(parents):
+    if not children.keys() <= headers.keys() or _loops(children, waiting):
         return None
     known = frozenset(headers)
     return Heads(known - down, known - down - depended, known)
 
 
-def _loops(parents: dict[str, set[str]]) -> bool:
-    """Kahn's algorithm: whether some revision cannot be reached from a base."""
-    children: dict[str, list[str]] = {}
-    waiting: dict[str, int] = {}
-    for revision, above in parents.items():
-        waiting[revision] = len(above)
-        for parent in above:
-            children.setdefault(parent, []).append(revision)
+def _loops(children: dict[str, list[str]], waiting: dict[str, int]) -> bool:
+    """Kahn's algorithm: whether some revision, `waiting` for its parents, never gets all."""
     ready = [revision for revision, count in waiting.items() if not count]
     for revision in ready:
         for child in children.get(revision, ()):
             waiting[child] -= 1
             if not waiting[child]:
                 ready.append(child)
-    return len(ready) != len(parents)
+    return len(ready) != len(waiting)
 
 
 def _collect(folder: str, recursive: bool, found: dict[str, tuple[str, int, int]]) -> None:
