@@ -10,24 +10,15 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import MetaData
 from sqlalchemy.sql.schema import ColumnCollectionConstraint
 
-from automigrator.backends.contract.backend import Backend
-from automigrator.backends.contract.values import Place
 from automigrator.errors import EnvError
 from automigrator.migrations.drive import drive
-from automigrator.migrations.history import History
+from automigrator.migrations.environment import Migration
 from automigrator.migrations.probe import probe
-from automigrator.target import Target
 
 MODELS, DATABASE = "only in the models", "only in the database"
 
 
-async def drift(
-    target: Target,
-    backend: Backend,
-    history: History,
-    place: Place,
-    models: MetaData | Sequence[MetaData],
-) -> tuple[str, ...]:
+async def drift(migration: Migration, models: MetaData | Sequence[MetaData]) -> tuple[str, ...]:
     """Return a line for each difference between `models` and the database; only reads.
 
     env.py's options for `context.configure` apply: `include_object`, `compare_type`, schemas.
@@ -39,8 +30,8 @@ async def drift(
         # Alembic takes several, as target_metadata may be
         found.append(tuple(described(compare_metadata(context, models))))  # type: ignore[arg-type]
 
-    way, _ = await probe(target, backend, history, place)
-    await drive(target, backend, history, place, way, revision=target.revision, compare=compare)
+    way, _ = await probe(migration)
+    await drive(migration, way, revision=migration.target.revision, compare=compare)
     if not found:
         raise EnvError("env.py returned before the models could be compared")
     return tuple(dict.fromkeys(line for lines in found for line in lines))

@@ -11,17 +11,12 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.util import await_only
 
 from automigrator.backends.access import connected
-from automigrator.backends.contract.backend import Backend
-from automigrator.backends.contract.lock import Hold
-from automigrator.backends.contract.values import Place
 from automigrator.migrations.config import alembic_config
-from automigrator.migrations.environment import Execution, Request, execute
-from automigrator.migrations.history import History
+from automigrator.migrations.environment import Execution, Migration, Request, execute
 from automigrator.migrations.isolation import alembic_to_ourselves
 from automigrator.migrations.watchdog import Watch
 from automigrator.migrations.ways import Way
 from automigrator.support.concurrency import in_thread, running_loop
-from automigrator.target import Target
 
 
 def _nothing(*_: object) -> None:
@@ -29,10 +24,7 @@ def _nothing(*_: object) -> None:
 
 
 async def drive(
-    target: Target,
-    backend: Backend,
-    history: History,
-    place: Place,
+    migration: Migration,
     way: Way,
     *,
     revision: str,
@@ -42,38 +34,31 @@ async def drive(
     done: Callable[[str, float], None] = _nothing,
     compare: Callable[[MigrationContext], None] | None = None,
     execution: Execution | None = None,
-    hold: Hold | None = None,
 ) -> Execution:
     """Run env.py once along `way`, to `revision`; without `apply` it only looks.
 
     `started` and `done` are called for each revision, on the event loop; `compare` for each
     context that env.py configures, when nothing is applied. `execution` is filled in, and
-    returned. Raises LockLostError when `hold` is lost, and what env.py raises.
+    returned. Raises LockLostError when the lock is lost, and what env.py raises.
     """
+    target, backend, _, place, hold = migration
     execution = Execution() if execution is None else execution
     watch = Watch(target, backend, hold if apply else None, execution)
     loop = asyncio.get_running_loop()
 
     def confirm(progress: str) -> None:
-        if hold is None:
-            return
-        if running_loop() is loop:
+        if hold is not None and running_loop() is loop:
             await_only(hold.confirm(progress))
-        else:
+        elif hold is not None:
             asyncio.run_coroutine_threadsafe(hold.confirm(progress), loop).result()
 
     def executed(connection: Connection | None, identity: Hashable, state: Hashable) -> None:
-        attributes: dict[str, Any] = {}
-        if connection is not None and way.offer != "nothing":
-            attributes["connection"] = (
-                connection if way.offer == "connection" else connection.engine
-            )
+        offers = {"connection": connection, "engine": connection and connection.engine}
+        attributes = {"connection": offers[way.offer]} if way.offer in offers else {}
         request = Request(
+            migration,
             alembic_config(target, way.url, attributes),
-            history,
-            backend,
             revision,
-            hold,
             connection,
             identity,
             state,

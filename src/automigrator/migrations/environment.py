@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
@@ -19,14 +19,26 @@ from sqlalchemy.util import await_only
 
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
-from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import EnvError, NeedsThreadError, RevisionExitError, UnknownRevisionError
 from automigrator.migrations.history import History, revision_id
 from automigrator.migrations.isolation import running_env
+from automigrator.target import Target
 
 
 class Stopped(BaseException):
     """Ends an upgrade between two revisions after a cancellation; env.py must not swallow it."""
+
+
+class Migration(NamedTuple):
+    """A history, and the database to bring along it: the target's own, or one on the side."""
+
+    target: Target
+    backend: Backend
+    history: History
+    place: Place
+    hold: Hold | None = None
+    """The target's lock; a look may be without."""
 
 
 @dataclass(slots=True)
@@ -49,11 +61,9 @@ class Configured:
 class Request:
     """The revision to run to, the database, and the callbacks; without `apply` it only looks."""
 
+    migration: Migration
     config: Config
-    history: History
-    backend: Backend
     revision: str
-    hold: Hold | None
     connection: Connection | None
     """Ours, to migrate on; None where env.py runs in a thread, on a connection of its own."""
     identity: Hashable
@@ -99,7 +109,8 @@ class Execution:
 
 def execute(request: Request, execution: Execution) -> None:
     """Run env.py once, filling in `execution`. Raises what env.py raises."""
-    ours, script = request.connection, request.history.script
+    ours, migration = request.connection, request.migration
+    script, sessions = migration.history.script, migration.backend.sessions
     environment = EnvironmentContext(
         request.config,
         script,
@@ -126,14 +137,14 @@ def execute(request: Request, execution: Execution) -> None:
                 *to_tuple(options.get("on_version_apply"), default=()),
                 confirmed,  # inside the transaction, before its commit
             )
-        for option, value in request.backend.sessions.configure_options().items():
+        for option, value in sessions.configure_options().items():
             if options.get(option) is None:
                 options[option] = value
         original(chosen, *args, **options)
         context = environment.get_context()
         table = VersionTable(context.version_table, context.version_table_schema)
         with _untouched(chosen):
-            table = request.backend.sessions.resolve(chosen, table)
+            table = sessions.resolve(chosen, table)
         several = options.get("transaction_per_migration") or not context.impl.transactional_ddl
         replaced = chosen is not connection
         execution.contexts.append(Configured(table, replaced, one_transaction=not several))
@@ -156,7 +167,7 @@ def execute(request: Request, execution: Execution) -> None:
 
 
 def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> Iterable[Any]:
-    history = request.history
+    history = request.migration.history
     history.refresh()
     configured = execution.contexts[-1]
     configured.heads = heads = tuple(heads)
@@ -213,7 +224,7 @@ def _recorded(function: Callable[..., Any], execution: Execution) -> Callable[..
 
 def _adopted(request: Request, execution: Execution, theirs: Any) -> Connection:
     """The connection to migrate on: ours, or env.py's own where it leads to the same database."""
-    ours, backend = request.connection, request.backend
+    ours, backend = request.connection, request.migration.backend
     if not isinstance(theirs, Connection):
         raise EnvError(
             f"env.py passed a {type(theirs).__name__} to context.configure(connection=); "
@@ -251,13 +262,13 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> Connection:
 
 
 def adopted(
-    backend: Backend, hold: Hold | None, connection: Connection, *, to_write: bool = True
+    migration: Migration, connection: Connection, *, to_write: bool = True
 ) -> Callable[[], None]:
     """Make a connection's transactions real and mark them as the lock's; a call undoes both."""
     undo = ExitStack()
-    unreal = backend.sessions.adopt(connection, to_write=to_write)
-    if hold is not None:
-        undo.callback(hold.claim(connection))
+    unreal = migration.backend.sessions.adopt(connection, to_write=to_write)
+    if migration.hold is not None:
+        undo.callback(migration.hold.claim(connection))
     undo.callback(unreal)
     return undo.close
 
@@ -271,11 +282,10 @@ def _dispose_afterwards(backend: Backend, execution: Execution, theirs: Connecti
 
 
 def _tune(request: Request, execution: Execution, connection: Connection) -> None:
-    undo = adopted(request.backend, request.hold, connection, to_write=request.apply)
-    execution.undo.callback(undo)
+    execution.undo.callback(adopted(request.migration, connection, to_write=request.apply))
     if request.apply:
         execution.undo.callback(request.follow(connection))
-    make_interruptible(request.backend, execution, connection)
+    make_interruptible(request.migration.backend, execution, connection)
 
 
 def make_interruptible(backend: Backend, execution: Execution, connection: Connection) -> None:

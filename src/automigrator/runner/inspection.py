@@ -81,7 +81,7 @@ async def inspect(
         _all_known((context,))
         if not (needs_way and context.pending):
             return Finding(sight, (context,), begun=_begun(target, sight))
-    way, execution = await probe(target, session.backend, history, session.place, hold)
+    way, execution = await probe(await session.migration(hold))
     contexts = tuple(execution.contexts)
     names = [context.table.name for context in contexts]
     if target.version_table not in (None, *names):

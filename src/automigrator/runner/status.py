@@ -120,8 +120,7 @@ async def _drift(
         return None
     from automigrator.migrations.comparison import drift
 
-    history = await session.history()
-    return await drift(session.target, session.backend, history, session.place, models)
+    return await drift(await session.migration(), models)
 
 
 async def _served(session: Session, served: Served, compare: bool) -> TargetStatus:
