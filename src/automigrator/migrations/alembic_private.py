@@ -15,14 +15,12 @@ if TYPE_CHECKING:
     from alembic.script import Script, ScriptDirectory
 
 
-def upgrade_steps(script: ScriptDirectory, revision: str, heads: tuple[str, ...]) -> list[Any]:
-    """What `alembic upgrade` would run, in order."""
-    return list(script._upgrade_revs(revision, heads))  # type: ignore[arg-type]  # takes a tuple
-
-
-def downgrade_steps(script: ScriptDirectory, revision: str, heads: tuple[str, ...]) -> list[Any]:
-    """What `alembic downgrade` would run, in order."""
-    return list(script._downgrade_revs(revision, heads))  # type: ignore[arg-type]  # takes a tuple
+def steps(
+    script: ScriptDirectory, revision: str, heads: tuple[str, ...], *, down: bool = False
+) -> list[Any]:
+    """What `alembic upgrade`, or `alembic downgrade`, would run, in order."""
+    steps_to = script._downgrade_revs if down else script._upgrade_revs
+    return list(steps_to(revision, heads))  # type: ignore[arg-type]  # takes a tuple
 
 
 def parents(script: Script) -> tuple[str, ...]:

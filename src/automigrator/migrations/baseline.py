@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 from alembic.runtime.migration import MigrationContext
@@ -17,7 +17,7 @@ from automigrator.backends.access import connected
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import ConfigurationError, JudgedError, LockLostError
-from automigrator.migrations.environment import Execution, Migration, adopted, make_interruptible
+from automigrator.migrations.environment import Execution, Migration, adopt
 from automigrator.migrations.history import History
 from automigrator.migrations.watchdog import Watch
 from automigrator.support.redaction import first_line
@@ -42,7 +42,8 @@ async def _committed(migration: Migration) -> AsyncIterator[AsyncConnection]:
     """Context manager: yield a connection, and commit at the end if the lock is still held."""
     target, _, _, place, hold = migration
     async with connected(place.engine, target.connect_timeout) as connection:
-        undo = await connection.run_sync(lambda sync: adopted(migration, sync))
+        undo = ExitStack()
+        await connection.run_sync(lambda sync: adopt(migration, sync, undo, to_write=True))
         try:
             yield connection
             if hold is not None:
@@ -50,7 +51,7 @@ async def _committed(migration: Migration) -> AsyncIterator[AsyncConnection]:
             await connection.commit()
         finally:
             await connection.rollback()
-            await connection.run_sync(lambda _: undo())
+            await connection.run_sync(lambda _: undo.close())
 
 
 async def _answer(migration: Migration, connection: AsyncConnection) -> Any:
@@ -61,11 +62,7 @@ async def _answer(migration: Migration, connection: AsyncConnection) -> Any:
     execution = Execution(current="bootstrap", began=time.monotonic())
     watch = Watch(target, backend, hold, execution, what="bootstrap")
 
-    def follow(sync: Connection) -> Callable[[], None]:
-        make_interruptible(backend, execution, sync)
-        return watch.follow(sync)
-
-    forget = await connection.run_sync(follow)
+    forget = await connection.run_sync(watch.follow)
     try:
         if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__):
             return await watch.await_end(call(connection))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 from alembic.runtime.migration import MigrationContext
@@ -69,7 +70,7 @@ async def drive(
             done=_on(loop, done),
             check=watch.check,
             stop=watch.stopping.is_set,
-            follow=watch.limit,
+            follow=partial(watch.follow, by_server=True),
             compare=compare,
             confirm=confirm,
         )

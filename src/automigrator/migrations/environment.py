@@ -77,7 +77,7 @@ class Request:
     """Raises Stopped when nothing more may run."""
     stop: Callable[[], bool]
     follow: Callable[[Connection], Callable[[], None]]
-    """Watches the statements of a connection; returns what undoes that."""
+    """Watches a connection's statements, and lets them be interrupted; returns the undoing."""
     compare: Callable[[MigrationContext], None] | None
     confirm: Callable[[str], None]
     """Reports the progress to the lock; raises LockLostError when it is no longer held."""
@@ -243,7 +243,11 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> Connection:
         same = backend.sessions.identity(theirs) == request.identity
         state = backend.sessions.state(theirs) if ours is not None else None
     if ours is not None or not theirs.dialect.is_async:
-        _dispose_afterwards(backend, execution, theirs)
+        # close the pool that env.py made for itself and leaves behind; never the application's
+        engines = (backend.access.given_engine, backend.access.application)
+        pools = [engine.sync_engine.pool for engine in engines if engine is not None]
+        if theirs.engine.pool not in pools:
+            execution.undo.callback(theirs.engine.dispose)
     if ours is not None:
         if same and not theirs.dialect.is_async:
             raise NeedsThreadError("env.py opens its own connection with a sync driver")
@@ -261,31 +265,20 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> Connection:
     return theirs
 
 
-def adopted(
-    migration: Migration, connection: Connection, *, to_write: bool = True
-) -> Callable[[], None]:
-    """Make a connection's transactions real and mark them as the lock's; a call undoes both."""
-    undo = ExitStack()
+def adopt(migration: Migration, connection: Connection, undo: ExitStack, to_write: bool) -> None:
+    """Make a connection's transactions real and mark them as the lock's, until `undo` ends."""
     unreal = migration.backend.sessions.adopt(connection, to_write=to_write)
     if migration.hold is not None:
         undo.callback(migration.hold.claim(connection))
     undo.callback(unreal)
-    return undo.close
-
-
-def _dispose_afterwards(backend: Backend, execution: Execution, theirs: Connection) -> None:
-    """Close the pool that env.py made for itself and leaves behind; never the application's."""
-    engines = (backend.access.given_engine, backend.access.application)
-    pools = [engine.sync_engine.pool for engine in engines if engine is not None]
-    if theirs.engine.pool not in pools:
-        execution.undo.callback(theirs.engine.dispose)
 
 
 def _tune(request: Request, execution: Execution, connection: Connection) -> None:
-    execution.undo.callback(adopted(request.migration, connection, to_write=request.apply))
+    adopt(request.migration, connection, execution.undo, request.apply)
     if request.apply:
         execution.undo.callback(request.follow(connection))
-    make_interruptible(request.migration.backend, execution, connection)
+    else:
+        make_interruptible(request.migration.backend, execution, connection)
 
 
 def make_interruptible(backend: Backend, execution: Execution, connection: Connection) -> None:

@@ -75,9 +75,8 @@ class History:
     def steps(self, revision: str, heads: tuple[str, ...], *, down: bool = False) -> list[Any]:
         """Alembic's own steps from `heads` to `revision`; none when the database is beyond it."""
         self.check_known(heads)
-        make = alembic_private.downgrade_steps if down else alembic_private.upgrade_steps
         try:
-            return make(self.script, revision, heads)
+            return alembic_private.steps(self.script, revision, heads, down=down)
         except CommandError as error:
             cause = error.__cause__
             if isinstance(cause, RangeNotAncestorError):

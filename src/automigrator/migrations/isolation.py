@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, chdir, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -152,14 +152,12 @@ def _carried(run: Callable[..., Any], main: Any, **kwargs: Any) -> Any:
 
 @contextmanager
 def _restored_state() -> Iterator[None]:
-    cwd, environ = os.getcwd(), dict(os.environ)
+    environ = dict(os.environ)
     signals = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
-        with restored_path(), _restored_logging():
+        with chdir(os.getcwd()), restored_path(), _restored_logging():
             yield
     finally:
-        if os.getcwd() != cwd:
-            os.chdir(cwd)
         if dict(os.environ) != environ:
             os.environ.clear()
             os.environ.update(environ)

@@ -11,19 +11,16 @@ from typing import Any
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 
-from automigrator.backends.contract.backend import Backend
 from automigrator.errors import EnvError, JudgedError
 from automigrator.migrations.config import alembic_config
-from automigrator.migrations.history import History
+from automigrator.migrations.environment import Migration
 from automigrator.migrations.isolation import alone_in_thread, replaced, running_env
 from automigrator.support.redaction import first_line
-from automigrator.target import Target
 
 
-async def rendered(
-    target: Target, backend: Backend, history: History, heads: tuple[str, ...]
-) -> str:
+async def rendered(migration: Migration, heads: tuple[str, ...]) -> str:
     """The SQL from `heads` to the target's revision. Raises EnvError where env.py cannot say."""
+    target, backend, history, *_ = migration
     steps = history.steps(target.revision, heads)
     buffer = io.StringIO()
 

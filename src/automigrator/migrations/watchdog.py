@@ -19,7 +19,7 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import JudgedError, NoAnswerError
-from automigrator.migrations.environment import Execution, Stopped
+from automigrator.migrations.environment import Execution, Stopped, make_interruptible
 from automigrator.migrations.isolation import inside_env
 from automigrator.support.concurrency import beside
 from automigrator.support.redaction import first_line
@@ -108,13 +108,15 @@ class Watch:
     def overdue(self) -> JudgedError | None:
         """The limit that has been reached, and in which statement of which revision."""
         execution = self.execution
+        current = execution.current
+        named = self.what if current == self.what else f"{self.what} {current}"
         revision_s, statement_s = self.target.revision_timeout, self.target.statement_timeout
         if _passed(execution.began, revision_s):
             name, limit = "revision_timeout", revision_s
-            what = f"{self._named} ran"
+            what = f"{named} ran"
         elif not self.limited_by_server and _passed(execution.statement_since, statement_s):
             name, limit = "statement_timeout", statement_s
-            what = f"{self._named}: a statement ran"
+            what = f"{named}: a statement ran"
         else:
             return None
         where = "in a statement" if execution.statement_since is not None else "between statements"
@@ -146,9 +148,19 @@ class Watch:
                     ) from error
                 logger.debug("a look beside the migration: %s", type(error).__name__)
 
-    def follow(self, connection: Connection) -> Callable[[], None]:
-        """Watch the statements of a connection; returns what undoes that."""
-        execution = self.execution
+    def follow(self, connection: Connection, *, by_server: bool = False) -> Callable[[], None]:
+        """Watch the statements of a connection, which can be interrupted from now on.
+
+        With `by_server`, the server limits them where it can. Returns what undoes the watching.
+        """
+        execution, undo = self.execution, ExitStack()
+        make_interruptible(self.backend, execution, connection)
+        seconds = self.target.statement_timeout
+        if by_server and seconds is not None:
+            unlimited = self.backend.sessions.limit_statements(connection, seconds)
+            if unlimited is not None:
+                self.limited_by_server = True
+                undo.callback(unlimited)
 
         def before(conn: Any, cursor: Any, statement: str, *_: Any) -> None:
             self.check()
@@ -159,27 +171,10 @@ class Watch:
 
         # after a statement that failed there is a rollback only
         endings = ("after_cursor_execute", "rollback", "rollback_savepoint")
-        undo = ExitStack()
         for name, listener in (("before_cursor_execute", before), *((e, after) for e in endings)):
             event.listen(connection, name, listener)
             undo.callback(event.remove, connection, name, listener)
         return undo.close
-
-    def limit(self, connection: Connection) -> Callable[[], None]:
-        """Follow a connection's statements, and let the server limit them where it can."""
-        undo = ExitStack()
-        if (seconds := self.target.statement_timeout) is not None:
-            unlimited = self.backend.sessions.limit_statements(connection, seconds)
-            if unlimited is not None:
-                self.limited_by_server = True
-                undo.callback(unlimited)
-        undo.callback(self.follow(connection))
-        return undo.close
-
-    @property
-    def _named(self) -> str:
-        current = self.execution.current
-        return self.what if current == self.what else f"{self.what} {current}"
 
 
 def _passed(since: float | None, limit_s: float | None) -> bool:

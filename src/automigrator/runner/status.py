@@ -103,7 +103,7 @@ async def planned(target: Target, ahead: Ahead, *, sql: bool) -> Plan:
         history = await session.history()
         text = None
         if sql:
-            text = await rendered(target, session.backend, history, finding.heads)
+            text = await rendered(await session.migration(), finding.heads)
         return Plan(
             target.name,
             before=finding.heads,

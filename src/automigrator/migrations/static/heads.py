@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -35,8 +35,20 @@ class Heads(NamedTuple):
 def files(locations: Iterable[Path], *, recursive: bool) -> Signature:
     """The revision files by Alembic's rules, links followed, each once."""
     found: dict[str, tuple[str, int, int]] = {}
-    for location in locations:
-        _collect(str(location), recursive, found)
+    folders = [str(location) for location in locations]
+    for folder in folders:
+        try:
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            name = entry.name
+            if name.endswith(".py") and not name.startswith((".#", "__init__")):
+                status = entry.stat()
+                path = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                found[path] = (path, status.st_mtime_ns, status.st_size)
+            elif recursive and not name.endswith("__pycache__") and entry.is_dir():
+                folders.append(entry.path)
     return tuple(found.values())
 
 
@@ -88,21 +100,6 @@ def _loops(children: dict[str, list[str]], waiting: dict[str, int]) -> bool:
             if not waiting[child]:
                 ready.append(child)
     return len(ready) != len(waiting)
-
-
-def _collect(folder: str, recursive: bool, found: dict[str, tuple[str, int, int]]) -> None:
-    try:
-        entries: Sequence[os.DirEntry[str]] = list(os.scandir(folder))
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        name = entry.name
-        if name.endswith(".py") and not name.startswith((".#", "__init__")):
-            status = entry.stat()
-            path = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-            found[path] = (path, status.st_mtime_ns, status.st_size)
-        elif recursive and not name.endswith("__pycache__") and entry.is_dir():
-            _collect(entry.path, recursive, found)
 
 
 def _read(path: str, size: int) -> bytes:
