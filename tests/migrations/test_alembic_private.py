@@ -25,11 +25,13 @@ def script(tmp_path: Path) -> ScriptDirectory:
 
 
 def test_the_steps_are_alembics_own_in_their_order(script: ScriptDirectory) -> None:
-    up = alembic_private.upgrade_steps(script, "heads", ())
-    down = alembic_private.downgrade_steps(script, "base", ("r2",))
+    up = alembic_private.steps(script, "heads", ())
+    down = alembic_private.steps(script, "base", ("r2",), down=True)
     assert [revision_id(step) for step in up] == ["r1", "r2"]
     assert [revision_id(step) for step in down] == ["r2", "r1"]
     assert alembic_private.parents(script.get_revision("r2")) == ("r1",)
+    assert alembic_private.ancestors(script, ["r2"]) == {"r1", "r2"}
+    assert alembic_private.descendants(script, ["r1"]) == {"r1", "r2"}
 
 
 def test_the_revisions_are_loaded_from_the_version_locations(script: ScriptDirectory) -> None:

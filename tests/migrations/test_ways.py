@@ -14,7 +14,7 @@ from automigrator.backends.contract.values import Place
 from automigrator.backends.registry import backend_for
 from automigrator.errors import EnvError
 from automigrator.migrations.config import alembic_config
-from automigrator.migrations.environment import Execution
+from automigrator.migrations.environment import Execution, Migration
 from automigrator.migrations.history import History
 from automigrator.migrations.probe import probe
 from automigrator.migrations.ways import Way, ways
@@ -41,7 +41,7 @@ async def probed(target: Target) -> tuple[Way, Execution]:
     engine = backend.engine()
     try:
         place = Place(engine, backend.access.url, backend.in_place)
-        return await probe(target, backend, history, place)
+        return await probe(Migration(target, backend, history, place))
     finally:
         await backend.release(engine)
 

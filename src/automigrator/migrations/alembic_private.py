@@ -10,22 +10,34 @@ from typing import TYPE_CHECKING, Any
 import alembic.op
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from alembic.script import Script, ScriptDirectory
 
 
-def upgrade_steps(script: ScriptDirectory, revision: str, heads: tuple[str, ...]) -> list[Any]:
-    """What `alembic upgrade` would run, in order."""
-    return list(script._upgrade_revs(revision, heads))  # type: ignore[arg-type]  # takes a tuple
-
-
-def downgrade_steps(script: ScriptDirectory, revision: str, heads: tuple[str, ...]) -> list[Any]:
-    """What `alembic downgrade` would run, in order."""
-    return list(script._downgrade_revs(revision, heads))  # type: ignore[arg-type]  # takes a tuple
+def steps(
+    script: ScriptDirectory, revision: str, heads: tuple[str, ...], *, down: bool = False
+) -> list[Any]:
+    """What `alembic upgrade`, or `alembic downgrade`, would run, in order."""
+    steps_to = script._downgrade_revs if down else script._upgrade_revs
+    return list(steps_to(revision, heads))  # type: ignore[arg-type]  # takes a tuple
 
 
 def parents(script: Script) -> tuple[str, ...]:
     """What a revision comes after: its down revisions and resolved dependencies."""
     return tuple(script._all_down_revisions)
+
+
+def ancestors(script: ScriptDirectory, revisions: Iterable[str]) -> set[str]:
+    """These revisions, and all that they come after."""
+    found = [script.get_revision(each) for each in revisions]
+    return {each.revision for each in script.revision_map._get_ancestor_nodes(found)}
+
+
+def descendants(script: ScriptDirectory, revisions: Iterable[str]) -> set[str]:
+    """These revisions, and all that come after them."""
+    found = [script.get_revision(each) for each in revisions]
+    return {each.revision for each in script.revision_map._get_descendant_nodes(found)}
 
 
 def version_locations(script: ScriptDirectory) -> tuple[Any, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 from alembic.runtime.migration import MigrationContext
@@ -15,44 +15,35 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import connected
 from automigrator.backends.contract.backend import Backend
-from automigrator.backends.contract.lock import Hold
-from automigrator.backends.contract.values import Place, VersionTable
+from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import ConfigurationError, JudgedError, LockLostError
-from automigrator.migrations.environment import Execution, adopted, make_interruptible
+from automigrator.migrations.environment import Execution, Migration, adopt
 from automigrator.migrations.history import History
 from automigrator.migrations.watchdog import Watch
 from automigrator.support.redaction import first_line
-from automigrator.target import Target
 
 
-async def bootstrap(
-    target: Target,
-    backend: Backend,
-    history: History,
-    place: Place,
-    table: VersionTable,
-    hold: Hold | None,
-) -> str | None:
+async def bootstrap(migration: Migration, table: VersionTable) -> str | None:
     """Call the target's `bootstrap` on an empty database and stamp what it returns.
 
     Both or neither: one transaction. For None the version table is made and left empty, so that
     a later start knows whose tables they are. Raises JudgedError for what the callable raises,
     and ConfigurationError when it returns no revision of this history.
     """
-    async with _committed(backend, place, hold) as connection:
-        answer = await _answer(target, connection, backend, hold)
+    async with _committed(migration) as connection:
+        answer = await _answer(migration, connection)
         revision = "base" if answer is None else answer
-        await connection.run_sync(lambda c: _stamp(c, history, table, revision, "bootstrap"))
+        await connection.run_sync(_stamp, migration.history, table, revision, "bootstrap")
     return None if answer is None else str(answer)
 
 
 @asynccontextmanager
-async def _committed(
-    backend: Backend, place: Place, hold: Hold | None
-) -> AsyncIterator[AsyncConnection]:
+async def _committed(migration: Migration) -> AsyncIterator[AsyncConnection]:
     """Context manager: yield a connection, and commit at the end if the lock is still held."""
-    async with connected(place.engine, backend.access.connect_timeout) as connection:
-        undo = await connection.run_sync(lambda sync: adopted(backend, hold, sync))
+    target, _, _, place, hold = migration
+    async with connected(place.engine, target.connect_timeout) as connection:
+        undo = ExitStack()
+        await connection.run_sync(lambda sync: adopt(migration, sync, undo, to_write=True))
         try:
             yield connection
             if hold is not None:
@@ -60,23 +51,18 @@ async def _committed(
             await connection.commit()
         finally:
             await connection.rollback()
-            await connection.run_sync(lambda _: undo())
+            await connection.run_sync(lambda _: undo.close())
 
 
-async def _answer(
-    target: Target, connection: AsyncConnection, backend: Backend, hold: Hold | None
-) -> Any:
+async def _answer(migration: Migration, connection: AsyncConnection) -> Any:
     """Call `bootstrap` within the limits of a revision, for as long as the lock is held."""
+    target, backend, _, _, hold = migration
     call = target.bootstrap
     assert call is not None
     execution = Execution(current="bootstrap", began=time.monotonic())
     watch = Watch(target, backend, hold, execution, what="bootstrap")
 
-    def follow(sync: Connection) -> Callable[[], None]:
-        make_interruptible(backend, execution, sync)
-        return watch.follow(sync)
-
-    forget = await connection.run_sync(follow)
+    forget = await connection.run_sync(watch.follow)
     try:
         if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__):
             return await watch.await_end(call(connection))
@@ -89,17 +75,10 @@ async def _answer(
         await connection.run_sync(lambda _: forget())
 
 
-async def stamp(
-    backend: Backend,
-    history: History,
-    place: Place,
-    table: VersionTable,
-    revision: str,
-    hold: Hold | None,
-) -> None:
+async def stamp(migration: Migration, table: VersionTable, revision: str) -> None:
     """Write the heads of `revision` into the version table, running nothing."""
-    async with _committed(backend, place, hold) as connection:
-        await connection.run_sync(lambda c: _stamp(c, history, table, revision, "baseline"))
+    async with _committed(migration) as connection:
+        await connection.run_sync(_stamp, migration.history, table, revision, "baseline")
 
 
 def _stamp(

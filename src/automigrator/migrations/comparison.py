@@ -10,24 +10,15 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import MetaData
 from sqlalchemy.sql.schema import ColumnCollectionConstraint
 
-from automigrator.backends.contract.backend import Backend
-from automigrator.backends.contract.values import Place
 from automigrator.errors import EnvError
 from automigrator.migrations.drive import drive
-from automigrator.migrations.history import History
+from automigrator.migrations.environment import Migration
 from automigrator.migrations.probe import probe
-from automigrator.target import Target
 
 MODELS, DATABASE = "only in the models", "only in the database"
 
 
-async def drift(
-    target: Target,
-    backend: Backend,
-    history: History,
-    place: Place,
-    models: MetaData | Sequence[MetaData],
-) -> tuple[str, ...]:
+async def drift(migration: Migration, models: MetaData | Sequence[MetaData]) -> tuple[str, ...]:
     """Return a line for each difference between `models` and the database; only reads.
 
     env.py's options for `context.configure` apply: `include_object`, `compare_type`, schemas.
@@ -39,8 +30,8 @@ async def drift(
         # Alembic takes several, as target_metadata may be
         found.append(tuple(described(compare_metadata(context, models))))  # type: ignore[arg-type]
 
-    way, _ = await probe(target, backend, history, place)
-    await drive(target, backend, history, place, way, revision=target.revision, compare=compare)
+    way, _ = await probe(migration)
+    await drive(migration, way, revision=migration.target.revision, compare=compare)
     if not found:
         raise EnvError("env.py returned before the models could be compared")
     return tuple(dict.fromkeys(line for lines in found for line in lines))
@@ -62,7 +53,7 @@ def _line(difference: tuple[Any, ...]) -> str:
         case "add_table" | "remove_table", [table]:
             return f"table {table.fullname}: {where}"
         case "add_column" | "remove_column", [schema, table, column]:
-            return f"column {_qualified(schema, table)}.{column.name}: {where}"
+            return f"{_column(schema, table, column.name)}: {where}"
         case "add_index" | "remove_index", [index]:
             unique = "unique index" if index.unique else "index"
             return f"{unique} {index.name} on {index.table.fullname}: {where}"
@@ -71,25 +62,22 @@ def _line(difference: tuple[Any, ...]) -> str:
         case "modify_nullable", [schema, table, column, _, old, new]:
             words = {True: "nullable", False: "not nullable"}
             return _modified(schema, table, column, words.get(old, old), words.get(new, new))
-        case "modify_type", [schema, table, column, _, old, new]:
-            return _modified(schema, table, column, f"type {old!r}", f"{new!r}")
         case "modify_default", [schema, table, column, _, old, new]:
             return _modified(schema, table, column, f"default {_default(old)}", _default(new))
-        case "modify_comment", [schema, table, column, _, old, new]:
-            return _modified(schema, table, column, f"comment {old!r}", f"{new!r}")
+        case "modify_type" | "modify_comment", [schema, table, column, _, old, new]:
+            what = kind.removeprefix("modify_")
+            return _modified(schema, table, column, f"{what} {old!r}", f"{new!r}")
         case "add_table_comment" | "remove_table_comment", [table, *_]:
             return f"table {table.fullname}: its comment differs"
     return f"{kind} {', '.join(str(getattr(each, 'name', each)) for each in rest)}"
 
 
 def _modified(schema: str | None, table: str, column: str, old: Any, new: Any) -> str:
-    return (
-        f"column {_qualified(schema, table)}.{column}: {old} in the database, {new} in the models"
-    )
+    return f"{_column(schema, table, column)}: {old} in the database, {new} in the models"
 
 
-def _qualified(schema: str | None, table: str) -> str:
-    return f"{schema}.{table}" if schema else table
+def _column(*names: str | None) -> str:
+    return f"column {'.'.join(filter(None, names))}"
 
 
 def _constraint(constraint: ColumnCollectionConstraint) -> str:
@@ -101,6 +89,4 @@ def _constraint(constraint: ColumnCollectionConstraint) -> str:
 
 
 def _default(default: Any) -> str:
-    if default is None:
-        return "none"
-    return str(getattr(default, "arg", default))
+    return "none" if default is None else str(getattr(default, "arg", default))

@@ -13,6 +13,7 @@ from alembic.config import Config
 from sqlalchemy import URL
 
 from automigrator.errors import ConfigurationError
+from automigrator.migrations.static.layout import ini_and_toml
 from automigrator.support import urls
 from automigrator.target import Target
 
@@ -21,16 +22,16 @@ def alembic_config(target: Target, url: URL, attributes: dict[str, Any] | None =
     """A new Config pointing at `url`; the target's own Config object is never changed."""
     config = _read(target)
     config.config_ini_section = target.section
-    config.attributes.update(target.attributes)
-    config.attributes.update(attributes or {})
+    config.attributes.update({**(attributes or {}), **target.attributes})
     options = vars(config.cmd_opts) if config.cmd_opts else {}
     config.cmd_opts = Namespace(**{**options, "x": list(target.x) or None, "quiet": True})
-    if config.get_alembic_option("script_location") is None:
+    location = config.get_alembic_option("script_location")
+    if location is None:
         raise ConfigurationError(
             f"{_described(target)} has no script_location in section [{target.section}]; "
             "name the section that has it with section=, or pass the script directory itself"
         )
-    _anchor_script_location(config)
+    _anchor(config, location)
     _point(config, target, url)
     return config
 
@@ -55,11 +56,9 @@ def _point(config: Config, target: Target, url: URL) -> None:
 
 def _section_of(config: Config, names: list[str], url: URL) -> str | None:
     for name in names:
-        section = config.get_section(name) or {}
-        if "sqlalchemy.url" in section:
-            theirs = urls.parse(section["sqlalchemy.url"])
-            if _place(theirs) == _place(url):
-                return name
+        theirs = config.get_section(name, {}).get("sqlalchemy.url")
+        if theirs is not None and _place(urls.parse(theirs)) == _place(url):
+            return name
     return None
 
 
@@ -70,16 +69,9 @@ def _place(url: URL) -> tuple[Any, ...]:
 def _read(target: Target) -> Config:
     source = target.config
     if isinstance(source, Config):
-        config = Config(
-            source.config_file_name,
-            toml_file=source.toml_file_name,
-            ini_section=source.config_ini_section,
-            output_buffer=source.output_buffer,
-            stdout=source.stdout,
-            cmd_opts=source.cmd_opts,
-            config_args=source.config_args,
-            attributes=dict(source.attributes),
-        )
+        config = copy.copy(source)
+        for name in ("attributes", "config_args", "toml_args"):
+            vars(config)[name] = dict(getattr(source, name))
         if "file_config" in vars(source):
             vars(config)["file_config"] = copy.deepcopy(source.file_config)
         return config
@@ -94,14 +86,11 @@ def _read(target: Target) -> Config:
         config.set_main_option("script_location", str(path.absolute()))
         config.set_main_option("path_separator", "os")
         return config
-    if path.suffix == ".toml":
-        sibling = path.with_name("alembic.ini")
-        return Config(
-            sibling if sibling.exists() else None, toml_file=path, ini_section=target.section
-        )
-    sibling = path.with_name("pyproject.toml")
+    ini, toml = ini_and_toml(path)
     return Config(
-        path, toml_file=sibling if _has_table(sibling) else None, ini_section=target.section
+        ini if ini is path or ini.exists() else None,
+        toml_file=toml if toml is path or _has_table(toml) else None,
+        ini_section=target.section,
     )
 
 
@@ -112,11 +101,10 @@ def _has_table(pyproject: Path) -> bool:
         return False
 
 
-def _anchor_script_location(config: Config) -> None:
+def _anchor(config: Config, location: str) -> None:
     """Let a relative script_location be found from the ini's folder when not from the cwd."""
-    location = config.get_alembic_option("script_location")
     file = config.config_file_name or config.toml_file_name
-    if location is None or file is None or ":" in location or Path(location).exists():
+    if file is None or ":" in location or Path(location).exists():
         return
     beside = Path(file).absolute().parent / location
     if beside.exists():

@@ -50,25 +50,21 @@ def _created(body: list[ast.stmt]) -> Iterator[TableName]:
         match statement:
             case ast.With(body=inner):
                 yield from _created(inner)
-            case (
-                ast.Expr(value=ast.Call() as call)
-                | ast.Assign(value=ast.Call() as call)
-                | ast.AnnAssign(value=ast.Call() as call)
-            ):
-                table = _table(call)
-                if table is not None:
+            case ast.Expr(value=act) | ast.Assign(value=act) | ast.AnnAssign(value=act):
+                if (table := _table(act)) is not None:
                     yield table
             case ast.Return() | ast.Raise():
                 return
 
 
-def _table(call: ast.Call) -> TableName | None:
-    match call:
+def _table(act: ast.expr | None) -> TableName | None:
+    match act:
         case ast.Call(
             func=ast.Attribute(value=ast.Name(id="op"), attr="create_table"),
             args=[ast.Constant(value=str(name)), *_],
+            keywords=keywords,
         ):
-            options = {keyword.arg: keyword.value for keyword in call.keywords}
+            options = {keyword.arg: keyword.value for keyword in keywords}
             if None in options or "if_not_exists" in options:
                 return None
             match options.get("schema"):

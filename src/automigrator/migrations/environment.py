@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import sys
 import time
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
@@ -20,15 +19,26 @@ from sqlalchemy.util import await_only
 
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
-from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import EnvError, NeedsThreadError, RevisionExitError, UnknownRevisionError
-from automigrator.migrations import alembic_private
 from automigrator.migrations.history import History, revision_id
 from automigrator.migrations.isolation import running_env
+from automigrator.target import Target
 
 
 class Stopped(BaseException):
     """Ends an upgrade between two revisions after a cancellation; env.py must not swallow it."""
+
+
+class Migration(NamedTuple):
+    """A history, and the database to bring along it: the target's own, or one on the side."""
+
+    target: Target
+    backend: Backend
+    history: History
+    place: Place
+    hold: Hold | None = None
+    """The target's lock; a look may be without."""
 
 
 @dataclass(slots=True)
@@ -36,7 +46,8 @@ class Configured:
     """The result of one `context.configure` of env.py."""
 
     table: VersionTable
-    how: str
+    replaced: bool = False
+    """Whether a connection of ours took the place of env.py's own."""
     heads: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     wanted: tuple[str, ...] = ()
@@ -50,26 +61,25 @@ class Configured:
 class Request:
     """The revision to run to, the database, and the callbacks; without `apply` it only looks."""
 
+    migration: Migration
     config: Config
-    history: History
-    backend: Backend
     revision: str
-    expected: Hashable
-    connection: Connection | None = None
-    hold: Hold | None = None
-    session_state: Hashable = None
-    apply: bool = False
-    down: bool = False
-    replace: bool = True
-    started: Callable[[str, int, int], None] = lambda revision, index, total: None
-    done: Callable[[str, float], None] = lambda revision, seconds: None
-    check: Callable[[], None] = lambda: None
+    connection: Connection | None
+    """Ours, to migrate on; None where env.py runs in a thread, on a connection of its own."""
+    identity: Hashable
+    session_state: Hashable
+    apply: bool
+    down: bool
+    replace: bool
+    started: Callable[[str, int, int], None]
+    done: Callable[[str, float], None]
+    check: Callable[[], None]
     """Raises Stopped when nothing more may run."""
-    stop: Callable[[], bool] = lambda: False
-    follow: Callable[[Connection], Callable[[], None]] = lambda connection: lambda: None
-    """Watches the statements of a connection; returns what undoes that."""
-    compare: Callable[[MigrationContext], None] | None = None
-    confirm: Callable[[str], None] = lambda progress: None
+    stop: Callable[[], bool]
+    follow: Callable[[Connection], Callable[[], None]]
+    """Watches a connection's statements, and lets them be interrupted; returns the undoing."""
+    compare: Callable[[MigrationContext], None] | None
+    confirm: Callable[[str], None]
     """Reports the progress to the lock; raises LockLostError when it is no longer held."""
 
 
@@ -82,14 +92,14 @@ class Execution:
     done: list[tuple[str, float]] = field(default_factory=list)
     error: BaseException | None = None
     began: float | None = None
-    """When `current` began, on the monotonic clock."""
+    """When `current` began, on the monotonic clock; None between revisions."""
     statement: str | None = None
     """The last one that a revision ran, without its parameters."""
     statement_since: float | None = None
     stopped: bool = False
     """Whether a revision was told to end: its further statements clean up."""
     interrupts: list[Callable[[], None]] = field(default_factory=list)
-    undo: list[Callable[[], None]] = field(default_factory=list)
+    undo: ExitStack = field(default_factory=ExitStack)
 
     @property
     def met_a_revision(self) -> bool:
@@ -99,8 +109,8 @@ class Execution:
 
 def execute(request: Request, execution: Execution) -> None:
     """Run env.py once, filling in `execution`. Raises what env.py raises."""
-    on_loop = request.connection is not None
-    script = request.history.script
+    ours, migration = request.connection, request.migration
+    script, sessions = migration.history.script, migration.backend.sessions
     environment = EnvironmentContext(
         request.config,
         script,
@@ -119,7 +129,7 @@ def execute(request: Request, execution: Execution) -> None:
         if connection is None:
             original(connection, *args, **options)
             return
-        chosen, how = _adopted(request, execution, connection)
+        chosen = _adopted(request, execution, connection)
         if request.apply:
             # once the session can be found: a process that takes over must be able to end it
             request.confirm("")
@@ -127,61 +137,55 @@ def execute(request: Request, execution: Execution) -> None:
                 *to_tuple(options.get("on_version_apply"), default=()),
                 confirmed,  # inside the transaction, before its commit
             )
-        for option, value in request.backend.sessions.configure_options().items():
+        for option, value in sessions.configure_options().items():
             if options.get(option) is None:
                 options[option] = value
         original(chosen, *args, **options)
         context = environment.get_context()
         table = VersionTable(context.version_table, context.version_table_schema)
         with _untouched(chosen):
-            table = request.backend.sessions.resolve(chosen, table)
-        execution.contexts.append(
-            Configured(
-                table,
-                how,
-                one_transaction=not options.get("transaction_per_migration")
-                and bool(context.impl.transactional_ddl),
-            )
-        )
+            table = sessions.resolve(chosen, table)
+        several = options.get("transaction_per_migration") or not context.impl.transactional_ddl
+        replaced = chosen is not connection
+        execution.contexts.append(Configured(table, replaced, one_transaction=not several))
 
     environment.configure = configure  # type: ignore[method-assign]  # a subclass breaks its proxies
-    before = asyncio.all_tasks() if on_loop else set()
+    before = asyncio.all_tasks() if ours is not None else set()
     try:
-        with running_env(on_loop=on_loop), environment:
-            sys.path[:0] = request.config.get_prepend_sys_paths_list() or []
-            script.run_env()
-            if on_loop:
-                _await_own_tasks(before, script.env_py_location)
+        with execution.undo:
+            if ours is not None:
+                _tune(request, execution, ours)
+            with running_env(request.config, "loop" if ours is not None else "thread"), environment:
+                script.run_env()
+                if ours is not None:
+                    _await_own_tasks(before, script.env_py_location)
     except SystemExit as stop:
         # on the loop it would end the application, not the migration
         if execution.current is not None:
             raise RevisionExitError(f"the revision called sys.exit({stop.code!r})") from stop
         raise EnvError(f"env.py called sys.exit({stop.code!r})") from stop
-    finally:
-        alembic_private.remove_operations_proxy()
-        for undo in reversed(execution.undo):
-            undo()
 
 
-def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> Iterator[Any]:
-    history = request.history
+def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> Iterable[Any]:
+    history = request.migration.history
     history.refresh()
-    heads = tuple(heads)
     configured = execution.contexts[-1]
-    configured.heads = heads
+    configured.heads = heads = tuple(heads)
     try:
         steps = history.steps(request.revision, heads, down=request.down)
     except UnknownRevisionError as error:
         if request.apply:
             raise
         configured.ran, configured.ahead = True, error
-        return iter(())  # the other version tables are looked at as well
+        return ()  # the other version tables are looked at as well
     configured.ran = True
-    configured.pending = tuple(revision_id(step) for step in steps)
+    configured.pending = history.ids(steps)
     configured.wanted = history.wanted(heads, steps) if not request.down else ()
-    if request.compare is not None and not request.apply:
+    if request.apply:
+        return _applied(request, execution, steps)
+    if request.compare is not None:
         request.compare(context)
-    return iter(_applied(request, execution, steps)) if request.apply else iter(())
+    return ()
 
 
 def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterator[Any]:
@@ -198,7 +202,7 @@ def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterat
         yield step
         seconds = time.perf_counter() - began
         execution.done.append((revision, seconds))
-        execution.current = None
+        execution.current = execution.began = None
         request.done(revision, seconds)
     if request.stop():
         raise Stopped
@@ -218,34 +222,39 @@ def _recorded(function: Callable[..., Any], execution: Execution) -> Callable[..
     return run
 
 
-def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Connection, str]:
+def _adopted(request: Request, execution: Execution, theirs: Any) -> Connection:
     """The connection to migrate on: ours, or env.py's own where it leads to the same database."""
-    ours, backend = request.connection, request.backend
+    ours, backend = request.connection, request.migration.backend
     if not isinstance(theirs, Connection):
         raise EnvError(
             f"env.py passed a {type(theirs).__name__} to context.configure(connection=); "
             "it takes a sqlalchemy.engine.Connection"
         )
-    if ours is not None and (theirs is ours or theirs.engine.pool is ours.engine.pool):
-        if theirs is not ours:
-            _tune(request, execution, theirs)
-        return theirs, "connection"
+    if theirs is ours:
+        return ours
+    if ours is not None and theirs.engine.pool is ours.engine.pool:
+        _tune(request, execution, theirs)
+        return theirs
     if theirs.dialect.name != backend.name:
         raise EnvError(
             f"env.py opened a {theirs.dialect.name} database, the target is {backend.name}"
         )
     with _untouched(theirs):
-        same = backend.sessions.identity(theirs) == request.expected
+        same = backend.sessions.identity(theirs) == request.identity
         state = backend.sessions.state(theirs) if ours is not None else None
     if ours is not None or not theirs.dialect.is_async:
-        _dispose_afterwards(backend, execution, theirs)
+        # close the pool that env.py made for itself and leaves behind; never the application's
+        engines = (backend.access.given_engine, backend.access.application)
+        pools = [engine.sync_engine.pool for engine in engines if engine is not None]
+        if theirs.engine.pool not in pools:
+            execution.undo.callback(theirs.engine.dispose)
     if ours is not None:
         if same and not theirs.dialect.is_async:
             raise NeedsThreadError("env.py opens its own connection with a sync driver")
         alike = (same or backend.in_place) and state == request.session_state
         if request.replace and alike and not theirs.in_transaction():
             make_interruptible(backend, execution, theirs)  # closing asks the server, too
-            return ours, "replaced"
+            return ours
     if not same:
         raise EnvError(
             f"env.py connected to another database ({theirs.engine.url.render_as_string()}) than "
@@ -253,40 +262,23 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> tuple[Conne
             "take config.attributes['connection']"
         )
     _tune(request, execution, theirs)
-    return theirs, "carried" if ours is not None else "thread"
+    return theirs
 
 
-def adopted(
-    backend: Backend, hold: Hold | None, connection: Connection, *, to_write: bool = True
-) -> Callable[[], None]:
-    """Make a connection's transactions real and mark them as the lock's; a call undoes both."""
-    undo = backend.sessions.adopt(connection, to_write=to_write)
-    if hold is None:
-        return undo
-    leave = hold.claim(connection)
-
-    def undone() -> None:
-        undo()
-        leave()
-
-    return undone
-
-
-def _dispose_afterwards(backend: Backend, execution: Execution, theirs: Connection) -> None:
-    """Close the pool that env.py made for itself and leaves behind; never the application's."""
-    applications = (backend.access.given_engine, backend.access.application)
-    if all(
-        engine is None or engine.sync_engine.pool is not theirs.engine.pool
-        for engine in applications
-    ):
-        execution.undo.append(theirs.engine.dispose)
+def adopt(migration: Migration, connection: Connection, undo: ExitStack, to_write: bool) -> None:
+    """Make a connection's transactions real and mark them as the lock's, until `undo` ends."""
+    unreal = migration.backend.sessions.adopt(connection, to_write=to_write)
+    if migration.hold is not None:
+        undo.callback(migration.hold.claim(connection))
+    undo.callback(unreal)
 
 
 def _tune(request: Request, execution: Execution, connection: Connection) -> None:
-    undo = adopted(request.backend, request.hold, connection, to_write=request.apply)
-    execution.undo.append(undo)
-    execution.undo.append(request.follow(connection))
-    make_interruptible(request.backend, execution, connection)
+    adopt(request.migration, connection, execution.undo, request.apply)
+    if request.apply:
+        execution.undo.callback(request.follow(connection))
+    else:
+        make_interruptible(request.migration.backend, execution, connection)
 
 
 def make_interruptible(backend: Backend, execution: Execution, connection: Connection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import CycleDetected, MultipleHeads, RangeNotAncestorError, RevisionMap
-from alembic.util import CommandError
+from alembic.util import CommandError, to_tuple
 
 from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
 from automigrator.migrations import alembic_private
@@ -44,7 +45,10 @@ class History:
         try:
             self.heads = tuple(self.script.get_heads())
         except CycleDetected as error:
-            raise _looping(error) from error
+            raise HistoryError(
+                f"the revisions form a loop: {error}",
+                "change the down_revision of one of them, so that one comes first",
+            ) from error
         except CommandError as error:
             raise HistoryError(str(error)) from error
         self._locations = locations  # only when sound: else the next call refuses them again
@@ -71,16 +75,17 @@ class History:
     def steps(self, revision: str, heads: tuple[str, ...], *, down: bool = False) -> list[Any]:
         """Alembic's own steps from `heads` to `revision`; none when the database is beyond it."""
         self.check_known(heads)
-        make = alembic_private.downgrade_steps if down else alembic_private.upgrade_steps
         try:
-            return make(self.script, revision, heads)
+            return alembic_private.steps(self.script, revision, heads, down=down)
         except CommandError as error:
-            if isinstance(error.__cause__, RangeNotAncestorError) and self._beyond(revision, heads):
-                return []
-            if isinstance(error.__cause__, MultipleHeads):
+            cause = error.__cause__
+            if isinstance(cause, RangeNotAncestorError):
+                if self.reached(self.asked_for(revision), heads):
+                    return []
+            elif isinstance(cause, MultipleHeads):
                 raise HistoryError(
                     f"revision={revision!r} asks for one head, and the history has "
-                    f"{', '.join(sorted(error.__cause__.heads))}; ask for 'heads', "
+                    f"{', '.join(sorted(cause.heads))}; ask for 'heads', "
                     "for '<branch>@head', or merge them",
                     "if they are to be one history, write the revision that joins them: "
                     "alembic merge heads; if both are wanted, leave revision= out",
@@ -116,7 +121,10 @@ class History:
         return hashed.hexdigest()
 
     def describe(self, revisions: Iterable[str]) -> tuple[PendingRevision, ...]:
-        return tuple(_described(self._script(revision)) for revision in revisions)
+        return tuple(
+            PendingRevision(each.revision, _down(each), each.doc, each.path)
+            for each in map(self._script, revisions)
+        )
 
     def uses_autocommit(self, revisions: Iterable[str]) -> bool:
         """Whether the text of one of these revisions hints at a commit in its middle."""
@@ -141,17 +149,9 @@ class History:
 
         Alembic keeps no row for a revision that something applied comes after.
         """
-        children: dict[str, list[str]] = {}
-        for script in self.ancestry(self.asked_for(revision)):
-            for parent in alembic_private.parents(script):
-                children.setdefault(parent, []).append(script.revision)
-        above: set[str] = set()
-        todo = [head for head in heads if self.knows([head])]
-        while todo:
-            new = set(children.get(todo.pop(), ())) - above
-            above |= new
-            todo += new
-        return tuple(sorted(each for each in above if not set(children.get(each, ())) & above))
+        known = {head for head in heads if self.knows([head])}
+        above = alembic_private.descendants(self.script, known) - known
+        return self.maximal(above & self._closure(self.asked_for(revision)))
 
     def ancestry(self, heads: Iterable[str]) -> tuple[Script, ...]:
         """Every revision that a database at `heads` has."""
@@ -167,26 +167,12 @@ class History:
         parents = {p for each in given for p in alembic_private.parents(self._script(each))}
         return tuple(sorted(given - self._closure(parents)))
 
-    def _beyond(self, revision: str, heads: tuple[str, ...]) -> bool:
-        try:
-            wanted = {script.revision for script in self.script.get_revisions(revision) if script}
-        except CommandError:
-            return False
-        return wanted <= self._closure(heads)
-
     def _script(self, revision: str) -> Script:
         return self.script.get_revision(revision)
 
     def _closure(self, revisions: Iterable[str]) -> set[str]:
         self.check_known(revisions := tuple(revisions))
-        seen: set[str] = set()
-        todo = list(revisions)
-        while todo:
-            revision = todo.pop()
-            if revision not in seen:
-                seen.add(revision)
-                todo.extend(alembic_private.parents(self._script(revision)))
-        return seen
+        return alembic_private.ancestors(self.script, revisions)
 
 
 def revision_id(step: Any) -> str:
@@ -208,18 +194,19 @@ def _checked(script: ScriptDirectory) -> Iterator[Script]:
                     "branches that were merged may both have brought it",
                 )
             seen[revision.revision] = revision
-    except (HistoryError, CommandError):
+    except (HistoryError, CommandError, CycleDetected):
         raise
-    except CycleDetected as error:
-        raise _looping(error) from error
     except (Exception, SystemExit) as error:
+        folders = set(alembic_private.version_locations(script))
+        frames = traceback.walk_tb(error.__traceback__)
+        files = (frame.f_code.co_filename for frame, _ in frames)
         name = next(
-            (f.tb_frame.f_code.co_filename for f in _frames(error) if _is_revision(script, f)),
+            (file for file in files if not folders.isdisjoint(Path(file).parents)),
             str(getattr(error, "filename", None) or "a revision file"),
         )
         raise RevisionImportError(f"{name} cannot be imported: {first_line(error)}") from error
     for revision in seen.values():
-        for parent in revision._versioned_down_revisions:
+        for parent in _down(revision):
             if parent not in seen:
                 raise HistoryError(
                     f"revision {revision.revision} ({revision.path}) comes after {parent}, "
@@ -230,28 +217,6 @@ def _checked(script: ScriptDirectory) -> Iterator[Script]:
     yield from seen.values()
 
 
-def _looping(error: CycleDetected) -> HistoryError:
-    return HistoryError(
-        f"the revisions form a loop: {error}",
-        "change the down_revision of one of them, so that one comes first",
-    )
-
-
-def _frames(error: BaseException) -> Iterator[Any]:
-    frame = error.__traceback__
-    while frame is not None:
-        yield frame
-        frame = frame.tb_next
-
-
-def _is_revision(script: ScriptDirectory, frame: Any) -> bool:
-    filename = Path(frame.tb_frame.f_code.co_filename)
-    return any(
-        location in filename.parents for location in alembic_private.version_locations(script)
-    )
-
-
-def _described(script: Script) -> PendingRevision:
-    down = script.down_revision or ()
-    parents = (down,) if isinstance(down, str) else tuple(down)
-    return PendingRevision(script.revision, parents, script.doc, script.path)
+def _down(script: Script) -> tuple[str, ...]:
+    """The revisions that a revision's own file says it comes after."""
+    return to_tuple(script.down_revision, default=())

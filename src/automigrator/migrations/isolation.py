@@ -10,13 +10,16 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, chdir, contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Literal, TypeVar
 
+from alembic.config import Config
 from sqlalchemy.util import await_only
 
 from automigrator.errors import JudgedError
+from automigrator.migrations import alembic_private
 from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import in_thread
 from automigrator.target import Target
@@ -25,9 +28,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-inside_env: ContextVar[bool] = ContextVar("automigratorinside_env", default=False)
+Where = Literal["", "loop", "thread"]
 
-_on_loop: ContextVar[bool] = ContextVar("automigrator_env_on_loop", default=False)
+inside_env: ContextVar[Where] = ContextVar("automigrator_inside_env", default="")
+
+"""Where the env.py runs that called this code; empty outside of any."""
 
 _alembic = threading.Lock()
 
@@ -88,15 +93,16 @@ async def _have_alembic(target: Target) -> None:
 
 
 @contextmanager
-def running_env(*, on_loop: bool) -> Iterator[None]:
-    """Context manager: guard the process around one execution of env.py."""
+def running_env(config: Config, where: Where) -> Iterator[None]:
+    """Context manager: guard the process around one execution of env.py, on its `sys.path`."""
     with _restored_state(), _replaced_calls():
-        tokens = (inside_env.set(True), _on_loop.set(on_loop))
+        token = inside_env.set(where)
         try:
+            sys.path[:0] = config.get_prepend_sys_paths_list() or []
             yield
         finally:
-            _on_loop.reset(tokens[1])
-            inside_env.reset(tokens[0])
+            alembic_private.remove_operations_proxy()
+            inside_env.reset(token)
 
 
 @contextmanager
@@ -110,48 +116,48 @@ def restored_path() -> Iterator[None]:
 
 
 @contextmanager
+def replaced(owner: Any, name: str, by: Any) -> Iterator[None]:
+    """Context manager: let a module's attribute be something else."""
+    own = getattr(owner, name)
+    setattr(owner, name, by)
+    try:
+        yield
+    finally:
+        setattr(owner, name, own)
+
+
+@contextmanager
 def _replaced_calls() -> Iterator[None]:
     """Context manager: keep env.py from calls that would harm the application.
 
     `fileConfig` and `dictConfig` would disable its loggers and close its handlers; `asyncio.run`
     on a running loop could only raise, and is carried on that loop instead.
     """
-    file_config, dict_config = logging.config.fileConfig, logging.config.dictConfig
-    run = asyncio.run
-
-    def outside_env(configure: Callable[..., None]) -> Callable[..., None]:
-        def quiet(*args: Any, **kwargs: Any) -> None:
-            if not inside_env.get():
-                configure(*args, **kwargs)
-
-        return quiet
-
-    def carried_run(main: Any, **kwargs: Any) -> Any:
-        return await_only(main) if _on_loop.get() else run(main, **kwargs)
-
-    logging.config.fileConfig = outside_env(file_config)
-    logging.config.dictConfig = outside_env(dict_config)
-    asyncio.run = carried_run
-    try:
+    with (
+        replaced(logging.config, "fileConfig", partial(_outside_env, logging.config.fileConfig)),
+        replaced(logging.config, "dictConfig", partial(_outside_env, logging.config.dictConfig)),
+        replaced(asyncio, "run", partial(_carried, asyncio.run)),
+    ):
         yield
-    finally:
-        logging.config.fileConfig, logging.config.dictConfig = file_config, dict_config
-        asyncio.run = run
+
+
+def _outside_env(configure: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    if not inside_env.get():
+        configure(*args, **kwargs)
+
+
+def _carried(run: Callable[..., Any], main: Any, **kwargs: Any) -> Any:
+    return await_only(main) if inside_env.get() == "loop" else run(main, **kwargs)
 
 
 @contextmanager
 def _restored_state() -> Iterator[None]:
-    loggers, disabled = _logging_state(), logging.root.manager.disable
-    cwd, environ = os.getcwd(), dict(os.environ)
+    environ = dict(os.environ)
     signals = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
-        with restored_path():
+        with chdir(os.getcwd()), restored_path(), _restored_logging():
             yield
     finally:
-        _restore_logging(loggers)
-        logging.disable(disabled)
-        if os.getcwd() != cwd:
-            os.chdir(cwd)
         if dict(os.environ) != environ:
             os.environ.clear()
             os.environ.update(environ)
@@ -161,22 +167,20 @@ def _restored_state() -> Iterator[None]:
                     signal.signal(number, handler)
 
 
-_LoggerState = tuple[logging.Logger, int, bool, bool, list[logging.Handler]]
-
-
-def _logging_state() -> list[_LoggerState]:
-    known = logging.Logger.manager.loggerDict.values()
-    return [
+@contextmanager
+def _restored_logging() -> Iterator[None]:
+    disabled = logging.root.manager.disable
+    known = (logging.root, *logging.root.manager.loggerDict.values())
+    state = [
         (each, each.level, each.propagate, each.disabled, list(each.handlers))
-        for each in (logging.getLogger(), *known)
+        for each in known
         if isinstance(each, logging.Logger)
     ]
-
-
-def _restore_logging(state: list[_LoggerState]) -> None:
-    for logger, level, propagate, disabled, handlers in state:
-        if logger.level != level:
-            logger.setLevel(level)
-        logger.propagate, logger.disabled = propagate, disabled
-        if logger.handlers != handlers:
-            logger.handlers[:] = handlers
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        for each, level, propagate, off, handlers in state:
+            if each.level != level:
+                each.setLevel(level)
+            each.propagate, each.disabled, each.handlers[:] = propagate, off, handlers

@@ -5,27 +5,22 @@ from __future__ import annotations
 import builtins
 import io
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 
-from automigrator.backends.contract.backend import Backend
 from automigrator.errors import EnvError, JudgedError
-from automigrator.migrations import alembic_private
 from automigrator.migrations.config import alembic_config
-from automigrator.migrations.history import History
-from automigrator.migrations.isolation import alone_in_thread, running_env
+from automigrator.migrations.environment import Migration
+from automigrator.migrations.isolation import alone_in_thread, replaced, running_env
 from automigrator.support.redaction import first_line
-from automigrator.target import Target
 
 
-async def rendered(
-    target: Target, backend: Backend, history: History, heads: tuple[str, ...]
-) -> str:
+async def rendered(migration: Migration, heads: tuple[str, ...]) -> str:
     """The SQL from `heads` to the target's revision. Raises EnvError where env.py cannot say."""
+    target, backend, history, *_ = migration
     steps = history.steps(target.revision, heads)
     buffer = io.StringIO()
 
@@ -47,11 +42,8 @@ async def rendered(
             original(*args, **{**options, **ours})
 
         environment.configure = configure  # type: ignore[method-assign]  # as in environment.py
-        try:
-            with running_env(on_loop=False), _writing_nothing(history.script), environment:
-                history.script.run_env()
-        finally:
-            alembic_private.remove_operations_proxy()
+        with running_env(config, "thread"), _writing_nothing(history.script), environment:
+            history.script.run_env()
 
     try:
         await alone_in_thread(target, render)
@@ -64,9 +56,8 @@ async def rendered(
     return buffer.getvalue()
 
 
-@contextmanager
-def _writing_nothing(script: ScriptDirectory) -> Iterator[None]:
-    """Alembic's multidb template writes its SQL into files of the working directory."""
+def _writing_nothing(script: ScriptDirectory) -> AbstractContextManager[None]:
+    """Context manager: env.py writes no file; the multidb template's would be in the cwd."""
     real, location = builtins.open, script.env_py_location
 
     def pretended(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
@@ -74,8 +65,4 @@ def _writing_nothing(script: ScriptDirectory) -> Iterator[None]:
             return io.BytesIO() if "b" in mode else io.StringIO()
         return real(file, mode, *args, **options)
 
-    builtins.open = pretended
-    try:
-        yield
-    finally:
-        builtins.open = real
+    return replaced(builtins, "open", pretended)

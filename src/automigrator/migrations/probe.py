@@ -6,9 +6,6 @@ import traceback
 from dataclasses import replace
 from functools import partial
 
-from automigrator.backends.contract.backend import Backend
-from automigrator.backends.contract.lock import Hold
-from automigrator.backends.contract.values import Place
 from automigrator.errors import (
     EnvError,
     HistoryError,
@@ -18,32 +15,27 @@ from automigrator.errors import (
     UnknownRevisionError,
 )
 from automigrator.migrations.drive import drive
-from automigrator.migrations.environment import Execution
-from automigrator.migrations.history import History
+from automigrator.migrations.environment import Execution, Migration
 from automigrator.migrations.ways import Way, ways
 from automigrator.support.redaction import first_line
-from automigrator.target import Target
 
 _WHATEVER_ENV_DOES = {"lock-timeout", "timeout", "disk-full", "read-only", "corrupt"}
 
 
-async def probe(
-    target: Target, backend: Backend, history: History, place: Place, hold: Hold | None = None
-) -> tuple[Way, Execution]:
+async def probe(migration: Migration) -> tuple[Way, Execution]:
     """Find the first way that leads env.py to the database, under the lock; changes nothing.
 
     Raises EnvError with the error of each way, chained to the most telling one; errors of the
     history, and of the database once it was reached, are raised as they are.
     """
-    revision = target.revision
-    look = partial(drive, target, backend, history, place, revision=revision, hold=hold)
+    look = partial(drive, migration, revision=migration.target.revision)
     tried: list[tuple[Way, BaseException]] = []
 
-    for way in ways(target, place):
+    for way in ways(migration.target, migration.place):
         try:
             execution = await look(way)
             several = len(execution.contexts) > 1
-            if several and any(context.how == "replaced" for context in execution.contexts):
+            if several and any(context.replaced for context in execution.contexts):
                 # one connection of ours cannot stand for several of theirs
                 way = replace(way, replace=False)
                 execution = await look(way)
@@ -56,7 +48,7 @@ async def probe(
             raise  # no other way would get further
         except Exception as error:  # noqa: BLE001 - any error only rules out this way
             tried.append((way, error))
-    if backend.classify(tried[0][1]).kind in _WHATEVER_ENV_DOES:
+    if migration.backend.classify(tried[0][1]).kind in _WHATEVER_ENV_DOES:
         raise tried[0][1]
     # the error of a way that got to a database says more than that of one that could not start
     first = next((e for _, e in tried if type(e) is EnvError), tried[0][1])
@@ -69,7 +61,7 @@ async def probe(
         detail = "; ".join(f"{', '.join(ways)}: {what}" for what, ways in errors.items())
     what = str(first)
     if not isinstance(first, EnvError):
-        what = first_line(first) + _line_in(first, history.script.env_py_location)
+        what = first_line(first) + _line_in(first, migration.history.script.env_py_location)
     raise EnvError(
         f"env.py cannot be driven to the target's database: {what} (tried {detail})"
     ) from first

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -19,9 +19,9 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import JudgedError, NoAnswerError
-from automigrator.migrations.environment import Execution, Stopped
+from automigrator.migrations.environment import Execution, Stopped, make_interruptible
 from automigrator.migrations.isolation import inside_env
-from automigrator.support.concurrency import beside, in_thread
+from automigrator.support.concurrency import beside
 from automigrator.support.redaction import first_line
 from automigrator.target import Target
 
@@ -51,18 +51,16 @@ class Watch:
     stopping: threading.Event = field(default_factory=threading.Event)
     reached: BaseException | None = None
     """Why it was told to stop: the limit that was reached, or the cancellation."""
-    statement_s: float | None = field(init=False)
-    """Seconds for one statement; None for no limit, or where the server itself keeps it."""
+    limited_by_server: bool = False
+    """Whether the server itself ends a statement that takes too long."""
 
-    def __post_init__(self) -> None:
-        self.statement_s = self.target.statement_timeout
-
-    async def await_end(self, work: Awaitable[T]) -> T:
+    async def await_end(self, work: Awaitable[T], *, cancellable: bool = True) -> T:
         """Await `work`; when it has to end early, interrupt its statements until it has.
 
         That is when the caller is cancelled, a limit is reached, the lock is lost or, without a
         lock, the server is out of reach. Raises CancelledError, JudgedError, LockLostError or
-        NoAnswerError then.
+        NoAnswerError then. `cancellable` is False for a thread: it stops by itself at the next
+        revision.
         """
         cancelled, interrupts = asyncio.Event(), itertools.count(1)
         last_s = INTERRUPT_PAUSES_S[-1]
@@ -74,7 +72,7 @@ class Watch:
         def end(task: asyncio.Future[T]) -> None:
             self.stopping.set()
             last = next(interrupts) == len(INTERRUPT_PAUSES_S)
-            if last and not inside_env.get() and _is_greenlet(task):
+            if last and cancellable and not inside_env.get():
                 task.cancel()  # last: SQLite does not roll back a statement that is cut off
             else:
                 for interrupt in self.execution.interrupts:
@@ -93,19 +91,16 @@ class Watch:
             )
         except (Exception, asyncio.CancelledError, Stopped) as error:
             # work that was told to end may fail while it cleans up
-            reached = self.reached
-            if isinstance(error, Stopped):
-                reached = reached or self.overdue() or asyncio.CancelledError()
-            if reached is None:
+            if self.reached is None:
                 raise
-            raise reached from error if isinstance(error, Exception) else None
+            raise self.reached from error if isinstance(error, Exception) else None
 
     def check(self) -> None:
         """Raise Stopped when nothing more may run; what cleans up after that is let through."""
         execution = self.execution
         if execution.current is None or execution.stopped:
             return
-        if self.stopping.is_set() or self._revision_overdue():
+        if self.stopping.is_set() or _passed(execution.began, self.target.revision_timeout):
             execution.stopped = True
             self.reached = self.reached or self.overdue()
             raise Stopped
@@ -113,16 +108,15 @@ class Watch:
     def overdue(self) -> JudgedError | None:
         """The limit that has been reached, and in which statement of which revision."""
         execution = self.execution
-        if self._revision_overdue():
-            name, limit = "revision_timeout", self.target.revision_timeout
-            what = f"{self._named} ran"
-        elif (
-            self.statement_s is not None
-            and execution.statement_since is not None
-            and time.monotonic() - execution.statement_since > self.statement_s
-        ):
-            name, limit = "statement_timeout", self.statement_s
-            what = f"{self._named}: a statement ran"
+        current = execution.current
+        named = self.what if current == self.what else f"{self.what} {current}"
+        revision_s, statement_s = self.target.revision_timeout, self.target.statement_timeout
+        if _passed(execution.began, revision_s):
+            name, limit = "revision_timeout", revision_s
+            what = f"{named} ran"
+        elif not self.limited_by_server and _passed(execution.statement_since, statement_s):
+            name, limit = "statement_timeout", statement_s
+            what = f"{named}: a statement ran"
         else:
             return None
         where = "in a statement" if execution.statement_since is not None else "between statements"
@@ -154,9 +148,19 @@ class Watch:
                     ) from error
                 logger.debug("a look beside the migration: %s", type(error).__name__)
 
-    def follow(self, connection: Connection) -> Callable[[], None]:
-        """Watch the statements of a connection; returns what undoes that."""
-        execution = self.execution
+    def follow(self, connection: Connection, *, by_server: bool = False) -> Callable[[], None]:
+        """Watch the statements of a connection, which can be interrupted from now on.
+
+        With `by_server`, the server limits them where it can. Returns what undoes the watching.
+        """
+        execution, undo = self.execution, ExitStack()
+        make_interruptible(self.backend, execution, connection)
+        seconds = self.target.statement_timeout
+        if by_server and seconds is not None:
+            unlimited = self.backend.sessions.limit_statements(connection, seconds)
+            if unlimited is not None:
+                self.limited_by_server = True
+                undo.callback(unlimited)
 
         def before(conn: Any, cursor: Any, statement: str, *_: Any) -> None:
             self.check()
@@ -167,32 +171,12 @@ class Watch:
 
         # after a statement that failed there is a rollback only
         endings = ("after_cursor_execute", "rollback", "rollback_savepoint")
-        listeners = [("before_cursor_execute", before), *((name, after) for name in endings)]
-        for name, listener in listeners:
+        for name, listener in (("before_cursor_execute", before), *((e, after) for e in endings)):
             event.listen(connection, name, listener)
-
-        def undo() -> None:
-            for name, listener in listeners:
-                event.remove(connection, name, listener)
-
-        return undo
-
-    @property
-    def _named(self) -> str:
-        current = self.execution.current
-        return self.what if current == self.what else f"{self.what} {current}"
-
-    def _revision_overdue(self) -> bool:
-        began = self.execution.began
-        return (
-            self.target.revision_timeout is not None
-            and self.execution.current is not None
-            and began is not None
-            and time.monotonic() - began > self.target.revision_timeout
-        )
+            undo.callback(event.remove, connection, name, listener)
+        return undo.close
 
 
-def _is_greenlet(task: asyncio.Future[Any]) -> bool:
-    """A thread cannot be cancelled; it stops by itself at the next revision."""
-    coroutine = getattr(task, "get_coro", lambda: None)()
-    return getattr(coroutine, "__name__", "") != in_thread.__name__
+def _passed(since: float | None, limit_s: float | None) -> bool:
+    """Whether a time limit is over for what began at `since`, on the monotonic clock."""
+    return since is not None and limit_s is not None and time.monotonic() - since > limit_s

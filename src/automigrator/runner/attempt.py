@@ -122,23 +122,20 @@ async def _found(state: RunState) -> Finding:
 async def _stamped(state: RunState, finding: Finding) -> bool:
     """Whether the database was given a starting point other than base."""
     session, run, target = state.session, state.run, state.session.target
-    history = await session.history()
-    table = finding.tables[0]
+    migration, table = await session.migration(state.hold), finding.tables[0]
     if target.bootstrap is not None and run.empty:
         began = time.monotonic()
         state.enter("running bootstrap")
         state.progress("bootstrap-started", run.name)
         with run.acts.act("stamp"):
-            revision = await bootstrap(
-                target, session.backend, history, session.place, table, state.hold
-            )
+            revision = await bootstrap(migration, table)
         seconds = time.monotonic() - began
         state.progress("bootstrapped", run.name, revision=revision, seconds=seconds)
         return True
     if finding.unversioned and target.baseline not in (None, "base"):
         assert target.baseline is not None
         with run.acts.act("stamp"):
-            await stamp(session.backend, history, session.place, table, target.baseline, state.hold)
+            await stamp(migration, table, target.baseline)
         state.progress("stamped", run.name, revision=target.baseline)
         return True
     return False
@@ -226,16 +223,12 @@ async def _driven(state: RunState, way: Way) -> None:
     first = len(state.applied)
     try:
         await drive(
-            session.target,
-            session.backend,
-            await session.history(),
-            session.place,
+            await session.migration(state.hold),
             way,
             revision=session.target.revision,
             apply=True,
             started=state.started,
             done=state.done,
-            hold=state.hold,
             execution=execution,
         )
     except BaseException:

@@ -81,7 +81,7 @@ async def inspect(
         _all_known((context,))
         if not (needs_way and context.pending):
             return Finding(sight, (context,), begun=_begun(target, sight))
-    way, execution = await probe(target, session.backend, history, session.place, hold)
+    way, execution = await probe(await session.migration(hold))
     contexts = tuple(execution.contexts)
     names = [context.table.name for context in contexts]
     if target.version_table not in (None, *names):
@@ -123,10 +123,9 @@ def _compared(
     try:
         steps = history.steps(target.revision, heads)
     except UnknownRevisionError as error:
-        return Configured(table, "looked", heads=heads, ahead=error)
+        return Configured(table, heads=heads, ahead=error)
     return Configured(
         table,
-        "looked",
         heads=heads,
         pending=history.ids(steps),
         wanted=history.wanted(heads, steps),

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from automigrator.backends.contract.sides import Side, Sides
 from automigrator.backends.contract.snapshots import SnapshotOptions
-from automigrator.backends.contract.values import Place
 from automigrator.errors import EnvError, RefusedError
 from automigrator.migrations.baseline import stamp as stamped
-from automigrator.migrations.environment import Execution
+from automigrator.migrations.environment import Execution, Migration
 from automigrator.rehearsal import Rehearsal
 from automigrator.retention import stamp
 from automigrator.runner.diagnosis import ADVICE
@@ -59,8 +58,8 @@ async def _rehearsed(state: RunState, finding: Finding, options: Rehearsal) -> N
     def copied(sides: Sides) -> AbstractAsyncContextManager[Side]:
         return sides.copy(at, how)
 
-    async def begin(place: Place, probed: Execution) -> None:
-        await _begun(state, finding, place, probed)
+    async def begin(migration: Migration, probed: Execution) -> None:
+        await _begun(finding, migration, probed)
 
     why: BaseException | None = None
     try:
@@ -82,20 +81,18 @@ async def _rehearsed(state: RunState, finding: Finding, options: Rehearsal) -> N
         raise why
 
 
-async def _begun(state: RunState, finding: Finding, place: Place, probed: Execution) -> None:
+async def _begun(finding: Finding, migration: Migration, probed: Execution) -> None:
     """See that the copy is what was found, and give it the starting point that the target gets."""
-    target, history = state.session.target, await state.session.history()
+    baseline = migration.target.baseline
     heads = {head for context in probed.contexts for head in context.heads}
     if heads != set(finding.heads):
         raise RefusedError(
             f"the copy is at {', '.join(sorted(heads)) or 'base'}, and the database was at "
             f"{', '.join(finding.heads) or 'base'}; nothing was changed. Start again"
         )
-    if finding.unversioned and target.baseline not in (None, "base"):
-        assert target.baseline is not None
-        table = finding.tables[0]
-        backend = state.session.backend
-        await stamped(backend, history, place, table, target.baseline, state.hold)
+    if finding.unversioned and baseline not in (None, "base"):
+        assert baseline is not None
+        await stamped(migration, finding.tables[0], baseline)
 
 
 def _because(error: Exception, cause: BaseException) -> Exception:

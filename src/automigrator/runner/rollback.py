@@ -70,22 +70,19 @@ async def _rolled_back(state: RunState, revision: str) -> Outcome:
     if not finding.sight.exists:
         raise JudgedError("unreachable", "the database does not exist; there is nothing to undo")
     run.before = state.after = finding.heads
-    way, _ = await probe(session.target, backend, history, session.place, state.hold)
+    migration = await session.migration(state.hold)
+    way, _ = await probe(migration)
     state.drive, state.execution = str(way), Execution()
     state.enter("rolling back", "revision", revisions=True)
     steps = history.ids(history.steps(revision, finding.heads, down=True))
     await drive(
-        session.target,
-        backend,
-        history,
-        session.place,
+        migration,
         way,
         revision=revision,
         apply=True,
         down=True,
         started=state.started,
         done=state.done,
-        hold=state.hold,
         execution=state.execution,
     )
     sight = await state.look()

@@ -18,6 +18,8 @@ from automigrator.target import Target, passwords_of
 
 if TYPE_CHECKING:
     from automigrator.backends.contract.backend import Backend
+    from automigrator.backends.contract.lock import Hold
+    from automigrator.migrations.environment import Migration
     from automigrator.migrations.history import History
 
 logger = logging.getLogger("automigrator")
@@ -63,6 +65,13 @@ class Session:
                 await self._call(self.target.load)
             self._history = await _read(self.target, self.backend)
         return self._history
+
+    async def migration(self, hold: Hold | None = None, place: Place | None = None) -> Migration:
+        """What env.py is to be run for: the target's own database, or one at another `place`."""
+        from automigrator.migrations.environment import Migration
+
+        history = await self.history()
+        return Migration(self.target, self.backend, history, place or self.place, hold)
 
     async def _call(self, load: Callable[[], Any]) -> None:
         from automigrator.migrations.baseline import blamed

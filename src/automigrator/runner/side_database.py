@@ -12,7 +12,7 @@ from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import EnvError, RefusedError
 from automigrator.migrations.baseline import bootstrap
 from automigrator.migrations.drive import drive
-from automigrator.migrations.environment import Execution
+from automigrator.migrations.environment import Execution, Migration
 from automigrator.migrations.probe import probe
 from automigrator.migrations.ways import Way, sync_way
 from automigrator.report import Applied
@@ -22,7 +22,7 @@ from automigrator.support.redaction import first_line
 
 logger = logging.getLogger(__name__)
 
-Begin = Callable[[Place, Execution], Awaitable[None]]
+Begin = Callable[[Migration, Execution], Awaitable[None]]
 
 """What precedes the revisions; it is shown what env.py configured for the side."""
 
@@ -66,10 +66,11 @@ async def migrated(
             applied: list[Applied] = []
             try:
                 await _ensure_apart(state, place)
-                found, probed = await _led(state, place)
+                migration = await state.session.migration(state.hold, place)
+                found, probed = await probe(migration)
                 way, execution = way or found, Execution()
-                await begin(place, probed)
-                tables = await _driven(state, place, way, execution, applied)
+                await begin(migration, probed)
+                tables = await _driven(state, migration, way, execution, applied)
             except Exception as error:
                 another = sync_way(target, place, way, error) if way is not None else None
                 if another is None:
@@ -101,37 +102,26 @@ async def _ensure_apart(state: RunState, place: Place) -> None:
         )
 
 
-async def _led(state: RunState, place: Place) -> tuple[Way, Execution]:
-    session = state.session
-    history = await session.history()
-    return await probe(session.target, session.backend, history, place, state.hold)
-
-
 async def _driven(
-    state: RunState, place: Place, way: Way, execution: Execution, applied: list[Applied]
+    state: RunState, migration: Migration, way: Way, execution: Execution, applied: list[Applied]
 ) -> tuple[VersionTable, ...]:
-    """Migrate the database at `place`, and return its version tables once they say so."""
-    target, backend = state.session.target, state.session.backend
-    history = await state.session.history()
+    """Migrate a database on the side, and return its version tables once they say so."""
+    revision = migration.target.revision
 
     def done(revision: str, seconds: float) -> None:
         applied.append(Applied(revision, seconds))
         state.ran(revision, seconds)
 
     await drive(
-        target,
-        backend,
-        history,
-        place,
+        migration,
         way,
-        revision=target.revision,
+        revision=revision,
         apply=True,
         started=state.started,
         done=done,
-        hold=state.hold,
         execution=execution,
     )
-    after = await drive(target, backend, history, place, way, revision=target.revision)
+    after = await drive(migration, way, revision=revision)
     left = [revision for context in after.contexts for revision in context.pending]
     if left or not all(context.ran for context in after.contexts):
         raise execution.error or EnvError(
@@ -145,15 +135,13 @@ async def rebuild(state: RunState, *, set_aside: bool, disconnect_others: bool) 
 
     Raises RefusedError, the old database untouched, when the fresh one cannot be migrated.
     """
-    sides, target, backend = sides_of(state), state.session.target, state.session.backend
+    sides = sides_of(state)
     await sides.ensure_replaceable(state.tables)
     at = stamp()
 
-    async def bootstrapped(place: Place, probed: Execution) -> None:
-        if target.bootstrap is not None:
-            table = probed.contexts[0].table
-            history = await state.session.history()
-            await bootstrap(target, backend, history, place, table, state.hold)
+    async def bootstrapped(migration: Migration, probed: Execution) -> None:
+        if migration.target.bootstrap is not None:
+            await bootstrap(migration, probed.contexts[0].table)
 
     try:
         async with migrated(state, lambda sides: sides.fresh(at), bootstrapped) as fresh:

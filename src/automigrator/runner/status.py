@@ -103,7 +103,7 @@ async def planned(target: Target, ahead: Ahead, *, sql: bool) -> Plan:
         history = await session.history()
         text = None
         if sql:
-            text = await rendered(target, session.backend, history, finding.heads)
+            text = await rendered(await session.migration(), finding.heads)
         return Plan(
             target.name,
             before=finding.heads,
@@ -120,8 +120,7 @@ async def _drift(
         return None
     from automigrator.migrations.comparison import drift
 
-    history = await session.history()
-    return await drift(session.target, session.backend, history, session.place, models)
+    return await drift(await session.migration(), models)
 
 
 async def _served(session: Session, served: Served, compare: bool) -> TargetStatus:

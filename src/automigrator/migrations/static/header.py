@@ -68,10 +68,8 @@ def _by_template(text: bytes) -> Header | None:
     for word in _SUSPICIOUS:  # a generator costs as much as the search
         if word in rest:
             return None
-    revision, down = match[1], match[2]
-    if down is None:
-        return Header(revision.decode("ascii"))
-    return Header(revision.decode("ascii"), (down.decode("ascii"),))
+    down = () if match[2] is None else (match[2].decode("ascii"),)
+    return Header(match[1].decode("ascii"), down)
 
 
 def _by_syntax(text: bytes) -> Header | None:
@@ -82,14 +80,16 @@ def _by_syntax(text: bytes) -> Header | None:
     values: dict[str, tuple[str, ...]] = {}
     plain: set[int] = set()
     for statement in tree.body:
-        target = _target(statement)
-        if target is None:
-            continue
-        items = _literal(statement.value)  # type: ignore[attr-defined]  # both kinds have one
-        if items is None or target.id in values:
-            return None
-        values[target.id] = items
-        plain.add(id(target))
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name(id=name) as target], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name) as target, value=ast.expr() as value)
+            ) if name in NAMES:
+                items = _literal(value)
+                if items is None or name in values:
+                    return None
+                values[name] = items
+                plain.add(id(target))
     if any(_rebinds(node, plain) for node in ast.walk(tree)):
         return None
     if "down_revision" not in values or len(values.get("revision", ())) != 1:
@@ -102,32 +102,16 @@ def _by_syntax(text: bytes) -> Header | None:
     )
 
 
-def _target(statement: ast.stmt) -> ast.Name | None:
-    """The name of ours that a plain top-level assignment binds."""
-    match statement:
-        case ast.Assign(targets=[ast.Name() as target]) if target.id in NAMES:
-            return target
-        case ast.AnnAssign(target=ast.Name() as target, value=ast.expr()) if target.id in NAMES:
-            return target
-    return None
-
-
 def _literal(value: ast.expr) -> tuple[str, ...] | None:
-    match value:
-        case ast.Constant(value=None):
-            return ()
-        case ast.Constant(value=str(text)):
-            return (text,) if _ID.fullmatch(text) else None
-        case ast.Tuple(elts=elements) | ast.List(elts=elements):
-            items: list[str] = []
-            for element in elements:
-                if not isinstance(element, ast.Constant) or not isinstance(element.value, str):
-                    return None
-                if not _ID.fullmatch(element.value):
-                    return None
-                items.append(element.value)
-            return tuple(items)
-    return None
+    try:
+        literal = ast.literal_eval(value)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    if literal is None:
+        return ()
+    items = literal if isinstance(literal, tuple | list) else (literal,)
+    sound = all(isinstance(each, str) and _ID.fullmatch(each) for each in items)
+    return tuple(items) if sound else None
 
 
 def _rebinds(node: ast.AST, plain: set[int]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -35,8 +35,20 @@ class Heads(NamedTuple):
 def files(locations: Iterable[Path], *, recursive: bool) -> Signature:
     """The revision files by Alembic's rules, links followed, each once."""
     found: dict[str, tuple[str, int, int]] = {}
-    for location in locations:
-        _collect(str(location), recursive, found)
+    folders = [str(location) for location in locations]
+    for folder in folders:
+        try:
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            name = entry.name
+            if name.endswith(".py") and not name.startswith((".#", "__init__")):
+                status = entry.stat()
+                path = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                found[path] = (path, status.st_mtime_ns, status.st_size)
+            elif recursive and not name.endswith("__pycache__") and entry.is_dir():
+                folders.append(entry.path)
     return tuple(found.values())
 
 
@@ -61,50 +73,33 @@ def _resolved(headers: dict[str, Header]) -> Heads | None:
             if label in labels or label in headers:
                 return None
             labels[label] = header.revision
-    parents: dict[str, set[str]] = {}
+    children: dict[str, list[str]] = {}
+    waiting: dict[str, int] = {}
     down: set[str] = set()
     depended: set[str] = set()
     for revision, header in headers.items():
         dependencies = {labels.get(name, name) for name in header.depends_on}
-        parents[revision] = {*header.down, *dependencies}
+        parents = {*header.down, *dependencies}
+        waiting[revision] = len(parents)
+        for parent in parents:
+            children.setdefault(parent, []).append(revision)
         down.update(header.down)
         depended |= dependencies
-    if not (down | depended) <= headers.keys() or _loops(parents):
+    if not children.keys() <= headers.keys() or _loops(children, waiting):
         return None
     known = frozenset(headers)
     return Heads(known - down, known - down - depended, known)
 
 
-def _loops(parents: dict[str, set[str]]) -> bool:
-    """Kahn's algorithm: whether some revision cannot be reached from a base."""
-    children: dict[str, list[str]] = {}
-    waiting: dict[str, int] = {}
-    for revision, above in parents.items():
-        waiting[revision] = len(above)
-        for parent in above:
-            children.setdefault(parent, []).append(revision)
+def _loops(children: dict[str, list[str]], waiting: dict[str, int]) -> bool:
+    """Kahn's algorithm: whether some revision, `waiting` for its parents, never gets all."""
     ready = [revision for revision, count in waiting.items() if not count]
     for revision in ready:
         for child in children.get(revision, ()):
             waiting[child] -= 1
             if not waiting[child]:
                 ready.append(child)
-    return len(ready) != len(parents)
-
-
-def _collect(folder: str, recursive: bool, found: dict[str, tuple[str, int, int]]) -> None:
-    try:
-        entries: Sequence[os.DirEntry[str]] = list(os.scandir(folder))
-    except FileNotFoundError:
-        return
-    for entry in entries:
-        name = entry.name
-        if name.endswith(".py") and not name.startswith((".#", "__init__")):
-            status = entry.stat()
-            path = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-            found[path] = (path, status.st_mtime_ns, status.st_size)
-        elif recursive and not name.endswith("__pycache__") and entry.is_dir():
-            _collect(entry.path, recursive, found)
+    return len(ready) != len(waiting)
 
 
 def _read(path: str, size: int) -> bytes:

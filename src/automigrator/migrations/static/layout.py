@@ -52,12 +52,18 @@ def plain_environment(text: str) -> bool:
     return "context.configure" in text and re.search(_OWN_TABLES, text) is None
 
 
+def ini_and_toml(path: Path) -> tuple[Path, Path]:
+    """The two files that options may be in, where `path` is one of them."""
+    if path.suffix == ".toml":
+        return path.with_name("alembic.ini"), path
+    return path, path.with_name("pyproject.toml")
+
+
 class _Options:
     """An ini's section first, then `[tool.alembic]`, as Alembic looks options up."""
 
     def __init__(self, path: Path, section: str) -> None:
-        ini = path.with_name("alembic.ini") if path.suffix == ".toml" else path
-        toml = path if path.suffix == ".toml" else path.with_name("pyproject.toml")
+        ini, toml = ini_and_toml(path)
         self.section = section
         self.ini = configparser.ConfigParser({"here": ini.absolute().parent.as_posix()})
         self.ini.read(ini, encoding="utf-8")
