@@ -105,6 +105,11 @@ def judge(target: Target, finding: Finding) -> None:
         )
 
 
+def baseline_of(target: Target, finding: Finding) -> str | None:
+    """The revision to stamp before the pending ones run; None for a database that needs none."""
+    return target.baseline if finding.unversioned and target.baseline != "base" else None
+
+
 def _all_known(contexts: tuple[Configured, ...]) -> None:
     for context in contexts:
         if context.ahead is not None:

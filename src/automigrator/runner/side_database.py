@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from automigrator.backends.contract.sides import Side, Sides
 from automigrator.backends.contract.values import Place, VersionTable
@@ -28,18 +29,18 @@ Begin = Callable[[Place, Execution], Awaitable[None]]
 
 
 class SideError(Exception):
-    """Raised when a side database cannot be migrated; its cause is why.
+    """Raised when a side database cannot be migrated; `error` is why.
 
     `execution` is None where env.py could not even be led there.
     """
 
-    def __init__(self, execution: Execution | None) -> None:
+    def __init__(self, error: Exception, execution: Execution | None) -> None:
         super().__init__()
+        self.error = error
         self.execution = execution
 
 
-@dataclass(frozen=True, slots=True)
-class Migrated:
+class Migrated(NamedTuple):
     """A side database at the wanted heads."""
 
     side: Side
@@ -49,31 +50,29 @@ class Migrated:
 
 @asynccontextmanager
 async def migrated(
-    state: RunState, opened: Callable[[Sides], AbstractAsyncContextManager[Side]], begin: Begin
+    state: RunState, opened: Callable[[], AbstractAsyncContextManager[Side]], begin: Begin
 ) -> AsyncIterator[Migrated]:
     """Context manager: migrate the side database that `opened` makes, and report its progress.
 
     A revision that the async driver refuses is run by a sync one, on a side database made anew
     in the same place. Raises SideError, and what making it raises.
     """
-    sides = sides_of(state)
-    target = state.session.target
+    history = await state.session.history()
     way: Way | None = None
     while True:
-        async with opened(sides) as side:
+        async with opened() as side:
             place = Place(side.engine, side.url)
             execution: Execution | None = None
-            applied: list[Applied] = []
             try:
                 await _ensure_apart(state, place)
-                found, probed = await _led(state, place)
+                found, probed = await probe(state.target, state.backend, history, place, state.hold)
                 way, execution = way or found, Execution()
                 await begin(place, probed)
-                tables = await _driven(state, place, way, execution, applied)
+                tables = await _driven(state, place, way, execution)
             except Exception as error:
-                another = sync_way(target, place, way, error) if way is not None else None
+                another = sync_way(state.target, place, way, error) if way is not None else None
                 if another is None:
-                    raise SideError(execution) from error
+                    raise SideError(error, execution) from error
                 logger.warning(
                     "%s: a database on the side cannot be migrated by %s: %s; going on by %s",
                     state.run.name,
@@ -83,13 +82,14 @@ async def migrated(
                 )
                 way = another
                 continue
-            yield Migrated(side, tables, tuple(applied))
+            applied = tuple(Applied(*each) for each in execution.done)
+            yield Migrated(side, tables, applied)
             return
 
 
 async def _ensure_apart(state: RunState, place: Place) -> None:
     """Whatever an application does to its connections: what is meant for the side stays there."""
-    identity = state.session.backend.sessions.identity
+    identity = state.backend.sessions.identity
     found = []
     for each in (state.session.place, place):
         async with each.engine.connect() as connection:
@@ -101,37 +101,13 @@ async def _ensure_apart(state: RunState, place: Place) -> None:
         )
 
 
-async def _led(state: RunState, place: Place) -> tuple[Way, Execution]:
-    session = state.session
-    history = await session.history()
-    return await probe(session.target, session.backend, history, place, state.hold)
-
-
 async def _driven(
-    state: RunState, place: Place, way: Way, execution: Execution, applied: list[Applied]
+    state: RunState, place: Place, way: Way, execution: Execution
 ) -> tuple[VersionTable, ...]:
     """Migrate the database at `place`, and return its version tables once they say so."""
-    target, backend = state.session.target, state.session.backend
-    history = await state.session.history()
-
-    def done(revision: str, seconds: float) -> None:
-        applied.append(Applied(revision, seconds))
-        state.ran(revision, seconds)
-
-    await drive(
-        target,
-        backend,
-        history,
-        place,
-        way,
-        revision=target.revision,
-        apply=True,
-        started=state.started,
-        done=done,
-        hold=state.hold,
-        execution=execution,
-    )
-    after = await drive(target, backend, history, place, way, revision=target.revision)
+    target, history = state.target, await state.session.history()
+    await state.run_revisions(place, way, execution, state.ran)
+    after = await drive(target, state.backend, history, place, way, revision=target.revision)
     left = [revision for context in after.contexts for revision in context.pending]
     if left or not all(context.ran for context in after.contexts):
         raise execution.error or EnvError(
@@ -145,7 +121,7 @@ async def rebuild(state: RunState, *, set_aside: bool, disconnect_others: bool) 
 
     Raises RefusedError, the old database untouched, when the fresh one cannot be migrated.
     """
-    sides, target, backend = sides_of(state), state.session.target, state.session.backend
+    sides, target = sides_of(state), state.target
     await sides.ensure_replaceable(state.tables)
     at = stamp()
 
@@ -153,10 +129,10 @@ async def rebuild(state: RunState, *, set_aside: bool, disconnect_others: bool) 
         if target.bootstrap is not None:
             table = probed.contexts[0].table
             history = await state.session.history()
-            await bootstrap(target, backend, history, place, table, state.hold)
+            await bootstrap(target, state.backend, history, place, table, state.hold)
 
     try:
-        async with migrated(state, lambda sides: sides.fresh(at), bootstrapped) as fresh:
+        async with migrated(state, partial(sides.fresh, at), bootstrapped) as fresh:
             aside = await sides.take_over(
                 fresh.side,
                 at,
@@ -167,12 +143,10 @@ async def rebuild(state: RunState, *, set_aside: bool, disconnect_others: bool) 
             state.applied = list(fresh.applied)
             return aside
     except SideError as failed:
-        error = failed.__cause__
-        assert error is not None
         raise RefusedError(
-            f"a fresh database cannot be migrated either ({first_line(error)}); "
+            f"a fresh database cannot be migrated either ({first_line(failed.error)}); "
             "the old one was not touched"
-        ) from error
+        ) from failed.error
 
 
 def sides_of(state: RunState) -> Sides:
