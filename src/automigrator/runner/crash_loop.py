@@ -41,7 +41,7 @@ async def count(state: RunState) -> None:
     Raises CrashLoopError instead when the limit is reached, and LockLostError.
     """
     hold, limit, start = state.hold, state.max_failed_starts, state.start
-    if hold is None or not limit or start.stage != "not counted" or state.run.in_memory:
+    if not limit or start.stage != "not counted" or state.run.in_memory:
         return
     start.stage = "begun"
     try:
@@ -88,7 +88,15 @@ async def last_resort(state: RunState, record: Record) -> Outcome:
     state.failures.append(failure)
     outcome: Outcome = "failed"
     then = "the application is not to start"
-    if await _decided(state, failure) is Decision.CONTINUE:
+    match state.last_resort:
+        case "ask":
+            decision, _ = await state.decisions.decide(failure)
+        case "continue":
+            run.failure = failure
+            decision = state.decisions.checked(Decision.CONTINUE, "last_resort='continue'")
+        case "abort":
+            decision = Decision.ABORT
+    if decision is Decision.CONTINUE:
         outcome, then = "degraded", "the application starts on the database as it is"
     starts = state.start.starts
     facts = {
@@ -108,20 +116,8 @@ def tries_again_at(starts: FailedStarts, limit: int) -> float:
     return starts.last + REST_S * 2.0 ** min(starts.count - limit, 16)  # 180 years
 
 
-async def _decided(state: RunState, failure: Failure) -> Decision | None:
-    match state.last_resort:
-        case "ask":
-            return (await state.decisions.decide(failure))[0]
-        case "continue":
-            state.run.failure = failure
-            return state.decisions.checked(Decision.CONTINUE, "last_resort='continue'")
-        case "abort":
-            return Decision.ABORT
-
-
 async def _kept(state: RunState, record: Record | None) -> bool:
     """Whether the record could be kept; out of reach, the start stays counted as before."""
-    assert state.hold is not None
     try:
         await state.hold.leave(record)
     except Exception as error:  # noqa: BLE001 - it has no bearing on how this start ends

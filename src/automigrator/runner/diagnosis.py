@@ -47,7 +47,7 @@ REFUSED = "do what the refusal says, then start again; the plugin that asked for
 
 
 def failure_of(state: RunState, error: BaseException, left: Left) -> Failure:
-    """The failure that an error of this attempt is; see `diagnose`."""
+    """The failure that an error of this attempt is, by what was being done; see `diagnose`."""
     attempt, kind = state.run.attempt, state.phase.kind
     return diagnose(error, state.target, state.backend, left, attempt=attempt, otherwise=kind)
 

@@ -79,11 +79,10 @@ async def described(state: RunState, error: Exception, within_s: float | None = 
 
 async def _hints(state: RunState, failure: Failure) -> tuple[str, ...]:
     """What lay about before the attempt, and the tables that what is still pending creates."""
-    finding = state.finding
+    finding, examiner = state.finding, state.session.examiner()
     if finding is None or state.execution is None:
         return ()
     pending = [each for each in finding.pending if each not in failure.applied]
-    examiner = state.session.examiner()
     found: tuple[str, ...] = ()
     if len(finding.contexts) == 1 and examiner is not None:
         try:
@@ -180,11 +179,10 @@ async def read_after(state: RunState, within_s: float | None = None) -> bool:
     """Note the heads that the database has now; return whether it could be asked."""
     try:
         async with asyncio.timeout(within_s):
-            sight = await state.look()
+            state.after = (await state.look()).all_heads()
     except Exception as error:  # noqa: BLE001 - the failure says why
         logger.debug("%s: reading the heads: %s", state.run.name, type(error).__name__)
         return False
-    state.after = sight.all_heads()
     return True
 
 
@@ -194,7 +192,6 @@ async def recover(state: RunState) -> str | None:
     Returns what was done; None when there was nothing to do. Raises what the backend raises.
     """
     run = state.run
-    assert state.hold is not None
     again = run.acts.open("recover")
     expected = state.unfinished or run.taken is not None
     began = time.monotonic()

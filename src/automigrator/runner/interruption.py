@@ -15,12 +15,10 @@ LOOK_S = 1.0
 
 async def cut_short(state: RunState) -> None:
     """Forget that the start began, undo what a snapshot was taken for, and tell."""
-    run = state.run
-    if state.hold is not None:
-        state.hold.hurry()
+    state.hold.hurry()
     await take_back(state)
     done: str | None = None
-    if run.acts.began("snapshot"):
+    if state.run.acts.began("snapshot"):
         # the application may go on and write: a later undo would lose that
         try:
             done = await recover(state)
@@ -39,7 +37,6 @@ async def ran_out(state: RunState) -> None:
     stayed the journal is left open: the next start restores.
     """
     run, hold = state.run, state.hold
-    assert hold is not None
     hold.hurry()
     failure = await failed(state, time_is_up(state), within_s=LOOK_S)
     state.lasting = Left.of(failure)

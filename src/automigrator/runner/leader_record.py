@@ -26,9 +26,7 @@ async def inherited(state: RunState) -> Outcome | None:
     deployment.
     """
     hold = state.hold
-    if hold is None or not state.plan:
-        return None
-    record = await hold.last()
+    record = await hold.last() if state.plan else None
     if record is None or record.plan != state.plan or record.at < hold.since:
         return None
     put_forward = record.at > hold.since + time.monotonic() - state.began + SLACK_S

@@ -33,22 +33,18 @@ async def run_told(
         told = f"migration run started: {', '.join(names)}"
         tell("run-started", told=told, mode=mode, targets=names)
 
-    def finished(
-        told: object, outcome: str, error: str | None, ended: Report, seconds: float
-    ) -> None:
-        outcomes = {each.name: each.outcome for each in ended.targets}
-        data = {"outcome": outcome, "error": error, "targets": outcomes, "seconds": seconds}
-        tell("run-finished", told=told, **data)
-
     try:
         report = await work(tell)
     except BaseException as error:
         seconds, name, outcome = time.monotonic() - began, type(error).__name__, ended_by(error)
-        ended = error.report if isinstance(error, MigrationError) else Report()
+        reports = error.report.targets if isinstance(error, MigrationError) else ()
         told = f"migration run: {outcome} in {seconds:.2f} s ({name})"
-        finished(told, outcome, name, ended, seconds)
+        parts = {each.name: each.outcome for each in reports}
+        tell("run-finished", told=told, outcome=outcome, error=name, targets=parts, seconds=seconds)
         raise
-    finished(report, report.outcome, None, report, report.elapsed_s)
+    parts, seconds = {each.name: each.outcome for each in report.targets}, report.elapsed_s
+    outcome = report.outcome
+    tell("run-finished", told=report, outcome=outcome, error=None, targets=parts, seconds=seconds)
     return report
 
 
@@ -60,8 +56,8 @@ async def targets_told(
     """Do every target's part of a run, until one fails.
 
     `looked`: the session of the first, where a look has found that there is something to do.
-    `begun` gets a session and gives the state of its run. Raises what
-    its owner's `migrate_target` raises.
+    `begun` gets a session and gives the state of its run. Raises what the Migrator's
+    `migrate_target` raises.
     """
     reports: list[TargetReport] = []
     for target in targets:
@@ -69,9 +65,7 @@ async def targets_told(
             reports.append(TargetReport(target.name, "not-run"))
             continue
         async with AsyncExitStack() as stack:
-            session = looked
-            if session is None:
-                session = await stack.enter_async_context(opened(target))
+            session = looked or await stack.enter_async_context(opened(target))
             state = await stack.enter_async_context(begun(session, looked=looked is not None))
             reports.append(await target_told(state))
         looked = None
@@ -131,13 +125,12 @@ async def _within_limit(state: RunState) -> TargetReport:
     except TimeoutError:
         if not timeout.expired():
             raise
-    error = time_is_up(state)
     # the attempts answer for what they began; here nothing was, or all of it is committed
     applied = tuple(each.revision for each in state.applied)
     left = Left("partial-at-boundary", applied) if applied else state.lasting
     from automigrator.runner.diagnosis import failure_of  # local: only a failure needs it
 
-    failure = failure_of(state, error, left)
+    failure = failure_of(state, time_is_up(state), left)
     state.failed(failure, failure)
     return state.report("failed")
 

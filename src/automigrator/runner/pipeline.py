@@ -71,13 +71,12 @@ async def bring_to_head(state: RunState) -> Outcome:
 async def _closed(state: RunState, outcome: Outcome) -> Outcome:
     """Forget the journal before the application serves: a later undo would lose what it wrote."""
     acts = state.run.acts
-    if acts.open("restore") or acts.open("recover") or state.hold is None:
+    if acts.open("restore") or acts.open("recover"):
         return outcome
-    state.enter("closing the journal")
+    state.enter("closing the journal", "unreachable")
     try:
         await state.hold.close_journal()
     except Exception as error:  # noqa: BLE001 - any error is a failure of the target
-        state.enter("closing the journal", "unreachable")
         await failed(state, error)  # nobody is asked: what was migrated is all right
         return "failed"
     return outcome

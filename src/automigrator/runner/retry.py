@@ -49,7 +49,6 @@ async def patiently(state: RunState) -> Outcome:
             state.attempt_finished("failed")
             await asyncio.sleep(seconds)
             if state.blockers is None:
-                assert state.hold is not None
                 state.blockers = await watch.enter_async_context(state.hold.blockers())
 
 

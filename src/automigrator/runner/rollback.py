@@ -58,8 +58,7 @@ async def _rolled_back(state: RunState, revision: str) -> Outcome:
     state.enter("rolling back", "revision", revisions=True)
     steps = history.ids(history.steps(revision, finding.heads, down=True))
     await state.run_revisions(session.place, way, state.execution, state.done, revision)
-    sight = await state.look()
-    state.after = sight.all_heads()
+    state.after = (await state.look()).all_heads()
     if history.applied(steps, state.after):
         raise state.execution.error or EnvError(
             f"env.py returned as if all were well, and the database still has "

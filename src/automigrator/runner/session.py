@@ -32,20 +32,16 @@ class Session:
     def __init__(self, target: Target, backend: Backend) -> None:
         self.target = target
         self.backend = backend
-        self._history: History | None = None
-
-    @property
-    def table(self) -> VersionTable:
-        """The version table by the target's word; env.py may know better."""
-        return VersionTable(
-            self.target.version_table or "alembic_version", self.target.version_table_schema
+        self.table = VersionTable(
+            target.version_table or "alembic_version", target.version_table_schema
         )
+        """The version table by the target's word; env.py may know better."""
+        self._history: History | None = None
 
     @cached_property
     def place(self) -> Place:
         """The target's database and an engine of our own, made when first asked for."""
-        backend = self.backend
-        return Place(backend.engine(), backend.access.url, backend.in_place)
+        return Place(self.backend.engine(), self.backend.access.url, self.backend.in_place)
 
     def lock(self, waiting: Waiting) -> AbstractAsyncContextManager[Hold]:
         """Context manager: hold the migration lock; see `Backend.lock`."""
@@ -133,12 +129,8 @@ def validated(targets: Sequence[Target]) -> tuple[Target, ...]:
         access = Access(target)
         backend_for(access, target.maintenance_database)
         if access.rewritten:
-            logger.info(
-                "%s: the URL's driver is %s; migrating with %s",
-                target.name,
-                target.application_url.drivername,
-                access.url.drivername,
-            )
+            was, now = target.application_url.drivername, access.url.drivername
+            logger.info("%s: the URL's driver is %s; migrating with %s", target.name, was, now)
     return tuple(targets)
 
 

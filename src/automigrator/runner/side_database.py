@@ -73,13 +73,9 @@ async def migrated(
                 another = sync_way(state.target, place, way, error) if way is not None else None
                 if another is None:
                     raise SideError(error, execution) from error
-                logger.warning(
-                    "%s: a database on the side cannot be migrated by %s: %s; going on by %s",
-                    state.run.name,
-                    way,
-                    first_line(error),
-                    another,
-                )
+                said = f"{way}: {first_line(error)}; going on by {another}"
+                name = state.run.name
+                logger.warning("%s: a database on the side cannot be migrated by %s", name, said)
                 way = another
                 continue
             applied = tuple(Applied(*each) for each in execution.done)
@@ -151,5 +147,4 @@ async def rebuild(state: RunState, *, set_aside: bool, disconnect_others: bool) 
 
 def sides_of(state: RunState) -> Sides:
     """The lock's databases on the side. Raises RefusedError where there can be none."""
-    sides = state.hold.sides if state.hold is not None else None
-    return state.run.offered(sides, "databases on the side")
+    return state.run.offered(state.hold.sides, "databases on the side")

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from automigrator.hooks.calls import GRACE_S
-from automigrator.hooks.context import Run
+from automigrator.hooks.context import Rebuild, Run
 from automigrator.report import Applied, TargetReport
 from automigrator.runner.time_limit import RunLimit
 from automigrator.target import chosen
@@ -42,9 +42,8 @@ if TYPE_CHECKING:  # a start with nothing to do needs none of it
 
         def create_database(self, run: Run) -> Awaitable[bool]: ...
 
-        def recreate_database(
-            self, run: Run, *, set_aside: bool, disconnect_others: bool
-        ) -> Awaitable[str | None]: ...
+        @property
+        def recreate_database(self) -> Rebuild: ...
 
         def migrate_target(self, run: Run) -> Awaitable[TargetReport]: ...
 
@@ -107,6 +106,8 @@ class Start:
 class RunState:
     """Everything about one target's part of a run that its steps share."""
 
+    hold: Hold
+    """The lock once it was taken, also when it is lost; `run.hold` is as long as held."""
     hooks: Hooks
     decisions: Decisions
     """The plugins, and what they decide, once the strategies are loaded."""
@@ -137,8 +138,8 @@ class RunState:
         self.rehearse = chosen(target.rehearse, owner.rehearse)
         self.began = time.monotonic()
         self.phase = _LOOKING
-        self.hold: Hold | None = None
-        """The lock once it was taken, also when it is lost; `run.hold` is as long as held."""
+        self.waited_s = 0.0
+        """Seconds waited for the lock."""
         self.finding: Finding | None = None
         self.plan = ""
         """A digest of the pending revisions; empty while they are not known."""
@@ -202,6 +203,7 @@ class RunState:
         looked_s = time.monotonic() - self.began
         async with self.session.lock(self.waiting) as hold:
             self.hold = self.run.hold = hold
+            self.waited_s = hold.waited_s
             hold.since -= looked_s  # a leader that failed while this run only looked binds it, too
             self.tell("locked", waited_s=hold.waited_s)
             yield hold
@@ -300,7 +302,7 @@ class RunState:
             failures=tuple(self.failures),
             drive=self.drive,
             leader=bool(self.applied) or run.rebuilt,
-            waited_s=self.hold.waited_s if self.hold is not None else 0.0,
+            waited_s=self.waited_s,
             elapsed_s=time.monotonic() - self.began,
             notes=tuple(run.notes),
             failed_starts=self.start.starts.count if outcome in ("failed", "degraded") else 0,

@@ -32,15 +32,13 @@ async def status(targets: Sequence[Target], ahead: Ahead, models: Models | None 
 
 
 def _by_target(names: Sequence[str], models: Models | None) -> Mapping[str, Metadata]:
-    if models is None:
-        return {}
     if not isinstance(models, Mapping):
-        if len(names) > 1:
+        if models is not None and len(names) > 1:
             raise ConfigurationError(
                 "there are several targets; say whose models these are with "
                 f"models={{{names[0]!r}: metadata}}"
             )
-        return {names[0]: models}
+        return {names[0]: models} if models is not None else {}
     for name in models:
         if name not in names:
             raise ConfigurationError(

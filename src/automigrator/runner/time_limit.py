@@ -30,8 +30,7 @@ class RunLimit:
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
-        now = asyncio.get_running_loop().time()
-        self._ends = None if seconds is None else now + seconds
+        self._ends = None if seconds is None else asyncio.get_running_loop().time() + seconds
         self._timeout: asyncio.Timeout | None = None
         self._earlier = 0
 

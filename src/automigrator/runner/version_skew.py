@@ -104,8 +104,7 @@ async def declare(state: RunState, finding: Finding) -> None:
     So that no kill leaves it there without; until then that is true of no database. What holds
     for where it is now stays. Raises HistoryError for a wrong declaration, and LockLostError.
     """
-    hold = state.hold
-    if hold is None or state.run.in_memory or len(finding.contexts) != 1:
+    if state.run.in_memory or len(finding.contexts) != 1:
         return
     new = declaration(await state.session.history(), finding.wanted, state.target.version)
     if new is None:
@@ -118,7 +117,7 @@ async def declare(state: RunState, finding: Finding) -> None:
         present = declarations.of(there, finding.heads)
         kept = (present,) if present is not None and present.heads != new.heads else ()
         if there != (*kept, new):
-            await hold.declare((*kept, new))
+            await state.hold.declare((*kept, new))
     except LockLostError:
         raise
     except Exception as error:  # noqa: BLE001 - older code is refused then, which is safe
