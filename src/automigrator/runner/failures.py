@@ -67,14 +67,13 @@ async def described(state: RunState, error: Exception, within_s: float | None = 
         seconds = dict(state.execution.done)
         new = set(failure.applied) - {each.revision for each in state.applied}
         state.applied += [Applied(r, seconds.get(r, 0.0)) for r in failure.applied if r in new]
+    hints = await _hints(state, failure) if within_s is None else ()
+    message = failure.message
     blockers = state.blockers() if state.blockers is not None else ()
-    named = failure.kind == "lock-timeout" and blockers
-    return dataclasses.replace(
-        failure,
-        message=failure.message + (f"; in the way: {', '.join(blockers)}" if named else ""),
-        hints=await _hints(state, failure) if within_s is None else (),
-        in_rehearsal=state.rehearsal is not None,
-    )
+    if failure.kind == "lock-timeout" and blockers:
+        message += f"; in the way: {', '.join(blockers)}"
+    in_rehearsal = state.rehearsal is not None
+    return dataclasses.replace(failure, message=message, hints=hints, in_rehearsal=in_rehearsal)
 
 
 async def _hints(state: RunState, failure: Failure) -> tuple[str, ...]:
