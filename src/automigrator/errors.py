@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 class AutomigratorError(Exception):
     """Base of every error automigrator raises."""
 
+    kind: FailureKind | None = None
+    """The kind of failure that it makes of a run; None leaves that open."""
+
 
 class ConfigurationError(AutomigratorError):
     """Raised when what the application configured cannot work; nothing was touched."""
+
+    kind = "history"
 
 
 class PluginError(ConfigurationError):
@@ -49,12 +54,7 @@ class FollowTimeoutError(_StatusError):
 
 
 class RefusedError(AutomigratorError):
-    """Raised when an act (snapshot, restore, purge) cannot be done safely; nothing was changed.
-
-    `kind` is the kind of failure it makes where no plugin catches it; None leaves it open.
-    """
-
-    kind: FailureKind | None = None
+    """Raised when an act (snapshot, restore, purge) cannot be done safely; nothing was changed."""
 
 
 class StoppedError(AutomigratorError):
@@ -97,6 +97,8 @@ _FILES = "repair the revision files; the database is not the cause"
 class HistoryError(AutomigratorError):
     """Raised when the revision files do not make one sound history."""
 
+    kind = "history"
+
     def __init__(self, message: str, advice: str = _FILES) -> None:
         super().__init__(message)
         self.advice = advice
@@ -105,6 +107,7 @@ class HistoryError(AutomigratorError):
 class RevisionImportError(AutomigratorError):
     """Raised when a revision file cannot be imported."""
 
+    kind = "history"
     advice = (
         "repair the file, or deploy what it imports; a revision should import nothing that may "
         "change after it"
@@ -113,6 +116,8 @@ class RevisionImportError(AutomigratorError):
 
 class UnknownRevisionError(AutomigratorError):
     """Raised when the database is at a revision that no file knows."""
+
+    kind = "ahead"
 
     def __init__(self, unknown: tuple[str, ...], known_heads: tuple[str, ...]) -> None:
         super().__init__(
@@ -126,6 +131,8 @@ class UnknownRevisionError(AutomigratorError):
 
 class EnvError(AutomigratorError):
     """Raised when env.py cannot be driven to the target's database."""
+
+    kind = "env"
 
 
 class NeedsThreadError(EnvError):
@@ -141,6 +148,8 @@ class HookError(AutomigratorError):
 
     `blame` names the plugin and `hook` what it was asked; the plugin's own error is the cause.
     """
+
+    kind = "hook"
 
     def __init__(self, message: str, blame: str, hook: str) -> None:
         super().__init__(message)

@@ -297,14 +297,14 @@ class Migrator:
         looked: Session | None,
     ) -> Report:
         from automigrator.runner.lifecycle import looked_within, run_told, succeeded, targets_told
-        from automigrator.runner.time_limit import limit_of
+        from automigrator.runner.time_limit import RunLimit
 
         async def work(tell: Notifier) -> Report:
             if mode == "migrate":
-                limit = limit_of(self.run_timeout)
+                limit = RunLimit(self.run_timeout)
                 state = partial(self._state, run_id=tell.run, limit=limit)
                 rest = self.targets[len(done) :]
-                reports = await targets_told(rest, looked, state, self.migrate_target)
+                reports = await targets_told(rest, looked, state)
                 return succeeded(Report(done + reports, time.monotonic() - began))
             if mode == "check":
                 looking = modes.checked(self.check)
@@ -324,9 +324,9 @@ class Migrator:
         *,
         looked: bool = False,
     ) -> AsyncIterator[RunState]:
-        from automigrator.runner.state import begun
+        from automigrator.runner.state import RunState
 
-        state = begun(self, session, self._notifier(run_id), limit, looked=looked)
+        state = RunState(self, session, self._notifier(run_id), limit, looked=looked)
         self._states[state.run] = state
         try:
             yield state

@@ -3,52 +3,30 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 from automigrator.errors import EnvError, UnknownRevisionError
 from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
-from automigrator.migrations.drive import drive
 from automigrator.migrations.environment import Execution
 from automigrator.migrations.ways import Way, sync_way
-from automigrator.report import Applied, Outcome
+from automigrator.report import Applied
 from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import count
 from automigrator.runner.failures import left_behind, read_after, recover
-from automigrator.runner.inspection import Finding, inspect, judge
+from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
 from automigrator.runner.leader_record import inherited
 from automigrator.runner.rehearsal import rehearse
-from automigrator.runner.state import RunState
+from automigrator.runner.state import Reached, Result, RunState
 from automigrator.support.redaction import first_line
 
 RUNNING = "running env.py"
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """The database is at the wanted heads; they were read anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """The database is newer than this code, and the application may start on it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Inherited:
-    """A leader has just failed at the very same, and this process waited for it."""
-
-    outcome: Outcome
-
-
-Result = Reached | Served | Inherited
-
-
 async def attempt(state: RunState) -> Result:
     """Bring the database to the wanted heads, or raise what prevents it."""
-    session, run, backend = state.session, state.run, state.session.backend
+    session, run = state.session, state.run
     seen, state.finding, state.execution = state.finding, None, Execution()
-    run.failure, state.rehearsal.execution = None, None
+    run.failure, state.rehearsal = None, None
     if run.taken is None:  # else the journal is this run's own, not a dead leader's
         with state.at("finishing or undoing what was begun before", "unreachable"):
             done = await recover(state)
@@ -60,20 +38,21 @@ async def attempt(state: RunState) -> Result:
     if not prepared and seen is not None:
         # before env.py is asked again: many may wait for their turn to be told
         state.plan, state.finding = history.digest(seen.pending), seen
-        if (outcome := await inherited(state)) is not None:
+        if (result := await inherited(state)) is not None:
             await read_after(state)
-            return Inherited(outcome)
+            return result
     told, state.plan, state.finding = state.plan, "", None
     state.enter("asking env.py how the database stands", "env")
     try:
         finding = await _found(state)
     except UnknownRevisionError as error:
-        await version_skew.serve(state, error)
-        return Served()
+        served = await version_skew.judged(session, state.ahead, error)
+        version_skew.serve(state, served)
+        return served
     except Exception as error:
-        if state.start.stage == "not counted" and backend.classify(error).kind == "corrupt":
+        if state.start.stage == "not counted" and state.backend.classify(error).kind == "corrupt":
             # what is pending cannot be read, and a strategy may act on that all the same
-            everything = history.steps(session.target.revision, ())
+            everything = history.steps(state.target.revision, ())
             state.plan = history.digest(history.ids(everything))
             await count(state)
         raise
@@ -82,9 +61,9 @@ async def attempt(state: RunState) -> Result:
     state.after = finding.heads
     if not finding.pending and not finding.unversioned:
         await version_skew.declare(state, finding)
-        return Reached()
-    if not prepared and state.plan != told and (outcome := await inherited(state)) is not None:
-        return Inherited(outcome)
+        return _reached(state)
+    if not prepared and state.plan != told and (result := await inherited(state)) is not None:
+        return result
     state.enter("writing down that this start began")
     await count(state)
     if not prepared:
@@ -96,22 +75,28 @@ async def attempt(state: RunState) -> Result:
         finding = await _found(state)
         await version_skew.declare(state, finding)
     await _brought_to(state, finding)
-    return Reached()
+    return _reached(state)
+
+
+def _reached(state: RunState) -> Reached:
+    if state.failures:
+        return Reached("recovered")
+    changed = state.applied or state.run.acts.done("stamp")
+    return Reached("migrated" if changed else "current")
 
 
 async def _found(state: RunState) -> Finding:
     """Step 4, and what the hooks are shown of it."""
-    session, run = state.session, state.run
-    history = await session.history()
-    finding = await inspect(session, run.hold, needs_way=True)
-    judge(session.target, finding)
+    run, history = state.run, await state.session.history()
+    finding = await inspect(state.session, run.hold, needs_way=True)
+    judge(state.target, finding)
     state.finding = finding
     run.wanted, run.tables = finding.wanted, finding.tables
     run.pending = history.describe(finding.pending)
     state.plan = history.digest(finding.pending)
     run.empty = not finding.heads and not finding.sight.has_tables
     run.transactional = (
-        session.backend.transactional_ddl
+        state.backend.transactional_ddl
         and finding.one_transaction
         and sum(bool(context.pending) for context in finding.contexts) <= 1
         and not history.uses_autocommit(finding.pending)
@@ -121,24 +106,22 @@ async def _found(state: RunState) -> Finding:
 
 async def _stamped(state: RunState, finding: Finding) -> bool:
     """Whether the database was given a starting point other than base."""
-    session, run, target = state.session, state.run, state.session.target
-    migration, table = await session.migration(state.hold), finding.tables[0]
+    run, target, table = state.run, state.target, finding.tables[0]
+    migration = await state.migration()
     if target.bootstrap is not None and run.empty:
         began = time.monotonic()
         state.enter("running bootstrap")
-        state.progress("bootstrap-started", run.name)
+        state.tell("bootstrap-started")
         with run.acts.act("stamp"):
-            revision = await bootstrap(migration, table)
-        seconds = time.monotonic() - began
-        state.progress("bootstrapped", run.name, revision=revision, seconds=seconds)
+            first = await bootstrap(migration, table)
+        state.tell("bootstrapped", revision=first, seconds=time.monotonic() - began)
         return True
-    if finding.unversioned and target.baseline not in (None, "base"):
-        assert target.baseline is not None
+    baseline = baseline_of(target, finding)
+    if baseline is not None:
         with run.acts.act("stamp"):
-            await stamp(migration, table, target.baseline)
-        state.progress("stamped", run.name, revision=target.baseline)
-        return True
-    return False
+            await stamp(migration, table, baseline)
+        state.tell("stamped", revision=baseline)
+    return baseline is not None
 
 
 async def _brought_to(state: RunState, finding: Finding) -> None:
@@ -146,13 +129,13 @@ async def _brought_to(state: RunState, finding: Finding) -> None:
     first = len(state.applied)
     if finding.pending:
         state.enter("looking for what lies about already")
-        state.debris = await state.session.backend.debris()
+        state.debris = await state.backend.debris()
         await _apply(state, finding)
     execution = state.execution
     assert execution is not None
     kind: FailureKind = "env" if execution.error is None else "revision"
     state.enter("reading the heads that the database has now", kind)
-    sight = await state.look(finding.tables)
+    sight = await state.look()
     state.after = sight.all_heads()
     if not finding.reached(await state.session.history(), sight):
         del state.applied[first:]  # until the database itself says which stay
@@ -168,69 +151,46 @@ async def _apply(state: RunState, finding: Finding) -> None:
     A sync driver in a thread runs what the async driver refuses, from where the database then
     is. Raises what env.py or a revision raised.
     """
-    assert finding.way is not None
+    first, execution, place = finding.way, state.execution, state.session.place
+    assert first is not None and execution is not None
     state.attempt_started(len(finding.pending))
     try:
-        await _driven(state, finding.way)
+        await _driven(state, first, execution)
+        return
     except Exception as error:
-        way = sync_way(state.session.target, state.session.place, finding.way, error)
+        way = sync_way(state.target, place, first, error)
         if way is None:
             raise
         refused = error
-    else:
-        return
-    await _by_another(state, finding, way, refused)
-
-
-async def _by_another(state: RunState, finding: Finding, way: Way, refused: Exception) -> None:
-    execution = state.execution
-    assert execution is not None
-    left = await left_behind(state, finding, execution)
+    left = await left_behind(state)
     if left.state == "partial-within-revision":
         raise refused
-    message = first_line(refused)
-    note = f"{left.revision} cannot run by {finding.way}: {message}"
-    state.progress(
-        "drive-changed",
-        state.run.name,
-        revision=left.revision,
-        was=str(finding.way),
-        now=str(way),
-        message=message,
-    )
+    message, revision = first_line(refused), left.revision
+    state.tell("drive-changed", revision=revision, was=str(first), now=str(way), message=message)
     stay = [(revision, s) for revision, s in execution.done if revision in left.applied]
     state.applied += [Applied(*each) for each in stay]
-    other = state.execution = Execution(done=list(stay))
+    other = state.execution = Execution(done=stay)
     try:
-        await _driven(state, way)
+        await _driven(state, way, other)
     except Exception:
         if other.current is not None or other.error is not None:
             raise
     else:
-        state.run.notes.append(f"{note}; it ran by {way}, as drive='thread' lets it do at once")
+        note = f"{revision} cannot run by {first}: {message}; it ran by {way}"
+        state.run.notes.append(f"{note}, as drive='thread' lets it do at once")
         return
     # env.py cannot be run that way at all: what it met first is what to report
-    state.execution, state.drive = execution, str(finding.way)
+    state.execution, state.drive = execution, str(first)
     state.enter(RUNNING, "revision", revisions=True)
     raise refused
 
 
-async def _driven(state: RunState, way: Way) -> None:
-    session, execution = state.session, state.execution
-    assert execution is not None
+async def _driven(state: RunState, way: Way, execution: Execution) -> None:
+    first = len(state.applied)
     state.drive = str(way)
     state.enter(RUNNING, "revision", revisions=True)
-    first = len(state.applied)
     try:
-        await drive(
-            await session.migration(state.hold),
-            way,
-            revision=session.target.revision,
-            apply=True,
-            started=state.started,
-            done=state.done,
-            execution=execution,
-        )
+        await state.run_revisions(await state.migration(), way, execution, state.done)
     except BaseException:
         if not execution.met_a_revision:
             state.enter(RUNNING, "env", revisions=True)

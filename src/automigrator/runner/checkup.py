@@ -108,8 +108,6 @@ def _said(record: Record) -> list[str]:
     lines = [f"the last leader, {record.leader}, {ended}"]
     if record.starts.count:
         lines.append(f"failed starts in a row at these revisions: {record.starts.count}")
-    lines += [
-        f"its last failure: {each.get('kind')}: {each.get('message')}"
-        for each in record.failures[-1:]
-    ]
+    for each in record.failures[-1:]:
+        lines.append(f"its last failure: {each.get('kind')}: {each.get('message')}")
     return lines

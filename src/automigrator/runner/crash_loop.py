@@ -13,7 +13,6 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import FailedStarts, Record
 from automigrator.errors import LockLostError
 from automigrator.failure import Decision, Failure, FailureKind
-from automigrator.hooks.decisions import Decisions
 from automigrator.report import Outcome
 from automigrator.runner.failures import read_after
 from automigrator.runner.state import Left, RunState
@@ -41,8 +40,8 @@ async def count(state: RunState) -> None:
 
     Raises CrashLoopError instead when the limit is reached, and LockLostError.
     """
-    hold, limit, start = state.hold, state.policy.max_failed_starts, state.start
-    if hold is None or not limit or start.stage != "not counted" or state.run.in_memory:
+    hold, limit, start = state.hold, state.max_failed_starts, state.start
+    if not limit or start.stage != "not counted" or state.run.in_memory:
         return
     start.stage = "begun"
     try:
@@ -76,7 +75,7 @@ async def take_back(state: RunState) -> None:
         state.start.stage, state.start.starts = "begun", earlier_starts(state)
 
 
-async def last_resort(state: RunState, decisions: Decisions, record: Record) -> Outcome:
+async def last_resort(state: RunState, record: Record) -> Outcome:
     """Say what becomes of a start that must not try: nothing is touched, and the log says why."""
     run = state.run
     run.attempt, run.stopped = 0, True
@@ -87,22 +86,27 @@ async def last_resort(state: RunState, decisions: Decisions, record: Record) -> 
     state.execution, state.lasting = None, Left(record.state)
     failure = _failure(state, record)
     state.failures.append(failure)
-    decision = await _decided(state, decisions, failure)
-    outcome: Outcome = "degraded" if decision is Decision.CONTINUE else "failed"
+    outcome: Outcome = "failed"
+    then = "the application is not to start"
+    match state.last_resort:
+        case "ask":
+            decision, _ = await state.decisions.decide(failure)
+        case "continue":
+            run.failure = failure
+            decision = state.decisions.checked(Decision.CONTINUE, "last_resort='continue'")
+        case "abort":
+            decision = Decision.ABORT
+    if decision is Decision.CONTINUE:
+        outcome, then = "degraded", "the application starts on the database as it is"
     starts = state.start.starts
     facts = {
         "failed_starts": starts.count,
         "since": _time(starts.since),
-        "tries_again_at": _time(tries_again_at(starts, state.policy.max_failed_starts)),
+        "tries_again_at": _time(tries_again_at(starts, state.max_failed_starts)),
         "outcome": outcome,
         "failure": failure.to_dict(),
     }
-    then = (
-        "the application starts on the database as it is"
-        if outcome == "degraded"
-        else "the application is not to start"
-    )
-    state.progress("crash-loop", run.name, told=f"{failure}\n{then}", **facts)
+    state.tell("crash-loop", told=f"{failure}\n{then}", **facts)
     await read_after(state)
     return outcome
 
@@ -112,20 +116,8 @@ def tries_again_at(starts: FailedStarts, limit: int) -> float:
     return starts.last + REST_S * 2.0 ** min(starts.count - limit, 16)  # 180 years
 
 
-async def _decided(state: RunState, decisions: Decisions, failure: Failure) -> Decision | None:
-    match state.policy.last_resort:
-        case "ask":
-            return (await decisions.decide(failure))[0]
-        case "continue":
-            state.run.failure = failure
-            return decisions.checked(Decision.CONTINUE, "last_resort='continue'")
-        case "abort":
-            return Decision.ABORT
-
-
 async def _kept(state: RunState, record: Record | None) -> bool:
     """Whether the record could be kept; out of reach, the start stays counted as before."""
-    assert state.hold is not None
     try:
         await state.hold.leave(record)
     except Exception as error:  # noqa: BLE001 - it has no bearing on how this start ends
@@ -154,26 +146,27 @@ def earlier_starts(state: RunState) -> FailedStarts:
 
 def _failure(state: RunState, record: Record) -> Failure:
     starts = state.start.starts
-    known = Failure.from_dict(record.failures[-1]) if record.failures else None
-    where = f"revision {known.revision}: " if known is not None and known.revision else ""
-    last = f"{where}{known.message}" if known is not None else ""
+    nothing = Failure("revision", "")
+    known = Failure.from_dict(record.failures[-1]) if record.failures else nothing
+    where = f"revision {known.revision}: " if known.revision else ""
+    last = f"{where}{known.message}"
     if record.outcome == "begun":
         why = "the last one died while it migrated: killed, out of memory, or without power"
         why += f". The last failure before that: {last}" if last else ""
     else:
         why = f"the last failure: {last}"
-    again = _time(tries_again_at(starts, state.policy.max_failed_starts))
+    again = _time(tries_again_at(starts, state.max_failed_starts))
     return Failure(
-        known.kind if known is not None else "revision",
+        known.kind,
         f"{_said(starts)}, so this one tried nothing: no snapshot, no migration, no purge and no "
         f"restore; {why}",
         state=record.state,
-        revision=known.revision if known is not None else None,
-        statement=known.statement if known is not None else None,
+        revision=known.revision,
+        statement=known.statement,
         advice="deploy revisions or an env.py that are repaired, or call `await migrator.clear()` "
         f"once the cause is gone; a start after {again} tries once more by itself",
         attempt=0,
-        database=state.session.target.url,
+        database=state.target.url,
     )
 
 

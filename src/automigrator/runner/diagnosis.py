@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from automigrator.backends.contract.backend import Backend
 from automigrator.errors import (
-    ConfigurationError,
+    AutomigratorError,
     HookError,
     JudgedError,
     LockLostError,
     RefusedError,
 )
 from automigrator.failure import Failure, FailureKind
-from automigrator.runner.state import Left
+from automigrator.runner.state import Left, RunState
 from automigrator.support.error_chain import chain
-from automigrator.support.redaction import said, statement_of
+from automigrator.support.redaction import hide_secrets, said, statement_of
 from automigrator.target import Target, passwords_of
 
 ADVICE: dict[FailureKind, str] = {
@@ -46,6 +46,12 @@ CUT = (
 REFUSED = "do what the refusal says, then start again; the plugin that asked for the act is well"
 
 
+def failure_of(state: RunState, error: BaseException, left: Left) -> Failure:
+    """The failure that an error of this attempt is, by what was being done; see `diagnose`."""
+    attempt, kind = state.run.attempt, state.phase.kind
+    return diagnose(error, state.target, state.backend, left, attempt=attempt, otherwise=kind)
+
+
 def diagnose(
     error: BaseException,
     target: Target,
@@ -57,7 +63,7 @@ def diagnose(
 ) -> Failure:
     """The failure that `error` is; `otherwise` is its kind where neither it nor the driver says.
 
-    What refuses says itself what to do.
+    A RefusedError carries its own advice. The error is freed of secrets.
     """
     advice = str(getattr(error, "advice", ""))
     kind = _kind(error, backend, otherwise)
@@ -65,6 +71,7 @@ def diagnose(
         advice = REFUSED
     refused = isinstance(error, RefusedError)
     secrets = passwords_of(target)
+    hide_secrets(error, secrets)
     message = said(error, secrets)
     if kind == "timeout" and not advice and target.statement_timeout is not None:
         message += f" (the target's statement_timeout={target.statement_timeout:g} s, or less)"
@@ -92,29 +99,10 @@ def diagnose(
 
 
 def _kind(error: BaseException, backend: Backend | None, otherwise: FailureKind) -> FailureKind:
-    # local: these modules import Alembic, which a process that only skips never needs
-    from automigrator.errors import (
-        EnvError,
-        HistoryError,
-        RevisionImportError,
-        UnknownRevisionError,
-    )
-
-    match error:
-        case JudgedError():
-            return error.kind
-        case HookError():
-            return "hook"
-        case UnknownRevisionError():
-            return "ahead"
-        case HistoryError() | RevisionImportError():
-            return "history"
-        case ConfigurationError():
-            return "history"
-        case EnvError():
-            return "env"
-        case RefusedError():
-            return error.kind or otherwise
+    if isinstance(error, AutomigratorError | JudgedError) and error.kind is not None:
+        return error.kind
+    if isinstance(error, RefusedError):
+        return otherwise
     if any(isinstance(each, LockLostError) for each in chain(error)):
         return "lock-timeout"
     kind = backend.classify(error).kind if backend is not None else None

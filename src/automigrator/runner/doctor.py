@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from automigrator.backends.contract.examiner import Debris, Examiner
+from automigrator.backends.contract.examiner import Examiner
 from automigrator.migrations.created_tables import there_already
 from automigrator.runner.checkup import Checkup, TargetCheckup
 from automigrator.runner.session import Session, opened
@@ -32,31 +32,38 @@ async def checkup(targets: Sequence[Target], ahead: Ahead, *, repair: bool) -> C
 
 
 async def _examined(session: Session, ahead: Ahead) -> TargetCheckup:
-    status = await standing(session.target, ahead)
-    backend, unknown = session.backend, _Unknown()
+    status, backend = await standing(session.target, ahead), session.backend
+    unknown: list[str] = []
+
+    async def known(what: str, asked: Awaitable[T], otherwise: T) -> T:
+        """One part that fails must not hide the others."""
+        try:
+            return await asked
+        except Exception as error:  # noqa: BLE001 - it is said
+            unknown.append(f"{what} ({first_line(error)})")
+            return otherwise
+
     try:
         async with asyncio.timeout(session.target.connect_timeout):
             sight = await backend.look([session.table])
     except Exception as error:  # noqa: BLE001 - what is wrong is what is asked for
         damaged = backend.classify(error).kind == "corrupt"
         return TargetCheckup(status, reachable=damaged)
-    examiner = backend.examiner([session.table])
+    examiner = session.examiner()
     if examiner is None:
         what = f"anything else: the backend of {backend.name} offers no close look"
         return TargetCheckup(status, unknown=(what,))
-    copies = await unknown.unless("what is kept beside it", examiner.copies(), ())
+    copies = await known("what is kept beside it", examiner.copies(), ())
     if not sight.exists:
-        return TargetCheckup(status, copies=copies, unknown=tuple(unknown.said))
+        return TargetCheckup(status, copies=copies, unknown=tuple(unknown))
     return TargetCheckup(
         status,
-        holder=await unknown.unless("who holds the lock", examiner.holder(), None),
-        record=await unknown.unless("how the last start ended", examiner.record(), None),
+        holder=await known("who holds the lock", examiner.holder(), None),
+        record=await known("how the last start ended", examiner.record(), None),
         copies=copies,
-        debris=await unknown.unless("what was left behind", examiner.debris(), ()),
-        hints=await unknown.unless(
-            "what exists already", _hints(session, examiner, status.pending), ()
-        ),
-        unknown=tuple(unknown.said),
+        debris=await known("what was left behind", examiner.debris(), ()),
+        hints=await known("what exists already", _hints(session, examiner, status.pending), ()),
+        unknown=tuple(unknown),
     )
 
 
@@ -74,12 +81,11 @@ async def _repaired(session: Session, seen: TargetCheckup) -> TargetCheckup:
     def waiting(seconds: float, leader: str) -> None:
         logger.info("%s: waiting for the migration lock, held by %s", seen.name, leader)
 
-    backend, target = session.backend, session.target
-    examiner = backend.examiner([session.table])
+    examiner = session.examiner()
     assert examiner is not None
     done: list[str] = []
     try:
-        async with backend.lock([session.table], target.lock_timeout, waiting) as hold:
+        async with session.lock(waiting) as hold:
             if (await hold.look([session.table])).unfinished:
                 done.append(
                     "nothing was removed: a run was killed, and the next start must first finish "
@@ -88,29 +94,12 @@ async def _repaired(session: Session, seen: TargetCheckup) -> TargetCheckup:
             else:
                 for each in provable:
                     await hold.confirm()
-                    done.append(await _removed(examiner, each))
+                    why_not = await examiner.remove(each)
+                    kept = f"kept: {each.what}: {why_not}"
+                    done.append(kept if why_not else f"removed: {each.what}")
     except Exception as error:  # noqa: BLE001 - what was done so far is what is asked for
         done.append(f"nothing more was removed: {first_line(error)}")
     for line in done:
         logger.warning("%s: %s", seen.name, line)
     debris = await examiner.debris()
     return replace(seen, debris=debris, repairs=(*done, *left))
-
-
-async def _removed(examiner: Examiner, debris: Debris) -> str:
-    why_not = await examiner.remove(debris)
-    return f"kept: {debris.what}: {why_not}" if why_not else f"removed: {debris.what}"
-
-
-class _Unknown:
-    """Gathers what could not be found out: one part that fails must not hide the others."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    async def unless(self, what: str, asked: Awaitable[T], otherwise: T) -> T:
-        try:
-            return await asked
-        except Exception as error:  # noqa: BLE001 - it is said
-            self.said.append(f"{what} ({first_line(error)})")
-            return otherwise

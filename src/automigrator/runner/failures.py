@@ -6,19 +6,16 @@ import asyncio
 import dataclasses
 import logging
 import time
+from contextlib import nullcontext
 
 from automigrator.errors import EnvError, JudgedError, LockLostError
 from automigrator.failure import Decision, Failure
-from automigrator.hooks.decisions import Decisions
 from automigrator.migrations.created_tables import there_already
-from automigrator.migrations.environment import Execution
-from automigrator.report import Applied
-from automigrator.runner.diagnosis import diagnose
-from automigrator.runner.inspection import Finding
+from automigrator.report import Applied, Outcome
+from automigrator.runner.diagnosis import failure_of
 from automigrator.runner.state import Left, RunState
 from automigrator.support.error_chain import chain
-from automigrator.support.redaction import first_line, hide_secrets
-from automigrator.target import passwords_of
+from automigrator.support.redaction import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -26,29 +23,32 @@ HASTE_S = 2.0
 """Seconds for questions to a database that is most likely out of reach."""
 
 
-async def answered(state: RunState, decisions: Decisions, error: Exception) -> Decision | None:
-    """Make an error a failure, and return what the plugins decide about it."""
-    run = state.run
+async def answered(state: RunState, error: Exception) -> Outcome | None:
+    """Make an error a failure, and ask the plugins about it.
+
+    Returns how the run ends then; None when they ask for another attempt.
+    """
     failure = await failed(state, error)
-    if state.limit is not None and state.limit.is_over():
+    if state.limit.is_over():
         await read_after(state, HASTE_S)
-        return None
+        return "failed"
     state.enter("asking the plugins about a failure")
-    decision, whose = await decisions.decide(failure)
-    state.lasting = Left.of(run.failure or failure)
+    decision, whose = await state.decisions.decide(failure)
+    state.lasting = Left.of(state.run.failure or failure)
     if decision is None:
-        state.progress("passed", run.name)
+        state.tell("passed")
     else:
-        state.progress("decided", run.name, decision=decision.value, plugin=whose)
-    if decision is not Decision.RETRY:
-        await read_after(state, HASTE_S if failure.kind == "unreachable" else None)
-    return decision
+        state.tell("decided", decision=decision.value, plugin=whose)
+    if decision is Decision.RETRY:
+        return None
+    await read_after(state, HASTE_S if failure.kind == "unreachable" else None)
+    return "degraded" if decision is Decision.CONTINUE else "failed"
 
 
 async def failed(state: RunState, error: Exception, within_s: float | None = None) -> Failure:
     """Make an error a failure of this attempt, and tell; see `described`."""
     failure = await described(state, error, within_s)
-    state.failed(failure)
+    state.failed(failure, f"attempt {state.run.attempt} failed: {failure}")
     state.attempt_finished("failed")
     return failure
 
@@ -58,44 +58,34 @@ async def described(state: RunState, error: Exception, within_s: float | None = 
 
     `within_s`: seconds in which the database is asked for the state alone, where time is short.
     """
-    session, run = state.session, state.run
     if within_s is None:
         error = await _or_lock_lost(state, error)
         if isinstance(error, JudgedError) and error.kind == "unreachable":
             within_s = HASTE_S  # it has just been waited for
-    hide_secrets(error, passwords_of(session.target))
-    left = await _left(state, within_s)
-    failure = diagnose(
-        error,
-        session.target,
-        session.backend,
-        left,
-        attempt=run.attempt,
-        otherwise=state.phase.kind,
-    )
-    _keep_applied(state, failure)
-    failure = dataclasses.replace(failure, in_rehearsal=state.rehearsal.execution is not None)
-    if within_s is not None:
-        return failure
-    failure = dataclasses.replace(failure, hints=await _hints(state, failure))
+    failure = failure_of(state, error, await _left(state, within_s))
+    if state.execution is not None:
+        seconds = dict(state.execution.done)
+        new = set(failure.applied) - {each.revision for each in state.applied}
+        state.applied += [Applied(r, seconds.get(r, 0.0)) for r in failure.applied if r in new]
+    hints = await _hints(state, failure) if within_s is None else ()
+    message = failure.message
     blockers = state.blockers() if state.blockers is not None else ()
     if failure.kind == "lock-timeout" and blockers:
-        message = f"{failure.message}; in the way: {', '.join(blockers)}"
-        failure = dataclasses.replace(failure, message=message)
-    return failure
+        message += f"; in the way: {', '.join(blockers)}"
+    in_rehearsal = state.rehearsal is not None
+    return dataclasses.replace(failure, message=message, hints=hints, in_rehearsal=in_rehearsal)
 
 
 async def _hints(state: RunState, failure: Failure) -> tuple[str, ...]:
     """What lay about before the attempt, and the tables that what is still pending creates."""
-    finding, session = state.finding, state.session
+    finding, examiner = state.finding, state.session.examiner()
     if finding is None or state.execution is None:
         return ()
     pending = [each for each in finding.pending if each not in failure.applied]
-    examiner = session.backend.examiner([session.table])
     found: tuple[str, ...] = ()
     if len(finding.contexts) == 1 and examiner is not None:
         try:
-            found = await there_already(examiner, await session.history(), pending)
+            found = await there_already(examiner, await state.session.history(), pending)
         except Exception as error:  # noqa: BLE001 - the error that brought us here matters
             logger.debug("%s: looking for debris: %s", state.run.name, type(error).__name__)
     return (*state.debris, *found)
@@ -106,7 +96,7 @@ async def _or_lock_lost(state: RunState, error: Exception) -> Exception:
 
     Without the lock no strategy may act: another process may be at the database by now.
     """
-    run, backend = state.run, state.session.backend
+    run, backend = state.run, state.backend
     lost = next((each for each in chain(error) if isinstance(each, LockLostError)), None)
     if lost is None and run.hold is not None:
         try:
@@ -133,15 +123,6 @@ async def _or_lock_lost(state: RunState, error: Exception) -> Exception:
     return lost
 
 
-def _keep_applied(state: RunState, failure: Failure) -> None:
-    execution = state.execution
-    if execution is None:
-        return
-    seconds = dict(execution.done)
-    known = {applied.revision for applied in state.applied}
-    state.applied += [Applied(r, seconds.get(r, 0.0)) for r in failure.applied if r not in known]
-
-
 async def look_again(state: RunState, failure: Failure) -> Failure:
     """Return the failure with the state that the database is in now."""
     left = await _left(state)
@@ -152,29 +133,26 @@ async def _left(state: RunState, within_s: float | None = None) -> Left:
     if state.run.acts.open("recover"):
         # a dead leader's half is still there, and the next start must try again
         return Left("partial-within-revision")
-    rehearsed = state.rehearsal.execution
-    if rehearsed is not None:
-        return Left(revision=rehearsed.current).after(state.lasting)
-    if state.finding is None or state.execution is None:
-        return state.lasting
-    left = await left_behind(state, state.finding, state.execution, within_s)
-    return left.after(state.lasting)
+    if state.rehearsal is not None:
+        return Left(revision=state.rehearsal.current).after(state.lasting)
+    return (await left_behind(state, within_s)).after(state.lasting)
 
 
-async def left_behind(
-    state: RunState, finding: Finding, execution: Execution, within_s: float | None = None
-) -> Left:
+async def left_behind(state: RunState, within_s: float | None = None) -> Left:
     """Read what an attempt left: the state, the revisions that stay applied, and new debris.
 
     `within_s`: seconds after which the worst is assumed of a database that does not answer.
     """
-    backend, history = state.session.backend, await state.session.history()
+    finding, execution = state.finding, state.execution
+    if finding is None or execution is None:
+        return Left()
+    backend, history = state.backend, await state.session.history()
     ran = [revision for revision, _ in execution.done]
     if execution.current is not None:
         ran.append(execution.current)
     try:
         async with asyncio.timeout(within_s):
-            sight = await state.look(finding.tables)
+            sight = await state.look()
             debris = tuple(each for each in await backend.debris() if each not in state.debris)
     except Exception:  # noqa: BLE001 - the error that brought us here is the one to report
         # a dead server rolls back what was not committed
@@ -196,15 +174,15 @@ async def left_behind(
     return Left("partial-at-boundary" if applied else "clean", applied, (), execution.current)
 
 
-async def read_after(state: RunState, within_s: float | None = None) -> None:
-    """Note the heads that the database has now, where it can be asked."""
+async def read_after(state: RunState, within_s: float | None = None) -> bool:
+    """Note the heads that the database has now; return whether it could be asked."""
     try:
         async with asyncio.timeout(within_s):
-            sight = await state.look()
+            state.after = (await state.look()).all_heads()
     except Exception as error:  # noqa: BLE001 - the failure says why
         logger.debug("%s: reading the heads: %s", state.run.name, type(error).__name__)
-    else:
-        state.after = sight.all_heads()
+        return False
+    return True
 
 
 async def recover(state: RunState) -> str | None:
@@ -212,20 +190,17 @@ async def recover(state: RunState) -> str | None:
 
     Returns what was done; None when there was nothing to do. Raises what the backend raises.
     """
-    run, tell, target = state.run, state.progress, state.session.target
-    assert state.hold is not None
+    run = state.run
     again = run.acts.open("recover")
+    expected = state.unfinished or run.taken is not None
+    began = time.monotonic()
+    step = state.progress.step("repair-started", "repair-failed", state.target)
     with run.acts.act("recover") as act:
-        if state.unfinished or run.taken is not None:
-            with tell.step("repair-started", "repair-failed", target) as seconds:
-                done = await state.hold.recover()
-            tell("repaired", target.name, what=done or "nothing was left to do", seconds=seconds())
-        else:
-            began = time.monotonic()
+        with step if expected else nullcontext():
             done = await state.hold.recover()
-            if done is not None:
-                seconds_s = time.monotonic() - began
-                tell("repaired", target.name, what=done, seconds=seconds_s)
+        if expected or done is not None:
+            what, seconds = done or "nothing was left to do", time.monotonic() - began
+            state.tell("repaired", what=what, seconds=seconds)
         act.changed = done is not None
     if again:  # the half that an earlier try could not end is gone
         state.lasting = Left()

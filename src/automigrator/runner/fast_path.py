@@ -80,9 +80,8 @@ def _wanted(target: Target) -> frozenset[str] | None:
     if not isinstance(target.config, str | os.PathLike):
         return None
     path = Path(target.config)
-    ini = tuple(
-        map(_stamp, (path, path.with_name("alembic.ini"), path.with_name("pyproject.toml")))
-    )
+    files = (path, path.with_name("alembic.ini"), path.with_name("pyproject.toml"))
+    ini = tuple(map(_stamp, files))
     seen = _SEEN.get(_key(target))
     layout = seen[1] if seen is not None and seen[0] == ini else layout_of(target)
     if layout is None:

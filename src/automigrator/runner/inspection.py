@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Sight, VersionTable
@@ -16,8 +16,7 @@ from automigrator.runner.session import Session
 from automigrator.target import Target
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What is, and what should be: one entry of `contexts` per version table."""
 
     sight: Sight
@@ -75,8 +74,7 @@ async def inspect(
     sight = await look([table])
     if not sight.exists:
         return Finding(sight, (_compared(target, history, table, ()),))
-    told = target.version_table is not None or history.plain_environment
-    if told:
+    if target.version_table is not None or history.plain_environment:
         context = _compared(target, history, table, sight.heads[table] or ())
         _all_known((context,))
         if not (needs_way and context.pending):
@@ -103,6 +101,11 @@ def judge(target: Target, finding: Finding) -> None:
             f"the database has tables, but no row in {tables} says which revision they are at; "
             "nothing was changed",
         )
+
+
+def baseline_of(target: Target, finding: Finding) -> str | None:
+    """The revision to stamp before the pending ones run; None for a database that needs none."""
+    return target.baseline if finding.unversioned and target.baseline != "base" else None
 
 
 def _all_known(contexts: tuple[Configured, ...]) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-
 from automigrator.runner.crash_loop import take_back
 from automigrator.runner.failures import failed, read_after, recover
 from automigrator.runner.leader_record import leave
@@ -12,20 +9,16 @@ from automigrator.runner.lifecycle import time_is_up
 from automigrator.runner.state import Left, RunState
 from automigrator.support.redaction import first_line
 
-logger = logging.getLogger(__name__)
-
 LOOK_S = 1.0
 """Seconds for a look at a server that may be silent: somebody asked for the end."""
 
 
 async def cut_short(state: RunState) -> None:
     """Forget that the start began, undo what a snapshot was taken for, and tell."""
-    run = state.run
-    if state.hold is not None:
-        state.hold.hurry()
+    state.hold.hurry()
     await take_back(state)
     done: str | None = None
-    if run.acts.began("snapshot"):
+    if state.run.acts.began("snapshot"):
         # the application may go on and write: a later undo would lose that
         try:
             done = await recover(state)
@@ -34,17 +27,16 @@ async def cut_short(state: RunState) -> None:
     state.how_far = await _how_far(state)
     if done:
         state.how_far += f"; {done}"
-    state.progress("cancelled", run.name, what=state.how_far, heads=list(state.after))
+    state.tell("cancelled", what=state.how_far, heads=list(state.after))
 
 
-async def ran_out(state: RunState, *, leaves: bool) -> None:
+async def ran_out(state: RunState) -> None:
     """Make it a failure of the target that the run's time is over; no plugin is asked about it.
 
-    `leaves`: whether it leaves a record; a follower's would replace its leader's. Where half a
-    revision may have stayed the journal is left open: the next start restores.
+    A follower leaves no record: it would replace its leader's. Where half a revision may have
+    stayed the journal is left open: the next start restores.
     """
     run, hold = state.run, state.hold
-    assert hold is not None
     hold.hurry()
     failure = await failed(state, time_is_up(state), within_s=LOOK_S)
     state.lasting = Left.of(failure)
@@ -59,7 +51,7 @@ async def ran_out(state: RunState, *, leaves: bool) -> None:
             await hold.close_journal()
     except Exception as error:  # noqa: BLE001 - the next start finishes it
         run.note(f"the next start has to finish what was begun ({first_line(error)})")
-    if leaves:
+    if state.leads:
         await leave(state, "failed")
     await read_after(state, LOOK_S)
 
@@ -69,14 +61,9 @@ async def _how_far(state: RunState) -> str:
     if finding is None or execution is None or not (execution.done or execution.current):
         return "nothing was migrated"
     under_way = f"revision {execution.current} was under way" if execution.current else ""
-    try:
-        async with asyncio.timeout(LOOK_S):
-            sight = await state.look()
-            history = await state.session.history()
-    except Exception as error:  # noqa: BLE001 - it only tells
-        logger.debug("%s: reading the heads: %s", state.run.name, first_line(error))
+    if not await read_after(state, LOOK_S):
         return f"{under_way or 'a migration was under way'}, and what was not committed rolls back"
-    state.after = heads = sight.all_heads()
+    heads, history = state.after, await state.session.history()
     kept = history.applied(finding.pending, heads) if history.knows(heads) else ()
     parts = [
         under_way and f"{under_way} and was {'kept' if execution.current in kept else 'undone'}",

@@ -5,7 +5,6 @@ Twenty replicas that wait for one lock would each try the revision that fails, a
 
 from __future__ import annotations
 
-import logging
 import time
 
 from automigrator.backends.contract.record import Record
@@ -13,38 +12,34 @@ from automigrator.failure import Failure
 from automigrator.report import Outcome
 from automigrator.runner.crash_loop import EXCUSED, earlier_starts, take_back
 from automigrator.runner.session import Session
-from automigrator.runner.state import RunState
+from automigrator.runner.state import Inherited, RunState
 from automigrator.support.redaction import first_line
-
-logger = logging.getLogger(__name__)
 
 SLACK_S = 60.0
 """Seconds that the clock of a record may be put forward while a follower waits for its leader."""
 
 
-async def inherited(state: RunState) -> Outcome | None:
+async def inherited(state: RunState) -> Inherited | None:
     """Return how the leader ended that this process waited for, when it tried the very same.
 
     None: try it. A start that did not wait for the leader tries again, and so does another
     deployment.
     """
     hold = state.hold
-    if hold is None or not state.plan:
-        return None
-    record = await hold.last()
+    record = await hold.last() if state.plan else None
     if record is None or record.plan != state.plan or record.at < hold.since:
         return None
-    if record.outcome == "begun":
-        return None  # it died
-    if record.at > hold.since + time.monotonic() - state.began + SLACK_S:
-        return None  # of before the clock was set back
+    put_forward = record.at > hold.since + time.monotonic() - state.began + SLACK_S
+    if record.outcome == "begun" or put_forward:
+        return None  # it died; or the record is of before the clock was set back
+    state.result = Inherited(record.outcome)
     state.failures += [Failure.from_dict(failure) for failure in record.failures]
     state.start.starts = record.starts
     state.run.notes.append(
         f"{record.leader} tried the same while this process waited; it was not repeated"
     )
-    state.progress("followed", state.run.name, leader=record.leader, outcome=record.outcome)
-    return record.outcome
+    state.tell("followed", leader=record.leader, outcome=record.outcome)
+    return state.result
 
 
 async def leave(state: RunState, outcome: Outcome) -> None:
@@ -79,8 +74,7 @@ async def forget(session: Session) -> None:
     """Remove what leaders left and what the database declares, under its lock."""
     if not (await session.backend.look([session.table])).exists:
         return
-    limit_s = session.target.lock_timeout
-    async with session.backend.lock([session.table], limit_s, lambda *_: None) as hold:
+    async with session.lock(lambda *_: None) as hold:
         await hold.leave(None)
         await hold.declare(())
 

@@ -12,13 +12,11 @@ from automigrator.errors import MigrationError
 from automigrator.report import Report, TargetReport
 from automigrator.runner.session import Session, opened
 from automigrator.runner.state import Left, RunState
+from automigrator.runner.time_limit import TimeIsUpError
 
 if TYPE_CHECKING:
     from automigrator.events.notifier import Notifier
-    from automigrator.failure import Failure
-    from automigrator.hooks.context import Run
     from automigrator.runner.modes import Mode
-    from automigrator.runner.time_limit import TimeIsUpError
     from automigrator.target import Target
 
 
@@ -34,29 +32,19 @@ async def run_told(
         names = [target.name for target in targets]
         told = f"migration run started: {', '.join(names)}"
         tell("run-started", told=told, mode=mode, targets=names)
+
     try:
         report = await work(tell)
     except BaseException as error:
-        seconds, name = time.monotonic() - began, type(error).__name__
-        outcome = ended_by(error)
+        seconds, name, outcome = time.monotonic() - began, type(error).__name__, ended_by(error)
         reports = error.report.targets if isinstance(error, MigrationError) else ()
-        tell(
-            "run-finished",
-            told=f"migration run: {outcome} in {seconds:.2f} s ({name})",
-            outcome=outcome,
-            error=name,
-            targets={each.name: each.outcome for each in reports},
-            seconds=seconds,
-        )
+        told = f"migration run: {outcome} in {seconds:.2f} s ({name})"
+        parts = {each.name: each.outcome for each in reports}
+        tell("run-finished", told=told, outcome=outcome, error=name, targets=parts, seconds=seconds)
         raise
-    tell(
-        "run-finished",
-        told=report,
-        outcome=report.outcome,
-        error=None,
-        targets={each.name: each.outcome for each in report.targets},
-        seconds=report.elapsed_s,
-    )
+    parts, seconds = {each.name: each.outcome for each in report.targets}, report.elapsed_s
+    outcome = report.outcome
+    tell("run-finished", told=report, outcome=outcome, error=None, targets=parts, seconds=seconds)
     return report
 
 
@@ -64,12 +52,12 @@ async def targets_told(
     targets: Sequence[Target],
     looked: Session | None,
     begun: Callable[..., AbstractAsyncContextManager[RunState]],
-    work: Callable[[Run], Awaitable[TargetReport]],
 ) -> tuple[TargetReport, ...]:
     """Do every target's part of a run, until one fails.
 
     `looked`: the session of the first, where a look has found that there is something to do.
-    `begun` gets a session and gives the state of its run. Raises what the work raises.
+    `begun` gets a session and gives the state of its run. Raises what the Migrator's
+    `migrate_target` raises.
     """
     reports: list[TargetReport] = []
     for target in targets:
@@ -77,29 +65,24 @@ async def targets_told(
             reports.append(TargetReport(target.name, "not-run"))
             continue
         async with AsyncExitStack() as stack:
-            session = looked
-            if session is None:
-                session = await stack.enter_async_context(opened(target))
+            session = looked or await stack.enter_async_context(opened(target))
             state = await stack.enter_async_context(begun(session, looked=looked is not None))
-            reports.append(await target_told(state, work))
+            reports.append(await target_told(state))
         looked = None
     return tuple(reports)
 
 
-async def target_told(
-    state: RunState, work: Callable[[Run], Awaitable[TargetReport]]
-) -> TargetReport:
+async def target_told(state: RunState) -> TargetReport:
     """Await one target's part of a run. Raises what it raises."""
-    tell, target = state.progress, state.session.target
-    if tell.heard("target-started"):
-        database = state.session.backend.name
-        tell("target-started", target.name, database=database, url=target.url)
+    heard = state.progress.heard
+    if heard("target-started"):
+        state.tell("target-started", database=state.backend.name, url=state.target.url)
     try:
-        report = await within(state, work)
+        report = await _within_limit(state)
     except BaseException as error:
         _target_finished(state, state.report("failed"), ended_by(error))
         raise
-    if tell.heard("target-finished"):
+    if heard("target-finished"):
         _target_finished(state, report, report.outcome)
     return report
 
@@ -126,34 +109,29 @@ def _target_finished(state: RunState, report: TargetReport, outcome: str) -> Non
 
 def time_is_up(state: RunState) -> TimeIsUpError:
     """The error of a run whose time is over: what it waited for, or did."""
-    from automigrator.runner.time_limit import TimeIsUpError  # local: most runs have no limit
-
-    assert state.limit is not None
-    execution = state.execution
+    seconds, execution = state.limit.seconds, state.execution
+    assert seconds is not None
     if state.phase.revisions and execution is not None and execution.current is not None:
         what = f"running revision {execution.current}, which was stopped"
-        return TimeIsUpError(state.limit.seconds, what, execution.statement)
-    return TimeIsUpError(state.limit.seconds, state.phase.what)
+        return TimeIsUpError(seconds, what, execution.statement)
+    return TimeIsUpError(seconds, state.phase.what)
 
 
-async def within(state: RunState, work: Callable[[Run], Awaitable[TargetReport]]) -> TargetReport:
+async def _within_limit(state: RunState) -> TargetReport:
     """Await one target's part of a run; as long as the run has time, and then report that."""
-    limit = state.limit
-    if limit is None:
-        return await work(state.run)
     try:
-        async with limit.begin() as timeout:
-            return await work(state.run)
+        async with state.limit.begin() as timeout:
+            return await state.owner.migrate_target(state.run)
     except TimeoutError:
         if not timeout.expired():
             raise
-    error = time_is_up(state)
     # the attempts answer for what they began; here nothing was, or all of it is committed
     applied = tuple(each.revision for each in state.applied)
     left = Left("partial-at-boundary", applied) if applied else state.lasting
-    failure = _failure(error, state.session.target, left, attempt=state.run.attempt)
-    state.failures.append(failure)
-    state.progress("failed", state.run.name, told=failure, **failure.to_dict())
+    from automigrator.runner.diagnosis import failure_of  # local: only a failure needs it
+
+    failure = failure_of(state, time_is_up(state), left)
+    state.failed(failure, failure)
     return state.report("failed")
 
 
@@ -167,17 +145,10 @@ async def looked_within(
     except TimeoutError:
         if seconds is None or not timeout.expired():
             raise
-    from automigrator.runner.time_limit import TimeIsUpError  # local: most runs have no limit
+    from automigrator.runner.diagnosis import diagnose  # local: only a failure needs it
 
     first, *others = targets
     error = TimeIsUpError(seconds, "still looking, and nothing was changed")
-    failed = TargetReport(
-        first.name, "failed", failures=(_failure(error, first, Left(), attempt=0),)
-    )
+    failure = diagnose(error, first, None, Left(), attempt=0, otherwise="timeout")
+    failed = TargetReport(first.name, "failed", failures=(failure,))
     return Report((failed, *(TargetReport(each.name, "not-run") for each in others)), seconds)
-
-
-def _failure(error: TimeIsUpError, target: Target, left: Left, *, attempt: int) -> Failure:
-    from automigrator.runner.diagnosis import diagnose  # local: only a failure needs it
-
-    return diagnose(error, target, None, left, attempt=attempt, otherwise="timeout")

@@ -100,11 +100,8 @@ def _current(status: Status) -> Report:
     for each in status.targets:
         for note in each.notes:
             logger.warning("%s: %s", each.name, note)
-    return Report(
-        tuple(
-            TargetReport(
-                each.name, "current", before=each.heads, after=each.heads, notes=each.notes
-            )
-            for each in status.targets
-        )
-    )
+    reports = [
+        TargetReport(each.name, "current", each.heads, each.heads, notes=each.notes)
+        for each in status.targets
+    ]
+    return Report(tuple(reports))

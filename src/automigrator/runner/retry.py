@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TypeVar
 
-from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.values import Sight
 from automigrator.failure import Failure, FailureKind
+from automigrator.runner.attempt import attempt
 from automigrator.runner.failures import described
-from automigrator.runner.state import Left, RunState
+from automigrator.runner.state import Left, Result, RunState
 from automigrator.support.backoff import Backoff, Deadline
 from automigrator.support.concurrency import within
-
-T = TypeVar("T")
 
 TRANSIENT: frozenset[FailureKind] = frozenset({"lock-timeout", "unreachable"})
 
@@ -24,19 +21,19 @@ FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 5.0
 
 
-async def patiently(state: RunState, attempt: Callable[[], Awaitable[T]]) -> T:
-    """Await `attempt()`, again while its failures are transient and `retry_timeout` allows.
+async def patiently(state: RunState) -> Result:
+    """Make an attempt, again while its failures are transient and `retry_timeout` allows.
 
     No plugin is asked meanwhile. From the second try on the sessions that block it are watched.
     Raises what the last try raised.
     """
-    deadline = Deadline(state.session.target.retry_timeout)
+    deadline = Deadline(state.target.retry_timeout)
     # jitter: two that wait for each other are not to meet again
     backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     async with AsyncExitStack() as watch:
         while True:
             try:
-                return await attempt()
+                return await attempt(state)
             except Exception as error:
                 failure = await described(state, error)
                 seconds = backoff.pause()
@@ -45,39 +42,30 @@ async def patiently(state: RunState, attempt: Callable[[], Awaitable[T]]) -> T:
                         raise
                     raise failure.error from error  # what is behind it: the lock is lost, say
             state.lasting = Left.of(failure)
-            state.progress(
-                "retrying", state.run.name, seconds=seconds, kind=failure.kind, what=_what(failure)
-            )
+            where = f" in revision {failure.revision}" if failure.revision else ""
+            what = f"{failure.message}{where}"
+            state.tell("retrying", seconds=seconds, kind=failure.kind, what=what)
             state.attempt_finished("failed")
             await asyncio.sleep(seconds)
             if state.blockers is None:
-                assert state.hold is not None
                 state.blockers = await watch.enter_async_context(state.hold.blockers())
 
 
 def _passes(state: RunState, failure: Failure) -> bool:
-    return (
-        failure.kind in TRANSIENT
-        and (failure.state != "partial-within-revision" or _only_repairing(state, failure))
-        and state.run.locked
-    )
+    """Whether to try again; not after half a revision, unless a dead leader left that half.
 
-
-def _only_repairing(state: RunState, failure: Failure) -> bool:
-    """Whether the half-applied revision is a dead leader's, which this run has yet to repair.
-
-    The driver's error decides: a journal that cannot be used is out of reach as well, for good.
+    This run has yet to repair it then. The driver's error decides: a journal that cannot be used
+    is out of reach as well, for good.
     """
     run, error = state.run, failure.error
+    if failure.kind not in TRANSIENT or not run.locked:
+        return False
+    if failure.state != "partial-within-revision":
+        return True
     dead_leaders = run.acts.open("recover") and run.taken is None
     if not dead_leaders or state.start.stage != "not counted" or error is None:
         return False
-    return state.session.backend.classify(error).kind in TRANSIENT
-
-
-def _what(failure: Failure) -> str:
-    where = f" in revision {failure.revision}" if failure.revision else ""
-    return f"{failure.message}{where}"
+    return state.backend.classify(error).kind in TRANSIENT
 
 
 REACH_FIRST_PAUSE_S = 0.1
@@ -85,30 +73,33 @@ REACH_FIRST_PAUSE_S = 0.1
 REACH_LONGEST_PAUSE_S = 3.0
 
 
-async def reach(
-    backend: Backend,
-    ask: Callable[[], Awaitable[T]],
-    limit_s: float,
-    waiting: Callable[[float], None],
-    enough: Callable[[T], bool] = lambda answer: True,
-) -> T:
-    """Await `ask()`, again while the database is unreachable, for at most `limit_s` seconds.
+async def reach(state: RunState, *, to_write: bool = False) -> Sight:
+    """Step 3: look, again while the database is unreachable, for `connect_timeout` seconds.
 
-    Asks again also while the answer is not `enough`; the last one is returned as it is. `waiting`
-    gets the seconds so far before each pause. Raises what `ask` raised last.
+    `to_write`: again also while it takes no writes; during a fail-over the address may lead to a
+    standby that is yet to be promoted. The last answer is returned as it is. Raises what the last
+    look raised.
     """
-    deadline = Deadline(limit_s)
+    what = "a standby to be promoted" if to_write else "the database server"
+    deadline = Deadline(state.target.connect_timeout)
     backoff = Backoff(REACH_FIRST_PAUSE_S, REACH_LONGEST_PAUSE_S)
-    silent = partial(TimeoutError, f"no answer from the database within {limit_s:g} s")
+    silent = partial(TimeoutError, f"no answer from the database within {deadline.seconds:g} s")
+    waited_s = 0.0
     while True:
         pause = backoff.pause()
         try:
             async with within(deadline.left(), silent):
-                answer = await ask()
-            if enough(answer) or pause > deadline.left():
-                return answer
+                sight = await state.look()
         except Exception as error:
-            if pause > deadline.left() or backend.classify(error).kind != "unreachable":
+            if pause > deadline.left() or state.backend.classify(error).kind != "unreachable":
                 raise
-        waiting(deadline.elapsed())
+        else:
+            enough = sight.writable or not to_write
+            if enough and waited_s:
+                state.tell("reached", waited_s=waited_s)
+            if enough or pause > deadline.left():
+                return sight
+        waited_s = deadline.elapsed()
+        state.enter(f"waiting for {what}")
+        state.tell("waiting", on="server", what=what, seconds=waited_s)
         await asyncio.sleep(pause)

@@ -5,24 +5,21 @@ from __future__ import annotations
 import time
 
 from automigrator.errors import EnvError, JudgedError
-from automigrator.migrations.drive import drive
 from automigrator.migrations.environment import Execution
 from automigrator.migrations.probe import probe
 from automigrator.report import Outcome
-from automigrator.runner.diagnosis import diagnose
+from automigrator.runner.diagnosis import failure_of
 from automigrator.runner.failures import left_behind, read_after, recover
 from automigrator.runner.inspection import inspect
 from automigrator.runner.lifecycle import ended_by
 from automigrator.runner.state import Left, RunState
-from automigrator.support.redaction import hide_secrets
-from automigrator.target import passwords_of
 
 
 async def roll_back(state: RunState, revision: str) -> Outcome:
     """Run the downgrades from the database's heads to `revision`; `failed` with the failure."""
-    tell, target, began = state.progress, state.session.target, time.monotonic()
-    kind = state.session.backend.name
-    tell("rollback-started", target.name, revision=revision, database=kind, url=target.url)
+    began = time.monotonic()
+    database, url = state.backend.name, state.target.url
+    state.tell("rollback-started", revision=revision, database=database, url=url)
     outcome = "failed"
     try:
         outcome = answer = await _outcome(state, revision)
@@ -32,36 +29,22 @@ async def roll_back(state: RunState, revision: str) -> Outcome:
         raise
     finally:
         seconds = time.monotonic() - began
-        tell("rollback-finished", target.name, revision=revision, outcome=outcome, seconds=seconds)
+        state.tell("rollback-finished", revision=revision, outcome=outcome, seconds=seconds)
 
 
 async def _outcome(state: RunState, revision: str) -> Outcome:
-    session, run = state.session, state.run
-    run.attempt = 1
+    state.run.attempt = 1
     try:
-        lock = session.backend.lock([session.table], session.target.lock_timeout, state.waiting)
-        async with lock as hold:
-            state.hold = run.hold = hold
-            state.progress("locked", run.name, waited_s=hold.waited_s)
+        async with state.locked():
             return await _rolled_back(state, revision)
     except Exception as error:  # noqa: BLE001 - any error is the target's failure
-        hide_secrets(error, passwords_of(session.target))
-        failure = diagnose(
-            error,
-            session.target,
-            session.backend,
-            await _left(state),
-            attempt=1,
-            otherwise=state.phase.kind,
-        )
-        state.failures.append(failure)
-        told = f"rollback failed: {failure}"
-        state.progress("failed", run.name, told=told, **failure.to_dict())
+        failure = failure_of(state, error, await _left(state))
+        state.failed(failure, f"rollback failed: {failure}")
         return "failed"
 
 
 async def _rolled_back(state: RunState, revision: str) -> Outcome:
-    session, run, backend = state.session, state.run, state.session.backend
+    session, run, backend = state.session, state.run, state.backend
     done = await recover(state)
     if done is not None:
         run.notes.append(done)
@@ -70,23 +53,13 @@ async def _rolled_back(state: RunState, revision: str) -> Outcome:
     if not finding.sight.exists:
         raise JudgedError("unreachable", "the database does not exist; there is nothing to undo")
     run.before = state.after = finding.heads
-    migration = await session.migration(state.hold)
+    migration = await state.migration()
     way, _ = await probe(migration)
     state.drive, state.execution = str(way), Execution()
     state.enter("rolling back", "revision", revisions=True)
     steps = history.ids(history.steps(revision, finding.heads, down=True))
-    await drive(
-        migration,
-        way,
-        revision=revision,
-        apply=True,
-        down=True,
-        started=state.started,
-        done=state.done,
-        execution=state.execution,
-    )
-    sight = await state.look()
-    state.after = sight.all_heads()
+    await state.run_revisions(migration, way, state.execution, state.done, revision)
+    state.after = (await state.look()).all_heads()
     if history.applied(steps, state.after):
         raise state.execution.error or EnvError(
             f"env.py returned as if all were well, and the database still has "
@@ -101,7 +74,7 @@ async def _left(state: RunState) -> Left:
     if state.finding is None or state.execution is None:
         return Left()
     history = await state.session.history()
-    left = await left_behind(state, state.finding, state.execution)
+    left = await left_behind(state)
     await read_after(state)
     undone = [each.revision for each in state.applied]
     kept = history.applied(undone, state.after)

@@ -6,7 +6,8 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from automigrator.backends.access import Access
@@ -17,7 +18,8 @@ from automigrator.support.concurrency import in_thread
 from automigrator.target import Target, passwords_of
 
 if TYPE_CHECKING:
-    from automigrator.backends.contract.backend import Backend
+    from automigrator.backends.contract.backend import Backend, Waiting
+    from automigrator.backends.contract.examiner import Examiner
     from automigrator.backends.contract.lock import Hold
     from automigrator.migrations.environment import Migration
     from automigrator.migrations.history import History
@@ -31,28 +33,24 @@ class Session:
     def __init__(self, target: Target, backend: Backend) -> None:
         self.target = target
         self.backend = backend
-        self._place: Place | None = None
+        self.table = VersionTable(
+            target.version_table or "alembic_version", target.version_table_schema
+        )
+        """The version table by the target's word; env.py may know better."""
         self._history: History | None = None
 
-    @property
-    def table(self) -> VersionTable:
-        """The version table by the target's word; env.py may know better."""
-        return VersionTable(
-            self.target.version_table or "alembic_version", self.target.version_table_schema
-        )
-
-    @property
+    @cached_property
     def place(self) -> Place:
         """The target's database and an engine of our own, made when first asked for."""
-        if self._place is None:
-            engine, url = self.backend.engine(), self.backend.access.url
-            self._place = Place(engine, url, self.backend.in_place)
-        return self._place
+        return Place(self.backend.engine(), self.backend.access.url, self.backend.in_place)
 
-    async def close(self) -> None:
-        """Give the engine back, if there is one."""
-        if self._place is not None:
-            await self.backend.release(self._place.engine)
+    def lock(self, waiting: Waiting) -> AbstractAsyncContextManager[Hold]:
+        """Context manager: hold the migration lock; see `Backend.lock`."""
+        return self.backend.lock([self.table], self.target.lock_timeout, waiting)
+
+    def examiner(self) -> Examiner | None:
+        """Return what looks closely at the database; None where the backend offers no such look."""
+        return self.backend.examiner([self.table])
 
     async def history(self) -> History:
         """Read the history in the files, once; `load` is called before.
@@ -63,8 +61,19 @@ class Session:
         if self._history is None:
             if self.target.load is not None:
                 await self._call(self.target.load)
-            self._history = await _read(self.target, self.backend)
+            from automigrator.migrations.isolation import alone_in_thread
+
+            self._history = await alone_in_thread(self.target, self._read)
         return self._history
+
+    def _read(self) -> History:
+        # local: they import Alembic, in the thread
+        from automigrator.migrations.config import alembic_config
+        from automigrator.migrations.history import History
+        from automigrator.migrations.isolation import restored_path
+
+        with restored_path():
+            return History(alembic_config(self.target, self.backend.access.url))
 
     async def migration(self, hold: Hold | None = None, place: Place | None = None) -> Migration:
         """What env.py is to be run for: the target's own database, or one at another `place`."""
@@ -105,20 +114,8 @@ async def opened(target: Target) -> AsyncIterator[Session]:
         hide_secrets(error, passwords_of(target))
         raise
     finally:
-        await session.close()
-
-
-async def _read(target: Target, backend: Backend) -> History:
-    from automigrator.migrations.isolation import alone_in_thread, restored_path
-
-    def read() -> History:
-        from automigrator.migrations.config import alembic_config
-        from automigrator.migrations.history import History
-
-        with restored_path():
-            return History(alembic_config(target, backend.access.url))
-
-    return await alone_in_thread(target, read)
+        if "place" in vars(session):
+            await session.backend.release(session.place.engine)
 
 
 def validated(targets: Sequence[Target]) -> tuple[Target, ...]:
@@ -140,12 +137,8 @@ def validated(targets: Sequence[Target]) -> tuple[Target, ...]:
         access = Access(target)
         backend_for(access, target.maintenance_database)
         if access.rewritten:
-            logger.info(
-                "%s: the URL's driver is %s; migrating with %s",
-                target.name,
-                target.application_url.drivername,
-                access.url.drivername,
-            )
+            was, now = target.application_url.drivername, access.url.drivername
+            logger.info("%s: the URL's driver is %s; migrating with %s", target.name, was, now)
     return tuple(targets)
 
 

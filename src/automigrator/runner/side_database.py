@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from automigrator.backends.contract.sides import Side, Sides
 from automigrator.backends.contract.values import Place, VersionTable
@@ -28,18 +29,18 @@ Begin = Callable[[Migration, Execution], Awaitable[None]]
 
 
 class SideError(Exception):
-    """Raised when a side database cannot be migrated; its cause is why.
+    """Raised when a side database cannot be migrated; `error` is why.
 
     `execution` is None where env.py could not even be led there.
     """
 
-    def __init__(self, execution: Execution | None) -> None:
+    def __init__(self, error: Exception, execution: Execution | None) -> None:
         super().__init__()
+        self.error = error
         self.execution = execution
 
 
-@dataclass(frozen=True, slots=True)
-class Migrated:
+class Migrated(NamedTuple):
     """A side database at the wanted heads."""
 
     side: Side
@@ -49,48 +50,42 @@ class Migrated:
 
 @asynccontextmanager
 async def migrated(
-    state: RunState, opened: Callable[[Sides], AbstractAsyncContextManager[Side]], begin: Begin
+    state: RunState, opened: Callable[[], AbstractAsyncContextManager[Side]], begin: Begin
 ) -> AsyncIterator[Migrated]:
     """Context manager: migrate the side database that `opened` makes, and report its progress.
 
     A revision that the async driver refuses is run by a sync one, on a side database made anew
     in the same place. Raises SideError, and what making it raises.
     """
-    sides = sides_of(state)
-    target = state.session.target
     way: Way | None = None
     while True:
-        async with opened(sides) as side:
+        async with opened() as side:
             place = Place(side.engine, side.url)
             execution: Execution | None = None
-            applied: list[Applied] = []
             try:
                 await _ensure_apart(state, place)
-                migration = await state.session.migration(state.hold, place)
+                migration = await state.migration(place)
                 found, probed = await probe(migration)
                 way, execution = way or found, Execution()
                 await begin(migration, probed)
-                tables = await _driven(state, migration, way, execution, applied)
+                tables = await _driven(state, migration, way, execution)
             except Exception as error:
-                another = sync_way(target, place, way, error) if way is not None else None
+                another = sync_way(state.target, place, way, error) if way is not None else None
                 if another is None:
-                    raise SideError(execution) from error
-                logger.warning(
-                    "%s: a database on the side cannot be migrated by %s: %s; going on by %s",
-                    state.run.name,
-                    way,
-                    first_line(error),
-                    another,
-                )
+                    raise SideError(error, execution) from error
+                said = f"{way}: {first_line(error)}; going on by {another}"
+                name = state.run.name
+                logger.warning("%s: a database on the side cannot be migrated by %s", name, said)
                 way = another
                 continue
-            yield Migrated(side, tables, tuple(applied))
+            applied = tuple(Applied(*each) for each in execution.done)
+            yield Migrated(side, tables, applied)
             return
 
 
 async def _ensure_apart(state: RunState, place: Place) -> None:
     """Whatever an application does to its connections: what is meant for the side stays there."""
-    identity = state.session.backend.sessions.identity
+    identity = state.backend.sessions.identity
     found = []
     for each in (state.session.place, place):
         async with each.engine.connect() as connection:
@@ -103,25 +98,11 @@ async def _ensure_apart(state: RunState, place: Place) -> None:
 
 
 async def _driven(
-    state: RunState, migration: Migration, way: Way, execution: Execution, applied: list[Applied]
+    state: RunState, migration: Migration, way: Way, execution: Execution
 ) -> tuple[VersionTable, ...]:
     """Migrate a database on the side, and return its version tables once they say so."""
-    revision = migration.target.revision
-
-    def done(revision: str, seconds: float) -> None:
-        applied.append(Applied(revision, seconds))
-        state.ran(revision, seconds)
-
-    await drive(
-        migration,
-        way,
-        revision=revision,
-        apply=True,
-        started=state.started,
-        done=done,
-        execution=execution,
-    )
-    after = await drive(migration, way, revision=revision)
+    await state.run_revisions(migration, way, execution, state.ran)
+    after = await drive(migration, way, revision=migration.target.revision)
     left = [revision for context in after.contexts for revision in context.pending]
     if left or not all(context.ran for context in after.contexts):
         raise execution.error or EnvError(
@@ -144,7 +125,7 @@ async def rebuild(state: RunState, *, set_aside: bool, disconnect_others: bool) 
             await bootstrap(migration, probed.contexts[0].table)
 
     try:
-        async with migrated(state, lambda sides: sides.fresh(at), bootstrapped) as fresh:
+        async with migrated(state, partial(sides.fresh, at), bootstrapped) as fresh:
             aside = await sides.take_over(
                 fresh.side,
                 at,
@@ -155,15 +136,12 @@ async def rebuild(state: RunState, *, set_aside: bool, disconnect_others: bool) 
             state.applied = list(fresh.applied)
             return aside
     except SideError as failed:
-        error = failed.__cause__
-        assert error is not None
         raise RefusedError(
-            f"a fresh database cannot be migrated either ({first_line(error)}); "
+            f"a fresh database cannot be migrated either ({first_line(failed.error)}); "
             "the old one was not touched"
-        ) from error
+        ) from failed.error
 
 
 def sides_of(state: RunState) -> Sides:
     """The lock's databases on the side. Raises RefusedError where there can be none."""
-    sides = state.hold.sides if state.hold is not None else None
-    return state.run.offered(sides, "databases on the side")
+    return state.run.offered(state.hold.sides, "databases on the side")

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from automigrator.hooks.calls import GRACE_S
+from automigrator.hooks.context import Rebuild, Run
 from automigrator.report import Applied, TargetReport
+from automigrator.runner.time_limit import RunLimit
 from automigrator.target import chosen
 
 if TYPE_CHECKING:  # a start with nothing to do needs none of it
     from automigrator.backends.contract.lock import Hold
     from automigrator.backends.contract.record import Record
-    from automigrator.backends.contract.values import Sight, VersionTable
+    from automigrator.backends.contract.values import Place, Sight, VersionTable
     from automigrator.events.notifier import Notifier
     from automigrator.failure import Failure, FailureKind, State
     from automigrator.hooks.acts import Kind
-    from automigrator.hooks.context import Run
+    from automigrator.hooks.decisions import Decisions
     from automigrator.hooks.registry import Hooks
-    from automigrator.migrations.environment import Execution
+    from automigrator.migrations.environment import Execution, Migration
+    from automigrator.migrations.ways import Way
     from automigrator.rehearsal import Rehearsal
     from automigrator.report import Outcome
     from automigrator.runner.inspection import Finding
     from automigrator.runner.session import Session
-    from automigrator.runner.time_limit import RunLimit
     from automigrator.target import Ahead, LastResort, Target
 
     class Owner(Protocol):
@@ -40,9 +42,10 @@ if TYPE_CHECKING:  # a start with nothing to do needs none of it
 
         def create_database(self, run: Run) -> Awaitable[bool]: ...
 
-        def recreate_database(
-            self, run: Run, *, set_aside: bool, disconnect_others: bool
-        ) -> Awaitable[str | None]: ...
+        @property
+        def recreate_database(self) -> Rebuild: ...
+
+        def migrate_target(self, run: Run) -> Awaitable[TargetReport]: ...
 
         def hooks_of(self, target: Target) -> Awaitable[Hooks]: ...
 
@@ -71,16 +74,6 @@ class Left(NamedTuple):
         )
 
 
-class Policy(NamedTuple):
-    """What was configured for a target's run, by the target or its migrator."""
-
-    allow_partial: bool = False
-    max_failed_starts: int = 0
-    last_resort: LastResort = "ask"
-    ahead: Ahead = "refuse"
-    rehearse: Rehearsal | None = None
-
-
 class Phase(NamedTuple):
     """What a run is at.
 
@@ -94,6 +87,32 @@ class Phase(NamedTuple):
 
 
 _LOOKING = Phase("looking at the database", "unreachable")
+
+
+class Reached(NamedTuple):
+    """The database is at the wanted heads."""
+
+    outcome: Outcome
+
+
+class Served(NamedTuple):
+    """The database is newer, at `heads`, and this code may start on it; `note` says why."""
+
+    heads: tuple[str, ...]
+    wanted: tuple[str, ...]
+    note: str
+    outcome: Outcome = "current"
+
+
+class Inherited(NamedTuple):
+    """A leader has just failed at the very same, and this process waited for it."""
+
+    outcome: Outcome
+
+
+Result = Reached | Served | Inherited
+
+"""How an attempt ends that raises nothing."""
 
 
 class Start:
@@ -110,54 +129,55 @@ class Start:
         """Those that failed, this one included."""
 
 
-class Rehearsals:
-    """The rehearsals of a run: what happened on the copies."""
-
-    def __init__(self) -> None:
-        self.execution: Execution | None = None
-        """What env.py did to the copy of a rehearsal that is under way, or has failed."""
-        self.passed = ""
-        """The plan that has passed."""
-        self.seconds: float | None = None
-        """How long all of them took; None where there was none."""
-
-
 class RunState:
     """Everything about one target's part of a run that its steps share."""
 
+    hold: Hold
+    """The lock once it was taken, also when it is lost; `run.hold` is as long as held."""
     hooks: Hooks
-    """The plugins, once the strategies are loaded."""
+    decisions: Decisions
+    """The plugins, and what they decide, once the strategies are loaded."""
 
     def __init__(
         self,
-        session: Session,
-        run: Run,
-        progress: Notifier,
         owner: Owner,
-        policy: Policy,
+        session: Session,
+        progress: Notifier,
         limit: RunLimit | None = None,
         *,
         looked: bool = False,
     ) -> None:
         self.looked = looked
         """Whether it is known that there is something to do."""
-        self.session = session
-        self.run = run
-        self.progress = progress
         self.owner = owner
-        self.policy = policy
-        self.limit = limit
+        self.session = session
+        self.target = target = session.target
+        self.backend = session.backend
+        self.progress = progress
+        self.run = Run(target, self.backend, progress, owner.recreate_database, self.undone)
+        self.limit = limit or RunLimit(None)
         """The time that the whole run has."""
+        most = target.max_failed_starts
+        self.max_failed_starts = owner.max_failed_starts if most is None else most
+        self.last_resort = target.last_resort or owner.last_resort
+        self.ahead = target.ahead or owner.ahead
+        self.rehearse = chosen(target.rehearse, owner.rehearse)
         self.began = time.monotonic()
         self.phase = _LOOKING
-        self.hold: Hold | None = None
-        """The lock once it was taken, also when it is lost; `run.hold` is as long as held."""
+        self.waited_s = 0.0
+        """Seconds waited for the lock."""
         self.finding: Finding | None = None
         self.plan = ""
         """A digest of the pending revisions; empty while they are not known."""
         self.unfinished = False
         """Whether the last look saw a killed process's journal open."""
-        self.rehearsal = Rehearsals()
+        self.result: Result | None = None
+        self.rehearsal: Execution | None = None
+        """What env.py did to the copy of a rehearsal that is under way, or has failed."""
+        self.rehearsed = ""
+        """The plan whose rehearsal has passed."""
+        self.rehearsed_s: float | None = None
+        """Seconds that all rehearsals took; None where there was none."""
         self.execution: Execution | None = None
         """What env.py did in this attempt."""
         self.debris: tuple[str, ...] = ()
@@ -184,10 +204,14 @@ class RunState:
         """The version tables as far as they are known."""
         return self.finding.tables if self.finding is not None else (self.session.table,)
 
-    async def look(self, tables: Sequence[VersionTable] | None = None) -> Sight:
+    @property
+    def leads(self) -> bool:
+        """Whether it tries for itself, and says something new to those that come after it."""
+        return not isinstance(self.result, Served | Inherited)
+
+    async def look(self) -> Sight:
         """Read the heads, under the lock where it is held. Raises what reading raises."""
-        looked_by = self.run.hold or self.session.backend
-        sight = await looked_by.look(self.tables if tables is None else tables)
+        sight = await (self.run.hold or self.backend).look(self.tables)
         self.unfinished = sight.unfinished
         return sight
 
@@ -196,48 +220,54 @@ class RunState:
         self.phase = Phase(what, kind or self.phase.kind, revisions)
 
     @contextmanager
-    def at(
-        self, what: str, kind: FailureKind | None = None, *, revisions: bool = False
-    ) -> Iterator[None]:
+    def at(self, what: str, kind: FailureKind) -> Iterator[None]:
         """Context manager: be in a phase, and back in the one before when nothing is raised."""
         before = self.phase
-        self.enter(what, kind, revisions=revisions)
+        self.enter(what, kind)
         yield
         self.phase = before
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncIterator[Hold]:
+        """Context manager: hold the migration lock, and tell."""
+        looked_s = time.monotonic() - self.began
+        async with self.session.lock(self.waiting) as hold:
+            self.hold = self.run.hold = hold
+            self.waited_s = hold.waited_s
+            hold.since -= looked_s  # a leader that failed while this run only looked binds it, too
+            self.tell("locked", waited_s=hold.waited_s)
+            yield hold
+
+    def tell(self, event: str, /, **data: Any) -> None:
+        """Report an event of this target."""
+        self.progress(event, self.run.name, **data)
 
     def hook_told(self, hook: str, plugin: str) -> AbstractContextManager[Callable[[], object]]:
         """Context manager: a plugin is asked, and that is told."""
         self.enter(f"in {hook} of {plugin}")
-        return self.progress.hook(self.session.target, hook, plugin, GRACE_S)
+        return self.progress.hook(self.target, hook, plugin, GRACE_S)
 
     def waiting(self, seconds: float, leader: str) -> None:
         """Tell that another process holds the lock."""
         what = f"the migration lock, held by {leader}"
         self.enter(f"waiting for {what}")
-        self.progress("waiting", self.run.name, on="lock", what=what, seconds=seconds)
+        self.tell("waiting", on="lock", what=what, seconds=seconds)
 
     def attempt_started(self, pending: int) -> None:
         """Tell that the pending revisions are about to run."""
         self._attempt_began = time.monotonic()
-        self.progress("attempt-started", self.run.name, attempt=self.run.attempt, pending=pending)
+        self.tell("attempt-started", attempt=self.run.attempt, pending=pending)
 
     def attempt_finished(self, outcome: Literal["applied", "failed", "cancelled"]) -> None:
         """Tell how the attempt ended, if one was begun."""
         began, self._attempt_began = self._attempt_began, None
         if began is not None:
-            self.progress(
-                "attempt-finished",
-                self.run.name,
-                attempt=self.run.attempt,
-                outcome=outcome,
-                seconds=time.monotonic() - began,
-            )
+            attempt, seconds = self.run.attempt, time.monotonic() - began
+            self.tell("attempt-finished", attempt=attempt, outcome=outcome, seconds=seconds)
 
     def started(self, revision: str, index: int, total: int) -> None:
         """Tell that a revision begins; `index` counts from 1."""
-        self.progress(
-            "revision-started", self.run.name, revision=revision, index=index, total=total
-        )
+        self.tell("revision-started", revision=revision, index=index, total=total)
 
     def done(self, revision: str, seconds: float) -> None:
         """Count a revision as applied, and tell."""
@@ -246,19 +276,48 @@ class RunState:
 
     def ran(self, revision: str, seconds: float) -> None:
         """Tell that a revision is done, here or on the side."""
-        self.progress("revision-done", self.run.name, revision=revision, seconds=seconds)
+        self.tell("revision-done", revision=revision, seconds=seconds)
+
+    async def migration(self, place: Place | None = None) -> Migration:
+        """What env.py is run for under the lock: the target, or a database on its side."""
+        return await self.session.migration(self.hold, place)
+
+    async def run_revisions(
+        self,
+        migration: Migration,
+        way: Way,
+        execution: Execution,
+        done: Callable[[str, float], None],
+        down_to: str | None = None,
+    ) -> None:
+        """Run env.py up to what the target asks for, or `down_to` a revision, as long as locked.
+
+        `execution` is filled in; `done` is called for each revision. Raises what env.py raises,
+        and LockLostError.
+        """
+        from automigrator.migrations.drive import drive  # local: it imports Alembic
+
+        await drive(
+            migration,
+            way,
+            revision=self.target.revision if down_to is None else down_to,
+            apply=True,
+            down=down_to is not None,
+            started=self.started,
+            done=done,
+            execution=execution,
+        )
 
     def undone(self, act: Kind) -> None:
         """Forget what attempts left: the database is as it was before them, or a fresh one."""
-        self.execution, self.rehearsal.execution, self.lasting = None, None, Left()
+        self.execution, self.rehearsal, self.lasting = None, None, Left()
         if act == "restore":
             self.applied.clear()
 
-    def failed(self, failure: Failure) -> None:
-        """Note a failure, and tell."""
+    def failed(self, failure: Failure, told: object) -> None:
+        """Note a failure, and tell; `told` is the text for the log."""
         self.failures.append(failure)
-        told = f"attempt {self.run.attempt} failed: {failure}"
-        self.progress("failed", self.run.name, told=told, **failure.to_dict())
+        self.tell("failed", told=told, **failure.to_dict())
 
     def report(self, outcome: Outcome) -> TargetReport:
         """Say what became of the target."""
@@ -273,35 +332,9 @@ class RunState:
             failures=tuple(self.failures),
             drive=self.drive,
             leader=bool(self.applied) or run.rebuilt,
-            waited_s=self.hold.waited_s if self.hold is not None else 0.0,
+            waited_s=self.waited_s,
             elapsed_s=time.monotonic() - self.began,
             notes=tuple(run.notes),
             failed_starts=self.start.starts.count if outcome in ("failed", "degraded") else 0,
-            rehearsed_s=self.rehearsal.seconds,
+            rehearsed_s=self.rehearsed_s,
         )
-
-
-def begun(
-    owner: Owner,
-    session: Session,
-    notifier: Notifier,
-    limit: RunLimit | None,
-    *,
-    looked: bool,
-) -> RunState:
-    """Begin one target's part of a run; the target's own options override its migrator's."""
-    from automigrator.hooks.context import Run
-
-    target = session.target
-    most, choice = target.max_failed_starts, target.last_resort
-    policy = Policy(
-        owner.allow_partial,
-        owner.max_failed_starts if most is None else most,
-        owner.last_resort if choice is None else choice,
-        target.ahead or owner.ahead,
-        chosen(target.rehearse, owner.rehearse),
-    )
-    recreate, backend = owner.recreate_database, session.backend
-    run = Run(target, backend, notifier, recreate, lambda act: state.undone(act))
-    state = RunState(session, run, notifier, owner, policy, limit, looked=looked)
-    return state

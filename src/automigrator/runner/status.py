@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import MetaData
 
-from automigrator.errors import ConfigurationError, UnknownRevisionError
+from automigrator.errors import ConfigurationError
 from automigrator.failure import Failure
 from automigrator.runner.diagnosis import diagnose
-from automigrator.runner.inspection import Finding, inspect, judge
+from automigrator.runner.inspection import Finding, judge
 from automigrator.runner.session import Session, opened
-from automigrator.runner.state import Left
-from automigrator.runner.version_skew import Served, judged
+from automigrator.runner.state import Left, Served
+from automigrator.runner.version_skew import inspected
 from automigrator.status import Plan, Status, TargetStatus
-from automigrator.support.redaction import hide_secrets
-from automigrator.target import Ahead, Target, passwords_of
+from automigrator.target import Ahead, Target
 
 NOT_COMPARED = "the models were not compared: the database is not at the heads of this code"
 
@@ -33,15 +32,13 @@ async def status(targets: Sequence[Target], ahead: Ahead, models: Models | None 
 
 
 def _by_target(names: Sequence[str], models: Models | None) -> Mapping[str, Metadata]:
-    if models is None:
-        return {}
     if not isinstance(models, Mapping):
-        if len(names) > 1:
+        if models is not None and len(names) > 1:
             raise ConfigurationError(
                 "there are several targets; say whose models these are with "
                 f"models={{{names[0]!r}: metadata}}"
             )
-        return {names[0]: models}
+        return {names[0]: models} if models is not None else {}
     for name in models:
         if name not in names:
             raise ConfigurationError(
@@ -55,39 +52,44 @@ async def standing(target: Target, ahead: Ahead, models: Metadata | None = None)
 
     With `models`, they are compared with a database that is at its heads.
     """
+    not_compared = (NOT_COMPARED,) if models is not None else ()
     async with opened(target) as session:
-        finding: Finding | None = None
-        problem: Failure | None = None
-        drift: tuple[str, ...] | None = None
         try:
-            try:
-                finding = await _found(session)
-            except UnknownRevisionError as error:
-                served = await judged(session, ahead, error)
-                return await _served(session, served, models is not None)
-            judge(target, finding)
-            drift = await _drift(session, finding, models)
-        except Exception as error:  # noqa: BLE001 - any error is what is wrong with the target
-            hide_secrets(error, passwords_of(target))
-            problem = diagnose(error, target, session.backend, Left(), attempt=0, otherwise="env")
-            if finding is None:
+            found = await inspected(session, ahead)
+            if isinstance(found, Served):
                 return TargetStatus(
                     target.name,
-                    exists=False,
-                    problem=problem,
-                    unfinished=await _unfinished(session),
+                    exists=True,
+                    heads=found.heads,
+                    wanted=found.wanted,
+                    unfinished=(await session.backend.look([session.table])).unfinished,
+                    notes=(found.note, *not_compared),
                 )
+        except Exception as error:  # noqa: BLE001 - any error is what is wrong with the target
+            problem, unfinished = _problem(session, error), await _unfinished(session)
+            return TargetStatus(target.name, exists=False, problem=problem, unfinished=unfinished)
+        wrong: Failure | None = None
+        drift: tuple[str, ...] | None = None
+        try:
+            judge(target, found)
+            drift = await _drift(session, found, models)
+        except Exception as error:  # noqa: BLE001 - as above
+            wrong = _problem(session, error)
         return TargetStatus(
             target.name,
-            exists=finding.sight.exists,
-            heads=finding.heads,
-            wanted=finding.wanted,
-            pending=finding.pending,
-            problem=problem,
-            unfinished=finding.sight.unfinished,
-            notes=(NOT_COMPARED,) if models is not None and drift is None else (),
+            exists=found.sight.exists,
+            heads=found.heads,
+            wanted=found.wanted,
+            pending=found.pending,
+            problem=wrong,
+            unfinished=found.sight.unfinished,
+            notes=not_compared if drift is None else (),
             drift=drift,
         )
+
+
+def _problem(session: Session, error: Exception) -> Failure:
+    return diagnose(error, session.target, session.backend, Left(), attempt=0, otherwise="env")
 
 
 async def planned(target: Target, ahead: Ahead, *, sql: bool) -> Plan:
@@ -95,21 +97,16 @@ async def planned(target: Target, ahead: Ahead, *, sql: bool) -> Plan:
     from automigrator.migrations.offline_sql import rendered
 
     async with opened(target) as session:
-        try:
-            finding = await _found(session)
-        except UnknownRevisionError as error:
-            served = await judged(session, ahead, error)
-            return Plan(target.name, served.heads, served.heads, (), notes=(served.note,))
+        found = await inspected(session, ahead)
+        if isinstance(found, Served):
+            return Plan(target.name, found.heads, found.heads, (), notes=(found.note,))
         history = await session.history()
-        text = None
-        if sql:
-            text = await rendered(await session.migration(), finding.heads)
         return Plan(
             target.name,
-            before=finding.heads,
-            after=finding.wanted,
-            revisions=history.describe(finding.pending),
-            sql=text,
+            before=found.heads,
+            after=found.wanted,
+            revisions=history.describe(found.pending),
+            sql=await rendered(await session.migration(), found.heads) if sql else None,
         )
 
 
@@ -123,25 +120,10 @@ async def _drift(
     return await drift(await session.migration(), models)
 
 
-async def _served(session: Session, served: Served, compare: bool) -> TargetStatus:
-    return TargetStatus(
-        session.target.name,
-        exists=True,
-        heads=served.heads,
-        wanted=served.wanted,
-        unfinished=(await session.backend.look([session.table])).unfinished,
-        notes=(served.note, *([NOT_COMPARED] if compare else [])),
-    )
-
-
-async def _found(session: Session) -> Finding:
-    return await inspect(session)
-
-
 async def _unfinished(session: Session) -> bool:
     """Whether a journal is open, where looking at the database or the history failed."""
     try:
         return (await session.backend.look([session.table])).unfinished
     except Exception:  # noqa: BLE001 - it was met before, and is told
-        examiner = session.backend.examiner([session.table])
+        examiner = session.examiner()
         return examiner is not None and await examiner.unfinished()

@@ -26,11 +26,11 @@ class TimeIsUpError(JudgedError):
 
 
 class RunLimit:
-    """What is left of a run's time; made when the run begins."""
+    """What is left of a run's time, None for no limit; made when the run begins."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
-        self._ends = asyncio.get_running_loop().time() + seconds
+        self._ends = None if seconds is None else asyncio.get_running_loop().time() + seconds
         self._timeout: asyncio.Timeout | None = None
         self._earlier = 0
 
@@ -49,8 +49,3 @@ class RunLimit:
 def _cancellations() -> int:
     task = asyncio.current_task()
     return task.cancelling() if task is not None else 0
-
-
-def limit_of(seconds: float | None) -> RunLimit | None:
-    """Begin the limit of a run; None where there is none."""
-    return RunLimit(seconds) if seconds is not None else None

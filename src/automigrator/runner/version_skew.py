@@ -6,29 +6,29 @@ Nothing is ever downgraded by itself, and to start on such a database changes no
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import chain
 
 from automigrator.backends.contract import declarations
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.errors import JudgedError, LockLostError, UnknownRevisionError
 from automigrator.migrations.compatibility import declaration, works_with
 from automigrator.migrations.environment import Configured
-from automigrator.runner.inspection import Finding
+from automigrator.runner.inspection import Finding, inspect
 from automigrator.runner.session import Session
-from automigrator.runner.state import RunState
+from automigrator.runner.state import RunState, Served
 from automigrator.support.redaction import first_line
 from automigrator.target import Ahead
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """That this code may start on a newer database at `heads`, and why."""
-
-    heads: tuple[str, ...]
-    wanted: tuple[str, ...]
-    note: str
+async def inspected(session: Session, ahead: Ahead) -> Finding | Served:
+    """Compare heads with history without the lock; see `inspect`, and for newer code `judged`."""
+    try:
+        return await inspect(session)
+    except UnknownRevisionError as error:
+        return await judged(session, ahead, error)
 
 
 async def judged(session: Session, ahead: Ahead, error: UnknownRevisionError) -> Served:
@@ -54,13 +54,8 @@ async def judged(session: Session, ahead: Ahead, error: UnknownRevisionError) ->
             )
             return Served(heads, asked, note)
     else:
-        lacking = tuple(
-            dict.fromkeys(
-                revision
-                for context in contexts
-                for revision in context.pending or history.lacking(target.revision, context.heads)
-            )
-        )
+        lack = [each.pending or history.lacking(target.revision, each.heads) for each in contexts]
+        lacking = tuple(dict.fromkeys(chain.from_iterable(lack)))
     if lacking:
         raise JudgedError(
             "ahead",
@@ -74,7 +69,9 @@ async def judged(session: Session, ahead: Ahead, error: UnknownRevisionError) ->
             "It starts all the same, as ahead='serve' says; nothing was changed"
         )
         return Served(heads, asked, note)
-    why_not = _why_not(declared, heads)
+    why_not = ""
+    if declared is not None and set(declared.floors) != set(heads):  # a revision declared it
+        why_not = f". The database works with code that knows {', '.join(declared.floors)}"
     raise JudgedError(
         "ahead",
         f"{newer}, which {code} does not know; {own}{why_not}; nothing was changed",
@@ -83,13 +80,13 @@ async def judged(session: Session, ahead: Ahead, error: UnknownRevisionError) ->
     ) from error
 
 
-async def serve(state: RunState, error: UnknownRevisionError) -> None:
-    """Let the application start on the newer database, and say so. Raises JudgedError."""
-    served = await judged(state.session, state.policy.ahead, error)
+def serve(state: RunState, served: Served) -> None:
+    """Let the application start on the newer database, and say so."""
+    state.result = served
     state.run.before = state.after = served.heads
     state.run.wanted = served.wanted
     state.run.notes.append(served.note)
-    state.progress("newer-database", state.run.name, text=served.note, heads=list(served.heads))
+    state.tell("newer-database", text=served.note, heads=list(served.heads))
 
 
 async def declare(state: RunState, finding: Finding) -> None:
@@ -98,21 +95,20 @@ async def declare(state: RunState, finding: Finding) -> None:
     So that no kill leaves it there without; until then that is true of no database. What holds
     for where it is now stays. Raises HistoryError for a wrong declaration, and LockLostError.
     """
-    hold, target = state.hold, state.session.target
-    if hold is None or state.run.in_memory or len(finding.contexts) != 1:
+    if state.run.in_memory or len(finding.contexts) != 1:
         return
-    new = declaration(await state.session.history(), finding.wanted, target.version)
+    new = declaration(await state.session.history(), finding.wanted, state.target.version)
     if new is None:
         return
     try:
-        examiner = state.session.backend.examiner([state.session.table])
+        examiner = state.session.examiner()
         if examiner is None:
             return
         there = await examiner.declared()
         present = declarations.of(there, finding.heads)
         kept = (present,) if present is not None and present.heads != new.heads else ()
         if there != (*kept, new):
-            await hold.declare((*kept, new))
+            await state.hold.declare((*kept, new))
     except LockLostError:
         raise
     except Exception as error:  # noqa: BLE001 - older code is refused then, which is safe
@@ -123,18 +119,11 @@ async def declare(state: RunState, finding: Finding) -> None:
 
 
 async def _declared(session: Session, heads: tuple[str, ...]) -> Declaration | None:
-    examiner = session.backend.examiner([session.table])
-    if examiner is None:
-        return None
+    examiner = session.examiner()
+    there: Sequence[Declaration] = ()
     try:
-        there = await examiner.declared()
+        if examiner is not None:
+            there = await examiner.declared()
     except Exception as error:  # noqa: BLE001 - what cannot be read allows nothing
         logger.debug("%s: reading declarations: %s", session.target.name, first_line(error))
-        return None
     return declarations.of(there, heads)
-
-
-def _why_not(declared: Declaration | None, heads: tuple[str, ...]) -> str:
-    if declared is None or set(declared.floors) == set(heads):  # no revision declared anything
-        return ""
-    return f". The database works with code that knows {', '.join(declared.floors)}"
