@@ -16,15 +16,17 @@ PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.i
 BENCHMARKS = ["nothing_to_do", "recovery"]
 NEWER = [
     *("-k", "not postgres or fast_path"),
-    *("tests/hooks", "tests/support_package", "tests/migrations/static"),
-    *("tests/backends/sqlite/test_backend.py", "tests/backends/sqlite/test_overwrite.py"),
+    *("tests/hooks/test_calls.py", "tests/support_package", "tests/migrations/static"),
+    "tests/backends/sqlite/test_overwrite.py",
     *(f"tests/runner/test_{name}.py" for name in ("fast_path", "interruption", "signals")),
 ]
 """What depends on the interpreter: asyncio, threads, signals, syntax trees, sqlite3."""
 ALONE = ["-k", "not postgres and not conformance", "-m", "not plugins"]
-PARALLEL = [f"--numprocesses={min((os.cpu_count() or 1) + 1, 4)}", "--dist=worksteal"]  # one waits
+PARALLEL = [f"--numprocesses={min((os.cpu_count() or 1) + 2, 4)}", "--dist=worksteal"]
 
 os.environ["PIP_NO_COMPILE"] = os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"  # seconds each
+# the tests start processes: without it, each would compile all that it imports
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"

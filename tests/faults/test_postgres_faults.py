@@ -27,6 +27,7 @@ FULL = bool(os.environ.get("AUTOMIGRATOR_FAULTS"))
 
 pytestmark = [
     pytest.mark.plugins,
+    pytest.mark.long,
     pytest.mark.skipif(
         shutil.which("pg_dump") is None, reason="no PostgreSQL client programs on this machine"
     ),
@@ -103,7 +104,6 @@ def postgres_server_user() -> tuple[int, int] | None:
     return (user["user"], user["group"]) if user else None
 
 
-@pytest.mark.long("template")
 @pytest.mark.parametrize("copy", ["template", "dump"])
 async def test_a_disk_that_is_full_before_the_migration_stops_it(
     on_small_disk: Application,
@@ -139,7 +139,6 @@ async def test_a_disk_that_is_full_before_the_migration_stops_it(
     assert checksums(notes.url) == before
 
 
-@pytest.mark.long
 @ways
 async def test_a_disk_too_full_for_a_copy_to_rehearse_on_changes_nothing(
     on_small_disk: Application,
@@ -170,7 +169,6 @@ async def test_a_disk_too_full_for_a_copy_to_rehearse_on_changes_nothing(
     assert (await migrator.run()).outcome == "migrated"
 
 
-@pytest.mark.long("dump")
 @ways
 async def test_a_disk_that_fills_during_the_migration_costs_nothing(
     on_small_disk: Application,
@@ -207,7 +205,6 @@ async def test_a_disk_that_fills_during_the_migration_costs_nothing(
     assert report.after == ("r1",)
 
 
-@pytest.mark.long("template")
 @ways
 async def test_a_database_that_may_only_be_read_is_left_as_it_is(
     tmp_path: Path, postgres_url: str, postgres_server: postgres_server.Server, copy: str
@@ -287,7 +284,6 @@ def stopped() -> Iterator[Any]:
         yield both
 
 
-@pytest.mark.long("[1-")
 @ways
 @pytest.mark.parametrize("seed", range(20 if FULL else 2))
 async def test_a_server_that_is_stopped_at_any_moment_is_put_right_by_the_next_start(

@@ -25,7 +25,10 @@ from automigrator import Event, MigrationError, Migrator, Run, Target, TargetRep
 from automigrator.backends.sqlite import backup, journal, reader, side
 from automigrator.backends.sqlite.files import journal_path
 
-pytestmark = [pytest.mark.plugins, pytest.mark.long("[delete]")]
+pytestmark = [
+    pytest.mark.plugins,
+    pytest.mark.long("[delete]", "read_only_folder", "again_and_again", "damaged_before"),
+]
 
 GROWS = """
 op.execute("CREATE TABLE growing (x)")

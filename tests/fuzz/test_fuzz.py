@@ -41,7 +41,7 @@ def session(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Session]
         session.database.close()
 
 
-@pytest.mark.long("postgresql")
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS))
 def test_nothing_is_lost_and_every_report_is_true_in_a_random_life(
     session: Session,

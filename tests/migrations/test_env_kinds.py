@@ -24,6 +24,8 @@ from support.process_state import unchanged_process
 
 from automigrator import MigrationError, Migrator, Report, Target
 
+pytestmark = pytest.mark.long("any_driver[postgresql", "is_used[postgresql")
+
 REFUSED = {
     "hardcoded_url": "connected to another database",
     "offline_only": "returned without running migrations",

@@ -20,7 +20,17 @@ from automigrator import ConfigurationError, Failure, MigrationError, Migrator, 
 from automigrator.migrations.isolation import alembic_to_ourselves
 
 pytestmark = pytest.mark.long(
-    "many", "[check]", "ignores_connection", "async-thread", "generic-loop", "awaited-thread"
+    "many",
+    "revision[postgresql",
+    "itself[postgresql",
+    "limit[postgresql-thread",
+    "too[postgresql-thread",
+    "undone[postgresql-awaited",
+    "[check]",
+    "ignores_connection",
+    "async-thread",
+    "generic-loop",
+    "awaited-thread",
 )
 
 Make = Callable[..., Target]

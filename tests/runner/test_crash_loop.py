@@ -36,7 +36,7 @@ from automigrator import (
 from automigrator.backends.contract.record import Record
 from automigrator.runner import crash_loop
 
-pytestmark = [pytest.mark.plugins, pytest.mark.long("postgresql")]
+pytestmark = [pytest.mark.plugins, pytest.mark.long("postgresql", "recovery1", "six_processes")]
 
 DIES = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 DIES_HALF_WAY = HALF_WAY.replace(BROKEN, f"    {GOOD}\n{DIES}")

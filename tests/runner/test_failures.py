@@ -20,6 +20,8 @@ from support.process_state import unchanged_process
 
 from automigrator import Failure, MigrationError, Migrator, Report, Target
 
+pytestmark = pytest.mark.long("postgresql")
+
 Make = Callable[..., Target]
 
 NOT_UNIQUE = f"""

@@ -13,6 +13,8 @@ from support.process_state import unchanged_process
 
 from automigrator import ConfigurationError, MigrationError, Migrator, Target
 
+pytestmark = pytest.mark.long("postgresql")
+
 Make = Callable[..., Target]
 
 SHARED = "sqlite+aiosqlite:///file:automigrator?mode=memory&cache=shared&uri=true"

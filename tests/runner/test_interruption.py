@@ -18,7 +18,15 @@ from support.process_state import unchanged_process
 
 from automigrator import Decision, Event, Failure, Migrator, Run, Target, hookimpl
 
-pytestmark = pytest.mark.long("per_migration", "ignores_connection", "kept1-loop", "kept0-thread")
+pytestmark = pytest.mark.long(
+    "per_migration",
+    "ignores_connection",
+    "kept1-loop",
+    "kept0-thread",
+    "loop[postgresql-generic",
+    "further[postgresql-async",
+    "later[postgresql",
+)
 
 Make = Callable[..., Target]
 

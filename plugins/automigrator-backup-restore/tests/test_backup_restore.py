@@ -25,6 +25,8 @@ from automigrator import (
     hookimpl,
 )
 
+pytestmark = pytest.mark.long("dump-True", "dump-False")
+
 COMMITS = "with op.get_context().autocommit_block():\n    op.execute('DELETE FROM notes')"
 """Succeeds, and would leave something behind if it did not."""
 

@@ -22,6 +22,10 @@ from automigrator.backends.access import Access
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import lock, session
 
+pytestmark = pytest.mark.long(
+    "url-thread", "engine-thread", "to_do[async-url", "to_do[generic-engine"
+)
+
 Make = Callable[..., Target]
 
 TWO = partial(alembic_projects.linear, n=2)

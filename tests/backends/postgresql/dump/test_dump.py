@@ -41,7 +41,17 @@ pytestmark = [
         shutil.which("pg_dump") is None, reason="no PostgreSQL client programs on this machine"
     ),
     pytest.mark.long(
-        "{psql}", "[beside]", "[default]", "unlink", "committed[False]", "statements3"
+        "[beside]",
+        "[default]",
+        "unlink",
+        "committed[False]",
+        "statements3",
+        "killed",
+        "open_writer",
+        "prune",
+        "dies_changes_nothing",
+        "is_allowed",
+        "newest_copies",
     ),
 ]
 
