@@ -7,20 +7,25 @@ import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Dialect, NullPool, Pool, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
-from automigrator.backends.shared_connection import KEPT, SharedConnection
 from automigrator.errors import NoAnswerError
 from automigrator.support import urls
 from automigrator.support.concurrency import shielded, within
 from automigrator.target import Target
 
+if TYPE_CHECKING:
+    from automigrator.backends.shared_connection import SharedConnection
+
 CLOSE_S = 10.0
 """Seconds for taking leave of a server; one out of reach takes no leave."""
+
+_KEPT: dict[str, Any] = {"pool_size": 1, "max_overflow": -1, "pool_pre_ping": True}
+"""A pool that keeps one connection, and opens more where several are wanted at the same time."""
 
 _acquainted: weakref.WeakSet[Dialect] = weakref.WeakSet()
 
@@ -86,7 +91,7 @@ class Access:
         if given is not None and database is None:
             # recreate() is a fresh, empty pool with the same creator, arguments and listeners
             return create_async_engine(self.url, pool=given.sync_engine.pool.recreate())
-        pool: dict[str, Any] = KEPT if kept else {"poolclass": NullPool}
+        pool: dict[str, Any] = _KEPT if kept else {"poolclass": NullPool}
         made = create_async_engine(self.url.set(database=database), **pool)
         if given is not None:
             event.listen(made.sync_engine, "do_connect", partial(_as_given, given))
@@ -158,6 +163,9 @@ class Access:
         return self._shared[database]
 
     def _new(self, database: str | None, *, kept: bool = False) -> SharedConnection:
+        # local: a start with nothing to do on SQLite needs none
+        from automigrator.backends.shared_connection import SharedConnection
+
         if database is None and self.given_engine is not None:
             return SharedConnection(self.given_engine, beside=True)
         return SharedConnection(self.engine(database, kept=kept))

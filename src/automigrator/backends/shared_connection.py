@@ -17,9 +17,6 @@ After a fail-over a connection may live on at the old server, while every new on
 promoted one: what was opened longer ago proves nothing.
 """
 
-KEPT: dict[str, Any] = {"pool_size": 1, "max_overflow": -1, "pool_pre_ping": True}
-"""A pool that keeps one connection, and opens more where several are wanted at the same time."""
-
 
 class SharedConnection:
     """Connections to one database: one that lies idle is used again while it is fresh.
