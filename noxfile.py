@@ -134,13 +134,13 @@ def alone(session: nox.Session) -> None:
             with installed(session, plugin):
                 pass
         session.install(*group("runner"))
-        pytest(session, "tests/runner/test_failures.py", "tests/hooks", *ALONE, *PARALLEL)
+        pytest(session, "tests/runner/test_failures.py", "tests/hooks/test_calls.py", *ALONE)
         for plugin in PLUGINS:
             project = nox.project.load_toml(f"{plugin}/pyproject.toml")
             with installed(session, plugin):
                 if "test" in project.get("dependency-groups", {}):
                     session.install(*nox.project.dependency_groups(project, "test"))
-                pytest(session, f"{plugin}/tests", *ALONE, *PARALLEL)
+                pytest(session, f"{plugin}/tests", *ALONE)
 
 
 @nox.session

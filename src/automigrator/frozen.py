@@ -12,7 +12,7 @@ _BY_NAME = inspect.Parameter.KEYWORD_ONLY
 
 
 class _Signature:
-    """How a class is called; it is put together when somebody asks, as `help` does."""
+    """The signature of a class, built when somebody asks for it, as `help` does."""
 
     def __get__(self, value: object, kind: type[Frozen]) -> inspect.Signature:
         parameters = []

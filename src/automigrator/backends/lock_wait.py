@@ -1,4 +1,7 @@
-"""Waiting for a lock that another process holds: it is tried again and again, never queued for."""
+"""Waiting for a lock that another process holds: it is tried again and again, never queued for.
+
+`Target.lock_timeout` sets the limit.
+"""
 
 from __future__ import annotations
 

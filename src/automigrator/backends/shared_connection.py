@@ -21,8 +21,8 @@ promoted one: what was opened longer ago proves nothing.
 class SharedConnection:
     """Connections to one database: one that lies idle is used again while it is fresh.
 
-    They are those of `engine`; or, for the application's, made as it makes its own, but `beside`
-    its pool.
+    `engine` makes them. `beside`: it is the application's, and they are made as it makes its own,
+    outside its pool.
     """
 
     def __init__(self, engine: AsyncEngine, *, beside: bool = False) -> None:

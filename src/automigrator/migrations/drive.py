@@ -1,4 +1,7 @@
-"""Runs an env.py along one way, watched, for as long as the lock is held."""
+"""Has an env.py run along one way, watched, for as long as the lock is held.
+
+`environment.execute` runs it.
+"""
 
 from __future__ import annotations
 

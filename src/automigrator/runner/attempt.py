@@ -1,4 +1,4 @@
-"""One attempt at bringing a database to the wanted heads: steps 4 to 7 of a run, under the lock."""
+"""One attempt at bringing a database to the wanted heads, under the lock."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from automigrator.migrations.ways import Way, sync_way
 from automigrator.report import Applied
 from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import count
-from automigrator.runner.failures import left_behind, read_after, recover
+from automigrator.runner.failures import left_behind, read_after
 from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
 from automigrator.runner.leader_record import inherited
 from automigrator.runner.rehearsal import rehearse
+from automigrator.runner.repair import repair
 from automigrator.runner.state import Reached, Result, RunState
 from automigrator.support.redaction import first_line
 
@@ -29,7 +30,7 @@ async def attempt(state: RunState) -> Result:
     run.failure, state.rehearsal = None, None
     if run.taken is None:  # else the journal is this run's own, not a dead leader's
         with state.at("finishing or undoing what was begun before", "unreachable"):
-            done = await recover(state)
+            done = await repair(state)
         if done is not None:
             run.notes.append(done)
     state.enter("reading the revisions", "history")
@@ -86,7 +87,7 @@ def _reached(state: RunState) -> Reached:
 
 
 async def _found(state: RunState) -> Finding:
-    """Step 4, and what the hooks are shown of it."""
+    """Look and judge, and note what the hooks are shown of it."""
     run, history = state.run, await state.session.history()
     finding = await inspect(state.session, run.hold, needs_way=True)
     judge(state.target, finding)
@@ -125,7 +126,7 @@ async def _stamped(state: RunState, finding: Finding) -> bool:
 
 
 async def _brought_to(state: RunState, finding: Finding) -> None:
-    """Step 7: run what is pending, and read the heads anew."""
+    """Run what is pending, and read the heads anew."""
     first = len(state.applied)
     if finding.pending:
         state.enter("looking for what lies about already")

@@ -1,12 +1,10 @@
-"""Step 8 of a run: an error becomes a failure, and the plugins are asked about it."""
+"""Makes a failure of an error, and asks the plugins about it."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import logging
-import time
-from contextlib import nullcontext
 
 from automigrator.errors import EnvError, JudgedError, LockLostError
 from automigrator.failure import Decision, Failure
@@ -183,26 +181,3 @@ async def read_after(state: RunState, within_s: float | None = None) -> bool:
         logger.debug("%s: reading the heads: %s", state.run.name, type(error).__name__)
         return False
     return True
-
-
-async def recover(state: RunState) -> str | None:
-    """Finish or undo what a killed process, or a cancelled attempt, left half done; and tell.
-
-    Returns what was done; None when there was nothing to do. Raises what the backend raises.
-    """
-    run = state.run
-    again = run.acts.open("recover")
-    expected = state.unfinished or run.taken is not None
-    began = time.monotonic()
-    step = state.progress.step("repair-started", "repair-failed", state.target)
-    with run.acts.act("recover") as act:
-        with step if expected else nullcontext():
-            done = await state.hold.recover()
-        if expected or done is not None:
-            what, seconds = done or "nothing was left to do", time.monotonic() - began
-            state.tell("repaired", what=what, seconds=seconds)
-        act.changed = done is not None
-    if again:  # the half that an earlier try could not end is gone
-        state.lasting = Left()
-    state.unfinished = False
-    return done

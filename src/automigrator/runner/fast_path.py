@@ -1,4 +1,4 @@
-"""Step 2 of a run: whether there is nothing to do, by one SELECT and the files' text."""
+"""Whether there is nothing to do, by one SELECT and the files' text."""
 
 from __future__ import annotations
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from automigrator.runner.crash_loop import take_back
-from automigrator.runner.failures import failed, read_after, recover
+from automigrator.runner.failures import failed, read_after
 from automigrator.runner.leader_record import leave
 from automigrator.runner.lifecycle import time_is_up
+from automigrator.runner.repair import repair
 from automigrator.runner.state import Left, RunState
 from automigrator.support.redaction import first_line
 
@@ -21,7 +22,7 @@ async def cut_short(state: RunState) -> None:
     if state.run.acts.began("snapshot"):
         # the application may go on and write: a later undo would lose that
         try:
-            done = await recover(state)
+            done = await repair(state)
         except Exception as error:  # noqa: BLE001 - it is told, and the cancellation is raised
             done = f"the next start has to finish ({first_line(error)})"
     state.how_far = await _how_far(state)
@@ -42,7 +43,7 @@ async def ran_out(state: RunState) -> None:
     state.lasting = Left.of(failure)
     try:
         if run.acts.began("snapshot") and run.taken is None:
-            await recover(state)
+            await repair(state)
         elif run.acts.open("restore") or run.acts.open("recover"):
             run.note("a restore was begun: the next start finishes it, before it migrates")
         elif run.taken is not None and failure.state == "partial-within-revision":

@@ -31,7 +31,7 @@ async def inherited(state: RunState) -> Inherited | None:
         return None
     put_forward = record.at > hold.since + time.monotonic() - state.began + SLACK_S
     if record.outcome == "begun" or put_forward:
-        return None  # it died; or the record is of before the clock was set back
+        return None  # it died, or the clock was set back after the record was written
     state.result = Inherited(record.outcome)
     state.failures += [Failure.from_dict(failure) for failure in record.failures]
     state.start.starts = record.starts

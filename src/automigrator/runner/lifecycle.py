@@ -1,4 +1,4 @@
-"""Tells where a run and each of its targets begin and end, however they end."""
+"""Runs the targets in order, within the time limit, and tells where each begins and ends."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ async def _load_plugins(state: RunState) -> None:
 
 
 async def _at_head(state: RunState) -> bool:
-    """Step 2: whether there is nothing to do, by a look without the lock."""
+    """Look without the lock, and create what is missing; return whether nothing is to do."""
     session, run = state.session, state.run
     try:
         sight = await reach(state)
@@ -140,7 +140,7 @@ async def _create(state: RunState) -> None:
 
 
 async def _attempts(state: RunState) -> Outcome:
-    """Steps 6 to 8, as often as the plugins ask for it and the core grants it."""
+    """Make attempts, as often as the plugins ask for one and the core grants it."""
     while True:
         state.run.attempt += 1
         try:

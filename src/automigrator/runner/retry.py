@@ -1,4 +1,4 @@
-"""Tries again after what passes by itself: a foreign lock, a deadlock, a connection cut off."""
+"""Waits for the server, and repeats an attempt after what passes: a deadlock, a lost connection."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ async def patiently(state: RunState) -> Result:
 def _passes(state: RunState, failure: Failure) -> bool:
     """Whether to try again; not after half a revision, unless a dead leader left that half.
 
-    This run has yet to repair it then. The driver's error decides: a journal that cannot be used
-    is out of reach as well, for good.
+    This run has yet to repair it then. The driver's error decides: an unusable journal
+    also has the kind `unreachable`, but waiting does not help.
     """
     run, error = state.run, failure.error
     if failure.kind not in TRANSIENT or not run.locked:
@@ -74,7 +74,7 @@ REACH_LONGEST_PAUSE_S = 3.0
 
 
 async def reach(state: RunState, *, to_write: bool = False) -> Sight:
-    """Step 3: look, again while the database is unreachable, for `connect_timeout` seconds.
+    """Look, again while the database is unreachable, for `connect_timeout` seconds.
 
     `to_write`: again also while it takes no writes; during a fail-over the address may lead to a
     standby that is yet to be promoted. The last answer is returned as it is. Raises what the last

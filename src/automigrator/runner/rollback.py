@@ -9,9 +9,10 @@ from automigrator.migrations.environment import Execution
 from automigrator.migrations.probe import probe
 from automigrator.report import Outcome
 from automigrator.runner.diagnosis import failure_of
-from automigrator.runner.failures import left_behind, read_after, recover
+from automigrator.runner.failures import left_behind, read_after
 from automigrator.runner.inspection import inspect
 from automigrator.runner.lifecycle import ended_by
+from automigrator.runner.repair import repair
 from automigrator.runner.state import Left, RunState
 
 
@@ -45,7 +46,7 @@ async def _outcome(state: RunState, revision: str) -> Outcome:
 
 async def _rolled_back(state: RunState, revision: str) -> Outcome:
     session, run, backend = state.session, state.run, state.backend
-    done = await recover(state)
+    done = await repair(state)
     if done is not None:
         run.notes.append(done)
     history = await session.history()

@@ -36,7 +36,7 @@ class Session:
         self.table = VersionTable(
             target.version_table or "alembic_version", target.version_table_schema
         )
-        """The version table by the target's word; env.py may know better."""
+        """The version table that the target names; env.py may use another."""
         self._history: History | None = None
 
     @cached_property

@@ -112,7 +112,7 @@ class Inherited(NamedTuple):
 
 Result = Reached | Served | Inherited
 
-"""How an attempt ends that raises nothing."""
+"""The result of an attempt that raised no error."""
 
 
 class Start:
@@ -133,7 +133,7 @@ class RunState:
     """Everything about one target's part of a run that its steps share."""
 
     hold: Hold
-    """The lock once it was taken, also when it is lost; `run.hold` is as long as held."""
+    """The lock, from when it was taken, even if it is lost; `run.hold` is set while it is held."""
     hooks: Hooks
     decisions: Decisions
     """The plugins, and what they decide, once the strategies are loaded."""
@@ -206,7 +206,7 @@ class RunState:
 
     @property
     def leads(self) -> bool:
-        """Whether it tries for itself, and says something new to those that come after it."""
+        """Whether this run tried itself, so that its record is new."""
         return not isinstance(self.result, Served | Inherited)
 
     async def look(self) -> Sight:

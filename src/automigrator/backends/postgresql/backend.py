@@ -110,7 +110,7 @@ class PostgreSQL(Backend):
 
         limit = self.access.connect_timeout
         async with (
-            watchdog.answering(limit, "what asks for invalid indexes"),
+            watchdog.answering(limit, "the search for invalid indexes"),
             self.access.shared() as connection,
         ):
             return await doctor.failed_builds(connection)

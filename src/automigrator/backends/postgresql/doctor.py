@@ -139,6 +139,6 @@ def _judged(schema: str, name: str, said: str, needed: bool, locked: bool, own: 
     elif not own:
         why = "it is in a schema that is not the target's"
     else:
-        why = "its concurrent build failed and nobody goes on"
+        why = "its concurrent build failed, and no session continues it"
     provable = bool(own and not needed and not locked)
     return Debris(f"index {said} is invalid", (schema, name), provable, why)

@@ -169,7 +169,7 @@ def _driver_of(error: BaseException) -> str:
 PSYCOPG = ("psycopg", "psycopg2")
 
 # the last resort, for a connection that an env.py opens: psycopg has no code for a refused one,
-# only the server's words. English ones; for connections of our own see `second_opinion`
+# only the server's words. English ones; for connections of our own see `with_code`
 _BY_WORDS: tuple[tuple[str, str], ...] = (
     (r'database ".*" does not exist', NO_DATABASE),
     (r"password authentication failed", "28P01"),

@@ -36,12 +36,10 @@ class ServerHold(SessionHold):
         return await self.sights.look(tables, self)
 
     async def recover(self) -> str | None:
-        return await self.heard(
-            self.snapshots.recover(), "what finishes or undoes a killed migration"
-        )
+        return await self.heard(self.snapshots.recover(), "the repair of a killed migration")
 
     async def close_journal(self) -> None:
-        await self.heard(self.snapshots.close(), "what closes the journal")
+        await self.heard(self.snapshots.close(), "the closing of the journal")
 
     def exclusive(self, act: str, *, apart: bool = True) -> ExclusiveAccess:
         """Return the access to the whole database.

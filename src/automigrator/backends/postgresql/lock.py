@@ -112,7 +112,7 @@ async def lock(
 
         hold.waited_s = await poll(acquire, timeout_s, waiting, leader, f"database {live!r}")
         await hold.end_predecessors(live)
-        # nobody takes it alone, so nobody has to wait
+        # every holder takes this key shared, so nobody waits
         shared = "select pg_try_advisory_lock_shared(cast(:key as bigint))"
         await hold.in_time(rows_of(admin, shared, key=_key(live)))
         # or the session would be silent for longer than its lease

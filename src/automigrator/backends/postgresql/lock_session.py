@@ -141,7 +141,7 @@ class SessionHold(Hold):
         return LockLostError(why)
 
     def claim(self, connection: Connection) -> Callable[[], None]:
-        """It is on the lock's own server, and the next holder finds it by its name."""
+        """See that it leads to the lock's server, and name it so that the next holder finds it."""
         undo = ExitStack()
         undo.callback(session.tagged(connection, self.tag, self.rule))
         undo.callback(session.waiting_shortly(connection))
@@ -179,7 +179,7 @@ class SessionHold(Hold):
         limit_s = self.silence_s
 
         def cut() -> bool:
-            alone = not self.acts  # else the work only waits for its turn
+            alone = not self.acts  # else another act keeps the session busy
             if alone:
                 session.cut(self.admin)
             return alone
@@ -209,18 +209,20 @@ class SessionHold(Hold):
             self.acts -= 1
 
     async def last(self) -> Record | None:
-        async with self._answering("what asks how the last leader ended"):
+        async with self._answering("the question how the last leader ended"):
             return loaded(await server_notes.kept(self.access, "last", self.key))
 
     async def leave(self, record: Record | None) -> None:
         def dumped_at(now: float) -> str | None:
             return replace(record, at=record.at or now).dumped() if record is not None else None
 
-        await self._keep("last", dumped_at, "what writes down how this run ended")
+        await self._keep("last", dumped_at, "the record of how this run ended")
 
     async def declare(self, declared: Sequence[Declaration]) -> None:
         text = dumped(declared) if declared else None
-        await self._keep("works_with", lambda _: text, "what the database declares")
+        await self._keep(
+            "works_with", lambda _: text, "the declaration of what works with the database"
+        )
 
     async def _keep(
         self, kind: server_notes.Kind, text: Callable[[float], str | None], what: str

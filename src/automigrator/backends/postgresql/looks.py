@@ -28,7 +28,7 @@ BUSY_S = 10
 
 """Seconds that a look waits for another session's exclusive lock on a version table."""
 
-# a swap with nothing to be put back has no record: that what it replaced is still there tells of it
+# a swap that restores nothing has no journal: what it replaced shows that it is unfinished
 _OPENED = """
     (select array_agg(d.datname::text) from pg_database d
      where d.datname ~ '__automigrator_replaced_' or exists (

@@ -1,4 +1,4 @@
-"""What belongs to a PostgreSQL database and a template copy of it loses."""
+"""Settings, grants and the owner of a database, which a template copy does not carry over."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ async def _beside(
 
 
 async def _fresh(access: ExclusiveAccess, name: str, _: Stoppable) -> None:
-    """Make a database like the target's when it was new; that is not worth stopping."""
+    """Make a database like the target's when it was new; a cancellation does not stop it."""
     await access.drop(name)
     with creating(name):
         await databases.create(access.admin, name, like=access.live)
@@ -129,7 +129,7 @@ class ServerSides(Sides):
             if not set_aside:
                 await access.discard(aside)
 
-        await self._hold.heard(shielded(swap()), "what puts a fresh database in its place")
+        await self._hold.heard(shielded(swap()), "the swap that puts a fresh database in its place")
         if not set_aside:
             return None
         self._snapshots.own.add(aside)
@@ -137,4 +137,4 @@ class ServerSides(Sides):
 
     async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
         pruned = self._snapshots.pruned(limits, ("purged",))
-        return await self._hold.heard(pruned, "what drops old databases")
+        return await self._hold.heard(pruned, "the dropping of old databases")

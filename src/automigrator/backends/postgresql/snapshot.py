@@ -76,7 +76,7 @@ class ServerSnapshots(Snapshots):
             lambda: self._dumps.take(stamp, entry, options),
             "no snapshot can be made",
         )
-        place = await self._hold.heard(taken, "what takes a snapshot")
+        place = await self._hold.heard(taken, "the snapshot")
         self.own.add(place)
         return Snapshot(place, heads, stamp)
 
@@ -84,7 +84,7 @@ class ServerSnapshots(Snapshots):
         for maker in self._makers:
             if maker.place == snapshot.place:
                 restored = maker.restore(snapshot.stamp, disconnect_others=disconnect_others)
-                kept = await self._hold.heard(restored, "what restores a snapshot")
+                kept = await self._hold.heard(restored, "the restore")
                 self.own.update(kept)
                 return ", ".join(kept)
         raise RefusedError(f"{snapshot.place} is no snapshot of this run; nothing was changed")
@@ -101,7 +101,7 @@ class ServerSnapshots(Snapshots):
 
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
         pruned = self.pruned(limits, ("snapshot", "undone"), folder)
-        return await self._hold.heard(pruned, "what drops old snapshots")
+        return await self._hold.heard(pruned, "the dropping of old snapshots")
 
     async def pruned(
         self, limits: Limits, kinds: tuple[Kind, ...], folder: Path | None = None

@@ -1,4 +1,4 @@
-"""The migration lock of a SQLite database while it is held, and the acts that it allows."""
+"""Takes and holds the migration lock of a SQLite database; the acts that the lock allows."""
 
 from __future__ import annotations
 

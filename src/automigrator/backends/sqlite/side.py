@@ -71,7 +71,7 @@ class FileSides(Sides):
                 await shielded(in_thread(lambda: files.remove(place)))
 
     async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
-        """A file is never shared."""
+        """Do nothing: a SQLite file has no other target."""
 
     async def take_over(
         self,

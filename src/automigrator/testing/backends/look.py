@@ -1,4 +1,4 @@
-"""LookCases at a database, making one, and what its connections can do."""
+"""Looking at a database, creating one, and what its connections can do."""
 
 from __future__ import annotations
 

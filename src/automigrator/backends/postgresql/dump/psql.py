@@ -59,7 +59,7 @@ class Psql:
     async def restore(self, path: str, chosen: Choice, *options: str) -> None:
         """Let pg_restore write the chosen lines of a dump's listing into the transaction."""
         program = self.clients / "pg_restore"
-        # of a name that is cleared away after a kill
+        # the next start deletes files of this name after a kill
         listing = files.partial(Path(f"{path}.list"))
 
         def choose() -> None:

@@ -117,7 +117,7 @@ async def restore(access: ExclusiveAccess, entry: DumpEntry, clients: Path, kept
         await _compare(psql, entry, data=True)
         closed = replace(entry, state="kept")
         await psql.ask(journal.dump_statement(access.hold.key, closed) + ";")
-        # a COMMIT whose answer is lost may have been one
+        # a COMMIT whose answer is lost may have succeeded
         await in_thread(lambda: files.publish(kept))
         await access.hold.confirm()  # or another process may be at the database by now
         await psql.ask("COMMIT;")
@@ -186,7 +186,7 @@ async def _keep(access: ExclusiveAccess, path: Path, clients: Path) -> None:
     """Dump what is to be replaced, while writers are kept out."""
     async with access.connection() as connection:
         ((size,),) = await rows_of(connection, digests.SIZE)
-    # behind somebody who waits for the restore's own locks it would wait for ever
+    # it could queue behind a session that waits for the restore's locks, for ever
     await files.write(access, path, size, clients, f"--lock-wait-timeout={LOCK_S}s")
 
 
