@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
+import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from support.postgres_server import Server
@@ -35,3 +37,16 @@ async def test_the_very_first_connections_like_the_applications_may_be_made_at_o
             break
         await asyncio.sleep(0.1)
     assert not rows
+
+
+async def test_a_pool_that_logs_everything_logs_no_password(
+    postgres_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It logs whatever stops a connect, and that is how the arguments of one are learnt."""
+    engine = create_async_engine(postgres_url, connect_args={"password": "canary-in-the-pool"})
+    with caplog.at_level(logging.DEBUG, "sqlalchemy.pool"):
+        async with Access(Target(engine, tmp_path)).connection("postgres") as connection:
+            await connection.execute(text("SELECT 1"))
+    await engine.dispose()
+    assert "Error on connect" in caplog.text
+    assert "canary-in-the-pool" not in caplog.text

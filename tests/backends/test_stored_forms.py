@@ -105,6 +105,12 @@ def test_the_record_of_a_leader() -> None:
         '"state": "clean", "starts": {"count": 1, "since": 2.0, "last": 3.0}, "at": 4.0}'
     )
     assert loaded(record.dumped()) == record
+    data = json.loads(record.dumped())
+    parts = [(data, key) for key in data] + [(data["starts"], key) for key in data["starts"]]
+    for part, key in parts:
+        value = part.pop(key)
+        assert loaded(json.dumps(data)) is None, key  # a default would be more than it says
+        part[key] = value
 
 
 def test_what_a_database_declares() -> None:

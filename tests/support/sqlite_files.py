@@ -43,6 +43,7 @@ def waiting(seconds: float) -> Iterator[None]:
     """Context manager: whatever waits for other connections gives up after so many seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reader, "BUSY_S", seconds)
+        patch.setattr(reader, "SNAPSHOT_S", seconds)
         patch.setattr(backup, "COPY_S", seconds)
         patch.setattr(overwrite, "WAIT_S", seconds)
         yield

@@ -39,6 +39,10 @@ _meetings = weakref.WeakKeyDictionary()
 class _Recipe(Exception):
     """Carries the final connect arguments out of the application's own creator."""
 
+    def __init__(self, cargs: list[Any], cparams: dict[str, Any]) -> None:
+        super().__init__()  # without them: SQLAlchemy's pool logs it, and a password is among them
+        self.arguments = cargs, cparams
+
 
 class Access:
     """How to reach one database server: the application's engine's creator, or a URL.
@@ -267,8 +271,7 @@ def _recipe_of(engine: AsyncEngine) -> tuple[list[Any], dict[str, Any]] | None:
     try:
         engine.sync_engine.pool.recreate().connect().close()
     except _Recipe as recipe:
-        cargs, cparams = recipe.args
-        return cargs, cparams
+        return recipe.arguments
     finally:
         event.remove(engine.sync_engine, "do_connect", capture)
     return None  # a creator= of the application's: only its own database can be reached that way

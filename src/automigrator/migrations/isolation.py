@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, chdir, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -152,12 +152,14 @@ def _carried(run: Callable[..., Any], main: Any, **kwargs: Any) -> Any:
 
 @contextmanager
 def _restored_state() -> Iterator[None]:
-    environ = dict(os.environ)
+    cwd, environ = os.getcwd(), dict(os.environ)
     signals = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
-        with chdir(os.getcwd()), restored_path(), _restored_logging():
+        with restored_path(), _restored_logging():
             yield
     finally:
+        if os.getcwd() != cwd:  # a process may be where it may not go
+            os.chdir(cwd)
         if dict(os.environ) != environ:
             os.environ.clear()
             os.environ.update(environ)

@@ -76,14 +76,15 @@ async def described(state: RunState, error: Exception, within_s: float | None = 
 
 async def _hints(state: RunState, failure: Failure) -> tuple[str, ...]:
     """What lay about before the attempt, and the tables that what is still pending creates."""
-    finding, examiner = state.finding, state.session.examiner()
+    finding = state.finding
     if finding is None or state.execution is None:
         return ()
     pending = [each for each in finding.pending if each not in failure.applied]
     found: tuple[str, ...] = ()
-    if len(finding.contexts) == 1 and examiner is not None:
+    if len(finding.contexts) == 1:
         try:
-            found = await there_already(examiner, await state.session.history(), pending)
+            if (examiner := state.session.examiner()) is not None:
+                found = await there_already(examiner, await state.session.history(), pending)
         except Exception as error:  # noqa: BLE001 - the error that brought us here matters
             logger.debug("%s: looking for debris: %s", state.run.name, type(error).__name__)
     return (*state.debris, *found)

@@ -51,8 +51,12 @@ class Record:
 def loaded(text: str | None) -> Record | None:
     """What `dumped` made; None for anything else, as a record only saves work."""
     try:
-        record = json_object.read(Record, json.loads(text or ""))
+        data = json.loads(text or "")
+        record = json_object.read(Record, data)
     except ValueError:
+        return None
+    whole = asdict(record)
+    if not (whole.keys() <= data.keys() and whole["starts"].keys() <= data["starts"].keys()):
         return None
     times = (record.starts.since, record.starts.last, record.at)
     return record if all(0 <= each < _YEAR_9000 for each in times) else None

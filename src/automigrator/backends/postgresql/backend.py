@@ -135,4 +135,4 @@ class PostgreSQL(Backend):
 
 def _load() -> None:
     """Import the rest while it can be read: a failure may be that no file can be opened."""
-    from automigrator.backends.postgresql import databases, hold, lock, watchdog  # noqa: F401
+    from automigrator.backends.postgresql import databases, doctor, hold, lock, watchdog  # noqa: F401

@@ -88,7 +88,7 @@ def restore(
         if snapshot.stat().st_size == 0:
             # a copy of ours is never empty: this one has lost its contents
             raise codes.damaged(f"the snapshot {snapshot} is empty; {live} was not touched")
-        with reader.looking_at(snapshot) as source:
+        with reader.looking_at(snapshot, seconds=reader.SNAPSHOT_S) as source:
             if live.exists() and not _lost_its_contents(live):
                 with suppress(UnfitError):
                     return overwrite(source, live, keep, through)

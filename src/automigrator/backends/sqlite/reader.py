@@ -18,6 +18,10 @@ BUSY_S = 10.0
 
 """Seconds for which a look waits for a writer."""
 
+SNAPSHOT_S = 30.0
+
+"""Seconds for which the reading of a snapshot waits for somebody who has it locked."""
+
 POLL_S = 0.02
 
 Ask = Callable[[str], Iterable[Any]]
@@ -91,13 +95,17 @@ def connect(path: Path, mode: str, *, any_thread: bool = False) -> sqlite3.Conne
 
 @contextmanager
 def looking_at(
-    path: Path, *, cancelled: Callable[[], bool] = never, mode: str = "ro"
+    path: Path,
+    *,
+    cancelled: Callable[[], bool] = never,
+    mode: str = "ro",
+    seconds: float | None = None,
 ) -> Iterator[sqlite3.Connection]:
     """Context manager: a connection in a transaction that sees one state of the file.
 
-    It leaves no sidecars behind.
+    It leaves no sidecars behind. It waits `seconds` for a writer, BUSY_S unless told.
     """
-    wait = Wait(path, "read", BUSY_S, cancelled)
+    wait = Wait(path, "read", BUSY_S if seconds is None else seconds, cancelled)
     before = [p for p in files.sidecars(path) if p.exists()]
     try:
         with closing(connect(path, mode)) as connection:
@@ -170,7 +178,7 @@ def verify(
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
-    with looking_at(path) as connection:
+    with looking_at(path, seconds=SNAPSHOT_S) as connection:
         complaints = [row for row in _quick_check(connection) if not re.match(_LOGICAL, row)]
         if complaints:
             raise codes.damaged(f"{path} is damaged: {'; '.join(complaints[:5])}")
