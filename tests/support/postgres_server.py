@@ -81,6 +81,10 @@ class Server:
         self.admin = admin.set(drivername="postgresql+asyncpg")
         self.maintenance_database = admin.database or "postgres"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process opens a connection of its own."""
+        return {name: each for name, each in vars(self).items() if name != "_maintenance"}
+
     def url(self, database: str) -> str:
         """An asyncpg URL with its password."""
         return self.admin.set(database=database).render_as_string(hide_password=False)
