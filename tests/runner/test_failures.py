@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sqlite3
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from support.leaders import leading
 from support.process_state import unchanged_process
 
 from automigrator import Failure, MigrationError, Migrator, Report, Target
+from automigrator.backends.postgresql.backend import PostgreSQL
+from automigrator.backends.sqlite.backend import SQLite
 
 pytestmark = pytest.mark.long("postgresql")
 
@@ -287,3 +290,15 @@ async def test_rows_that_would_refer_to_nothing_are_not_committed(
     assert (failure.kind, failure.state) == ("revision", "clean")
     assert "row 1 of posts refers to no users" in failure.message
     assert contents(sqlite_url) in ({}, {"alembic_version": []})
+
+
+async def test_a_look_for_what_lies_about_that_cannot_begin_hides_no_failure(
+    make_target: Make, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_descriptors(*_: object) -> None:
+        raise OSError(errno.EMFILE, "no file can be opened")
+
+    monkeypatch.setattr(SQLite, "examiner", out_of_descriptors)
+    monkeypatch.setattr(PostgreSQL, "examiner", out_of_descriptors)
+    failure, _, _ = await failed(make_target(ending_in(BAD_SQL)))
+    assert (failure.kind, failure.revision) == ("revision", "r3")
