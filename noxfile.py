@@ -103,7 +103,8 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     install_editable(session, *group("types"))
-    session.run("mypy", *session.posargs)
+    workers = str(os.cpu_count() or 1)
+    session.run("mypy", *session.posargs, env={"MYPY_NUM_WORKERS": workers})
 
 
 @nox.session(python=PYTHONS or None)

@@ -98,8 +98,8 @@ spent = {}
 class phase:
     def __init__(self, name):
         self.name = name
-    def __enter__(self):
         gc.collect()
+    def __enter__(self):
         self.began = time.process_time()
     def __exit__(self, *error):
         spent[self.name] = time.process_time() - self.began
@@ -111,8 +111,10 @@ with phase("import"):
 with phase("construct"):
     migrator = Migrator(Target(engine, ini), mode="migrate")
 
+run = phase("run")
+
 async def main():
-    with phase("run"):
+    with run:
         report = await migrator.run()
     assert report.outcome == "current" and "alembic" not in sys.modules, report
 """
