@@ -159,7 +159,7 @@ def long(session: nox.Session) -> None:
 
 @nox.session
 def races(session: nox.Session) -> None:
-    """Twenty processes at once, twenty rounds of each; the quick suite has six, and one."""
+    """Twenty processes at once, twenty rounds of each; elsewhere six, and one."""
     install_editable(session, *group("test"))
     session.env["AUTOMIGRATOR_RACES"] = "1"
     pytest(session, "tests/races", "--long", "-rP", "--timeout=0")

@@ -25,7 +25,7 @@ from support import alembic_projects, starters
 
 MOMENTS = int(os.environ.get("AUTOMIGRATOR_FAULTS", 0))
 """How many random moments for each strategy and database; set by `nox -s faults`, which kills at
-every step, too. The quick suite takes one of each, and not every case."""
+every step, too. Without it one of each is taken, and not every case."""
 
 _context = multiprocessing.get_context("forkserver")
 

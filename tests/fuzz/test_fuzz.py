@@ -19,7 +19,7 @@ from hypothesis.stateful import run_state_machine_as_test
 pytestmark = pytest.mark.plugins
 
 RUNS = int(os.environ.get("AUTOMIGRATOR_FUZZ", 0))
-"""How many calls of run() in all; set by `nox -s fuzz`. The quick suite makes a few."""
+"""How many calls of run() in all; set by `nox -s fuzz`. `nox -s long` makes a few."""
 PARTS = 2 if RUNS else 1
 QUICK = 12
 SHARES = {"sqlite": 0.6, "postgresql": 0.4}
