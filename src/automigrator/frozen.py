@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from itertools import takewhile
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, Self, dataclass_transform
 
 _NEEDED = inspect.Parameter.empty
 _BY_POSITION = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -62,6 +62,10 @@ class Frozen:
 
     def _set(self, **fields: Any) -> None:
         vars(self).update(fields)
+
+    def _replace(self, **fields: Any) -> Self:
+        """Another value with these fields, as a named tuple makes one."""
+        return type(self)(**{**vars(self), **fields})
 
     def __setattr__(self, name: str, value: object) -> None:
         kind = type(self).__name__

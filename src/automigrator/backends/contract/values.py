@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from automigrator.frozen import Frozen
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from automigrator.failure import FailureKind
 
 
-@dataclass(frozen=True, slots=True)  # journals store it by the names of its fields
-class VersionTable:
+@dataclass(init=False, repr=False, eq=False)  # journals store it by the names of its fields
+class VersionTable(Frozen):
     """Where a history keeps its heads; `schema` None is the connection's default."""
 
     name: str = "alembic_version"
@@ -26,7 +26,7 @@ class VersionTable:
         return f"{self.schema}.{self.name}" if self.schema else self.name
 
 
-class Sight(NamedTuple):
+class Sight(Frozen):
     """What one look at a database found; `heads` is per version table, None where it is absent."""
 
     exists: bool
@@ -52,7 +52,7 @@ class Place(Frozen):
     """Whether the database lives in the engine's own connection alone."""
 
 
-class Verdict(NamedTuple):
+class Verdict(Frozen):
     """What a driver's error says: its kind, None where the codes do not tell, and what to do."""
 
     kind: FailureKind | None = None

@@ -65,7 +65,11 @@ def _recalled(path: Path, digest: str) -> History | None:
 def _remember(path: Path, digest: str, history: History) -> None:
     """Write the cache where Python may write its own; where it cannot be written, do without."""
     heads, plain = history
-    data = {"of": digest, "heads": heads and [sorted(ids) for ids in heads], "plain": plain}
+    data = {
+        "of": digest,
+        "heads": heads and [sorted(ids) for ids in vars(heads).values()],
+        "plain": plain,
+    }
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

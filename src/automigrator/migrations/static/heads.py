@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from automigrator.frozen import Frozen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +20,7 @@ Signature = tuple[tuple[str, int, int], ...]
 """Path, mtime in nanoseconds and size of every file."""
 
 
-class Heads(NamedTuple):
+class Heads(Frozen):
     """The heads of a history, by their ids."""
 
     heads: frozenset[str]

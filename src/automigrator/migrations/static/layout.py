@@ -6,7 +6,9 @@ import configparser
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from automigrator.frozen import Frozen
 
 if TYPE_CHECKING:
     from automigrator.target import Target
@@ -19,7 +21,7 @@ _OWN_TABLES = (
 )
 
 
-class Layout(NamedTuple):
+class Layout(Frozen):
     """Where the files of a history are."""
 
     script: Path
