@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import automigrator
@@ -42,7 +43,11 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
+
+
+@cache  # read by the tests alone: every process collects this file
+def trees() -> Mapping[str, ast.Module]:
+    return {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -55,18 +60,16 @@ def imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@cache
 def arrows() -> Mapping[str, set[str]]:
     """From each module to those of ours that it imports."""
     found: dict[str, set[str]] = {}
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         ours = {each.removeprefix(f"{PACKAGE}.") for each in imported(tree)}
         found[name] = {each for each in ours if each in MODULES and each != name}
         if PACKAGE in imported(tree) and name != "__init__":
             found[name].add("__init__")
     return found
-
-
-ARROWS = arrows()
 
 
 def room(module: str) -> str:
@@ -81,7 +84,7 @@ def tier(module: str) -> int:
 def test_no_module_imports_upward() -> None:
     upward = [
         f"{name} imports {other}"
-        for name, others in ARROWS.items()
+        for name, others in arrows().items()
         for other in sorted(others)
         if tier(other) < tier(name) or (tier(other) == tier(name) and room(other) != room(name))
     ]
@@ -89,7 +92,7 @@ def test_no_module_imports_upward() -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    circles = [" -> ".join(circle) for circle in strongly_connected(ARROWS)]
+    circles = [" -> ".join(circle) for circle in strongly_connected(arrows())]
     assert not circles, "\n".join(circles)
 
 
@@ -101,7 +104,7 @@ def test_the_kinds_of_database_are_strangers_and_named_by_the_registry_alone() -
 
     strangers = [
         f"{name} imports {other}"
-        for name, others in ARROWS.items()
+        for name, others in arrows().items()
         for other in sorted(others)
         if kind(other) not in (None, kind(name)) and name != "backends.registry"
     ]
@@ -111,7 +114,7 @@ def test_the_kinds_of_database_are_strangers_and_named_by_the_registry_alone() -
 def test_only_the_migrations_package_imports_alembic() -> None:
     others = [
         name
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         if room(name) != "migrations"
         and any(each.partition(".")[0] == "alembic" for each in imported(tree))
     ]
@@ -128,7 +131,7 @@ def test_modules_are_short_and_packages_small() -> None:
 def test_no_module_only_passes_things_on() -> None:
     passing = [
         name
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         if name not in FACES and tree.body[1:] and not any(map(defines, tree.body))
     ]
     assert not passing

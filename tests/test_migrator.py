@@ -19,6 +19,8 @@ from automigrator import (
     TargetReport,
 )
 
+pytestmark = pytest.mark.long("refuse_to_replace_a_database[postgresql")
+
 Make = Callable[..., Target]
 
 

@@ -10,7 +10,7 @@ from compatibility.release import Release
 from support import alembic_projects
 from support.notes_application import GOOD, ROWS
 
-pytestmark = pytest.mark.long("new then old")
+pytestmark = pytest.mark.long("new then old", "waits_and_follows")
 
 Both = tuple[Release, Release]
 

@@ -13,7 +13,10 @@ from support.notes_application import BROKEN, GOOD, ROWS
 
 from automigrator import Migrator
 
-pytestmark = [pytest.mark.plugins, pytest.mark.long("postgresql", "template", "dump")]
+pytestmark = [
+    pytest.mark.plugins,
+    pytest.mark.long("postgresql", "template", "dump", "counted_together[new then old"),
+]
 
 Both = tuple[Release, Release]
 

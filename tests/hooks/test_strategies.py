@@ -19,7 +19,7 @@ from automigrator import (
     hookimpl,
 )
 
-pytestmark = pytest.mark.plugins
+pytestmark = [pytest.mark.plugins, pytest.mark.long("postgresql")]
 
 LOSSY = 'op.execute("DELETE FROM notes")'
 

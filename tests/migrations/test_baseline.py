@@ -10,6 +10,8 @@ from support.alembic_projects import Project, heads, project, revision, tables
 
 from automigrator import MigrationError, Migrator, Report, Target
 
+pytestmark = pytest.mark.long("postgresql")
+
 READS_THE_TABLES = 'op.add_column("users", sa.Column("email", sa.String(50)))'
 
 

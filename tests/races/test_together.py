@@ -8,7 +8,7 @@ import pytest
 from support.notes_application import GOOD, ROWS
 from support.raced_application import COUNTED, DATA_STEP, PROCESSES, ROUNDS, Raced, outcomes
 
-pytestmark = pytest.mark.long("mode_wait")
+pytestmark = pytest.mark.long("mode_wait", "not_there")
 
 CONCURRENTLY = """
 with op.get_context().autocommit_block():

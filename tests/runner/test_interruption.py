@@ -26,6 +26,10 @@ pytestmark = pytest.mark.long(
     "loop[postgresql-generic",
     "further[postgresql-async",
     "later[postgresql",
+    "finds_it_done[postgresql",
+    "between_revisions[postgresql",
+    "finds_it_done[postgresql",
+    "limit[postgresql",
 )
 
 Make = Callable[..., Target]

@@ -28,6 +28,8 @@ from automigrator import (
     hookimpl,
 )
 
+pytestmark = pytest.mark.long("[postgresql", "True-")
+
 Make = Callable[..., Target]
 
 METADATA = MetaData()

@@ -38,7 +38,14 @@ LIMIT_S = 15.0
 RUN_S = 60.0
 """The limit, which is moved to when a run has come where it is to be stopped."""
 
-pytestmark = pytest.mark.long("per_migration", "thread", "a_copy[postgresql", "counted[postgresql")
+pytestmark = pytest.mark.long(
+    "per_migration",
+    "thread",
+    "a_copy[postgresql",
+    "counted[postgresql",
+    "was[postgresql",
+    "nothing[postgresql",
+)
 LONG = {
     "sqlite": "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) "
     "SELECT count(*) FROM c",

@@ -14,6 +14,8 @@ from support.notes_application import BROKEN, GOOD, HALF_WAY, ROWS, UNIQUE, Appl
 
 from automigrator import Failure, MigrationError, Migrator, PluginError
 
+pytestmark = pytest.mark.long("[postgresql")
+
 
 def critical(caplog: pytest.LogCaptureFixture) -> logging.LogRecord:
     (record,) = [each for each in caplog.records if each.levelno == logging.CRITICAL]

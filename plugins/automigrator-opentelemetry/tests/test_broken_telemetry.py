@@ -18,7 +18,7 @@ from support.telemetry import Telemetry, start
 
 from automigrator import Event, MigrationError, hookimpl
 
-pytestmark = pytest.mark.long("postgresql")
+pytestmark = pytest.mark.long("postgresql", "missing_or_out_of_order")
 
 
 class Broken(SpanProcessor):

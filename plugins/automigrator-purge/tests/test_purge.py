@@ -15,6 +15,8 @@ from support.notes_application import BROKEN, GOOD, ROWS, UNIQUE, Application, s
 
 from automigrator import Event, MigrationError, Migrator, PluginError, Run, Target, hookimpl
 
+pytestmark = pytest.mark.long("[postgresql")
+
 
 @pytest.fixture
 def file_notes(tmp_path: Path, sqlite_url: str) -> Application:

@@ -17,7 +17,21 @@ from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import journal
 from automigrator.backends.postgresql.backend import PostgreSQL
 
-pytestmark = pytest.mark.long("ALTER-4", "ALTER-1", "COMMENT", "CREATE-1", "left2", "left4")
+pytestmark = pytest.mark.long(
+    "ALTER-4",
+    "ALTER-1",
+    "COMMENT",
+    "CREATE-1",
+    "left2",
+    "left4",
+    "BEGIN",
+    "COMMIT",
+    "tenant')",
+    "committed[update",
+    "committed[vacuum",
+    "on domain",
+    "left5",
+)
 
 
 async def test_a_look_tells_of_a_migration_that_was_not_ended_and_not_of_a_neighbours(

@@ -24,6 +24,8 @@ from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.errors import RefusedError
 from automigrator.testing.processes import Process
 
+pytestmark = pytest.mark.long("[template]")
+
 TABLES = [VersionTable()]
 Tools = Callable[..., Path]
 

@@ -16,6 +16,8 @@ from support.sqlite_files import waiting
 
 from automigrator.backends.sqlite import backup
 
+pytestmark = pytest.mark.long("moment_leaves_the_old_contents_or_the_new_ones[delete]")
+
 MODES = ("wal", "delete", "truncate", "persist")
 
 

@@ -52,6 +52,16 @@ pytestmark = [
         "dies_changes_nothing",
         "is_allowed",
         "newest_copies",
+        "whichever_encoding",
+        "maintenance_database_can",
+        "[schema]",
+        "somebody_elses",
+        "tables_are_being_locked",
+        "old_dumps",
+        "anything_changes[statements0",
+        "anything_changes[statements1",
+        "anything_changes[statements2",
+        "anything_changes[statements4",
     ),
 ]
 
