@@ -15,12 +15,12 @@ GROUPS = nox.project.load_toml("pyproject.toml")
 PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
 BENCHMARKS = ["nothing_to_do", "recovery"]
 NEWER = [
-    *("-k", "not postgres"),
+    *("--numprocesses=2", "-k", "not postgres"),
     *("tests/hooks/test_calls.py", "tests/support_package", "tests/migrations/static"),
     *("tests/runner/test_interruption.py", "tests/runner/test_signals.py"),
 ]
 """What depends on the interpreter: asyncio, threads, signals, syntax trees, sqlite3."""
-ALONE = ["-k", "not postgres and not conformance", "-m", "not plugins", "--numprocesses=2"]
+ALONE = ["-k", "sqlite and not conformance", "-m", "not plugins"]
 PARALLEL = [f"--numprocesses={min((os.cpu_count() or 1) + 2, 4)}", "--dist=worksteal"]
 
 os.environ["PIP_NO_COMPILE"] = os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"  # seconds each
@@ -112,7 +112,7 @@ def tests(session: nox.Session) -> None:
     """Everything on the oldest Python, on newer ones what is theirs; `-- tests plugins` for all."""
     install_editable(session, *group("test"))
     newer = session.python in PYTHONS[1:] and not session.posargs
-    pytest(session, *PARALLEL, *(NEWER if newer else []))
+    pytest(session, *(NEWER if newer else PARALLEL))
 
 
 @nox.session
@@ -127,7 +127,7 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session(requires=["wheels"])
 def alone(session: nox.Session) -> None:
-    """The core's wheel without any plugin, then with one at a time; `tests` has the rest."""
+    """The core's wheel without any plugin, then with one at a time, on SQLite."""
     with installed(session, "."):
         without_pytest = "import automigrator.testing"  # it says what it needs
         session.run("python", "-c", without_pytest, success_codes=[1], silent=True)

@@ -23,8 +23,6 @@ from automigrator import Event, Failure, MigrationError, Migrator, Run, Target, 
 from automigrator.hooks.effects import Effect, may_act
 from automigrator.support.error_chain import chain
 
-pytestmark = pytest.mark.long("psycopg")
-
 TABLE = Table(
     "failures.md",
     "pytest tests/runner/test_failure_table.py --write-table",
@@ -40,8 +38,16 @@ TABLE = Table(
     ),
 )
 SAYS = TABLE.headings.index("what it says")
+
+
+def marks(each: Situation, driver: str) -> list[pytest.MarkDecorator]:
+    """One driver is enough where the server has no word in it."""
+    alike = each.drivers == ("aiosqlite", "asyncpg") and driver == "asyncpg"
+    return [pytest.mark.long] if driver == "psycopg" or alike else []
+
+
 CASES = [
-    pytest.param(each, driver, id=f"{each}-{driver}")
+    pytest.param(each, driver, id=f"{each}-{driver}", marks=marks(each, driver))
     for each in SITUATIONS
     for driver in each.drivers
 ]

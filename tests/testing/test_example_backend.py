@@ -272,7 +272,7 @@ class TestTheSuite:
     @pytest.mark.parametrize(
         ("part", "method"), [("ExampleDB", "create"), ("ExampleHold", "confirm")]
     )
-    @pytest.mark.long("confirm")
+    @pytest.mark.long
     def test_it_says_which_method_is_missing(
         self, part: str, method: str, tmp_path: Path, install: Install
     ) -> None:

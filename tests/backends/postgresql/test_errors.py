@@ -111,6 +111,7 @@ def german_server() -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.long("psycopg")
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 async def test_a_server_of_another_language_is_understood(
     german_server: Server, driver: str, tmp_path: Path
