@@ -135,10 +135,6 @@ class EnvError(AutomigratorError):
     kind = "env"
 
 
-class NeedsThreadError(EnvError):
-    """Raised when env.py opens a sync driver, which would block the loop."""
-
-
 class RevisionExitError(AutomigratorError):
     """Raised when a revision wants to end the process."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from automigrator.rehearsal import Rehearsal
 
-Drive = Literal["auto", "loop", "thread"]
+Drive = Literal["auto", "own", "given"]
 
 LastResort = Literal["ask", "abort", "continue"]
 
@@ -72,7 +72,8 @@ class Target(Frozen):
     `recovery`: this target's strategies; default: the migrator's.
     `migrate_with`: an engine or URL with DDL rights; default: `database`.
     `maintenance_database`: where PostgreSQL databases are created from; default `"postgres"`.
-    `drive`: `"loop"` or `"thread"` to run env.py that way alone; default `"auto"`.
+    `drive`: `"own"` to run env.py on the connection that it makes, `"given"` on one of ours;
+    default `"auto"`: on its own where that leads to the target.
     `connect_timeout`: seconds for a server that is away; default 60.
     `lock_timeout`: seconds for the migration lock; default 900.
     `retry_timeout`: seconds of trying again after what passes by itself; default 60, 0: never.

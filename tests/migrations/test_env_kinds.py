@@ -157,7 +157,7 @@ async def test_a_config_object_is_used_and_not_changed(
     assert after == before
 
 
-@pytest.mark.parametrize("drive", ["loop", "thread"])
+@pytest.mark.parametrize("drive", ["given", "own"])
 @pytest.mark.parametrize("kind", ["generic", "async"])
 async def test_a_drive_that_is_asked_for_is_the_one_that_is_used(
     drive: Any, kind: str, database_url: str, other_url: str, tmp_path: Path
@@ -191,7 +191,7 @@ if threading.current_thread() is threading.main_thread():
 """What an env.py may do to the process it runs in."""
 
 
-@pytest.mark.parametrize("drive", ["loop", "thread"])
+@pytest.mark.parametrize("drive", ["given", "own"])
 @pytest.mark.parametrize("failing", [False, True])
 async def test_a_careless_env_leaves_the_process_as_it_was(
     drive: Any, failing: bool, sqlite_url: str, tmp_path: Path

@@ -47,7 +47,7 @@ while time.monotonic() < began + 60:
     op.execute("SELECT 1")
 """
 AWAITED = "op.run_async(lambda connection: asyncio.sleep(60))"
-drives = pytest.mark.parametrize("drive", ["loop", "thread"])
+drives = pytest.mark.parametrize("drive", ["given", "own"])
 
 
 def third(body: str) -> Callable[[Path], None]:
@@ -122,8 +122,8 @@ async def test_a_shorter_limit_of_the_servers_is_kept(
 async def test_a_revision_that_takes_too_long_is_stopped_and_undone(
     what: str, drive: Any, make_target: Make, database_url: str
 ) -> None:
-    if (what, drive) == ("awaited", "thread"):
-        pytest.skip("what a thread waits for cannot be ended")
+    if (what, drive) == ("awaited", "own"):
+        pytest.skip("a sync env.py cannot await")
     bodies = {"long": f"op.execute({long(database_url)!r})", "many": MANY, "awaited": AWAITED}
     target = make_target(
         third(bodies[what]), kind="per_migration", drive=drive, revision_timeout=0.5
@@ -165,7 +165,7 @@ async def test_a_cancellation_while_a_limit_is_enforced_is_raised(
     make_target: Make, sqlite_url: str
 ) -> None:
     body = third("time.sleep(1.5)")
-    target = make_target(body, database=sqlite_url, drive="thread", revision_timeout=0.2)
+    target = make_target(body, database=sqlite_url, drive="own", revision_timeout=0.2)
     migrator = Migrator(target, mode="migrate")
     running = asyncio.create_task(migrator.run())
     async for event in migrator.events():

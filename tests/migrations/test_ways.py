@@ -28,10 +28,13 @@ def target_of(root: Path, url: str, kind: str = "generic", **options: Any) -> Ta
     return Target(url, made.config, **made.options, **options)
 
 
-def ways_of(target: Target, *, in_place: bool = False) -> list[str]:
-    access = Access(target)
-    place = Place(create_async_engine(access.url), access.url, in_place)
-    return [str(way) for way in ways(target, place)]
+def ways_of(
+    target: Target, *, in_place: bool = False, environment: str = "", ini: Any = None
+) -> list[str]:
+    backend = backend_for(Access(target))
+    url = backend.access.url
+    place = Place(create_async_engine(url), url, in_place)
+    return [str(way) for way in ways(target, backend, place, environment, ini)]
 
 
 async def probed(target: Target) -> tuple[Way, Execution]:
@@ -46,48 +49,55 @@ async def probed(target: Target) -> tuple[Way, Execution]:
         await backend.release(engine)
 
 
-LOOP = ["loop (offering connection)", "loop (offering engine)", "loop (offering nothing)"]
+GIVEN = [
+    "given connection (postgresql+asyncpg)",
+    "given engine (postgresql+asyncpg)",
+    "replaced connection (postgresql+asyncpg)",
+]
+OWN = ["own connection (postgresql+psycopg)", "own connection (postgresql+asyncpg)"]
+ASYNC = "import asyncio"
 
 
-def test_the_loop_comes_first_and_a_sync_driver_before_the_async_one(
-    tmp_path: Path, sqlite_url: str
+@pytest.mark.parametrize(("environment", "own"), [("", OWN), (ASYNC, OWN[::-1])])
+def test_a_connection_of_its_own_comes_first_with_the_driver_that_its_shape_asks_for(
+    environment: str, own: list[str], tmp_path: Path
 ) -> None:
-    target = target_of(tmp_path, sqlite_url)
+    target = target_of(tmp_path, POSTGRESQL)
+    assert ways_of(target, environment=environment) == [*own, *GIVEN]
 
-    assert ways_of(target) == [*LOOP, "thread (sqlite+pysqlite)", "thread (sqlite+aiosqlite)"]
+
+def test_the_driver_that_the_configuration_names_comes_before_any(tmp_path: Path) -> None:
+    target = target_of(tmp_path, POSTGRESQL, drive="own")
+    named = "postgresql+psycopg2"
+    assert ways_of(target, ini=named) == [f"own connection ({named})", *OWN]
 
 
 def test_a_drive_that_is_asked_for_leaves_the_others_out(tmp_path: Path) -> None:
-    loop = target_of(tmp_path / "loop", POSTGRESQL, drive="loop")
-    thread = target_of(tmp_path / "thread", POSTGRESQL, drive="thread")
-
-    assert ways_of(loop) == LOOP
-    assert ways_of(thread) == ["thread (postgresql+psycopg)", "thread (postgresql+asyncpg)"]
+    assert ways_of(target_of(tmp_path / "given", POSTGRESQL, drive="given")) == GIVEN
+    assert ways_of(target_of(tmp_path / "own", POSTGRESQL, drive="own")) == OWN
 
 
-def test_a_database_in_the_applications_own_connection_is_never_left_for_a_thread(
-    tmp_path: Path, sqlite_url: str
-) -> None:
-    assert ways_of(target_of(tmp_path, sqlite_url), in_place=True) == LOOP
+def test_a_database_in_the_applications_own_connection_has_no_other(tmp_path: Path) -> None:
+    assert ways_of(target_of(tmp_path, POSTGRESQL), in_place=True) == GIVEN
 
 
 @pytest.mark.parametrize(
-    ("kind", "way"),
+    ("kind", "driver"),
     [
-        ("generic", LOOP[0]),
-        ("async", LOOP[0]),
-        ("cookbook", LOOP[0]),
-        ("engine_attribute", LOOP[1]),
-        ("create_task", LOOP[0]),
+        ("generic", "sqlite+pysqlite"),
+        ("async", "sqlite+aiosqlite"),
+        ("cookbook", "sqlite+pysqlite"),
+        ("engine_attribute", "sqlite+pysqlite"),
+        ("create_task", "sqlite+aiosqlite"),
     ],
 )
 async def test_looking_for_a_way_finds_what_is_pending_and_changes_nothing(
-    kind: str, way: str, tmp_path: Path, sqlite_url: str
+    kind: str, driver: str, tmp_path: Path, sqlite_url: str
 ) -> None:
     found, execution = await probed(target_of(tmp_path, sqlite_url, kind))
 
-    assert str(found) == way
     (context,) = execution.contexts
+    assert (found.how, context.driver) == ("own connection", driver)
     assert (context.heads, context.pending, context.wanted) == ((), ("r1", "r2", "r3"), ("r3",))
     assert execution.done == []
     assert alembic_projects.tables(sqlite_url) == set()
@@ -109,5 +119,6 @@ async def test_an_env_that_no_way_leads_to_the_target_is_told_with_what_each_way
     with pytest.raises(EnvError, match=why) as caught:
         await probed(target)
 
-    assert [way for way in ways_of(target) if way not in str(caught.value)] == []
+    for way in ("own connection", "given connection", "given engine", "replaced connection"):
+        assert way in str(caught.value)
     assert alembic_projects.tables(sqlite_url) == set()

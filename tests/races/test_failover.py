@@ -178,7 +178,7 @@ def test_a_leader_whose_connections_are_closed_by_the_move_changes_neither_serve
     assert again.outcome == "migrated"
 
 
-@pytest.mark.parametrize("drive", ["loop", "thread"])
+@pytest.mark.parametrize("drive", ["given", "own"])
 def test_no_one_applies_on_a_server_whose_lock_it_does_not_hold(scene: Scene, drive: str) -> None:
     raced, servers = scene.application("generic"), scene.servers
     raced.traced(COUNT, GOOD)

@@ -88,7 +88,7 @@ def cut_off(raced: Raced, port: int, **options: Any) -> Start:
 
 
 @on_postgres
-@pytest.mark.parametrize("drive", ["loop", "thread"])
+@pytest.mark.parametrize("drive", ["given", "own"])
 def test_a_leader_whose_network_is_cut_gives_up_and_another_takes_over(
     raced: Raced, drive: str
 ) -> None:

@@ -54,7 +54,7 @@ async def failed(target: Target) -> tuple[Failure, Report, MigrationError]:
     return report.failures[-1], caught.value.report, caught.value
 
 
-@pytest.mark.parametrize("drive", ["loop", "thread"])
+@pytest.mark.parametrize("drive", ["given", "own"])
 @pytest.mark.parametrize(
     ("kind", "applied"),
     [
@@ -152,7 +152,7 @@ async def test_a_repaired_revision_goes_on_from_where_the_failed_one_left(
     assert heads(database_url) == {"r3"}
 
 
-@pytest.mark.parametrize("drive", ["loop", "thread"])
+@pytest.mark.parametrize("drive", ["given", "own"])
 async def test_no_row_value_and_no_password_is_told(
     drive: Any,
     make_target: Make,
@@ -221,7 +221,7 @@ async def test_a_database_that_somebody_writes_to_is_a_lock_timeout_and_never_co
     make_target: Make, sqlite_url: str
 ) -> None:
     engine = create_async_engine(sqlite_url, connect_args={"timeout": 0.2})
-    target = make_target(database=engine, drive="loop", retry_timeout=0.5)
+    target = make_target(database=engine, drive="given", retry_timeout=0.5)
     with closing(sqlite3.connect(file_of(sqlite_url), isolation_level=None)) as writer:
         writer.execute("CREATE TABLE alembic_version (version_num PRIMARY KEY)")
         writer.execute("BEGIN IMMEDIATE")
@@ -281,7 +281,7 @@ async def test_rows_that_would_refer_to_nothing_are_not_committed(
         connection.execute("PRAGMA foreign_keys=ON")
 
     body = "op.execute(\"INSERT INTO posts (id, user_id, body) VALUES (1, 99, 'x')\")"
-    target = make_target(ending_in(body), database=engine)
+    target = make_target(ending_in(body), database=engine, kind="cookbook", drive="given")
     (Path(str(target.config)).parent / "migrations" / "versions" / "r4_.py").unlink()
 
     failure, _, _ = await failed(target)

@@ -52,7 +52,7 @@ def with_third(body: str) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize("kind", ["async", "per_migration"])
-@pytest.mark.parametrize("drive", ["loop", "thread"])
+@pytest.mark.parametrize("drive", ["given", "own"])
 async def test_every_revision_is_told_of_as_it_starts_and_ends(
     kind: str,
     drive: Any,
@@ -143,7 +143,7 @@ async def nothing_is_left(target: Target, url: str, versions: Path, kept: set[st
     assert report.targets[0].waited_s < 1 and time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("drive", ["loop", "thread"])
+@pytest.mark.parametrize("drive", ["given", "own"])
 @pytest.mark.parametrize(
     ("kind", "kept"), [("async", set()), ("generic", set()), ("per_migration", {"r2"})]
 )
@@ -170,7 +170,7 @@ async def test_cancelling_ends_what_a_revision_awaits_on_the_loop(
     kind: str, make_target: Make, database_url: str, versions: Path
 ) -> None:
     body = "op.run_async(lambda connection: asyncio.sleep(60))"
-    target = make_target(with_third(body), kind=kind, drive="loop")
+    target = make_target(with_third(body), kind=kind, drive="given")
 
     seconds, _ = await cancelled_in_third(target)
 
@@ -186,7 +186,7 @@ async def test_cancelling_a_thread_waits_for_its_python_code_and_goes_no_further
         with_third("time.sleep(0.4)")(folder)
         revision(folder, "r4", "r3", upgrade="raise AssertionError('too far')")
 
-    target = make_target(revisions, kind=kind, drive="thread")
+    target = make_target(revisions, kind=kind, drive="own")
 
     seconds, events = await cancelled_in_third(target)
 
@@ -201,7 +201,7 @@ async def test_cancelling_between_revisions_keeps_those_that_are_committed(
     make_target: Make, database_url: str, versions: Path
 ) -> None:
     body = "time.sleep(0.4)"
-    target = make_target(with_third(body), kind="per_migration", drive="thread")
+    target = make_target(with_third(body), kind="per_migration", drive="own")
 
     await cancelled_in_third(target)
 

@@ -492,7 +492,7 @@ async def test_functions_that_the_applications_listeners_add_are_there_on_the_co
     def shouting(connection: Any, record: object) -> None:
         connection.create_function("shout", 1, str.upper)
 
-    report = await migrated(Target(engine, application.config))
+    report = await migrated(Target(engine, application.config, drive="given"))
     await engine.dispose()
     assert (report.outcome, len(trace(application))) == ("migrated", 2)
     assert [text for _, text in application.notes()] == [note.upper() for note in NOTES]

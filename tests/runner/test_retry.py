@@ -196,4 +196,4 @@ async def test_a_reader_is_in_the_way_of_a_revision_and_not_of_a_look(hasty: App
     retries = Retries()
     report = await start_while(hasty, retries, "BEGIN", "SELECT * FROM notes")
     assert "revision-done" in retries.before  # so it was its commit, and not a look
-    assert report["app"].drive == "loop (offering connection)"
+    assert report["app"].drive == "own connection (sqlite+aiosqlite)"

@@ -130,7 +130,7 @@ async def migrates_at_once(target: Target, versions: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("drive", ["loop", "thread"])
+@pytest.mark.parametrize("drive", ["given", "own"])
 @pytest.mark.parametrize("what", ["long", "many"])
 async def test_a_server_that_is_told_to_stop_while_it_migrates_undoes_the_revision_and_ends(
     what: str,

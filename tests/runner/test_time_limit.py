@@ -55,7 +55,7 @@ RUNNING = """
 SELECT pid FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'
 """
-drives = pytest.mark.parametrize("drive", ["loop", "thread"])
+drives = pytest.mark.parametrize("drive", ["given", "own"])
 
 
 def kind(url: str) -> str:

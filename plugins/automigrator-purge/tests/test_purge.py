@@ -43,7 +43,7 @@ async def test_a_revision_for_a_sync_driver_is_run_by_one_in_the_fresh_database_
     tmp_path: Path, postgres_url: str
 ) -> None:
     pytest.importorskip("psycopg")
-    notes = Application(tmp_path, postgres_url)
+    notes = Application(tmp_path, postgres_url, kind="generic")
     # asyncpg takes no text for a number, psycopg does
     typed = "op.get_bind().execute(sa.text('SELECT CAST(:n AS int)'), {'n': '7'})"
     notes.deploy(typed, UNIQUE)

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Dialect, NullPool, Pool, event
+from sqlalchemy import Dialect, NullPool, Pool, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
@@ -76,7 +76,7 @@ class Access:
         None where a creator of the application's own makes the connections.
         """
         engine = self.given_engine or create_async_engine(self.url, poolclass=NullPool)
-        recipe = await greenlet_spawn(_recipe_of, engine)
+        recipe = await greenlet_spawn(recipe_of, engine)
         if recipe is None:
             return None
         cargs, cparams = recipe
@@ -93,8 +93,7 @@ class Access:
         """
         given = self.given_engine
         if given is not None and database is None:
-            # recreate() is a fresh, empty pool with the same creator, arguments and listeners
-            return create_async_engine(self.url, pool=given.sync_engine.pool.recreate())
+            return _like(given)
         pool: dict[str, Any] = _KEPT if kept else {"poolclass": NullPool}
         made = create_async_engine(self.url.set(database=database), **pool)
         if given is not None:
@@ -114,7 +113,7 @@ class Access:
             async with self._connected(once, "AUTOCOMMIT" if autocommit else None) as connection:
                 yield connection
         finally:
-            await emptied(once.to_empty())
+            await emptied(once.engine)
 
     def shared(
         self, database: str | None = None, *, reading: bool = False
@@ -128,15 +127,6 @@ class Access:
         shared = self._of(database)
         shared.freshen()
         return self._connected(shared, "READ COMMITTED" if reading else "AUTOCOMMIT")
-
-    def shared_engine(self) -> AsyncEngine:
-        """The engine of `shared` connections to the target, for an env.py."""
-        return self._of(None).engine if self._sharing else self.engine()
-
-    def shares(self, connection: Connection) -> bool:
-        """Say whether a connection to the target serves the next use as well."""
-        shared = self._shared.get(None)
-        return shared is not None and shared.engine.sync_engine.pool is connection.engine.pool
 
     @asynccontextmanager
     async def sharing(self) -> AsyncIterator[None]:
@@ -154,7 +144,7 @@ class Access:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 for shared in self._shared.values():
-                    await emptied(shared.to_empty())
+                    await emptied(shared.engine)
 
     def prove(self, age_s: float) -> None:
         """Note that a connection opened `age_s` seconds ago led to the server known before."""
@@ -178,7 +168,7 @@ class Access:
     async def _connected(
         self, shared: SharedConnection, isolation: str | None
     ) -> AsyncIterator[AsyncConnection]:
-        engine = shared.looks
+        engine = shared.engine
         if isolation is not None:
             engine = engine.execution_options(isolation_level=isolation)
         async with AsyncExitStack() as stack:
@@ -249,11 +239,23 @@ async def idle_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection 
         yield connection
 
 
+def _like(given: AsyncEngine) -> AsyncEngine:
+    """An engine with the listeners and options of another one, and an empty pool of its own."""
+    source = given.sync_engine
+    # recreate() is a fresh, empty pool with the same creator, arguments and listeners
+    made = create_async_engine(
+        given.url, pool=source.pool.recreate(), hide_parameters=source.hide_parameters
+    )
+    made.sync_engine.dispatch._update(source.dispatch, only_propagate=False)
+    made.sync_engine.update_execution_options(**source.get_execution_options())
+    return made
+
+
 def _as_given(
     given: AsyncEngine, dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]
 ) -> None:
     """Connect to another database with what the application's engine would use now."""
-    recipe = _recipe_of(given)
+    recipe = recipe_of(given)
     if recipe is not None:
         names = ("database", "dbname")  # asyncpg's word for it, and psycopg's
         own = {name: cparams[name] for name in names if name in cparams}
@@ -261,7 +263,7 @@ def _as_given(
         cparams.update({**recipe[1], **own})
 
 
-def _recipe_of(engine: AsyncEngine) -> tuple[list[Any], dict[str, Any]] | None:
+def recipe_of(engine: AsyncEngine) -> tuple[list[Any], dict[str, Any]] | None:
     """Return the arguments with which an engine would connect now, listeners included."""
 
     def capture(dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]) -> None:

@@ -6,9 +6,9 @@ import time
 import weakref
 from typing import Any
 
-from sqlalchemy import AsyncAdaptedQueuePool, Connection, Engine, event
+from sqlalchemy import AsyncAdaptedQueuePool, Engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 FRESH_S = 1.0
 """Seconds for which it is believed where the database's address leads.
@@ -26,32 +26,10 @@ class SharedConnection:
     """
 
     def __init__(self, engine: AsyncEngine, *, beside: bool = False) -> None:
-        self._looks = _beside(engine) if beside else engine
-        self._made = None if beside else engine
+        self.engine = _beside(engine) if beside else engine
         self._records: weakref.WeakSet[Any] = weakref.WeakSet()
         self._proved_at = 0.0
-        event.listen(self._looks.sync_engine.pool, "connect", self._connected)
-
-    @property
-    def engine(self) -> AsyncEngine:
-        """The engine that an env.py gets: it may change its dialect, which is nobody else's."""
-        if self._made is None:
-            looks = self._looks.sync_engine
-            self._made = create_async_engine(looks.url, pool=looks.pool)
-            event.listen(self._made.sync_engine, "engine_connect", _acquaint)
-        return self._made
-
-    @property
-    def looks(self) -> AsyncEngine:
-        """The engine for ourselves: with the application's dialect, which knows the server."""
-        if self._made is not None:
-            # an env.py that disposes of its engine gives it another pool
-            self._looks.sync_engine.pool = self._made.sync_engine.pool
-        return self._looks
-
-    def to_empty(self) -> AsyncEngine:
-        """The engine whose idle connections are to be closed now."""
-        return self._made or self._looks
+        event.listen(self.engine.sync_engine.pool, "connect", self._connected)
 
     def prove(self, age_s: float) -> None:
         """Note that a connection opened `age_s` seconds ago led to the same server as this one."""
@@ -83,10 +61,3 @@ def _beside(given: AsyncEngine) -> AsyncEngine:
         connect, pool_size=1, max_overflow=-1, pre_ping=True, dialect=given.dialect
     )
     return AsyncEngine(Engine(pool, given.dialect, given.url))
-
-
-def _acquaint(connection: Connection) -> None:
-    """Let a dialect ask the server once; it may first meet a connection that is there already."""
-    if connection.dialect.server_version_info is None:
-        connection.dialect.initialize(connection)
-        connection.rollback()

@@ -118,11 +118,6 @@ _DECLARED = (
         ),
         info("revision-done", "revision seconds", "revision {revision} done in {seconds:.3f} s"),
     ),
-    warning(
-        "drive-changed",
-        "revision was now message",
-        "{revision} cannot run by {was}: {message}; going on by {now}",
-    ),
     info(
         "retrying",
         "seconds kind what",

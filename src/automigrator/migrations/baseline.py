@@ -65,8 +65,8 @@ async def _answer(migration: Migration, connection: AsyncConnection) -> Any:
     forget = await connection.run_sync(watch.follow)
     try:
         if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__):
-            return await watch.await_end(call(connection))
-        return await watch.await_end(connection.run_sync(call))
+            return await watch.await_end(call(connection), cancellable=True)
+        return await watch.await_end(connection.run_sync(call), cancellable=True)
     except (JudgedError, LockLostError):
         raise
     except Exception as error:

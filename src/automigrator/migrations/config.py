@@ -6,11 +6,12 @@ import copy
 import os
 import tomllib
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from alembic.config import Config
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
 
 from automigrator.errors import ConfigurationError
 from automigrator.migrations.static.layout import ini_and_toml
@@ -34,6 +35,19 @@ def alembic_config(target: Target, url: URL, attributes: dict[str, Any] | None =
     _anchor(config, location)
     _point(config, target, url)
     return config
+
+
+def driver_named(target: Target, backend: str) -> str | None:
+    """The driver name of the configuration's own URL, where that is for such a database."""
+    config = _read(target)
+    config.config_ini_section = target.section
+    names = (config.get_main_option("databases") or "").split(",")
+    for section in (target.section, *filter(None, map(str.strip, names))):
+        with suppress(Exception):  # a placeholder, or what only env.py can read
+            url = make_url(config.get_section(section, {})["sqlalchemy.url"])
+            if url.get_backend_name() == backend:
+                return url.drivername
+    return None
 
 
 def _point(config: Config, target: Target, url: URL) -> None:

@@ -1,4 +1,4 @@
-"""Has an env.py run along one way, watched, for as long as the lock is held.
+"""Has an env.py run along one way, in a thread, watched, for as long as the lock is held.
 
 `environment.execute` runs it.
 """
@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Hashable
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import Connection
-from sqlalchemy.util import await_only
 
 from automigrator.backends.access import connected
 from automigrator.migrations.config import alembic_config
@@ -20,7 +21,8 @@ from automigrator.migrations.environment import Execution, Migration, Request, e
 from automigrator.migrations.isolation import alembic_to_ourselves
 from automigrator.migrations.watchdog import Watch
 from automigrator.migrations.ways import Way
-from automigrator.support.concurrency import in_thread, running_loop
+from automigrator.support.bridge import Bridge
+from automigrator.support.concurrency import in_thread
 
 
 def _nothing(*_: object) -> None:
@@ -49,14 +51,13 @@ async def drive(
     execution = Execution() if execution is None else execution
     watch = Watch(target, backend, hold if apply else None, execution)
     loop = asyncio.get_running_loop()
+    awaited, told = Bridge(loop), partial(_told, loop)
 
     def confirm(progress: str) -> None:
-        if hold is not None and running_loop() is loop:
-            await_only(hold.confirm(progress))
-        elif hold is not None:
-            asyncio.run_coroutine_threadsafe(hold.confirm(progress), loop).result()
+        if hold is not None:
+            Bridge(loop).result(hold.confirm(progress))
 
-    def executed(connection: Connection | None, identity: Hashable, state: Hashable) -> None:
+    def executed(connection: Connection | None, identity: Hashable) -> None:
         offers = {"connection": connection, "engine": connection and connection.engine}
         attributes = {"connection": offers[way.offer]} if way.offer in offers else {}
         request = Request(
@@ -65,12 +66,11 @@ async def drive(
             revision,
             connection,
             identity,
-            state,
+            loop,
             apply=apply,
             down=down,
-            replace=way.replace,
-            started=_on(loop, started),
-            done=_on(loop, done),
+            started=partial(told, started),
+            done=partial(told, done),
             check=watch.check,
             stop=watch.stopping.is_set,
             follow=partial(watch.follow, by_server=True),
@@ -79,30 +79,34 @@ async def drive(
         )
         execute(request, execution)
 
-    def prepared(connection: Connection) -> tuple[Hashable, Hashable]:
-        identity, state = backend.sessions.identity(connection), backend.sessions.state(connection)
-        connection.rollback()
-        return identity, state
-
-    async with alembic_to_ourselves(target):
-        async with connected(place.engine, target.connect_timeout) as connection:
-            if way.drive == "loop":
-                work = connection.run_sync(lambda ours: executed(ours, *prepared(ours)))
-                await watch.await_end(work)
-            else:
-                found = await watch.await_end(connection.run_sync(prepared))
-        if way.drive == "thread":
-            await watch.await_end(in_thread(lambda: executed(None, *found)), cancellable=False)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(alembic_to_ourselves(target))
+        identity = await watch.await_end(backend.identity(place), cancellable=True)
+        ours: Connection | None = None
+        if way.ours:
+            making = connected(place.engine, target.connect_timeout)
+            connection = await stack.enter_async_context(making)
+            ours = connection.sync_connection
+            execution.cancel = awaited.cancel
+        work = partial(executed, ours, identity)
+        run = awaited.run if way.ours else _with_current_loop
+        await watch.await_end(in_thread(partial(run, work)))
     return execution
 
 
-def _on(loop: asyncio.AbstractEventLoop, call: Callable[..., None]) -> Callable[..., None]:
-    """Call on the event loop, whichever thread a revision runs in."""
+def _with_current_loop(work: Callable[[], None]) -> None:
+    """Give the thread a current event loop where a main thread has one: before Python 3.14."""
+    if sys.version_info >= (3, 14):
+        return work()
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        work()
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
-    def forward(*arguments: Any) -> None:
-        if running_loop() is loop:
-            call(*arguments)
-        else:
-            loop.call_soon_threadsafe(call, *arguments)
 
-    return forward
+def _told(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:
+    """Call on the event loop, from the thread that a revision runs in."""
+    loop.call_soon_threadsafe(call, *arguments)

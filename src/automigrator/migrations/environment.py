@@ -6,8 +6,9 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from alembic.config import Config
@@ -15,14 +16,15 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.util import to_tuple
 from sqlalchemy.engine import Connection
-from sqlalchemy.util import await_only
 
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Place, VersionTable
-from automigrator.errors import EnvError, NeedsThreadError, RevisionExitError, UnknownRevisionError
+from automigrator.errors import EnvError, RevisionExitError, UnknownRevisionError
+from automigrator.migrations.connecting import connecting
 from automigrator.migrations.history import History, revision_id
 from automigrator.migrations.isolation import running_env
+from automigrator.support.concurrency import running_loop
 from automigrator.target import Target
 
 
@@ -46,8 +48,8 @@ class Configured:
     """The result of one `context.configure` of env.py."""
 
     table: VersionTable
-    replaced: bool = False
-    """Whether a connection of ours took the place of env.py's own."""
+    driver: str = ""
+    """SQLAlchemy's names of the dialect and the driver."""
     heads: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     wanted: tuple[str, ...] = ()
@@ -65,12 +67,12 @@ class Request:
     config: Config
     revision: str
     connection: Connection | None
-    """Ours, to migrate on; None where env.py runs in a thread, on a connection of its own."""
+    """Ours, which env.py may take; None where it is to migrate on one of its own."""
     identity: Hashable
-    session_state: Hashable
+    loop: asyncio.AbstractEventLoop
+    """The application's."""
     apply: bool
     down: bool
-    replace: bool
     started: Callable[[str, int, int], None]
     done: Callable[[str, float], None]
     check: Callable[[], None]
@@ -99,6 +101,9 @@ class Execution:
     stopped: bool = False
     """Whether a revision was told to end: its further statements clean up."""
     interrupts: list[Callable[[], None]] = field(default_factory=list)
+    """Each ends the statement that runs on a connection."""
+    cancel: Callable[[], None] | None = None
+    """Cancels what is awaited on the loop; for what no interrupt ends."""
     undo: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -146,21 +151,23 @@ def execute(request: Request, execution: Execution) -> None:
         with _untouched(chosen):
             table = sessions.resolve(chosen, table)
         several = options.get("transaction_per_migration") or not context.impl.transactional_ddl
-        replaced = chosen is not connection
-        execution.contexts.append(Configured(table, replaced, one_transaction=not several))
+        driver = f"{chosen.dialect.name}+{chosen.dialect.driver}"
+        execution.contexts.append(Configured(table, driver, one_transaction=not several))
 
     environment.configure = configure  # type: ignore[method-assign]  # a subclass breaks its proxies
-    before = asyncio.all_tasks() if ours is not None else set()
+    access = migration.backend.access
+    pool = ours.engine.pool if ours is not None else None
     try:
         with execution.undo:
             if ours is not None:
                 _tune(request, execution, ours)
-            with running_env(request.config, "loop" if ours is not None else "thread"), environment:
+            with (
+                running_env(request.config),
+                connecting(access, request.loop, pool, request.config),
+                environment,
+            ):
                 script.run_env()
-                if ours is not None:
-                    _await_own_tasks(before, script.env_py_location)
     except SystemExit as stop:
-        # on the loop it would end the application, not the migration
         if execution.current is not None:
             raise RevisionExitError(f"the revision called sys.exit({stop.code!r})") from stop
         raise EnvError(f"env.py called sys.exit({stop.code!r})") from stop
@@ -223,7 +230,7 @@ def _recorded(function: Callable[..., Any], execution: Execution) -> Callable[..
 
 
 def _adopted(request: Request, execution: Execution, theirs: Any) -> Connection:
-    """The connection to migrate on: ours, or env.py's own where it leads to the same database."""
+    """The connection to migrate on: env.py's, which leads to the target's database."""
     ours, backend = request.connection, request.migration.backend
     if not isinstance(theirs, Connection):
         raise EnvError(
@@ -239,22 +246,15 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> Connection:
         raise EnvError(
             f"env.py opened a {theirs.dialect.name} database, the target is {backend.name}"
         )
-    with _untouched(theirs):
-        same = backend.sessions.identity(theirs) == request.identity
-        state = backend.sessions.state(theirs) if ours is not None else None
-    if ours is not None or not theirs.dialect.is_async:
+    if not theirs.dialect.is_async or running_loop() is None:
         # close the pool that env.py made for itself and leaves behind; never the application's
         engines = (backend.access.given_engine, backend.access.application)
-        pools = [engine.sync_engine.pool for engine in engines if engine is not None]
-        if theirs.engine.pool not in pools:
+        if theirs.engine.pool not in [each.sync_engine.pool for each in engines if each]:
             execution.undo.callback(theirs.engine.dispose)
-    if ours is not None:
-        if same and not theirs.dialect.is_async:
-            raise NeedsThreadError("env.py opens its own connection with a sync driver")
-        alike = (same or backend.in_place) and state == request.session_state
-        if request.replace and alike and not theirs.in_transaction():
-            make_interruptible(backend, execution, theirs)  # closing asks the server, too
-            return ours
+    if ours is not None and request.migration.place.in_place and not theirs.in_transaction():
+        return ours  # no second connection leads to a database in memory
+    with _untouched(theirs):
+        same = backend.sessions.identity(theirs) == request.identity
     if not same:
         raise EnvError(
             f"env.py connected to another database ({theirs.engine.url.render_as_string()}) than "
@@ -274,11 +274,23 @@ def adopt(migration: Migration, connection: Connection, undo: ExitStack, to_writ
 
 
 def _tune(request: Request, execution: Execution, connection: Connection) -> None:
-    adopt(request.migration, connection, execution.undo, request.apply)
+    if "close" in vars(connection):
+        return  # it serves several version tables
+    undo = ExitStack()
+    adopt(request.migration, connection, undo, request.apply)
     if request.apply:
-        execution.undo.callback(request.follow(connection))
+        undo.callback(request.follow(connection))
     else:
         make_interruptible(request.migration.backend, execution, connection)
+    close = connection.close
+
+    def closed() -> None:
+        undo.close()  # its pool may be the application's, and hand it out again
+        close()
+
+    vars(connection)["close"] = closed
+    execution.undo.callback(vars(connection).pop, "close")
+    execution.undo.callback(undo.close)
 
 
 def make_interruptible(backend: Backend, execution: Execution, connection: Connection) -> None:
@@ -286,6 +298,13 @@ def make_interruptible(backend: Backend, execution: Execution, connection: Conne
     interrupt = backend.sessions.interrupter(connection)
     if interrupt is not None:
         execution.interrupts.append(interrupt)
+    if (loop := running_loop()) is not None and (task := asyncio.current_task()) is not None:
+        execution.cancel = partial(_call_soon, loop, task.cancel)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+    with suppress(RuntimeError):  # the loop may be closed already
+        loop.call_soon_threadsafe(call)
 
 
 @contextmanager
@@ -295,11 +314,3 @@ def _untouched(connection: Connection) -> Iterator[None]:
     yield
     if not began and connection.in_transaction():
         connection.rollback()
-
-
-def _await_own_tasks(before: set[asyncio.Task[Any]], location: str) -> None:
-    """Wait for tasks that env.py started and did not await, while its context is still there."""
-    for task in asyncio.all_tasks() - before:
-        code = getattr(task.get_coro(), "cr_code", None)
-        if code is not None and code.co_filename == location:
-            await_only(task)

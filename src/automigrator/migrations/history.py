@@ -54,13 +54,17 @@ class History:
         self._locations = locations  # only when sound: else the next call refuses them again
 
     @property
+    def environment(self) -> str:
+        """The text of env.py; empty where it cannot be read."""
+        try:
+            return Path(self.script.env_py_location).read_text("utf-8")
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    @property
     def plain_environment(self) -> bool:
         """Whether nothing in env.py's text hints at version tables that only it knows."""
-        try:
-            text = Path(self.script.env_py_location).read_text("utf-8")
-        except OSError:
-            return False
-        return plain_environment(text)
+        return plain_environment(self.environment)
 
     def knows(self, heads: Iterable[str]) -> bool:
         """Whether every head is in a file."""

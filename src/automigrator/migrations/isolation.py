@@ -6,17 +6,15 @@ import asyncio
 import logging
 import logging.config
 import os
-import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from alembic.config import Config
-from sqlalchemy.util import await_only
 
 from automigrator.errors import JudgedError
 from automigrator.migrations import alembic_private
@@ -28,19 +26,15 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Where = Literal["", "loop", "thread"]
+inside_env: ContextVar[bool] = ContextVar("automigrator_inside_env", default=False)
 
-inside_env: ContextVar[Where] = ContextVar("automigrator_inside_env", default="")
-
-"""Where the env.py runs that called this code; empty outside of any."""
+"""Whether an env.py has called this code."""
 
 _alembic = threading.Lock()
 
 _holder = ""
 
 """The name of the target whose env.py runs."""
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @asynccontextmanager
@@ -93,10 +87,10 @@ async def _have_alembic(target: Target) -> None:
 
 
 @contextmanager
-def running_env(config: Config, where: Where) -> Iterator[None]:
+def running_env(config: Config) -> Iterator[None]:
     """Context manager: guard the process around one execution of env.py, on its `sys.path`."""
     with _restored_state(), _replaced_calls():
-        token = inside_env.set(where)
+        token = inside_env.set(True)
         try:
             sys.path[:0] = config.get_prepend_sys_paths_list() or []
             yield
@@ -118,7 +112,7 @@ def restored_path() -> Iterator[None]:
 @contextmanager
 def replaced(owner: Any, name: str, by: Any) -> Iterator[None]:
     """Context manager: let a module's attribute be something else."""
-    own = getattr(owner, name)
+    own = vars(owner)[name]
     setattr(owner, name, by)
     try:
         yield
@@ -130,13 +124,11 @@ def replaced(owner: Any, name: str, by: Any) -> Iterator[None]:
 def _replaced_calls() -> Iterator[None]:
     """Context manager: keep env.py from calls that would harm the application.
 
-    `fileConfig` and `dictConfig` would disable its loggers and close its handlers; `asyncio.run`
-    on a running loop could only raise, and is carried on that loop instead.
+    `fileConfig` and `dictConfig` would disable its loggers and close its handlers.
     """
     with (
         replaced(logging.config, "fileConfig", partial(_outside_env, logging.config.fileConfig)),
         replaced(logging.config, "dictConfig", partial(_outside_env, logging.config.dictConfig)),
-        replaced(asyncio, "run", partial(_carried, asyncio.run)),
     ):
         yield
 
@@ -146,14 +138,9 @@ def _outside_env(configure: Callable[..., None], *args: Any, **kwargs: Any) -> N
         configure(*args, **kwargs)
 
 
-def _carried(run: Callable[..., Any], main: Any, **kwargs: Any) -> Any:
-    return await_only(main) if inside_env.get() == "loop" else run(main, **kwargs)
-
-
 @contextmanager
 def _restored_state() -> Iterator[None]:
     cwd, environ = os.getcwd(), dict(os.environ)
-    signals = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
         with restored_path(), _restored_logging():
             yield
@@ -163,10 +150,6 @@ def _restored_state() -> Iterator[None]:
         if dict(os.environ) != environ:
             os.environ.clear()
             os.environ.update(environ)
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in signals.items():
-                if handler is not None and signal.getsignal(number) is not handler:
-                    signal.signal(number, handler)
 
 
 @contextmanager

@@ -42,7 +42,7 @@ async def rendered(migration: Migration, heads: tuple[str, ...]) -> str:
             original(*args, **{**options, **ours})
 
         environment.configure = configure  # type: ignore[method-assign]  # as in environment.py
-        with running_env(config, "thread"), _writing_nothing(history.script), environment:
+        with running_env(config), _writing_nothing(history.script), environment:
             history.script.run_env()
 
     try:

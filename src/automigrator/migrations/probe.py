@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import replace
-from functools import partial
 
 from automigrator.errors import (
     EnvError,
@@ -14,6 +12,7 @@ from automigrator.errors import (
     RevisionImportError,
     UnknownRevisionError,
 )
+from automigrator.migrations.config import driver_named
 from automigrator.migrations.drive import drive
 from automigrator.migrations.environment import Execution, Migration
 from automigrator.migrations.ways import Way, ways
@@ -28,17 +27,13 @@ async def probe(migration: Migration) -> tuple[Way, Execution]:
     Raises EnvError with the error of each way, chained to the most telling one; errors of the
     history, and of the database once it was reached, are raised as they are.
     """
-    look = partial(drive, migration, revision=migration.target.revision)
+    target, backend, history, place, _ = migration
     tried: list[tuple[Way, BaseException]] = []
 
-    for way in ways(migration.target, migration.place):
+    named = driver_named(target, backend.name)
+    for way in ways(target, backend, place, history.environment, named):
         try:
-            execution = await look(way)
-            several = len(execution.contexts) > 1
-            if several and any(context.replaced for context in execution.contexts):
-                # one connection of ours cannot stand for several of theirs
-                way = replace(way, replace=False)
-                execution = await look(way)
+            execution = await drive(migration, way, revision=target.revision)
             if any(context.ran for context in execution.contexts):
                 return way, execution
             raise EnvError("env.py returned without running migrations")
@@ -48,7 +43,7 @@ async def probe(migration: Migration) -> tuple[Way, Execution]:
             raise  # no other way would get further
         except Exception as error:  # noqa: BLE001 - any error only rules out this way
             tried.append((way, error))
-    if migration.backend.classify(tried[0][1]).kind in _WHATEVER_ENV_DOES:
+    if backend.classify(tried[0][1]).kind in _WHATEVER_ENV_DOES:
         raise tried[0][1]
     # the error of a way that got to a database says more than that of one that could not start
     first = next((e for _, e in tried if type(e) is EnvError), tried[0][1])
@@ -61,7 +56,7 @@ async def probe(migration: Migration) -> tuple[Way, Execution]:
         detail = "; ".join(f"{', '.join(ways)}: {what}" for what, ways in errors.items())
     what = str(first)
     if not isinstance(first, EnvError):
-        what = first_line(first) + _line_in(first, migration.history.script.env_py_location)
+        what = first_line(first) + _line_in(first, history.script.env_py_location)
     raise EnvError(
         f"env.py cannot be driven to the target's database: {what} (tried {detail})"
     ) from first

@@ -20,7 +20,6 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import JudgedError, NoAnswerError
 from automigrator.migrations.environment import Execution, Stopped, make_interruptible
-from automigrator.migrations.isolation import inside_env
 from automigrator.support.concurrency import beside
 from automigrator.support.redaction import first_line
 from automigrator.target import Target
@@ -54,13 +53,12 @@ class Watch:
     limited_by_server: bool = False
     """Whether the server itself ends a statement that takes too long."""
 
-    async def await_end(self, work: Awaitable[T], *, cancellable: bool = True) -> T:
+    async def await_end(self, work: Awaitable[T], *, cancellable: bool = False) -> T:
         """Await `work`; when it has to end early, interrupt its statements until it has.
 
         That is when the caller is cancelled, a limit is reached, the lock is lost or, without a
         lock, the server is out of reach. Raises CancelledError, JudgedError, LockLostError or
-        NoAnswerError then. `cancellable` is False for a thread: it stops by itself at the next
-        revision.
+        NoAnswerError then. `cancellable`: the work may be cancelled; a thread may not.
         """
         cancelled, interrupts = asyncio.Event(), itertools.count(1)
         last_s = INTERRUPT_PAUSES_S[-1]
@@ -71,13 +69,14 @@ class Watch:
 
         def end(task: asyncio.Future[T]) -> None:
             self.stopping.set()
-            last = next(interrupts) == len(INTERRUPT_PAUSES_S)
-            if last and cancellable and not inside_env.get():
-                task.cancel()  # last: SQLite does not roll back a statement that is cut off
-            else:
-                for interrupt in self.execution.interrupts:
-                    with suppress(Exception):  # the connection may be closed by now
-                        interrupt()
+            calls: list[Callable[[], object]] = [*self.execution.interrupts]
+            cancel = task.cancel if cancellable else self.execution.cancel
+            if next(interrupts) == len(INTERRUPT_PAUSES_S) and cancel is not None:
+                # last: SQLite does not roll back a statement that is cut off
+                calls = [cancel]
+            for call in calls:
+                with suppress(Exception):  # the connection may be closed by now
+                    call()
 
         try:
             return await beside(

@@ -1,98 +1,85 @@
-"""The ways to run an env.py from a running loop; each is proved before it is used."""
+"""The ways to run an env.py: on the connection that it makes itself, or on one of ours."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from sqlalchemy import URL
+from sqlalchemy.exc import SQLAlchemyError
 
+from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import Place
-from automigrator.support.error_chain import chain
 from automigrator.target import Target
 
 Offer = Literal["connection", "engine", "nothing"]
 
-_SYNC_DRIVERS = {"postgresql": ("psycopg", "psycopg2"), "sqlite": ("pysqlite",)}
+_SYNC_DRIVERS = {"postgresql": ("psycopg2", "psycopg"), "sqlite": ("pysqlite",)}
+
+_ASYNC = re.compile(r"\basync(io|_\w+|\s+def)\b")
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to run env.py; `offer` is the value that it finds in `attributes["connection"]`."""
+    """One way to run env.py."""
 
-    drive: Literal["loop", "thread"]
-    offer: Offer
     url: URL
-    replace: bool = True
+    """What it finds as `sqlalchemy.url`."""
+    ours: bool = False
+    """Whether its connections to the target are made as the application makes its own."""
+    offer: Offer = "nothing"
+    """What it finds in `attributes["connection"]`."""
 
     def __str__(self) -> str:
-        if self.drive == "thread":
-            return f"thread ({self.url.drivername})"
-        return f"loop (offering {self.offer})"
+        return f"{self.how} ({self.url.drivername})"
+
+    @property
+    def how(self) -> str:
+        """Whose connection it is, for a person."""
+        if self.offer == "engine":
+            return "given engine"
+        how = "own" if not self.ours else "replaced" if self.offer == "nothing" else "given"
+        return f"{how} connection"
+
+    def told(self, drivers: Iterable[str]) -> str:
+        """The way with the drivers that env.py was seen to use."""
+        return f"{self.how} ({', '.join(dict.fromkeys(drivers))})"
 
 
-def ways(target: Target, place: Place) -> list[Way]:
-    """The ways open to a target, best first."""
+def ways(
+    target: Target, backend: Backend, place: Place, environment: str, named: str | None
+) -> list[Way]:
+    """The ways open to a target, best first: as env.py's own command line would run it.
+
+    `environment`: the text of env.py. `named`: the driver name of the configuration's own URL.
+    """
     found: list[Way] = []
-    if target.drive != "thread":
-        found += [Way("loop", offer, place.url) for offer in get_args(Offer)]
-    if target.drive != "loop" and not place.in_place:
-        # the sync driver first: a sync env.py would leave a coroutine of asyncpg's unawaited
-        urls = (_sync_url(place.url), place.url)
-        found += [Way("thread", "nothing", url) for url in urls if url is not None]
+    if target.drive != "given" and not place.in_place:
+        names = dict.fromkeys(_driver_names(place.url, environment, named))
+        found += [Way(backend.url_for(place.url, name)) for name in names]
+    if target.drive != "own":
+        offers: tuple[Offer, ...] = ("connection", "engine", "nothing")
+        found += [Way(place.url, ours=True, offer=offer) for offer in offers]
     return found
 
 
-def _sync_url(url: URL) -> URL | None:
-    """The same database through a sync driver that is installed; None where there is none."""
+def _driver_names(url: URL, environment: str, named: str | None) -> Iterator[str]:
+    """The driver that the configuration names; else those that env.py's shape asks for."""
+    if named is not None:
+        yield named
     backend = url.get_backend_name()
-    for driver in _SYNC_DRIVERS.get(backend, ()):
-        if driver == "pysqlite" or importlib.util.find_spec(driver) is not None:
-            return url.set(drivername=f"{backend}+{driver}")
-    return None
+    own = [url.drivername]
+    sync = []
+    with suppress(SQLAlchemyError, ImportError):
+        sync.append(f"{backend}+{url.set(drivername=backend).get_dialect().driver}")
+    sync += [f"{backend}+{driver}" for driver in _SYNC_DRIVERS.get(backend, ())]
+    sync = [name for name in sync if _installed(name.partition("+")[2])]
+    yield from own + sync if _ASYNC.search(environment) else sync + own
 
 
-_STATES = frozenset(
-    {
-        "42804",  # a parameter's type is declared, where the server would have inferred it
-        "42883",  # the same, met by an operator
-        "42P18",  # a parameter's type cannot be inferred before the value is known
-        "55006",  # a server-side cursor is open until the transaction ends
-    }
-)
-
-_SAYINGS = ("invalid input for query argument", "cannot insert multiple commands")
-
-
-def async_driver_refused(error: BaseException) -> bool:
-    """Whether the async driver may be what stopped a revision, rather than the database."""
-    return any(
-        type(each).__module__.startswith("asyncpg.")
-        and (
-            getattr(each, "sqlstate", None) in _STATES
-            or any(saying in str(each) for saying in _SAYINGS)
-        )
-        for each in chain(error)
-    )
-
-
-def sync_way(target: Target, place: Place, way: Way, error: BaseException) -> Way | None:
-    """The way by a sync driver, where `error` may come from the async one; None without one."""
-    if way.drive != "loop" or target.drive != "auto" or not async_driver_refused(error):
-        return None
-    url = None if place.in_place else _sync_url(place.url)
-    return Way("thread", "nothing", url) if url is not None else None
-
-
-def advice(target: Target, error: BaseException) -> str:
-    """What to do about a revision that the async driver refused; empty for any other error."""
-    if not async_driver_refused(error):
-        return ""
-    if target.drive == "loop":
-        remedy = "leave drive='loop' out, so that env.py runs with a sync driver in a thread"
-    else:
-        remedy = (
-            "install the driver it was written for (psycopg), and it runs with that in a thread"
-        )
-    return f"asyncpg may be what refuses it: {remedy}; or repair the revision"
+def _installed(driver: str) -> bool:
+    return driver == "pysqlite" or importlib.util.find_spec(driver) is not None

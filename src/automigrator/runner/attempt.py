@@ -8,17 +8,14 @@ from automigrator.errors import EnvError, UnknownRevisionError
 from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
 from automigrator.migrations.environment import Execution
-from automigrator.migrations.ways import Way, sync_way
-from automigrator.report import Applied
 from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import count
-from automigrator.runner.failures import left_behind, read_after
+from automigrator.runner.failures import read_after
 from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
 from automigrator.runner.leader_record import inherited
 from automigrator.runner.rehearsal import rehearse
 from automigrator.runner.repair import repair
 from automigrator.runner.state import Reached, Result, RunState
-from automigrator.support.redaction import first_line
 
 RUNNING = "running env.py"
 
@@ -147,48 +144,11 @@ async def _brought_to(state: RunState, finding: Finding) -> None:
 
 
 async def _apply(state: RunState, finding: Finding) -> None:
-    """Run the pending revisions, along the way that was found.
-
-    A sync driver in a thread runs what the async driver refuses, from where the database then
-    is. Raises what env.py or a revision raised.
-    """
-    first, execution, place = finding.way, state.execution, state.session.place
-    assert first is not None and execution is not None
+    """Run the pending revisions, along the way that was found. Raises what env.py raised."""
+    way, execution, first = finding.way, state.execution, len(state.applied)
+    assert way is not None and execution is not None
     state.attempt_started(len(finding.pending))
-    try:
-        await _driven(state, first, execution)
-        return
-    except Exception as error:
-        way = sync_way(state.target, place, first, error)
-        if way is None:
-            raise
-        refused = error
-    left = await left_behind(state)
-    if left.state == "partial-within-revision":
-        raise refused
-    message, revision = first_line(refused), left.revision
-    state.tell("drive-changed", revision=revision, was=str(first), now=str(way), message=message)
-    stay = [(revision, s) for revision, s in execution.done if revision in left.applied]
-    state.applied += [Applied(*each) for each in stay]
-    other = state.execution = Execution(done=stay)
-    try:
-        await _driven(state, way, other)
-    except Exception:
-        if other.current is not None or other.error is not None:
-            raise
-    else:
-        note = f"{revision} cannot run by {first}: {message}; it ran by {way}"
-        state.run.notes.append(f"{note}, as drive='thread' lets it do at once")
-        return
-    # env.py cannot be run that way at all: what it met first is what to report
-    state.execution, state.drive = execution, str(first)
-    state.enter(RUNNING, "revision", revisions=True)
-    raise refused
-
-
-async def _driven(state: RunState, way: Way, execution: Execution) -> None:
-    first = len(state.applied)
-    state.drive = str(way)
+    state.drive = way.told(context.driver for context in finding.contexts)
     state.enter(RUNNING, "revision", revisions=True)
     try:
         await state.run_revisions(await state.migration(), way, execution, state.done)

@@ -75,10 +75,6 @@ def diagnose(
     message = said(error, secrets)
     if kind == "timeout" and not advice and target.statement_timeout is not None:
         message += f" (the target's statement_timeout={target.statement_timeout:g} s, or less)"
-    if kind == "revision" and not advice:
-        from automigrator.migrations.ways import advice as driver_advice
-
-        advice = driver_advice(target, error)
     if kind == "unreachable" and left.revision is not None:
         advice = advice or CUT
     if backend is not None and kind not in _NOT_THE_DATABASES and not refused:

@@ -55,8 +55,9 @@ async def _rolled_back(state: RunState, revision: str) -> Outcome:
         raise JudgedError("unreachable", "the database does not exist; there is nothing to undo")
     run.before = state.after = finding.heads
     migration = await state.migration()
-    way, _ = await probe(migration)
-    state.drive, state.execution = str(way), Execution()
+    way, probed = await probe(migration)
+    state.drive = way.told(context.driver for context in probed.contexts)
+    state.execution = Execution()
     state.enter("rolling back", "revision", revisions=True)
     steps = history.ids(history.steps(revision, finding.heads, down=True))
     await state.run_revisions(migration, way, state.execution, state.done, revision)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -15,13 +14,11 @@ from automigrator.migrations.baseline import bootstrap
 from automigrator.migrations.drive import drive
 from automigrator.migrations.environment import Execution, Migration
 from automigrator.migrations.probe import probe
-from automigrator.migrations.ways import Way, sync_way
+from automigrator.migrations.ways import Way
 from automigrator.report import Applied
 from automigrator.retention import stamp
 from automigrator.runner.state import RunState
 from automigrator.support.redaction import first_line
-
-logger = logging.getLogger(__name__)
 
 Begin = Callable[[Migration, Execution], Awaitable[None]]
 
@@ -54,33 +51,22 @@ async def migrated(
 ) -> AsyncIterator[Migrated]:
     """Context manager: migrate the side database that `opened` makes, and report its progress.
 
-    A revision that the async driver refuses is run by a sync one, on a side database made anew
-    in the same place. Raises SideError, and what making it raises.
+    Raises SideError, and what making it raises.
     """
-    way: Way | None = None
-    while True:
-        async with opened() as side:
-            place = Place(side.engine, side.url)
-            execution: Execution | None = None
-            try:
-                await _ensure_apart(state, place)
-                migration = await state.migration(place)
-                found, probed = await probe(migration)
-                way, execution = way or found, Execution()
-                await begin(migration, probed)
-                tables = await _driven(state, migration, way, execution)
-            except Exception as error:
-                another = sync_way(state.target, place, way, error) if way is not None else None
-                if another is None:
-                    raise SideError(error, execution) from error
-                said = f"{way}: {first_line(error)}; going on by {another}"
-                name = state.run.name
-                logger.warning("%s: a database on the side cannot be migrated by %s", name, said)
-                way = another
-                continue
-            applied = tuple(Applied(*each) for each in execution.done)
-            yield Migrated(side, tables, applied)
-            return
+    async with opened() as side:
+        place = Place(side.engine, side.url)
+        execution: Execution | None = None
+        try:
+            await _ensure_apart(state, place)
+            migration = await state.migration(place)
+            way, probed = await probe(migration)
+            execution = Execution()
+            await begin(migration, probed)
+            tables = await _driven(state, migration, way, execution)
+        except Exception as error:
+            raise SideError(error, execution) from error
+        applied = tuple(Applied(*each) for each in execution.done)
+        yield Migrated(side, tables, applied)
 
 
 async def _ensure_apart(state: RunState, place: Place) -> None:

@@ -37,27 +37,6 @@ async def test_drivers_agree_on_which_database_it_is(
     assert await through(postgres_server.admin) != ours
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "set search_path to other",
-        "set role pg_monitor",
-        "set session characteristics as transaction read only",
-    ],
-)
-async def test_settings_of_env_pys_connection_show(backend: PostgreSQL, statement: str) -> None:
-    engine = backend.engine()
-    states = []
-    for each in ("select 1", "select 2", statement):
-        async with engine.connect() as connection:
-            await connection.execute(text(each))
-            await connection.commit()
-            states.append(await connection.run_sync(backend.sessions.state))
-            await connection.invalidate()
-    await backend.release(engine)
-    assert states[0] == states[1] != states[2]
-
-
 async def test_a_version_table_is_found_again_from_a_connection_with_another_search_path(
     backend: PostgreSQL, do: Callable[..., Any]
 ) -> None:

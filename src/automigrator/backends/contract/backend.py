@@ -7,15 +7,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from automigrator.backends.access import CLOSE_S, Access, emptied
+from automigrator.backends.access import CLOSE_S, Access, connected, emptied
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from automigrator.backends.contract.examiner import Examiner
     from automigrator.backends.contract.lock import Hold
     from automigrator.backends.contract.sessions import Sessions
-    from automigrator.backends.contract.values import Sight, Verdict, VersionTable
+    from automigrator.backends.contract.values import Place, Sight, Verdict, VersionTable
 
 Offer = Literal["snapshots", "sides", "examiner"]
 Waiting = Callable[[float, str], None]
@@ -71,6 +74,21 @@ class Backend(ABC):
     def engine(self) -> AsyncEngine:
         """Make an engine of our own, as the application connects; give it back with `release`."""
         return self.access.engine()
+
+    def url_for(self, url: URL, drivername: str) -> URL:
+        """Name the same place for another driver. Raises ConfigurationError where it cannot be."""
+        return url.set(drivername=drivername)
+
+    async def identity(self, place: Place) -> Hashable:
+        """Say which database a place is; see `Sessions.identity`."""
+
+        def ask(connection: Connection) -> Hashable:
+            found = self.sessions.identity(connection)
+            connection.rollback()
+            return found
+
+        async with connected(place.engine, self.access.connect_timeout) as connection:
+            return await connection.run_sync(ask)
 
     async def release(self, engine: AsyncEngine) -> None:
         """Close what an engine of ours has open."""

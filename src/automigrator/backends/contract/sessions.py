@@ -22,10 +22,6 @@ class Sessions(ABC):
     def identity(self, connection: Connection) -> Hashable:
         """Say which database a connection leads to; equal for two connections to the same one."""
 
-    def state(self, connection: Connection) -> Hashable:
-        """Say what an env.py may have set on a connection; equal where nothing was set."""
-        return ()
-
     def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
         """Make a connection's transactions real where the driver's are not.
 

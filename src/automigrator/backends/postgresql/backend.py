@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from automigrator.backends.access import CLOSE_S, Access, emptied
 from automigrator.backends.contract.backend import Backend
-from automigrator.backends.contract.values import Sight, Verdict, VersionTable
+from automigrator.backends.contract.values import Place, Sight, Verdict, VersionTable
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.support.concurrency import in_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -45,7 +46,7 @@ class PostgreSQL(Backend):
     def sessions(self) -> Sessions:  # type: ignore[override]  # made when first asked for
         from automigrator.backends.postgresql.session import ServerSessions
 
-        return ServerSessions(self.access, lambda: self._sights.search_path)
+        return ServerSessions(lambda: self._sights.search_path)
 
     @cached_property
     def _maintenance(self) -> Maintenance:
@@ -82,9 +83,15 @@ class PostgreSQL(Backend):
                 ) from error
 
     def engine(self) -> AsyncEngine:
-        engine = self.access.shared_engine()
+        engine = self.access.engine()
         self._engines.add(engine)
         return engine
+
+    async def identity(self, place: Place) -> Hashable:
+        if place.url != self.access.url:
+            return await super().identity(place)
+        async with self.access.shared(reading=True) as connection:
+            return await connection.run_sync(self.sessions.identity)
 
     def lock(
         self, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting

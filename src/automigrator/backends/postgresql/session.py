@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -17,7 +16,6 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator.backends.access import Access
 from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.sql import SERVER
@@ -25,72 +23,6 @@ from automigrator.backends.postgresql.sql import SERVER
 DEAF_CALLS = 5
 
 """The number of interrupts of a statement after which its server is given up."""
-
-# what the drivers themselves set while they get to know a connection
-_DRIVERS_OWN = ("application_name", "client_encoding", "jit")
-
-
-def state(connection: Connection, but: str = "") -> Hashable:
-    """Return what decides what an unqualified statement does on this connection.
-
-    `but` is a setting and its value, as `name=value`, that does not count.
-    """
-    row = connection.execute(
-        text("""
-        select current_setting('search_path'), current_user::text, session_user::text,
-               (select array_agg(name || '=' || setting order by name) from pg_settings
-                where source = 'session' and name <> all(cast(:own as text[]))
-                  and name || '=' || setting <> :but)
-        """),
-        {"own": list(_DRIVERS_OWN), "but": but},
-    ).one()
-    return (
-        *row[:3],
-        tuple(row[3] or ()),
-        connection.dialect.default_schema_name,
-        tuple(sorted(_translated(connection).items(), key=repr)),
-    )
-
-
-def unaltered(connection: Connection, *, to_write: bool) -> Callable[[], None]:
-    """Return a call that closes a connection unless its session is as it is now.
-
-    It is used again after an env.py, which may set what it likes, and leave locks and tables
-    behind. Where `to_write` failed, the driver may also keep plans of tables that are gone.
-    """
-
-    def now() -> Hashable:
-        left = connection.execute(
-            text("""
-            select pg_my_temp_schema()::bigint,
-                   (select count(*) from pg_locks
-                    where locktype = 'advisory' and pid = pg_backend_pid()),
-                   (select count(*) from pg_prepared_statements where from_sql),
-                   (select count(*) from pg_cursors where is_holdable),
-                   (select count(*) from pg_listening_channels())
-            """)
-        ).one()
-        # what `waiting_shortly` sets for each transaction, this one too
-        return state(connection, but=f"lock_timeout={LOCK_TIMEOUT_MS}"), tuple(left)
-
-    outside = not connection.in_transaction()
-    before = now()
-    if outside:
-        connection.rollback()
-
-    def undo() -> None:
-        failed = to_write and sys.exc_info()[0] is not None
-        with contextlib.suppress(SQLAlchemyError):
-            if connection.closed or connection.invalidated:
-                return
-            if connection.in_transaction():
-                connection.rollback()
-            if not failed and now() == before:
-                return connection.rollback()
-        with contextlib.suppress(SQLAlchemyError):
-            connection.invalidate()
-
-    return undo
 
 
 def tagged(
@@ -166,19 +98,18 @@ def _cancel_beside(cancel: Callable[[], object]) -> Callable[[], None]:
     return lambda: threading.Thread(target=work, name="automigrator", daemon=True).start()
 
 
-def _cancel_of_current_task() -> Callable[[], None]:
-    """Cancel the task that the connection is used in, if it is another loop's.
+def _cancel_of_current_task() -> Callable[[], object]:
+    """Cancel the task that the connection is used in; the driver passes that on to the server.
 
-    The driver passes a cancellation on to the server. On our own loop the task is cancelled
-    anyway, and a second cancellation would stop its cleaning up.
+    A connection of ours is used in no task: what is awaited for it is cancelled by who awaits it.
     """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    try:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    except RuntimeError:
+        return lambda: None
     assert task is not None  # a greenlet of SQLAlchemy's is always awaited in one
 
     def call() -> None:
-        with contextlib.suppress(RuntimeError):
-            if asyncio.get_running_loop() is loop:
-                return
         with contextlib.suppress(RuntimeError):  # the loop may be closed already
             loop.call_soon_threadsafe(task.cancel)
 
@@ -218,8 +149,8 @@ _LIMIT = text("""
 class ServerSessions(Sessions):
     """Connections of asyncpg and psycopg; their transactions are real."""
 
-    def __init__(self, access: Access, search_path: Callable[[], tuple[str, ...] | None]) -> None:
-        self._access, self._search_path = access, search_path
+    def __init__(self, search_path: Callable[[], tuple[str, ...] | None]) -> None:
+        self._search_path = search_path
 
     def identity(self, connection: Connection) -> Hashable:
         """See `Sessions`; the same for every driver."""
@@ -230,14 +161,6 @@ class ServerSessions(Sessions):
             """)
         ).one()
         return tuple(row)
-
-    def state(self, connection: Connection) -> Hashable:
-        return state(connection)
-
-    def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
-        if self._access.shares(connection):
-            return unaltered(connection, to_write=to_write)
-        return lambda: None
 
     def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None]:
         """Set the session's `statement_timeout`, not the transaction's.

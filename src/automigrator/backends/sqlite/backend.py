@@ -146,9 +146,6 @@ class FileSessions(Sessions):
         file = connections.main_file(connection)
         return str(file) if file is not None else id(connection.connection.driver_connection)
 
-    def state(self, connection: Connection) -> Hashable:
-        return connections.files_of(connection.connection.dbapi_connection)
-
     def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
         from automigrator.backends.sqlite.transactions import make_real
 

@@ -1,0 +1,149 @@
+"""How the engines that an env.py makes, or borrows from the application, come to connections.
+
+It runs on another thread, and mostly on another loop, than the application. A connection that an
+async driver made for one loop is of no use on another; none enters the application's pools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, TypeVar
+
+from alembic.config import Config
+from sqlalchemy import Dialect, Engine, NullPool, Pool, StaticPool, event, make_url
+from sqlalchemy.util import greenlet_spawn
+
+from automigrator.backends.access import Access, recipe_of
+from automigrator.errors import EnvError
+from automigrator.migrations.isolation import inside_env, replaced
+from automigrator.support.concurrency import running_loop
+
+T = TypeVar("T")
+
+_WHO = frozenset(
+    (
+        *("host", "hostaddr", "port", "user", "username", "password", "passfile", "service"),
+        *("database", "dbname", "dsn", "conninfo", "ssl", "direct_tls", "channel_binding"),
+        *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "require_auth", "gssencmode"),
+    )
+)
+"""What says who is reached, as whom, and how that is proved."""
+
+
+@contextmanager
+def connecting(
+    access: Access, loop: asyncio.AbstractEventLoop, ours: Pool | None, config: Config
+) -> Iterator[None]:
+    """Context manager: keep env.py out of the application's pools.
+
+    `loop` is the application's. `ours`: the pool of the connection that env.py is offered; then
+    an engine that it makes from `config` connects as the application does, too.
+    """
+    made: weakref.WeakSet[Pool] = weakref.WeakSet()
+    instead: dict[Pool, Pool] = {}
+    connect, dispose, original = Pool.connect, Engine.dispose, asyncio.run
+
+    def elsewhere() -> bool:
+        return bool(inside_env.get()) and running_loop() is not loop
+
+    def applications(pool: Pool) -> bool:
+        is_async = getattr(getattr(pool, "_dialect", None), "is_async", False)
+        return is_async and elsewhere() and pool is not ours and pool not in made
+
+    def created(kind: type[Dialect], engine: Engine) -> None:
+        if elsewhere():
+            made.add(engine.pool)
+
+    def connected(pool: Pool) -> Any:
+        if not applications(pool) or isinstance(pool, NullPool | StaticPool):
+            return connect(pool)
+        if pool not in instead:
+            instead[pool] = _emptied_at_once(pool)
+        return connect(instead[pool])
+
+    def disposed(engine: Engine, close: bool = True) -> None:
+        if not applications(engine.pool):
+            dispose(engine, close)
+
+    def run(main: Coroutine[Any, Any, T], **options: Any) -> T:
+        if not elsewhere():
+            return original(main, **options)
+        try:
+            return original(_then_closed(main, made), **options)
+        finally:
+            if ours is not None:
+                asyncio.set_event_loop(loop)  # it left none; drivers of ours want the loop's
+
+    with ExitStack() as stack:
+        for owner, name, by in (
+            (Dialect, "engine_created", classmethod(created)),
+            (Pool, "connect", connected),
+            (Engine, "dispose", disposed),
+            (asyncio, "run", run),
+        ):
+            stack.enter_context(replaced(owner, name, by))
+        if ours is not None and access.given_engine is not None:
+            as_ours = _as_ours(access, config)
+            event.listen(Engine, "do_connect", as_ours)
+            stack.callback(event.remove, Engine, "do_connect", as_ours)
+        yield
+
+
+def _emptied_at_once(pool: Pool) -> Pool:
+    """A pool that connects as another one does, and keeps nothing."""
+    return NullPool(
+        pool._creator,
+        reset_on_return=pool._reset_on_return,
+        dialect=pool._dialect,
+        _dispatch=pool.dispatch,
+    )
+
+
+async def _then_closed(main: Coroutine[Any, Any, T], made: weakref.WeakSet[Pool]) -> T:
+    """Close what is idle in pools of env.py's own before their loop is."""
+    try:
+        return await main
+    finally:
+        for pool in list(made):
+            if getattr(pool._dialect, "is_async", False):
+                with suppress(Exception):
+                    await greenlet_spawn(pool.dispose)
+
+
+def _as_ours(access: Access, config: Config) -> Callable[..., Any]:
+    """What lets an engine that env.py made from `config` connect as the application's does."""
+    given = access.given_engine
+    assert given is not None
+    url = make_url(config.get_main_option("sqlalchemy.url") or "")
+
+    def connect(dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]) -> Any:
+        alike = (dialect.name, dialect.driver) == (given.dialect.name, given.dialect.driver)
+        if dialect is given.dialect or not alike or not inside_env.get():
+            return None
+        usual, named = dialect.create_connect_args(url)
+        more = {key: value for key, value in cparams.items() if named.get(key) != value}
+        if list(usual) != cargs or any(key in _WHO and key in named for key in more):
+            return None  # it leads elsewhere; that is found out by what it connected to
+        recipe = recipe_of(given)
+        proves = sorted(_WHO.intersection(more))
+        if proves or (more and recipe is None):
+            raise EnvError(
+                "env.py's engine connects with arguments of its own "
+                f"({', '.join(proves or sorted(more))}), which would replace what the "
+                "application's proves; let env.py take config.attributes['connection']"
+            )
+        pool = given.sync_engine.pool
+        if recipe is None:
+            fairy = pool.recreate().connect()
+            connection = fairy.dbapi_connection
+            fairy.detach()
+            return connection
+        own = {key: named[key] for key in ("database", "dbname") if key in named}
+        made = dialect.connect(*cargs, **{**more, **recipe[1], **own})
+        pool.dispatch.connect(made, record)  # what the application's listeners add
+        return made
+
+    return connect
