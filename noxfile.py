@@ -185,6 +185,19 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def faithful(session: nox.Session) -> None:
+    """Pairs of plain Alembic and ours, AUTOMIGRATOR_FAITHFUL of them: 3,000 unless set.
+
+    Each result is appended to a file in the cache, and a campaign that was ended goes on.
+    """
+    install_editable(session, *group("test"))
+    session.env["AUTOMIGRATOR_FAITHFUL"] = os.environ.get("AUTOMIGRATOR_FAITHFUL", "3000")
+    results = Path(session.cache_dir).absolute() / "faithful.jsonl"
+    session.env.setdefault("AUTOMIGRATOR_FAITHFUL_RESULTS", str(results))
+    pytest(session, "tests/faithful", "-rP", "--timeout=0")
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Ours against plain tools, both in one run: all, or `-- recovery`; options go to each."""
     named = [name for name in BENCHMARKS if name in session.posargs]
