@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
-from alembic.util import to_tuple
+from sqlalchemy import event
 from sqlalchemy.engine import Connection
 
 from automigrator.backends.contract.backend import Backend
@@ -26,6 +26,9 @@ from automigrator.migrations.history import History, revision_id
 from automigrator.migrations.isolation import running_env
 from automigrator.support.concurrency import running_loop
 from automigrator.target import Target
+
+TELL_S = 0.25
+"""Seconds between two words to the lock on how far a migration is."""
 
 
 class Stopped(BaseException):
@@ -126,10 +129,6 @@ def execute(request: Request, execution: Execution) -> None:
     )
     original = environment.configure
 
-    def confirmed(**_: Any) -> None:
-        request.check()
-        request.confirm("")
-
     def configure(connection: Any = None, *args: Any, **options: Any) -> None:
         if connection is None:
             original(connection, *args, **options)
@@ -138,10 +137,6 @@ def execute(request: Request, execution: Execution) -> None:
         if request.apply:
             # once the session can be found: a process that takes over must be able to end it
             request.confirm("")
-            options["on_version_apply"] = (
-                *to_tuple(options.get("on_version_apply"), default=()),
-                confirmed,  # inside the transaction, before its commit
-            )
         for option, value in sessions.configure_options().items():
             if options.get(option) is None:
                 options[option] = value
@@ -196,6 +191,7 @@ def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> 
 
 
 def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterator[Any]:
+    told = 0.0
     for index, step in enumerate(steps, 1):
         if request.stop():
             raise Stopped
@@ -203,7 +199,9 @@ def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterat
         execution.current, execution.statement = revision, None
         execution.began = time.monotonic()
         step.migration_fn = _recorded(step.migration_fn, execution)
-        request.confirm(f"{index}/{len(steps)} {revision}")
+        if execution.began - told > TELL_S:
+            told = execution.began
+            request.confirm(f"{index}/{len(steps)} {revision}")
         request.started(revision, index, len(steps))
         began = time.perf_counter()
         yield step
@@ -280,6 +278,7 @@ def _tune(request: Request, execution: Execution, connection: Connection) -> Non
     adopt(request.migration, connection, undo, request.apply)
     if request.apply:
         undo.callback(request.follow(connection))
+        undo.callback(_fence(request, connection))
     else:
         make_interruptible(request.migration.backend, execution, connection)
     close = connection.close
@@ -291,6 +290,28 @@ def _tune(request: Request, execution: Execution, connection: Connection) -> Non
     vars(connection)["close"] = closed
     execution.undo.callback(vars(connection).pop, "close")
     execution.undo.callback(undo.close)
+
+
+def _fence(request: Request, connection: Connection) -> Callable[[], None]:
+    """Confirm the lock before each commit, and before each statement that commits by itself.
+
+    Returns the call that undoes it.
+    """
+
+    def commit(_: Connection) -> None:
+        request.check()
+        request.confirm("")
+
+    def statement(conn: Connection, *_: Any) -> None:
+        level = getattr(conn.dialect, "_on_connect_isolation_level", None)
+        if conn.get_execution_options().get("isolation_level", level) == "AUTOCOMMIT":
+            request.confirm("")
+
+    undo = ExitStack()
+    for name, listener in (("commit", commit), ("before_cursor_execute", statement)):
+        event.listen(connection, name, listener)
+        undo.callback(event.remove, connection, name, listener)
+    return undo.close
 
 
 def make_interruptible(backend: Backend, execution: Execution, connection: Connection) -> None:
