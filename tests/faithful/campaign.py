@@ -17,7 +17,7 @@ from faithful.pairs import Pair
 from sqlalchemy import make_url
 from support.postgres_server import Server
 
-Verdict = Literal["equal", "both failed", "refused", "ours only", "different"]
+Verdict = Literal["equal", "on purpose", "both failed", "refused", "ours only", "different"]
 ROLE = "am_faithful"
 TESTS = Path(__file__).parents[1]
 
@@ -100,6 +100,8 @@ def judged(pair: Pair, answer: dict[str, Any]) -> tuple[Verdict, str]:
     why = _careless(ours)
     if why:
         return "different", why
+    if "failed" not in plain and not plain["left"].get("schema"):
+        plain["failed"] = "it committed nothing, and said nothing"
     if "failed" in ours and "failed" in plain:
         return _both_failed(pair, plain, ours)
     if "failed" in ours:
@@ -110,8 +112,18 @@ def judged(pair: Pair, answer: dict[str, Any]) -> tuple[Verdict, str]:
         return "ours only", plain["failed"]
     for part in plain["left"]:
         if plain["left"][part] != ours["left"].get(part):
-            return "different", _difference(part, plain["left"][part], ours["left"].get(part))
+            why = _difference(part, plain["left"][part], ours["left"].get(part))
+            return ("on purpose" if _children_kept(pair, plain, ours) else "different"), why
     return "equal", ""
+
+
+def _children_kept(pair: Pair, plain: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Plain Alembic loses the children of a SQLite table that batch mode makes anew."""
+    enforced = "foreign keys" in (pair.option, pair.session)
+    if pair.database != "sqlite" or pair.body != "a parent made anew" or not enforced:
+        return False
+    kept = {**ours["left"], "rows": {**ours["left"]["rows"], "posts": []}}
+    return kept == {**plain["left"], "rows": {**plain["left"]["rows"], "posts": []}}
 
 
 def _careless(ours: dict[str, Any]) -> str:
