@@ -24,6 +24,7 @@ from automigrator.errors import EnvError, RevisionExitError, UnknownRevisionErro
 from automigrator.migrations.connecting import connecting
 from automigrator.migrations.history import History, revision_id
 from automigrator.migrations.isolation import running_env
+from automigrator.migrations.observation import Observation
 from automigrator.support.concurrency import running_loop
 from automigrator.target import Target
 
@@ -105,6 +106,7 @@ class Execution:
     cancel: Callable[[], None] | None = None
     """Cancels what is awaited on the loop; for what no interrupt ends."""
     undo: ExitStack = field(default_factory=ExitStack)
+    observed: Observation = field(default_factory=Observation)
 
     @property
     def met_a_revision(self) -> bool:
@@ -129,6 +131,7 @@ def execute(request: Request, execution: Execution) -> None:
     def confirmed(**_: Any) -> None:
         request.check()
         request.confirm("")
+        execution.observed.versioned()
 
     def configure(connection: Any = None, *args: Any, **options: Any) -> None:
         if connection is None:
@@ -171,6 +174,11 @@ def execute(request: Request, execution: Execution) -> None:
         if execution.current is not None:
             raise RevisionExitError(f"the revision called sys.exit({stop.code!r})") from stop
         raise EnvError(f"env.py called sys.exit({stop.code!r})") from stop
+    except Exception as error:
+        told = execution.observed.told(error, migration.backend)
+        if told is error:
+            raise
+        raise told from told.__cause__
 
 
 def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> Iterable[Any]:
@@ -202,7 +210,8 @@ def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterat
         revision = revision_id(step)
         execution.current, execution.statement = revision, None
         execution.began = time.monotonic()
-        step.migration_fn = _recorded(step.migration_fn, execution)
+        execution.observed.begins(revision)
+        step.migration_fn = _recorded(step.migration_fn, execution, request.migration.backend)
         request.confirm(f"{index}/{len(steps)} {revision}")
         request.started(revision, index, len(steps))
         began = time.perf_counter()
@@ -215,7 +224,9 @@ def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterat
         raise Stopped
 
 
-def _recorded(function: Callable[..., Any], execution: Execution) -> Callable[..., Any]:
+def _recorded(
+    function: Callable[..., Any], execution: Execution, backend: Backend
+) -> Callable[..., Any]:
     """Keep a revision's error, should env.py swallow it."""
 
     @functools.wraps(function)  # Alembic logs its name
@@ -223,7 +234,7 @@ def _recorded(function: Callable[..., Any], execution: Execution) -> Callable[..
         try:
             function(**arguments)
         except BaseException as error:
-            execution.error = error
+            execution.error = execution.observed.told(error, backend)
             raise
 
     return run

@@ -97,7 +97,7 @@ async def _found(state: RunState) -> Finding:
         state.backend.transactional_ddl
         and finding.one_transaction
         and sum(bool(context.pending) for context in finding.contexts) <= 1
-        and not history.uses_autocommit(finding.pending)
+        and not history.may_commit(finding.pending)
     )
     return finding
 
