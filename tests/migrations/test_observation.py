@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.alembic_projects import heads, revision, tables
+from sqlalchemy import make_url
+from support.alembic_projects import heads, linear, revision, tables, with_sync_driver
 
 from automigrator import Failure, MigrationError, Migrator, Target
 
@@ -133,6 +137,64 @@ op.get_bind().commit()
 
     assert tables(postgres_url) == set()
     assert failure.state == "clean"
+
+
+@pytest.fixture
+def owners(make_target: Make, postgres_url: str, postgres_server: Any, tmp_path: Path) -> Any:
+    """Makes a Target of a role that cannot read what env.py's own role makes."""
+    role = f"reader_{uuid.uuid4().hex[:8]}"
+    postgres_server.execute(f"create role {role} login")
+
+    def make(kind: str, revisions: Callable[[Path], object]) -> Target:
+        url = make_url(postgres_url).set(username=role)
+        target = make_target(revisions, kind=kind, database=url)
+        env = tmp_path / "migrations" / "env.py"
+        own = f"""
+from sqlalchemy import create_engine
+def engine_from_config(*_, **__):
+    return create_engine({with_sync_driver(postgres_url)!r}, poolclass=pool.NullPool)
+"""
+        text = env.read_text("utf-8")
+        env.write_text(
+            text.replace("def run_migrations_online", f"{own}\ndef run_migrations_online")
+        )
+        assert own in env.read_text("utf-8")
+        return target
+
+    yield make
+    with suppress(Exception):
+        postgres_server.execute(f"drop role {role}")
+
+
+async def test_what_was_committed_is_told_where_it_cannot_be_read_back(
+    owners: Callable[..., Target], postgres_url: str
+) -> None:
+    failure = await failure_of(owners("generic", lambda folder: linear(folder, 2)))
+
+    assert heads(postgres_url) == {"r2"}
+    assert (failure.kind, failure.state) == ("auth", "partial-at-boundary")
+    assert failure.applied == ("r1", "r2")
+    assert "committed r1, r2" in failure.message and "GRANT SELECT" in failure.advice
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("generic", ()), ("per_migration", ("r1",))])
+async def test_a_failure_that_cannot_be_read_back_tells_what_was_seen(
+    kind: str, kept: tuple[str, ...], owners: Callable[..., Target], postgres_url: str
+) -> None:
+    failure = await failure_of(owners(kind, torn_by("pass")))
+
+    assert heads(postgres_url) == set(kept)
+    assert failure.applied == kept
+    assert failure.state == ("partial-at-boundary" if kept else "clean")
+
+
+async def test_a_commit_in_the_middle_is_told_where_nothing_can_be_read_back(
+    owners: Callable[..., Target], postgres_url: str
+) -> None:
+    failure = await failure_of(owners("generic", torn_by("op.get_bind().commit()")))
+
+    assert "half" in tables(postgres_url)
+    assert failure.state == "partial-within-revision"
 
 
 def batch(folder: Path) -> None:
