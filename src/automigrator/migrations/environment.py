@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
+from alembic.util import to_tuple
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 
@@ -24,6 +25,7 @@ from automigrator.errors import EnvError, RevisionExitError, UnknownRevisionErro
 from automigrator.migrations.connecting import connecting
 from automigrator.migrations.history import History, revision_id
 from automigrator.migrations.isolation import running_env
+from automigrator.migrations.observation import Observation
 from automigrator.support.concurrency import running_loop
 from automigrator.target import Target
 
@@ -108,6 +110,7 @@ class Execution:
     cancel: Callable[[], None] | None = None
     """Cancels what is awaited on the loop; for what no interrupt ends."""
     undo: ExitStack = field(default_factory=ExitStack)
+    observed: Observation = field(default_factory=Observation)
 
     @property
     def met_a_revision(self) -> bool:
@@ -129,6 +132,9 @@ def execute(request: Request, execution: Execution) -> None:
     )
     original = environment.configure
 
+    def versioned(**_: Any) -> None:
+        execution.observed.versioned()
+
     def configure(connection: Any = None, *args: Any, **options: Any) -> None:
         if connection is None:
             original(connection, *args, **options)
@@ -137,6 +143,10 @@ def execute(request: Request, execution: Execution) -> None:
         if request.apply:
             # once the session can be found: a process that takes over must be able to end it
             request.confirm("")
+            options["on_version_apply"] = (
+                *to_tuple(options.get("on_version_apply"), default=()),
+                versioned,
+            )
         for option, value in sessions.configure_options().items():
             if options.get(option) is None:
                 options[option] = value
@@ -166,6 +176,11 @@ def execute(request: Request, execution: Execution) -> None:
         if execution.current is not None:
             raise RevisionExitError(f"the revision called sys.exit({stop.code!r})") from stop
         raise EnvError(f"env.py called sys.exit({stop.code!r})") from stop
+    except Exception as error:
+        told = execution.observed.told(error, migration.backend)
+        if told is error:
+            raise
+        raise told from told.__cause__
 
 
 def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> Iterable[Any]:
@@ -198,7 +213,8 @@ def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterat
         revision = revision_id(step)
         execution.current, execution.statement = revision, None
         execution.began = time.monotonic()
-        step.migration_fn = _recorded(step.migration_fn, execution)
+        execution.observed.begins(revision)
+        step.migration_fn = _recorded(step.migration_fn, execution, request.migration.backend)
         if execution.began - told > TELL_S:
             told = execution.began
             request.confirm(f"{index}/{len(steps)} {revision}")
@@ -213,7 +229,9 @@ def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterat
         raise Stopped
 
 
-def _recorded(function: Callable[..., Any], execution: Execution) -> Callable[..., Any]:
+def _recorded(
+    function: Callable[..., Any], execution: Execution, backend: Backend
+) -> Callable[..., Any]:
     """Keep a revision's error, should env.py swallow it."""
 
     @functools.wraps(function)  # Alembic logs its name
@@ -221,7 +239,7 @@ def _recorded(function: Callable[..., Any], execution: Execution) -> Callable[..
         try:
             function(**arguments)
         except BaseException as error:
-            execution.error = error
+            execution.error = execution.observed.told(error, backend)
             raise
 
     return run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,11 +16,10 @@ from alembic.util import CommandError, to_tuple
 
 from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
 from automigrator.migrations import alembic_private
+from automigrator.migrations.commit_calls import may_commit
 from automigrator.migrations.static.layout import plain_environment
 from automigrator.status import PendingRevision
 from automigrator.support.redaction import first_line
-
-_AUTOCOMMIT = re.compile(r"autocommit|executescript|isolation_level|\bcommit\b", re.IGNORECASE)
 
 
 class History:
@@ -130,9 +128,9 @@ class History:
             for each in map(self._script, revisions)
         )
 
-    def uses_autocommit(self, revisions: Iterable[str]) -> bool:
-        """Whether the text of one of these revisions hints at a commit in its middle."""
-        return any(_AUTOCOMMIT.search(self.text(revision)) for revision in revisions)
+    def may_commit(self, revisions: Iterable[str]) -> bool:
+        """Whether the code of one of these revisions calls for a commit in its middle."""
+        return any(may_commit(self.text(revision)) for revision in revisions)
 
     def text(self, revision: str) -> str:
         """The text of a revision's file; one that cannot be read counts as committing."""

@@ -5,23 +5,31 @@ from __future__ import annotations
 import builtins
 import io
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 
+from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import EnvError, JudgedError
+from automigrator.migrations import alembic_private
 from automigrator.migrations.config import alembic_config
 from automigrator.migrations.environment import Migration
 from automigrator.migrations.isolation import alone_in_thread, replaced, running_env
 from automigrator.support.redaction import first_line
 
+Rows = Mapping[VersionTable, tuple[str, ...] | None]
 
-async def rendered(migration: Migration, heads: tuple[str, ...]) -> str:
-    """The SQL from `heads` to the target's revision. Raises EnvError where env.py cannot say."""
+"""The heads in each version table, in the order in which env.py configures them; None: absent."""
+
+
+async def rendered(migration: Migration, rows: Rows) -> str:
+    """The SQL from `rows` to the target's revision. Raises EnvError where env.py cannot say."""
     target, backend, history, *_ = migration
-    steps = history.steps(target.revision, heads)
+    for heads in rows.values():
+        history.check_known(heads or ())
     buffer = io.StringIO()
 
     def render() -> None:
@@ -29,17 +37,29 @@ async def rendered(migration: Migration, heads: tuple[str, ...]) -> str:
         environment = EnvironmentContext(
             config,
             history.script,
-            fn=lambda rev, context: iter(steps),
+            fn=lambda heads, context: history.steps(target.revision, tuple(heads)),
             as_sql=True,
-            starting_rev=heads[0] if len(heads) == 1 else None,
+            starting_rev=_starting_at(next(iter(rows.values()), None)),
             destination_rev=target.revision,
             output_buffer=buffer,
         )
-        original = environment.configure
+        original, places = environment.configure, iter(rows.values())
 
         def configure(*args: Any, **options: Any) -> None:
             ours = {**backend.sessions.configure_options(), "output_buffer": buffer}
+            name = options.get("version_table") or "alembic_version"
+            table = VersionTable(name, options.get("version_table_schema"))
+            if name not in {each.name for each in rows}:
+                raise EnvError(
+                    f"env.py's offline mode keeps the heads in {table}, and the database's are in "
+                    f"{', '.join(map(str, rows))}; let both modes name the same version_table"
+                )
+            in_order = next(places, None)
+            heads = rows.get(table, in_order)
+            environment.context_opts["starting_rev"] = _starting_at(heads)
             original(*args, **{**options, **ours})
+            if heads is not None:
+                alembic_private.keep_version_table(environment.get_context())
 
         environment.configure = configure  # type: ignore[method-assign]  # as in environment.py
         with running_env(config), _writing_nothing(history.script), environment:
@@ -47,13 +67,18 @@ async def rendered(migration: Migration, heads: tuple[str, ...]) -> str:
 
     try:
         await alone_in_thread(target, render)
-    except JudgedError:
+    except (JudgedError, EnvError):
         raise
     except Exception as error:
         raise EnvError(
             f"env.py's offline mode cannot render the SQL: {first_line(error)}"
         ) from error
     return buffer.getvalue()
+
+
+def _starting_at(heads: tuple[str, ...] | None) -> Any:
+    """The heads as Alembic takes them: its own command line knows one head at most."""
+    return heads[0] if heads and len(heads) == 1 else heads or None
 
 
 def _writing_nothing(script: ScriptDirectory) -> AbstractContextManager[None]:

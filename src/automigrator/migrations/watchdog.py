@@ -154,6 +154,7 @@ class Watch:
         """
         execution, undo = self.execution, ExitStack()
         make_interruptible(self.backend, execution, connection)
+        undo.callback(execution.observed.follow(self.backend, connection))
         seconds = self.target.statement_timeout
         if by_server and seconds is not None:
             unlimited = self.backend.sessions.limit_statements(connection, seconds)

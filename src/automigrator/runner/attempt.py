@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from automigrator.errors import EnvError, UnknownRevisionError
+from automigrator.errors import EnvError, JudgedError, UnknownRevisionError
 from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
 from automigrator.migrations.environment import Execution
@@ -16,6 +16,7 @@ from automigrator.runner.leader_record import inherited
 from automigrator.runner.rehearsal import rehearse
 from automigrator.runner.repair import repair
 from automigrator.runner.state import Reached, Result, RunState
+from automigrator.support.redaction import first_line
 
 RUNNING = "running env.py"
 
@@ -97,7 +98,7 @@ async def _found(state: RunState) -> Finding:
         state.backend.transactional_ddl
         and finding.one_transaction
         and sum(bool(context.pending) for context in finding.contexts) <= 1
-        and not history.uses_autocommit(finding.pending)
+        and not history.may_commit(finding.pending)
     )
     return finding
 
@@ -133,7 +134,10 @@ async def _brought_to(state: RunState, finding: Finding) -> None:
     assert execution is not None
     kind: FailureKind = "env" if execution.error is None else "revision"
     state.enter("reading the heads that the database has now", kind)
-    sight = await state.look()
+    try:
+        sight = await state.look()
+    except Exception as error:
+        raise _not_read_back(state, execution, error) from error
     state.after = sight.all_heads()
     if not finding.reached(await state.session.history(), sight):
         del state.applied[first:]  # until the database itself says which stay
@@ -141,6 +145,20 @@ async def _brought_to(state: RunState, finding: Finding) -> None:
             f"env.py returned as if all were well, and the database is at "
             f"{', '.join(state.after) or 'base'}, not at {', '.join(finding.wanted)}"
         )
+
+
+def _not_read_back(state: RunState, execution: Execution, error: Exception) -> Exception:
+    """What is known where env.py's connection has rights that the target's own has not."""
+    committed = execution.observed.committed
+    if not committed or state.backend.classify(error).kind != "auth":
+        return error
+    return JudgedError(
+        "auth",
+        f"env.py ran and committed {', '.join(committed)}, and the target's own role cannot read "
+        f"that back: {first_line(error)}",
+        "give the role of the target's URL the right to read the version table (GRANT SELECT), "
+        "then start again",
+    )
 
 
 async def _apply(state: RunState, finding: Finding) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 
 from automigrator.errors import EnvError, JudgedError, LockLostError
-from automigrator.failure import Decision, Failure
+from automigrator.failure import Decision, Failure, State
 from automigrator.migrations.created_tables import there_already
 from automigrator.report import Applied, Outcome
 from automigrator.runner.diagnosis import failure_of
@@ -155,10 +155,13 @@ async def left_behind(state: RunState, within_s: float | None = None) -> Left:
             debris = tuple(each for each in await backend.debris() if each not in state.debris)
     except Exception:  # noqa: BLE001 - the error that brought us here is the one to report
         # a dead server rolls back what was not committed
-        torn = not backend.transactional_ddl or not finding.one_transaction
-        if ran and (torn or history.uses_autocommit(ran)):
-            return Left("partial-within-revision", revision=execution.current)
-        return Left(revision=execution.current)
+        observed = execution.observed
+        applied = tuple(observed.committed)
+        torn = set(ran) - set(applied)
+        if torn and (not backend.transactional_ddl or torn & observed.torn):
+            return Left("partial-within-revision", applied, revision=execution.current)
+        state_left: State = "partial-at-boundary" if applied else "clean"
+        return Left(state_left, applied, revision=execution.current)
     heads = sight.all_heads()
     if not history.knows(heads):
         # newer code has migrated it meanwhile: nothing there is this run's to undo
@@ -167,8 +170,8 @@ async def left_behind(state: RunState, within_s: float | None = None) -> Left:
     new = [revision for revision in dict.fromkeys(ran) if revision not in old]
     applied = history.applied(new, heads)
     lost = [revision for revision in ran if revision not in applied]
-    torn = bool(lost) and not backend.transactional_ddl
-    if debris or torn or history.uses_autocommit(lost):
+    halves = bool(lost) and not backend.transactional_ddl
+    if debris or halves or execution.observed.torn.intersection(lost):
         return Left("partial-within-revision", applied, debris, execution.current)
     return Left("partial-at-boundary" if applied else "clean", applied, (), execution.current)
 

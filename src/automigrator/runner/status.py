@@ -101,12 +101,13 @@ async def planned(target: Target, ahead: Ahead, *, sql: bool) -> Plan:
         if isinstance(found, Served):
             return Plan(target.name, found.heads, found.heads, (), notes=(found.note,))
         history = await session.history()
+        rows = {each.table: found.sight.heads.get(each.table) for each in found.contexts}
         return Plan(
             target.name,
             before=found.heads,
             after=found.wanted,
             revisions=history.describe(found.pending),
-            sql=await rendered(await session.migration(), found.heads) if sql else None,
+            sql=await rendered(await session.migration(), rows) if sql else None,
         )
 
 

@@ -45,6 +45,26 @@ class Sessions(ABC):
         """Name the schema in which this connection finds an unqualified version table."""
         return table
 
+    def mark(self, connection: Connection, number: int) -> None:
+        """Leave a number with the open transaction, which its rollback takes back.
+
+        Nobody else may see it. Outside SQLAlchemy's own calls, so that no listener is called.
+        """
+
+    def marked(self, connection: Connection) -> int | None:
+        """Return the number of the last transaction that was committed; None where none can tell.
+
+        It is asked outside a transaction, and leaves none open.
+        """
+        return None
+
+    def ended(self, connection: Connection) -> bool:
+        """Whether the database has ended a transaction that SQLAlchemy takes to be open.
+
+        Each further statement is committed by itself then. It costs no round trip.
+        """
+        return False
+
     def configure_options(self) -> dict[str, Any]:
         """Return options of `context.configure` for an env.py that does not set them."""
         return {}

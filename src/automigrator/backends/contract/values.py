@@ -57,3 +57,5 @@ class Verdict(Frozen):
 
     kind: FailureKind | None = None
     advice: str = ""
+    follows: bool = False
+    """Whether it only says that an earlier error has ended the transaction."""

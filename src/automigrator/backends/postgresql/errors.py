@@ -135,6 +135,11 @@ def classify(error: BaseException) -> Verdict:
     The verdict's kind is None where neither tells; its advice is empty where the kind's own is as
     good.
     """
+    own = own_code(getattr(error, "orig", None)) or own_code(error)
+    return _judged(error)._replace(follows=own == FAILED_TRANSACTION)
+
+
+def _judged(error: BaseException) -> Verdict:
     errors = list(chain(error))
     code = code_of(error)
     verdict = _VERDICTS.get(code or "") or _VERDICTS.get((code or "")[:2], Verdict())

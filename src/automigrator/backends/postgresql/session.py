@@ -146,6 +146,9 @@ _LIMIT = text("""
 """)
 
 
+_MARK = "automigrator.transaction"
+
+
 class ServerSessions(Sessions):
     """Connections of asyncpg and psycopg; their transactions are real."""
 
@@ -200,6 +203,20 @@ class ServerSessions(Sessions):
                 sever(driver)
 
         return call
+
+    def mark(self, connection: Connection, number: int) -> None:
+        """See `Sessions`; a session's setting is rolled back with its transaction."""
+        with contextlib.closing(connection.connection.cursor()) as cursor:
+            cursor.execute(f"select set_config('{_MARK}', '{number:d}', false)")
+            cursor.fetchall()
+
+    def marked(self, connection: Connection) -> int | None:
+        driver = connection.connection
+        with contextlib.closing(driver.cursor()) as cursor:
+            cursor.execute(f"select current_setting('{_MARK}', true)")
+            ((number,),) = cursor.fetchall()
+        driver.rollback()
+        return int(number or 0)
 
     def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
         """Add the schema where a connection with the search path would find another, or none."""

@@ -164,5 +164,18 @@ class FileSessions(Sessions):
 
         return call
 
+    def mark(self, connection: Connection, number: int) -> None:
+        """See `Sessions`; the database of temporary tables is in the same transaction."""
+        dbapi = connection.connection.dbapi_connection
+        connections.rows_of(dbapi, f"PRAGMA temp.user_version={number:d}")
+
+    def marked(self, connection: Connection) -> int | None:
+        dbapi = connection.connection.dbapi_connection
+        ((number,),) = connections.rows_of(dbapi, "PRAGMA temp.user_version")
+        return int(number)
+
+    def ended(self, connection: Connection) -> bool:
+        return getattr(connection.connection.driver_connection, "in_transaction", True) is False
+
     def configure_options(self) -> dict[str, Any]:
         return {"transactional_ddl": True}

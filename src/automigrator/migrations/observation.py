@@ -1,0 +1,172 @@
+"""Observes the connections of a migration: what was committed on them, and the first error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import PendingRollbackError
+
+from automigrator.backends.contract.backend import Backend
+from automigrator.migrations.isolation import inside_env
+
+
+@dataclass(slots=True)
+class Observation:
+    """The record of one execution of an env.py."""
+
+    current: str | None = None
+    """The revision that runs; None once its version row is written."""
+    whole: list[str] = field(default_factory=list)
+    """Revisions whose version row is written, and not yet committed."""
+    committed: list[str] = field(default_factory=list)
+    """Revisions whose version row was committed."""
+    torn: set[str] = field(default_factory=set)
+    """Revisions of which something was, or may have been, committed without their version row."""
+    first_error: BaseException | None = None
+    """The last database error that did not merely follow from another one."""
+    _followed: list[Connection] = field(default_factory=list)
+    _followers: list[BaseException] = field(default_factory=list)
+
+    def begins(self, revision: str) -> None:
+        """Note that a revision begins."""
+        self.current = revision
+
+    def versioned(self) -> None:
+        """Note that the version row of the current revision is written."""
+        if self.current is not None:
+            self.whole.append(self.current)
+        self.current = None
+
+    def told(self, error: BaseException, backend: Backend) -> BaseException:
+        """Return the error that is to be told: `error`, or the one that it only follows from."""
+        follows = (
+            isinstance(error, PendingRollbackError)
+            or any(each is error for each in self._followers)
+            or backend.classify(error).follows
+        )
+        return self.first_error if follows and self.first_error is not None else error
+
+    def follow(self, backend: Backend, connection: Connection) -> Callable[[], None]:
+        """Observe a connection until the returned call is made, before it is closed."""
+        seen, undo = _Seen(self, backend, connection), ExitStack()
+        self._followed.append(connection)
+        undo.callback(self._followed.remove, connection)
+        undo.callback(seen.settle)
+        listeners: list[tuple[Any, str, Callable[..., Any]]] = [
+            (connection, "begin", seen.begin),
+            (connection, "commit", seen.commit),
+            (connection, "commit_twophase", seen.commit),
+            (connection, "rollback", seen.rollback),
+            (connection, "before_cursor_execute", seen.before),
+            (connection.dialect, "handle_error", seen.failed),
+            (connection.engine, "commit", self._commit_beside),
+        ]
+        for place, name, listener in listeners:
+            event.listen(place, name, listener)
+            undo.callback(event.remove, place, name, listener)
+        if connection.in_transaction():
+            seen.begin(connection)
+        return undo.close
+
+    def _commit_beside(self, connection: Connection) -> None:
+        """A second connection of env.py's engine commits: nothing undoes that."""
+        if self.current is not None and connection not in self._followed and inside_env.get():
+            self.torn.add(self.current)
+
+
+class _Seen:
+    """What is seen on one connection.
+
+    Each transaction carries a mark that its rollback takes back. So a commit that SQLAlchemy does
+    not know of is seen as well: the driver's own, one in a script, a driver that commits by itself.
+    """
+
+    def __init__(self, record: Observation, backend: Backend, connection: Connection) -> None:
+        self.record, self.backend, self.connection = record, backend, connection
+        self.dirty = False
+        """Whether the open transaction has something of the current revision."""
+        self.number = 0
+        """Of the last transaction begun."""
+        self.known = {0}
+        """The numbers of transactions whose commit was seen."""
+        self.committing: tuple[list[str], set[str]] | None = None
+        """What the COMMIT that was sent last makes whole, and what it tears."""
+        self.ended = False
+        """Whether the database ended the transaction before the statement that runs."""
+
+    @property
+    def autocommit(self) -> bool:
+        return self.connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+
+    def begin(self, _: Connection) -> None:
+        self.take()
+        self.dirty = False
+        if not self.autocommit:
+            self.number += 1
+            with suppress(Exception):  # the next statement fails as well, and is told
+                self.backend.sessions.mark(self.connection, self.number)
+
+    def before(self, *_: Any) -> None:
+        self.take()
+        record, sessions = self.record, self.backend.sessions
+        self.ended = not self.autocommit and sessions.ended(self.connection)
+        if record.current is None:
+            return
+        if self.autocommit or self.ended:
+            record.torn.add(record.current)
+        else:
+            self.dirty = True
+
+    def commit(self, *_: Any) -> None:
+        record = self.record
+        self.take()
+        torn = {record.current} if self.dirty and record.current is not None else set()
+        self.committing = (record.whole.copy(), torn)
+
+    def rollback(self, _: Connection) -> None:
+        self.take()
+        self.dirty = False
+
+    def take(self) -> None:
+        """Count the last COMMIT as done: no error came back."""
+        if self.committing is None:
+            return
+        whole, torn = self.committing
+        record, self.committing, self.dirty = self.record, None, False
+        self.known.add(self.number)
+        record.torn |= torn
+        record.committed += [each for each in whole if each not in record.committed]
+        record.whole = [each for each in record.whole if each not in whole]
+
+    def failed(self, context: Any) -> None:
+        if context.connection is not self.connection:
+            return
+        record, original = self.record, context.original_exception
+        if context.statement is None and not context.is_disconnect:
+            self.committing = None  # it was refused; a lost connection leaves it in doubt
+        error = context.sqlalchemy_exception or original
+        if record.first_error is not None and (
+            self.ended or self.backend.classify(original).follows
+        ):
+            record._followers.append(error)
+        else:
+            record.first_error = error
+
+    def settle(self) -> None:
+        """Ask the connection, where something is not known to be committed."""
+        self.take()
+        record, connection = self.record, self.connection
+        unsure = [*record.whole, *([record.current] if record.current is not None else [])]
+        if not unsure or connection.closed or connection.invalidated:
+            return
+        with suppress(Exception):  # it may be lost; its server rolls back
+            if connection.in_transaction():
+                connection.rollback()
+            mark = self.backend.sessions.marked(connection)
+            if mark is not None and mark not in self.known:
+                record.torn.update(unsure)

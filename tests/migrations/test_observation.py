@@ -1,0 +1,288 @@
+"""What a failure tells is observed on the connection: real commits, and the first error."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+from support.alembic_projects import heads, linear, revision, tables, with_sync_driver
+
+from automigrator import Failure, MigrationError, Migrator, Target
+
+Make = Callable[..., Target]
+
+FAILS = 'op.execute("SELECT * FROM absent")'
+
+COMMITS = {
+    "autocommit_block": "with op.get_context().autocommit_block(): op.execute('SELECT 1')",
+    "the bind": "op.get_bind().commit()",
+    "the driver": "op.get_bind().connection.commit()",
+    "SQL": "op.execute('COMMIT')",
+    "SQL that begins again": "op.execute('COMMIT'); op.execute('BEGIN')",
+    "a commit, then more": "op.get_bind().commit()\nop.execute('CREATE TABLE more (id INTEGER)')",
+}
+COMMITS_NOTHING = {
+    "a comment": "# COMMIT, autocommit_block(), isolation_level",
+    "a string": "'''This must not commit; executescript and autocommit neither.'''",
+    "a session": "from sqlalchemy.orm import Session\nSession(op.get_bind()).commit()",
+    "a savepoint": "with op.get_bind().begin_nested(): op.execute('SELECT 1')",
+    "a table": "op.create_table('commit', sa.Column('autocommit', sa.Integer))",
+}
+
+
+def torn_by(body: str) -> Callable[[Path], None]:
+    made = 'op.create_table("half", sa.Column("id", sa.Integer))'
+
+    def revisions(folder: Path) -> None:
+        revision(folder, "r1", None, upgrade='op.create_table("a", sa.Column("id", sa.Integer))')
+        revision(folder, "r2", "r1", upgrade=f"{made}\n{body}\n{FAILS}")
+
+    return revisions
+
+
+async def failure_of(target: Target) -> Failure:
+    with pytest.raises(MigrationError) as caught:
+        await Migrator(target, mode="migrate").run()
+    return caught.value.report.targets[0].failures[-1]
+
+
+@pytest.mark.parametrize("kind", ["generic", "async", "per_migration"])
+@pytest.mark.parametrize("drive", ["own", "given"])
+@pytest.mark.parametrize("body", COMMITS.values(), ids=COMMITS)
+async def test_a_commit_in_the_middle_of_a_revision_is_seen(
+    body: str, kind: str, drive: str, make_target: Make, database_url: str
+) -> None:
+    failure = await failure_of(make_target(torn_by(body), kind=kind, drive=drive))
+
+    assert "half" in tables(database_url)
+    assert (failure.state, failure.revision) == ("partial-within-revision", "r2")
+
+
+@pytest.mark.parametrize("kind", ["generic", "async", "per_migration"])
+@pytest.mark.parametrize("body", COMMITS_NOTHING.values(), ids=COMMITS_NOTHING)
+async def test_a_word_is_no_commit(
+    body: str, kind: str, make_target: Make, database_url: str
+) -> None:
+    failure = await failure_of(make_target(torn_by(body), kind=kind))
+
+    kept = kind == "per_migration"
+    assert tables(database_url) <= ({"a", "alembic_version"} if kept else {"alembic_version"})
+    assert failure.state == ("partial-at-boundary" if kept else "clean")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "op.get_bind().connection.driver_connection.executescript('CREATE TABLE b (id INTEGER)')",
+        "op.get_bind().connection.driver_connection.commit()",
+    ],
+)
+async def test_a_commit_of_the_driver_itself_is_seen(
+    body: str, make_target: Make, tmp_path: Path
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'a.db'}"
+
+    failure = await failure_of(make_target(torn_by(body), kind="generic", database=url))
+
+    assert "half" in tables(url)
+    assert failure.state == "partial-within-revision"
+
+
+async def test_a_commit_on_a_second_connection_is_seen(
+    make_target: Make, postgres_url: str
+) -> None:
+    body = """
+with op.get_bind().engine.begin() as other:
+    other.exec_driver_sql("CREATE TABLE beside (id INTEGER)")
+"""
+    failure = await failure_of(make_target(torn_by(body), kind="generic", database=postgres_url))
+
+    assert tables(postgres_url) == {"beside"}
+    assert failure.state == "partial-within-revision"
+
+
+async def test_a_driver_that_commits_by_itself_is_seen(
+    make_target: Make, postgres_url: str, tmp_path: Path
+) -> None:
+    target = make_target(torn_by("pass"), kind="generic", database=postgres_url)
+    env = tmp_path / "migrations" / "env.py"
+    text = env.read_text("utf-8")
+    own = 'poolclass=pool.NullPool, connect_args={"autocommit": True}'
+    assert "poolclass=pool.NullPool" in text
+    env.write_text(text.replace("poolclass=pool.NullPool", own), "utf-8")
+
+    failure = await failure_of(target)
+
+    assert "half" in tables(postgres_url)
+    assert failure.state == "partial-within-revision"
+
+
+async def test_a_commit_that_is_refused_commits_nothing(
+    make_target: Make, postgres_url: str
+) -> None:
+    deferred = """
+op.execute("CREATE TABLE parent (id int primary key)")
+op.execute("CREATE TABLE child (id int references parent deferrable initially deferred)")
+op.execute("INSERT INTO child VALUES (1)")
+op.get_bind().commit()
+"""
+    failure = await failure_of(
+        make_target(torn_by(deferred), kind="generic", database=postgres_url)
+    )
+
+    assert tables(postgres_url) == set()
+    assert failure.state == "clean"
+
+
+@pytest.fixture
+def owners(make_target: Make, postgres_url: str, postgres_server: Any, tmp_path: Path) -> Any:
+    """Makes a Target of a role that cannot read what env.py's own role makes."""
+    role = f"reader_{uuid.uuid4().hex[:8]}"
+    postgres_server.execute(f"create role {role} login")
+
+    def make(kind: str, revisions: Callable[[Path], object]) -> Target:
+        url = make_url(postgres_url).set(username=role)
+        target = make_target(revisions, kind=kind, database=url)
+        env = tmp_path / "migrations" / "env.py"
+        own = f"""
+from sqlalchemy import create_engine
+def engine_from_config(*_, **__):
+    return create_engine({with_sync_driver(postgres_url)!r}, poolclass=pool.NullPool)
+"""
+        text = env.read_text("utf-8")
+        env.write_text(
+            text.replace("def run_migrations_online", f"{own}\ndef run_migrations_online")
+        )
+        assert own in env.read_text("utf-8")
+        return target
+
+    yield make
+    with suppress(Exception):
+        postgres_server.execute(f"drop role {role}")
+
+
+async def test_what_was_committed_is_told_where_it_cannot_be_read_back(
+    owners: Callable[..., Target], postgres_url: str
+) -> None:
+    failure = await failure_of(owners("generic", lambda folder: linear(folder, 2)))
+
+    assert heads(postgres_url) == {"r2"}
+    assert (failure.kind, failure.state) == ("auth", "partial-at-boundary")
+    assert failure.applied == ("r1", "r2")
+    assert "committed r1, r2" in failure.message and "GRANT SELECT" in failure.advice
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("generic", ()), ("per_migration", ("r1",))])
+async def test_a_failure_that_cannot_be_read_back_tells_what_was_seen(
+    kind: str, kept: tuple[str, ...], owners: Callable[..., Target], postgres_url: str
+) -> None:
+    failure = await failure_of(owners(kind, torn_by("pass")))
+
+    assert heads(postgres_url) == set(kept)
+    assert failure.applied == kept
+    assert failure.state == ("partial-at-boundary" if kept else "clean")
+
+
+async def test_a_commit_in_the_middle_is_told_where_nothing_can_be_read_back(
+    owners: Callable[..., Target], postgres_url: str
+) -> None:
+    failure = await failure_of(owners("generic", torn_by("op.get_bind().commit()")))
+
+    assert "half" in tables(postgres_url)
+    assert failure.state == "partial-within-revision"
+
+
+def batch(folder: Path) -> None:
+    users = 'op.create_table("users", sa.Column("id", sa.Integer), sa.Column("n", sa.Integer))'
+    fill = 'op.execute("INSERT INTO users VALUES (1, NULL)")'
+    revision(folder, "r1", None, upgrade=f"{users}\n{fill}")
+    change = """
+with op.batch_alter_table("users", recreate="always") as batch:
+    batch.alter_column("n", existing_type=sa.Integer, nullable=False)
+"""
+    revision(folder, "r2", "r1", upgrade=change)
+
+
+@pytest.mark.parametrize("kind", ["generic", "async", "swallows_errors"])
+async def test_the_first_error_is_told_and_not_the_one_of_the_clean_up(
+    kind: str, make_target: Make, database_url: str
+) -> None:
+    failure = await failure_of(make_target(batch, kind=kind))
+
+    assert "InFailedSqlTransaction" not in failure.message
+    assert "null" in failure.message.lower() or "NOT NULL" in failure.message
+    assert failure.statement is not None and failure.statement.startswith("INSERT INTO")
+    assert (failure.kind, failure.revision) == ("revision", "r2")
+    assert "value" in failure.advice
+
+
+GONE_ON = {
+    "the next statement": "try: op.execute('SELECT * FROM absent')\nexcept Exception: pass\n"
+    "op.execute('SELECT 1')",
+    "the version row": "try: op.execute('SELECT * FROM absent')\nexcept Exception: pass",
+}
+
+
+@pytest.mark.parametrize("kind", ["generic", "async"])
+@pytest.mark.parametrize("body", GONE_ON.values(), ids=GONE_ON)
+async def test_an_error_that_a_revision_swallowed_is_told_where_it_is_the_cause(
+    body: str, kind: str, make_target: Make, postgres_url: str
+) -> None:
+    target = make_target(
+        lambda folder: revision(folder, "r1", None, upgrade=body), kind=kind, database=postgres_url
+    )
+
+    failure = await failure_of(target)
+
+    assert "absent" in failure.message
+    assert failure.statement == "SELECT * FROM absent"
+
+
+async def test_an_error_that_a_savepoint_undid_is_not_told(
+    make_target: Make, database_url: str
+) -> None:
+    body = """
+try:
+    with op.get_bind().begin_nested():
+        op.execute("SELECT * FROM absent")
+except Exception:
+    pass
+op.execute("SELECT * FROM missing")
+"""
+    target = make_target(lambda folder: revision(folder, "r1", None, upgrade=body))
+
+    failure = await failure_of(target)
+
+    assert failure.statement == "SELECT * FROM missing"
+
+
+async def test_a_full_disk_is_told_and_not_the_table_that_its_rollback_took(
+    make_target: Make, tmp_path: Path
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'a.db'}"
+
+    def revisions(folder: Path) -> None:
+        batch(folder)
+        full = """
+op.execute("UPDATE users SET n = 1")
+for _ in range(11):
+    op.execute("INSERT INTO users SELECT * FROM users")
+conn = op.get_bind().connection.driver_connection
+((pages,),) = conn.execute("PRAGMA page_count").fetchall()
+conn.execute(f"PRAGMA max_page_count={pages + 3}")
+"""
+        text = (folder / "r2_.py").read_text("utf-8")
+        body = "".join(f"    {line}\n" for line in full.strip().splitlines())
+        (folder / "r2_.py").write_text(
+            text.replace("def upgrade() -> None:\n", f"def upgrade() -> None:\n{body}"), "utf-8"
+        )
+
+    failure = await failure_of(make_target(revisions, kind="generic", database=url))
+
+    assert (failure.kind, failure.state) == ("disk-full", "clean")
+    assert heads(url) == set()
