@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import CycleDetected, MultipleHeads, RangeNotAncestorError, RevisionMap
 from alembic.util import CommandError, to_tuple
+from sqlalchemy.exc import InvalidRequestError
 
 from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
 from automigrator.migrations import alembic_private
@@ -25,33 +26,28 @@ _AUTOCOMMIT = re.compile(r"autocommit|executescript|isolation_level|\bcommit\b",
 
 
 class History:
-    """A loaded Alembic history. Raises HistoryError or RevisionImportError when it is broken."""
+    """An Alembic history. Raises HistoryError or RevisionImportError when it is broken.
 
-    def __init__(self, config: Config) -> None:
+    Without `read` its revisions are first read when env.py runs.
+    """
+
+    def __init__(self, config: Config, *, read: bool = True) -> None:
+        self.script = directory(config)
+        self.heads: tuple[str, ...] = ()
+        if read:
+            self.heads = _heads(self.script)
+
+    def adopt(self, script: ScriptDirectory) -> None:
+        """Go on with the revisions as `script` reads them now, with env.py around it.
+
+        A revision may depend on what env.py has set up; so does where they are.
+        """
         try:
-            self.script = ScriptDirectory.from_config(config)
-        except CommandError as error:
-            raise HistoryError(str(error)) from error
-        self._load()
-
-    def refresh(self) -> None:
-        """Read the files again where env.py has replaced `version_locations` since."""
-        if alembic_private.version_locations(self.script) != self._locations:
-            self._load()
-
-    def _load(self) -> None:
-        locations = alembic_private.version_locations(self.script)
-        self.script.revision_map = RevisionMap(functools.partial(_checked, self.script))
-        try:
-            self.heads = tuple(self.script.get_heads())
-        except CycleDetected as error:
-            raise HistoryError(
-                f"the revisions form a loop: {error}",
-                "change the down_revision of one of them, so that one comes first",
-            ) from error
-        except CommandError as error:
-            raise HistoryError(str(error)) from error
-        self._locations = locations  # only when sound: else the next call refuses them again
+            self.script, self.heads = script, _heads(script)
+        except RevisionImportError as error:
+            # one that adds a table to the application's metadata can be read once in a process
+            if not (self.heads and isinstance(error.__cause__, InvalidRequestError)):
+                raise
 
     @property
     def environment(self) -> str:
@@ -182,6 +178,29 @@ class History:
 def revision_id(step: Any) -> str:
     """The id of the revision a step runs."""
     return str(step.revision.revision)
+
+
+def directory(config: Config) -> ScriptDirectory:
+    """The script directory, of which nothing is read yet. Raises HistoryError."""
+    try:
+        script = ScriptDirectory.from_config(config)
+    except CommandError as error:
+        raise HistoryError(str(error)) from error
+    script.revision_map = RevisionMap(functools.partial(_checked, script))
+    return script
+
+
+def _heads(script: ScriptDirectory) -> tuple[str, ...]:
+    """Read the revisions, and return the last ones."""
+    try:
+        return tuple(script.get_heads())
+    except CycleDetected as error:
+        raise HistoryError(
+            f"the revisions form a loop: {error}",
+            "change the down_revision of one of them, so that one comes first",
+        ) from error
+    except CommandError as error:
+        raise HistoryError(str(error)) from error
 
 
 def _checked(script: ScriptDirectory) -> Iterator[Script]:
