@@ -7,13 +7,14 @@ import hashlib
 import re
 import traceback
 from collections.abc import Iterable, Iterator
+from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
 
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import CycleDetected, MultipleHeads, RangeNotAncestorError, RevisionMap
-from alembic.util import CommandError, to_tuple
+from alembic.util import CommandError, pyc_file_from_path, to_tuple
 from sqlalchemy.exc import InvalidRequestError
 
 from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
@@ -53,9 +54,15 @@ class History:
     def environment(self) -> str:
         """The text of env.py; empty where it cannot be read."""
         try:
-            return Path(self.script.env_py_location).read_text("utf-8")
-        except (OSError, UnicodeDecodeError):
+            return decode_source(self._environment.read_bytes())
+        except (OSError, UnicodeDecodeError, SyntaxError):
             return ""
+
+    @property
+    def _environment(self) -> Path:
+        """The file of env.py, which may be there without its source."""
+        path = Path(self.script.env_py_location)
+        return path if path.exists() else pyc_file_from_path(path) or path
 
     @property
     def plain_environment(self) -> bool:
@@ -112,10 +119,10 @@ class History:
     def digest(self, revisions: Iterable[str]) -> str:
         """A digest of env.py and of these revisions' files, to tell two deployments apart."""
         hashed = hashlib.blake2b(digest_size=16)
-        paths = [self.script.env_py_location]
-        paths += [self._script(revision).path for revision in revisions]
+        paths = [self._environment]
+        paths += [Path(self._script(revision).path) for revision in revisions]
         for path in paths:
-            content = Path(path).read_bytes()
+            content = path.read_bytes()
             hashed.update(len(content).to_bytes(8))
             hashed.update(content)
         return hashed.hexdigest()
@@ -133,8 +140,8 @@ class History:
     def text(self, revision: str) -> str:
         """The text of a revision's file; one that cannot be read counts as committing."""
         try:
-            return Path(self._script(revision).path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError):
+            return decode_source(Path(self._script(revision).path).read_bytes())
+        except (OSError, UnicodeDecodeError, SyntaxError):
             return "autocommit_block"
 
     def asked_for(self, revision: str) -> tuple[str, ...]:
