@@ -33,6 +33,8 @@ Ahead = Literal["refuse", "serve"]
 
 Database = AsyncEngine | URL | str
 
+DEFAULT_SECTION = "alembic"
+
 _OF_THE_MIGRATOR = ("max_failed_starts", "last_resort", "ahead", "rehearse")
 
 """Options that a target leaves to its migrator when they are None."""
@@ -59,7 +61,7 @@ class Target(Frozen):
     `config`: an `alembic.ini`, a `pyproject.toml`, a script directory or an Alembic `Config`.
     `name`: for messages and `report["name"]`; default: the database's.
     `revision`: where to, anything Alembic takes; default `"heads"`.
-    `section`: the section of the ini; default `"alembic"`.
+    `section`: the section of the ini; default: that of a given Config, else `"alembic"`.
     `attributes`: what env.py finds in `config.attributes`; default: nothing.
     `x`: what `alembic -x` passes, a list such as `["tenant=a"]`; default: nothing.
     `version_table`, `version_table_schema`: where the heads are; default: env.py says.
@@ -90,7 +92,7 @@ class Target(Frozen):
     _: KW_ONLY
     name: str = ""
     revision: str = "heads"
-    section: str = "alembic"
+    section: str = DEFAULT_SECTION
     attributes: Mapping[str, Any] = {}
     x: Sequence[str] = ()
     version_table: str | None = None

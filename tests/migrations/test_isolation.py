@@ -8,12 +8,12 @@ from pathlib import Path
 
 SHUT_OUT = """
 import os, sys
-from automigrator.migrations.isolation import _restored_state
+from automigrator.migrations.process import guarded
 os.chdir(sys.argv[1])
 os.chmod(".", 0)
 if os.geteuid() == 0:
     os.setuid(65534)
-with _restored_state():
+with guarded():
     print("run in", os.getcwd())
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import copy
 import os
 import tomllib
@@ -10,26 +11,26 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, make_url
 
 from automigrator.errors import ConfigurationError
 from automigrator.migrations.static.layout import ini_and_toml
 from automigrator.support import urls
-from automigrator.target import Target
+from automigrator.target import DEFAULT_SECTION, Target
 
 
 def alembic_config(target: Target, url: URL, attributes: dict[str, Any] | None = None) -> Config:
     """A new Config pointing at `url`; the target's own Config object is never changed."""
     config = _read(target)
-    config.config_ini_section = target.section
     config.attributes.update({**(attributes or {}), **target.attributes})
-    options = vars(config.cmd_opts) if config.cmd_opts else {}
-    config.cmd_opts = Namespace(**{**options, "x": list(target.x) or None, "quiet": True})
+    config.cmd_opts = _options(target, config)
     location = config.get_alembic_option("script_location")
     if location is None:
         raise ConfigurationError(
-            f"{_described(target)} has no script_location in section [{target.section}]; "
+            f"{_described(target)} has no script_location in section "
+            f"[{config.config_ini_section}]; "
             "name the section that has it with section=, or pass the script directory itself"
         )
     _anchor(config, location)
@@ -37,12 +38,30 @@ def alembic_config(target: Target, url: URL, attributes: dict[str, Any] | None =
     return config
 
 
+def _options(target: Target, config: Config) -> Namespace | None:
+    """What the command line was given: a Config's own, else that of `alembic upgrade`."""
+    x = list(target.x) or None
+    if isinstance(target.config, Config):
+        given = config.cmd_opts
+        return given if x is None else Namespace(**{**vars(given or Namespace()), "x": x})
+    return Namespace(
+        config=[str(target.config)],
+        name=target.section,
+        x=x,
+        raiseerr=False,
+        quiet=False,
+        sql=False,
+        tag=None,
+        revision=target.revision,
+        cmd=(command.upgrade, ["revision"], ["sql", "tag"]),
+    )
+
+
 def driver_named(target: Target, backend: str) -> str | None:
     """The driver name of the configuration's own URL, where that is for such a database."""
     config = _read(target)
-    config.config_ini_section = target.section
     names = (config.get_main_option("databases") or "").split(",")
-    for section in (target.section, *filter(None, map(str.strip, names))):
+    for section in (config.config_ini_section, *filter(None, map(str.strip, names))):
         with suppress(Exception):  # a placeholder, or what only env.py can read
             url = make_url(config.get_section(section, {})["sqlalchemy.url"])
             if url.get_backend_name() == backend:
@@ -85,9 +104,11 @@ def _read(target: Target) -> Config:
     if isinstance(source, Config):
         config = copy.copy(source)
         for name in ("attributes", "config_args", "toml_args"):
-            vars(config)[name] = dict(getattr(source, name))
+            vars(config)[name] = copy.copy(getattr(source, name))
         if "file_config" in vars(source):
             vars(config)["file_config"] = copy.deepcopy(source.file_config)
+        if target.section != DEFAULT_SECTION:
+            config.config_ini_section = target.section
         return config
     if not isinstance(source, str | os.PathLike):
         raise ConfigurationError(
@@ -97,10 +118,16 @@ def _read(target: Target) -> Config:
     path = Path(source)
     if path.is_dir():
         config = Config(ini_section=target.section)
-        config.set_main_option("script_location", str(path.absolute()))
+        config.set_main_option("script_location", _literal(path.absolute()))
         config.set_main_option("path_separator", "os")
         return config
     ini, toml = ini_and_toml(path)
+    for file in (ini, toml):
+        if file.exists() and file.read_bytes().startswith(codecs.BOM_UTF8):
+            raise ConfigurationError(
+                f"{file} begins with a byte-order mark, with which Alembic cannot read it; "
+                "save it as UTF-8 without one"
+            )
     return Config(
         ini if ini is path or ini.exists() else None,
         toml_file=toml if toml is path or _has_table(toml) else None,
@@ -116,13 +143,67 @@ def _has_table(pyproject: Path) -> bool:
 
 
 def _anchor(config: Config, location: str) -> None:
-    """Let a relative script_location be found from the ini's folder when not from the cwd."""
+    """Let relative paths be found from the ini's folder, where they are not from the cwd.
+
+    A `script_location` that is found tells which of the two the others are relative to.
+    """
     file = config.config_file_name or config.toml_file_name
-    if file is None or ":" in location or Path(location).exists():
+    if file is None:
         return
-    beside = Path(file).absolute().parent / location
-    if beside.exists():
-        config.set_main_option("script_location", str(beside).replace("%", "%%"))
+    folder = Path(file).absolute().parent
+    here: bool | None = None
+    """Whether relative paths are relative to the cwd; None where nothing tells."""
+    if _is_relative(location):
+        here = Path(location).exists()
+        if not here and (folder / location).exists():
+            config.set_main_option("script_location", _literal(folder / location))
+    given = {
+        "version_locations": config.get_version_locations_list() or [],
+        "prepend_sys_path": config.get_prepend_sys_paths_list() or [],
+    }
+    anchored = {
+        "version_locations": [_found(each, folder, here) for each in given["version_locations"]],
+        "prepend_sys_path": [
+            each for path in given["prepend_sys_path"] for each in _both(path, folder, here)
+        ],
+    }
+    if anchored == given:
+        return
+    config.set_main_option("path_separator", "newline")
+    for name, paths in anchored.items():
+        if paths:
+            config.set_main_option(name, "\n".join(map(_literal, paths)))
+
+
+def _found(location: str, folder: Path, here: bool | None) -> str:
+    """A folder of revisions: from the cwd, else from the ini's folder."""
+    beside = folder / location
+    if not _is_relative(location) or here or not beside.exists():
+        return location
+    return location if here is None and Path(location).exists() else str(beside)
+
+
+def _both(path: str, folder: Path, here: bool | None) -> list[str]:
+    """An entry of `sys.path`: where nothing tells, the ini's folder comes after the cwd."""
+    if not _is_relative(path) or here or _same(Path(), folder):
+        return [path]
+    return [path, str(folder / path)] if here is None else [str(folder / path)]
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # a process may be where it may not look
+        return False
+
+
+def _is_relative(location: str) -> bool:
+    return ":" not in location and not os.path.isabs(location)
+
+
+def _literal(path: str | Path) -> str:
+    """A path as ConfigParser takes it, which interpolates."""
+    return str(path).replace("%", "%%")
 
 
 def _described(target: Target) -> str:

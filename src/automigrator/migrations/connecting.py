@@ -18,7 +18,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from automigrator.backends.access import Access, recipe_of
 from automigrator.errors import EnvError
-from automigrator.migrations.isolation import inside_env, replaced
+from automigrator.migrations.process import inside_env, replaced
 from automigrator.support.concurrency import running_loop
 
 T = TypeVar("T")

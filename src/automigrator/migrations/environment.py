@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import to_tuple
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
@@ -23,7 +24,7 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import EnvError, RevisionExitError, UnknownRevisionError
 from automigrator.migrations.connecting import connecting
-from automigrator.migrations.history import History, revision_id
+from automigrator.migrations.history import History, directory, revision_id
 from automigrator.migrations.isolation import running_env
 from automigrator.migrations.observation import Observation
 from automigrator.support.concurrency import running_loop
@@ -121,11 +122,37 @@ class Execution:
 def execute(request: Request, execution: Execution) -> None:
     """Run env.py once, filling in `execution`. Raises what env.py raises."""
     ours, migration = request.connection, request.migration
-    script, sessions = migration.history.script, migration.backend.sessions
+    access = migration.backend.access
+    pool = ours.engine.pool if ours is not None else None
+    try:
+        with execution.undo:
+            if ours is not None:
+                _tune(request, execution, ours)
+            with (
+                running_env(),
+                connecting(access, request.loop, pool, request.config),
+                _environment(request, execution) as environment,
+            ):
+                environment.script.run_env()
+    except SystemExit as stop:
+        if execution.current is not None:
+            raise RevisionExitError(f"the revision called sys.exit({stop.code!r})") from stop
+        raise EnvError(f"env.py called sys.exit({stop.code!r})") from stop
+    except Exception as error:
+        told = execution.observed.told(error, migration.backend)
+        if told is error:
+            raise
+        raise told from told.__cause__
+
+
+def _environment(request: Request, execution: Execution) -> EnvironmentContext:
+    """What env.py finds as `context`, its revisions not yet read: they may need env.py."""
+    sessions = request.migration.backend.sessions
+    script = directory(request.config)
     environment = EnvironmentContext(
         request.config,
         script,
-        fn=lambda heads, context: _steps(request, execution, heads, context),
+        fn=lambda heads, context: _steps(request, execution, heads, context, script),
         as_sql=False,
         destination_rev=request.revision,
         dont_mutate=not request.apply,
@@ -160,32 +187,14 @@ def execute(request: Request, execution: Execution) -> None:
         execution.contexts.append(Configured(table, driver, one_transaction=not several))
 
     environment.configure = configure  # type: ignore[method-assign]  # a subclass breaks its proxies
-    access = migration.backend.access
-    pool = ours.engine.pool if ours is not None else None
-    try:
-        with execution.undo:
-            if ours is not None:
-                _tune(request, execution, ours)
-            with (
-                running_env(request.config),
-                connecting(access, request.loop, pool, request.config),
-                environment,
-            ):
-                script.run_env()
-    except SystemExit as stop:
-        if execution.current is not None:
-            raise RevisionExitError(f"the revision called sys.exit({stop.code!r})") from stop
-        raise EnvError(f"env.py called sys.exit({stop.code!r})") from stop
-    except Exception as error:
-        told = execution.observed.told(error, migration.backend)
-        if told is error:
-            raise
-        raise told from told.__cause__
+    return environment
 
 
-def _steps(request: Request, execution: Execution, heads: Any, context: Any) -> Iterable[Any]:
+def _steps(
+    request: Request, execution: Execution, heads: Any, context: Any, script: ScriptDirectory
+) -> Iterable[Any]:
     history = request.migration.history
-    history.refresh()
+    history.adopt(script)
     configured = execution.contexts[-1]
     configured.heads = heads = tuple(heads)
     try:

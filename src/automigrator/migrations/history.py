@@ -6,13 +6,15 @@ import functools
 import hashlib
 import traceback
 from collections.abc import Iterable, Iterator
+from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
 
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
 from alembic.script.revision import CycleDetected, MultipleHeads, RangeNotAncestorError, RevisionMap
-from alembic.util import CommandError, to_tuple
+from alembic.util import CommandError, pyc_file_from_path, to_tuple
+from sqlalchemy.exc import InvalidRequestError
 
 from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
 from automigrator.migrations import alembic_private
@@ -23,41 +25,42 @@ from automigrator.support.redaction import first_line
 
 
 class History:
-    """A loaded Alembic history. Raises HistoryError or RevisionImportError when it is broken."""
+    """An Alembic history. Raises HistoryError or RevisionImportError when it is broken.
 
-    def __init__(self, config: Config) -> None:
+    Without `read` its revisions are first read when env.py runs.
+    """
+
+    def __init__(self, config: Config, *, read: bool = True) -> None:
+        self.script = directory(config)
+        self.heads: tuple[str, ...] = ()
+        if read:
+            self.heads = _heads(self.script)
+
+    def adopt(self, script: ScriptDirectory) -> None:
+        """Go on with the revisions as `script` reads them now, with env.py around it.
+
+        A revision may depend on what env.py has set up; so does where they are.
+        """
         try:
-            self.script = ScriptDirectory.from_config(config)
-        except CommandError as error:
-            raise HistoryError(str(error)) from error
-        self._load()
-
-    def refresh(self) -> None:
-        """Read the files again where env.py has replaced `version_locations` since."""
-        if alembic_private.version_locations(self.script) != self._locations:
-            self._load()
-
-    def _load(self) -> None:
-        locations = alembic_private.version_locations(self.script)
-        self.script.revision_map = RevisionMap(functools.partial(_checked, self.script))
-        try:
-            self.heads = tuple(self.script.get_heads())
-        except CycleDetected as error:
-            raise HistoryError(
-                f"the revisions form a loop: {error}",
-                "change the down_revision of one of them, so that one comes first",
-            ) from error
-        except CommandError as error:
-            raise HistoryError(str(error)) from error
-        self._locations = locations  # only when sound: else the next call refuses them again
+            self.script, self.heads = script, _heads(script)
+        except RevisionImportError as error:
+            # one that adds a table to the application's metadata can be read once in a process
+            if not (self.heads and isinstance(error.__cause__, InvalidRequestError)):
+                raise
 
     @property
     def environment(self) -> str:
         """The text of env.py; empty where it cannot be read."""
         try:
-            return Path(self.script.env_py_location).read_text("utf-8")
-        except (OSError, UnicodeDecodeError):
+            return decode_source(self._environment.read_bytes())
+        except (OSError, UnicodeDecodeError, SyntaxError):
             return ""
+
+    @property
+    def _environment(self) -> Path:
+        """The file of env.py, which may be there without its source."""
+        path = Path(self.script.env_py_location)
+        return path if path.exists() else pyc_file_from_path(path) or path
 
     @property
     def plain_environment(self) -> bool:
@@ -114,10 +117,10 @@ class History:
     def digest(self, revisions: Iterable[str]) -> str:
         """A digest of env.py and of these revisions' files, to tell two deployments apart."""
         hashed = hashlib.blake2b(digest_size=16)
-        paths = [self.script.env_py_location]
-        paths += [self._script(revision).path for revision in revisions]
+        paths = [self._environment]
+        paths += [Path(self._script(revision).path) for revision in revisions]
         for path in paths:
-            content = Path(path).read_bytes()
+            content = path.read_bytes()
             hashed.update(len(content).to_bytes(8))
             hashed.update(content)
         return hashed.hexdigest()
@@ -135,8 +138,8 @@ class History:
     def text(self, revision: str) -> str:
         """The text of a revision's file; one that cannot be read counts as committing."""
         try:
-            return Path(self._script(revision).path).read_text("utf-8")
-        except (OSError, UnicodeDecodeError):
+            return decode_source(Path(self._script(revision).path).read_bytes())
+        except (OSError, UnicodeDecodeError, SyntaxError):
             return "autocommit_block"
 
     def asked_for(self, revision: str) -> tuple[str, ...]:
@@ -180,6 +183,29 @@ class History:
 def revision_id(step: Any) -> str:
     """The id of the revision a step runs."""
     return str(step.revision.revision)
+
+
+def directory(config: Config) -> ScriptDirectory:
+    """The script directory, of which nothing is read yet. Raises HistoryError."""
+    try:
+        script = ScriptDirectory.from_config(config)
+    except CommandError as error:
+        raise HistoryError(str(error)) from error
+    script.revision_map = RevisionMap(functools.partial(_checked, script))
+    return script
+
+
+def _heads(script: ScriptDirectory) -> tuple[str, ...]:
+    """Read the revisions, and return the last ones."""
+    try:
+        return tuple(script.get_heads())
+    except CycleDetected as error:
+        raise HistoryError(
+            f"the revisions form a loop: {error}",
+            "change the down_revision of one of them, so that one comes first",
+        ) from error
+    except CommandError as error:
+        raise HistoryError(str(error)) from error
 
 
 def _checked(script: ScriptDirectory) -> Iterator[Script]:

@@ -5,69 +5,52 @@ from __future__ import annotations
 import builtins
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 
 from automigrator.backends.contract.values import VersionTable
-from automigrator.errors import EnvError, JudgedError
+from automigrator.errors import (
+    EnvError,
+    HistoryError,
+    JudgedError,
+    RevisionImportError,
+    UnknownRevisionError,
+)
 from automigrator.migrations import alembic_private
 from automigrator.migrations.config import alembic_config
 from automigrator.migrations.environment import Migration
-from automigrator.migrations.isolation import alone_in_thread, replaced, running_env
+from automigrator.migrations.history import directory
+from automigrator.migrations.isolation import alone_in_thread, running_env
+from automigrator.migrations.process import replaced
 from automigrator.support.redaction import first_line
 
-Rows = Mapping[VersionTable, tuple[str, ...] | None]
+Heads = tuple[str, ...]
+
+Rows = Mapping[VersionTable, Heads | None]
 
 """The heads in each version table, in the order in which env.py configures them; None: absent."""
 
 
 async def rendered(migration: Migration, rows: Rows) -> str:
     """The SQL from `rows` to the target's revision. Raises EnvError where env.py cannot say."""
-    target, backend, history, *_ = migration
-    for heads in rows.values():
-        history.check_known(heads or ())
+    target, _, history, *_ = migration
     buffer = io.StringIO()
 
-    def render() -> None:
-        config = alembic_config(target, backend.access.url)
-        environment = EnvironmentContext(
-            config,
-            history.script,
-            fn=lambda heads, context: history.steps(target.revision, tuple(heads)),
-            as_sql=True,
-            starting_rev=_starting_at(next(iter(rows.values()), None)),
-            destination_rev=target.revision,
-            output_buffer=buffer,
-        )
-        original, places = environment.configure, iter(rows.values())
+    def steps(script: ScriptDirectory, heads: Heads) -> list[Any]:
+        history.adopt(script)
+        for each in rows.values():
+            history.check_known(each or ())
+        return history.steps(target.revision, heads)
 
-        def configure(*args: Any, **options: Any) -> None:
-            ours = {**backend.sessions.configure_options(), "output_buffer": buffer}
-            name = options.get("version_table") or "alembic_version"
-            table = VersionTable(name, options.get("version_table_schema"))
-            if name not in {each.name for each in rows}:
-                raise EnvError(
-                    f"env.py's offline mode keeps the heads in {table}, and the database's are in "
-                    f"{', '.join(map(str, rows))}; let both modes name the same version_table"
-                )
-            in_order = next(places, None)
-            heads = rows.get(table, in_order)
-            environment.context_opts["starting_rev"] = _starting_at(heads)
-            original(*args, **{**options, **ours})
-            if heads is not None:
-                alembic_private.keep_version_table(environment.get_context())
-
-        environment.configure = configure  # type: ignore[method-assign]  # as in environment.py
-        with running_env(config), _writing_nothing(history.script), environment:
-            history.script.run_env()
-
+    render = partial(run_offline, migration, steps, buffer, rows)
     try:
         await alone_in_thread(target, render)
-    except (JudgedError, EnvError):
+    except (JudgedError, EnvError, HistoryError, RevisionImportError, UnknownRevisionError):
         raise
     except Exception as error:
         raise EnvError(
@@ -76,7 +59,52 @@ async def rendered(migration: Migration, rows: Rows) -> str:
     return buffer.getvalue()
 
 
-def _starting_at(heads: tuple[str, ...] | None) -> Any:
+def run_offline(
+    migration: Migration,
+    steps: Callable[[ScriptDirectory, Heads], Iterable[Any]],
+    buffer: io.StringIO,
+    rows: Rows,
+) -> None:
+    """Run env.py in offline mode, which writes to `buffer`; `steps` is asked for what to render.
+
+    Each version table starts at its own heads in `rows`; where that is empty, at base.
+    """
+    target = migration.target
+    config = alembic_config(target, migration.backend.access.url)
+    with running_env():
+        script = directory(config)
+        environment = EnvironmentContext(
+            config,
+            script,
+            fn=lambda heads, context: steps(script, tuple(heads)),
+            as_sql=True,
+            starting_rev=_starting_at(next(iter(rows.values()), None)),
+            destination_rev=target.revision,
+            output_buffer=buffer,
+        )
+        original, places = environment.configure, iter(rows.values())
+
+        def configure(*args: Any, **options: Any) -> None:
+            ours = {**migration.backend.sessions.configure_options(), "output_buffer": buffer}
+            name = options.get("version_table") or "alembic_version"
+            table = VersionTable(name, options.get("version_table_schema"))
+            if rows and name not in {each.name for each in rows}:
+                raise EnvError(
+                    f"env.py's offline mode keeps the heads in {table}, and the database's are in "
+                    f"{', '.join(map(str, rows))}; let both modes name the same version_table"
+                )
+            heads = rows.get(table, next(places, None))
+            environment.context_opts["starting_rev"] = _starting_at(heads)
+            original(*args, **{**options, **ours})
+            if heads is not None:
+                alembic_private.keep_version_table(environment.get_context())
+
+        environment.configure = configure  # type: ignore[method-assign]  # as in environment.py
+        with _writing_nothing(script), environment:
+            script.run_env()
+
+
+def _starting_at(heads: Heads | None) -> Any:
     """The heads as Alembic takes them: its own command line knows one head at most."""
     return heads[0] if heads and len(heads) == 1 else heads or None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -61,19 +61,11 @@ class Session:
         if self._history is None:
             if self.target.load is not None:
                 await self._call(self.target.load)
-            from automigrator.migrations.isolation import alone_in_thread
-
-            self._history = await alone_in_thread(self.target, self._read)
+            read_history = await in_thread(_reading)
+            self._history = await read_history(
+                self.target, self.backend, lambda: self.place, self.table
+            )
         return self._history
-
-    def _read(self) -> History:
-        # local: they import Alembic, in the thread
-        from automigrator.migrations.config import alembic_config
-        from automigrator.migrations.history import History
-        from automigrator.migrations.isolation import restored_path
-
-        with restored_path():
-            return History(alembic_config(self.target, self.backend.access.url))
 
     async def migration(self, hold: Hold | None = None, place: Place | None = None) -> Migration:
         """What env.py is to be run for: the target's own database, or one at another `place`."""
@@ -99,6 +91,13 @@ class Session:
                     "find out what Target(load=...) waits for, or raise Target(load_timeout=)",
                 ) from error
             raise blamed("load", error, self.backend) from error
+
+
+def _reading() -> Callable[..., Awaitable[History]]:
+    """Import what reads a history: Alembic comes with it, so this is done in a thread."""
+    from automigrator.migrations.reading import read_history
+
+    return read_history
 
 
 @asynccontextmanager

@@ -47,7 +47,7 @@ def history_of(layout: Layout, signature: Signature) -> History:
 
 
 def _read(layout: Layout, signature: Signature) -> History:
-    plain = plain_environment(layout.environment.read_text("utf-8"))
+    plain = plain_environment(importlib.util.decode_source(layout.environment.read_bytes()))
     return heads_of(signature[1:]), plain
 
 

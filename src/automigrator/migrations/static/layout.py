@@ -92,9 +92,10 @@ def _laid_out(options: _Options, path: Path) -> Layout | None:
     if options.get("sourceless") not in (None, False, "false"):
         return None
     script = Path(location)
-    if not script.exists():
+    found = script.exists()
+    if not found:
         script = path.absolute().parent / location
-    versions = _versions(options)
+    versions = _versions(options, found=found)
     if versions is None:
         return None
     return Layout(
@@ -104,7 +105,7 @@ def _laid_out(options: _Options, path: Path) -> Layout | None:
     )
 
 
-def _versions(options: _Options) -> tuple[Path, ...] | None:
+def _versions(options: _Options, *, found: bool) -> tuple[Path, ...] | None:
     value = options.get("version_locations")
     if not value:
         return ()
@@ -115,7 +116,10 @@ def _versions(options: _Options) -> tuple[Path, ...] | None:
         value = [each.strip() for each in value.split(_SEPARATORS[separator]) if each]
     if any(_in_package(each) for each in value):
         return None
-    return tuple(Path(each).absolute() for each in value)
+    folders = [Path(each) for each in value]
+    if any(not each.is_absolute() and not (found and each.exists()) for each in folders):
+        return None  # it may be relative to the ini's folder
+    return tuple(each.absolute() for each in folders)
 
 
 def _in_package(location: str) -> bool:
