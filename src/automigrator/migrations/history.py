@@ -17,7 +17,8 @@ from alembic.util import CommandError, to_tuple
 
 from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
 from automigrator.migrations import alembic_private
-from automigrator.migrations.static.layout import plain_environment
+from automigrator.migrations.static.layout import Proof
+from automigrator.migrations.static.proof import proof_of
 from automigrator.status import PendingRevision
 from automigrator.support.redaction import first_line
 
@@ -62,9 +63,12 @@ class History:
             return ""
 
     @property
-    def plain_environment(self) -> bool:
-        """Whether nothing in env.py's text hints at version tables that only it knows."""
-        return plain_environment(self.environment)
+    def proof(self) -> Proof:
+        """What the syntax of env.py proves; nothing where it cannot be read."""
+        try:
+            return proof_of(Path(self.script.env_py_location).read_bytes())
+        except OSError:
+            return Proof()
 
     def knows(self, heads: Iterable[str]) -> bool:
         """Whether every head is in a file."""
