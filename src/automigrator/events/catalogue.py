@@ -167,6 +167,7 @@ _DECLARED = (
     ),
     warning("cancelled", "what heads", "cancelled; {what}"),
     warning("newer-database", "text heads", "{text}"),
+    warning("no-revisions", "text", "{text}"),
     info("note", "text", "{text}"),
     *step(
         info("rollback-started", "revision database url", "rolling back to {revision}"),

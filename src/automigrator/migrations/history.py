@@ -19,7 +19,8 @@ from sqlalchemy.exc import InvalidRequestError
 from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
 from automigrator.migrations import alembic_private
 from automigrator.migrations.commit_calls import may_commit
-from automigrator.migrations.static.layout import plain_environment
+from automigrator.migrations.static.layout import Proof
+from automigrator.migrations.static.proof import proof_of
 from automigrator.status import PendingRevision
 from automigrator.support.redaction import first_line
 
@@ -63,9 +64,12 @@ class History:
         return path if path.exists() else pyc_file_from_path(path) or path
 
     @property
-    def plain_environment(self) -> bool:
-        """Whether nothing in env.py's text hints at version tables that only it knows."""
-        return plain_environment(self.environment)
+    def proof(self) -> Proof:
+        """What the syntax of env.py proves; nothing where it cannot be read."""
+        try:
+            return proof_of(self._environment.read_bytes())
+        except OSError:
+            return Proof()
 
     def knows(self, heads: Iterable[str]) -> bool:
         """Whether every head is in a file."""

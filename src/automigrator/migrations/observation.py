@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import PendingRollbackError
 
 from automigrator.backends.contract.backend import Backend
-from automigrator.migrations.isolation import inside_env
+from automigrator.migrations.process import inside_env
 
 
 @dataclass(slots=True)

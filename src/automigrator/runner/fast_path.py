@@ -92,8 +92,8 @@ def _wanted(target: Target) -> frozenset[str] | None:
         if len(_SEEN) >= _MOST_SEEN:
             _SEEN.clear()
         _SEEN[_key(target)] = seen
-    heads, plain = seen[3]
-    if heads is None or not (plain or target.version_table is not None):
+    heads, proof = seen[3]
+    if heads is None or not proof.folders or not (proof.table or target.version_table is not None):
         return None
     if target.revision == "heads" or (target.revision == "head" and len(heads.heads) == 1):
         return heads.rows

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.errors import EnvError, JudgedError, UnknownRevisionError
+from automigrator.migrations import folders
 from automigrator.migrations.environment import Configured
 from automigrator.migrations.history import History
 from automigrator.migrations.probe import probe
@@ -25,6 +26,8 @@ class Finding(NamedTuple):
     """The way env.py was found to reach the database; None when it was not needed to tell."""
     begun: bool = False
     """Whether the target's `bootstrap` made the tables and the revisions from base are to come."""
+    notes: tuple[str, ...] = ()
+    """Remarks for the report, for what is no failure and hardly meant."""
 
     @property
     def tables(self) -> tuple[VersionTable, ...]:
@@ -72,14 +75,18 @@ async def inspect(
     target, table, history = session.target, session.table, await session.history()
     look = (hold or session.backend).look
     sight = await look([table])
+    proof = history.proof
+    if proof.folders:
+        folders.check(history.script)  # else env.py may name others
     if not sight.exists:
         return Finding(sight, (_compared(target, history, table, ()),))
-    if target.version_table is not None or history.plain_environment:
+    if proof.folders and (proof.table or target.version_table is not None):
         context = _compared(target, history, table, sight.heads[table] or ())
         _all_known((context,))
         if not (needs_way and context.pending):
-            return Finding(sight, (context,), begun=_begun(target, sight))
+            return Finding(sight, (context,), begun=_begun(target, sight), notes=_notes(history))
     way, execution = await probe(await session.migration(hold))
+    folders.check(history.script)
     contexts = tuple(execution.contexts)
     names = [context.table.name for context in contexts]
     if target.version_table not in (None, *names):
@@ -89,7 +96,7 @@ async def inspect(
         )
     _all_known(contexts)
     sight = await look(list(dict.fromkeys(context.table for context in contexts)))
-    return Finding(sight, contexts, way, _begun(target, sight))
+    return Finding(sight, contexts, way, _begun(target, sight), _notes(history))
 
 
 def judge(target: Target, finding: Finding) -> None:
@@ -113,6 +120,16 @@ def _all_known(contexts: tuple[Configured, ...]) -> None:
         if context.ahead is not None:
             context.ahead.contexts = contexts
             raise context.ahead
+
+
+def _notes(history: History) -> tuple[str, ...]:
+    if history.heads:
+        return ()
+    places = ", ".join(map(str, folders.named(history.script)))
+    return (
+        f"there is no revision in {places}, so nothing is ever migrated; if there should be some, "
+        "look whether the deployment has the files",
+    )
 
 
 def _begun(target: Target, sight: Sight) -> bool:

@@ -116,6 +116,9 @@ async def _at_head(state: RunState) -> bool:
         logger.debug("%s: looking without the lock: %s", run.name, type(error).__name__)
         return False
     state.finding = finding
+    for note in finding.notes:
+        run.notes.append(note)
+        state.tell("no-revisions", text=note)
     run.before = state.after = finding.heads
     run.wanted = finding.wanted
     if finding.pending and not finding.sight.writable:

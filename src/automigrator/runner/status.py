@@ -83,7 +83,7 @@ async def standing(target: Target, ahead: Ahead, models: Metadata | None = None)
             pending=found.pending,
             problem=wrong,
             unfinished=found.sight.unfinished,
-            notes=not_compared if drift is None else (),
+            notes=(*found.notes, *(not_compared if drift is None else ())),
             drift=drift,
         )
 

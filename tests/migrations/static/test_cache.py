@@ -11,8 +11,9 @@ import pytest
 from automigrator.migrations.static import cache
 from automigrator.migrations.static.cache import History, history_of, signature_of
 from automigrator.migrations.static.heads import Heads, heads_of
-from automigrator.migrations.static.layout import Layout
+from automigrator.migrations.static.layout import Layout, Proof
 
+ENV = "from alembic import context\ncontext.configure({})\ncontext.run_migrations()\n"
 TEXT = "revision = '{id}'\ndown_revision = {down!r}\n"
 
 
@@ -22,7 +23,7 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     versions = tmp_path / "versions"
     versions.mkdir()
     (versions / "a1.py").write_text(TEXT.format(id="a1", down=None))
-    (tmp_path / "env.py").write_text("context.configure()")
+    (tmp_path / "env.py").write_text(ENV.format(""))
     return Layout(tmp_path, (versions,))
 
 
@@ -39,7 +40,7 @@ def looked(layout: Layout) -> History:
 
 
 def test_unchanged_files_are_recalled(layout: Layout, reads: list[object]) -> None:
-    history = (Heads(frozenset({"a1"}), frozenset({"a1"}), frozenset({"a1"})), True)
+    history = (Heads(frozenset({"a1"}), frozenset({"a1"}), frozenset({"a1"})), Proof(True, True))
     assert looked(layout) == looked(layout) == history
     assert len(reads) == 1
 
@@ -58,8 +59,8 @@ def test_any_change_of_a_file_is_noticed(layout: Layout, reads: list[object], ch
         case "removed":
             (folder / "a1.py").unlink()
         case "env.py":
-            layout.environment.write_text("context.configure(version_table='own')")
-    assert looked(layout)[1] == (change != "env.py")
+            layout.environment.write_text(ENV.format("version_table='own'"))
+    assert looked(layout)[1] == Proof(table=change != "env.py", folders=True)
     assert len(reads) == 2
 
 

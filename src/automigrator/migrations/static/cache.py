@@ -15,14 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from automigrator.migrations.static.heads import Heads, Signature, files, heads_of
-from automigrator.migrations.static.layout import Layout, plain_environment
+from automigrator.migrations.static.layout import Layout, Proof
 
-FORMAT = 2
+FORMAT = 3
 
+History = tuple[Heads | None, Proof]
 
-History = tuple[Heads | None, bool]
-
-"""The heads by the files' text, None where only Alembic can tell; and whether env.py is plain."""
+"""The heads by the files' text, None where only Alembic can tell; and what env.py proves."""
 
 
 def signature_of(layout: Layout) -> Signature:
@@ -47,8 +46,10 @@ def history_of(layout: Layout, signature: Signature) -> History:
 
 
 def _read(layout: Layout, signature: Signature) -> History:
-    plain = plain_environment(importlib.util.decode_source(layout.environment.read_bytes()))
-    return heads_of(signature[1:]), plain
+    # local: a remembered answer needs no syntax
+    from automigrator.migrations.static.proof import proof_of
+
+    return heads_of(signature[1:]), proof_of(layout.environment.read_bytes())
 
 
 def _recalled(path: Path, digest: str) -> History | None:
@@ -57,18 +58,18 @@ def _recalled(path: Path, digest: str) -> History | None:
         if data["of"] != digest:
             return None
         heads = data["heads"] and Heads(*(frozenset(map(str, ids)) for ids in data["heads"]))
-        return heads, data["plain"] is True
+        return heads, Proof(*(each is True for each in data["proof"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _remember(path: Path, digest: str, history: History) -> None:
     """Write the cache where Python may write its own; where it cannot be written, do without."""
-    heads, plain = history
+    heads, proof = history
     data = {
         "of": digest,
         "heads": heads and [sorted(ids) for ids in vars(heads).values()],
-        "plain": plain,
+        "proof": [*vars(proof).values()],
     }
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with suppress(OSError):

@@ -35,15 +35,14 @@ class Heads(Frozen):
 
 
 def files(locations: Iterable[Path], *, recursive: bool) -> Signature:
-    """The revision files by Alembic's rules, links followed, each once."""
+    """The revision files by Alembic's rules, links followed, each once.
+
+    Raises OSError for a folder that is not there.
+    """
     found: dict[str, tuple[str, int, int]] = {}
     folders = [str(location) for location in locations]
     for folder in folders:
-        try:
-            entries = list(os.scandir(folder))
-        except FileNotFoundError:
-            continue
-        for entry in entries:
+        for entry in list(os.scandir(folder)):
             name = entry.name
             if name.endswith(".py") and not name.startswith((".#", "__init__")):
                 status = entry.stat()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,14 @@ if TYPE_CHECKING:
 
 _SEPARATORS = {"space": " ", "newline": "\n", "os": os.pathsep, ":": ":", ";": ";"}
 
-_OWN_TABLES = (
-    r"(?i)version_table|version_locations|search_path|schema_translate|create_task|for\s+\w+\s+in\b"
-    r"|default_schema_name|set\s+schema|context\.configure\((?:[^()]|\([^()]*\))*\*\*"
-)
+
+class Proof(Frozen):
+    """What the syntax of an env.py proves; see `proof`."""
+
+    table: bool = False
+    """It migrates once, with Alembic's default version table."""
+    folders: bool = False
+    """It leaves the folders of the revisions where the options say."""
 
 
 class Layout(Frozen):
@@ -47,11 +50,6 @@ def layout_of(target: Target) -> Layout | None:
         return _laid_out(_Options(path, target.section), path)
     except (OSError, ValueError, KeyError, TypeError, configparser.Error):
         return None
-
-
-def plain_environment(text: str) -> bool:
-    """Whether env.py's text has no hint of version tables that only it knows."""
-    return "context.configure" in text and re.search(_OWN_TABLES, text) is None
 
 
 def ini_and_toml(path: Path) -> tuple[Path, Path]:
