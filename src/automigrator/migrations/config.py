@@ -37,8 +37,8 @@ def alembic_config(target: Target, url: URL, attributes: dict[str, Any] | None =
     return config
 
 
-def driver_named(target: Target, backend: str) -> str | None:
-    """The driver name of the configuration's own URL, where that is for such a database."""
+def url_named(target: Target, backend: str) -> URL | None:
+    """The configuration's own URL, where that is for such a database."""
     config = _read(target)
     config.config_ini_section = target.section
     names = (config.get_main_option("databases") or "").split(",")
@@ -46,7 +46,7 @@ def driver_named(target: Target, backend: str) -> str | None:
         with suppress(Exception):  # a placeholder, or what only env.py can read
             url = make_url(config.get_section(section, {})["sqlalchemy.url"])
             if url.get_backend_name() == backend:
-                return url.drivername
+                return url
     return None
 
 
