@@ -31,6 +31,8 @@ class ConfigurationError(AutomigratorError):
     """Raised when what the application configured cannot work; nothing was touched."""
 
     kind = "history"
+    advice: str = ""
+    """What to do, where the message does not say it."""
 
 
 class PluginError(ConfigurationError):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from support import alembic_projects
 
@@ -69,7 +70,7 @@ def test_a_connection_of_its_own_comes_first_with_the_driver_that_its_shape_asks
 def test_the_driver_that_the_configuration_names_comes_before_any(tmp_path: Path) -> None:
     target = target_of(tmp_path, POSTGRESQL, drive="own")
     named = "postgresql+psycopg2"
-    assert ways_of(target, ini=named) == [f"own connection ({named})", *OWN]
+    assert ways_of(target, ini=make_url(f"{named}://h/db")) == [f"own connection ({named})", *OWN]
 
 
 def test_a_drive_that_is_asked_for_leaves_the_others_out(tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Dialect, NullPool, Pool, event
+from sqlalchemy import URL, Dialect, NullPool, Pool, event
+from sqlalchemy.exc import ArgumentError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
-from automigrator.errors import NoAnswerError
+from automigrator.errors import ConfigurationError, NoAnswerError
 from automigrator.support import urls
 from automigrator.support.concurrency import shielded, within
 from automigrator.target import Target
@@ -26,6 +27,9 @@ CLOSE_S = 10.0
 
 _KEPT: dict[str, Any] = {"pool_size": 1, "max_overflow": -1, "pool_pre_ping": True}
 """A pool that keeps one connection, and opens more where several are wanted at the same time."""
+
+_NO_SUCH_SETTING = "42704"
+"""The SQLSTATE for a setting that a server does not know."""
 
 _acquainted: weakref.WeakSet[Dialect] = weakref.WeakSet()
 
@@ -58,8 +62,9 @@ class Access:
         self.given_engine = given if isinstance(given, AsyncEngine) else None
         """The engine that is the model for migrations' connections, None for a URL."""
         # an AsyncEngine's driver is async, whatever its URL alone says (psycopg's is both)
-        self.url = given.url if isinstance(given, AsyncEngine) else urls.with_async_driver(given)
         named = given.url if isinstance(given, AsyncEngine) else given
+        self.url = urls.settled(named) if named is not given else urls.with_async_driver(named)
+        self._connect_args = urls.connect_args(named, self.url.drivername)
         self.driver = named.drivername.partition("+")[2]
         """The driver's name in the URL as given; empty where the URL names none."""
         self.connect_timeout = target.connect_timeout
@@ -75,7 +80,7 @@ class Access:
 
         None where a creator of the application's own makes the connections.
         """
-        engine = self.given_engine or create_async_engine(self.url, poolclass=NullPool)
+        engine = self.given_engine or self._engine(self.url, poolclass=NullPool)
         recipe = await greenlet_spawn(recipe_of, engine)
         if recipe is None:
             return None
@@ -95,13 +100,16 @@ class Access:
         if given is not None and database is None:
             return _like(given)
         pool: dict[str, Any] = _KEPT if kept else {"poolclass": NullPool}
-        made = create_async_engine(self.url.set(database=database), **pool)
+        made = self._engine(self.url.set(database=database), **pool)
         if given is not None:
             event.listen(made.sync_engine, "do_connect", partial(_as_given, given))
             if prepared:
                 connect = given.sync_engine.pool.dispatch.connect
                 event.listen(made.sync_engine, "connect", lambda *connected: connect(*connected))
         return made
+
+    def _engine(self, url: URL, **options: Any) -> AsyncEngine:
+        return create_async_engine(url, connect_args=self._connect_args, **options)
 
     @asynccontextmanager
     async def connection(
@@ -197,14 +205,33 @@ class Access:
 
 @asynccontextmanager
 async def connected(engine: AsyncEngine, limit_s: float) -> AsyncIterator[AsyncConnection]:
-    """Context manager: a connection of an engine. Raises NoAnswerError where none comes in time."""
+    """Context manager: a connection of an engine. Raises NoAnswerError where none comes in time.
+
+    Raises ConfigurationError where the driver does not take what it is given to connect with.
+    """
     silent = NoAnswerError(
         f"no answer from the database server within {limit_s:g} s to a new connection"
     )
     async with AsyncExitStack() as stack:
         async with within(limit_s, lambda: silent):
-            connection = await stack.enter_async_context(engine.connect())
+            try:
+                connection = await stack.enter_async_context(engine.connect())
+            except (TypeError, ArgumentError, ProgrammingError) as error:
+                raise _not_taken(error, engine) from error
         yield connection
+
+
+def _not_taken(error: Exception, engine: AsyncEngine) -> Exception:
+    """What to raise for an error while connecting that no server gave as its reason."""
+    origin = getattr(error, "orig", None) or error
+    if getattr(origin, "sqlstate", None) not in (None, _NO_SUCH_SETTING):
+        return error
+    refusal = ConfigurationError(
+        f"the driver {engine.dialect.driver} cannot connect with what it is given: "
+        f"{type(origin).__name__}: {str(origin).strip()}; nothing was changed"
+    )
+    refusal.advice = "correct the options of the target's URL, or its engine's connect_args"
+    return refusal
 
 
 async def emptied(engine: AsyncEngine, limit_s: float | None = None) -> None:

@@ -57,15 +57,15 @@ def _options(target: Target, config: Config) -> Namespace | None:
     )
 
 
-def driver_named(target: Target, backend: str) -> str | None:
-    """The driver name of the configuration's own URL, where that is for such a database."""
+def url_named(target: Target, backend: str) -> URL | None:
+    """The configuration's own URL, where that is for such a database."""
     config = _read(target)
     names = (config.get_main_option("databases") or "").split(",")
     for section in (config.config_ini_section, *filter(None, map(str.strip, names))):
         with suppress(Exception):  # a placeholder, or what only env.py can read
             url = make_url(config.get_section(section, {})["sqlalchemy.url"])
             if url.get_backend_name() == backend:
-                return url.drivername
+                return url
     return None
 
 

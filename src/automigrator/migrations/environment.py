@@ -27,6 +27,7 @@ from automigrator.migrations.connecting import connecting
 from automigrator.migrations.history import History, directory, revision_id
 from automigrator.migrations.isolation import running_env
 from automigrator.migrations.observation import Observation
+from automigrator.support import urls
 from automigrator.support.concurrency import running_loop
 from automigrator.target import Target
 
@@ -282,7 +283,7 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> Connection:
         same = backend.sessions.identity(theirs) == request.identity
     if not same:
         raise EnvError(
-            f"env.py connected to another database ({theirs.engine.url.render_as_string()}) than "
+            f"env.py connected to another database ({urls.rendered(theirs.engine.url)}) than "
             "the target's; let it read its URL from config.get_main_option('sqlalchemy.url') or "
             "take config.attributes['connection']"
         )

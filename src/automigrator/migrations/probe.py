@@ -12,10 +12,10 @@ from automigrator.errors import (
     RevisionImportError,
     UnknownRevisionError,
 )
-from automigrator.migrations.config import driver_named
+from automigrator.migrations.config import url_named
 from automigrator.migrations.drive import drive
 from automigrator.migrations.environment import Execution, Migration
-from automigrator.migrations.ways import Way, ways
+from automigrator.migrations.ways import Way, missing, ways
 from automigrator.support.redaction import first_line
 
 _WHATEVER_ENV_DOES = {"lock-timeout", "timeout", "disk-full", "read-only", "corrupt"}
@@ -30,9 +30,11 @@ async def probe(migration: Migration) -> tuple[Way, Execution]:
     target, backend, history, place, _ = migration
     tried: list[tuple[Way, BaseException]] = []
 
-    named = driver_named(target, backend.name)
+    named = url_named(target, backend.name)
     for way in ways(target, backend, place, history.environment, named):
         try:
+            if way.refusal is not None:
+                raise way.refusal
             execution = await drive(migration, way, revision=target.revision)
             if any(context.ran for context in execution.contexts):
                 return way, execution
@@ -57,6 +59,8 @@ async def probe(migration: Migration) -> tuple[Way, Execution]:
     what = str(first)
     if not isinstance(first, EnvError):
         what = first_line(first) + _line_in(first, history.script.env_py_location)
+    if packages := sorted({each for _, error in tried for each in missing(error)}):
+        what += f"; to install what is missing: pip install {' '.join(packages)}"
     raise EnvError(
         f"env.py cannot be driven to the target's database: {what} (tried {detail})"
     ) from first

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 from sqlalchemy import URL, make_url
@@ -14,8 +15,10 @@ from automigrator.errors import ConfigurationError
 
 ASYNC_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg"}
 
+_ASYNC_AS_WELL = frozenset({"postgresql+psycopg"})
+
 # texts: what re compiles, it keeps, and a start with nothing to do needs hardly any of them
-_SECRET_KEYS = r"(?i)pass|pwd|secret|token|key"
+_SECRET_KEYS = r"(?i)pass|pwd|secret|token|key|^dsn$"
 
 _URL_PASSWORD = r"(?<=://)([^\s:/@]*):([^\s@]*)@"
 
@@ -48,13 +51,40 @@ def parse(text: str | URL) -> URL:
 
 
 def with_async_driver(url: URL) -> URL:
-    """The same database through the async driver automigrator uses; other dialects unchanged."""
+    """The same database through an async driver: the URL's own where it is one.
+
+    Other dialects are unchanged. Raises ConfigurationError for what no async driver takes.
+    """
     backend = url.get_backend_name()
     driver = ASYNC_DRIVERS.get(backend)
     drivername = f"{backend}+{driver}"
-    if driver is None or url.drivername == drivername or url.get_dialect().is_async:
+    if driver is None:
         return url
+    if url.get_dialect().is_async or url.drivername in _ASYNC_AS_WELL:
+        drivername = url.drivername
+    if backend == "postgresql" and (url.query or "," in (url.host or "")):
+        from automigrator.support import postgresql_urls  # local: few URLs have a query
+
+        return postgresql_urls.for_async(url, drivername)
     return url.set(drivername=drivername)
+
+
+def settled(url: URL) -> URL:
+    """The same, with the database, user and password that its query names in its own parts."""
+    if url.get_backend_name() != "postgresql" or not url.query:
+        return url
+    from automigrator.support import postgresql_urls  # local: few URLs have a query
+
+    return postgresql_urls.settled(url)
+
+
+def connect_args(url: URL, drivername: str) -> dict[str, Any]:
+    """What of a URL's query a driver takes as an argument, and not in its own URL."""
+    if url.get_backend_name() != "postgresql" or not url.query:
+        return {}
+    from automigrator.support import postgresql_urls  # local: few URLs have a query
+
+    return dict(postgresql_urls.connect_args(url, drivername))
 
 
 def rendered(url: URL) -> str:
@@ -70,6 +100,9 @@ def secrets_of(url: URL) -> Iterator[str]:
     for key, value in url.query.items():
         if is_secret(key):
             yield from (value,) if isinstance(value, str) else value
+        if key == "dsn" and isinstance(value, str):  # a URL within the URL
+            with suppress(ArgumentError, ValueError):
+                yield from secrets_of(make_url(value))
 
 
 def is_secret(key: str) -> bool:

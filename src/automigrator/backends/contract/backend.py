@@ -75,8 +75,12 @@ class Backend(ABC):
         """Make an engine of our own, as the application connects; give it back with `release`."""
         return self.access.engine()
 
-    def url_for(self, url: URL, drivername: str) -> URL:
-        """Name the same place for another driver. Raises ConfigurationError where it cannot be."""
+    def url_for(self, url: URL, drivername: str, own: URL | None = None) -> URL:
+        """Name the same place for another driver. Raises ConfigurationError where it cannot be.
+
+        `own`: the URL of the configuration. Options of a session that it has, and that do not say
+        which database is meant, belong into the answer.
+        """
         return url.set(drivername=drivername)
 
     async def identity(self, place: Place) -> Hashable:

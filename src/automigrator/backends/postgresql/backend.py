@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
     from contextlib import AbstractAsyncContextManager
 
+    from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from automigrator.backends.contract.backend import Waiting
@@ -86,6 +87,11 @@ class PostgreSQL(Backend):
         engine = self.access.engine()
         self._engines.add(engine)
         return engine
+
+    def url_for(self, url: URL, drivername: str, own: URL | None = None) -> URL:
+        from automigrator.support.postgresql_urls import translated
+
+        return translated(url, drivername, own)
 
     async def identity(self, place: Place) -> Hashable:
         if place.url != self.access.url:

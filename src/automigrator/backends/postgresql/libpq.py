@@ -45,7 +45,8 @@ async def environment(access: Access, application_name: str) -> dict[str, str]:
     }
     variables |= _encryption(arguments)
     if settings := arguments.get("server_settings"):
-        variables["PGOPTIONS"] = _options(settings)
+        options = (variables.get("PGOPTIONS"), _options(settings))
+        variables["PGOPTIONS"] = " ".join(filter(None, options))
     variables["PGAPPNAME"] = application_name
     return {**os.environ, **variables, "LC_ALL": "C", "PGCONNECT_TIMEOUT": "60"}
 
@@ -60,8 +61,15 @@ def _spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
     if conninfo := arguments.pop("conninfo", None):
         module = importlib.import_module("psycopg.conninfo")  # only psycopg's URLs have one
         arguments = {**module.conninfo_to_dict(conninfo), **arguments}
-    if "dsn" in arguments:
-        raise RefusedError(f"pg_dump cannot be given asyncpg's argument dsn=; {_ADVICE}")
+    if dsn := arguments.pop("dsn", None):
+        from automigrator.support.postgresql_urls import options_of_dsn  # local: seldom needed
+
+        inside = options_of_dsn(dsn)
+        if "host" in arguments:
+            inside.pop("port", None)
+        arguments = {**inside, **{name: v for name, v in arguments.items() if v is not None}}
+        if "database" in arguments:
+            arguments.pop("dbname", None)
     return arguments
 
 

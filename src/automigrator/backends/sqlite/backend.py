@@ -21,12 +21,17 @@ from automigrator.errors import ConfigurationError
 from automigrator.support.concurrency import in_thread
 
 if TYPE_CHECKING:
+    from sqlalchemy import URL
     from sqlalchemy.engine import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from automigrator.backends.contract.backend import Waiting
     from automigrator.backends.sqlite.doctor import FileExaminer
     from automigrator.backends.sqlite.hold import SQLiteHold
+
+
+_OPTIONS = frozenset(("timeout", "isolation_level", "detect_types", "cached_statements"))
+"""What both drivers take in a URL beside the place."""
 
 
 class SQLite(Backend):
@@ -91,6 +96,11 @@ class SQLite(Backend):
         ensure = connections.ensure_leads_to
         event.listen(engine.sync_engine.pool, "connect", lambda dbapi, _: ensure(file, dbapi))
         return engine
+
+    def url_for(self, url: URL, drivername: str, own: URL | None = None) -> URL:
+        options = own.query if own is not None else {}
+        more = {name: options[name] for name in _OPTIONS.intersection(options)}
+        return url.set(drivername=drivername, query={**url.query, **more})
 
     async def release(self, engine: AsyncEngine) -> None:
         if not self.in_place:

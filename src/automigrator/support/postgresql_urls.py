@@ -1,0 +1,302 @@
+"""The query of a PostgreSQL URL, translated between libpq's drivers and asyncpg.
+
+What is common to both is written as libpq's options. asyncpg takes most of them only in the text of
+its `dsn`, where each name that it does not know is a server setting.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, quote, urlencode
+
+from sqlalchemy import URL, make_url
+
+from automigrator.errors import ConfigurationError
+
+_LIBPQ = frozenset(("", "psycopg", "psycopg_async", "psycopg2", "psycopg2cffi"))
+
+_ALIKE = frozenset(
+    ("host", "port", "passfile", "service", "target_session_attrs", "krbsrvname", "gsslib")
+)
+"""Both take these, with the same values."""
+
+_IN_THE_DSN = frozenset(
+    (
+        *("sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslnegotiation"),
+        *("ssl_min_protocol_version", "ssl_max_protocol_version", "application_name", "options"),
+    )
+)
+"""Options of libpq that asyncpg takes in its `dsn`; it sends the last two as they are."""
+
+_ONLY_LIBPQ = _IN_THE_DSN | {"sslmode", "dbname", "connect_timeout"}
+
+_MODES = frozenset(("disable", "allow", "prefer", "require", "verify-ca", "verify-full"))
+
+_UNSAID: Mapping[str, frozenset[str]] = {
+    "channel_binding": frozenset(("disable", "prefer")),
+    "gssencmode": frozenset(("disable", "prefer")),
+    "sslcertmode": frozenset(("allow",)),
+    "sslsni": frozenset(("1",)),
+    "load_balance_hosts": frozenset(("disable",)),
+    "client_encoding": frozenset(("utf8", "utf-8", "UTF8", "UTF-8", "auto")),
+}
+"""Values of libpq's options that ask for no more than asyncpg does."""
+
+_TUNING_OF_LIBPQ = frozenset(
+    (
+        *("connect_timeout", "tcp_user_timeout", "sslcompression", "prepare_threshold"),
+        *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
+    )
+)
+_TUNING_OF_ASYNCPG = frozenset(
+    (
+        *("timeout", "command_timeout", "statement_cache_size", "max_cacheable_statement_size"),
+        *("max_cached_statement_lifetime", "prepared_statement_cache_size", "async_fallback"),
+    )
+)
+"""Limits and caches: left out, as they change neither who is reached nor what is done there."""
+
+_OF_SQLALCHEMY = frozenset(("plugin",))
+
+_PLACE = frozenset(
+    ("host", "hostaddr", "port", "passfile", "service", "servicefile", "target_session_attrs")
+)
+_PROOF = frozenset(
+    (
+        *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir"),
+        *("ssl_min_protocol_version", "ssl_max_protocol_version", "sslnegotiation", "sslcertmode"),
+        *("channel_binding", "require_auth", "requirepeer", "gssencmode", "krbsrvname", "gsslib"),
+    )
+)
+
+
+def for_async(url: URL, drivername: str) -> URL:
+    """The same for an async driver: psycopg where asyncpg cannot be told all that `url` says.
+
+    Raises ConfigurationError.
+    """
+    try:
+        return translated(url, drivername)
+    except ConfigurationError:
+        if _driver(url.drivername) not in _LIBPQ or importlib.util.find_spec("psycopg") is None:
+            raise
+    return translated(url, "postgresql+psycopg")
+
+
+def translated(url: URL, drivername: str, own: URL | None = None) -> URL:
+    """Name the same place for another driver, with the same options.
+
+    `own`: the URL that the command line would use. Where it names the same database its options are
+    added, except those that say who is reached, and those of how it is proved where `url` says that
+    itself or names another host. Raises ConfigurationError for what cannot be said to the other
+    driver.
+    """
+    url = settled(url)
+    if own is not None:
+        own = settled(own)
+        own = own if own.database == url.database else None
+    was, now = _driver(url.drivername), _driver(drivername)
+    more = own.query if own is not None else {}
+    if not (url.query or more or (url.host and "," in url.host)):
+        return url.set(drivername=drivername)
+    if not {was, now} <= _LIBPQ | {"asyncpg"}:
+        if was == now and not more:
+            return url
+        names = ", ".join(sorted({*url.query, *more}))
+        raise ConfigurationError(f"the URL's {names} cannot be translated for {drivername}")
+    if was == now == "asyncpg":
+        if wrong := sorted(_ONLY_LIBPQ.intersection(url.query)):
+            raise ConfigurationError(
+                f"asyncpg takes no {', '.join(wrong)} in a URL; write sslmode as ssl, and the "
+                "others in dsn=, or name the driver psycopg"
+            )
+        _mode_of(url.query.get("ssl"))
+        if own is None:
+            return url.set(query=_without(url.query, {"timeout"}))
+    options = _common(url)
+    if own is not None:
+        proved = url.host != own.host or not _PROOF.isdisjoint(options)
+        left_out = _PLACE | _PROOF if proved else _PLACE
+        options |= _without(_common(own), left_out)
+    if now != "asyncpg":
+        query = _without(options, {"prepare_threshold"} if now.startswith("psycopg2") else ())
+    else:
+        query = _for_asyncpg(url, options)
+    for each in filter(None, (url, own)):
+        kept = _OF_SQLALCHEMY | (_TUNING_OF_ASYNCPG - {"timeout"} if now == "asyncpg" else set())
+        query |= {name: each.query[name] for name in kept.intersection(each.query)}
+    return url.set(drivername=drivername, query=query)
+
+
+def settled(url: URL) -> URL:
+    """The same, with the names that its query overrides where everybody looks for them."""
+    query = dict(url.query)
+    libpq = _driver(url.drivername) in _LIBPQ
+    found: dict[str, str] = {}
+    for name, part in (
+        ("dbname" if libpq else "database", "database"),
+        ("user", "username"),
+        ("password", "password"),
+    ):
+        if isinstance(value := query.get(name), str):
+            found[part] = value
+            del query[name]
+    if isinstance(dsn := query.get("dsn"), str) and not libpq:
+        inside = options_of_dsn(dsn)
+        if not url.database and "dbname" in inside:
+            found.setdefault("database", inside["dbname"])
+        if not url.username and "user" in inside:
+            found.setdefault("username", inside["user"])
+        if url.password is None and "password" in inside:
+            found.setdefault("password", inside["password"])
+    return url.set(query=query, **found) if found else url  # type: ignore[arg-type]
+
+
+def connect_args(url: URL, drivername: str) -> dict[str, float]:
+    """The arguments for asyncpg that are no text, and so cannot be in a URL."""
+    value = url.query.get("connect_timeout", url.query.get("timeout"))
+    if drivername != "postgresql+asyncpg" or not isinstance(value, str):
+        return {}
+    try:
+        seconds = float(value)
+    except ValueError:
+        raise ConfigurationError(
+            f"the URL's limit for connecting is {value!r}, which is no number of seconds"
+        ) from None
+    return {"timeout": seconds} if seconds > 0 else {}
+
+
+def options_of_dsn(dsn: str) -> dict[str, str]:
+    """What asyncpg reads in its `dsn`, as libpq's options; server settings are among `options`."""
+    try:
+        url = make_url(re.sub("^postgres:", "postgresql:", dsn))
+    except Exception:  # noqa: BLE001 - its text may hold a password
+        raise ConfigurationError("the dsn= of the URL cannot be parsed") from None
+    named = dict(parse_qsl(dsn.partition("?")[2]))
+    found = {
+        "user": url.username,
+        "password": str(url.password) if url.password is not None else None,
+        "host": url.host,
+        "port": str(url.port) if url.port is not None else None,
+        "dbname": url.database or None,
+    }
+    options = {name: value for name, value in found.items() if value}
+    if "database" in named:
+        named.setdefault("dbname", named.pop("database"))
+    known = _ALIKE | _ONLY_LIBPQ - {"connect_timeout"} | {"user", "password"}
+    settings = {name: value for name, value in named.items() if name not in known}
+    options = {**{k: v for k, v in named.items() if k in known}, **options}
+    return _with_settings(options, settings)
+
+
+def _with_settings(options: dict[str, str], settings: Mapping[str, str]) -> dict[str, str]:
+    def escaped(text: str) -> str:
+        return text.replace("\\", "\\\\").replace(" ", "\\ ")
+
+    texts = [f"-c {escaped(f'{name}={value}')}" for name, value in settings.items()]
+    if not texts:
+        return options
+    return {**options, "options": " ".join(filter(None, (options.get("options"), *texts)))}
+
+
+def _driver(drivername: str) -> str:
+    return drivername.partition("+")[2]
+
+
+def _without(query: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    left_out = set(names)
+    return {name: value for name, value in query.items() if name not in left_out}
+
+
+def _common(url: URL) -> dict[str, str]:
+    """The query as libpq's options, with SQLAlchemy's two ways to name several hosts as one."""
+    options: dict[str, str] = {}
+    query = {k: v for k, v in url.query.items() if k not in _OF_SQLALCHEMY}
+    hosts = query.pop("host", None)
+    if isinstance(hosts, tuple):
+        pairs = [host.partition(":")[::2] for host in hosts]
+        options["host"] = ",".join(host for host, _ in pairs)
+        options["port"] = ",".join(port for _, port in pairs)
+    elif hosts is not None:
+        options["host"] = hosts
+    ports = query.pop("port", None)
+    if ports is not None:
+        options["port"] = ports if isinstance(ports, str) else ",".join(ports)
+    for name, value in query.items():
+        if not isinstance(value, str):
+            raise ConfigurationError(f"the URL says {name} twice")
+        options[name] = value
+    return _of_asyncpg(url, options) if _driver(url.drivername) == "asyncpg" else options
+
+
+def _of_asyncpg(url: URL, query: dict[str, str]) -> dict[str, str]:
+    rest = dict(query)
+    options = options_of_dsn(rest.pop("dsn")) if "dsn" in rest else {}
+    said = {"user", "password", "dbname", *(("host", "port") if url.host else ())}
+    options = _without(options, said)  # the URL's own parts say these; see `settled`
+    if mode := _mode_of(rest.pop("ssl", None)):
+        options["sslmode"] = mode
+    if rest.pop("direct_tls", None):
+        options["sslnegotiation"] = "direct"
+    rest = _without(rest, _TUNING_OF_ASYNCPG)
+    _ensure_known(rest, _ALIKE, "libpq")
+    return {**options, **rest}
+
+
+def _mode_of(ssl: Any) -> str | None:
+    """Spell asyncpg's mode as libpq does."""
+    if ssl is None:
+        return None
+    mode = str(ssl).replace("_", "-")
+    if mode not in _MODES:
+        raise ConfigurationError(
+            f"the URL's ssl={mode} is none of {', '.join(sorted(_MODES))}; asyncpg's other "
+            "values go into connect_args"
+        )
+    return mode
+
+
+def _for_asyncpg(url: URL, options: dict[str, str]) -> dict[str, str]:
+    rest = _without(options, _TUNING_OF_LIBPQ)
+    if "fallback_application_name" in rest:
+        rest.setdefault("application_name", rest.pop("fallback_application_name"))
+        rest.pop("fallback_application_name", None)
+    rest = {k: v for k, v in rest.items() if v and v not in _UNSAID.get(k, ())}
+    if "hostaddr" in rest and not (url.host or "host" in rest):
+        rest["host"] = rest.pop("hostaddr")
+    mode = rest.pop("sslmode", None)
+    if rest.get("sslrootcert") == "system":
+        raise ConfigurationError(
+            "the URL's sslrootcert=system cannot be said to asyncpg in a URL; name a file"
+        )
+    _ensure_known(rest, _ALIKE | _IN_THE_DSN, "asyncpg")
+    inside = {name: rest.pop(name) for name in sorted(_IN_THE_DSN.intersection(rest))}
+    query = {**rest, **({"ssl": mode} if mode else {}), **_each_with_its_port(url, rest)}
+    if inside:
+        query["dsn"] = "postgresql:///?" + urlencode(inside, quote_via=quote)
+    return query
+
+
+def _each_with_its_port(url: URL, options: Mapping[str, str]) -> dict[str, str]:
+    """asyncpg wants a port for each of several hosts, where libpq has a default."""
+    hosts = (options.get("host") or url.host or "").split(",")
+    if len(hosts) == 1:
+        return {}
+    usual = os.environ.get("PGPORT") or "5432"
+    if "host" not in options and url.port is not None:
+        usual = str(url.port)
+    ports = options.get("port", "").split(",")
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    return {"host": ",".join(hosts), "port": ",".join(port or usual for port in ports)}
+
+
+def _ensure_known(options: Mapping[str, str], known: frozenset[str], whom: str) -> None:
+    if unknown := sorted(options.keys() - known):
+        raise ConfigurationError(
+            f"the URL's {', '.join(unknown)} cannot be translated for {whom}; nothing was "
+            "changed. Leave it out, or give a URL that names a driver that takes it"
+        )
