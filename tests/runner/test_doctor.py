@@ -380,6 +380,50 @@ async def test_an_invalid_index_is_removed_on_request(server: Target, postgres_u
     assert len(contents(postgres_url)["users"]) == 2
 
 
+def unique_again(folder: Path) -> None:
+    body = """
+with op.get_context().autocommit_block():
+    op.execute("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS uq_name ON users (name)")
+"""
+    revision(folder, "r4", "r3", upgrade=body)
+
+
+async def test_an_invalid_index_that_a_revision_takes_for_whole_is_noted_and_built_again(
+    server: Target, postgres_url: str, versions: Path
+) -> None:
+    await fail_to_index(postgres_url)
+    unique_again(versions)
+
+    (report,) = (await Migrator(server, mode="migrate").run()).targets
+
+    assert report.outcome == "migrated"
+    assert any("index public.uq_name is invalid" in note for note in report.notes)
+
+    found = await doctor(server, repair=True)
+    assert "kept: index public.uq_name is invalid" in found.repairs[0]
+    assert "23505" in found.repairs[0]
+    assert invalid(postgres_url) == {"uq_name"}  # and no half of the rebuild
+
+    await execute(postgres_url, "DELETE FROM users WHERE id = 2")
+    found = await doctor(server, repair=True)
+    made = "built again, as a revision made it: index public.uq_name is invalid"
+    assert found.repairs == (made,)
+    assert found.healthy and invalid(postgres_url) == set()
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await execute(postgres_url, "INSERT INTO users (id, name) VALUES (3, 'b')")
+
+
+async def test_an_invalid_index_that_a_pending_revision_is_to_make_is_removed(
+    server: Target, postgres_url: str, versions: Path
+) -> None:
+    await fail_to_index(postgres_url)
+    unique_again(versions)
+
+    found = await doctor(server, repair=True)
+
+    assert found.repairs == ("removed: index public.uq_name is invalid",)
+
+
 async def test_an_index_that_is_being_built_is_kept(server: Target, postgres_url: str) -> None:
     reader = await connected(postgres_url)
     builder = await connected(postgres_url)

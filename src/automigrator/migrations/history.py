@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import traceback
 from collections.abc import Iterable, Iterator
 from importlib.util import decode_source
@@ -138,6 +139,11 @@ class History:
     def may_commit(self, revisions: Iterable[str]) -> bool:
         """Whether the code of one of these revisions calls for a commit in its middle."""
         return any(may_commit(self.text(revision)) for revision in revisions)
+
+    def names(self, name: str, heads: Iterable[str]) -> bool:
+        """Whether a revision that a database at `heads` has names something in its text."""
+        word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+        return any(word.search(self.text(each.revision)) for each in self.ancestry(heads))
 
     def text(self, revision: str) -> str:
         """The text of a revision's file; one that cannot be read counts as committing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from automigrator.errors import EnvError, JudgedError, UnknownRevisionError
 from automigrator.failure import FailureKind
@@ -145,6 +146,12 @@ async def _brought_to(state: RunState, finding: Finding) -> None:
             f"env.py returned as if all were well, and the database is at "
             f"{', '.join(state.after) or 'base'}, not at {', '.join(finding.wanted)}"
         )
+    if state.debris or execution.observed.torn:  # in one transaction nothing can be left
+        lying: tuple[str, ...] = ()
+        with suppress(Exception):  # what is migrated is all right
+            lying = await state.backend.debris()
+        for each in lying:
+            state.run.note(f"{each}; no revision has mended that, doctor(repair=True) may")
 
 
 def _not_read_back(state: RunState, execution: Execution, error: Exception) -> Exception:

@@ -86,17 +86,23 @@ async def _repaired(session: Session, seen: TargetCheckup) -> TargetCheckup:
     done: list[str] = []
     try:
         async with session.lock(waiting) as hold:
-            if (await hold.look([session.table])).unfinished:
+            sight = await hold.look([session.table])
+            if sight.unfinished:
                 done.append(
                     "nothing was removed: a run was killed, and the next start must first finish "
                     "or undo what it began"
                 )
             else:
+                history = await session.history()
+                applied = [each for each in sight.all_heads() if history.knows([each])]
                 for each in provable:
                     await hold.confirm()
-                    why_not = await examiner.remove(each)
+                    again = each.rebuilds and history.names(each.object[1], applied)
+                    act = examiner.rebuild if again else examiner.remove
+                    why_not = await act(each)
                     kept = f"kept: {each.what}: {why_not}"
-                    done.append(kept if why_not else f"removed: {each.what}")
+                    made = "built again, as a revision made it" if again else "removed"
+                    done.append(kept if why_not else f"{made}: {each.what}")
     except Exception as error:  # noqa: BLE001 - what was done so far is what is asked for
         done.append(f"nothing more was removed: {first_line(error)}")
     for line in done:

@@ -1,4 +1,4 @@
-"""What can be found out about a target beside its heads; only `remove` changes anything."""
+"""What can be found out about a target beside its heads; only the last two calls change it."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ class Debris:
     object: TableName
     provable: bool
     why: str
+    rebuilds: bool = False
+    """Whether `rebuild` can make it whole."""
 
     def __str__(self) -> str:
         return f"{self.what}: {'debris, as ' if self.provable else 'kept: '}{self.why}"
@@ -79,6 +81,9 @@ class Examiner(Protocol):
 
     async def remove(self, debris: Debris) -> str | None:
         """Remove what is provably debris, under the lock; why not, where it could not be."""
+
+    async def rebuild(self, debris: Debris) -> str | None:
+        """Make whole what an applied revision made, under the lock; why not, if it could not be."""
 
 
 def _sized(size: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from sqlalchemy.exc import DBAPIError
@@ -18,6 +19,7 @@ from automigrator.backends.postgresql.maintenance import Maintenance
 from automigrator.backends.postgresql.names import ours
 from automigrator.backends.postgresql.sql import quoted_name, rows_of, run
 from automigrator.retention import at_of
+from automigrator.support.redaction import first_line
 
 _INVALID = """
     select n.nspname::text, c.relname::text,
@@ -98,21 +100,35 @@ class ServerExaminer:
             return tuple(await self._invalid(connection))
 
     async def remove(self, debris: Debris) -> str | None:
+        async with self.access.connection(autocommit=True) as connection:
+            return await self._done(connection, "DROP INDEX CONCURRENTLY", debris)
+
+    async def rebuild(self, debris: Debris) -> str | None:
+        async with self.access.connection(autocommit=True) as connection:
+            why_not = await self._done(connection, "REINDEX INDEX CONCURRENTLY", debris)
+            schema, name = debris.object
+            for each in await self._invalid(connection) if why_not else ():
+                # a rebuild that fails leaves its own half beside the index
+                if each.object[0] == schema and re.fullmatch(
+                    f"{re.escape(name)}_ccnew\\d*", each.object[1]
+                ):
+                    await self._done(connection, "DROP INDEX CONCURRENTLY", each)
+            return why_not
+
+    async def _done(self, connection: AsyncConnection, act: str, debris: Debris) -> str | None:
         schema, name = debris.object
         assert schema is not None
-        async with self.access.connection(autocommit=True) as connection:
-            # looked at as late as can be: it may have been built again since
-            invalid = {each.object: each for each in await self._invalid(connection)}
-            if (judged := invalid.get(debris.object)) is None:
-                return "it is no longer there, or no longer invalid"
-            if not judged.provable:
-                return judged.why
-            await run(connection, "SET lock_timeout = '500ms'")
-            index = f"{quoted_name(schema)}.{quoted_name(name)}"
-            try:
-                await run(connection, f"DROP INDEX CONCURRENTLY {index}")
-            except DBAPIError as error:
-                return f"the server refused ({code_of(error)}): {str(error.orig).splitlines()[0]}"
+        # looked at as late as can be: it may have been built again since
+        invalid = {each.object: each for each in await self._invalid(connection)}
+        if (judged := invalid.get(debris.object)) is None:
+            return "it is no longer there, or no longer invalid"
+        if not judged.provable:
+            return judged.why
+        await run(connection, "SET lock_timeout = '500ms'")
+        try:
+            await run(connection, f"{act} {quoted_name(schema)}.{quoted_name(name)}")
+        except DBAPIError as error:
+            return f"the server refused ({code_of(error)}): {first_line(error)}"
         return None
 
     async def _invalid(self, connection: AsyncConnection) -> list[Debris]:
@@ -141,4 +157,4 @@ def _judged(schema: str, name: str, said: str, needed: bool, locked: bool, own: 
     else:
         why = "its concurrent build failed, and no session continues it"
     provable = bool(own and not needed and not locked)
-    return Debris(f"index {said} is invalid", (schema, name), provable, why)
+    return Debris(f"index {said} is invalid", (schema, name), provable, why, rebuilds=True)

@@ -58,6 +58,9 @@ class FileExaminer:
     async def remove(self, debris: Debris) -> str | None:
         return await shielded(self._of_file(lambda live: _dropped(live, debris), None))
 
+    async def rebuild(self, debris: Debris) -> str | None:
+        return "what an unfinished batch operation leaves cannot be made whole"
+
 
 def left_over(live: Path) -> tuple[str, ...]:
     """Return the debris in a file without judging it: comparing rows takes its time."""
