@@ -17,11 +17,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import to_tuple
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import EnvError, RevisionExitError, UnknownRevisionError
+from automigrator.migrations.causes import too_long
 from automigrator.migrations.connecting import connecting
 from automigrator.migrations.history import History, directory, revision_id
 from automigrator.migrations.isolation import running_env
@@ -55,6 +57,8 @@ class Configured:
     pending: tuple[str, ...] = ()
     wanted: tuple[str, ...] = ()
     one_transaction: bool = True
+    open_before: bool = False
+    """Whether env.py had begun a transaction; Alembic leaves its commit to env.py then."""
     ran: bool = False
     ahead: UnknownRevisionError | None = None
     """Names those of `heads` that are in no file; nothing is known to be pending then."""
@@ -132,6 +136,11 @@ def execute(request: Request, execution: Execution) -> None:
         if execution.current is not None:
             raise RevisionExitError(f"the revision called sys.exit({stop.code!r})") from stop
         raise EnvError(f"env.py called sys.exit({stop.code!r})") from stop
+    except DBAPIError as error:
+        cause = None if execution.error else too_long(error, execution.current or "")
+        if cause is None:
+            raise
+        raise cause from error
 
 
 def _environment(request: Request, execution: Execution) -> EnvironmentContext:
@@ -156,6 +165,7 @@ def _environment(request: Request, execution: Execution) -> EnvironmentContext:
         if connection is None:
             original(connection, *args, **options)
             return
+        open_before = bool(getattr(connection, "in_transaction", bool)())
         chosen = _adopted(request, execution, connection)
         if request.apply:
             # once the session can be found: a process that takes over must be able to end it
@@ -174,7 +184,9 @@ def _environment(request: Request, execution: Execution) -> EnvironmentContext:
             table = sessions.resolve(chosen, table)
         several = options.get("transaction_per_migration") or not context.impl.transactional_ddl
         driver = f"{chosen.dialect.name}+{chosen.dialect.driver}"
-        execution.contexts.append(Configured(table, driver, one_transaction=not several))
+        execution.contexts.append(
+            Configured(table, driver, one_transaction=not several, open_before=open_before)
+        )
 
     environment.configure = configure  # type: ignore[method-assign]  # a subclass breaks its proxies
     return environment

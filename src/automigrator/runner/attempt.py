@@ -7,6 +7,7 @@ import time
 from automigrator.errors import EnvError, UnknownRevisionError
 from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
+from automigrator.migrations.causes import LEFT_OPEN
 from automigrator.migrations.environment import Execution
 from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import count
@@ -140,6 +141,7 @@ async def _brought_to(state: RunState, finding: Finding) -> None:
         raise execution.error or EnvError(
             f"env.py returned as if all were well, and the database is at "
             f"{', '.join(state.after) or 'base'}, not at {', '.join(finding.wanted)}"
+            f"{LEFT_OPEN if any(each.open_before for each in execution.contexts) else ''}"
         )
 
 
