@@ -23,6 +23,7 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import EnvError, RevisionExitError, UnknownRevisionError
+from automigrator.migrations.causes import too_long
 from automigrator.migrations.connecting import connecting
 from automigrator.migrations.history import History, directory, revision_id
 from automigrator.migrations.isolation import running_env
@@ -61,6 +62,8 @@ class Configured:
     pending: tuple[str, ...] = ()
     wanted: tuple[str, ...] = ()
     one_transaction: bool = True
+    open_before: bool = False
+    """Whether env.py had begun a transaction; Alembic leaves its commit to env.py then."""
     ran: bool = False
     ahead: UnknownRevisionError | None = None
     """Names those of `heads` that are in no file; nothing is known to be pending then."""
@@ -140,6 +143,9 @@ def execute(request: Request, execution: Execution) -> None:
             raise RevisionExitError(f"the revision called sys.exit({stop.code!r})") from stop
         raise EnvError(f"env.py called sys.exit({stop.code!r})") from stop
     except Exception as error:
+        cause = None if execution.error else too_long(error, execution.current or "")
+        if cause is not None:
+            raise cause from error
         told = execution.observed.told(error, migration.backend)
         if told is error:
             raise
@@ -167,6 +173,7 @@ def _environment(request: Request, execution: Execution) -> EnvironmentContext:
         if connection is None:
             original(connection, *args, **options)
             return
+        open_before = bool(getattr(connection, "in_transaction", bool)())
         chosen = _adopted(request, execution, connection)
         if request.apply:
             # once the session can be found: a process that takes over must be able to end it
@@ -185,7 +192,9 @@ def _environment(request: Request, execution: Execution) -> EnvironmentContext:
             table = sessions.resolve(chosen, table)
         several = options.get("transaction_per_migration") or not context.impl.transactional_ddl
         driver = f"{chosen.dialect.name}+{chosen.dialect.driver}"
-        execution.contexts.append(Configured(table, driver, one_transaction=not several))
+        execution.contexts.append(
+            Configured(table, driver, one_transaction=not several, open_before=open_before)
+        )
 
     environment.configure = configure  # type: ignore[method-assign]  # a subclass breaks its proxies
     return environment

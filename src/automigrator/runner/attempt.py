@@ -8,6 +8,7 @@ from contextlib import suppress
 from automigrator.errors import EnvError, JudgedError, UnknownRevisionError
 from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
+from automigrator.migrations.causes import LEFT_OPEN
 from automigrator.migrations.environment import Execution
 from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import count
@@ -145,6 +146,7 @@ async def _brought_to(state: RunState, finding: Finding) -> None:
         raise execution.error or EnvError(
             f"env.py returned as if all were well, and the database is at "
             f"{', '.join(state.after) or 'base'}, not at {', '.join(finding.wanted)}"
+            f"{LEFT_OPEN if any(each.open_before for each in execution.contexts) else ''}"
         )
     if state.debris or execution.observed.torn:  # in one transaction nothing can be left
         lying: tuple[str, ...] = ()
