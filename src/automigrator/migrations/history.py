@@ -62,7 +62,7 @@ class History:
         except (OSError, UnicodeDecodeError):
             return ""
 
-    @property
+    @functools.cached_property
     def proof(self) -> Proof:
         """What the syntax of env.py proves; nothing where it cannot be read."""
         try:
