@@ -24,8 +24,7 @@ engine = engine_from_config(
 
 def migrate(name):
     with engine.connect() as connection:
-        for statement in (HERE / "enter.sql").read_text().split(";"):
-            connection.execute(text(statement.format(name)))
+        connection.execute(text((HERE / "enter.sql").read_text().format(name)))
         connection.commit()
         context.configure(connection=connection)
         with context.begin_transaction():

@@ -18,6 +18,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import to_tuple
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import DBAPIError
 
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
@@ -143,9 +144,10 @@ def execute(request: Request, execution: Execution) -> None:
             raise RevisionExitError(f"the revision called sys.exit({stop.code!r})") from stop
         raise EnvError(f"env.py called sys.exit({stop.code!r})") from stop
     except Exception as error:
-        cause = None if execution.error else too_long(error, execution.current or "")
-        if cause is not None:
-            raise cause from error
+        if isinstance(error, DBAPIError) and not execution.error:
+            cause = too_long(error, execution.current or "")
+            if cause is not None:
+                raise cause from error
         told = execution.observed.told(error, migration.backend)
         if told is error:
             raise

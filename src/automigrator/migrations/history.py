@@ -64,7 +64,7 @@ class History:
         path = Path(self.script.env_py_location)
         return path if path.exists() else pyc_file_from_path(path) or path
 
-    @property
+    @functools.cached_property
     def proof(self) -> Proof:
         """What the syntax of env.py proves; nothing where it cannot be read."""
         try:

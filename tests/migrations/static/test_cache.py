@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from automigrator.migrations.static import cache
+from automigrator.migrations.static import cache, proof
 from automigrator.migrations.static.cache import History, history_of, signature_of
 from automigrator.migrations.static.heads import Heads, heads_of
 from automigrator.migrations.static.layout import Layout, Proof
@@ -43,6 +43,14 @@ def test_unchanged_files_are_recalled(layout: Layout, reads: list[object]) -> No
     history = (Heads(frozenset({"a1"}), frozenset({"a1"}), frozenset({"a1"})), Proof(True, True))
     assert looked(layout) == looked(layout) == history
     assert len(reads) == 1
+
+
+def test_what_env_py_proves_is_recalled_too(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = looked(layout)
+    monkeypatch.setattr(proof, "proof_of", lambda text: pytest.fail("env.py was parsed again"))
+    assert looked(layout) == history
 
 
 @pytest.mark.parametrize("change", ["added", "edited", "touched", "removed", "env.py"])

@@ -233,6 +233,7 @@ SEVERAL = {
             migrate(connection)
         """,
     "helper that migrates": "migrate(engine.connect())\nhelper.migrate_others()",
+    "a command line": "migrate(engine.connect())\nhelper.run(['alembic', 'upgrade', 'head'])",
     "on some path only": "if engine:\n    migrate(engine.connect())",
     "no path": "if engine:\n    raise OSError",
     "early return": "if engine is None:\n    return\nmigrate(engine.connect())",

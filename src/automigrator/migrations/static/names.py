@@ -184,7 +184,7 @@ class Names:
         local = {node.name for node in self._nodes if isinstance(node, Function)}
         for node in self._nodes:
             match node:
-                case ast.Constant(value=str(name)) if name in _STEPS:
+                case ast.Constant(value=str(name)) if name in (*_STEPS, "upgrade"):
                     raise Unclear(f"{name} by its name", node)
                 case ast.Name(id=name) | ast.Attribute(attr=name) if name in _DYNAMIC:
                     raise Unclear(name, node)
