@@ -297,11 +297,13 @@ def recipe_of(engine: AsyncEngine | Engine) -> tuple[list[Any], dict[str, Any]] 
         raise _Recipe(list(cargs), dict(cparams))
 
     source = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    pool = source.pool.recreate()
     event.listen(source, "do_connect", capture)
     try:
-        source.pool.recreate().connect().close()
+        pool.connect().close()
     except _Recipe as recipe:
         return recipe.arguments
     finally:
         event.remove(source, "do_connect", capture)
+        pool.dispose()  # what a creator has made
     return None  # a creator= of the application's: only its own database can be reached that way
