@@ -199,7 +199,6 @@ async def test_a_driver_that_is_missing_is_named_with_what_to_install(
     assert tables(postgres_url) == set()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # asyncpg's, unused
 async def test_an_option_that_no_way_can_be_told_is_named(
     postgres_url: str, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Dialect, NullPool, Pool, event
+from sqlalchemy import URL, Dialect, Engine, NullPool, Pool, event
 from sqlalchemy.exc import ArgumentError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
@@ -290,17 +290,20 @@ def _as_given(
         cparams.update({**recipe[1], **own})
 
 
-def recipe_of(engine: AsyncEngine) -> tuple[list[Any], dict[str, Any]] | None:
+def recipe_of(engine: AsyncEngine | Engine) -> tuple[list[Any], dict[str, Any]] | None:
     """Return the arguments with which an engine would connect now, listeners included."""
 
     def capture(dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]) -> None:
         raise _Recipe(list(cargs), dict(cparams))
 
-    event.listen(engine.sync_engine, "do_connect", capture)
+    source = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    pool = source.pool.recreate()
+    event.listen(source, "do_connect", capture)
     try:
-        engine.sync_engine.pool.recreate().connect().close()
+        pool.connect().close()
     except _Recipe as recipe:
         return recipe.arguments
     finally:
-        event.remove(engine.sync_engine, "do_connect", capture)
+        event.remove(source, "do_connect", capture)
+        pool.dispose()  # what a creator has made
     return None  # a creator= of the application's: only its own database can be reached that way

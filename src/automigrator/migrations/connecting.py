@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 
 from alembic.config import Config
 from sqlalchemy import Dialect, Engine, NullPool, Pool, StaticPool, event, make_url
+from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
 
 from automigrator.backends.access import Access, recipe_of
 from automigrator.errors import EnvError
@@ -22,6 +24,9 @@ from automigrator.migrations.process import inside_env, replaced
 from automigrator.support.concurrency import running_loop
 
 T = TypeVar("T")
+
+AS_OURS = "automigrator_as_the_application"
+"""Notes in a connection's `info` that it was made as the application makes its own."""
 
 _WHO = frozenset(
     (
@@ -58,6 +63,9 @@ def connecting(
             made.add(engine.pool)
 
     def connected(pool: Pool) -> Any:
+        dialect = getattr(pool, "_dialect", None)
+        if ours is None and getattr(dialect, "is_async", False) and elsewhere():
+            _ensure_awaitable(dialect)
         if not applications(pool) or isinstance(pool, NullPool | StaticPool):
             return connect(pool)
         if pool not in instead:
@@ -90,6 +98,12 @@ def connecting(
             event.listen(Engine, "do_connect", as_ours)
             stack.callback(event.remove, Engine, "do_connect", as_ours)
         yield
+
+
+def _ensure_awaitable(dialect: Any) -> None:
+    """Raise before the driver makes a coroutine that nobody would await."""
+    if not in_greenlet():
+        raise MissingGreenlet(f"env.py connects without a loop, and its driver is {dialect.driver}")
 
 
 def _emptied_at_once(pool: Pool) -> Pool:
@@ -135,6 +149,7 @@ def _as_ours(access: Access, config: Config) -> Callable[..., Any]:
                 f"({', '.join(proves or sorted(more))}), which would replace what the "
                 "application's proves; let env.py take config.attributes['connection']"
             )
+        record.info[AS_OURS] = True
         pool = given.sync_engine.pool
         if recipe is None:
             fairy = pool.recreate().connect()

@@ -57,7 +57,9 @@ async def drive(
         if hold is not None:
             Bridge(loop).result(hold.confirm(progress))
 
-    def executed(connection: Connection | None, identity: Hashable) -> None:
+    def executed(
+        connection: Connection | None, identity: Hashable, weaker: Callable[[Connection], str]
+    ) -> None:
         offers = {"connection": connection, "engine": connection and connection.engine}
         attributes = {"connection": offers[way.offer]} if way.offer in offers else {}
         request = Request(
@@ -66,6 +68,7 @@ async def drive(
             revision,
             connection,
             identity,
+            weaker,
             loop,
             apply=apply,
             down=down,
@@ -82,13 +85,14 @@ async def drive(
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(alembic_to_ourselves(target))
         identity = await watch.await_end(backend.identity(place), cancellable=True)
+        weaker = await watch.await_end(backend.proving(), cancellable=True)
         ours: Connection | None = None
         if way.ours:
             making = connected(place.engine, target.connect_timeout)
             connection = await stack.enter_async_context(making)
             ours = connection.sync_connection
             execution.cancel = awaited.cancel
-        work = partial(executed, ours, identity)
+        work = partial(executed, ours, identity, weaker)
         run = awaited.run if way.ours else _with_current_loop
         await watch.await_end(in_thread(partial(run, work)))
     return execution

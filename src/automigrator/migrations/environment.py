@@ -25,7 +25,7 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import EnvError, RevisionExitError, UnknownRevisionError
 from automigrator.migrations.causes import too_long
-from automigrator.migrations.connecting import connecting
+from automigrator.migrations.connecting import AS_OURS, connecting
 from automigrator.migrations.history import History, directory, revision_id
 from automigrator.migrations.isolation import running_env
 from automigrator.migrations.observation import Observation
@@ -80,6 +80,8 @@ class Request:
     connection: Connection | None
     """Ours, which env.py may take; None where it is to migrate on one of its own."""
     identity: Hashable
+    weaker: Callable[[Connection], str]
+    """Says in what a connection proves less of the server than the application's."""
     loop: asyncio.AbstractEventLoop
     """The application's."""
     apply: bool
@@ -283,13 +285,19 @@ def _adopted(request: Request, execution: Execution, theirs: Any) -> Connection:
         raise EnvError(
             f"env.py opened a {theirs.dialect.name} database, the target is {backend.name}"
         )
-    if not theirs.dialect.is_async or running_loop() is None:
+    engines = (backend.access.given_engine, backend.access.application)
+    applications = theirs.engine.pool in [each.sync_engine.pool for each in engines if each]
+    if not applications and (not theirs.dialect.is_async or running_loop() is None):
         # close the pool that env.py made for itself and leaves behind; never the application's
-        engines = (backend.access.given_engine, backend.access.application)
-        if theirs.engine.pool not in [each.sync_engine.pool for each in engines if each]:
-            execution.undo.callback(theirs.engine.dispose)
+        execution.undo.callback(theirs.engine.dispose)
     if ours is not None and request.migration.place.in_place and not theirs.in_transaction():
         return ours  # no second connection leads to a database in memory
+    if not applications and not theirs.info.get(AS_OURS) and (less := request.weaker(theirs)):
+        raise EnvError(
+            "env.py's own connection proves less of the server than the application's, and was not "
+            f"used: {less}. Give the URL or the engine of env.py what the application's has, or "
+            "take config.attributes['connection']"
+        )
     with _untouched(theirs):
         same = backend.sessions.identity(theirs) == request.identity
     if not same:

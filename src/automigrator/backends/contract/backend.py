@@ -83,6 +83,14 @@ class Backend(ABC):
         """
         return url.set(drivername=drivername)
 
+    async def proving(self) -> Callable[[Connection], str]:
+        """Return what says in what a connection of env.py's own proves less of the server.
+
+        Less than the application's: of who it is, and that nobody reads along. An empty text means
+        that nothing is missing; else the connection is not used.
+        """
+        return lambda connection: ""
+
     async def identity(self, place: Place) -> Hashable:
         """Say which database a place is; see `Sessions.identity`."""
 

@@ -16,10 +16,10 @@ from automigrator.backends.postgresql.looks import Sights
 from automigrator.support.concurrency import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
     from contextlib import AbstractAsyncContextManager
 
-    from sqlalchemy import URL
+    from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from automigrator.backends.contract.backend import Waiting
@@ -40,6 +40,7 @@ class PostgreSQL(Backend):
         # libpq's default is the user's name
         self.database = access.url.database or access.url.username or ""
         self._maintenance_database = maintenance_database
+        self._weaker: Callable[[Connection], str] | None = None
         self._engines: weakref.WeakSet[AsyncEngine] = weakref.WeakSet()
         self._sights = Sights(access, self.database, lambda: self._maintenance.connection())
 
@@ -92,6 +93,16 @@ class PostgreSQL(Backend):
         from automigrator.support.postgresql_urls import translated
 
         return translated(url, drivername, own)
+
+    async def proving(self) -> Callable[[Connection], str]:
+        from automigrator.backends.postgresql import proof
+
+        if self._weaker is None:
+            given = self.access.given_engine
+            driver = given.dialect.driver if given else self.access.url.get_dialect().driver
+            application = proof.proof_of(await self.access.arguments(), driver)
+            self._weaker = partial(proof.weaker, application)
+        return self._weaker
 
     async def identity(self, place: Place) -> Hashable:
         if place.url != self.access.url:

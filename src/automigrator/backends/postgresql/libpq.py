@@ -37,7 +37,7 @@ async def environment(access: Access, application_name: str) -> dict[str, str]:
             "the application's engine makes its connections with a creator of its own, which "
             f"pg_dump cannot use; {_ADVICE}"
         )
-    arguments = _spelled_out(given)
+    arguments = spelled_out(given)
     variables = {
         _variable(name): await _text(value)
         for name, value in arguments.items()
@@ -56,8 +56,11 @@ def _variable(parameter: str) -> str:
     return f"PG{name.replace('_', '').upper()}"
 
 
-def _spelled_out(given: Mapping[str, Any]) -> dict[str, Any]:
+def spelled_out(given: Mapping[str, Any], driver: str = "") -> dict[str, Any]:
+    """Return a driver's arguments, with those that are in a text of its own among them."""
     arguments = dict(given)
+    if driver == "psycopg2" and (text := arguments.pop("dsn", arguments.pop("conninfo", None))):
+        return {**importlib.import_module("psycopg2.extensions").parse_dsn(text), **arguments}
     if conninfo := arguments.pop("conninfo", None):
         module = importlib.import_module("psycopg.conninfo")  # only psycopg's URLs have one
         arguments = {**module.conninfo_to_dict(conninfo), **arguments}
