@@ -106,6 +106,14 @@ class Execution:
     """Cancels what is awaited on the loop; for what no interrupt ends."""
     undo: ExitStack = field(default_factory=ExitStack)
 
+    def begin_anew(self) -> None:
+        """Forget what was rolled back; what was committed is not run again."""
+        self.contexts.clear()
+        self.interrupts.clear()
+        self.current = self.error = self.began = self.cancel = None
+        self.statement = self.statement_since = None
+        self.stopped = False
+
     @property
     def met_a_revision(self) -> bool:
         """Whether env.py came as far as a revision; with revisions done, as far as their commit."""
@@ -142,7 +150,7 @@ def execute(request: Request, execution: Execution) -> None:
                 *to_tuple(options.get("on_version_apply"), default=()),
                 confirmed,  # inside the transaction, before its commit
             )
-        for option, value in sessions.configure_options().items():
+        for option, value in sessions.configure_options(chosen).items():
             if options.get(option) is None:
                 options[option] = value
         original(chosen, *args, **options)
@@ -208,7 +216,8 @@ def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterat
         began = time.perf_counter()
         yield step
         seconds = time.perf_counter() - began
-        execution.done.append((revision, seconds))
+        before = [each for each in execution.done if each[0] != revision]
+        execution.done = [*before, (revision, seconds)]
         execution.current = execution.began = None
         request.done(revision, seconds)
     if request.stop():
