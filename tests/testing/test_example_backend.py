@@ -33,7 +33,7 @@ from automigrator_exampledb import ExampleDB, ExampleSessions
 class CommittingSessions(ExampleSessions):
     adopt = Sessions.adopt
 
-    def configure_options(self):
+    def configure_options(self, connection=None):
         return {"transactional_ddl": False}
 
 class Committing(ExampleDB):

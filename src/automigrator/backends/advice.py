@@ -37,3 +37,8 @@ NOT_THERE = (
     "the revision and the database disagree about what is there: look for what was changed by "
     "hand, or repair the revision"
 )
+
+OUTSIDE = (
+    "it cannot be done inside a transaction, and a revision runs in one: put it alone into `with "
+    "op.get_context().autocommit_block():`, which commits what came before"
+)

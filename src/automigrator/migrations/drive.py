@@ -47,8 +47,34 @@ async def drive(
     context that env.py configures, when nothing is applied. `execution` is filled in, and
     returned. Raises LockLostError when the lock is lost, and what env.py raises.
     """
-    target, backend, _, place, hold = migration
     execution = Execution() if execution is None else execution
+    once = partial(_drive, migration, way, execution, revision, apply, down, started, done, compare)
+    eases = migration.backend.sessions.eases
+    try:
+        await once()
+    except Exception as error:
+        if not apply or not eases(error):
+            raise
+    else:
+        if execution.error is None or not apply or not eases(execution.error):
+            return execution
+    execution.begin_anew()
+    await once()
+    return execution
+
+
+async def _drive(
+    migration: Migration,
+    way: Way,
+    execution: Execution,
+    revision: str,
+    apply: bool,
+    down: bool,
+    started: Callable[[str, int, int], None],
+    done: Callable[[str, float], None],
+    compare: Callable[[MigrationContext], None] | None,
+) -> None:
+    target, backend, _, place, hold = migration
     watch = Watch(target, backend, hold if apply else None, execution)
     loop = asyncio.get_running_loop()
     awaited, told = Bridge(loop), partial(_told, loop)
@@ -95,7 +121,6 @@ async def drive(
         work = partial(executed, ours, identity, weaker)
         run = awaited.run if way.ours else _with_current_loop
         await watch.await_end(in_thread(partial(run, work)))
-    return execution
 
 
 def _with_current_loop(work: Callable[[], None]) -> None:

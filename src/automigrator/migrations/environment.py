@@ -120,6 +120,14 @@ class Execution:
     undo: ExitStack = field(default_factory=ExitStack)
     observed: Observation = field(default_factory=Observation)
 
+    def begin_anew(self) -> None:
+        """Forget what was rolled back; what was committed is not run again."""
+        self.contexts.clear()
+        self.interrupts.clear()
+        self.current = self.error = self.began = self.cancel = None
+        self.statement = self.statement_since = None
+        self.stopped = False
+
     @property
     def met_a_revision(self) -> bool:
         """Whether env.py came as far as a revision; with revisions done, as far as their commit."""
@@ -186,7 +194,7 @@ def _environment(request: Request, execution: Execution) -> EnvironmentContext:
                 *to_tuple(options.get("on_version_apply"), default=()),
                 versioned,
             )
-        for option, value in sessions.configure_options().items():
+        for option, value in sessions.configure_options(chosen).items():
             if options.get(option) is None:
                 options[option] = value
         original(chosen, *args, **options)
@@ -245,7 +253,8 @@ def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterat
         began = time.perf_counter()
         yield step
         seconds = time.perf_counter() - began
-        execution.done.append((revision, seconds))
+        before = [each for each in execution.done if each[0] != revision]
+        execution.done = [*before, (revision, seconds)]
         execution.current = execution.began = None
         request.done(revision, seconds)
     if request.stop():

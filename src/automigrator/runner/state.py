@@ -271,6 +271,8 @@ class RunState:
 
     def done(self, revision: str, seconds: float) -> None:
         """Count a revision as applied, and tell."""
+        # one that was rolled back may have been run anew
+        self.applied[:] = [each for each in self.applied if each.revision != revision]
         self.applied.append(Applied(revision, seconds))
         self.ran(revision, seconds)
 

@@ -65,6 +65,16 @@ class Sessions(ABC):
         """
         return False
 
-    def configure_options(self) -> dict[str, Any]:
-        """Return options of `context.configure` for an env.py that does not set them."""
+    def eases(self, error: BaseException) -> bool:
+        """Tell whether env.py is to run once more, on connections that `adopt` treats otherwise.
+
+        Nothing of the transaction in which `error` arose was committed.
+        """
+        return False
+
+    def configure_options(self, connection: Connection | None = None) -> dict[str, Any]:
+        """Return options of `context.configure` for an env.py that does not set them.
+
+        `connection` is None where SQL is written only.
+        """
         return {}

@@ -91,6 +91,7 @@ _VERDICTS: dict[str, Verdict] = {
         "a backup",
     ),
     "XX002": Verdict("corrupt"),
+    "25001": Verdict(None, advice.OUTSIDE),
     "23505": Verdict(None, advice.DUPLICATES),
     "23502": Verdict(None, advice.NO_VALUE),
     "23503": Verdict(None, advice.ORPHANS),

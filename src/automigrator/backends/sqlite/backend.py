@@ -19,6 +19,7 @@ from automigrator.backends.contract.values import Sight, Verdict, VersionTable
 from automigrator.backends.sqlite import codes, connections, files, reader
 from automigrator.errors import ConfigurationError
 from automigrator.support.concurrency import in_thread
+from automigrator.support.error_chain import chain
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -152,6 +153,9 @@ def _look(file: Path, tables: Sequence[VersionTable]) -> Sight:
 class FileSessions(Sessions):
     """Connections of aiosqlite and pysqlite."""
 
+    def __init__(self) -> None:
+        self._keys_off = False
+
     def identity(self, connection: Connection) -> Hashable:
         file = connections.main_file(connection)
         return str(file) if file is not None else id(connection.connection.driver_connection)
@@ -159,7 +163,16 @@ class FileSessions(Sessions):
     def adopt(self, connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
         from automigrator.backends.sqlite.transactions import make_real
 
-        return make_real(connection, to_write=to_write)
+        return make_real(connection, to_write=to_write, keys_off=self._keys_off)
+
+    def eases(self, error: BaseException) -> bool:
+        from automigrator.backends.sqlite.foreign_keys import KeysInTheWayError
+
+        in_the_way = any(isinstance(each, KeysInTheWayError) for each in chain(error))
+        if self._keys_off or not in_the_way:
+            return False
+        self._keys_off = True
+        return True
 
     def interrupter(self, connection: Connection) -> Callable[[], None] | None:
         interrupt = getattr(connection.connection.driver_connection, "interrupt", None)
@@ -187,5 +200,9 @@ class FileSessions(Sessions):
     def ended(self, connection: Connection) -> bool:
         return getattr(connection.connection.driver_connection, "in_transaction", True) is False
 
-    def configure_options(self) -> dict[str, Any]:
+    def configure_options(self, connection: Connection | None = None) -> dict[str, Any]:
+        from automigrator.backends.sqlite.transactions import in_autocommit
+
+        if connection is not None and in_autocommit(connection):
+            return {}
         return {"transactional_ddl": True}

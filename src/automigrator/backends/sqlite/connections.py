@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 from sqlalchemy import URL
@@ -15,12 +16,23 @@ from sqlalchemy.util import asbool
 
 from automigrator.errors import JudgedError
 
+T = TypeVar("T")
+
 
 def rows_of(dbapi: Any, sql: str) -> list[tuple[Any, ...]]:
     """Ask the driver's own connection: SQLAlchemy's would begin a transaction for it."""
     with closing(dbapi.cursor()) as cursor:
         cursor.execute(sql)
         return list(cursor.fetchall())
+
+
+def in_driver(dbapi: Any, act: Callable[[Any], T]) -> T:
+    """Call `act` with Python's own connection, in the thread that it belongs to."""
+    run_async = getattr(dbapi, "run_async", None)
+    if run_async is None:
+        return act(dbapi)
+    done: T = run_async(lambda driver: driver._execute(act, driver._conn))
+    return done
 
 
 def files_of(dbapi: Any) -> tuple[tuple[str, str], ...]:

@@ -65,6 +65,11 @@ _BY_CODE = {
     sqlite3.SQLITE_IOERR_SHMSIZE: _FULL,
 }
 
+_OWN_TABLE = (
+    "a statement or the transaction of the same connection is in the way: read its rows to the end "
+    "first; PRAGMA wal_checkpoint belongs in `with op.get_context().autocommit_block():`"
+)
+
 _BY_ERRNO: dict[int | None, Verdict] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FULL),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _READ_ONLY),
@@ -76,6 +81,9 @@ _BY_WORDS = (
     ("already exists", advice.THERE_ALREADY),
     ("duplicate column name", advice.THERE_ALREADY),
     ("no such ", advice.NOT_THERE),
+    ("within a transaction", advice.OUTSIDE),
+    ("inside a transaction", advice.OUTSIDE),
+    (" is locked", advice.OUTSIDE),  # DETACH
 )
 
 
@@ -91,6 +99,9 @@ def classify(error: BaseException) -> Verdict:
             if code == sqlite3.SQLITE_ERROR:
                 what = (what for words, what in _BY_WORDS if words in str(each))
                 return Verdict(None, next(what, ""))
+            if code == sqlite3.SQLITE_LOCKED and str(each) == "database table is locked":
+                # the connection itself is in the way: waiting does not help
+                return Verdict(None, _OWN_TABLE)
             return _BY_CODE.get(code) or _BY_CODE.get(code & 0xFF, Verdict())
         if isinstance(each, OSError) and each.errno in _BY_ERRNO:
             return _BY_ERRNO[each.errno]

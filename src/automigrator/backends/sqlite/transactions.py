@@ -1,117 +1,174 @@
-"""Real transactions on a SQLite connection, whose batch operations fire no foreign key.
+"""Real transactions on a SQLite connection, where nobody else begins them.
 
 The driver begins a transaction at the first INSERT only, so that DDL before it is committed at
-once; SQLAlchemy documents the remedy used here (pysqlite, "Transactions with SQLite").
+once; SQLAlchemy documents remedies (pysqlite, "Transactions with SQLite"), and an env.py that uses
+one of them begins by itself.
 """
 
 from __future__ import annotations
 
-import logging
+import re
 import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from automigrator.backends.sqlite.codes import is_busy
 from automigrator.backends.sqlite.connections import main_file, rows_of
-from automigrator.errors import AutomigratorError
-from automigrator.support.error_chain import chain
+from automigrator.backends.sqlite.foreign_keys import ForeignKeys
+from automigrator.backends.sqlite.statements import IgnoredPragmaError, Statements
 
-logger = logging.getLogger(__name__)
+# after a COMMIT of the revision's own: these need no transaction, and some can have none
+_OUTSIDE = re.compile(
+    r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|;)*"
+    r"(?:pragma|vacuum|attach|detach|begin|commit|end|rollback|savepoint|release)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
-Violations = frozenset[tuple[Any, ...]]
+_GONE = (SQLAlchemyError, sqlite3.Error, ValueError, RuntimeError)
 
 
-class ForeignKeyError(AutomigratorError):
-    """Raised when a commit would leave rows that refer to nothing; it was rolled back."""
+def make_real(
+    connection: Connection, *, to_write: bool = True, keys_off: bool = False
+) -> Callable[[], None]:
+    """Let `connection` BEGIN for real unless it is in AUTOCOMMIT, or has begun already.
 
-
-def make_real(connection: Connection, *, to_write: bool = True) -> Callable[[], None]:
-    """Let `connection` BEGIN for real, with foreign keys off and checked before each commit.
-
-    They are off because recreating a parent table (a batch operation) would delete its children
-    by ON DELETE CASCADE; inside a transaction the pragma does nothing. SQLite's rollback journal
-    is on the disk, even where the application has turned it off. Returns the call that undoes
-    all this.
+    SQLite's rollback journal is on the disk, even where the application has turned it off.
+    `keys_off`: see `ForeignKeys`. Returns the call that undoes all this.
     """
     dbapi: Any = connection.connection.dbapi_connection
+    driver: Any = connection.connection.driver_connection
     level = getattr(dbapi, "isolation_level", "")
-    enforced = rows_of(dbapi, "PRAGMA foreign_keys") == [(1,)]
-    journal = _unsafe_journal(connection) if to_write else None
+    undo = ExitStack()
+    statements, keys = Statements(), None
+    with ExitStack() as on_failure:
+        on_failure.push(lambda *_: _quietly(undo.close))
+        if to_write:
+            if (journal := _unsafe_journal(connection)) is not None:
+                undo.callback(_quietly, lambda: rows_of(dbapi, f"PRAGMA journal_mode={journal}"))
+                rows_of(dbapi, "PRAGMA journal_mode=DELETE")
+            keys = ForeignKeys(connection, statements, off=keys_off)
+            undo.callback(_quietly, keys.as_before)
+            undo.callback(_quietly, statements.observe(dbapi))
+        if level is None or isinstance(level, str):
+            undo.callback(_quietly, lambda: setattr(dbapi, "isolation_level", level))
+        on_failure.pop_all()
 
-    def set_pragmas(foreign_keys: str, journal_mode: str | None) -> None:
-        if enforced:
-            rows_of(dbapi, f"PRAGMA foreign_keys={foreign_keys}")
-        if journal is not None:
-            rows_of(dbapi, f"PRAGMA journal_mode={journal_mode}")
+    ours = False
+    """Whether a transaction of SQLAlchemy's is open that is to be real."""
 
-    def as_before() -> None:
-        dbapi.isolation_level = level
-        set_pragmas("ON", journal)
+    begin_impl = connection._begin_impl
 
-    try:
-        set_pragmas("OFF", "DELETE")
-        before = _violations(dbapi)
-    except BaseException:
-        with suppress(SQLAlchemyError, sqlite3.Error, ValueError):
-            as_before()
-        raise
+    def begin_after_others(transaction: Any) -> None:
+        # a listener on the connection would be called before the engine's own
+        begin_impl(transaction)
+        begin()
 
-    def begin(conn: Connection) -> None:
-        if conn.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
-            return
-        dbapi.isolation_level = None  # an autocommit_block resets it
-        # IMMEDIATE: a deferred one that has read cannot wait for another writer. But at its end it
-        # waits for readers, even if it has written nothing
-        rows_of(dbapi, "BEGIN IMMEDIATE" if to_write else "BEGIN")
+    def begin() -> None:
+        nonlocal ours
+        ours = not in_autocommit(connection)
+        if keys is not None:
+            keys.begin(autocommit=not ours)
+        if ours:
+            ensure_begun()
 
-    def check(conn: Connection) -> None:
-        if before is None:
-            return
-        now = _violations(dbapi)
-        added = sorted((now or frozenset()) - before, key=repr)
-        if not added:
-            return
-        what = "; ".join(f"row {row[1]} of {row[0]} refers to no {row[2]}" for row in added[:5])
-        if enforced:
+    def ensure_begun() -> None:
+        if not driver.in_transaction:
+            # IMMEDIATE: a deferred one that has read cannot wait for another writer. But at its
+            # end it waits for readers, even if it has written nothing
+            rows_of(dbapi, "BEGIN IMMEDIATE" if to_write else "BEGIN")
+        if keys is not None:
+            keys.began()
+
+    def before_cursor_execute(conn: Any, cursor: Any, statement: str, *_: Any) -> None:
+        statements.ensure_none_ignored(dbapi, in_force())
+        if ours and not driver.in_transaction and not _OUTSIDE.match(statement):
+            ensure_begun()  # a script, or the revision itself, has committed
+        statements.statement = statement
+
+    def after_cursor_execute(*_: Any) -> None:
+        statements.statement = None
+        statements.ensure_none_ignored(dbapi, in_force())
+
+    def in_force() -> dict[str, str]:
+        return keys.in_force if keys is not None else {}
+
+    def before_execute(conn: Any, clause: Any, *_: Any) -> None:
+        if keys is not None:
+            keys.before_execute(clause)
+
+    def after_execute(*_: Any) -> None:
+        if keys is not None:
+            keys.resume()
+
+    def commit(conn: Connection) -> None:
+        nonlocal ours
+        try:
+            statements.ensure_none_ignored(dbapi, in_force())
+        except IgnoredPragmaError:
             with suppress(sqlite3.Error, SQLAlchemyError):
                 rows_of(dbapi, "ROLLBACK")
-            raise ForeignKeyError(f"foreign keys would be violated: {what}")
-        logger.warning("the migration leaves violated foreign keys: %s", what)
+            raise
+        if keys is not None:
+            keys.check()
+        ours = False
 
-    event.listen(connection, "begin", begin)
-    event.listen(connection, "commit", check)
+    def rollback(conn: Connection) -> None:
+        nonlocal ours
+        ours, statements.statement = False, None
+        statements.rolled_back()
+        if keys is not None:
+            keys.resume()
+
+    listeners: dict[str, Callable[..., None]] = {
+        "commit": commit,
+        "rollback": rollback,
+    }
+    if to_write:
+        listeners |= {
+            "before_cursor_execute": before_cursor_execute,
+            "after_cursor_execute": after_cursor_execute,
+            "before_execute": before_execute,
+            "after_execute": after_execute,
+        }
+    for name, listener in listeners.items():
+        event.listen(connection, name, listener)
+    vars(connection)["_begin_impl"] = begin_after_others
     if connection.in_transaction():
-        begin(connection)
+        begin()
 
-    def undo() -> None:
-        with suppress(SQLAlchemyError, sqlite3.Error):
+    def undone() -> None:
+        with suppress(*_GONE):
+            vars(connection).pop("_begin_impl", None)
             if not connection.closed and not connection.invalidated:
-                event.remove(connection, "begin", begin)
-                event.remove(connection, "commit", check)
+                for name, listener in listeners.items():
+                    event.remove(connection, name, listener)
                 if connection.in_transaction():
                     connection.rollback()
                 # a COMMIT that a reader blocked leaves it open: a pragma would do nothing
                 dbapi.rollback()
         # even after it was given back: the application's pool hands out the same one again
-        with suppress(SQLAlchemyError, sqlite3.Error, ValueError):
-            as_before()
+        undo.close()
 
-    return undo
+    return undone
 
 
-def _violations(dbapi: Any) -> Violations | None:
-    """Return the rows that refer to nothing; None when the schema itself cannot be checked."""
-    try:
-        return frozenset(tuple(row) for row in rows_of(dbapi, "PRAGMA foreign_key_check"))
-    except (sqlite3.Error, SQLAlchemyError) as error:
-        if any(map(is_busy, chain(error))):
-            raise
-        return None
+def in_autocommit(connection: Connection) -> bool:
+    """Tell whether SQLAlchemy or the driver was told to commit each statement by itself."""
+    level = connection.get_execution_options().get("isolation_level")
+    if level is None:  # of `create_engine`
+        level = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    raw: Any = connection.connection.driver_connection
+    # True: the driver's commit() does nothing, from Python 3.12 on
+    return level == "AUTOCOMMIT" or getattr(getattr(raw, "_conn", raw), "autocommit", None) is True
+
+
+def _quietly(act: Callable[[], object]) -> None:
+    with suppress(*_GONE):
+        act()
 
 
 def _unsafe_journal(connection: Connection) -> str | None:
