@@ -15,7 +15,7 @@ from automigrator.backends.contract.values import Place
 from automigrator.backends.registry import backend_for
 from automigrator.errors import EnvError
 from automigrator.migrations.config import alembic_config
-from automigrator.migrations.environment import Execution, Migration
+from automigrator.migrations.execution import Execution, Migration
 from automigrator.migrations.history import History
 from automigrator.migrations.probe import probe
 from automigrator.migrations.ways import Way, ways

@@ -17,7 +17,8 @@ from automigrator.backends.access import connected
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import ConfigurationError, JudgedError, LockLostError
-from automigrator.migrations.environment import Execution, Migration, adopt
+from automigrator.migrations.attachment import adopt
+from automigrator.migrations.execution import Execution, Migration
 from automigrator.migrations.history import History
 from automigrator.migrations.watchdog import Watch
 from automigrator.support.redaction import first_line

@@ -12,7 +12,7 @@ from sqlalchemy.sql.schema import ColumnCollectionConstraint
 
 from automigrator.errors import EnvError
 from automigrator.migrations.drive import drive
-from automigrator.migrations.environment import Migration
+from automigrator.migrations.execution import Migration
 from automigrator.migrations.probe import probe
 
 MODELS, DATABASE = "only in the models", "only in the database"

@@ -17,7 +17,8 @@ from sqlalchemy.engine import Connection
 
 from automigrator.backends.access import connected
 from automigrator.migrations.config import alembic_config
-from automigrator.migrations.environment import Execution, Migration, Request, execute
+from automigrator.migrations.environment import execute
+from automigrator.migrations.execution import Execution, Migration, Request
 from automigrator.migrations.isolation import alembic_to_ourselves
 from automigrator.migrations.watchdog import Watch
 from automigrator.migrations.ways import Way

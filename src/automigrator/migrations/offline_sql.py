@@ -23,7 +23,7 @@ from automigrator.errors import (
 )
 from automigrator.migrations import alembic_private
 from automigrator.migrations.config import alembic_config
-from automigrator.migrations.environment import Migration
+from automigrator.migrations.execution import Migration
 from automigrator.migrations.history import directory
 from automigrator.migrations.isolation import alone_in_thread, running_env
 from automigrator.migrations.process import replaced

@@ -14,7 +14,7 @@ from automigrator.errors import (
 )
 from automigrator.migrations.config import url_named
 from automigrator.migrations.drive import drive
-from automigrator.migrations.environment import Execution, Migration
+from automigrator.migrations.execution import Execution, Migration
 from automigrator.migrations.ways import Way, missing, ways
 from automigrator.support.redaction import first_line
 

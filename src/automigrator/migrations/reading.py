@@ -13,7 +13,7 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
 from automigrator.migrations.config import alembic_config
-from automigrator.migrations.environment import Migration
+from automigrator.migrations.execution import Migration
 from automigrator.migrations.history import History
 from automigrator.migrations.isolation import alone_in_thread
 from automigrator.migrations.offline_sql import run_offline

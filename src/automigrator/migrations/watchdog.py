@@ -19,7 +19,8 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import JudgedError, NoAnswerError
-from automigrator.migrations.environment import Execution, Stopped, make_interruptible
+from automigrator.migrations.attachment import make_interruptible
+from automigrator.migrations.execution import Execution, Stopped
 from automigrator.support.concurrency import beside
 from automigrator.support.redaction import first_line
 from automigrator.target import Target

@@ -9,7 +9,7 @@ from automigrator.errors import EnvError, JudgedError, UnknownRevisionError
 from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
 from automigrator.migrations.causes import LEFT_OPEN
-from automigrator.migrations.environment import Execution
+from automigrator.migrations.execution import Execution
 from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import count
 from automigrator.runner.failures import read_after

@@ -9,7 +9,7 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.errors import EnvError, JudgedError, UnknownRevisionError
 from automigrator.migrations import folders
-from automigrator.migrations.environment import Configured
+from automigrator.migrations.execution import Configured
 from automigrator.migrations.history import History
 from automigrator.migrations.probe import probe
 from automigrator.migrations.ways import Way

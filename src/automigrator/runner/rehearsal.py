@@ -9,7 +9,7 @@ from pathlib import Path
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.errors import EnvError, RefusedError
 from automigrator.migrations.baseline import stamp as stamped
-from automigrator.migrations.environment import Execution, Migration
+from automigrator.migrations.execution import Execution, Migration
 from automigrator.rehearsal import Rehearsal
 from automigrator.retention import stamp
 from automigrator.runner.diagnosis import ADVICE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from automigrator.errors import EnvError, JudgedError
-from automigrator.migrations.environment import Execution
+from automigrator.migrations.execution import Execution
 from automigrator.migrations.probe import probe
 from automigrator.report import Outcome
 from automigrator.runner.diagnosis import failure_of

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.backend import Backend, Waiting
     from automigrator.backends.contract.examiner import Examiner
     from automigrator.backends.contract.lock import Hold
-    from automigrator.migrations.environment import Migration
+    from automigrator.migrations.execution import Migration
     from automigrator.migrations.history import History
 
 logger = logging.getLogger("automigrator")
@@ -69,7 +69,7 @@ class Session:
 
     async def migration(self, hold: Hold | None = None, place: Place | None = None) -> Migration:
         """What env.py is to be run for: the target's own database, or one at another `place`."""
-        from automigrator.migrations.environment import Migration
+        from automigrator.migrations.execution import Migration
 
         history = await self.history()
         return Migration(self.target, self.backend, history, place or self.place, hold)

@@ -12,7 +12,7 @@ from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import EnvError, RefusedError
 from automigrator.migrations.baseline import bootstrap
 from automigrator.migrations.drive import drive
-from automigrator.migrations.environment import Execution, Migration
+from automigrator.migrations.execution import Execution, Migration
 from automigrator.migrations.probe import probe
 from automigrator.migrations.ways import Way
 from automigrator.report import Applied

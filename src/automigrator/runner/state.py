@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # a start with nothing to do needs none of it
     from automigrator.hooks.acts import Kind
     from automigrator.hooks.decisions import Decisions
     from automigrator.hooks.registry import Hooks
-    from automigrator.migrations.environment import Execution, Migration
+    from automigrator.migrations.execution import Execution, Migration
     from automigrator.migrations.ways import Way
     from automigrator.rehearsal import Rehearsal
     from automigrator.report import Outcome

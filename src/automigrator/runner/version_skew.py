@@ -13,7 +13,7 @@ from automigrator.backends.contract import declarations
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.errors import JudgedError, LockLostError, UnknownRevisionError
 from automigrator.migrations.compatibility import declaration, works_with
-from automigrator.migrations.environment import Configured
+from automigrator.migrations.execution import Configured
 from automigrator.runner.inspection import Finding, inspect
 from automigrator.runner.session import Session
 from automigrator.runner.state import RunState, Served

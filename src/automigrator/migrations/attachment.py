@@ -1,0 +1,138 @@
+"""What is attached to the connection that a migration runs on, and taken off when that is given back.
+
+First it is proved where it leads; then come the lock and its fence, real transactions and limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection
+
+from automigrator.backends.contract.backend import Backend
+from automigrator.errors import EnvError
+from automigrator.migrations.connecting import AS_OURS
+from automigrator.migrations.execution import Execution, Migration, Request
+from automigrator.support import urls
+from automigrator.support.concurrency import running_loop
+
+
+def adopted(request: Request, execution: Execution, theirs: Any) -> Connection:
+    """The connection to migrate on: env.py's, which leads to the target's database."""
+    ours, backend = request.connection, request.migration.backend
+    if not isinstance(theirs, Connection):
+        raise EnvError(
+            f"env.py passed a {type(theirs).__name__} to context.configure(connection=); "
+            "it takes a sqlalchemy.engine.Connection"
+        )
+    if theirs is ours:
+        return ours
+    if ours is not None and theirs.engine.pool is ours.engine.pool:
+        attach(request, execution, theirs)
+        return theirs
+    if theirs.dialect.name != backend.name:
+        raise EnvError(
+            f"env.py opened a {theirs.dialect.name} database, the target is {backend.name}"
+        )
+    engines = (backend.access.given_engine, backend.access.application)
+    applications = theirs.engine.pool in [each.sync_engine.pool for each in engines if each]
+    if not applications and (not theirs.dialect.is_async or running_loop() is None):
+        # close the pool that env.py made for itself and leaves behind; never the application's
+        execution.undo.callback(theirs.engine.dispose)
+    if ours is not None and request.migration.place.in_place and not theirs.in_transaction():
+        return ours  # no second connection leads to a database in memory
+    if not applications and not theirs.info.get(AS_OURS) and (less := request.weaker(theirs)):
+        raise EnvError(
+            "env.py's own connection proves less of the server than the application's, and was not "
+            f"used: {less}. Give the URL or the engine of env.py what the application's has, or "
+            "take config.attributes['connection']"
+        )
+    with untouched(theirs):
+        same = backend.sessions.identity(theirs) == request.identity
+    if not same:
+        raise EnvError(
+            f"env.py connected to another database ({urls.rendered(theirs.engine.url)}) than "
+            "the target's; let it read its URL from config.get_main_option('sqlalchemy.url') or "
+            "take config.attributes['connection']"
+        )
+    attach(request, execution, theirs)
+    return theirs
+
+
+def adopt(migration: Migration, connection: Connection, undo: ExitStack, to_write: bool) -> None:
+    """Make a connection's transactions real and mark them as the lock's, until `undo` ends."""
+    unreal = migration.backend.sessions.adopt(connection, to_write=to_write)
+    if migration.hold is not None:
+        undo.callback(migration.hold.claim(connection))
+    undo.callback(unreal)
+
+
+def attach(request: Request, execution: Execution, connection: Connection) -> None:
+    if "close" in vars(connection):
+        return  # it serves several version tables
+    undo = ExitStack()
+    adopt(request.migration, connection, undo, request.apply)
+    if request.apply:
+        undo.callback(request.follow(connection))
+        undo.callback(_fence(request, connection))
+    else:
+        make_interruptible(request.migration.backend, execution, connection)
+    close = connection.close
+
+    def closed() -> None:
+        undo.close()  # its pool may be the application's, and hand it out again
+        close()
+
+    vars(connection)["close"] = closed
+    execution.undo.callback(vars(connection).pop, "close")
+    execution.undo.callback(undo.close)
+
+
+def _fence(request: Request, connection: Connection) -> Callable[[], None]:
+    """Confirm the lock before each commit, and before each statement that commits by itself.
+
+    Returns the call that undoes it.
+    """
+
+    def commit(_: Connection) -> None:
+        request.check()
+        request.confirm("")
+
+    def statement(conn: Connection, *_: Any) -> None:
+        level = getattr(conn.dialect, "_on_connect_isolation_level", None)
+        if conn.get_execution_options().get("isolation_level", level) == "AUTOCOMMIT":
+            request.confirm("")
+
+    undo = ExitStack()
+    for name, listener in (("commit", commit), ("before_cursor_execute", statement)):
+        event.listen(connection, name, listener)
+        undo.callback(event.remove, connection, name, listener)
+    return undo.close
+
+
+def make_interruptible(backend: Backend, execution: Execution, connection: Connection) -> None:
+    """Let `execution.interrupts` end what this connection runs."""
+    interrupt = backend.sessions.interrupter(connection)
+    if interrupt is not None:
+        execution.interrupts.append(interrupt)
+    if (loop := running_loop()) is not None and (task := asyncio.current_task()) is not None:
+        execution.cancel = partial(_call_soon, loop, task.cancel)
+
+
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+    with suppress(RuntimeError):  # the loop may be closed already
+        loop.call_soon_threadsafe(call)
+
+
+@contextmanager
+def untouched(connection: Connection) -> Iterator[None]:
+    """Ask a connection something without leaving a transaction open on it."""
+    began = connection.in_transaction()
+    yield
+    if not began and connection.in_transaction():
+        connection.rollback()

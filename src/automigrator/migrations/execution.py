@@ -1,0 +1,118 @@
+"""What one execution of an env.py is asked for, and the record of what it did."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy.engine import Connection
+
+from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.lock import Hold
+from automigrator.backends.contract.values import Place, VersionTable
+from automigrator.errors import UnknownRevisionError
+from automigrator.migrations.history import History
+from automigrator.migrations.observation import Observation
+from automigrator.target import Target
+
+
+class Stopped(BaseException):
+    """Ends an upgrade between two revisions after a cancellation; env.py must not swallow it."""
+
+
+class Migration(NamedTuple):
+    """A history, and the database to bring along it: the target's own, or one on the side."""
+
+    target: Target
+    backend: Backend
+    history: History
+    place: Place
+    hold: Hold | None = None
+    """The target's lock; a look may be without."""
+
+
+@dataclass(slots=True)
+class Configured:
+    """The result of one `context.configure` of env.py."""
+
+    table: VersionTable
+    driver: str = ""
+    """SQLAlchemy's names of the dialect and the driver."""
+    heads: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    wanted: tuple[str, ...] = ()
+    one_transaction: bool = True
+    open_before: bool = False
+    """Whether env.py had begun a transaction; Alembic leaves its commit to env.py then."""
+    ran: bool = False
+    ahead: UnknownRevisionError | None = None
+    """Names those of `heads` that are in no file; nothing is known to be pending then."""
+
+
+@dataclass(slots=True)
+class Request:
+    """The revision to run to, the database, and the callbacks; without `apply` it only looks."""
+
+    migration: Migration
+    config: Config
+    revision: str
+    connection: Connection | None
+    """Ours, which env.py may take; None where it is to migrate on one of its own."""
+    identity: Hashable
+    weaker: Callable[[Connection], str]
+    """Says in what a connection proves less of the server than the application's."""
+    loop: asyncio.AbstractEventLoop
+    """The application's."""
+    apply: bool
+    down: bool
+    started: Callable[[str, int, int], None]
+    done: Callable[[str, float], None]
+    check: Callable[[], None]
+    """Raises Stopped when nothing more may run."""
+    stop: Callable[[], bool]
+    follow: Callable[[Connection], Callable[[], None]]
+    """Watches a connection's statements, and lets them be interrupted; returns the undoing."""
+    compare: Callable[[MigrationContext], None] | None
+    confirm: Callable[[str], None]
+    """Reports the progress to the lock; raises LockLostError when it is no longer held."""
+
+
+@dataclass(slots=True)
+class Execution:
+    """The record of what env.py did; `current` is the revision that ran when `error` arose."""
+
+    contexts: list[Configured] = field(default_factory=list)
+    current: str | None = None
+    done: list[tuple[str, float]] = field(default_factory=list)
+    error: BaseException | None = None
+    began: float | None = None
+    """When `current` began, on the monotonic clock; None between revisions."""
+    statement: str | None = None
+    """The last one that a revision ran, without its parameters."""
+    statement_since: float | None = None
+    stopped: bool = False
+    """Whether a revision was told to end: its further statements clean up."""
+    interrupts: list[Callable[[], None]] = field(default_factory=list)
+    """Each ends the statement that runs on a connection."""
+    cancel: Callable[[], None] | None = None
+    """Cancels what is awaited on the loop; for what no interrupt ends."""
+    undo: ExitStack = field(default_factory=ExitStack)
+    observed: Observation = field(default_factory=Observation)
+
+    def begin_anew(self) -> None:
+        """Forget what was rolled back; what was committed is not run again."""
+        self.contexts.clear()
+        self.interrupts.clear()
+        self.current = self.error = self.began = self.cancel = None
+        self.statement = self.statement_since = None
+        self.stopped = False
+
+    @property
+    def met_a_revision(self) -> bool:
+        """Whether env.py came as far as a revision; with revisions done, as far as their commit."""
+        return bool(self.current or self.error or self.done)
