@@ -1,4 +1,4 @@
-"""What is attached to the connection that a migration runs on, and taken off when that is given back.
+"""What is attached to a migration's connection, and taken off when that is given back.
 
 First it is proved where it leads; then come the lock and its fence, real transactions and limits.
 """

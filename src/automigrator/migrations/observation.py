@@ -58,7 +58,6 @@ class Observation:
         undo.callback(self._followed.remove, connection)
         undo.callback(seen.settle)
         listeners: list[tuple[Any, str, Callable[..., Any]]] = [
-            (connection, "begin", seen.begin),
             (connection, "commit", seen.commit),
             (connection, "commit_twophase", seen.commit),
             (connection, "rollback", seen.rollback),
@@ -69,8 +68,16 @@ class Observation:
         for place, name, listener in listeners:
             event.listen(place, name, listener)
             undo.callback(event.remove, place, name, listener)
+        begin = connection._begin_impl
+
+        def begun(transaction: Any) -> None:
+            begin(transaction)  # only in a transaction that is real a mark can be taken back
+            seen.begin()
+
+        vars(connection)["_begin_impl"] = begun
+        undo.callback(vars(connection).update, _begin_impl=begin)
         if connection.in_transaction():
-            seen.begin(connection)
+            seen.begin()
         return undo.close
 
     def _commit_beside(self, connection: Connection) -> None:
@@ -103,7 +110,7 @@ class _Seen:
     def autocommit(self) -> bool:
         return self.connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
 
-    def begin(self, _: Connection) -> None:
+    def begin(self) -> None:
         self.take()
         self.dirty = False
         if not self.autocommit:

@@ -155,13 +155,14 @@ class Watch:
         """
         execution, undo = self.execution, ExitStack()
         make_interruptible(self.backend, execution, connection)
-        undo.callback(execution.observed.follow(self.backend, connection))
         seconds = self.target.statement_timeout
         if by_server and seconds is not None:
             unlimited = self.backend.sessions.limit_statements(connection, seconds)
             if unlimited is not None:
                 self.limited_by_server = True
                 undo.callback(unlimited)
+        # last, and so the first to end: what sets the session back is no revision's
+        undo.callback(execution.observed.follow(self.backend, connection))
 
         def before(conn: Any, cursor: Any, statement: str, *_: Any) -> None:
             self.check()
