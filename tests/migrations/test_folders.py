@@ -87,16 +87,19 @@ async def test_revisions_out_of_sight_are_a_failure(
     assert tables(sqlite_url) == held
 
 
-async def test_a_relative_folder_names_the_folder_it_starts_from(
+async def test_a_relative_folder_is_found_from_the_inis_and_else_said_to_start_elsewhere(
     sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = project(tmp_path, "generic", sqlite_url)
-    configure(made, version_locations="migrations/versions")
+    configure(made, version_locations="migrations/version")
     monkeypatch.chdir("/")
     kind, told = await failure(Target(sqlite_url, made.config))
     assert kind == "history"
-    assert "no folder /migrations/versions" in told
+    assert "no folder /migrations/version" in told
     assert "%(here)s" in told
+    configure(made, version_locations="migrations/versions")
+    report = await Migrator(Target(sqlite_url, made.config), mode="migrate").run()
+    assert report.outcome == "migrated"
 
 
 async def test_the_folders_are_those_that_env_py_names(sqlite_url: str, tmp_path: Path) -> None:

@@ -174,6 +174,8 @@ class _Seen:
         with suppress(Exception):  # it may be lost; its server rolls back
             if connection.in_transaction():
                 connection.rollback()
+            # a COMMIT that was refused may have left the transaction open
+            connection.connection.rollback()
             mark = self.backend.sessions.marked(connection)
             if mark is not None and mark not in self.known:
                 record.torn.update(unsure)
