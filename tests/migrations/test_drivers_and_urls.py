@@ -20,6 +20,8 @@ from support.alembic_projects import heads, linear, project, query, revision, ta
 from automigrator import ConfigurationError, MigrationError, Migrator, Target
 from automigrator.report import TargetReport
 
+pytestmark = pytest.mark.long("application_name", "target_session")
+
 psycopg2 = pytest.mark.skipif(
     importlib.util.find_spec("psycopg2") is None, reason="psycopg2 is not installed"
 )

@@ -14,6 +14,14 @@ from support.alembic_projects import heads, linear, revision, tables, with_sync_
 
 from automigrator import Failure, MigrationError, Migrator, Target
 
+pytestmark = pytest.mark.long(
+    "given",
+    "per_migration]",
+    "[postgresql-a string",
+    "[postgresql-a savepoint",
+    "[postgresql-a table",
+)
+
 Make = Callable[..., Target]
 
 FAILS = 'op.execute("SELECT * FROM absent")'

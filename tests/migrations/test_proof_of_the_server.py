@@ -18,6 +18,8 @@ from support.alembic_projects import heads, project, tables
 from automigrator import MigrationError, Migrator, Target
 from automigrator.report import TargetReport
 
+pytestmark = pytest.mark.long("async-trusting")
+
 OPENSSL = (
     *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
     *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),

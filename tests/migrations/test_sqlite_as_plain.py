@@ -17,6 +17,17 @@ import pytest
 
 from automigrator import MigrationError, Migrator, Target
 
+pytestmark = pytest.mark.long(
+    "delete-off",
+    "update-off",
+    "raw-off",
+    "insert-off",
+    "-raw]",
+    "True-update",
+    "True-raw",
+    "False-delete and",
+)
+
 SYNC = """
 from alembic import context
 from sqlalchemy import create_engine, event, pool
