@@ -97,8 +97,9 @@ async def test_a_relative_folder_is_found_from_the_inis_and_else_said_to_start_e
     assert kind == "history"
     assert "no folder /migrations/version" in told
     assert "%(here)s" in told
-    configure(made, version_locations="migrations/versions")
-    report = await Migrator(Target(sqlite_url, made.config), mode="migrate").run()
+    another = project(tmp_path / "another", "generic", sqlite_url)
+    configure(another, version_locations="migrations/versions")
+    report = await Migrator(Target(sqlite_url, another.config), mode="migrate").run()
     assert report.outcome == "migrated"
 
 

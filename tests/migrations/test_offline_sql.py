@@ -12,7 +12,9 @@ from support.alembic_projects import contents, heads, linear, revision, with_syn
 from automigrator import Migrator, Target
 from automigrator.errors import EnvError
 
-pytestmark = pytest.mark.long("[postgresql-before1", "[postgresql-before2", "per_migration]")
+pytestmark = pytest.mark.long(
+    "[postgresql-before1", "[postgresql-before2", "per_migration]", "before3"
+)
 
 Make = Callable[..., Target]
 

@@ -12,6 +12,8 @@ from support.alembic_projects import Project, contents, project, query, revision
 
 from automigrator import MigrationError, Migrator, Target
 
+pytestmark = pytest.mark.long("an environment variable", "a folder on sys.path")
+
 FOUND = "config = context.config\n"
 
 TABLE = 'op.create_table("t", sa.Column("who", sa.String(80)))'

@@ -26,6 +26,13 @@ pytestmark = pytest.mark.long(
     "True-update",
     "True-raw",
     "False-delete and",
+    "on-aiosqlite",
+    "tenant",
+    "helps[aiosqlite",
+    "through[aiosqlite",
+    "along[aiosqlite",
+    "alembic[aiosqlite",
+    "in_it[aiosqlite",
 )
 
 SYNC = """

@@ -9,6 +9,8 @@ from support.alembic_projects import project, query, revision
 
 from automigrator import Migrator, Target
 
+pytestmark = pytest.mark.long("[comprehension", "[recursion")
+
 ENV = """
 from pathlib import Path
 

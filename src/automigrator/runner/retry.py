@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 
 from automigrator.backends.contract.values import Sight
+from automigrator.errors import ConfigurationError
 from automigrator.failure import Failure, FailureKind
 from automigrator.runner.attempt import attempt
 from automigrator.runner.failures import described
@@ -90,6 +91,8 @@ async def reach(state: RunState, *, to_write: bool = False) -> Sight:
         try:
             async with within(deadline.left(), silent):
                 sight = await state.look()
+        except ConfigurationError:
+            raise  # an argument that the driver refuses does not become right
         except Exception as error:
             if pause > deadline.left() or state.backend.classify(error).kind != "unreachable":
                 raise
