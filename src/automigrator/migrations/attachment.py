@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from automigrator.backends.contract.backend import Backend
 from automigrator.errors import EnvError
-from automigrator.migrations.connecting import AS_OURS
+from automigrator.migrations.engines import AS_OURS
 from automigrator.migrations.execution import Execution, Migration, Request
 from automigrator.support import urls
 from automigrator.support.concurrency import running_loop

@@ -17,7 +17,7 @@ from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import EnvError, RevisionExitError, UnknownRevisionError
 from automigrator.migrations.attachment import adopted, attach, untouched
 from automigrator.migrations.causes import too_long
-from automigrator.migrations.connecting import connecting
+from automigrator.migrations.engines import engines_apart
 from automigrator.migrations.execution import Configured, Execution, Request, Stopped
 from automigrator.migrations.history import directory, revision_id
 from automigrator.migrations.isolation import running_env
@@ -37,7 +37,7 @@ def execute(request: Request, execution: Execution) -> None:
                 attach(request, execution, ours)
             with (
                 running_env(),
-                connecting(access, request.loop, pool, request.config),
+                engines_apart(access, request.loop, pool, request.config),
                 _environment(request, execution) as environment,
             ):
                 environment.script.run_env()

@@ -61,8 +61,8 @@ class Session:
         if self._history is None:
             if self.target.load is not None:
                 await self._call(self.target.load)
-            read_history = await in_thread(_reading)
-            self._history = await read_history(
+            load_history = await in_thread(_loader)
+            self._history = await load_history(
                 self.target, self.backend, lambda: self.place, self.table
             )
         return self._history
@@ -93,11 +93,11 @@ class Session:
             raise blamed("load", error, self.backend) from error
 
 
-def _reading() -> Callable[..., Awaitable[History]]:
+def _loader() -> Callable[..., Awaitable[History]]:
     """Import what reads a history: Alembic comes with it, so this is done in a thread."""
-    from automigrator.migrations.reading import read_history
+    from automigrator.migrations.history_loader import load_history
 
-    return read_history
+    return load_history
 
 
 @asynccontextmanager

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from automigrator.migrations.static.layout import Proof
 from automigrator.migrations.static.names import Function, Names, Unclear, strings
@@ -88,12 +89,8 @@ class _Walk:
             case ast.Raise() | ast.Break() | ast.Continue():
                 self._must_not_lead(node)
                 return _NOWHERE
-            case ast.If(test=test, body=body, orelse=orelse):
-                counts = self._value(test, counts)
-                offline = self._asks_for_offline(test)
-                if offline is not None:
-                    return self._block(body if offline == self._offline else orelse, counts)
-                return self._block(body, counts) | self._block(orelse, counts)
+            case ast.If():
+                return self._branched(node, self._block, counts)
             case ast.With(items=items, body=body) | ast.AsyncWith(items=items, body=body):
                 if self._names.leads(node) and any(map(self._names.suppresses, items)):
                     raise Unclear("errors are swallowed", node)
@@ -153,13 +150,19 @@ class _Walk:
                 return self._value(call, counts)
             case ast.Await(value=value) | ast.Attribute(value=value):
                 return self._value(value, counts)
-            case ast.IfExp(test=test, body=body, orelse=orelse):
-                counts = self._value(test, counts)
-                offline = self._asks_for_offline(test)
-                if offline is not None:
-                    return self._value(body if offline == self._offline else orelse, counts)
-                return self._value(body, counts) | self._value(orelse, counts)
+            case ast.IfExp():
+                return self._branched(node, self._value, counts)
         raise Unclear("not a plain call", node)
+
+    def _branched(
+        self, node: ast.If | ast.IfExp, read: Callable[[Any, Counts], Counts], counts: Counts
+    ) -> Counts:
+        """Both branches, or the one of this mode where the test asks for the mode."""
+        counts = self._value(node.test, counts)
+        offline = self._asks_for_offline(node.test)
+        if offline is not None:
+            return read(node.body if offline == self._offline else node.orelse, counts)
+        return read(node.body, counts) | read(node.orelse, counts)
 
     def _call(self, call: ast.Call, counts: Counts) -> Counts:
         step = self._names.of_context(call.func)

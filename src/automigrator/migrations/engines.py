@@ -1,4 +1,4 @@
-"""How the engines that an env.py makes, or borrows from the application, come to connections.
+"""The engines that an env.py makes, or borrows from the application: how they connect.
 
 It runs on another thread, and mostly on another loop, than the application. A connection that an
 async driver made for one loop is of no use on another; none enters the application's pools.
@@ -39,10 +39,10 @@ _WHO = frozenset(
 
 
 @contextmanager
-def connecting(
+def engines_apart(
     access: Access, loop: asyncio.AbstractEventLoop, ours: Pool | None, config: Config
 ) -> Iterator[None]:
-    """Context manager: keep env.py out of the application's pools.
+    """Context manager: keep the engines of env.py apart from the application's pools.
 
     `loop` is the application's. `ours`: the pool of the connection that env.py is offered; then
     an engine that it makes from `config` connects as the application does, too.

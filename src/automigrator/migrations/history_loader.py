@@ -1,4 +1,7 @@
-"""Reads a target's revisions: by themselves or, where they need what it sets up, within env.py."""
+"""The loader of a target's history: it reads the revisions by themselves, or within env.py.
+
+The latter where they need what env.py sets up.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from automigrator.migrations.process import guarded_path
 from automigrator.target import Target
 
 
-async def read_history(
+async def load_history(
     target: Target, backend: Backend, place: Callable[[], Place], table: VersionTable
 ) -> History:
     """Read the history; env.py is run, changing nothing, where revisions cannot be read without.
