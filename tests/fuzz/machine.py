@@ -95,7 +95,7 @@ class LivingApplication(RuleBasedStateMachine):
         mode=st.sampled_from(["wal", "delete"]),
         absent=st.booleans(),
         given_engine=st.booleans(),
-        drive=st.sampled_from(["auto", "auto", "thread"]),
+        drive=st.sampled_from(["auto", "auto", "own", "given"]),
         first=deployments,
     )
     def begin(

@@ -23,14 +23,14 @@ pytestmark = pytest.mark.long(
     "many",
     "revision[postgresql",
     "itself[postgresql",
-    "limit[postgresql-thread",
-    "too[postgresql-thread",
+    "limit[postgresql-given",
+    "too[postgresql-given",
     "undone[postgresql-awaited",
     "[check]",
     "ignores_connection",
-    "async-thread",
-    "generic-loop",
-    "awaited-thread",
+    "async-given",
+    "generic-given",
+    "awaited-own",
 )
 
 Make = Callable[..., Target]
@@ -78,7 +78,7 @@ async def failed(target: Target, **options: Any) -> Failure:
 async def test_a_statement_that_takes_too_long_is_ended_and_named(
     kind: str, drive: Any, make_target: Make, database_url: str
 ) -> None:
-    if (kind, drive) == ("ignores_connection", "loop"):
+    if (kind, drive) == ("ignores_connection", "given"):
         pytest.skip("such an env.py opens a sync driver")
     statement = long(database_url)
     body = third(f"op.execute({statement!r})")

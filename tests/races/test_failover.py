@@ -237,9 +237,9 @@ def several(scene: Scene, start: Start, *servers: Server) -> Start:
     return replace(start, url=url.render_as_string(hide_password=False))
 
 
-@pytest.mark.parametrize("env", ["generic", "async", "thread"])
+@pytest.mark.parametrize("env", ["generic", "async", "own"])
 def test_a_url_of_several_hosts_leads_to_whichever_is_the_primary(scene: Scene, env: str) -> None:
-    options = {"drive": "thread"} if env == "thread" else {}
+    options = {"drive": "own"} if env == "own" else {}
     raced, servers = scene.application("async" if env == "async" else "generic"), scene.servers
     raced.traced(COUNT)
     # the maintenance database, the lock's session and the engines of our own go the same way

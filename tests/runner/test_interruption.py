@@ -21,8 +21,8 @@ from automigrator import Decision, Event, Failure, Migrator, Run, Target, hookim
 pytestmark = pytest.mark.long(
     "per_migration",
     "ignores_connection",
-    "kept1-loop",
-    "kept0-thread",
+    "kept1-given",
+    "kept0-own",
     "loop[postgresql-generic",
     "further[postgresql-async",
     "later[postgresql",

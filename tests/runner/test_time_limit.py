@@ -40,7 +40,7 @@ RUN_S = 60.0
 
 pytestmark = pytest.mark.long(
     "per_migration",
-    "thread",
+    "own]",
     "a_copy[postgresql",
     "counted[postgresql",
     "was[postgresql",

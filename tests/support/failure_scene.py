@@ -23,7 +23,7 @@ from automigrator import Target
 DRIVES: dict[str, dict[str, Any]] = {
     "aiosqlite": {"kind": "async", "drive": "auto"},
     "asyncpg": {"kind": "async", "drive": "auto"},
-    "psycopg": {"kind": "generic", "drive": "thread"},
+    "psycopg": {"kind": "generic", "drive": "own"},
 }
 
 
