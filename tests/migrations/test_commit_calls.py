@@ -24,8 +24,8 @@ from automigrator.migrations.commit_calls import may_commit
     ],
 )
 def test_code_that_may_commit(body: str) -> None:
-    assert may_commit(f"def upgrade():\n    {body}\n")
-    assert may_commit(f"def helper():\n    {body}\ndef upgrade():\n    helper()\n")
+    assert may_commit(f"def upgrade():\n    {body}\n".encode())
+    assert may_commit(f"def helper():\n    {body}\ndef upgrade():\n    helper()\n".encode())
 
 
 @pytest.mark.parametrize(
@@ -35,12 +35,13 @@ def test_code_that_may_commit(body: str) -> None:
         "'''commit; executescript'''",
         "op.create_table('log', sa.Column('autocommit'))",
         "op.execute('UPDATE log SET text = \\'we commit to this\\'')",
+        "pass  # ### end Alembic commands ###",
         "op.execute('CREATE TRIGGER t AFTER INSERT ON a BEGIN DELETE FROM b; END;')",
     ],
 )
 def test_code_that_commits_nothing(body: str) -> None:
-    assert not may_commit(f"def upgrade():\n    {body}\n")
+    assert not may_commit(f"def upgrade():\n    {body}\n".encode())
 
 
 def test_what_only_a_downgrade_does_is_not_counted() -> None:
-    assert not may_commit("def upgrade(): pass\ndef downgrade():\n    op.get_bind().commit()\n")
+    assert not may_commit(b"def upgrade(): pass\ndef downgrade():\n    op.get_bind().commit()\n")

@@ -76,8 +76,8 @@ def attach(request: Request, execution: Execution, connection: Connection) -> No
     if "close" in vars(connection):
         return  # it serves several version tables
     undo = ExitStack()
-    adopt(request.migration, connection, undo, request.apply)
-    if request.apply:
+    adopt(request.migration, connection, undo, request.command.apply)
+    if request.command.apply:
         undo.callback(request.follow(connection))
         undo.callback(_fence(request, connection))
     else:

@@ -12,7 +12,7 @@ from sqlalchemy.sql.schema import ColumnCollectionConstraint
 
 from automigrator.errors import EnvError
 from automigrator.migrations.drive import drive
-from automigrator.migrations.execution import Migration
+from automigrator.migrations.execution import Command, Migration
 from automigrator.migrations.probe import probe
 
 MODELS, DATABASE = "only in the models", "only in the database"
@@ -31,7 +31,7 @@ async def drift(migration: Migration, models: MetaData | Sequence[MetaData]) -> 
         found.append(tuple(described(compare_metadata(context, models))))  # type: ignore[arg-type]
 
     way, _ = await probe(migration)
-    await drive(migration, way, revision=migration.target.revision, compare=compare)
+    await drive(migration, way, Command(migration.target.revision, compare=compare))
     if not found:
         raise EnvError("env.py returned before the models could be compared")
     return tuple(dict.fromkeys(line for lines in found for line in lines))

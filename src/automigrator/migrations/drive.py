@@ -10,15 +10,13 @@ import sys
 from collections.abc import Callable, Hashable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
 
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import Connection
 
 from automigrator.backends.access import connected
 from automigrator.migrations.config import alembic_config
 from automigrator.migrations.environment import execute
-from automigrator.migrations.execution import Execution, Migration, Request
+from automigrator.migrations.execution import Command, Execution, Migration, Request
 from automigrator.migrations.isolation import alembic_to_ourselves
 from automigrator.migrations.watchdog import Watch
 from automigrator.migrations.ways import Way
@@ -26,59 +24,33 @@ from automigrator.support.bridge import Bridge
 from automigrator.support.concurrency import in_thread
 
 
-def _nothing(*_: object) -> None:
-    pass
-
-
 async def drive(
-    migration: Migration,
-    way: Way,
-    *,
-    revision: str,
-    apply: bool = False,
-    down: bool = False,
-    started: Callable[[str, int, int], None] = _nothing,
-    done: Callable[[str, float], None] = _nothing,
-    compare: Callable[[MigrationContext], None] | None = None,
-    execution: Execution | None = None,
+    migration: Migration, way: Way, command: Command, execution: Execution | None = None
 ) -> Execution:
-    """Run env.py once along `way`, to `revision`; without `apply` it only looks.
+    """Run env.py once along `way`; `execution` is filled in, and returned.
 
-    `started` and `done` are called for each revision, on the event loop; `compare` for each
-    context that env.py configures, when nothing is applied. `execution` is filled in, and
-    returned. Raises LockLostError when the lock is lost, and what env.py raises.
+    Raises LockLostError when the lock is lost, and what env.py raises.
     """
     execution = Execution() if execution is None else execution
-    once = partial(_drive, migration, way, execution, revision, apply, down, started, done, compare)
     eases = migration.backend.sessions.eases
     try:
-        await once()
+        await _drive(migration, way, command, execution)
     except Exception as error:
-        if not apply or not eases(error):
+        if not command.apply or not eases(error):
             raise
     else:
-        if execution.error is None or not apply or not eases(execution.error):
+        if execution.error is None or not command.apply or not eases(execution.error):
             return execution
     execution.begin_anew()
-    await once()
+    await _drive(migration, way, command, execution)
     return execution
 
 
-async def _drive(
-    migration: Migration,
-    way: Way,
-    execution: Execution,
-    revision: str,
-    apply: bool,
-    down: bool,
-    started: Callable[[str, int, int], None],
-    done: Callable[[str, float], None],
-    compare: Callable[[MigrationContext], None] | None,
-) -> None:
+async def _drive(migration: Migration, way: Way, command: Command, execution: Execution) -> None:
     target, backend, _, place, hold = migration
-    watch = Watch(target, backend, hold if apply else None, execution)
+    watch = Watch(target, backend, hold if command.apply else None, execution)
     loop = asyncio.get_running_loop()
-    awaited, told = Bridge(loop), partial(_told, loop)
+    awaited = Bridge(loop)
 
     def confirm(progress: str) -> None:
         if hold is not None:
@@ -91,20 +63,16 @@ async def _drive(
         attributes = {"connection": offers[way.offer]} if way.offer in offers else {}
         request = Request(
             migration,
+            command,
             alembic_config(target, way.url, attributes),
-            revision,
             connection,
             identity,
             weaker,
             loop,
-            apply=apply,
-            down=down,
-            started=partial(told, started),
-            done=partial(told, done),
             check=watch.check,
             stop=watch.stopping.is_set,
             follow=partial(watch.follow, by_server=True),
-            compare=compare,
+            tell=loop.call_soon_threadsafe,
             confirm=confirm,
         )
         execute(request, execution)
@@ -135,8 +103,3 @@ def _with_current_loop(work: Callable[[], None]) -> None:
     finally:
         asyncio.set_event_loop(None)
         loop.close()
-
-
-def _told(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:
-    """Call on the event loop, from the thread that a revision runs in."""
-    loop.call_soon_threadsafe(call, *arguments)

@@ -65,8 +65,8 @@ def _environment(request: Request, execution: Execution) -> EnvironmentContext:
         script,
         fn=lambda heads, context: _steps(request, execution, heads, context, script),
         as_sql=False,
-        destination_rev=request.revision,
-        dont_mutate=not request.apply,
+        destination_rev=request.command.revision,
+        dont_mutate=not request.command.apply,
     )
     original = environment.configure
 
@@ -79,7 +79,7 @@ def _environment(request: Request, execution: Execution) -> EnvironmentContext:
             return
         open_before = bool(getattr(connection, "in_transaction", bool)())
         chosen = adopted(request, execution, connection)
-        if request.apply:
+        if request.command.apply:
             # once the session can be found: a process that takes over must be able to end it
             request.confirm("")
             options["on_version_apply"] = (
@@ -108,23 +108,24 @@ def _steps(
     request: Request, execution: Execution, heads: Any, context: Any, script: ScriptDirectory
 ) -> Iterable[Any]:
     history = request.migration.history
-    history.adopt(script)
+    if request.command.apply or not history.same_by_text(script):
+        history.adopt(script)
     configured = execution.contexts[-1]
     configured.heads = heads = tuple(heads)
     try:
-        steps = history.steps(request.revision, heads, down=request.down)
+        steps = history.steps(request.command.revision, heads, down=request.command.down)
     except UnknownRevisionError as error:
-        if request.apply:
+        if request.command.apply:
             raise
         configured.ran, configured.ahead = True, error
         return ()  # the other version tables are looked at as well
     configured.ran = True
     configured.pending = history.ids(steps)
-    configured.wanted = history.wanted(heads, steps) if not request.down else ()
-    if request.apply:
+    configured.wanted = history.wanted(heads, steps) if not request.command.down else ()
+    if request.command.apply:
         return _applied(request, execution, steps)
-    if request.compare is not None:
-        request.compare(context)
+    if request.command.compare is not None:
+        request.command.compare(context)
     return ()
 
 
@@ -141,14 +142,14 @@ def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterat
         if execution.began - told > TELL_S:
             told = execution.began
             request.confirm(f"{index}/{len(steps)} {revision}")
-        request.started(revision, index, len(steps))
+        request.tell(request.command.started, revision, index, len(steps))
         began = time.perf_counter()
         yield step
         seconds = time.perf_counter() - began
-        before = [each for each in execution.done if each[0] != revision]
-        execution.done = [*before, (revision, seconds)]
+        execution.done.pop(revision, None)  # one that was rolled back may be run anew
+        execution.done[revision] = seconds
         execution.current = execution.began = None
-        request.done(revision, seconds)
+        request.tell(request.command.done, revision, seconds)
     if request.stop():
         raise Stopped
 

@@ -54,13 +54,31 @@ class Configured:
     """Names those of `heads` that are in no file; nothing is known to be pending then."""
 
 
+def _nothing(*_: object) -> None:
+    pass
+
+
+class Command(NamedTuple):
+    """What env.py is run for; without `apply` it only looks."""
+
+    revision: str
+    apply: bool = False
+    down: bool = False
+    started: Callable[[str, int, int], None] = _nothing
+    """Called for each revision, on the event loop, with its number and how many there are."""
+    done: Callable[[str, float], None] = _nothing
+    """Called for each revision, on the event loop, with the seconds that it took."""
+    compare: Callable[[MigrationContext], None] | None = None
+    """Called for each context that env.py configures, when nothing is applied."""
+
+
 @dataclass(slots=True)
 class Request:
-    """The revision to run to, the database, and the callbacks; without `apply` it only looks."""
+    """A command, the database that it is for, and how env.py's thread is watched."""
 
     migration: Migration
+    command: Command
     config: Config
-    revision: str
     connection: Connection | None
     """Ours, which env.py may take; None where it is to migrate on one of its own."""
     identity: Hashable
@@ -68,16 +86,13 @@ class Request:
     """Says in what a connection proves less of the server than the application's."""
     loop: asyncio.AbstractEventLoop
     """The application's."""
-    apply: bool
-    down: bool
-    started: Callable[[str, int, int], None]
-    done: Callable[[str, float], None]
     check: Callable[[], None]
     """Raises Stopped when nothing more may run."""
     stop: Callable[[], bool]
+    tell: Callable[..., object]
+    """Calls on the event loop, from env.py's thread."""
     follow: Callable[[Connection], Callable[[], None]]
     """Watches a connection's statements, and lets them be interrupted; returns the undoing."""
-    compare: Callable[[MigrationContext], None] | None
     confirm: Callable[[str], None]
     """Reports the progress to the lock; raises LockLostError when it is no longer held."""
 
@@ -88,7 +103,8 @@ class Execution:
 
     contexts: list[Configured] = field(default_factory=list)
     current: str | None = None
-    done: list[tuple[str, float]] = field(default_factory=list)
+    done: dict[str, float] = field(default_factory=dict)
+    """The revisions that ran, in order, and the seconds that each took."""
     error: BaseException | None = None
     began: float | None = None
     """When `current` began, on the monotonic clock; None between revisions."""

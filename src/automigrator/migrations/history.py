@@ -20,6 +20,7 @@ from sqlalchemy.exc import InvalidRequestError
 from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
 from automigrator.migrations import alembic_private
 from automigrator.migrations.commit_calls import may_commit
+from automigrator.migrations.static.heads import files, heads_of
 from automigrator.migrations.static.layout import Proof
 from automigrator.migrations.static.proof import proof_of
 from automigrator.status import PendingRevision
@@ -49,6 +50,22 @@ class History:
             # one that adds a table to the application's metadata can be read once in a process
             if not (self.heads and isinstance(error.__cause__, InvalidRequestError)):
                 raise
+
+    def same_by_text(self, script: ScriptDirectory) -> bool:
+        """Whether the text of the files proves that `script` would read the same graph again.
+
+        Then a look need not import every revision anew.
+        """
+        folders = alembic_private.version_locations(script)
+        if not self.heads or folders != alembic_private.version_locations(self.script):
+            return False
+        recursive = script.recursive_version_locations
+        try:
+            found = heads_of(files(map(Path, folders), recursive=recursive))
+        except OSError:
+            return False
+        read = {each.revision for each in self.script.revision_map._revision_map.values() if each}
+        return found is not None and found.heads == set(self.heads) and found.known == read
 
     @property
     def environment(self) -> str:
@@ -122,10 +139,10 @@ class History:
     def digest(self, revisions: Iterable[str]) -> str:
         """A digest of env.py and of these revisions' files, to tell two deployments apart."""
         hashed = hashlib.blake2b(digest_size=16)
-        paths = [self._environment]
-        paths += [Path(self._script(revision).path) for revision in revisions]
+        paths = [str(self._environment)]
+        paths += [self._script(revision).path for revision in revisions]
         for path in paths:
-            content = path.read_bytes()
+            content = _content(path)
             hashed.update(len(content).to_bytes(8))
             hashed.update(content)
         return hashed.hexdigest()
@@ -137,8 +154,12 @@ class History:
         )
 
     def may_commit(self, revisions: Iterable[str]) -> bool:
-        """Whether the code of one of these revisions calls for a commit in its middle."""
-        return any(may_commit(self.text(revision)) for revision in revisions)
+        """Whether the code of one of these revisions may commit in its middle, or is not there."""
+        paths = [self._script(each).path for each in revisions]
+        try:
+            return any(not path.endswith(".py") or may_commit(_content(path)) for path in paths)
+        except OSError:
+            return True
 
     def names(self, name: str, heads: Iterable[str]) -> bool:
         """Whether a revision that a database at `heads` has names something in its text."""
@@ -146,11 +167,11 @@ class History:
         return any(word.search(self.text(each.revision)) for each in self.ancestry(heads))
 
     def text(self, revision: str) -> str:
-        """The text of a revision's file; one that cannot be read counts as committing."""
+        """The text of a revision's file; empty where it cannot be read."""
         try:
-            return decode_source(Path(self._script(revision).path).read_bytes())
+            return decode_source(_content(self._script(revision).path))
         except (OSError, UnicodeDecodeError, SyntaxError):
-            return "autocommit_block"
+            return ""
 
     def asked_for(self, revision: str) -> tuple[str, ...]:
         """The revisions that `revision` names; every head where it names none by itself."""
@@ -188,6 +209,11 @@ class History:
     def _closure(self, revisions: Iterable[str]) -> set[str]:
         self.check_known(revisions := tuple(revisions))
         return alembic_private.ancestors(self.script, revisions)
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def revision_id(step: Any) -> str:

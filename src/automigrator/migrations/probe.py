@@ -14,7 +14,7 @@ from automigrator.errors import (
 )
 from automigrator.migrations.config import url_named
 from automigrator.migrations.drive import drive
-from automigrator.migrations.execution import Execution, Migration
+from automigrator.migrations.execution import Command, Execution, Migration
 from automigrator.migrations.ways import Way, missing, ways
 from automigrator.support.redaction import first_line
 
@@ -35,7 +35,7 @@ async def probe(migration: Migration) -> tuple[Way, Execution]:
         try:
             if way.refusal is not None:
                 raise way.refusal
-            execution = await drive(migration, way, revision=target.revision)
+            execution = await drive(migration, way, Command(target.revision))
             if any(context.ran for context in execution.contexts):
                 return way, execution
             raise EnvError("env.py returned without running migrations")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from functools import partial
 
 from automigrator.errors import EnvError, JudgedError, UnknownRevisionError
 from automigrator.failure import FailureKind
@@ -18,6 +19,7 @@ from automigrator.runner.leader_record import inherited
 from automigrator.runner.rehearsal import rehearse
 from automigrator.runner.repair import repair
 from automigrator.runner.state import Reached, Result, RunState
+from automigrator.support.concurrency import in_thread
 from automigrator.support.redaction import first_line
 
 RUNNING = "running env.py"
@@ -94,13 +96,15 @@ async def _found(state: RunState) -> Finding:
     state.finding = finding
     run.wanted, run.tables = finding.wanted, finding.tables
     run.pending = history.describe(finding.pending)
-    state.plan = history.digest(finding.pending)
+    # it reads every pending file
+    state.plan = await in_thread(partial(history.digest, finding.pending))
+    state.may_commit = await in_thread(partial(history.may_commit, finding.pending))
     run.empty = not finding.heads and not finding.sight.has_tables
     run.transactional = (
         state.backend.transactional_ddl
         and finding.one_transaction
         and sum(bool(context.pending) for context in finding.contexts) <= 1
-        and not history.may_commit(finding.pending)
+        and not state.may_commit
     )
     return finding
 

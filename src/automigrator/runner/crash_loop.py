@@ -131,8 +131,7 @@ async def _begun(state: RunState, hold: Hold, earlier: FailedStarts) -> Record:
     start = state.start
     found = start.found if earlier.count else None
     left = found.state if found is not None and not state.run.acts.done("recover") else "clean"
-    pending = state.finding.pending if state.finding is not None else ()
-    if (await state.session.history()).may_commit(pending):
+    if state.finding is not None and state.may_commit:
         left = "partial-within-revision"
     failures = found.failures if found is not None else ()
     return Record(state.plan, "begun", hold.leader, failures, left, start.starts)

@@ -62,7 +62,7 @@ async def described(state: RunState, error: Exception, within_s: float | None = 
             within_s = HASTE_S  # it has just been waited for
     failure = failure_of(state, error, await _left(state, within_s))
     if state.execution is not None:
-        seconds = dict(state.execution.done)
+        seconds = state.execution.done
         new = set(failure.applied) - {each.revision for each in state.applied}
         state.applied += [Applied(r, seconds.get(r, 0.0)) for r in failure.applied if r in new]
     hints = await _hints(state, failure) if within_s is None else ()
@@ -146,7 +146,7 @@ async def left_behind(state: RunState, within_s: float | None = None) -> Left:
     if finding is None or execution is None:
         return Left()
     backend, history = state.backend, await state.session.history()
-    ran = [revision for revision, _ in execution.done]
+    ran = list(execution.done)
     if execution.current is not None:
         ran.append(execution.current)
     try:

@@ -12,7 +12,7 @@ from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import EnvError, RefusedError
 from automigrator.migrations.baseline import bootstrap
 from automigrator.migrations.drive import drive
-from automigrator.migrations.execution import Execution, Migration
+from automigrator.migrations.execution import Command, Execution, Migration
 from automigrator.migrations.probe import probe
 from automigrator.migrations.ways import Way
 from automigrator.report import Applied
@@ -65,7 +65,7 @@ async def migrated(
             tables = await _driven(state, migration, way, execution)
         except Exception as error:
             raise SideError(error, execution) from error
-        applied = tuple(Applied(*each) for each in execution.done)
+        applied = tuple(Applied(*each) for each in execution.done.items())
         yield Migrated(side, tables, applied)
 
 
@@ -88,7 +88,7 @@ async def _driven(
 ) -> tuple[VersionTable, ...]:
     """Migrate a database on the side, and return its version tables once they say so."""
     await state.run_revisions(migration, way, execution, state.ran)
-    after = await drive(migration, way, revision=migration.target.revision)
+    after = await drive(migration, way, Command(migration.target.revision))
     left = [revision for context in after.contexts for revision in context.pending]
     if left or not all(context.ran for context in after.contexts):
         raise execution.error or EnvError(

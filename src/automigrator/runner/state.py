@@ -169,6 +169,8 @@ class RunState:
         self.finding: Finding | None = None
         self.plan = ""
         """A digest of the pending revisions; empty while they are not known."""
+        self.may_commit = False
+        """Whether the code of one of them may commit in its middle."""
         self.unfinished = False
         """Whether the last look saw a killed process's journal open."""
         self.result: Result | None = None
@@ -297,18 +299,14 @@ class RunState:
         `execution` is filled in; `done` is called for each revision. Raises what env.py raises,
         and LockLostError.
         """
-        from automigrator.migrations.drive import drive  # local: it imports Alembic
+        # local: they import Alembic
+        from automigrator.migrations.drive import drive
+        from automigrator.migrations.execution import Command
 
-        await drive(
-            migration,
-            way,
-            revision=self.target.revision if down_to is None else down_to,
-            apply=True,
-            down=down_to is not None,
-            started=self.started,
-            done=done,
-            execution=execution,
-        )
+        down = down_to is not None
+        revision = down_to or self.target.revision
+        command = Command(revision, apply=True, down=down, started=self.started, done=done)
+        await drive(migration, way, command, execution)
 
     def undone(self, act: Kind) -> None:
         """Forget what attempts left: the database is as it was before them, or a fresh one."""
