@@ -51,6 +51,7 @@ class Databases:
     def keep(self, kind: str) -> None:
         """Keep what the database holds, for `put_back`."""
         if kind == "SQLite":
+            self._file.touch()  # an empty file is an empty database
             shutil.copyfile(self._file, self._kept)
         else:
             self._server.drop(self._kept_name)
