@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import page
+import small_revisions
 from child import measured
 
 sys.path.insert(0, str(page.ROOT / "tests"))
@@ -55,36 +56,6 @@ else:
     with engine_from_config(section, poolclass=pool.NullPool).connect() as connection:
         migrate(connection)
 """
-
-FILE = '''"""number {number}
-
-Revision ID: {revision}
-Revises: {down}
-Create Date: 2026-01-01 00:00:00.000000
-
-"""
-from typing import Sequence, Union
-
-from alembic import op
-import sqlalchemy as sa
-
-
-# revision identifiers, used by Alembic.
-revision: str = {revision!r}
-down_revision: Union[str, Sequence[str], None] = {down!r}
-branch_labels: Union[str, Sequence[str], None] = None
-depends_on: Union[str, Sequence[str], None] = None
-
-
-def upgrade() -> None:
-    """Upgrade schema."""
-    op.create_table("t{number}", sa.Column("id", sa.Integer, primary_key=True))
-
-
-def downgrade() -> None:
-    """Downgrade schema."""
-    op.drop_table("t{number}")
-'''
 
 BEGIN = """
 import asyncio, gc, json, logging, sys, time
@@ -168,10 +139,7 @@ def history(folder: Path, count: int) -> Path:
     versions.mkdir(parents=True)
     (folder / "migrations" / "env.py").write_text(ENV)
     (folder / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/migrations\n")
-    for number in range(count):
-        down = f"r{number - 1:06}" if number else None
-        text = FILE.format(number=number, revision=f"r{number:06}", down=down)
-        (versions / f"r{number:06}_number.py").write_text(text)
+    small_revisions.write(versions, count)
     return folder / "alembic.ini"
 
 
@@ -212,12 +180,6 @@ def servers() -> Iterator[Callable[[int], dict[str, tuple[str, str]]]]:
 def median(rows: Rows, *keys: str) -> float:
     """The median of the sum of these figures, in milliseconds."""
     return statistics.median(sum(each[key] for key in keys) for each in rows) * 1000
-
-
-def forget(folder: Path) -> None:
-    """Remove the remembered heads, as in a new container."""
-    for cache in folder.glob("migrations/versions/__pycache__/automigrator-*.json"):
-        cache.unlink()
 
 
 def phases(rows: Rows) -> str:
@@ -272,7 +234,7 @@ def main() -> None:
             for name, (url, env_url) in urls(count).items():
                 if options.only not in ("", name):
                     continue
-                asyncio.run(stamped(url, f"r{count - 1:06}"))
+                asyncio.run(stamped(url, small_revisions.identifier(count - 1)))
                 for kind in TARGETS:
                     given = kind, url, env_url, str(ini)
                     for code in (THEIRS, FIRST):  # they write the .pyc files and the cache
@@ -285,7 +247,7 @@ def main() -> None:
                     print(starts[-1], flush=True)
                 cold, more = [], []
                 for _ in range(options.rounds):
-                    forget(ini.parent)
+                    small_revisions.forget_heads(ini.parent / "migrations" / "versions")
                     cold.append(measured("-c", FIRST, "engine", url, env_url, str(ini)))
                     more.append(measured("-c", FIRST_AND_MORE, "engine", url, env_url, str(ini)))
                 runs.append(run_row(name, count, cold, more))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from alembic.config import Config
-from histories import beginnings
+from histories import alchemy, beginnings
 from sqlalchemy.engine import Connection
 
 
@@ -21,7 +21,8 @@ class Application:
     `config` is made as the application makes its own, for a URL and a folder to write in. Before
     the update, plain Alembic ran as far as `begun`, `tables` filled the database, and `stamped`
     was stamped there. `revision` is how far to go; `bootstrap` and `baseline` are a Target's.
-    `databases` are those on which plain Alembic can do it.
+    `databases` are those on which plain Alembic can do it. `program` is a script that its operator
+    runs in the place of `alembic`, with the act, its engine's URL, the folder and the revision.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Application:
     bootstrap: Callable[[Connection], str | None] | None = None
     baseline: str | None = None
     databases: tuple[str, ...] = ("sqlite", "postgresql")
+    program: Path | None = None
 
     def __str__(self) -> str:
         return f"{self.name}, {self.start}"
@@ -66,6 +68,14 @@ def _jupyterhub(url: str, folder: Path) -> Config:
 
     write_alembic_ini(str(folder / "jupyterhub.ini"), url)
     return Config(folder / "jupyterhub.ini")
+
+
+def _alchemy_async(url: str, folder: Path) -> Config:
+    return alchemy.commands(alchemy.with_async_driver(url), folder).config
+
+
+def _alchemy_sync(url: str, folder: Path) -> Config:
+    return alchemy.commands(url, folder).config
 
 
 OLDEST_JUPYTERHUB = Application(
@@ -122,6 +132,20 @@ APPLICATIONS = (
         _jupyterhub,
         bootstrap=beginnings.jupyterhub_now,
     ),
+    Application(
+        "advanced_alchemy",
+        "an empty database, its async env.py",
+        _alchemy_async,
+        version_table="alembic_versions",
+        program=Path(alchemy.__file__),
+    ),
+    Application(
+        "advanced_alchemy",
+        "an empty database, its sync env.py",
+        _alchemy_sync,
+        version_table="alembic_versions",
+        program=Path(alchemy.__file__),
+    ),
 )
 
 
@@ -148,10 +172,15 @@ def migrate_plainly(application: Application, url: str, folder: Path) -> None:
 
 
 def plain_alembic(application: Application, url: str, folder: Path, *arguments: str) -> None:
-    """Run Alembic's own command line. Raises CalledProcessError."""
+    """Run Alembic's own command line, or the application's. Raises CalledProcessError."""
     folder.mkdir(exist_ok=True)
-    ini = folder / "plain.ini"
-    with ini.open("w", encoding="utf-8") as text:
-        application.config(url, folder).file_config.write(text)
-    command = [sys.executable, "-m", "alembic", "-c", str(ini), *arguments]
-    subprocess.run(command, cwd=folder, check=True)
+    config = application.config(url, folder)
+    if application.program is not None:
+        act, revision = arguments
+        command = [str(application.program), act, config.db_url, str(folder), revision]
+    else:
+        ini = folder / "plain.ini"
+        with ini.open("w", encoding="utf-8") as text:
+            config.file_config.write(text)
+        command = ["-m", "alembic", "-c", str(ini), *arguments]
+    subprocess.run([sys.executable, *command], cwd=folder, check=True)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
+from histories import alchemy
 from histories.applications import (
     APPLICATIONS,
     CANNOT_RUN,
@@ -21,6 +22,7 @@ from histories.applications import (
     migrate_plainly,
 )
 from histories.schema import described, rows, versions
+from sqlalchemy.ext.asyncio import AsyncEngine
 from support.table import Row, Table
 
 from automigrator import MigrationError, Migrator, Target, TargetReport
@@ -75,6 +77,28 @@ async def test_a_real_history_ends_where_plain_alembic_takes_it(
             again.outcome,
         )
     )
+
+
+async def test_an_engine_that_env_py_takes_and_disposes_of_stays_the_applications(
+    database_url: str, tmp_path: Path
+) -> None:
+    config = alchemy.commands(database_url, tmp_path).config
+    engine: AsyncEngine = config.engine
+    one = sa.select(sa.literal(1))
+    async with engine.connect() as used, engine.connect() as idle:
+        assert await used.scalar(one) == await idle.scalar(one) == 1
+        await idle.close()
+        pool = engine.pool
+
+        report = await Migrator(Target(engine, config), mode="migrate").run()
+
+        assert report.outcome == "migrated" and "own connection" in str(report.targets[0].drive)
+        assert await used.scalar(one) == 1
+        # a leader lets PostgreSQL's idle connections go itself, as they remember old plans
+        assert engine.pool is pool or engine.dialect.name == "postgresql"
+    async with engine.connect() as another:
+        assert await another.scalar(sa.text("SELECT name FROM authors")) == "rosa 50%"
+    await engine.dispose()
 
 
 async def test_where_a_real_revision_cannot_run_the_database_is_left_at_the_one_before(
