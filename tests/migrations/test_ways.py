@@ -100,7 +100,7 @@ async def test_looking_for_a_way_finds_what_is_pending_and_changes_nothing(
     (context,) = execution.contexts
     assert (found.how, context.driver) == ("own connection", driver)
     assert (context.heads, context.pending, context.wanted) == ((), ("r1", "r2", "r3"), ("r3",))
-    assert execution.done == []
+    assert execution.done == {}
     assert alembic_projects.tables(sqlite_url) == set()
 
 
