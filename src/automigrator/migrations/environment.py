@@ -10,6 +10,7 @@ from typing import Any
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from alembic.util import to_tuple
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from automigrator.backends.contract.backend import Backend
@@ -92,8 +93,6 @@ def _environment(request: Request, execution: Execution) -> EnvironmentContext:
         original(chosen, *args, **options)
         context = environment.get_context()
         table = VersionTable(context.version_table, context.version_table_schema)
-        with untouched(chosen):
-            table = sessions.resolve(chosen, table)
         several = options.get("transaction_per_migration") or not context.impl.transactional_ddl
         driver = f"{chosen.dialect.name}+{chosen.dialect.driver}"
         execution.contexts.append(
@@ -111,6 +110,10 @@ def _steps(
     history.adopt(script)
     configured = execution.contexts[-1]
     configured.heads = heads = tuple(heads)
+    with untouched(context.connection):  # not before: env.py may set its search_path last
+        configured.table = request.migration.backend.sessions.resolve(
+            context.connection, configured.table
+        )
     try:
         steps = history.steps(request.revision, heads, down=request.down)
     except UnknownRevisionError as error:
@@ -122,13 +125,15 @@ def _steps(
     configured.pending = history.ids(steps)
     configured.wanted = history.wanted(heads, steps) if not request.down else ()
     if request.apply:
-        return _applied(request, execution, steps)
+        return _applied(request, execution, steps, context.connection)
     if request.compare is not None:
         request.compare(context)
     return ()
 
 
-def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterator[Any]:
+def _applied(
+    request: Request, execution: Execution, steps: list[Any], connection: Connection
+) -> Iterator[Any]:
     told = 0.0
     for index, step in enumerate(steps, 1):
         if request.stop():
@@ -151,6 +156,12 @@ def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterat
         request.done(revision, seconds)
     if request.stop():
         raise Stopped
+    if steps and not request.down:
+        configured = execution.contexts[-1]
+        with untouched(connection):
+            configured.led_apart = request.migration.backend.sessions.led_apart(
+                connection, configured.table
+            )
 
 
 def _recorded(

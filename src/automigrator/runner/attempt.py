@@ -148,6 +148,9 @@ async def _brought_to(state: RunState, finding: Finding) -> None:
             f"{', '.join(state.after) or 'base'}, not at {', '.join(finding.wanted)}"
             f"{LEFT_OPEN if any(each.open_before for each in execution.contexts) else ''}"
         )
+    apart = [context.led_apart() for context in execution.contexts if context.led_apart]
+    for each in filter(None, dict.fromkeys(apart)):
+        state.run.note(each)
     if state.debris or execution.observed.torn:  # in one transaction nothing can be left
         lying: tuple[str, ...] = ()
         with suppress(Exception):  # what is migrated is all right

@@ -45,6 +45,14 @@ class Sessions(ABC):
         """Name the schema in which this connection finds an unqualified version table."""
         return table
 
+    def led_apart(self, connection: Connection, table: VersionTable) -> Callable[[], str] | None:
+        """Observe where names without a schema lead, once the revisions have run.
+
+        Returns a call that compares that with the target's own connections after the next look:
+        it says in a sentence for the report how they differ, or "". None where they cannot.
+        """
+        return None
+
     def mark(self, connection: Connection, number: int) -> None:
         """Leave a number with the open transaction, which its rollback takes back.
 
