@@ -30,7 +30,6 @@ TELL_S = 0.25
 def execute(request: Request, execution: Execution) -> None:
     """Run env.py once, filling in `execution`. Raises what env.py raises."""
     ours, migration = request.connection, request.migration
-    access = migration.backend.access
     pool = ours.engine.pool if ours is not None else None
     try:
         with execution.undo:
@@ -38,7 +37,7 @@ def execute(request: Request, execution: Execution) -> None:
                 attach(request, execution, ours)
             with (
                 running_env(),
-                engines_apart(access, request.loop, pool, request.config),
+                engines_apart(migration.backend, request.loop, pool, request.config),
                 _environment(request, execution) as environment,
             ):
                 environment.script.run_env()

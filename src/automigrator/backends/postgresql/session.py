@@ -8,7 +8,7 @@ import itertools
 import os
 import socket
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import event, text
@@ -18,7 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql.sql import SERVER, SearchPath
+from automigrator.backends.postgresql.sql import SERVER, SearchPath, literal
+from automigrator.support.postgresql_urls import (
+    TUNING_OF_ASYNCPG,
+    TUNING_OF_LIBPQ,
+    settings_of_options,
+)
 
 DEAF_CALLS = 5
 
@@ -146,6 +151,13 @@ _LIMIT = text("""
 """)
 
 
+_MERELY = (
+    TUNING_OF_LIBPQ
+    | TUNING_OF_ASYNCPG
+    | {"application_name", "fallback_application_name", "prepared_statement_name_func"}
+)
+"""Arguments that change neither what is done on a connection nor what comes of it."""
+
 _CHOSEN_OR_EMPTY = text("""
     select s.source in ('client', 'session') or not exists (
         select from pg_class c
@@ -248,6 +260,17 @@ class ServerSessions(Sessions):
         if looked is not None and tuple(path) == looked.schemas:
             return table
         return VersionTable(table.name, found or (path[0] if path else None))
+
+    def given_later(self, arguments: Mapping[str, Any]) -> tuple[Collection[str], Sequence[str]]:
+        options = settings_of_options(arguments.get("options") or "")
+        given = {"server_settings", *(["options"] if options is not None else ())}
+        settings = {**(options or {}), **(arguments.get("server_settings") or {})}
+        statements = [
+            f"select set_config({literal(name)}, {literal(str(value))}, false)"
+            for name, value in settings.items()
+            if name != "application_name"  # the lock's name for the session is there
+        ]
+        return arguments.keys() - given - _MERELY, statements
 
     def led_apart(self, connection: Connection, table: VersionTable) -> Callable[[], str] | None:
         """See `Sessions`; a `search_path` that env.py chose itself is left to it."""
