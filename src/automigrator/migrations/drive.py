@@ -91,7 +91,7 @@ async def _drive(
         attributes = {"connection": offers[way.offer]} if way.offer in offers else {}
         request = Request(
             migration,
-            alembic_config(target, way.url, attributes),
+            alembic_config(target, way.url, attributes, down_to=revision if down else None),
             revision,
             connection,
             identity,
