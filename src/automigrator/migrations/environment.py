@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from alembic.runtime.environment import EnvironmentContext
@@ -16,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import EnvError, RevisionExitError, UnknownRevisionError
-from automigrator.migrations.attachment import adopted, attach, untouched
+from automigrator.migrations.attachment import adopted, attach, leads, untouched
 from automigrator.migrations.causes import too_long
 from automigrator.migrations.engines import engines_apart
 from automigrator.migrations.execution import Configured, Execution, Request, Stopped
@@ -38,6 +39,7 @@ def execute(request: Request, execution: Execution) -> None:
             with (
                 running_env(),
                 engines_apart(migration.backend, request.loop, pool, request.config),
+                execution.observed.beside(request.loop, partial(leads, request)),
                 _environment(request, execution) as environment,
             ):
                 environment.script.run_env()
