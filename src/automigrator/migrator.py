@@ -17,7 +17,7 @@ from automigrator.runner import modes
 from automigrator.runner.fast_path import current, nothing_to_do
 from automigrator.runner.session import named, opened, validated
 from automigrator.runner.signals import until_signalled
-from automigrator.support.concurrency import in_thread, running_loop
+from automigrator.support.concurrency import ensure_asyncio, in_thread, running_loop
 from automigrator.target import Target, check_limit, check_policy
 
 if TYPE_CHECKING:
@@ -83,8 +83,7 @@ class Migrator:
         self.targets = validated(targets)
         self.mode = modes.validated(mode)
         self.allow_partial = allow_partial
-        self.max_failed_starts = max_failed_starts
-        self.last_resort = last_resort
+        self.max_failed_starts, self.last_resort = max_failed_starts, last_resort
         self.ahead: Ahead = ahead
         self.run_timeout = run_timeout
         self.rehearse = rehearse
@@ -110,6 +109,7 @@ class Migrator:
         the statement that is running and is raised again. SIGTERM and SIGINT do the same, unless
         `stop_on_signals` is False, and StoppedError is raised.
         """
+        ensure_asyncio()
         if not self.stop_on_signals:
             return await self._run()
         return await until_signalled(self._run(), lambda: self._how_far)
@@ -152,6 +152,7 @@ class Migrator:
         """
         from automigrator.runner.status import status
 
+        ensure_asyncio()
         await self._loaded()
         return await status(self.targets, self.ahead, models)
 
@@ -162,6 +163,7 @@ class Migrator:
         """
         from automigrator.runner.status import planned
 
+        ensure_asyncio()
         return tuple(
             [await planned(each, each.ahead or self.ahead, sql=sql) for each in self.targets]
         )
@@ -173,6 +175,7 @@ class Migrator:
         """
         from automigrator.runner.doctor import checkup
 
+        ensure_asyncio()
         return await checkup(self.targets, self.ahead, repair=repair)
 
     async def rollback(self, revision: str, *, target: str | None = None) -> TargetReport:
@@ -184,6 +187,7 @@ class Migrator:
         from automigrator.runner.lifecycle import succeeded
         from automigrator.runner.rollback import roll_back
 
+        ensure_asyncio()
         chosen = named(self.targets, target)
         try:
             async with opened(chosen) as session, self._state(session) as state:
@@ -201,6 +205,7 @@ class Migrator:
         """
         from automigrator.runner.leader_record import forget
 
+        ensure_asyncio()
         for each in self.targets if target is None else (named(self.targets, target),):
             async with opened(each) as session:
                 await forget(session)
@@ -290,11 +295,7 @@ class Migrator:
         return bool(heard) or overridden or self.run_timeout is not None
 
     async def _told(
-        self,
-        mode: modes.Mode,
-        began: float,
-        done: tuple[TargetReport, ...],
-        looked: Session | None,
+        self, mode: modes.Mode, began: float, done: tuple[TargetReport, ...], looked: Session | None
     ) -> Report:
         from automigrator.runner.lifecycle import looked_within, run_told, succeeded, targets_told
         from automigrator.runner.time_limit import RunLimit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.alembic_projects import heads, project, revision, tables
+from support.alembic_projects import Project, heads, linear, project, revision, tables
 
 from automigrator import Failure, MigrationError, Migrator, Target
 
@@ -55,18 +55,42 @@ async def test_a_long_id_runs_where_the_column_has_been_widened(
     assert heads(postgres_url) == {LONG}
 
 
-async def test_a_transaction_that_env_py_began_before_configure_and_never_commits(
-    database_url: str, tmp_path: Path
-) -> None:
-    made = project(tmp_path, "generic", database_url, revisions=creates, other_url=database_url)
+def leaves_open(made: Project) -> None:
     env = made.versions.parent / "env.py"
     text = env.read_text("utf-8")
     assert CONFIGURE in text
     select = '        connection.exec_driver_sql("select 1")\n'
     env.write_text(text.replace(CONFIGURE, select + CONFIGURE, 1), "utf-8")
 
+
+BEGUN = "begun a transaction before it called context.configure"
+
+
+async def test_a_transaction_that_env_py_began_before_configure_and_never_commits(
+    database_url: str, tmp_path: Path
+) -> None:
+    made = project(tmp_path, "generic", database_url, revisions=creates, other_url=database_url)
+    leaves_open(made)
+
     failure = await failure_of(Target(database_url, made.config))
 
-    assert failure.kind == "env"
-    assert "begun a transaction before it called context.configure" in failure.message
+    assert failure.kind == "env" and BEGUN in failure.message
     assert "t" not in tables(database_url)
+
+
+async def test_such_a_transaction_in_a_rehearsal_and_in_a_rollback(
+    database_url: str, tmp_path: Path
+) -> None:
+    made = project(tmp_path, "generic", database_url, revisions=linear, other_url=database_url)
+    target = Target(database_url, made.config, revision="r2")
+    await Migrator(target, mode="migrate").run()
+    leaves_open(made)
+    target = Target(database_url, made.config)
+
+    with pytest.raises(MigrationError, match=BEGUN) as rehearsed:
+        await Migrator(target, mode="migrate", rehearse=True).run()
+    with pytest.raises(MigrationError, match=BEGUN):
+        await Migrator(target).rollback("r1")
+
+    assert rehearsed.value.report.targets[0].failures[0].in_rehearsal
+    assert heads(database_url) == {"r2"}

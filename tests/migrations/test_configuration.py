@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import compileall
 import re
 import subprocess
@@ -107,6 +108,26 @@ def test_the_options_of_an_ini_are_those_of_the_command_line(tmp_path: Path, url
     expected = vars(CommandLine().parser.parse_args(line))
     options = alembic_config(Target(url, it.config, x=["a=b"]), make_url(url)).cmd_opts
     assert vars(options or Namespace()) == expected
+
+
+async def test_a_rollback_has_the_options_of_a_downgrade(tmp_path: Path, url: str) -> None:
+    it = made(tmp_path, url)
+    line = ["-c", str(it.config), "downgrade", "base"]
+    expected = vars(CommandLine().parser.parse_args(line))
+    env = it.versions.parent / "env.py"
+    note = "import builtins\nbuiltins.noted.append(vars(config.cmd_opts))\n"
+    env.write_text(f"{env.read_text('utf-8')}\n{note}", "utf-8")
+    noted: list[dict[str, Any]] = []
+    builtins.noted = noted  # type: ignore[attr-defined]
+    try:
+        migrator = Migrator(Target(url, it.config), mode="migrate")
+        await migrator.run()
+        await migrator.rollback("base")
+    finally:
+        del builtins.noted  # type: ignore[attr-defined]
+
+    assert [each["cmd"][0].__name__ for each in noted].count("downgrade") == 1
+    assert noted[-1] == expected
 
 
 LOCATED = {

@@ -114,6 +114,90 @@ with op.get_bind().engine.begin() as other:
     assert failure.state == "partial-within-revision"
 
 
+ENGINE = """
+from sqlalchemy import NullPool, create_engine
+engine = create_engine({url!r}, poolclass=NullPool{more})
+"""
+MAKES = 'other.exec_driver_sql("CREATE TABLE beside (id INTEGER)")'
+AN_ENGINE_OF_ITS_OWN = {
+    "begin": ("", f"with engine.begin() as other: {MAKES}"),
+    "commit": ("", f"with engine.connect() as other:\n    {MAKES}\n    other.commit()"),
+    "a session": (
+        "",
+        "from sqlalchemy.orm import Session\n"
+        f"with Session(engine) as s:\n    other = s.connection()\n    {MAKES}\n    s.commit()",
+    ),
+    "autocommit": (
+        ", isolation_level='AUTOCOMMIT'",
+        f"with engine.connect() as other: {MAKES}",
+    ),
+    "autocommit of a connection": (
+        "",
+        f"with engine.connect().execution_options(isolation_level='AUTOCOMMIT') as other: {MAKES}",
+    ),
+    "never closed": (", isolation_level='AUTOCOMMIT'", f"other = engine.connect()\n{MAKES}"),
+    "in a thread": (
+        "",
+        f"""from threading import Thread
+def work():
+    with engine.begin() as other: {MAKES}
+thread = Thread(target=work)
+thread.start()
+thread.join()""",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["generic", "async"])
+@pytest.mark.parametrize(("more", "body"), AN_ENGINE_OF_ITS_OWN.values(), ids=AN_ENGINE_OF_ITS_OWN)
+async def test_a_commit_by_an_engine_that_the_revision_makes_is_seen(
+    more: str, body: str, kind: str, make_target: Make, postgres_url: str
+) -> None:
+    made = ENGINE.format(url=with_sync_driver(postgres_url), more=more)
+
+    failure = await failure_of(make_target(torn_by(made + body), kind=kind, database=postgres_url))
+
+    assert tables(postgres_url) == {"beside"}
+    assert failure.state == "partial-within-revision"
+
+
+async def test_a_commit_by_an_async_engine_that_the_revision_makes_is_seen(
+    make_target: Make, postgres_url: str
+) -> None:
+    body = f"""
+from sqlalchemy.ext.asyncio import create_async_engine
+async def work(_):
+    engine = create_async_engine({postgres_url!r})
+    async with engine.begin() as other:
+        await other.exec_driver_sql("CREATE TABLE beside (id INTEGER)")
+    await engine.dispose()
+op.run_async(work)
+"""
+    failure = await failure_of(make_target(torn_by(body), database=postgres_url))
+
+    assert tables(postgres_url) == {"beside"}
+    assert failure.state == "partial-within-revision"
+
+
+@pytest.mark.parametrize("elsewhere", [True, False], ids=["elsewhere", "rolled back"])
+async def test_another_database_and_what_is_rolled_back_do_not_count(
+    elsewhere: bool, make_target: Make, postgres_url: str, empty_databases: Any
+) -> None:
+    with empty_databases.lent() as other_url:
+        url = with_sync_driver(other_url if elsewhere else postgres_url)
+        made = ENGINE.format(url=url, more="")
+        end = "commit" if elsewhere else "rollback"
+        body = f"with engine.connect() as other:\n    {MAKES}\n    other.{end}()"
+
+        failure = await failure_of(
+            make_target(torn_by(made + body), kind="generic", database=postgres_url)
+        )
+
+        assert tables(other_url) == ({"beside"} if elsewhere else set())
+    assert tables(postgres_url) == set()
+    assert failure.state == "clean"
+
+
 async def test_a_driver_that_commits_by_itself_is_seen(
     make_target: Make, postgres_url: str, tmp_path: Path
 ) -> None:

@@ -53,7 +53,7 @@ def adopted(request: Request, execution: Execution, theirs: Any) -> Connection:
             "take config.attributes['connection']"
         )
     with untouched(theirs):
-        same = backend.sessions.identity(theirs) == request.identity
+        same = leads(request, theirs)
     if not same:
         raise EnvError(
             f"env.py connected to another database ({urls.rendered(theirs.engine.url)}) than "
@@ -62,6 +62,14 @@ def adopted(request: Request, execution: Execution, theirs: Any) -> Connection:
         )
     attach(request, execution, theirs)
     return theirs
+
+
+def leads(request: Request, connection: Connection) -> bool:
+    """Ask a connection whether it leads to the database that is migrated."""
+    backend = request.migration.backend
+    if connection.dialect.name != backend.name:
+        return False
+    return backend.sessions.identity(connection) == request.identity
 
 
 def adopt(migration: Migration, connection: Connection, undo: ExitStack, to_write: bool) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy.exc import DBAPIError
 
 from automigrator.errors import JudgedError
+from automigrator.migrations.execution import Configured
 from automigrator.support.redaction import first_line
 
-LEFT_OPEN = (
+_LEFT_OPEN = (
     "; env.py had begun a transaction before it called context.configure, and Alembic leaves the "
     "commit of such a one to env.py: commit what comes before, or commit at the end"
 )
+
+
+def left_open(contexts: Iterable[Configured]) -> str:
+    """What to add where env.py returned without an error and nothing was committed."""
+    return _LEFT_OPEN if any(each.open_before for each in contexts) else ""
+
 
 _ROOM = 32
 

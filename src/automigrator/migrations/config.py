@@ -21,11 +21,20 @@ from automigrator.support import urls
 from automigrator.target import DEFAULT_SECTION, Target
 
 
-def alembic_config(target: Target, url: URL, attributes: dict[str, Any] | None = None) -> Config:
-    """A new Config pointing at `url`; the target's own Config object is never changed."""
+def alembic_config(
+    target: Target,
+    url: URL,
+    attributes: dict[str, Any] | None = None,
+    *,
+    down_to: str | None = None,
+) -> Config:
+    """A new Config pointing at `url`; the target's own Config object is never changed.
+
+    `down_to`: the revision to downgrade to; None to upgrade.
+    """
     config = _read(target)
     config.attributes.update({**(attributes or {}), **target.attributes})
-    config.cmd_opts = _options(target, config)
+    config.cmd_opts = _options(target, config, down_to)
     location = config.get_alembic_option("script_location")
     if location is None:
         raise ConfigurationError(
@@ -38,12 +47,16 @@ def alembic_config(target: Target, url: URL, attributes: dict[str, Any] | None =
     return config
 
 
-def _options(target: Target, config: Config) -> Namespace | None:
-    """What the command line was given: a Config's own, else that of `alembic upgrade`."""
+def _options(target: Target, config: Config, down_to: str | None) -> Namespace | None:
+    """What the command line was given: a Config's own, else that of `alembic upgrade`.
+
+    To go down, that of `alembic downgrade`.
+    """
     x = list(target.x) or None
     if isinstance(target.config, Config):
         given = config.cmd_opts
         return given if x is None else Namespace(**{**vars(given or Namespace()), "x": x})
+    act = command.upgrade if down_to is None else command.downgrade
     return Namespace(
         config=[str(target.config)],
         name=target.section,
@@ -52,8 +65,8 @@ def _options(target: Target, config: Config) -> Namespace | None:
         quiet=False,
         sql=False,
         tag=None,
-        revision=target.revision,
-        cmd=(command.upgrade, ["revision"], ["sql", "tag"]),
+        revision=target.revision if down_to is None else down_to,
+        cmd=(act, ["revision"], ["sql", "tag"]),
     )
 
 

@@ -64,7 +64,12 @@ async def _drive(migration: Migration, way: Way, command: Command, execution: Ex
         request = Request(
             migration,
             command,
-            alembic_config(target, way.url, attributes),
+            alembic_config(
+                target,
+                way.url,
+                attributes,
+                down_to=command.revision if command.down else None,
+            ),
             connection,
             identity,
             weaker,

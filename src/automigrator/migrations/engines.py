@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, TypeVar
 
 from alembic.config import Config
@@ -18,7 +18,8 @@ from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.util import greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
-from automigrator.backends.access import Access, recipe_of
+from automigrator.backends.access import recipe_of
+from automigrator.backends.contract.backend import Backend
 from automigrator.errors import EnvError
 from automigrator.migrations.process import inside_env, replaced
 from automigrator.support.concurrency import running_loop
@@ -40,7 +41,7 @@ _WHO = frozenset(
 
 @contextmanager
 def engines_apart(
-    access: Access, loop: asyncio.AbstractEventLoop, ours: Pool | None, config: Config
+    backend: Backend, loop: asyncio.AbstractEventLoop, ours: Pool | None, config: Config
 ) -> Iterator[None]:
     """Context manager: keep the engines of env.py apart from the application's pools.
 
@@ -93,8 +94,8 @@ def engines_apart(
             (asyncio, "run", run),
         ):
             stack.enter_context(replaced(owner, name, by))
-        if ours is not None and access.given_engine is not None:
-            as_ours = _as_ours(access, config)
+        if ours is not None and backend.access.given_engine is not None:
+            as_ours = _as_ours(backend, config)
             event.listen(Engine, "do_connect", as_ours)
             stack.callback(event.remove, Engine, "do_connect", as_ours)
         yield
@@ -127,9 +128,9 @@ async def _then_closed(main: Coroutine[Any, Any, T], made: weakref.WeakSet[Pool]
                     await greenlet_spawn(pool.dispose)
 
 
-def _as_ours(access: Access, config: Config) -> Callable[..., Any]:
+def _as_ours(backend: Backend, config: Config) -> Callable[..., Any]:
     """What lets an engine that env.py made from `config` connect as the application's does."""
-    given = access.given_engine
+    given = backend.access.given_engine
     assert given is not None
     url = make_url(config.get_main_option("sqlalchemy.url") or "")
 
@@ -142,23 +143,41 @@ def _as_ours(access: Access, config: Config) -> Callable[..., Any]:
         if list(usual) != cargs or any(key in _WHO and key in named for key in more):
             return None  # it leads elsewhere; that is found out by what it connected to
         recipe = recipe_of(given)
-        proves = sorted(_WHO.intersection(more))
-        if proves or (more and recipe is None):
+        if proves := sorted(_WHO.intersection(more)):
             raise EnvError(
                 "env.py's engine connects with arguments of its own "
-                f"({', '.join(proves or sorted(more))}), which would replace what the "
+                f"({', '.join(proves)}), which would replace what the "
                 "application's proves; let env.py take config.attributes['connection']"
+            )
+        lost, statements = backend.sessions.given_later(more)
+        if lost and recipe is None:
+            raise EnvError(
+                "env.py's engine connects with arguments of its own "
+                f"({', '.join(sorted(lost))}), which the application's creator would not take; "
+                "let env.py take config.attributes['connection']"
             )
         record.info[AS_OURS] = True
         pool = given.sync_engine.pool
         if recipe is None:
             fairy = pool.recreate().connect()
-            connection = fairy.dbapi_connection
+            made = fairy.dbapi_connection
             fairy.detach()
-            return connection
+            _executed(made, statements)
+            return made
         own = {key: named[key] for key in ("database", "dbname") if key in named}
         made = dialect.connect(*cargs, **{**more, **recipe[1], **own})
         pool.dispatch.connect(made, record)  # what the application's listeners add
+        _executed(made, statements)
         return made
 
     return connect
+
+
+def _executed(connection: Any, statements: Sequence[str]) -> None:
+    """Run statements on a driver's connection that SQLAlchemy does not know yet."""
+    if statements:
+        with closing(connection.cursor()) as cursor:
+            for each in statements:
+                cursor.execute(each)
+                cursor.fetchall()
+        connection.commit()

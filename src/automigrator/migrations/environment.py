@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from alembic.util import to_tuple
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import EnvError, RevisionExitError, UnknownRevisionError
-from automigrator.migrations.attachment import adopted, attach, untouched
+from automigrator.migrations.attachment import adopted, attach, leads, untouched
 from automigrator.migrations.causes import too_long
 from automigrator.migrations.engines import engines_apart
 from automigrator.migrations.execution import Configured, Execution, Request, Stopped
@@ -29,7 +31,6 @@ TELL_S = 0.25
 def execute(request: Request, execution: Execution) -> None:
     """Run env.py once, filling in `execution`. Raises what env.py raises."""
     ours, migration = request.connection, request.migration
-    access = migration.backend.access
     pool = ours.engine.pool if ours is not None else None
     try:
         with execution.undo:
@@ -37,7 +38,8 @@ def execute(request: Request, execution: Execution) -> None:
                 attach(request, execution, ours)
             with (
                 running_env(),
-                engines_apart(access, request.loop, pool, request.config),
+                engines_apart(migration.backend, request.loop, pool, request.config),
+                execution.observed.beside(request.loop, partial(leads, request)),
                 _environment(request, execution) as environment,
             ):
                 environment.script.run_env()
@@ -92,8 +94,6 @@ def _environment(request: Request, execution: Execution) -> EnvironmentContext:
         original(chosen, *args, **options)
         context = environment.get_context()
         table = VersionTable(context.version_table, context.version_table_schema)
-        with untouched(chosen):
-            table = sessions.resolve(chosen, table)
         several = options.get("transaction_per_migration") or not context.impl.transactional_ddl
         driver = f"{chosen.dialect.name}+{chosen.dialect.driver}"
         execution.contexts.append(
@@ -107,29 +107,35 @@ def _environment(request: Request, execution: Execution) -> EnvironmentContext:
 def _steps(
     request: Request, execution: Execution, heads: Any, context: Any, script: ScriptDirectory
 ) -> Iterable[Any]:
-    history = request.migration.history
-    if request.command.apply or not history.same_by_text(script):
+    history, command = request.migration.history, request.command
+    if command.apply or not history.same_by_text(script):
         history.adopt(script)
     configured = execution.contexts[-1]
     configured.heads = heads = tuple(heads)
+    with untouched(context.connection):  # not before: env.py may set its search_path last
+        configured.table = request.migration.backend.sessions.resolve(
+            context.connection, configured.table
+        )
     try:
-        steps = history.steps(request.command.revision, heads, down=request.command.down)
+        steps = history.steps(command.revision, heads, down=command.down)
     except UnknownRevisionError as error:
-        if request.command.apply:
+        if command.apply:
             raise
         configured.ran, configured.ahead = True, error
         return ()  # the other version tables are looked at as well
     configured.ran = True
     configured.pending = history.ids(steps)
-    configured.wanted = history.wanted(heads, steps) if not request.command.down else ()
-    if request.command.apply:
-        return _applied(request, execution, steps)
-    if request.command.compare is not None:
-        request.command.compare(context)
+    configured.wanted = history.wanted(heads, steps) if not command.down else ()
+    if command.apply:
+        return _applied(request, execution, steps, context.connection)
+    if command.compare is not None:
+        command.compare(context)
     return ()
 
 
-def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterator[Any]:
+def _applied(
+    request: Request, execution: Execution, steps: list[Any], connection: Connection
+) -> Iterator[Any]:
     told = 0.0
     for index, step in enumerate(steps, 1):
         if request.stop():
@@ -152,6 +158,12 @@ def _applied(request: Request, execution: Execution, steps: list[Any]) -> Iterat
         request.tell(request.command.done, revision, seconds)
     if request.stop():
         raise Stopped
+    if steps and not request.command.down:
+        configured = execution.contexts[-1]
+        with untouched(connection):
+            configured.led_apart = request.migration.backend.sessions.led_apart(
+                connection, configured.table
+            )
 
 
 def _recorded(

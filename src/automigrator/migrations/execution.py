@@ -50,6 +50,8 @@ class Configured:
     open_before: bool = False
     """Whether env.py had begun a transaction; Alembic leaves its commit to env.py then."""
     ran: bool = False
+    led_apart: Callable[[], str] | None = None
+    """See `Sessions.led_apart`."""
     ahead: UnknownRevisionError | None = None
     """Names those of `heads` that are in no file; nothing is known to be pending then."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+import asyncio
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +14,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import PendingRollbackError
 
 from automigrator.backends.contract.backend import Backend
-from automigrator.migrations.process import inside_env
+from automigrator.migrations.process import inside_env, replaced
+from automigrator.support.concurrency import running_loop
 
 
 @dataclass(slots=True)
@@ -29,7 +32,7 @@ class Observation:
     """Revisions of which something was, or may have been, committed without their version row."""
     first_error: BaseException | None = None
     """The last database error that did not merely follow from another one."""
-    _followed: list[Connection] = field(default_factory=list)
+    _followed: weakref.WeakSet[Connection] = field(default_factory=weakref.WeakSet)
     _followers: list[BaseException] = field(default_factory=list)
 
     def begins(self, revision: str) -> None:
@@ -54,8 +57,7 @@ class Observation:
     def follow(self, backend: Backend, connection: Connection) -> Callable[[], None]:
         """Observe a connection until the returned call is made, before it is closed."""
         seen, undo = _Seen(self, backend, connection), ExitStack()
-        self._followed.append(connection)
-        undo.callback(self._followed.remove, connection)
+        self._followed.add(connection)
         undo.callback(seen.settle)
         listeners: list[tuple[Any, str, Callable[..., Any]]] = [
             (connection, "commit", seen.commit),
@@ -63,7 +65,6 @@ class Observation:
             (connection, "rollback", seen.rollback),
             (connection, "before_cursor_execute", seen.before),
             (connection.dialect, "handle_error", seen.failed),
-            (connection.engine, "commit", self._commit_beside),
         ]
         for place, name, listener in listeners:
             event.listen(place, name, listener)
@@ -80,10 +81,67 @@ class Observation:
             seen.begin()
         return undo.close
 
-    def _commit_beside(self, connection: Connection) -> None:
-        """A second connection of env.py's engine commits: nothing undoes that."""
-        if self.current is not None and connection not in self._followed and inside_env.get():
-            self.torn.add(self.current)
+    @contextmanager
+    def beside(
+        self, loop: asyncio.AbstractEventLoop, leads: Callable[[Connection], bool]
+    ) -> Iterator[None]:
+        """Context manager: see what a revision commits on connections of its own making.
+
+        Nothing undoes that. `loop` is the application's; `leads` asks a connection whether it
+        leads to the target's database.
+        """
+        unsettled: dict[Connection, str] = {}
+        begin, commit = Connection._begin_impl, Connection._commit_impl
+        rollback = Connection._rollback_impl
+
+        def apart(connection: Connection) -> bool:
+            if self.current is None or not inside_env.get() or running_loop() is loop:
+                return False
+            return connection not in self._followed
+
+        def asked(connection: Connection, otherwise: bool) -> bool:
+            try:
+                return leads(connection)
+            except Exception:  # noqa: BLE001 - it does not answer
+                return otherwise
+
+        def begun(connection: Connection, transaction: Any) -> None:
+            begin(connection, transaction)
+            if apart(connection) and _commits_by_itself(connection):
+                unsettled[connection] = self.current or ""
+
+        def committed(connection: Connection) -> None:
+            settle(connection)
+            # a COMMIT of what has failed is a ROLLBACK
+            counts = apart(connection) and asked(connection, False)
+            commit(connection)
+            if counts and self.current is not None:
+                self.torn.add(self.current)
+
+        def rolled_back(connection: Connection) -> None:
+            settle(connection)
+            rollback(connection)
+
+        def settle(connection: Connection) -> None:
+            revision = unsettled.pop(connection, None)
+            if revision is not None and asked(connection, True):
+                self.torn.add(revision)
+
+        with (
+            replaced(Connection, "_begin_impl", begun),
+            replaced(Connection, "_commit_impl", committed),
+            replaced(Connection, "_rollback_impl", rolled_back),
+        ):
+            try:
+                yield
+            finally:
+                for connection in list(unsettled):
+                    settle(connection)  # it was never closed
+
+
+def _commits_by_itself(connection: Connection) -> bool:
+    level = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    return bool(connection.get_execution_options().get("isolation_level", level) == "AUTOCOMMIT")
 
 
 class _Seen:

@@ -9,7 +9,7 @@ from functools import partial
 from automigrator.errors import EnvError, JudgedError, UnknownRevisionError
 from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
-from automigrator.migrations.causes import LEFT_OPEN
+from automigrator.migrations.causes import left_open
 from automigrator.migrations.execution import Execution
 from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import count
@@ -150,8 +150,11 @@ async def _brought_to(state: RunState, finding: Finding) -> None:
         raise execution.error or EnvError(
             f"env.py returned as if all were well, and the database is at "
             f"{', '.join(state.after) or 'base'}, not at {', '.join(finding.wanted)}"
-            f"{LEFT_OPEN if any(each.open_before for each in execution.contexts) else ''}"
+            f"{left_open(execution.contexts)}"
         )
+    apart = [context.led_apart() for context in execution.contexts if context.led_apart]
+    for each in filter(None, dict.fromkeys(apart)):
+        state.run.note(each)
     if state.debris or execution.observed.torn:  # in one transaction nothing can be left
         lying: tuple[str, ...] = ()
         with suppress(Exception):  # what is migrated is all right

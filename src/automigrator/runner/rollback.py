@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from automigrator.errors import EnvError, JudgedError
+from automigrator.migrations.causes import left_open
 from automigrator.migrations.execution import Execution
 from automigrator.migrations.probe import probe
 from automigrator.report import Outcome
@@ -66,6 +67,7 @@ async def _rolled_back(state: RunState, revision: str) -> Outcome:
         raise state.execution.error or EnvError(
             f"env.py returned as if all were well, and the database still has "
             f"{', '.join(history.applied(steps, state.after))}"
+            f"{left_open(state.execution.contexts)}"
         )
     await backend.refresh()
     return "migrated" if steps else "current"

@@ -11,6 +11,7 @@ from automigrator.backends.contract.sides import Side, Sides
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import EnvError, RefusedError
 from automigrator.migrations.baseline import bootstrap
+from automigrator.migrations.causes import left_open
 from automigrator.migrations.drive import drive
 from automigrator.migrations.execution import Command, Execution, Migration
 from automigrator.migrations.probe import probe
@@ -93,6 +94,7 @@ async def _driven(
     if left or not all(context.ran for context in after.contexts):
         raise execution.error or EnvError(
             f"env.py returned as if all were well; still pending: {', '.join(left) or 'everything'}"
+            f"{left_open(execution.contexts)}"
         )
     return tuple(dict.fromkeys(context.table for context in after.contexts))
 

@@ -10,6 +10,8 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
+from automigrator.errors import ConfigurationError
+
 T = TypeVar("T")
 
 
@@ -137,6 +139,16 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def ensure_asyncio() -> None:
+    """Raise ConfigurationError where no event loop of asyncio runs."""
+    if running_loop() is None:
+        raise ConfigurationError(
+            "no asyncio event loop is running here, and nothing was touched; under trio call "
+            "run_sync() in a thread (`await trio.to_thread.run_sync(migrator.run_sync)`), and "
+            "the other methods there by asyncio.run()"
+        )
 
 
 def started(work: Awaitable[T]) -> asyncio.Future[T]:

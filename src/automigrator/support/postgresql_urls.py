@@ -46,13 +46,13 @@ _UNSAID: Mapping[str, frozenset[str]] = {
 }
 """Values of libpq's options that ask for no more than asyncpg does."""
 
-_TUNING_OF_LIBPQ = frozenset(
+TUNING_OF_LIBPQ = frozenset(
     (
         *("connect_timeout", "tcp_user_timeout", "sslcompression", "prepare_threshold"),
         *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
     )
 )
-_TUNING_OF_ASYNCPG = frozenset(
+TUNING_OF_ASYNCPG = frozenset(
     (
         *("timeout", "command_timeout", "statement_cache_size", "max_cacheable_statement_size"),
         *("max_cached_statement_lifetime", "prepared_statement_cache_size", "async_fallback"),
@@ -127,7 +127,7 @@ def translated(url: URL, drivername: str, own: URL | None = None) -> URL:
     else:
         query = _for_asyncpg(url, options)
     for each in filter(None, (url, own)):
-        kept = _OF_SQLALCHEMY | (_TUNING_OF_ASYNCPG - {"timeout"} if now == "asyncpg" else set())
+        kept = _OF_SQLALCHEMY | (TUNING_OF_ASYNCPG - {"timeout"} if now == "asyncpg" else set())
         query |= {name: each.query[name] for name in kept.intersection(each.query)}
     return url.set(drivername=drivername, query=query)
 
@@ -193,6 +193,15 @@ def options_of_dsn(dsn: str) -> dict[str, str]:
     return _with_settings(options, settings)
 
 
+def settings_of_options(options: str) -> dict[str, str] | None:
+    """The settings in libpq's `options`; None where it has other switches."""
+    words = [re.sub(r"\\(.)", r"\1", each) for each in re.findall(r"(?:\\.|\S)+", options)]
+    text = "\0".join(words)
+    found = re.findall(r"(?:-c\0?|--)([^\0=]+)=([^\0]*)(?:\0|$)", text)
+    rest = re.sub(r"(?:-c\0?|--)([^\0=]+)=([^\0]*)(?:\0|$)", "", text)
+    return None if rest else {name.replace("-", "_"): value for name, value in found}
+
+
 def _with_settings(options: dict[str, str], settings: Mapping[str, str]) -> dict[str, str]:
     def escaped(text: str) -> str:
         return text.replace("\\", "\\\\").replace(" ", "\\ ")
@@ -242,7 +251,7 @@ def _of_asyncpg(url: URL, query: dict[str, str]) -> dict[str, str]:
         options["sslmode"] = mode
     if rest.pop("direct_tls", None):
         options["sslnegotiation"] = "direct"
-    rest = _without(rest, _TUNING_OF_ASYNCPG)
+    rest = _without(rest, TUNING_OF_ASYNCPG)
     _ensure_known(rest, _ALIKE, "libpq")
     return {**options, **rest}
 
@@ -261,7 +270,7 @@ def _mode_of(ssl: Any) -> str | None:
 
 
 def _for_asyncpg(url: URL, options: dict[str, str]) -> dict[str, str]:
-    rest = _without(options, _TUNING_OF_LIBPQ)
+    rest = _without(options, TUNING_OF_LIBPQ)
     if "fallback_application_name" in rest:
         rest.setdefault("application_name", rest.pop("fallback_application_name"))
         rest.pop("fallback_application_name", None)

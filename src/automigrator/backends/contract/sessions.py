@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,6 +44,22 @@ class Sessions(ABC):
     def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
         """Name the schema in which this connection finds an unqualified version table."""
         return table
+
+    def given_later(self, arguments: Mapping[str, Any]) -> tuple[Collection[str], Sequence[str]]:
+        """Give a driver's arguments to a connection that another way has made.
+
+        Returns the names of those that make a difference and cannot be given any more, and the
+        SQL that gives the others; what merely limits or caches is left out.
+        """
+        return arguments.keys(), ()
+
+    def led_apart(self, connection: Connection, table: VersionTable) -> Callable[[], str] | None:
+        """Observe where names without a schema lead, once the revisions have run.
+
+        Returns a call that compares that with the target's own connections after the next look:
+        it says in a sentence for the report how they differ, or "". None where they cannot.
+        """
+        return None
 
     def mark(self, connection: Connection, number: int) -> None:
         """Leave a number with the open transaction, which its rollback takes back.

@@ -92,6 +92,11 @@ _VERDICTS: dict[str, Verdict] = {
     ),
     "XX002": Verdict("corrupt"),
     "25001": Verdict(None, advice.OUTSIDE),
+    "55P04": Verdict(
+        None,
+        "a new value of an enum can be used only once its ALTER TYPE is committed: put that one "
+        "alone into `with op.get_context().autocommit_block():`, which commits what came before",
+    ),
     "23505": Verdict(None, advice.DUPLICATES),
     "23502": Verdict(None, advice.NO_VALUE),
     "23503": Verdict(None, advice.ORPHANS),

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from automigrator.backends.access import Access, idle_connection
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.postgresql.names import IS_OPEN, OPEN, among
-from automigrator.backends.postgresql.sql import SERVER, quoted_name, rows_of
+from automigrator.backends.postgresql.sql import SERVER, SearchPath, quoted_name, rows_of
 from automigrator.errors import NoAnswerError
 from automigrator.support.concurrency import within
 
@@ -38,7 +38,8 @@ _OPENED = """
 """
 
 _PLACES = f"""
-    select set_config('lock_timeout', '{BUSY_S}s', :reading), current_schemas(false)::text[],
+    select set_config('lock_timeout', '{BUSY_S}s', :reading),
+           current_setting('search_path'), current_schemas(false)::text[],
            array_agg(n.nspname::text order by a.number), array_agg(c.oid::bigint),
            {_OPENED}, {SERVER}, pg_is_in_recovery(), {IS_OPEN}
     from unnest(cast(:names as text[]), cast(:schemas as text[]))
@@ -62,7 +63,7 @@ _FILLED = """
 
 
 class View(NamedTuple):
-    """A sight, and the schemas in which its connection looks for tables.
+    """A sight, and where its connection looks for tables.
 
     `opened` are the databases of the server whose comment is an open record of ours, or whose name
     says that they were replaced, `schemas` where the version tables were found, `server` is as in
@@ -70,7 +71,7 @@ class View(NamedTuple):
     """
 
     sight: Sight
-    search_path: tuple[str, ...]
+    search_path: SearchPath
     opened: Sequence[str]
     schemas: Mapping[VersionTable, str]
     server: int | None
@@ -85,7 +86,7 @@ async def look(
     reading: bool = False,
 ) -> View:
     """Look on a connection of our own; sets its lock_timeout, for the transaction if `reading`."""
-    ((_, path, schemas, oids, opened, server, standby, dump_open),) = await rows_of(
+    ((_, setting, path, schemas, oids, opened, server, standby, dump_open),) = await rows_of(
         connection,
         _PLACES,
         names=[table.name for table in tables],
@@ -100,7 +101,8 @@ async def look(
         heads[table] = tuple(sorted(found))
     filled = not heads_only and await _has_tables(connection, tables, oids or (), tuple(path))
     sight = Sight(True, heads, filled, writable=not standby)
-    return View(sight, tuple(path), opened or (), places, server, dump_open)
+    where = SearchPath(setting, tuple(path))
+    return View(sight, where, opened or (), places, server, dump_open)
 
 
 async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
@@ -108,7 +110,7 @@ async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
     query = f"select {_heads_in(schema, name)}, {_OPENED}, {IS_OPEN}"
     ((heads, opened, dump_open),) = await rows_of(connection, query, open=list(OPEN))
     sight = Sight(True, {VersionTable(name, schema): tuple(heads)})
-    return View(sight, (), opened or (), {}, None, dump_open)
+    return View(sight, SearchPath(), opened or (), {}, None, dump_open)
 
 
 def _heads_in(schema: str, name: str) -> str:
@@ -159,7 +161,7 @@ class Sights:
         admin: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
     ) -> None:
         self.access, self.database, self._admin = access, database, admin
-        self.search_path: tuple[str, ...] | None = None
+        self.search_path: SearchPath | None = None
         application = access.application
         self._application = application if application is access.given_engine else None
         self._places: dict[VersionTable, str] = {}

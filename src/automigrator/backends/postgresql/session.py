@@ -8,7 +8,7 @@ import itertools
 import os
 import socket
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import event, text
@@ -18,7 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql.sql import SERVER
+from automigrator.backends.postgresql.sql import SERVER, SearchPath, literal
+from automigrator.support.postgresql_urls import (
+    TUNING_OF_ASYNCPG,
+    TUNING_OF_LIBPQ,
+    settings_of_options,
+)
 
 DEAF_CALLS = 5
 
@@ -146,13 +151,32 @@ _LIMIT = text("""
 """)
 
 
+_MERELY = (
+    TUNING_OF_LIBPQ
+    | TUNING_OF_ASYNCPG
+    | {"application_name", "fallback_application_name", "prepared_statement_name_func"}
+)
+"""Arguments that change neither what is done on a connection nor what comes of it."""
+
+_CHOSEN_OR_EMPTY = text("""
+    select s.source in ('client', 'session') or not exists (
+        select from pg_class c
+        where c.relkind in ('r', 'p') and c.relname <> :version_table
+          and c.relnamespace = (select oid from pg_namespace where nspname = :schema)
+          and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass
+                          and d.objid = c.oid and d.deptype = 'e'))
+    from pg_settings s where s.name = 'search_path'
+""")
+"""Whether a session set its search_path itself, or has no table in the first schema of it."""
+
+
 _MARK = "automigrator.transaction"
 
 
 class ServerSessions(Sessions):
     """Connections of asyncpg and psycopg; their transactions are real."""
 
-    def __init__(self, search_path: Callable[[], tuple[str, ...] | None]) -> None:
+    def __init__(self, search_path: Callable[[], SearchPath | None]) -> None:
         self._search_path = search_path
 
     def identity(self, connection: Connection) -> Hashable:
@@ -232,6 +256,44 @@ class ServerSessions(Sessions):
             """),
             {"name": table.name},
         ).one()
-        if tuple(path) == self._search_path():
+        looked = self._search_path()
+        if looked is not None and tuple(path) == looked.schemas:
             return table
         return VersionTable(table.name, found or (path[0] if path else None))
+
+    def given_later(self, arguments: Mapping[str, Any]) -> tuple[Collection[str], Sequence[str]]:
+        options = settings_of_options(arguments.get("options") or "")
+        given = {"server_settings", *(["options"] if options is not None else ())}
+        settings = {**(options or {}), **(arguments.get("server_settings") or {})}
+        statements = [
+            f"select set_config({literal(name)}, {literal(str(value))}, false)"
+            for name, value in settings.items()
+            if name != "application_name"  # the lock's name for the session is there
+        ]
+        return arguments.keys() - given - _MERELY, statements
+
+    def led_apart(self, connection: Connection, table: VersionTable) -> Callable[[], str] | None:
+        """See `Sessions`; a `search_path` that env.py chose itself is left to it."""
+        looked = self._search_path()
+        setting, schemas = connection.execute(
+            text("select current_setting('search_path'), current_schemas(false)::text[]")
+        ).one()
+        if looked is None or setting == looked.setting or not schemas:
+            return None
+        named = {"schema": schemas[0], "version_table": table.name}
+        if None in _translated(connection) or connection.execute(_CHOSEN_OR_EMPTY, named).scalar():
+            return None
+
+        def apart() -> str:
+            looked = self._search_path()
+            first = looked.schemas[:1] if looked is not None else ()
+            if first == (schemas[0],):
+                return ""
+            return (
+                "env.py sets no search_path, so what the revisions name without a schema is in "
+                f"schema {schemas[0]}, and the target's own connections look first in "
+                f"{f'schema {first[0]}' if first else 'no schema'}; if that is not meant, let "
+                "env.py set the search_path that the application sets"
+            )
+
+        return apart

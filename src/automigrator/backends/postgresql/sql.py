@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,6 +19,13 @@ NO_LIMITS = """
 SERVER = "(extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint"
 
 """The server, told by when it was started: its address may lead to another one by now."""
+
+
+class SearchPath(NamedTuple):
+    """Where a connection looks for tables: the setting, and the schemas of it that exist."""
+
+    setting: str = ""
+    schemas: tuple[str, ...] = ()
 
 
 def quoted_name(identifier: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # what only an act needs is imported there: a start with nothing to do comes here, too
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -164,6 +164,9 @@ class FileSessions(Sessions):
         from automigrator.backends.sqlite.transactions import make_real
 
         return make_real(connection, to_write=to_write, keys_off=self._keys_off)
+
+    def given_later(self, arguments: Mapping[str, Any]) -> tuple[Collection[str], Sequence[str]]:
+        return arguments.keys() - {"timeout", "check_same_thread", "cached_statements"}, ()
 
     def eases(self, error: BaseException) -> bool:
         from automigrator.backends.sqlite.foreign_keys import KeysInTheWayError
