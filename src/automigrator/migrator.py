@@ -6,9 +6,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import cached_property, partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import ConfigurationError
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from automigrator.hooks.registry import Hooks
     from automigrator.hooks.strategies import StrategySpec
     from automigrator.rehearsal import Rehearsal
-    from automigrator.report import Outcome
     from automigrator.runner.checkup import Checkup
     from automigrator.runner.session import Session
     from automigrator.runner.state import RunState
@@ -249,7 +249,10 @@ class Migrator:
         if not state.looked and (heads := await nothing_to_do(state.session)):
             run.before = run.wanted = state.after = heads
             return state.report("current")
-        bring_to_head = await in_thread(_bring_to_head)
+        # it imports Alembic, for a tenth of a second, and a start with nothing to do never needs it
+        await in_thread(partial(import_module, "automigrator.runner.pipeline"))
+        from automigrator.runner.pipeline import bring_to_head
+
         return state.report(await bring_to_head(state))
 
     async def recreate_database(
@@ -340,10 +343,3 @@ class Migrator:
         from automigrator.events.notifier import Notifier
 
         return Notifier(self._subscriptions, self._in_house, run_id)
-
-
-def _bring_to_head() -> Callable[[RunState], Awaitable[Outcome]]:
-    # it imports Alembic, for a tenth of a second, and a start with nothing to do never needs it
-    from automigrator.runner.pipeline import bring_to_head
-
-    return bring_to_head
