@@ -10,10 +10,11 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from automigrator.migrations.static.layout import Proof
+from automigrator.migrations.static.syntax import bound_by, texts
 
 _STEPS = ("configure", "run_migrations")
 
@@ -55,9 +56,9 @@ def proof_of(text: bytes) -> Proof:
     """What the text of an env.py proves."""
     try:
         tree = ast.parse(text)
-        texts = {each for node in ast.walk(tree) for each in _texts(node)}
-        folders = not any(map(_FOLDERS.search, texts))
-        hidden = any(map(_WHERE.search, texts)) or any(map(_HIDDEN.fullmatch, texts))
+        found = {each for node in ast.walk(tree) for each in texts(node)}
+        folders = not any(map(_FOLDERS.search, found))
+        hidden = any(map(_WHERE.search, found)) or any(map(_HIDDEN.fullmatch, found))
         return Proof(folders and not hidden and _migrates_once(tree), folders)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Proof()
@@ -77,7 +78,7 @@ class _Walk:
     def __init__(self, tree: ast.Module, *, offline: bool) -> None:
         self._offline = offline
         nodes = list(ast.walk(tree))
-        bound = Counter(name for node in nodes for name in _bound_by(node))
+        bound = Counter(name for node in nodes for name in bound_by(node))
         arguments = Counter(node.arg for node in nodes if isinstance(node, ast.arg))
         imported = [
             each.asname or each.name
@@ -266,21 +267,3 @@ def _check_options(call: ast.Call) -> None:
     for keyword in call.keywords:
         default = _DEFAULTS.get(keyword.arg or "**")
         _must(keyword.arg is not None and default in (None, ast.unparse(keyword.value)))
-
-
-def _texts(node: ast.AST) -> Iterator[str]:
-    """Every string and identifier of a node; no comment."""
-    for _, value in ast.iter_fields(node):
-        for each in value if isinstance(value, list) else [value]:
-            if isinstance(each, str | bytes):
-                yield each if isinstance(each, str) else each.decode("latin-1")
-
-
-def _bound_by(node: ast.AST) -> Iterator[str]:
-    match node:
-        case ast.Name(ctx=ast.Load()) | ast.Attribute() | ast.Constant() | ast.keyword():
-            return
-        case ast.alias():
-            yield node.asname or node.name.partition(".")[0]
-        case _ if not isinstance(node, ast.ImportFrom):
-            yield from _texts(node)
