@@ -181,8 +181,8 @@ class Migrator:
         `target` is a target's name, needed when there are several. No plugin is asked about a
         failure. Raises ConfigurationError, and MigrationError with the report of what failed.
         """
-        from automigrator.runner.lifecycle import succeeded
         from automigrator.runner.rollback import roll_back
+        from automigrator.runner.targets import succeeded
 
         chosen = named(self.targets, target)
         try:
@@ -299,7 +299,7 @@ class Migrator:
         done: tuple[TargetReport, ...],
         looked: Session | None,
     ) -> Report:
-        from automigrator.runner.lifecycle import looked_within, run_told, succeeded, targets_told
+        from automigrator.runner.targets import looked_within, run_told, succeeded, targets_told
         from automigrator.runner.time_limit import RunLimit
 
         async def work(tell: Notifier) -> Report:
