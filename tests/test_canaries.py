@@ -98,7 +98,7 @@ async def test_an_error_that_led_to_one_of_ours(
         raise RuntimeError("cannot look") from Boom(ROW)
 
     migrator = Migrator(Target(f"sqlite:///{tmp_path / 'app.db'}", tmp_path), mode="migrate")
-    monkeypatch.setattr("automigrator.runner.lifecycle.run_told", look)
+    monkeypatch.setattr("automigrator.runner.targets.run_told", look)
     with pytest.raises(RuntimeError):
         await migrator.run()
 

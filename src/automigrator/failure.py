@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
+from automigrator.frozen import as_json
+
 FailureKind = Literal[
     "unreachable",
     "auth",
@@ -115,6 +117,5 @@ class Failure:
 
 
 def json_fields(record: Any) -> dict[str, Any]:
-    """The fields of a dataclass by their names, tuples as lists; what they hold stays as it is."""
-    values = {field.name: getattr(record, field.name) for field in fields(record)}
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+    """The fields of a dataclass by their names, as JSON types."""
+    return {field.name: as_json(getattr(record, field.name)) for field in fields(record)}

@@ -83,3 +83,10 @@ class Frozen:
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={each!r}" for name, each in vars(self).items())
         return f"{type(self).__name__}({fields})"
+
+
+def as_json(value: Any) -> Any:
+    """The value of a field as JSON types: what of ours can write itself does so."""
+    if hasattr(value, "to_dict") and not isinstance(value, BaseException):
+        return value.to_dict()
+    return [as_json(each) for each in value] if isinstance(value, tuple) else value

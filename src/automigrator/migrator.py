@@ -6,9 +6,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import cached_property, partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import ConfigurationError
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from automigrator.hooks.registry import Hooks
     from automigrator.hooks.strategies import StrategySpec
     from automigrator.rehearsal import Rehearsal
-    from automigrator.report import Outcome
     from automigrator.runner.checkup import Checkup
     from automigrator.runner.session import Session
     from automigrator.runner.state import RunState
@@ -184,8 +184,8 @@ class Migrator:
         `target` is a target's name, needed when there are several. No plugin is asked about a
         failure. Raises ConfigurationError, and MigrationError with the report of what failed.
         """
-        from automigrator.runner.lifecycle import succeeded
         from automigrator.runner.rollback import roll_back
+        from automigrator.runner.targets import succeeded
 
         ensure_asyncio()
         chosen = named(self.targets, target)
@@ -254,7 +254,10 @@ class Migrator:
         if not state.looked and (heads := await nothing_to_do(state.session)):
             run.before = run.wanted = state.after = heads
             return state.report("current")
-        bring_to_head = await in_thread(_bring_to_head)
+        # it imports Alembic, for a tenth of a second, and a start with nothing to do never needs it
+        await in_thread(partial(import_module, "automigrator.runner.pipeline"))
+        from automigrator.runner.pipeline import bring_to_head
+
         return state.report(await bring_to_head(state))
 
     async def recreate_database(
@@ -297,7 +300,7 @@ class Migrator:
     async def _told(
         self, mode: modes.Mode, began: float, done: tuple[TargetReport, ...], looked: Session | None
     ) -> Report:
-        from automigrator.runner.lifecycle import looked_within, run_told, succeeded, targets_told
+        from automigrator.runner.targets import looked_within, run_told, succeeded, targets_told
         from automigrator.runner.time_limit import RunLimit
 
         async def work(tell: Notifier) -> Report:
@@ -341,10 +344,3 @@ class Migrator:
         from automigrator.events.notifier import Notifier
 
         return Notifier(self._subscriptions, self._in_house, run_id)
-
-
-def _bring_to_head() -> Callable[[RunState], Awaitable[Outcome]]:
-    # it imports Alembic, for a tenth of a second, and a start with nothing to do never needs it
-    from automigrator.runner.pipeline import bring_to_head
-
-    return bring_to_head

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from automigrator.frozen import Frozen
+from automigrator.frozen import Frozen, as_json
 
 if TYPE_CHECKING:
     from automigrator.failure import Failure
@@ -85,7 +85,7 @@ class TargetReport(Frozen):
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by its name, as JSON types."""
-        return {name: _json(value) for name, value in vars(self).items()}
+        return {name: as_json(value) for name, value in vars(self).items()}
 
 
 class Report(Frozen):
@@ -114,16 +114,10 @@ class Report(Frozen):
 
     def to_dict(self) -> dict[str, Any]:
         """Every field and the outcome by their names, as JSON types."""
-        fields = {name: _json(value) for name, value in vars(self).items()}
+        fields = {name: as_json(value) for name, value in vars(self).items()}
         return {"outcome": self.outcome, **fields}
 
 
 def heads_text(heads: tuple[str, ...]) -> str:
     """Heads for a person."""
     return ", ".join(heads) or "base"
-
-
-def _json(value: Any) -> Any:
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    return [_json(each) for each in value] if isinstance(value, tuple) else value

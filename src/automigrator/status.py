@@ -61,8 +61,7 @@ class TargetStatus:
 
     def to_dict(self) -> dict[str, Any]:
         """Every field and `current` by their names, as JSON types."""
-        problem = self.problem.to_dict() if self.problem else None
-        return {**json_fields(self), "current": self.current, "problem": problem}
+        return {**json_fields(self), "current": self.current}
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,10 +70,6 @@ class Notifier:
             subscription.put(event)
         self.listeners.emit(event)
 
-    def heard(self, name: str) -> bool:
-        """Whether anybody would notice; ask before collecting data for the event alone."""
-        return self._listened or logger.isEnabledFor(CATALOGUE[name].level_for({}))
-
     @contextmanager
     def step(
         self, started: str, failed: str, target: Target, /, **data: Any

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from automigrator.errors import HookError
 from automigrator.failure import Decision, Failure
-from automigrator.hooks.calls import Around, untold
+from automigrator.hooks.calls import Around
 from automigrator.hooks.context import Run
 from automigrator.hooks.effects import effect_of, may_answer
 from automigrator.hooks.registry import Hooks
@@ -26,9 +26,8 @@ class Decisions:
     allow_partial: bool
     look_again: Callable[[Failure], Awaitable[Failure]]
     """Reads anew what state the database is in after a plugin acted."""
-    hooks: Hooks | None = None
-    """The plugins, once they are loaded."""
-    around: Around = untold
+    hooks: Hooks
+    around: Around
     granted: set[int] = field(default_factory=set)
     acted: set[int] = field(default_factory=set)
 
@@ -37,10 +36,9 @@ class Decisions:
 
         `run.failure` is what is left to answer for: a restore in between makes it clean.
         """
-        run, hooks = self.run, self.hooks
-        assert hooks is not None
+        run = self.run
         run.failure = failure
-        for impl in hooks.impls("on_failure"):
+        for impl in self.hooks.impls("on_failure"):
             effect = effect_of(impl.plugin)
             key = id(impl.plugin)
             if (effect != "none" and not run.locked) or not may_answer(effect, run.failure):
@@ -53,7 +51,7 @@ class Decisions:
             rebuilt, acts = run.rebuilt, run.acts.count()
             try:
                 with run.acting(effect):
-                    answer = await hooks.call(impl, self.around, run=run, failure=run.failure)
+                    answer = await self.hooks.call(impl, self.around, run=run, failure=run.failure)
             except HookError as error:
                 run.notes.append(str(error))
                 run.failure = await self.look_again(run.failure)

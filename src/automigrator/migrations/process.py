@@ -39,7 +39,7 @@ inside_env: ContextVar[Inside | None] = ContextVar("automigrator_inside_env", de
 def guarded() -> Iterator[None]:
     """Context manager: code of an env.py runs here; what it does to the process is undone."""
     with ExitStack() as stack:
-        for part in (_path, _environ, _folder, _loggers, _open_handlers, _calls, _inside):
+        for part in (_path, _environ, _folder, _loggers, _calls, _inside):
             stack.enter_context(part())
         yield
 
@@ -126,71 +126,82 @@ def _path() -> Iterator[None]:
 
 @contextmanager
 def replaced(owner: Any, name: str, by: Any) -> Iterator[None]:
-    """Context manager: let a module's or class's attribute be something else."""
+    """Context manager: let a module's, class's or object's attribute be something else."""
     own = vars(owner).get(name, _ABSENT)
     setattr(owner, name, by)
     try:
         yield
     finally:
-        if own is _ABSENT:
-            delattr(owner, name)
-        else:
+        if own is not _ABSENT:
             setattr(owner, name, own)
+        elif name in vars(owner):
+            delattr(owner, name)
+
+
+class _Changes:
+    """What env.py has changed, by key, so that it can be put back."""
+
+    def __init__(self, read: Callable[[Any], Any], write: Callable[[Any, Any], object]) -> None:
+        self._read = read
+        self._write = write
+        self._seen: dict[Any, tuple[Any, Any]] = {}
+        """What there was before env.py, and what it left."""
+
+    def note(self, key: Any, change: Callable[[], object]) -> None:
+        """Make a change, and note it where env.py makes it."""
+        if not inside_env.get():
+            change()
+            return
+        before = self._seen[key][0] if key in self._seen else self._read(key)
+        change()
+        self._seen[key] = before, self._read(key)
+
+    def undo(self) -> bool:
+        """Put back what nobody else has changed since; return whether env.py changed anything."""
+        for key, (before, left) in self._seen.items():
+            if left == self._read(key):
+                self._write(key, before)
+        return bool(self._seen)
 
 
 @contextmanager
 def _environ() -> Iterator[None]:
     kind = type(os.environ)
     set_, delete = kind.__setitem__, kind.__delitem__
-    keys: dict[str, tuple[str | None, str | None]] = {}
-    """What was there before env.py, and what it left."""
 
-    def noted(environ: Any, key: Any, change: Callable[[], None]) -> None:
-        name = os.fsdecode(key)
-        before = os.environ.get(name)
-        change()
-        if inside_env.get():
-            keys[name] = (keys[name][0] if name in keys else before, os.environ.get(name))
+    def write(name: str, value: str | None) -> None:
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+    changes = _Changes(os.environ.get, write)
 
     def setitem(environ: Any, key: Any, value: Any) -> None:
-        noted(environ, key, lambda: set_(environ, key, value))
+        changes.note(os.fsdecode(key), lambda: set_(environ, key, value))
 
     def delitem(environ: Any, key: Any) -> None:
-        noted(environ, key, lambda: delete(environ, key))
+        changes.note(os.fsdecode(key), lambda: delete(environ, key))
 
     try:
         with replaced(kind, "__setitem__", setitem), replaced(kind, "__delitem__", delitem):
             yield
     finally:
-        for name, (before, left) in keys.items():
-            if os.environ.get(name) != left:
-                continue  # somebody has changed it since
-            if before is not None:
-                os.environ[name] = before
-            elif left is not None:
-                del os.environ[name]
+        changes.undo()
 
 
 @contextmanager
 def _folder() -> Iterator[None]:
     """The working directory; a process may be where it may not go, so only a change is undone."""
     chdir = os.chdir
-    seen: list[str] = []
-    """Where it was before env.py, and where that went last."""
-
-    def changed(*arguments: Any, **options: Any) -> None:
-        if not inside_env.get():
-            return chdir(*arguments, **options)
-        before = seen[0] if seen else os.getcwd()
-        chdir(*arguments, **options)
-        seen[:] = [before, os.getcwd()]
-
+    changes = _Changes(
+        lambda _: os.getcwd(), lambda _, folder: folder == os.getcwd() or chdir(folder)
+    )
     try:
-        with replaced(os, "chdir", changed):
+        with replaced(os, "chdir", lambda path: changes.note("", lambda: chdir(path))):
             yield
     finally:
-        if seen and seen[0] != os.getcwd() == seen[1]:
-            chdir(seen[0])
+        changes.undo()
 
 
 @contextmanager
@@ -198,19 +209,20 @@ def _loggers() -> Iterator[None]:
     """Levels, switches and handlers of loggers that were there before env.py."""
     manager = logging.root.manager
     known = {logging.root, *manager.loggerDict.values(), manager}
-    values: dict[tuple[Any, str], tuple[Any, Any]] = {}
-    """What each was before env.py, and what that left."""
+    changes = _Changes(
+        lambda key: getattr(key[0], key[1], None), lambda key, value: setattr(key[0], key[1], value)
+    )
+
+    def set_(owner: Any, name: str, value: Any) -> None:
+        change = partial(object.__setattr__, owner, name, value)
+        if owner in known:
+            changes.note((owner, name), change)
+        else:
+            change()
+
     lists = {
         logger: NotedList(logger.handlers) for logger in known if isinstance(logger, logging.Logger)
     }
-
-    def set_(owner: Any, name: str, value: Any) -> None:
-        before = getattr(owner, name, None)
-        object.__setattr__(owner, name, value)
-        if inside_env.get() and owner in known:
-            first = values[owner, name][0] if (owner, name) in values else before
-            values[owner, name] = (first, getattr(owner, name))
-
     for logger, noted in lists.items():
         logger.handlers = noted
     try:
@@ -220,31 +232,11 @@ def _loggers() -> Iterator[None]:
         ):
             yield
     finally:
-        for (owner, name), (before, left) in values.items():
-            if getattr(owner, name) is left:
-                setattr(owner, name, before)
+        if changes.undo():
+            manager._clear_cache()  # type: ignore[attr-defined]  # isEnabledFor's
         for logger, noted in lists.items():
             if logger.handlers is noted:
                 logger.handlers = noted.restored()
-        if values:
-            manager._clear_cache()  # type: ignore[attr-defined]  # isEnabledFor's
-
-
-@contextmanager
-def _open_handlers() -> Iterator[None]:
-    """No handler that was there before is closed by env.py, whatever it calls."""
-    handlers = [each for each in (ref() for ref in logging._handlerList) if each is not None]  # type: ignore[attr-defined]  # the only list of all
-    closing: list[tuple[logging.Handler, Any]] = []
-    for handler in handlers:
-        if "close" not in vars(handler):
-            vars(handler)["close"] = close = partial(_outside_env, handler.close)
-            closing.append((handler, close))
-    try:
-        yield
-    finally:
-        for handler, close in closing:
-            if vars(handler).get("close") is close:
-                del vars(handler)["close"]
 
 
 @contextmanager
@@ -252,7 +244,7 @@ def _calls() -> Iterator[None]:
     """Keep env.py from setting up logging, and let its threads know that they are its own.
 
     The functions of `logging.config` may be bound to other names long since, so what they call
-    is replaced as well.
+    is replaced as well. No handler that was there before is closed, whoever closes it.
     """
     start = threading.Thread.start
 
@@ -261,18 +253,20 @@ def _calls() -> Iterator[None]:
             vars(thread)["run"] = partial(copy_context().run, thread.run)
         start(thread)
 
+    skipped: list[tuple[Any, str, Any]] = [
+        (logging.config, "fileConfig", None),
+        (logging.config, "dictConfig", None),
+        (logging.config.DictConfigurator, "configure", None),
+        (logging.config, "_clearExistingHandlers", None),
+        (logging.config, "_install_handlers", {}),
+        (logging.config, "_install_loggers", None),
+    ]
+    there = (ref() for ref in logging._handlerList)  # type: ignore[attr-defined]  # the only list of all
+    skipped += [(handler, "close", None) for handler in there if handler is not None]
     with ExitStack() as stack:
-        for owner, name, instead in (
-            (logging.config, "fileConfig", None),
-            (logging.config, "dictConfig", None),
-            (logging.config.DictConfigurator, "configure", None),
-            (logging.config, "_clearExistingHandlers", None),
-            (logging.config, "_install_handlers", {}),
-            (logging.config, "_install_loggers", None),
-        ):
-            if own := vars(owner).get(name):
-                by = _skipped_in_env(own, instead)
-                stack.enter_context(replaced(owner, name, by))
+        for owner, name, instead in skipped:
+            if own := getattr(owner, name, None):
+                stack.enter_context(replaced(owner, name, _skipped_in_env(own, instead)))
         stack.enter_context(replaced(threading.Thread, "start", started))
         yield
 
@@ -282,7 +276,3 @@ def _skipped_in_env(function: Callable[..., Any], instead: Any) -> Callable[...,
         return instead if inside_env.get() else function(*arguments, **options)
 
     return called
-
-
-def _outside_env(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    return None if inside_env.get() else function(*arguments, **options)

@@ -1,6 +1,6 @@
 """The run of one target, in the order in which it happens.
 
-`lifecycle` and `signals` surround a run, `modes` says whether it may migrate. `fast_path` answers
+`targets` and `signals` surround a run, `modes` says whether it may migrate. `fast_path` answers
 "nothing to do"; else `pipeline` goes through a target: `session` opens it, `retry` reaches it,
 `inspection` compares heads and history, `attempt` brings it to the wanted heads (`rehearsal` first,
 on a `side_database`), `failures` makes an error a failure by `diagnosis` and asks the plugins,

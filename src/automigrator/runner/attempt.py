@@ -11,6 +11,7 @@ from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
 from automigrator.migrations.causes import left_open
 from automigrator.migrations.execution import Execution
+from automigrator.report import Outcome
 from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import count
 from automigrator.runner.failures import read_after
@@ -18,14 +19,14 @@ from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
 from automigrator.runner.leader_record import inherited
 from automigrator.runner.rehearsal import rehearse
 from automigrator.runner.repair import repair
-from automigrator.runner.state import Reached, Result, RunState
+from automigrator.runner.state import RunState
 from automigrator.support.concurrency import in_thread
 from automigrator.support.redaction import first_line
 
 RUNNING = "running env.py"
 
 
-async def attempt(state: RunState) -> Result:
+async def attempt(state: RunState) -> Outcome:
     """Bring the database to the wanted heads, or raise what prevents it."""
     session, run = state.session, state.run
     seen, state.finding, state.execution = state.finding, None, Execution()
@@ -41,9 +42,9 @@ async def attempt(state: RunState) -> Result:
     if not prepared and seen is not None:
         # before env.py is asked again: many may wait for their turn to be told
         state.plan, state.finding = history.digest(seen.pending), seen
-        if (result := await inherited(state)) is not None:
+        if (outcome := await inherited(state)) is not None:
             await read_after(state)
-            return result
+            return outcome
     told, state.plan, state.finding = state.plan, "", None
     state.enter("asking env.py how the database stands", "env")
     try:
@@ -51,7 +52,7 @@ async def attempt(state: RunState) -> Result:
     except UnknownRevisionError as error:
         served = await version_skew.judged(session, state.ahead, error)
         version_skew.serve(state, served)
-        return served
+        return "current"
     except Exception as error:
         if state.start.stage == "not counted" and state.backend.classify(error).kind == "corrupt":
             # what is pending cannot be read, and a strategy may act on that all the same
@@ -65,8 +66,8 @@ async def attempt(state: RunState) -> Result:
     if not finding.pending and not finding.unversioned:
         await version_skew.declare(state, finding)
         return _reached(state)
-    if not prepared and state.plan != told and (result := await inherited(state)) is not None:
-        return result
+    if not prepared and state.plan != told and (outcome := await inherited(state)) is not None:
+        return outcome
     state.enter("writing down that this start began")
     await count(state)
     if not prepared:
@@ -81,11 +82,11 @@ async def attempt(state: RunState) -> Result:
     return _reached(state)
 
 
-def _reached(state: RunState) -> Reached:
+def _reached(state: RunState) -> Outcome:
     if state.failures:
-        return Reached("recovered")
+        return "recovered"
     changed = state.applied or state.run.acts.done("stamp")
-    return Reached("migrated" if changed else "current")
+    return "migrated" if changed else "current"
 
 
 async def _found(state: RunState) -> Finding:

@@ -73,8 +73,6 @@ class TargetCheckup:
             "failed_starts": record.starts.count if record else 0,
             "last_outcome": record.outcome if record else None,
             "last_failures": [dict(each) for each in record.failures] if record else [],
-            "copies": [copy.to_dict() for copy in self.copies],
-            "debris": [each.to_dict() for each in self.debris],
         }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from automigrator.runner.crash_loop import take_back
 from automigrator.runner.failures import failed, read_after
 from automigrator.runner.leader_record import leave
-from automigrator.runner.lifecycle import time_is_up
 from automigrator.runner.repair import repair
 from automigrator.runner.state import Left, RunState
+from automigrator.runner.targets import time_is_up
 from automigrator.support.redaction import first_line
 
 LOOK_S = 1.0

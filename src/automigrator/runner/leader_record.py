@@ -12,14 +12,14 @@ from automigrator.failure import Failure
 from automigrator.report import Outcome
 from automigrator.runner.crash_loop import EXCUSED, earlier_starts, take_back
 from automigrator.runner.session import Session
-from automigrator.runner.state import Inherited, RunState
+from automigrator.runner.state import RunState
 from automigrator.support.redaction import first_line
 
 SLACK_S = 60.0
 """Seconds that the clock of a record may be put forward while a follower waits for its leader."""
 
 
-async def inherited(state: RunState) -> Inherited | None:
+async def inherited(state: RunState) -> Outcome | None:
     """Return how the leader ended that this process waited for, when it tried the very same.
 
     None: try it. A start that did not wait for the leader tries again, and so does another
@@ -32,14 +32,14 @@ async def inherited(state: RunState) -> Inherited | None:
     put_forward = record.at > hold.since + time.monotonic() - state.began + SLACK_S
     if record.outcome == "begun" or put_forward:
         return None  # it died, or the clock was set back after the record was written
-    state.result = Inherited(record.outcome)
+    outcome, state.leads = record.outcome, False
     state.failures += [Failure.from_dict(failure) for failure in record.failures]
     state.start.starts = record.starts
     state.run.notes.append(
         f"{record.leader} tried the same while this process waited; it was not repeated"
     )
-    state.tell("followed", leader=record.leader, outcome=record.outcome)
-    return state.result
+    state.tell("followed", leader=record.leader, outcome=outcome)
+    return outcome
 
 
 async def leave(state: RunState, outcome: Outcome) -> None:

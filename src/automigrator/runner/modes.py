@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal, get_args
 
 from automigrator.errors import ConfigurationError, FollowTimeoutError, PendingError
@@ -38,11 +38,11 @@ def validated(mode: str | None) -> Mode | None:
     )
 
 
-def resolve(mode: Mode | None, environ: Mapping[str, str] | None = None) -> Mode:
+def resolve(mode: Mode | None) -> Mode:
     """The mode in force. Raises ConfigurationError when `RUN_MIGRATIONS` holds an unknown word."""
     if mode is not None:
         return mode
-    word = (os.environ if environ is None else environ).get(VARIABLE, "")
+    word = os.environ.get(VARIABLE, "")
     try:
         return _WORDS[word.strip().lower()]
     except KeyError:

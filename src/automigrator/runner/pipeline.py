@@ -147,13 +147,12 @@ async def _attempts(state: RunState) -> Outcome:
     while True:
         state.run.attempt += 1
         try:
-            result = await patiently(state)
+            outcome: Outcome | None = await patiently(state)
         except CrashLoopError as loop:
             return await last_resort(state, loop.record)
         except Exception as error:  # noqa: BLE001 - any error is a failure of the target
             outcome = await answered(state, error)
-            if outcome is not None:
-                return outcome
         else:
             state.attempt_finished("applied")
-            return result.outcome
+        if outcome is not None:
+            return outcome

@@ -9,9 +9,10 @@ from functools import partial
 from automigrator.backends.contract.values import Sight
 from automigrator.errors import ConfigurationError
 from automigrator.failure import Failure, FailureKind
+from automigrator.report import Outcome
 from automigrator.runner.attempt import attempt
 from automigrator.runner.failures import described
-from automigrator.runner.state import Left, Result, RunState
+from automigrator.runner.state import Left, RunState
 from automigrator.support.backoff import Backoff, Deadline
 from automigrator.support.concurrency import within
 
@@ -22,7 +23,7 @@ FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 5.0
 
 
-async def patiently(state: RunState) -> Result:
+async def patiently(state: RunState) -> Outcome:
     """Make an attempt, again while its failures are transient and `retry_timeout` allows.
 
     No plugin is asked meanwhile. From the second try on the sessions that block it are watched.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import cached_property
+from functools import cached_property, partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from automigrator.backends.access import Access
@@ -61,7 +62,10 @@ class Session:
         if self._history is None:
             if self.target.load is not None:
                 await self._call(self.target.load)
-            load_history = await in_thread(_loader)
+            # Alembic comes with it
+            await in_thread(partial(import_module, "automigrator.migrations.history_loader"))
+            from automigrator.migrations.history_loader import load_history
+
             self._history = await load_history(
                 self.target, self.backend, lambda: self.place, self.table
             )
@@ -91,13 +95,6 @@ class Session:
                     "find out what Target(load=...) waits for, or raise Target(load_timeout=)",
                 ) from error
             raise blamed("load", error, self.backend) from error
-
-
-def _loader() -> Callable[..., Awaitable[History]]:
-    """Import what reads a history: Alembic comes with it, so this is done in a thread."""
-    from automigrator.migrations.history_loader import load_history
-
-    return load_history
 
 
 @asynccontextmanager

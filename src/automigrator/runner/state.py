@@ -89,30 +89,12 @@ class Phase(NamedTuple):
 _LOOKING = Phase("looking at the database", "unreachable")
 
 
-class Reached(NamedTuple):
-    """The database is at the wanted heads."""
-
-    outcome: Outcome
-
-
 class Served(NamedTuple):
     """The database is newer, at `heads`, and this code may start on it; `note` says why."""
 
     heads: tuple[str, ...]
     wanted: tuple[str, ...]
     note: str
-    outcome: Outcome = "current"
-
-
-class Inherited(NamedTuple):
-    """A leader has just failed at the very same, and this process waited for it."""
-
-    outcome: Outcome
-
-
-Result = Reached | Served | Inherited
-
-"""The result of an attempt that raised no error."""
 
 
 class Start:
@@ -173,7 +155,8 @@ class RunState:
         """Whether the code of one of them may commit in its middle."""
         self.unfinished = False
         """Whether the last look saw a killed process's journal open."""
-        self.result: Result | None = None
+        self.leads = True
+        """Whether this run tried itself, so that its record is new."""
         self.rehearsal: Execution | None = None
         """What env.py did to the copy of a rehearsal that is under way, or has failed."""
         self.rehearsed = ""
@@ -205,11 +188,6 @@ class RunState:
     def tables(self) -> tuple[VersionTable, ...]:
         """The version tables as far as they are known."""
         return self.finding.tables if self.finding is not None else (self.session.table,)
-
-    @property
-    def leads(self) -> bool:
-        """Whether this run tried itself, so that its record is new."""
-        return not isinstance(self.result, Served | Inherited)
 
     async def look(self) -> Sight:
         """Read the heads, under the lock where it is held. Raises what reading raises."""

@@ -82,7 +82,7 @@ async def judged(session: Session, ahead: Ahead, error: UnknownRevisionError) ->
 
 def serve(state: RunState, served: Served) -> None:
     """Let the application start on the newer database, and say so."""
-    state.result = served
+    state.leads = False
     state.run.before = state.after = served.heads
     state.run.wanted = served.wanted
     state.run.notes.append(served.note)

@@ -232,6 +232,17 @@ SEVERAL = {
             helper(connection)
             migrate(connection)
         """,
+    "helper with the connection, by another name": """
+        with engine.connect() as conn:
+            helper(conn)
+            migrate(conn)
+        """,
+    "helper with the connection, configured by options": """
+        with engine.connect() as conn:
+            helper(conn)
+            context.configure(connection=conn.execution_options(isolation_level="AUTOCOMMIT"))
+            context.run_migrations()
+        """,
     "helper that migrates": "migrate(engine.connect())\nhelper.migrate_others()",
     "a command line": "migrate(engine.connect())\nhelper.run(['alembic', 'upgrade', 'head'])",
     "on some path only": "if engine:\n    migrate(engine.connect())",

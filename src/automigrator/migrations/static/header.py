@@ -6,6 +6,8 @@ import ast
 import re
 from typing import NamedTuple
 
+from automigrator.migrations.static.syntax import bound_by
+
 NAMES = frozenset({"revision", "down_revision", "branch_labels", "depends_on"})
 
 _DOCSTRING = (
@@ -117,20 +119,12 @@ def _literal(value: ast.expr) -> tuple[str, ...] | None:
 def _rebinds(node: ast.AST, plain: set[int]) -> bool:
     """Whether a node may give one of our names another value than its plain assignment."""
     match node:
-        case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
-            return name in NAMES and id(node) not in plain
-        case ast.Name(id=name):
+        case ast.Name(id=name, ctx=ast.Load()):
             return name in _DYNAMIC
         case ast.Attribute(attr=name):
             return name in ("__dict__", "modules", "__setattr__", *_DYNAMIC)
-        case ast.alias():
-            return node.name == "*" or (node.asname or node.name.partition(".")[0]) in NAMES
-        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-            return node.name in NAMES
-        case ast.Global(names=names) | ast.Nonlocal(names=names):
-            return not NAMES.isdisjoint(names)
-        case ast.ExceptHandler(name=name) | ast.MatchAs(name=name) | ast.MatchStar(name=name):
-            return name in NAMES
-        case ast.MatchMapping(rest=rest):
-            return rest in NAMES
-    return False
+        case ast.alias(name="*"):
+            return True
+        case ast.arg():
+            return False  # of its function alone
+    return id(node) not in plain and not NAMES.isdisjoint(bound_by(node))

@@ -1,243 +1,269 @@
 """What an env.py's syntax proves: one version table, and revisions where the options say.
 
-Each path through the file is followed, and the functions that it calls; the calls of
-`context.configure` and of `context.run_migrations` are counted. What cannot be followed is not
-proved, and env.py is asked instead.
+Each path through the file is followed, and the functions that it calls; it must call
+`context.configure` once, then `context.run_migrations`. What is written in any other way than the
+plain one is not followed: nothing is proved then, and env.py is asked instead.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from automigrator.migrations.static.layout import Proof
-from automigrator.migrations.static.names import Function, Names, Unclear, strings
+from automigrator.migrations.static.syntax import bound_by, texts
 
-_DEFAULTS = {"version_table": "alembic_version", "version_table_schema": None}
+_STEPS = ("configure", "run_migrations")
+
+_OF_CONTEXT = {*_STEPS, "begin_transaction", "config", "get_x_argument", "is_offline_mode"}
+
+_DEFAULTS = {"version_table": "'alembic_version'", "version_table_schema": "None"}
+
+_READERS = {"bool", "hasattr", "id", "isinstance", "print", "repr", "str", "type"}
 
 _FOLDERS = re.compile(r"version_locations|script_location|revision_map|^script$")
 
-_ONCE = (1, 1)
+# what decides which version table is found, or is written where each tenant has one
+_WHERE = re.compile(
+    r"(?i)search_path|schema_translate|default_schema_name|version_table_impl|tenant"
+    r"|\bset\s+((local|session)\s+)?(schema|role|session\s|authorization|$|%|\{)"
+)
 
-Counts = frozenset[tuple[int, int]]
+# what may call more than it names, migrate by itself, or swallow an error
+_HIDDEN = re.compile(
+    r"exec|eval|globals|locals|vars|__import__|_getframe|currentframe|suppress|upgrade"
+    r"|MigrationContext|EnvironmentContext|alembic\.(command|config|context|runtime)(\..*)?"
+)
 
-"""How often the two may have been called at a point of the file."""
+_MIGRATES = re.compile(r"(?i)migrate|migrations|upgrade")
 
-_NOWHERE: Counts = frozenset()
+_LEAVES = ast.Return | ast.Break | ast.Continue
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+Paths = frozenset[str]
+"""The steps that may have been taken at a point of the file, by their first letters."""
+
+
+class _UnclearError(Exception):
+    """Raised where the syntax does not tell; it says nothing against env.py."""
 
 
 def proof_of(text: bytes) -> Proof:
     """What the text of an env.py proves."""
     try:
         tree = ast.parse(text)
-        folders = not any(map(_FOLDERS.search, strings(tree)))
-        return Proof(folders and _migrates_once(tree), folders)
+        found = {each for node in ast.walk(tree) for each in texts(node)}
+        folders = not any(map(_FOLDERS.search, found))
+        hidden = any(map(_WHERE.search, found)) or any(map(_HIDDEN.fullmatch, found))
+        return Proof(folders and not hidden and _migrates_once(tree), folders)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Proof()
 
 
 def _migrates_once(tree: ast.Module) -> bool:
     try:
-        names = Names(tree)
-        online = _Walk(names, offline=False).file(tree)
-        offline = _Walk(names, offline=True).file(tree)
-    except Unclear:
+        online, offline = (_Walk(tree, offline=mode).paths for mode in (False, True))
+    except _UnclearError:
         return False
-    return online == {_ONCE} and offline <= {_ONCE, (0, 0)}
+    return online == {"cr"} and offline <= {"cr", ""}
 
 
 class _Walk:
-    """A walk along every path of a file, in one of Alembic's modes."""
+    """A walk along every path of a file, in one of Alembic's modes. Raises _UnclearError."""
 
-    def __init__(self, names: Names, *, offline: bool) -> None:
-        self._names = names
+    def __init__(self, tree: ast.Module, *, offline: bool) -> None:
         self._offline = offline
+        nodes = list(ast.walk(tree))
+        bound = Counter(name for node in nodes for name in bound_by(node))
+        arguments = Counter(node.arg for node in nodes if isinstance(node, ast.arg))
+        imported = [
+            each.asname or each.name
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom) and (node.module, node.level) == ("alembic", 0)
+            for each in node.names
+            if each.name == "context"
+        ]
+        _must(len(imported) == 1 and bound["asyncio"] <= 1)
+        self._context = imported[0]
+        _must((bound - arguments)[self._context] == 1)
+        self._functions: dict[str, Function] = {}
+        """Those that lead to a migration."""
+        functions = [node for node in nodes if isinstance(node, Function)]
+        while more := {
+            each.name: each
+            for each in functions
+            if each.name not in self._functions and self._leads(each)
+        }:
+            self._functions |= more
+        for each in self._functions.values():
+            _must(bound[each.name] == 1 and not each.decorator_list)
+            _must(not _any(ast.Yield | ast.YieldFrom, each))
+            _must(all(getattr(arg, "arg", None) != self._context for arg in ast.walk(each.args)))
+        self._refuse_hidden_ways(nodes, {each.name for each in functions})
         self._calling: list[Function] = []
-        self._returned = _NOWHERE
-        self._raised = _NOWHERE
-        """The counts wherever an error may arise, in the innermost `try`."""
+        self._returned: Paths = frozenset()
+        self.paths = self._block(tree.body, frozenset({""}))
 
-    def file(self, tree: ast.Module) -> Counts:
-        return self._block(tree.body, frozenset({(0, 0)}))
+    def _refuse_hidden_ways(self, nodes: list[ast.AST], local: set[str]) -> None:
+        plain = {
+            id(node.value.func)
+            for node in nodes
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        }
+        used = {
+            id(node.value)
+            for node in nodes
+            if isinstance(node, ast.Attribute) and node.attr in _OF_CONTEXT
+            if isinstance(node.ctx, ast.Load)
+        }
+        lent = {
+            each.id
+            for call in nodes
+            if isinstance(call, ast.Call) and self._is_way(call.func)
+            for value in (*call.args, *(k.value for k in call.keywords if k.arg == "connection"))
+            for each in ast.walk(value)
+            if isinstance(each, ast.Name)
+        }
+        for node in nodes:
+            match node:
+                case ast.ImportFrom(module="alembic", names=names):
+                    _must(all(each.name in ("context", "op") for each in names))
+                case ast.alias(name=name, asname=alias):
+                    _must(name != "*" and (alias is None or not _MIGRATES.search(name)))
+                case ast.Import(names=names):
+                    _must(all(each.name.partition(".")[0] != "alembic" for each in names))
+                case ast.Constant(value=value):
+                    _must(value not in _STEPS)
+                case ast.Name(id=name) if name == self._context and isinstance(node.ctx, ast.Load):
+                    _must(id(node) in used)
+                case ast.Name(id="import_module") | ast.Attribute(attr="import_module"):
+                    _must(id(node) in plain)
+                case ast.Attribute(attr=name) if name in _STEPS:
+                    _must(self._is_way(node))
+                case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name) as func):
+                    if not self._is_way(func):
+                        ours = isinstance(func, ast.Name) and name in local
+                        _must(ours or not _MIGRATES.search(name))
+                        values = (*node.args, *(keyword.value for keyword in node.keywords))
+                        given = {each.id for each in values if isinstance(each, ast.Name)}
+                        _must(name in _READERS or lent.isdisjoint(given))
+                    if name == "execution_options":
+                        _must(all(keyword.arg for keyword in node.keywords))
 
-    def _block(self, statements: Iterable[ast.stmt], counts: Counts) -> Counts:
-        for statement in statements:
-            self._raised |= counts
-            counts = self._statement(statement, counts)
-            self._raised |= counts
-            if not counts:
-                break
-        return counts
-
-    def _statement(self, node: ast.stmt, counts: Counts) -> Counts:
+    def _is_way(self, node: ast.AST) -> bool:
+        """Whether a node names what leads to a migration."""
         match node:
-            case ast.Expr(
-                value=ast.Call(func=ast.Attribute(value=ast.Name(id="sys"), attr="exit"))
-            ):
-                self._must_not_lead(node)
-                return _NOWHERE
-            case ast.Expr(value=value) | ast.AnnAssign(value=value):
-                return _NOWHERE if _exits(value) else self._value(value, counts)
-            case ast.Assign(value=value, targets=targets):
-                self._must_not_lead(*targets)
-                return self._value(value, counts)
-            case ast.Return(value=value):
-                self._returned |= self._value(value, counts)
-                return _NOWHERE
-            case ast.Raise() | ast.Break() | ast.Continue():
-                self._must_not_lead(node)
-                return _NOWHERE
-            case ast.If():
-                return self._branched(node, self._block, counts)
-            case ast.With(items=items, body=body) | ast.AsyncWith(items=items, body=body):
-                if self._names.leads(node) and any(map(self._names.suppresses, items)):
-                    raise Unclear("errors are swallowed", node)
-                for item in items:
-                    counts = self._value(item.context_expr, counts)
-                return self._block(body, counts)
-            case ast.Try():
-                return self._try(node, counts)
-            case ast.For() | ast.AsyncFor() | ast.While():
-                self._must_not_lead(node)
-                self._block([*node.body, *node.orelse], counts)  # for what it returns
-                return counts
-            case ast.Match(subject=subject, cases=cases):
-                counts = self._value(subject, counts)
-                self._must_not_lead(
-                    *(part for each in cases for part in (each.pattern, each.guard))
-                )
-                return counts.union(*(self._block(each.body, counts) for each in cases))
-            case ast.TryStar():
-                raise Unclear("several handlers", node)
-            case ast.FunctionDef() | ast.AsyncFunctionDef():
-                self._must_not_lead(*node.decorator_list, node.args, node.returns)
-                return counts
-        self._must_not_lead(node)
-        return counts
-
-    def _try(self, node: ast.Try, counts: Counts) -> Counts:
-        outer, self._raised = self._raised, _NOWHERE
-        self._must_not_lead(*node.finalbody, *(handler.type for handler in node.handlers))
-        final = [inner for each in node.finalbody for inner in ast.walk(each)]
-        if any(isinstance(each, ast.Return | ast.Break | ast.Continue) for each in final):
-            raise Unclear("an error is swallowed", node)
-        after = self._block(node.body, counts)
-        caught = self._raised
-        after = self._block(node.orelse, after)
-        for handler in node.handlers:
-            after |= self._block(handler.body, caught)
-        self._raised |= outer
-        return after
-
-    def _value(self, node: ast.expr | None, counts: Counts) -> Counts:
-        if node is None or not self._names.leads(node):
-            return counts
-        match node:
-            case ast.Call():
-                return self._call(node, counts)
-            case ast.Await(value=ast.Call(func=ast.Attribute(attr="run_sync")) as call):
-                function = self._names.function(call.args[0]) if call.args else None
-                if isinstance(function, ast.FunctionDef):
-                    self._must_not_lead(call.func, *call.args[1:], *call.keywords)
-                    return self._within(function, counts)
-            case ast.Await(value=ast.Call(func=func) as call):
-                function = self._names.function(func)
-                if isinstance(function, ast.AsyncFunctionDef):
-                    self._must_not_lead(*call.args, *call.keywords)
-                    return self._within(function, counts)
-                return self._value(call, counts)
-            case ast.Await(value=value) | ast.Attribute(value=value):
-                return self._value(value, counts)
-            case ast.IfExp():
-                return self._branched(node, self._value, counts)
-        raise Unclear("not a plain call", node)
-
-    def _branched(
-        self, node: ast.If | ast.IfExp, read: Callable[[Any, Counts], Counts], counts: Counts
-    ) -> Counts:
-        """Both branches, or the one of this mode where the test asks for the mode."""
-        counts = self._value(node.test, counts)
-        offline = self._asks_for_offline(node.test)
-        if offline is not None:
-            return read(node.body if offline == self._offline else node.orelse, counts)
-        return read(node.body, counts) | read(node.orelse, counts)
-
-    def _call(self, call: ast.Call, counts: Counts) -> Counts:
-        step = self._names.of_context(call.func)
-        function = self._names.function(call.func)
-        if step in ("configure", "run_migrations"):
-            self._must_not_lead(*call.args, *call.keywords)
-            if step == "configure":
-                _check_options(call)
-            if any(times[step == "run_migrations"] for times in counts):
-                raise Unclear(f"a second {step}", call)
-            return frozenset((1, r) if step == "configure" else (c, 1) for c, r in counts)
-        if isinstance(function, ast.FunctionDef):
-            self._must_not_lead(*call.args, *call.keywords)
-            return self._within(function, counts)
-        if self._runs_a_coroutine(call.func) and call.args:
-            coroutine = call.args[0]
-            if isinstance(coroutine, ast.Call):
-                function = self._names.function(coroutine.func)
-                if isinstance(function, ast.AsyncFunctionDef):
-                    self._must_not_lead(*coroutine.args, *coroutine.keywords)
-                    self._must_not_lead(call.func, *call.args[1:], *call.keywords)
-                    return self._within(function, counts)
-        counts = self._value(call.func, counts)
-        for value in (*call.args, *(keyword.value for keyword in call.keywords)):
-            counts = self._value(value, counts)
-        return counts
-
-    def _within(self, function: Function, counts: Counts) -> Counts:
-        if function in self._calling:
-            raise Unclear("a function calls itself", function)
-        self._calling.append(function)
-        outer, self._returned = self._returned, _NOWHERE
-        counts = self._block(function.body, counts) | self._returned
-        self._returned = outer
-        self._calling.pop()
-        return counts
-
-    def _runs_a_coroutine(self, func: ast.expr) -> bool:
-        match func:
-            case ast.Attribute(attr="run", value=ast.Name(id="asyncio")):
-                return self._names.asyncio
-            case ast.Attribute(attr="run_until_complete"):
-                return True
+            case ast.Name(id=name):
+                return name in self._functions
+            case ast.Attribute(attr=name, value=ast.Name(id=self._context)):
+                return name in _STEPS
         return False
 
-    def _asks_for_offline(self, test: ast.expr) -> bool | None:
-        """The mode that `test` asks for; None where it asks something else."""
+    def _leads(self, *nodes: ast.AST | None) -> bool:
+        """Whether something within these nodes leads to a migration."""
+        return any(self._is_way(each) for node in nodes if node for each in ast.walk(node))
+
+    def _block(self, statements: Iterable[ast.stmt], paths: Paths) -> Paths:
+        for statement in statements:
+            paths = self._statement(statement, paths)
+        return paths
+
+    def _statement(self, node: ast.stmt, paths: Paths) -> Paths:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                _must(not self._leads(*node.decorator_list, node.args, node.returns))
+                return paths
+            case ast.If(test=test, body=body, orelse=orelse):
+                return self._branched(test, body, orelse, paths)
+            case ast.With(items=items, body=body) | ast.AsyncWith(items=items, body=body):
+                _must(not self._leads(*items))
+                return self._block(body, paths)
+            case ast.Try(body=body, orelse=orelse) if self._leads(node):
+                after = [*(each.body for each in node.handlers), node.finalbody]
+                inner = [each for statements in after for each in statements]
+                _must(not self._leads(*node.handlers, *node.finalbody))
+                _must(not any(_any(_LEAVES, each) for each in inner))
+                _must(all(isinstance(each.body[-1], ast.Raise) for each in node.handlers))
+                return self._block([*body, *orelse], paths)
+            case ast.Expr(value=value) | ast.Assign(value=value) | ast.Return(value=value) if (
+                self._leads(node)
+            ):
+                _must(sum(map(self._is_way, ast.walk(node))) == 1)
+                paths = self._called(value, paths)
+            case _:
+                _must(not self._leads(node))
+        if _any(ast.Return, node):
+            self._returned |= paths
+        return frozenset() if isinstance(node, ast.Return | ast.Raise) else paths
+
+    def _branched(
+        self, test: ast.expr, body: list[ast.stmt], orelse: list[ast.stmt], paths: Paths
+    ) -> Paths:
+        """Both branches, or the one of this mode where the test asks for the mode."""
         match test:
-            case ast.Call(func=func) if self._names.of_context(func) == "is_offline_mode":
-                return True
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                asked = self._asks_for_offline(operand)
-                return None if asked is None else not asked
-        return None
+                return self._branched(operand, orelse, body, paths)
+            case ast.Call(func=ast.Attribute(attr="is_offline_mode", value=ast.Name(id=name))) if (
+                name == self._context
+            ):
+                return self._block(body if self._offline else orelse, paths)
+        _must(not self._leads(test))
+        return self._block(body, paths) | self._block(orelse, paths)
 
-    def _must_not_lead(self, *nodes: ast.AST | None) -> None:
-        if self._names.leads(*nodes):
-            raise Unclear("more than a plain call", next(filter(None, nodes)))
+    def _called(self, value: ast.expr | None, paths: Paths) -> Paths:
+        """Follow the one thing that leads to a migration, where it is called here and now."""
+        match value:
+            case (
+                ast.Await(value=ast.Call(func=ast.Name(id=name)))
+                | ast.Call(
+                    func=ast.Attribute(attr="run", value=ast.Name(id="asyncio"))
+                    | ast.Attribute(attr="run_until_complete"),
+                    args=[ast.Call(func=ast.Name(id=name))],
+                )
+            ) if name in self._functions:
+                return self._within(self._functions[name], ast.AsyncFunctionDef, paths)
+            case (
+                ast.Call(func=ast.Name(id=name))
+                | ast.Await(
+                    value=ast.Call(
+                        func=ast.Attribute(attr="run_sync"), args=[ast.Name(id=name), *_]
+                    )
+                )
+            ) if name in self._functions:
+                return self._within(self._functions[name], ast.FunctionDef, paths)
+            case ast.Call(func=ast.Attribute(attr=step) as func) if self._is_way(func):
+                if step == "configure":
+                    _check_options(value)
+                _must(not any(step[0] in path for path in paths))
+                return frozenset(path + step[0] for path in paths)
+        raise _UnclearError
+
+    def _within(self, function: Function, kind: type[Function], paths: Paths) -> Paths:
+        _must(isinstance(function, kind) and function not in self._calling)
+        self._calling.append(function)
+        outer, self._returned = self._returned, frozenset()
+        paths = self._block(function.body, paths) | self._returned
+        self._returned = outer
+        self._calling.pop()
+        return paths
 
 
-def _exits(value: ast.expr | None) -> bool:
-    match value:
-        case ast.Call(func=ast.Attribute(attr="exit", value=ast.Name(id="sys")), args=args):
-            return all(isinstance(each, ast.Constant) for each in args)
-    return False
+def _must(plain: bool) -> None:
+    if not plain:
+        raise _UnclearError
+
+
+def _any(kind: Any, tree: ast.AST) -> bool:
+    return any(isinstance(node, kind) for node in ast.walk(tree))
 
 
 def _check_options(call: ast.Call) -> None:
     """Only Alembic's default version table is known without asking env.py."""
-    if len(call.args) > 1 or any(isinstance(each, ast.Starred) for each in call.args):
-        raise Unclear("options by position", call)
+    _must(len(call.args) <= 1 and not any(isinstance(each, ast.Starred) for each in call.args))
     for keyword in call.keywords:
-        if keyword.arg is None:
-            raise Unclear("**options", call)
-        if keyword.arg in _DEFAULTS:
-            value = keyword.value
-            if not isinstance(value, ast.Constant) or value.value != _DEFAULTS[keyword.arg]:
-                raise Unclear(f"{keyword.arg} of its own", call)
+        default = _DEFAULTS.get(keyword.arg or "**")
+        _must(keyword.arg is not None and default in (None, ast.unparse(keyword.value)))

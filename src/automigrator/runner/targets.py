@@ -28,10 +28,12 @@ async def run_told(
 ) -> Report:
     """Await one run's work. Raises what it raises."""
     began = time.monotonic()
-    if tell.heard("run-started"):
-        names = [target.name for target in targets]
-        told = f"migration run started: {', '.join(names)}"
-        tell("run-started", told=told, mode=mode, targets=names)
+    names = [target.name for target in targets]
+    told = f"migration run started: {', '.join(names)}"
+    tell("run-started", told=told, mode=mode, targets=names)
+
+    def finished(told: object, reports: Sequence[TargetReport], **data: object) -> None:
+        tell("run-finished", told=told, targets={e.name: e.outcome for e in reports}, **data)
 
     try:
         report = await work(tell)
@@ -39,12 +41,10 @@ async def run_told(
         seconds, name, outcome = time.monotonic() - began, type(error).__name__, ended_by(error)
         reports = error.report.targets if isinstance(error, MigrationError) else ()
         told = f"migration run: {outcome} in {seconds:.2f} s ({name})"
-        parts = {each.name: each.outcome for each in reports}
-        tell("run-finished", told=told, outcome=outcome, error=name, targets=parts, seconds=seconds)
+        finished(told, reports, outcome=outcome, error=name, seconds=seconds)
         raise
-    parts, seconds = {each.name: each.outcome for each in report.targets}, report.elapsed_s
-    outcome = report.outcome
-    tell("run-finished", told=report, outcome=outcome, error=None, targets=parts, seconds=seconds)
+    seconds = report.elapsed_s
+    finished(report, report.targets, outcome=report.outcome, error=None, seconds=seconds)
     return report
 
 
@@ -74,16 +74,13 @@ async def targets_told(
 
 async def target_told(state: RunState) -> TargetReport:
     """Await one target's part of a run. Raises what it raises."""
-    heard = state.progress.heard
-    if heard("target-started"):
-        state.tell("target-started", database=state.backend.name, url=state.target.url)
+    state.tell("target-started", database=state.backend.name, url=state.target.url)
     try:
         report = await _within_limit(state)
     except BaseException as error:
         _target_finished(state, state.report("failed"), ended_by(error))
         raise
-    if heard("target-finished"):
-        _target_finished(state, report, report.outcome)
+    _target_finished(state, report, report.outcome)
     return report
 
 
