@@ -14,13 +14,11 @@ from automigrator.errors import RefusedError
 from automigrator.support.postgresql_urls import options_of_dsn, with_settings
 
 # asyncpg's arguments, libpq's, and those that SQLAlchemy gives to either
-_PARAMETERS = frozenset(
-    """
+_PARAMETERS = """
     host hostaddr port user database dbname password passfile service options sslmode sslrootcert
     sslcert sslkey sslcrl sslnegotiation channel_binding gssencmode krbsrvname gsslib
     target_session_attrs require_auth
-    """.split()
-)
+"""
 
 _ADVICE = "nothing was changed. Use copy='template', or give the target a URL with migrate_with="
 
@@ -43,7 +41,7 @@ async def environment(access: Access, application_name: str) -> dict[str, str]:
     variables = {
         _variable(name): await _text(value)
         for name, value in arguments.items()
-        if name in _PARAMETERS and value is not None
+        if name in _PARAMETERS.split() and value is not None
     }
     variables |= _encryption(arguments)
     variables["PGAPPNAME"] = application_name

@@ -49,16 +49,26 @@ _PLACES = f"""
 """
 
 _FILLED = """
-    select n.nspname::text, bool_or(c.relnatts = 1 and exists (
-               select from pg_attribute a
-               where a.attrelid = c.oid and a.attnum = 1 and a.attname = 'version_num'))
-    from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.relkind in ('r', 'p') and n.nspname = any(cast(:schemas as text[]))
-      and c.oid <> all(cast(:asked as bigint[])::oid[])
-      and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass
-                      and d.objid = c.oid and d.deptype = 'e')
-    group by 1
+    with own as (select coalesce(a.schema, current_schema()::text) as schema
+                 from unnest(cast(:schemas as text[])) as a(schema)),
+    found as (
+        select n.nspname::text as schema, c.relnatts = 1 and exists (
+                   select from pg_attribute a
+                   where a.attrelid = c.oid and a.attnum = 1 and a.attname = 'version_num'
+               ) as is_history
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.relkind in ('r', 'p')
+          and (n.nspname = current_schema() or n.nspname in (select schema from own))
+          and c.oid <> all(cast(:asked as bigint[])::oid[])
+          and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass
+                          and d.objid = c.oid and d.deptype = 'e'))
+    select exists (select from found where schema in (select schema from own))
+        -- an explicit schema for the version table alone: the tables are where they usually are
+        or coalesce((select bool_and(not is_history) from found
+                     where schema = current_schema()), false)
 """
+
+"""Whether the target has tables; what a neighbour keeps in another schema is not its own."""
 
 
 class View(NamedTuple):
@@ -98,7 +108,11 @@ async def look(
     for table, schema in places.items():
         ((found,),) = await rows_of(connection, f"select {_heads_in(schema, table.name)}")
         heads[table] = tuple(sorted(found))
-    filled = not heads_only and await _has_tables(connection, tables, oids or (), tuple(path))
+    filled = False
+    if not heads_only:
+        asked = [oid for oid in oids or () if oid is not None]
+        own = [table.schema for table in tables]
+        ((filled,),) = await rows_of(connection, _FILLED, schemas=own, asked=asked)
     sight = Sight(True, heads, filled, writable=not standby)
     return View(sight, tuple(path), opened or (), places, server, dump_open)
 
@@ -118,28 +132,6 @@ def _heads_in(schema: str, name: str) -> str:
     """
     table = f"{quoted_name(schema)}.{quoted_name(name)}".replace(":", "\\:")
     return f"array(select version_num::text from {table} order by 1)"
-
-
-async def _has_tables(
-    connection: AsyncConnection,
-    tables: Sequence[VersionTable],
-    oids: Sequence[int | None],
-    path: tuple[str, ...],
-) -> bool:
-    """Whether the target has tables; what a neighbour keeps in another schema is not its own."""
-    current = path[0] if path else None
-    own = {table.schema or current for table in tables} - {None}
-    rows = await rows_of(
-        connection,
-        _FILLED,
-        schemas=sorted({*own, *path[:1]}),
-        asked=[oid for oid in oids if oid is not None],
-    )
-    with_history = {row[0]: row[1] for row in rows}
-    if own & with_history.keys():
-        return True
-    # an explicit schema for the version table alone: the tables are where they usually are
-    return current in with_history and not with_history[current]
 
 
 _places: weakref.WeakKeyDictionary[Engine, dict[VersionTable, str]] = weakref.WeakKeyDictionary()

@@ -122,8 +122,6 @@ class ServerSides(Sides):
             await access.settle(side.place, live, with_comment=True)
             await side.engine.dispose()
             await access.empty_pools()
-            if not disconnect_others:
-                await access.ensure_left(f"replace database {live!r}", live, side.place)
             second = access.second if disconnect_others else None
             await databases.swap(access.admin, live, side.place, aside, disconnect_by=second)
             if not set_aside:

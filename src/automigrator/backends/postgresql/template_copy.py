@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
+from automigrator.backends.contract.journal import undone
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.postgresql import databases, digests, journal, lock
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
@@ -197,7 +198,4 @@ async def _finished(access: ExclusiveAccess, name: str, stamp: str, entry: CopyE
     if done is not None:
         return done
     kept = await _put_back(access, name, stamp, entry, killed=True)
-    return (
-        f"the database was put back from {name} after a process was killed; what it held until "
-        f"now is in {', '.join(kept)}"
-    )
+    return undone(name, ", ".join(kept))

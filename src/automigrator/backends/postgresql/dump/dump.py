@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from automigrator.backends.contract.journal import undone
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.postgresql import databases, digests, journal
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
@@ -140,9 +141,7 @@ async def _recovered(access: ExclusiveAccess) -> str | None:
         heads = await heads_of(connection, entry.tables)
         done = await entry.needs_nothing(heads, unchanged)
     if done is None:
-        kept = await _put_back(access, entry, killed=True)
-        done = f"the database was put back from {entry.path} after a process was killed"
-        done += f"; what it held until now is in {kept}"
+        done = undone(entry.path, await _put_back(access, entry, killed=True))
     await journal.forget_dump(access.access, access.hold.key)
     return done
 
