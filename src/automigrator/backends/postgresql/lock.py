@@ -19,8 +19,9 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
+from automigrator.backends.contract.backend import Waiting
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.lock_wait import Waiting, poll
+from automigrator.backends.lock_wait import poll
 from automigrator.backends.postgresql import watchdog
 from automigrator.backends.postgresql.errors import TOO_MANY, ServerError, code_of
 from automigrator.backends.postgresql.lock_session import SessionHold

@@ -16,11 +16,12 @@ from sqlalchemy.engine import Connection
 
 from automigrator.backends.access import Access
 from automigrator.backends.contract import declarations
+from automigrator.backends.contract.backend import Waiting
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.lock_wait import Waiting, poll, this_process
+from automigrator.backends.lock_wait import poll, this_process
 from automigrator.backends.sqlite import connections, lock
 from automigrator.backends.sqlite.recover import recover
 from automigrator.backends.sqlite.side import FileSides
