@@ -46,7 +46,7 @@ class PostgreSQL(Backend):
 
     @cached_property
     def sessions(self) -> Sessions:  # type: ignore[override]  # made when first asked for
-        from automigrator.backends.postgresql.session import ServerSessions
+        from automigrator.backends.postgresql.connections import ServerSessions
 
         return ServerSessions(lambda: self._sights.search_path)
 

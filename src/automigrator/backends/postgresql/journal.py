@@ -18,9 +18,9 @@ from automigrator.backends.access import Access
 from automigrator.backends.contract import journal as contract
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import names
-from automigrator.backends.postgresql.names import KEY, SCHEMA_OF_OURS
+from automigrator.backends.postgresql.names import KEY
 from automigrator.backends.postgresql.settings import set_comment
-from automigrator.backends.postgresql.sql import literal, rows_of
+from automigrator.backends.postgresql.sql import rows_of
 from automigrator.support import json_object
 
 
@@ -88,16 +88,6 @@ async def read(admin: AsyncConnection, copies: Sequence[str]) -> dict[str, CopyE
         names=list(copies),
     )
     return {name: entry for name, comment in rows if (entry := _loaded(CopyEntry, comment))}
-
-
-def dump_name(key: int) -> str:
-    """Name the type that carries the dump's journal of the target with this lock key."""
-    return names.note_name("dump", key)
-
-
-def dump_statement(key: int, entry: DumpEntry) -> str:
-    """The statement that replaces a dump's journal."""
-    return f"COMMENT ON DOMAIN {SCHEMA_OF_OURS}.{dump_name(key)} IS {literal(entry.dumped())}"
 
 
 async def write_dump(access: Access, key: int, entry: DumpEntry | None) -> None:

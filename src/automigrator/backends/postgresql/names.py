@@ -93,8 +93,13 @@ Note = Literal["last", "works_with", "dump"]
 
 
 def note_name(kind: Note, key: int) -> str:
-    """Name the text of one kind of the target with this lock key."""
-    return f"{kind}_{key % 2**64:016x}"
+    """Name the note of one kind of the target with this lock key, with its schema."""
+    return f"{SCHEMA_OF_OURS}.{kind}_{key % 2**64:016x}"
+
+
+def note_statement(kind: Note, key: int, text: str) -> str:
+    """The statement that replaces the text of a note that is there."""
+    return f"COMMENT ON DOMAIN {note_name(kind, key)} IS {literal(text)}"
 
 
 async def read_note(access: Access, kind: Note, key: int) -> str | None:
@@ -102,12 +107,8 @@ async def read_note(access: Access, kind: Note, key: int) -> str | None:
     async with access.shared() as connection:
         rows = await rows_of(
             connection,
-            """
-            select obj_description(t.oid, 'pg_type')
-            from pg_type t join pg_namespace n on n.oid = t.typnamespace
-            where n.nspname = :schema and t.typname = :name
-            """,
-            schema=SCHEMA_OF_OURS,
+            "select obj_description(t.oid, 'pg_type') from pg_type t join pg_namespace n "
+            "on n.oid = t.typnamespace where n.nspname || '.' || t.typname = :name",
             name=note_name(kind, key),
         )
     return rows[0][0] if rows else None
@@ -121,7 +122,7 @@ async def write_note(
     `text` gets the time on the server's clock.
     """
     async with access.shared() as connection:
-        qualified = f"{SCHEMA_OF_OURS}.{note_name(kind, key)}"
+        qualified = note_name(kind, key)
         ((now, there),) = await rows_of(
             connection,
             "select extract(epoch from clock_timestamp())::float8, to_regtype(:name) is not null",
@@ -135,4 +136,4 @@ async def write_note(
             await run(connection, f"CREATE SCHEMA IF NOT EXISTS {SCHEMA_OF_OURS}")
             await run(connection, f"CREATE DOMAIN {qualified} AS text")
         # one statement: a kill leaves the old text or the new one
-        await run(connection, f"COMMENT ON DOMAIN {qualified} IS {literal(new)}")
+        await run(connection, note_statement(kind, key, new))

@@ -115,8 +115,9 @@ class ServerSnapshots(Snapshots):
 
     async def recover(self) -> str | None:
         """Finish or undo what a dead leader left; says what was done."""
-        self._open = None
         access = self._access("recover", apart=False)
+        if self._open is not None and isinstance(self._open[1], DumpEntry):
+            self._open = None  # a copy is still there to go back to, and a dump's journal is not
         done = (
             await shielded(dump.recovered(access)),
             await shielded(template_copy.recovered(access, lambda: self._access("recover"))),

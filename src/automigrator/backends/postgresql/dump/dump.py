@@ -16,7 +16,7 @@ from automigrator.backends.postgresql.dump import files, programs, restore
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE, refusing
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, heads_of
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
-from automigrator.backends.postgresql.names import SCHEMA_OF_OURS
+from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, note_name
 from automigrator.backends.postgresql.sql import begin_reading, rows_of, run, server_version
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
@@ -167,7 +167,7 @@ async def _described(connection: AsyncConnection, entry: DumpEntry, *, atomic: b
 
 async def _ensure_intact(access: ExclusiveAccess, path: Path, entry: DumpEntry) -> None:
     """Raise RefusedError when the dump is not here, or not what was written."""
-    domain = f"{SCHEMA_OF_OURS}.{journal.dump_name(access.hold.key)}"
+    domain = note_name("dump", access.hold.key)
     way_out = f"To keep the database as it is instead: DROP DOMAIN {domain}"
     try:
         size, digest = await in_thread(lambda: files.measured(path))
