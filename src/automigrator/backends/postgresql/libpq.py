@@ -39,18 +39,13 @@ async def environment(access: Access, application_name: str) -> dict[str, str]:
     settings.pop("application_name", None)
     arguments = with_settings(spelled_out(given), settings)
     variables = {
-        _variable(name): await _text(value)
+        f"PG{name.replace('dbname', 'database').replace('_', '').upper()}": await _text(value)
         for name, value in arguments.items()
         if name in _PARAMETERS.split() and value is not None
     }
     variables |= _encryption(arguments)
     variables["PGAPPNAME"] = application_name
     return {**os.environ, **variables, "LC_ALL": "C", "PGCONNECT_TIMEOUT": "60"}
-
-
-def _variable(parameter: str) -> str:
-    name = "database" if parameter == "dbname" else parameter
-    return f"PG{name.replace('_', '').upper()}"
 
 
 def spelled_out(given: Mapping[str, Any], driver: str = "") -> dict[str, Any]:

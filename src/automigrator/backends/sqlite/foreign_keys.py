@@ -182,7 +182,7 @@ class ForeignKeys:
         rows = rows_of(
             self._dbapi,
             """
-            SELECT lower(k."table"), lower(k."to"), lower(c.name)
+            SELECT k."table", k."to", c.name
             FROM main.sqlite_master m JOIN pragma_foreign_key_list(m.name, 'main') k
             LEFT JOIN pragma_table_info(k."table", 'main') c ON c.pk > 0
             WHERE m.type = 'table'
@@ -190,7 +190,10 @@ class ForeignKeys:
         )
         found: dict[str, set[str]] = {}
         for parent, *columns in rows:
-            found.setdefault(parent, {"rowid"}).update(filter(None, columns))
+            # Python's lower case, as what is compared with it has
+            found.setdefault(parent.lower(), {"rowid"}).update(
+                each.lower() for each in columns if each
+            )
         return found
 
 
