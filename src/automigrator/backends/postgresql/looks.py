@@ -81,9 +81,9 @@ class View(NamedTuple):
 
     sight: Sight
     search_path: tuple[str, ...]
-    opened: Sequence[str]
+    opened: Sequence[str] | None
     schemas: Mapping[VersionTable, str]
-    server: int | None
+    server: int
     dump_open: bool
 
 
@@ -114,15 +114,7 @@ async def look(
         own = [table.schema for table in tables]
         ((filled,),) = await rows_of(connection, _FILLED, schemas=own, asked=asked)
     sight = Sight(True, heads, filled, writable=not standby)
-    return View(sight, tuple(path), opened or (), places, server, dump_open)
-
-
-async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
-    """Read the heads alone, by one SELECT that leaves nothing on the connection."""
-    query = f"select {_heads_in(schema, name)}, {_OPENED}, {IS_OPEN}"
-    ((heads, opened, dump_open),) = await rows_of(connection, query, open=list(OPEN))
-    sight = Sight(True, {VersionTable(name, schema): tuple(heads)})
-    return View(sight, (), opened or (), {}, None, dump_open)
+    return View(sight, tuple(path), opened, places, server, dump_open)
 
 
 def _heads_in(schema: str, name: str) -> str:
@@ -173,10 +165,11 @@ class Sights:
             try:
                 async with self.access.shared(reading=True) as connection:
                     view = await look(connection, tables, reading=True)
-                    if held is not None and view.server is not None and not held.lost:
+                    if held is not None and not held.lost:
                         held.rule(view.server)
                     self.search_path = view.search_path
-                    return self._seen(view)
+                    self._places.update(view.schemas)
+                    return self._seen(view.sight, view.opened, view.dump_open)
             except Exception as error:
                 await with_code(error, self.access, self.database)
                 if code_of(error) != NO_DATABASE:
@@ -200,16 +193,19 @@ class Sights:
             if self._application is not None and schema is not None:
                 idle = await stack.enter_async_context(idle_connection(self._application))
             if idle is not None and schema is not None:
-                view = await glimpse(idle, schema, table.name)
-            else:
-                own = await stack.enter_async_context(self.access.shared(reading=True))
-                view = await look(own, [table], heads_only=True, reading=True)
-        return self._seen(view)
-
-    def _seen(self, view: View) -> Sight:
-        unfinished = view.dump_open or bool(among(view.opened, self.database))
+                # by one SELECT that leaves nothing on the connection
+                query = f"select {_heads_in(schema, table.name)}, {_OPENED}, {IS_OPEN}"
+                ((heads, opened, dump_open),) = await rows_of(idle, query, open=list(OPEN))
+                sight = Sight(True, {table: tuple(heads)})
+                return self._seen(sight, opened, dump_open)
+            own = await stack.enter_async_context(self.access.shared(reading=True))
+            view = await look(own, [table], heads_only=True, reading=True)
         self._places.update(view.schemas)
-        return view.sight._replace(unfinished=unfinished)
+        return self._seen(view.sight, view.opened, view.dump_open)
+
+    def _seen(self, sight: Sight, opened: Sequence[str] | None, dump_open: bool) -> Sight:
+        unfinished = dump_open or bool(among(opened or (), self.database))
+        return sight._replace(unfinished=unfinished)
 
     async def _is_listed(self, refused: Exception) -> bool:
         """Ask the catalog: during a swap a connection may be told that there is no database."""
