@@ -100,12 +100,7 @@ class FileSides(Sides):
         """
         file, new = self._file, Path(side.place)
         self._snapshots.stop_watching()
-        needed = files.free_space_needed(new) + (files.size_with_log(file) if set_aside else 0)
-        if shortage := files.shortage(needed, file.parent):
-            raise RefusedError(
-                f"to put a fresh database in the place of {file} {shortage}; the old database was "
-                "not touched"
-            )
+        _ensure_space(new, file, set_aside=set_aside)
         with closing(reader.connect(new, "rw")) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")  # the live file keeps the mode it has
         heads = reader.verify(new, tables)
@@ -183,3 +178,12 @@ def copied(place: Path, live: Path, cancelled: Callable[[], bool]) -> None:
             f"{live} cannot be copied to rehearse on ({error}); nothing was changed. Look at it "
             "with PRAGMA integrity_check"
         ) from error
+
+
+def _ensure_space(new: Path, file: Path, *, set_aside: bool) -> None:
+    needed = files.free_space_needed(new) + (files.size_with_log(file) if set_aside else 0)
+    if shortage := files.shortage(needed, file.parent):
+        raise RefusedError(
+            f"to put a fresh database in the place of {file} {shortage}; the old database was not "
+            "touched"
+        )
