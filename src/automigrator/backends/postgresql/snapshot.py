@@ -42,8 +42,8 @@ class ServerSnapshots(Snapshots):
 
     def __init__(self, hold: SessionHold, access: Callable[..., ExclusiveAccess]) -> None:
         self._hold, self._access = hold, access
-        self._open: tuple[str, CopyEntry | DumpEntry] | None = None
-        """The snapshot whose journal this run has open."""
+        self._open: dict[str, CopyEntry | DumpEntry] = {}
+        """The snapshots whose journals this run has open, by place: at most one of a kind."""
         self.own: set[str] = set()
         """The places this run has made itself, which it never prunes.
 
@@ -72,7 +72,7 @@ class ServerSnapshots(Snapshots):
         stoppable = Stoppable()
 
         async def take() -> str:
-            self._open = place, _ = await by_template_or_dump(
+            place, opened = await by_template_or_dump(
                 options.how,
                 lambda: template_copy.take(
                     self._access("take a snapshot of"), stamp, entry, stoppable
@@ -82,6 +82,8 @@ class ServerSnapshots(Snapshots):
                 ),
                 "no snapshot can be made",
             )
+            others = {p: each for p, each in self._open.items() if type(each) is not type(opened)}
+            self._open = {**others, place: opened}
             return place
 
         place = await self._hold.heard(shielded(take(), stoppable.stop), "the snapshot")
@@ -89,10 +91,10 @@ class ServerSnapshots(Snapshots):
         return Snapshot(place, heads, stamp)
 
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str:
-        if self._open is None or self._open[0] != snapshot.place:
-            raise RefusedError(f"{snapshot.place} is no snapshot of this run; nothing was changed")
-        place, entry = self._open
-        entry = replace(entry, disconnect_others=disconnect_others)
+        place = snapshot.place
+        if place not in self._open:
+            raise RefusedError(f"{place} is no snapshot of this run; nothing was changed")
+        entry = replace(self._open[place], disconnect_others=disconnect_others)
         if isinstance(entry, DumpEntry):
             restored = dump.put_back(self._access("dump", apart=False), entry)
         else:
@@ -104,20 +106,19 @@ class ServerSnapshots(Snapshots):
 
     async def close(self) -> None:
         """See `Hold.close_journal`."""
-        if self._open is None:
-            return
-        access, (place, entry) = self._access("end", apart=False), self._open
-        if isinstance(entry, DumpEntry):
-            await shielded(journal.forget_dump(access.access, access.hold.key))
-        else:  # the copy stays from now on
-            await shielded(journal.write(access.admin, place, replace(entry, state="kept")))
-        self._open = None
+        access = self._access("end", apart=False)
+        for place, entry in list(self._open.items()):
+            if isinstance(entry, DumpEntry):
+                await shielded(journal.forget_dump(access.access, access.hold.key))
+            else:  # the copy stays from now on
+                await shielded(journal.write(access.admin, place, replace(entry, state="kept")))
+            del self._open[place]
 
     async def recover(self) -> str | None:
         """Finish or undo what a dead leader left; says what was done."""
         access = self._access("recover", apart=False)
-        if self._open is not None and isinstance(self._open[1], DumpEntry):
-            self._open = None  # a copy is still there to go back to, and a dump's journal is not
+        # a copy is still there to go back to, and a dump's journal is not
+        self._open = {p: each for p, each in self._open.items() if isinstance(each, CopyEntry)}
         done = (
             await shielded(dump.recovered(access)),
             await shielded(template_copy.recovered(access, lambda: self._access("recover"))),
@@ -135,7 +136,7 @@ class ServerSnapshots(Snapshots):
         access = self._access("drop snapshots of", apart=False)
         beside = await ours(access.admin, access.live)
         opened = await journal.read(access.admin, [each.name for each in beside])
-        spared = {*self.own, *opened, *(self._open or ())[:1]}
+        spared = {*self.own, *opened, *self._open}
         deleted = []
         for kind in kinds:
             found: list[Ours | files.DumpFile] = [each for each in beside if each.kind == kind]
