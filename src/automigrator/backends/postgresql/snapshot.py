@@ -72,6 +72,7 @@ class ServerSnapshots(Snapshots):
         stoppable = Stoppable()
 
         async def take() -> str:
+            opened: CopyEntry | DumpEntry
             place, opened = await by_template_or_dump(
                 options.how,
                 lambda: template_copy.take(
