@@ -11,11 +11,9 @@ import socket
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
+from automigrator.backends.contract.backend import Waiting
 from automigrator.errors import LockTimeoutError
 from automigrator.support.backoff import Backoff, Deadline
-
-Waiting = Callable[[float, str], None]
-"""Gets the seconds waited so far and who holds the lock."""
 
 _FIRST_S, _LONGEST_S, _TELL_S = 0.03, 0.75, 1.0
 

@@ -19,59 +19,52 @@ from automigrator.errors import ConfigurationError
 
 _LIBPQ = frozenset(("", "psycopg", "psycopg_async", "psycopg2", "psycopg2cffi"))
 
-_ALIKE = frozenset(
-    ("host", "port", "passfile", "service", "target_session_attrs", "krbsrvname", "gsslib")
-)
+
+def _named(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_ALIKE = _named("host port passfile service target_session_attrs krbsrvname gsslib")
 """Both take these, with the same values."""
 
-_IN_THE_DSN = frozenset(
-    (
-        *("sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslnegotiation"),
-        *("ssl_min_protocol_version", "ssl_max_protocol_version", "application_name", "options"),
-    )
-)
+_IN_THE_DSN = _named("""
+    sslrootcert sslcert sslkey sslpassword sslcrl sslnegotiation ssl_min_protocol_version
+    ssl_max_protocol_version application_name options
+""")
 """Options of libpq that asyncpg takes in its `dsn`; it sends the last two as they are."""
 
 _ONLY_LIBPQ = _IN_THE_DSN | {"sslmode", "dbname", "connect_timeout"}
 
-_MODES = frozenset(("disable", "allow", "prefer", "require", "verify-ca", "verify-full"))
+_MODES = _named("disable allow prefer require verify-ca verify-full")
 
 _UNSAID: Mapping[str, frozenset[str]] = {
-    "channel_binding": frozenset(("disable", "prefer")),
-    "gssencmode": frozenset(("disable", "prefer")),
-    "sslcertmode": frozenset(("allow",)),
-    "sslsni": frozenset(("1",)),
-    "load_balance_hosts": frozenset(("disable",)),
-    "client_encoding": frozenset(("utf8", "utf-8", "UTF8", "UTF-8", "auto")),
+    "channel_binding": _named("disable prefer"),
+    "gssencmode": _named("disable prefer"),
+    "sslcertmode": _named("allow"),
+    "sslsni": _named("1"),
+    "load_balance_hosts": _named("disable"),
+    "client_encoding": _named("utf8 utf-8 UTF8 UTF-8 auto"),
 }
 """Values of libpq's options that ask for no more than asyncpg does."""
 
-TUNING_OF_LIBPQ = frozenset(
-    (
-        *("connect_timeout", "tcp_user_timeout", "sslcompression", "prepare_threshold"),
-        *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
-    )
-)
-TUNING_OF_ASYNCPG = frozenset(
-    (
-        *("timeout", "command_timeout", "statement_cache_size", "max_cacheable_statement_size"),
-        *("max_cached_statement_lifetime", "prepared_statement_cache_size", "async_fallback"),
-    )
-)
+TUNING_OF_LIBPQ = _named("""
+    connect_timeout tcp_user_timeout sslcompression prepare_threshold
+    keepalives keepalives_idle keepalives_interval keepalives_count
+""")
+TUNING_OF_ASYNCPG = _named("""
+    timeout command_timeout statement_cache_size max_cacheable_statement_size
+    max_cached_statement_lifetime prepared_statement_cache_size async_fallback
+""")
 """Limits and caches: left out, as they change neither who is reached nor what is done there."""
 
-_OF_SQLALCHEMY = frozenset(("plugin",))
+_OF_SQLALCHEMY = _named("plugin")
 
-_PLACE = frozenset(
-    ("host", "hostaddr", "port", "passfile", "service", "servicefile", "target_session_attrs")
-)
-_PROOF = frozenset(
-    (
-        *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir"),
-        *("ssl_min_protocol_version", "ssl_max_protocol_version", "sslnegotiation", "sslcertmode"),
-        *("channel_binding", "require_auth", "requirepeer", "gssencmode", "krbsrvname", "gsslib"),
-    )
-)
+_PLACE = _named("host hostaddr port passfile service servicefile target_session_attrs")
+_PROOF = _named("""
+    sslmode sslrootcert sslcert sslkey sslpassword sslcrl sslcrldir sslnegotiation sslcertmode
+    ssl_min_protocol_version ssl_max_protocol_version channel_binding require_auth requirepeer
+    gssencmode krbsrvname gsslib
+""")
 
 
 def for_async(url: URL, drivername: str) -> URL:
@@ -136,23 +129,19 @@ def settled(url: URL) -> URL:
     """The same, with the names that its query overrides where everybody looks for them."""
     query = dict(url.query)
     libpq = _driver(url.drivername) in _LIBPQ
+    dsn = None if libpq else query.get("dsn")
+    inside = options_of_dsn(dsn) if isinstance(dsn, str) else {}
     found: dict[str, str] = {}
-    for name, part in (
-        ("dbname" if libpq else "database", "database"),
-        ("user", "username"),
-        ("password", "password"),
+    for part, name, in_dsn in (
+        ("database", "dbname" if libpq else "database", "dbname"),
+        ("username", "user", "user"),
+        ("password", "password", "password"),
     ):
         if isinstance(value := query.get(name), str):
             found[part] = value
             del query[name]
-    if isinstance(dsn := query.get("dsn"), str) and not libpq:
-        inside = options_of_dsn(dsn)
-        if not url.database and "dbname" in inside:
-            found.setdefault("database", inside["dbname"])
-        if not url.username and "user" in inside:
-            found.setdefault("username", inside["user"])
-        if url.password is None and "password" in inside:
-            found.setdefault("password", inside["password"])
+        elif not getattr(url, part) and in_dsn in inside:
+            found[part] = inside[in_dsn]
     return url.set(query=query, **found) if found else url  # type: ignore[arg-type]
 
 
@@ -176,21 +165,14 @@ def options_of_dsn(dsn: str) -> dict[str, str]:
         url = make_url(re.sub("^postgres:", "postgresql:", dsn))
     except Exception:  # noqa: BLE001 - its text may hold a password
         raise ConfigurationError("the dsn= of the URL cannot be parsed") from None
-    named = dict(parse_qsl(dsn.partition("?")[2]))
-    found = {
-        "user": url.username,
-        "password": str(url.password) if url.password is not None else None,
-        "host": url.host,
-        "port": str(url.port) if url.port is not None else None,
-        "dbname": url.database or None,
-    }
-    options = {name: value for name, value in found.items() if value}
-    if "database" in named:
-        named.setdefault("dbname", named.pop("database"))
+    options = dict(parse_qsl(dsn.partition("?")[2]))
+    if "database" in options:
+        options.setdefault("dbname", options.pop("database"))
+    parts = url.translate_connect_args(username="user", database="dbname")
+    options |= {name: str(value) for name, value in parts.items()}
     known = _ALIKE | _ONLY_LIBPQ - {"connect_timeout"} | {"user", "password"}
-    settings = {name: value for name, value in named.items() if name not in known}
-    options = {**{k: v for k, v in named.items() if k in known}, **options}
-    return _with_settings(options, settings)
+    settings = _without(options, known)
+    return with_settings(_without(options, settings), settings)
 
 
 def settings_of_options(options: str) -> dict[str, str] | None:
@@ -202,7 +184,9 @@ def settings_of_options(options: str) -> dict[str, str] | None:
     return None if rest else {name.replace("-", "_"): value for name, value in found}
 
 
-def _with_settings(options: dict[str, str], settings: Mapping[str, str]) -> dict[str, str]:
+def with_settings(options: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Add server settings to those that libpq's `options` has already."""
+
     def escaped(text: str) -> str:
         return text.replace("\\", "\\\\").replace(" ", "\\ ")
 
@@ -225,16 +209,12 @@ def _common(url: URL) -> dict[str, str]:
     """The query as libpq's options, with SQLAlchemy's two ways to name several hosts as one."""
     options: dict[str, str] = {}
     query = {k: v for k, v in url.query.items() if k not in _OF_SQLALCHEMY}
-    hosts = query.pop("host", None)
-    if isinstance(hosts, tuple):
-        pairs = [host.partition(":")[::2] for host in hosts]
-        options["host"] = ",".join(host for host, _ in pairs)
-        options["port"] = ",".join(port for _, port in pairs)
-    elif hosts is not None:
-        options["host"] = hosts
-    ports = query.pop("port", None)
-    if ports is not None:
-        options["port"] = ports if isinstance(ports, str) else ",".join(ports)
+    if isinstance(hosts := query.get("host"), tuple):
+        pairs = zip(*(host.partition(":")[::2] for host in hosts), strict=True)
+        options["host"], options["port"] = map(",".join, pairs)
+        del query["host"]
+    if isinstance(ports := query.get("port"), tuple):
+        query["port"] = ",".join(ports)
     for name, value in query.items():
         if not isinstance(value, str):
             raise ConfigurationError(f"the URL says {name} twice")
@@ -273,7 +253,6 @@ def _for_asyncpg(url: URL, options: dict[str, str]) -> dict[str, str]:
     rest = _without(options, TUNING_OF_LIBPQ)
     if "fallback_application_name" in rest:
         rest.setdefault("application_name", rest.pop("fallback_application_name"))
-        rest.pop("fallback_application_name", None)
     rest = {k: v for k, v in rest.items() if v and v not in _UNSAID.get(k, ())}
     if "hostaddr" in rest and not (url.host or "host" in rest):
         rest["host"] = rest.pop("hostaddr")

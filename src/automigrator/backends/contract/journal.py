@@ -15,6 +15,12 @@ State = Literal["migrating", "restoring", "kept"]
 """A snapshot is `kept` when the migration is over: there is nothing left to do with it."""
 
 
+def undone(place: object, kept: object) -> str:
+    """Say that a migration was undone whose process was killed; `kept`: where the data is."""
+    done = f"the database was put back from {place} after a process was killed"
+    return f"{done}; what it held until now is in {kept}" if kept else done
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One migration, from the heads `before` to the heads `after`."""

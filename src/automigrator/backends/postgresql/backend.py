@@ -46,7 +46,7 @@ class PostgreSQL(Backend):
 
     @cached_property
     def sessions(self) -> Sessions:  # type: ignore[override]  # made when first asked for
-        from automigrator.backends.postgresql.session import ServerSessions
+        from automigrator.backends.postgresql.connections import ServerSessions
 
         return ServerSessions(lambda: self._sights.search_path)
 
@@ -64,25 +64,19 @@ class PostgreSQL(Backend):
         return await self._sights.look(tables, None)
 
     async def create(self) -> bool:
-        from sqlalchemy.exc import DBAPIError
-
         from automigrator.backends.postgresql import databases, errors, watchdog
 
         async with self._maintenance.connection() as admin:
             limit = max(watchdog.SILENT_S, self.access.connect_timeout)
             what = f"CREATE DATABASE {self.database!r}"
-            try:
+            with errors.refusing(
+                errors.NO_PRIVILEGE,
+                f"this role may not create database {self.database!r}",
+                "Create it by hand, give the role CREATEDB, or name a role that has it with "
+                "Target(migrate_with=...)",
+            ):
                 async with watchdog.answering(limit, what):
                     return await databases.create(admin, self.database)
-            except DBAPIError as error:
-                if errors.code_of(error) != errors.NO_PRIVILEGE:
-                    raise
-                raise errors.ServerError(
-                    "auth",
-                    f"this role may not create database {self.database!r}; nothing was changed. "
-                    "Create it by hand, give the role CREATEDB, or name a role that has it with "
-                    "Target(migrate_with=...)",
-                ) from error
 
     def engine(self) -> AsyncEngine:
         engine = self.access.engine()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -212,10 +212,8 @@ async def swap(
     if disconnect_by is None:
         await ensure_left(admin, act, live, replacement)
     deadline, backoff = Deadline(SWAP_LIMIT_S), Backoff(_POLL_S, 1.0)
-    async with AsyncExitStack() as stack:
-        helper = None
-        if disconnect_by is not None:
-            helper = await stack.enter_async_context(ending(disconnect_by, live, replacement))
+    alone = ending(disconnect_by, live, replacement) if disconnect_by else nullcontext()
+    async with alone as helper:
         while True:
             try:
                 await shielded(_rename(admin, live, replacement, aside))

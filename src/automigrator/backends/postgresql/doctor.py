@@ -13,7 +13,7 @@ from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Debris, TableName
 from automigrator.backends.contract.record import Record, loaded
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import lock, server_notes
+from automigrator.backends.postgresql import lock, names
 from automigrator.backends.postgresql.errors import code_of
 from automigrator.backends.postgresql.maintenance import Maintenance
 from automigrator.backends.postgresql.names import ours
@@ -56,10 +56,10 @@ class ServerExaminer:
         return False  # the journal is in the server's catalog, and a look has told
 
     async def declared(self) -> tuple[Declaration, ...]:
-        return declarations.loaded(await server_notes.kept(self.access, "works_with", self._key))
+        return declarations.loaded(await names.read_note(self.access, "works_with", self._key))
 
     async def record(self) -> Record | None:
-        return loaded(await server_notes.kept(self.access, "last", self._key))
+        return loaded(await names.read_note(self.access, "last", self._key))
 
     async def holder(self) -> str | None:
         async with self.access.shared() as connection:

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
-    AsyncExitStack,
     asynccontextmanager,
     contextmanager,
+    nullcontext,
 )
 from dataclasses import dataclass
 
@@ -122,17 +122,18 @@ class ExclusiveAccess:
             async with self.second() as second:
                 await rows_of(second, "select pg_cancel_backend(:pid)", pid=self.hold.pid)
 
-        async with AsyncExitStack() as stack:
-            if disconnect_others:
-                await self.empty_pools()
-                # a pool reconnects until the copy has its lock
-                await stack.enter_async_context(databases.ending(self.second, source))
-            else:
-                await self.ensure_left(f"copy database {source!r}", source)
-            stack.enter_context(creating(name))
-            if not await (stoppable or Stoppable()).asked(
-                lambda: databases.create(self.admin, name, template=source), cancel
-            ):
+        if disconnect_others:
+            await self.empty_pools()
+        else:
+            await self.ensure_left(f"copy database {source!r}", source)
+        # a pool reconnects until the copy has its lock
+        alone = databases.ending(self.second, source) if disconnect_others else nullcontext()
+        async with alone:
+            with creating(name):
+                created = await (stoppable or Stoppable()).asked(
+                    lambda: databases.create(self.admin, name, template=source), cancel
+                )
+            if not created:
                 raise RefusedError(f"database {name!r} is there already; nothing was changed")
         try:
             await self.settle(name, source, with_comment=with_comment)

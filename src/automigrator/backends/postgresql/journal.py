@@ -17,10 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from automigrator.backends.access import Access
 from automigrator.backends.contract import journal as contract
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import server_notes
-from automigrator.backends.postgresql.names import KEY, SCHEMA_OF_OURS
+from automigrator.backends.postgresql import names
+from automigrator.backends.postgresql.names import KEY
 from automigrator.backends.postgresql.settings import set_comment
-from automigrator.backends.postgresql.sql import literal, rows_of
+from automigrator.backends.postgresql.sql import rows_of
 from automigrator.support import json_object
 
 
@@ -90,28 +90,18 @@ async def read(admin: AsyncConnection, copies: Sequence[str]) -> dict[str, CopyE
     return {name: entry for name, comment in rows if (entry := _loaded(CopyEntry, comment))}
 
 
-def dump_name(key: int) -> str:
-    """Name the type that carries the dump's journal of the target with this lock key."""
-    return server_notes.name("dump", key)
-
-
-def dump_statement(key: int, entry: DumpEntry) -> str:
-    """The statement that replaces a dump's journal."""
-    return f"COMMENT ON DOMAIN {SCHEMA_OF_OURS}.{dump_name(key)} IS {literal(entry.dumped())}"
-
-
 async def write_dump(access: Access, key: int, entry: DumpEntry | None) -> None:
     """Replace a dump's journal; with None it is there, and empty."""
     text = entry.dumped() if entry is not None else ""
-    await server_notes.keep(access, "dump", key, lambda _: text)
+    await names.write_note(access, "dump", key, lambda _: text)
 
 
 async def read_dump(access: Access, key: int) -> DumpEntry | None:
-    return _loaded(DumpEntry, await server_notes.kept(access, "dump", key))
+    return _loaded(DumpEntry, await names.read_note(access, "dump", key))
 
 
 async def forget_dump(access: Access, key: int) -> None:
-    await server_notes.keep(access, "dump", key, lambda _: None)
+    await names.write_note(access, "dump", key, lambda _: None)
 
 
 def _loaded(kind: type[E], comment: str | None) -> E | None:

@@ -11,16 +11,14 @@ from typing import Any
 
 from automigrator.backends.access import Access
 from automigrator.errors import RefusedError
+from automigrator.support.postgresql_urls import options_of_dsn, with_settings
 
 # asyncpg's arguments, libpq's, and those that SQLAlchemy gives to either
-_PARAMETERS = frozenset(
-    (
-        *("host", "hostaddr", "port", "user", "database", "dbname", "password", "passfile"),
-        *("service", "options", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl"),
-        *("sslnegotiation", "channel_binding", "gssencmode", "krbsrvname", "gsslib"),
-        *("target_session_attrs", "require_auth"),
-    )
-)
+_PARAMETERS = """
+    host hostaddr port user database dbname password passfile service options sslmode sslrootcert
+    sslcert sslkey sslcrl sslnegotiation channel_binding gssencmode krbsrvname gsslib
+    target_session_attrs require_auth
+"""
 
 _ADVICE = "nothing was changed. Use copy='template', or give the target a URL with migrate_with="
 
@@ -37,23 +35,17 @@ async def environment(access: Access, application_name: str) -> dict[str, str]:
             "the application's engine makes its connections with a creator of its own, which "
             f"pg_dump cannot use; {_ADVICE}"
         )
-    arguments = spelled_out(given)
+    settings = {**(given.get("server_settings") or {})}
+    settings.pop("application_name", None)
+    arguments = with_settings(spelled_out(given), settings)
     variables = {
-        _variable(name): await _text(value)
+        f"PG{name.replace('dbname', 'database').replace('_', '').upper()}": await _text(value)
         for name, value in arguments.items()
-        if name in _PARAMETERS and value is not None
+        if name in _PARAMETERS.split() and value is not None
     }
     variables |= _encryption(arguments)
-    if settings := arguments.get("server_settings"):
-        options = (variables.get("PGOPTIONS"), _options(settings))
-        variables["PGOPTIONS"] = " ".join(filter(None, options))
     variables["PGAPPNAME"] = application_name
     return {**os.environ, **variables, "LC_ALL": "C", "PGCONNECT_TIMEOUT": "60"}
-
-
-def _variable(parameter: str) -> str:
-    name = "database" if parameter == "dbname" else parameter
-    return f"PG{name.replace('_', '').upper()}"
 
 
 def spelled_out(given: Mapping[str, Any], driver: str = "") -> dict[str, Any]:
@@ -65,8 +57,6 @@ def spelled_out(given: Mapping[str, Any], driver: str = "") -> dict[str, Any]:
         module = importlib.import_module("psycopg.conninfo")  # only psycopg's URLs have one
         arguments = {**module.conninfo_to_dict(conninfo), **arguments}
     if dsn := arguments.pop("dsn", None):
-        from automigrator.support.postgresql_urls import options_of_dsn  # local: seldom needed
-
         inside = options_of_dsn(dsn)
         if "host" in arguments:
             inside.pop("port", None)
@@ -104,11 +94,3 @@ def _encryption(arguments: Mapping[str, Any]) -> dict[str, str]:
         "pg_dump cannot be told which certificates the application's ssl= trusts; nothing was "
         "changed. Set PGSSLMODE, and PGSSLROOTCERT where it verifies, in the environment"
     )
-
-
-def _options(settings: Mapping[str, Any]) -> str:
-    def escaped(text: str) -> str:
-        return text.replace("\\", "\\\\").replace(" ", "\\ ")
-
-    own = {name: value for name, value in settings.items() if name != "application_name"}
-    return " ".join(f"-c {escaped(f'{name}={value}')}" for name, value in own.items())

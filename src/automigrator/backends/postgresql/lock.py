@@ -19,8 +19,9 @@ from typing import TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
+from automigrator.backends.contract.backend import Waiting
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.lock_wait import Waiting, poll
+from automigrator.backends.lock_wait import poll
 from automigrator.backends.postgresql import watchdog
 from automigrator.backends.postgresql.errors import TOO_MANY, ServerError, code_of
 from automigrator.backends.postgresql.lock_session import SessionHold
@@ -128,7 +129,7 @@ async def lock(
 async def _proven_session(
     maintenance: Maintenance, stack: AsyncExitStack, timeout_s: float
 ) -> tuple[AsyncConnection, bool]:
-    """As `_session`, and it is proved that no pooler hands the session to others.
+    """As `_opened`, and it is proved that no pooler hands the session to others.
 
     Behind a pooler the proof takes a second session. A process that holds the first and gets no
     second gives the first back: the pooler may have too few for all that ask at once.
@@ -138,7 +139,7 @@ async def _proven_session(
     while True:
         try:
             async with AsyncExitStack() as trying:
-                admin, apart = await _session(maintenance, trying)
+                admin, apart = await _opened(maintenance, trying)
                 try:
                     async with asyncio.timeout(_SECOND_S * random.uniform(1, 3)):
                         await _refuse_transaction_pooling(access, admin, live)
@@ -167,7 +168,7 @@ async def _proven_session(
         await asyncio.sleep(random.uniform(0, 1))
 
 
-async def _session(maintenance: Maintenance, stack: AsyncExitStack) -> tuple[AsyncConnection, bool]:
+async def _opened(maintenance: Maintenance, stack: AsyncExitStack) -> tuple[AsyncConnection, bool]:
     """Open an AUTOCOMMIT connection; returns it, and whether it is apart from the target."""
     if maintenance.usual:
         try:

@@ -19,7 +19,7 @@ from automigrator.backends.contract.declarations import Declaration, dumped
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record, loaded
 from automigrator.backends.lock_wait import this_process
-from automigrator.backends.postgresql import server_notes, session
+from automigrator.backends.postgresql import connections, names
 from automigrator.backends.postgresql.errors import FAILED_TRANSACTION, Session, own_code
 from automigrator.backends.postgresql.sql import rows_of
 from automigrator.backends.postgresql.watchdog import answering, severing, until_silent
@@ -143,8 +143,8 @@ class SessionHold(Hold):
     def claim(self, connection: Connection) -> Callable[[], None]:
         """See that it leads to the lock's server, and name it so that the next holder finds it."""
         undo = ExitStack()
-        undo.callback(session.tagged(connection, self.tag, self.rule))
-        undo.callback(session.waiting_shortly(connection))
+        undo.callback(connections.tagged(connection, self.tag, self.rule))
+        undo.callback(connections.waiting_shortly(connection))
         return undo.close
 
     @asynccontextmanager
@@ -181,7 +181,7 @@ class SessionHold(Hold):
         def cut() -> bool:
             alone = not self.acts  # else another act keeps the session busy
             if alone:
-                session.cut(self.admin)
+                connections.cut(self.admin)
             return alone
 
         what = "the session of the migration lock"
@@ -198,7 +198,7 @@ class SessionHold(Hold):
 
         def cut() -> bool:
             for connection in list(self.access.opened):
-                session.cut(connection)
+                connections.cut(connection)
             return True
 
         limit_s = self.silence_s
@@ -210,7 +210,7 @@ class SessionHold(Hold):
 
     async def last(self) -> Record | None:
         async with self._answering("the question how the last leader ended"):
-            return loaded(await server_notes.kept(self.access, "last", self.key))
+            return loaded(await names.read_note(self.access, "last", self.key))
 
     async def leave(self, record: Record | None) -> None:
         def dumped_at(now: float) -> str | None:
@@ -224,12 +224,10 @@ class SessionHold(Hold):
             "works_with", lambda _: text, "the declaration of what works with the database"
         )
 
-    async def _keep(
-        self, kind: server_notes.Kind, text: Callable[[float], str | None], what: str
-    ) -> None:
+    async def _keep(self, kind: names.Note, text: Callable[[float], str | None], what: str) -> None:
         await self.confirm()
         async with self._answering(what):
-            await server_notes.keep(self.access, kind, self.key, text)
+            await names.write_note(self.access, kind, self.key, text)
 
     def _answering(self, what: str) -> AbstractAsyncContextManager[None]:
         return answering(min(self.silence_s, self.access.connect_timeout), what)

@@ -50,16 +50,26 @@ _PLACES = f"""
 """
 
 _FILLED = """
-    select n.nspname::text, bool_or(c.relnatts = 1 and exists (
-               select from pg_attribute a
-               where a.attrelid = c.oid and a.attnum = 1 and a.attname = 'version_num'))
-    from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.relkind in ('r', 'p') and n.nspname = any(cast(:schemas as text[]))
-      and c.oid <> all(cast(:asked as bigint[])::oid[])
-      and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass
-                      and d.objid = c.oid and d.deptype = 'e')
-    group by 1
+    with own as (select coalesce(a.schema, current_schema()::text) as schema
+                 from unnest(cast(:schemas as text[])) as a(schema)),
+    found as (
+        select n.nspname::text as schema, c.relnatts = 1 and exists (
+                   select from pg_attribute a
+                   where a.attrelid = c.oid and a.attnum = 1 and a.attname = 'version_num'
+               ) as is_history
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.relkind in ('r', 'p')
+          and (n.nspname = current_schema() or n.nspname in (select schema from own))
+          and c.oid <> all(cast(:asked as bigint[])::oid[])
+          and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass
+                          and d.objid = c.oid and d.deptype = 'e'))
+    select exists (select from found where schema in (select schema from own))
+        -- an explicit schema for the version table alone: the tables are where they usually are
+        or coalesce((select bool_and(not is_history) from found
+                     where schema = current_schema()), false)
 """
+
+"""Whether the target has tables; what a neighbour keeps in another schema is not its own."""
 
 
 class View(NamedTuple):
@@ -72,9 +82,9 @@ class View(NamedTuple):
 
     sight: Sight
     search_path: SearchPath
-    opened: Sequence[str]
+    opened: Sequence[str] | None
     schemas: Mapping[VersionTable, str]
-    server: int | None
+    server: int
     dump_open: bool
 
 
@@ -99,18 +109,14 @@ async def look(
     for table, schema in places.items():
         ((found,),) = await rows_of(connection, f"select {_heads_in(schema, table.name)}")
         heads[table] = tuple(sorted(found))
-    filled = not heads_only and await _has_tables(connection, tables, oids or (), tuple(path))
+    filled = False
+    if not heads_only:
+        asked = [oid for oid in oids or () if oid is not None]
+        own = [table.schema for table in tables]
+        ((filled,),) = await rows_of(connection, _FILLED, schemas=own, asked=asked)
     sight = Sight(True, heads, filled, writable=not standby)
     where = SearchPath(setting, tuple(path))
-    return View(sight, where, opened or (), places, server, dump_open)
-
-
-async def glimpse(connection: AsyncConnection, schema: str, name: str) -> View:
-    """Read the heads alone, by one SELECT that leaves nothing on the connection."""
-    query = f"select {_heads_in(schema, name)}, {_OPENED}, {IS_OPEN}"
-    ((heads, opened, dump_open),) = await rows_of(connection, query, open=list(OPEN))
-    sight = Sight(True, {VersionTable(name, schema): tuple(heads)})
-    return View(sight, SearchPath(), opened or (), {}, None, dump_open)
+    return View(sight, where, opened, places, server, dump_open)
 
 
 def _heads_in(schema: str, name: str) -> str:
@@ -120,28 +126,6 @@ def _heads_in(schema: str, name: str) -> str:
     """
     table = f"{quoted_name(schema)}.{quoted_name(name)}".replace(":", "\\:")
     return f"array(select version_num::text from {table} order by 1)"
-
-
-async def _has_tables(
-    connection: AsyncConnection,
-    tables: Sequence[VersionTable],
-    oids: Sequence[int | None],
-    path: tuple[str, ...],
-) -> bool:
-    """Whether the target has tables; what a neighbour keeps in another schema is not its own."""
-    current = path[0] if path else None
-    own = {table.schema or current for table in tables} - {None}
-    rows = await rows_of(
-        connection,
-        _FILLED,
-        schemas=sorted({*own, *path[:1]}),
-        asked=[oid for oid in oids if oid is not None],
-    )
-    with_history = {row[0]: row[1] for row in rows}
-    if own & with_history.keys():
-        return True
-    # an explicit schema for the version table alone: the tables are where they usually are
-    return current in with_history and not with_history[current]
 
 
 _places: weakref.WeakKeyDictionary[Engine, dict[VersionTable, str]] = weakref.WeakKeyDictionary()
@@ -183,10 +167,11 @@ class Sights:
             try:
                 async with self.access.shared(reading=True) as connection:
                     view = await look(connection, tables, reading=True)
-                    if held is not None and view.server is not None and not held.lost:
+                    if held is not None and not held.lost:
                         held.rule(view.server)
                     self.search_path = view.search_path
-                    return self._seen(view)
+                    self._places.update(view.schemas)
+                    return self._seen(view.sight, view.opened, view.dump_open)
             except Exception as error:
                 await with_code(error, self.access, self.database)
                 if code_of(error) != NO_DATABASE:
@@ -210,16 +195,19 @@ class Sights:
             if self._application is not None and schema is not None:
                 idle = await stack.enter_async_context(idle_connection(self._application))
             if idle is not None and schema is not None:
-                view = await glimpse(idle, schema, table.name)
-            else:
-                own = await stack.enter_async_context(self.access.shared(reading=True))
-                view = await look(own, [table], heads_only=True, reading=True)
-        return self._seen(view)
-
-    def _seen(self, view: View) -> Sight:
-        unfinished = view.dump_open or bool(among(view.opened, self.database))
+                # by one SELECT that leaves nothing on the connection
+                query = f"select {_heads_in(schema, table.name)}, {_OPENED}, {IS_OPEN}"
+                ((heads, opened, dump_open),) = await rows_of(idle, query, open=list(OPEN))
+                sight = Sight(True, {table: tuple(heads)})
+                return self._seen(sight, opened, dump_open)
+            own = await stack.enter_async_context(self.access.shared(reading=True))
+            view = await look(own, [table], heads_only=True, reading=True)
         self._places.update(view.schemas)
-        return view.sight._replace(unfinished=unfinished)
+        return self._seen(view.sight, view.opened, view.dump_open)
+
+    def _seen(self, sight: Sight, opened: Sequence[str] | None, dump_open: bool) -> Sight:
+        unfinished = dump_open or bool(among(opened or (), self.database))
+        return sight._replace(unfinished=unfinished)
 
     async def _is_listed(self, refused: Exception) -> bool:
         """Ask the catalog: during a swap a connection may be told that there is no database."""

@@ -1,15 +1,19 @@
-"""How what automigrator keeps on a server is told: its databases, its schema, its comments."""
+"""What automigrator keeps on a server: its databases by their names, and its notes.
+
+A note is the comment on a type in a schema of ours, where autogenerate does not see it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, cast, get_args
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator.backends.postgresql.sql import rows_of
+from automigrator.backends.access import Access
+from automigrator.backends.postgresql.sql import literal, rows_of, run
 
 Kind = Literal["snapshot", "purged", "undone", "side", "replaced"]
 
@@ -82,3 +86,54 @@ def name_beside(live: str, kind: Kind, stamp: str) -> str:
         cut = live.encode()[: room - len(digest) - 1].decode(errors="ignore")
         live = f"{cut}_{digest}"
     return live + tail
+
+
+Note = Literal["last", "works_with", "dump"]
+"""The last leader's record, the declaration of the code that works with the database, a journal."""
+
+
+def note_name(kind: Note, key: int) -> str:
+    """Name the note of one kind of the target with this lock key, with its schema."""
+    return f"{SCHEMA_OF_OURS}.{kind}_{key % 2**64:016x}"
+
+
+def note_statement(kind: Note, key: int, text: str) -> str:
+    """The statement that replaces the text of a note that is there."""
+    return f"COMMENT ON DOMAIN {note_name(kind, key)} IS {literal(text)}"
+
+
+async def read_note(access: Access, kind: Note, key: int) -> str | None:
+    """Read a text; None where there is none."""
+    async with access.shared() as connection:
+        rows = await rows_of(
+            connection,
+            "select obj_description(t.oid, 'pg_type') from pg_type t join pg_namespace n "
+            "on n.oid = t.typnamespace where n.nspname || '.' || t.typname = :name",
+            name=note_name(kind, key),
+        )
+    return rows[0][0] if rows else None
+
+
+async def write_note(
+    access: Access, kind: Note, key: int, text: Callable[[float], str | None]
+) -> None:
+    """Replace a text, whole or not at all; None removes it.
+
+    `text` gets the time on the server's clock.
+    """
+    async with access.shared() as connection:
+        qualified = note_name(kind, key)
+        ((now, there),) = await rows_of(
+            connection,
+            "select extract(epoch from clock_timestamp())::float8, to_regtype(:name) is not null",
+            name=qualified,
+        )
+        new = text(now)
+        if new is None:
+            await run(connection, f"DROP DOMAIN IF EXISTS {qualified}")
+            return
+        if not there:
+            await run(connection, f"CREATE SCHEMA IF NOT EXISTS {SCHEMA_OF_OURS}")
+            await run(connection, f"CREATE DOMAIN {qualified} AS text")
+        # one statement: a kill leaves the old text or the new one
+        await run(connection, note_statement(kind, key, new))

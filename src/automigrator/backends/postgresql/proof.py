@@ -23,6 +23,14 @@ _LACKS = ("", "TLS is not required", "the certificate is not verified", "the hos
 
 _METHODS = frozenset(("password", "md5", "gss", "sspi", "scram-sha-256", "oauth", "none"))
 
+_OTHERS = (
+    ("channel_binding", "PGCHANNELBINDING", "require"),
+    ("gssencmode", "PGGSSENCMODE", "require"),
+    ("requirepeer", "PGREQUIREPEER", None),
+    ("service", "PGSERVICE", None),
+)
+"""Options, their variables, and the value that proves something; None for any."""
+
 _PEM = r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----"
 
 _SYSTEMS = frozenset((b"the system's",))
@@ -36,11 +44,8 @@ class Proof(NamedTuple):
     trusted: frozenset[object] = frozenset()
     """The certificates that may have signed the server's."""
     revocation: bool = False
-    binding: bool = False
-    """Whether the password's proof is bound to the TLS channel."""
     methods: frozenset[str] = _METHODS
     """The ways to log in that are accepted."""
-    gss: bool = False
     others: frozenset[tuple[str, str]] = frozenset()
     """Further options that only the same value can equal."""
     local: bool = False
@@ -76,13 +81,10 @@ def _lacks(application: Proof, own: Proof) -> list[str]:
             lacks.append("it trusts other certificates")
         if application.revocation and not own.revocation:
             lacks.append("it does not ask whether the certificate was revoked")
-    if application.binding and not own.binding:
-        lacks.append("it has no channel_binding=require")
     if not own.methods <= application.methods:
         lacks.append("its require_auth lets in more")
-    if application.gss and not own.gss:
-        lacks.append("it has no gssencmode=require")
-    lacks += [f"it has no {name}={value}" for name, value in application.others - own.others]
+    others = sorted(application.others - own.others)
+    lacks += [f"it has no {name}={value}" for name, value in others]
     return lacks
 
 
@@ -97,7 +99,6 @@ def proof_of(arguments: Mapping[str, Any] | None, driver: str) -> Proof | None:
         value = given.get(name)
         return str(value) if value else os.environ.get(variable, "") if libpq else ""
 
-    names = (("requirepeer", "PGREQUIREPEER"), ("service", "PGSERVICE"))
     hosts = given.get("host")
     hosts = hosts.split(",") if isinstance(hosts, str) else hosts or ()
     local = bool(hosts) and all(str(host).startswith("/") for host in hosts)
@@ -106,10 +107,12 @@ def proof_of(arguments: Mapping[str, Any] | None, driver: str) -> Proof | None:
         tls,
         trusted,
         revocation,
-        said("channel_binding", "PGCHANNELBINDING") == "require",
         _methods(said("require_auth", "PGREQUIREAUTH")),
-        said("gssencmode", "PGGSSENCMODE") == "require",
-        frozenset((name, value) for name, variable in names if (value := said(name, variable))),
+        frozenset(
+            (name, value)
+            for name, variable, proving in _OTHERS
+            if (value := said(name, variable)) and value == (proving or value)
+        ),
         local,
     )
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 from automigrator.backends.contract.sides import Side, Sides
 from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import databases
-from automigrator.backends.postgresql.dump import pipe, programs
+from automigrator.backends.postgresql.dump import programs
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, creating
 from automigrator.backends.postgresql.lock_session import SessionHold
-from automigrator.backends.postgresql.names import name_beside
+from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, name_beside
 from automigrator.backends.postgresql.snapshot import ServerSnapshots, by_template_or_dump
 from automigrator.backends.postgresql.sql import server_version
 from automigrator.backends.postgresql.watchdog import Stoppable
@@ -22,6 +24,17 @@ from automigrator.retention import Limits
 from automigrator.support.concurrency import shielded
 
 logger = logging.getLogger(__name__)
+
+LOCK_S = 10
+
+"""Seconds that pg_dump waits for a table that somebody has locked against readers."""
+
+_DUMP = (
+    *("-Fc", "-Z0", "--no-password", "--no-subscriptions", "-N", SCHEMA_OF_OURS),
+    f"--lock-wait-timeout={LOCK_S}s",
+)
+
+_RESTORE = ("--exit-on-error", "--no-password", "-d")
 
 
 @asynccontextmanager
@@ -74,13 +87,40 @@ async def _copied(
     async def by_dump() -> str:
         clients = await programs.find(server_version(access.admin)[0], options.binaries)
         await _fresh(access, name, stoppable)
-        await stoppable(pipe.copy(access, clients, name))
+        await stoppable(_piped(access, clients, name))
         return "pg_dump"
 
     await access.ensure_may_create(name)
     failed = f"database {live!r} cannot be copied"
     how = await by_template_or_dump(options.how, by_template, by_dump, failed)
     logger.info("database %r was copied by %s to %r", live, how, name)
+
+
+async def _piped(access: ExclusiveAccess, clients: Path, name: str) -> None:
+    """Fill the empty database `name` with the target's data, as of one moment.
+
+    `clients` is the programs' folder. Sessions that read or write rows are not disturbed. Raises
+    RefusedError with a program's words.
+    """
+    env = await access.environment()
+    source, sink = programs.pipe()
+    with source, sink:
+        dump = programs.run(clients / "pg_dump", *_DUMP, env=env, stdout=sink)
+        restore = programs.run(
+            clients / "pg_restore", *_RESTORE, _conninfo(name), env=env, stdin=source
+        )
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(dump)
+                both.create_task(restore)
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None  # the first of them is why the other fails
+
+
+def _conninfo(name: str) -> str:
+    # a name with an = in it would be taken for one
+    escaped = name.replace("\\", "\\\\").replace("'", "\\'")
+    return f"dbname='{escaped}'"
 
 
 class ServerSides(Sides):
@@ -122,8 +162,6 @@ class ServerSides(Sides):
             await access.settle(side.place, live, with_comment=True)
             await side.engine.dispose()
             await access.empty_pools()
-            if not disconnect_others:
-                await access.ensure_left(f"replace database {live!r}", live, side.place)
             second = access.second if disconnect_others else None
             await databases.swap(access.admin, live, side.place, aside, disconnect_by=second)
             if not set_aside:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -16,14 +17,13 @@ from automigrator.backends.contract.snapshots import (
     Snapshots,
 )
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import databases, journal
-from automigrator.backends.postgresql.dump import files
-from automigrator.backends.postgresql.dump.dump import Dumps
+from automigrator.backends.postgresql import databases, journal, template_copy
+from automigrator.backends.postgresql.dump import dump, files
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
-from automigrator.backends.postgresql.journal import CopyEntry
+from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
 from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.names import Kind, Ours, ours
-from automigrator.backends.postgresql.template_copy import TemplateCopies
+from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 from automigrator.support.concurrency import shielded
@@ -42,9 +42,8 @@ class ServerSnapshots(Snapshots):
 
     def __init__(self, hold: SessionHold, access: Callable[..., ExclusiveAccess]) -> None:
         self._hold, self._access = hold, access
-        self._templates = TemplateCopies(access)
-        self._dumps = Dumps(access("dump", apart=False))
-        self._makers = (self._dumps, self._templates)
+        self._open: dict[str, CopyEntry | DumpEntry] = {}
+        """The snapshots whose journals this run has open, by place: at most one of a kind."""
         self.own: set[str] = set()
         """The places this run has made itself, which it never prunes.
 
@@ -70,33 +69,61 @@ class ServerSnapshots(Snapshots):
             disconnect_others=options.disconnect_others,
             atomic=atomic,
         )
-        taken = by_template_or_dump(
-            options.how,
-            lambda: self._templates.take(stamp, entry, options),
-            lambda: self._dumps.take(stamp, entry, options),
-            "no snapshot can be made",
-        )
-        place = await self._hold.heard(taken, "the snapshot")
+        stoppable = Stoppable()
+
+        async def take() -> str:
+            opened: CopyEntry | DumpEntry
+            place, opened = await by_template_or_dump(
+                options.how,
+                lambda: template_copy.take(
+                    self._access("take a snapshot of"), stamp, entry, stoppable
+                ),
+                lambda: dump.take(
+                    self._access("dump", apart=False), stamp, entry, options, stoppable
+                ),
+                "no snapshot can be made",
+            )
+            others = {p: each for p, each in self._open.items() if type(each) is not type(opened)}
+            self._open = {**others, place: opened}
+            return place
+
+        place = await self._hold.heard(shielded(take(), stoppable.stop), "the snapshot")
         self.own.add(place)
         return Snapshot(place, heads, stamp)
 
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str:
-        for maker in self._makers:
-            if maker.place == snapshot.place:
-                restored = maker.restore(snapshot.stamp, disconnect_others=disconnect_others)
-                kept = await self._hold.heard(restored, "the restore")
-                self.own.update(kept)
-                return ", ".join(kept)
-        raise RefusedError(f"{snapshot.place} is no snapshot of this run; nothing was changed")
+        place = snapshot.place
+        if place not in self._open:
+            raise RefusedError(f"{place} is no snapshot of this run; nothing was changed")
+        entry = replace(self._open[place], disconnect_others=disconnect_others)
+        if isinstance(entry, DumpEntry):
+            restored = dump.put_back(self._access("dump", apart=False), entry)
+        else:
+            access = self._access("restore")
+            restored = template_copy.put_back(access, place, snapshot.stamp, entry)
+        kept = await self._hold.heard(shielded(restored), "the restore")
+        self.own.update(kept)
+        return ", ".join(kept)
 
     async def close(self) -> None:
         """See `Hold.close_journal`."""
-        for maker in self._makers:
-            await maker.close()
+        access = self._access("end", apart=False)
+        for place, entry in list(self._open.items()):
+            if isinstance(entry, DumpEntry):
+                await shielded(journal.forget_dump(access.access, access.hold.key))
+            else:  # the copy stays from now on
+                await shielded(journal.write(access.admin, place, replace(entry, state="kept")))
+            del self._open[place]
 
     async def recover(self) -> str | None:
         """Finish or undo what a dead leader left; says what was done."""
-        done = [await maker.recover() for maker in self._makers]
+        access = self._access("recover", apart=False)
+        # a copy is still there to go back to, and a dump's journal is not
+        self._open = {p: each for p, each in self._open.items() if isinstance(each, CopyEntry)}
+        done = (
+            await shielded(dump.recovered(access)),
+            await shielded(template_copy.recovered(access, lambda: self._access("recover"))),
+        )
         return "; ".join(each for each in done if each) or None
 
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
@@ -110,7 +137,7 @@ class ServerSnapshots(Snapshots):
         access = self._access("drop snapshots of", apart=False)
         beside = await ours(access.admin, access.live)
         opened = await journal.read(access.admin, [each.name for each in beside])
-        spared = {*self.own, *opened, *(maker.place for maker in self._makers)}
+        spared = {*self.own, *opened, *self._open}
         deleted = []
         for kind in kinds:
             found: list[Ours | files.DumpFile] = [each for each in beside if each.kind == kind]

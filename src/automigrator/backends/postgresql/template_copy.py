@@ -1,4 +1,7 @@
-"""Template copies of a target: taken, put back, and what a killed process left of either."""
+"""Databases beside a target as its snapshots, one of the two ways to make one.
+
+Nothing here may be cancelled. Every act raises RefusedError in words.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from automigrator.backends.contract.snapshots import SnapshotOptions
+from automigrator.backends.contract.journal import undone
 from automigrator.backends.postgresql import databases, digests, journal, lock
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, heads_of
@@ -15,87 +18,48 @@ from automigrator.backends.postgresql.names import Kind, Ours, name_beside, ours
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp
-from automigrator.support.concurrency import shielded
 
 
-class TemplateCopies:
-    """Snapshots of one target as databases beside it: one of the two ways to make them.
+async def take(
+    access: ExclusiveAccess, stamp: str, entry: CopyEntry, stoppable: Stoppable
+) -> tuple[str, CopyEntry]:
+    """Copy the target to a new database, verify the copy, and open the journal with `entry`."""
+    live, entry = access.live, replace(entry, key=access.hold.key)
+    name = name_beside(live, "snapshot", stamp)
+    await access.ensure_may_create(name)
+    await access.ensure_unshared(f"copy database {live!r}", entry.tables)
+    await access.copy(live, name, disconnect_others=entry.disconnect_others, stoppable=stoppable)
+    try:
+        async with access.connection(name) as connection:
+            await access.ensure_at(connection, entry.before, entry.tables)
+        await journal.write(access.admin, name, entry)
+    except BaseException:
+        await access.discard(name)
+        raise
+    return name, entry
 
-    Every method but `close` raises RefusedError in words.
+
+async def recovered(access: ExclusiveAccess, ensure_apart: Callable[[], object]) -> str | None:
+    """Finish or undo what the databases beside the target tell of; says what was done.
+
+    `ensure_apart` raises RefusedError where the lock's session is not apart from the target.
     """
-
-    def __init__(self, access: Callable[..., ExclusiveAccess]) -> None:
-        self._access = access
-        self._open: tuple[str, CopyEntry] | None = None
-
-    @property
-    def place(self) -> str | None:
-        """The snapshot whose journal this run has open."""
-        return self._open[0] if self._open is not None else None
-
-    async def take(self, stamp: str, entry: CopyEntry, options: SnapshotOptions) -> str:
-        """Copy the target to a new database, verify the copy, and open the journal with `entry`.
-
-        Returns the snapshot's place.
-        """
-        access, stoppable = self._access("take a snapshot of"), Stoppable()
-        live = access.live
-        entry = replace(entry, key=access.hold.key)
-        name = name_beside(live, "snapshot", stamp)
-
-        async def take() -> None:
-            await access.ensure_may_create(name)
-            await access.ensure_unshared(f"copy database {live!r}", entry.tables)
-            await access.copy(
-                live, name, disconnect_others=entry.disconnect_others, stoppable=stoppable
-            )
-            try:
-                async with access.connection(name) as connection:
-                    await access.ensure_at(connection, entry.before, entry.tables)
-                await journal.write(access.admin, name, entry)
-            except BaseException:
-                await access.discard(name)
-                raise
-            self._open = (name, entry)
-
-        await shielded(take(), stoppable.stop)
-        return name
-
-    async def restore(self, stamp: str, *, disconnect_others: bool) -> tuple[str, ...]:
-        """Put the open snapshot back; returns where the data is kept that was replaced."""
-        assert self._open is not None
-        access, (name, entry) = self._access("restore"), self._open
-        entry = replace(entry, disconnect_others=disconnect_others)
-        kept = await shielded(_put_back(access, name, stamp, entry))
-        self._open = (name, entry)
-        return kept
-
-    async def close(self) -> None:
-        """Close the journal, if this run has one open: the copy stays from now on."""
-        if self._open is not None:
-            (name, entry), self._open = self._open, None
-            admin = self._access("end", apart=False).admin
-            await shielded(journal.write(admin, name, replace(entry, state="kept")))
-
-    async def recover(self) -> str | None:
-        """Finish or undo what the databases beside the target tell of; says what was done."""
-        access = self._access("recover", apart=False)
-        found = await ours(access.admin, access.live)
-        copies = {each.name: each.stamp for each in found if each.kind == "snapshot"}
-        try:
-            self._access("recover")
-        except RefusedError as error:
-            opened = await journal.read(access.admin, list(copies))
-            if not opened:
-                return None
-            raise RefusedError(
-                "a process was killed while the database was being changed, and it has to be put "
-                f"back from {', '.join(opened)}: {error}"
-            ) from error
-        return await shielded(_recovered(access, found, copies))
+    found = await ours(access.admin, access.live)
+    copies = {each.name: each.stamp for each in found if each.kind == "snapshot"}
+    try:
+        ensure_apart()
+    except RefusedError as error:
+        opened = await journal.read(access.admin, list(copies))
+        if not opened:
+            return None
+        raise RefusedError(
+            "a process was killed while the database was being changed, and it has to be put "
+            f"back from {', '.join(opened)}: {error}"
+        ) from error
+    return await _recovered(access, found, copies)
 
 
-async def _put_back(
+async def put_back(
     access: ExclusiveAccess, name: str, stamp: str, entry: CopyEntry, *, killed: bool = False
 ) -> tuple[str, ...]:
     """Swap a fresh copy of the snapshot in, and keep what was there; a step may be repeated.
@@ -196,8 +160,5 @@ async def _finished(access: ExclusiveAccess, name: str, stamp: str, entry: CopyE
         done = await entry.needs_nothing(heads, unchanged)
     if done is not None:
         return done
-    kept = await _put_back(access, name, stamp, entry, killed=True)
-    return (
-        f"the database was put back from {name} after a process was killed; what it held until "
-        f"now is in {', '.join(kept)}"
-    )
+    kept = await put_back(access, name, stamp, entry, killed=True)
+    return undone(name, ", ".join(kept))

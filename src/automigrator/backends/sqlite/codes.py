@@ -34,14 +34,10 @@ def is_busy(error: BaseException) -> bool:
 
 def damaged(message: str) -> sqlite3.DatabaseError:
     """Make an error of ours that counts as SQLite's own SQLITE_CORRUPT."""
-    return _coded(sqlite3.DatabaseError(message), "SQLITE_CORRUPT")
+    return coded(sqlite3.DatabaseError(message), "SQLITE_CORRUPT")
 
 
-def no_file(message: str) -> sqlite3.OperationalError:
-    """Make an error that counts as SQLite's own for a folder, which it opens as an I/O error."""
-    return _coded(sqlite3.OperationalError(message), "SQLITE_CANTOPEN_ISDIR")
-
-
-def _coded(error: E, name: str) -> E:
+def coded(error: E, name: str) -> E:
+    """Make an error of ours count as SQLite's own of this name."""
     error.sqlite_errorcode, error.sqlite_errorname = getattr(sqlite3, name), name
     return error

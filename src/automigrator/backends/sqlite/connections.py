@@ -26,6 +26,12 @@ def rows_of(dbapi: Any, sql: str) -> list[tuple[Any, ...]]:
         return list(cursor.fetchall())
 
 
+def roll_back(dbapi: Any) -> None:
+    """End the transaction that the driver's own connection has open, if it has one."""
+    with suppress(sqlite3.Error, SQLAlchemyError):
+        rows_of(dbapi, "ROLLBACK")
+
+
 def in_driver(dbapi: Any, act: Callable[[Any], T]) -> T:
     """Call `act` with Python's own connection, in the thread that it belongs to."""
     run_async = getattr(dbapi, "run_async", None)

@@ -11,7 +11,7 @@ from typing import TypeVar, get_args
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Debris, TableName
 from automigrator.backends.contract.record import Record
-from automigrator.backends.sqlite import copies, lock, reader
+from automigrator.backends.sqlite import copies, lock_files, reader
 from automigrator.backends.sqlite.files import journal_path, size_of
 from automigrator.backends.sqlite.reader import quoted
 from automigrator.retention import at_of
@@ -36,13 +36,13 @@ class FileExaminer:
         return await self._of_file(lambda live: journal_path(live).exists(), False)
 
     async def declared(self) -> tuple[Declaration, ...]:
-        return await self._of_file(lock.declarations_of, ())
+        return await self._of_file(lock_files.declarations_of, ())
 
     async def record(self) -> Record | None:
-        return await self._of_file(lock.record_of, None)
+        return await self._of_file(lock_files.record_of, None)
 
     async def holder(self) -> str | None:
-        return await self._of_file(lock.holder_of, None)
+        return await self._of_file(lock_files.holder_of, None)
 
     async def copies(self) -> tuple[Copy, ...]:
         return await self._of_file(_copies, ())

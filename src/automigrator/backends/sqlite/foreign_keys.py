@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from contextlib import suppress
 from typing import Any
 
 from sqlalchemy.engine import Connection
@@ -18,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.schema import CreateTable, DropTable
 
 from automigrator.backends.sqlite.codes import is_busy
-from automigrator.backends.sqlite.connections import in_driver, rows_of
+from automigrator.backends.sqlite.connections import in_driver, roll_back, rows_of
 from automigrator.backends.sqlite.reader import quoted
 from automigrator.backends.sqlite.statements import Statements
 from automigrator.errors import AutomigratorError
@@ -62,12 +61,8 @@ class ForeignKeys:
         self._suspended = False
         self._before: dict[str | None, Violations] = {}
         if self._off:
-            self._parents = dict(self._parents_now())
-
-    @property
-    def in_force(self) -> dict[str, str]:
-        """What counts as the pragma's value inside a transaction."""
-        return {"foreign_keys": "1"} if self._off else {}
+            self._parents = self._parents_now()
+            statements.in_force["foreign_keys"] = "1"
 
     def begin(self, *, autocommit: bool) -> None:
         """Before a transaction; or in its place, in `autocommit`."""
@@ -93,7 +88,7 @@ class ForeignKeys:
             if copy in self._copies:
                 self._copies.discard(copy)
                 self._statements.recreating = True
-                if self._on() and (child := self._referring(schema, name)) is not None:
+                if self._on() and (child := self._referring(schema or "main", name)) is not None:
                     self._suspend(schema, name, child)
 
     def resume(self) -> None:
@@ -116,13 +111,13 @@ class ForeignKeys:
             if not self._off and not self._on():
                 logger.warning("the migration leaves violated foreign keys: %s", what)
                 continue
-            self._roll_back()
+            roll_back(self._dbapi)
             raise ForeignKeyError(f"foreign keys would be violated: {what}")
         if not self._off:
             return
-        parents = {**self._parents, **dict(self._parents_now())}
-        if (table := self._statements.changed(parents.items())) is not None:
-            self._roll_back()
+        parents = self._parents | self._parents_now()
+        if (table := self._statements.changed(parents)) is not None:
+            roll_back(self._dbapi)
             raise KeysInTheWayError(
                 f"rows of {table} change, to which others refer, in a transaction in which another "
                 "table is made anew in batch mode: foreign keys have to be on for the one and off "
@@ -164,43 +159,51 @@ class ForeignKeys:
         if schema not in self._before:
             self._before[schema] = _violations(self._dbapi, schema)
 
-    def _roll_back(self) -> None:
-        with suppress(sqlite3.Error, SQLAlchemyError):
-            rows_of(self._dbapi, "ROLLBACK")
-
-    def _referring(self, schema: str | None, parent: str) -> str | None:
+    def _referring(self, schema: str, parent: str) -> str | None:
         """Name a table with rows that refer to `parent`; None where a DROP fires nothing."""
-        for table in _tables(self._dbapi, schema):
-            keys: dict[int, list[str]] = {}
-            for key in rows_of(self._dbapi, _pragma(schema, "foreign_key_list", table)):
-                if str(key[2]).lower() == parent.lower():
-                    keys.setdefault(key[0], []).append(str(key[3]))
-            place = f"{quoted(schema or 'main')}.{quoted(table)}"
-            for columns in keys.values():
-                where = " AND ".join(f"{quoted(column)} IS NOT NULL" for column in columns)
-                if rows_of(self._dbapi, f"SELECT 1 FROM {place} WHERE {where} LIMIT 1"):
-                    return table
+        keys = rows_of(
+            self._dbapi,
+            f"""
+            SELECT m.name, group_concat(printf('"%w" IS NOT NULL', k."from"), ' AND ')
+            FROM {quoted(schema)}.sqlite_master m
+            JOIN pragma_foreign_key_list(m.name, {_literal(schema)}) k
+            WHERE m.type = 'table' AND lower(k."table") = lower({_literal(parent)})
+            GROUP BY m.name, k.id
+            """,
+        )
+        for table, filled in keys:
+            place = f"{quoted(schema)}.{quoted(table)}"
+            if rows_of(self._dbapi, f"SELECT 1 FROM {place} WHERE {filled} LIMIT 1"):
+                return str(table)
         return None
 
-    def _parents_now(self) -> list[tuple[str, frozenset[str]]]:
+    def _parents_now(self) -> dict[str, set[str]]:
         """The tables that others refer to, with the columns that make up the key; lower case."""
+        rows = rows_of(
+            self._dbapi,
+            """
+            SELECT k."table", k."to", c.name
+            FROM main.sqlite_master m JOIN pragma_foreign_key_list(m.name, 'main') k
+            LEFT JOIN pragma_table_info(k."table", 'main') c ON c.pk > 0
+            WHERE m.type = 'table'
+            """,
+        )
         found: dict[str, set[str]] = {}
-        for table in _tables(self._dbapi, None):
-            for key in rows_of(self._dbapi, _pragma(None, "foreign_key_list", table)):
-                parent = str(key[2])
-                columns = found.setdefault(parent.lower(), {"rowid"})
-                info = rows_of(self._dbapi, _pragma(None, "table_info", parent))
-                columns.update(str(row[1]).lower() for row in info if row[5])
-                if key[4] is not None:
-                    columns.add(str(key[4]).lower())
-        return [(parent, frozenset(columns)) for parent, columns in found.items()]
+        for parent, *columns in rows:
+            # Python's lower case, as what is compared with it has
+            found.setdefault(parent.lower(), {"rowid"}).update(
+                each.lower() for each in columns if each
+            )
+        return found
 
 
 def _violations(dbapi: Any, schema: str | None) -> Violations:
+    place = quoted(schema or "main")
+    names = f"SELECT name FROM {place}.sqlite_master WHERE type = 'table'"
     found = {}
-    for table in _tables(dbapi, schema):
+    for (table,) in rows_of(dbapi, f"{names} AND name NOT GLOB 'sqlite_*'"):
         try:
-            rows = rows_of(dbapi, _pragma(schema, "foreign_key_check", table))
+            rows = rows_of(dbapi, f"PRAGMA {place}.foreign_key_check({quoted(table)})")
         except (sqlite3.Error, SQLAlchemyError) as error:
             if any(map(is_busy, chain(error))):
                 raise
@@ -209,11 +212,5 @@ def _violations(dbapi: Any, schema: str | None) -> Violations:
     return found
 
 
-def _tables(dbapi: Any, schema: str | None) -> list[str]:
-    master = f"{quoted(schema or 'main')}.sqlite_master"
-    rows = rows_of(dbapi, f"SELECT name FROM {master} WHERE type = 'table'")
-    return [str(row[0]) for row in rows if not str(row[0]).startswith("sqlite_")]
-
-
-def _pragma(schema: str | None, name: str, table: str) -> str:
-    return f"PRAGMA {quoted(schema or 'main')}.{name}({quoted(table)})"
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

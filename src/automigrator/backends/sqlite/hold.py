@@ -16,12 +16,13 @@ from sqlalchemy.engine import Connection
 
 from automigrator.backends.access import Access
 from automigrator.backends.contract import declarations
+from automigrator.backends.contract.backend import Waiting
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.lock_wait import Waiting, poll, this_process
-from automigrator.backends.sqlite import connections, lock
+from automigrator.backends.lock_wait import poll, this_process
+from automigrator.backends.sqlite import connections, lock_files
 from automigrator.backends.sqlite.recover import recover
 from automigrator.backends.sqlite.side import FileSides
 from automigrator.backends.sqlite.snapshot import FileSnapshots
@@ -56,17 +57,17 @@ class FileHold(SQLiteHold):
         The database file itself is not locked: it must stay free for the migration.
         """
         self.since = time.time()
-        place = lock.path_of(self._file, lock.LOCK)
+        place = lock_files.path_of(self._file, lock_files.LOCK)
         self._descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
 
         async def acquire() -> bool:
-            return lock.taken(self._descriptor)
+            return lock_files.taken(self._descriptor)
 
         async def leader() -> str:
-            return lock.told_of(self._file)
+            return lock_files.told_of(self._file)
 
         async with AsyncExitStack() as stack:
-            stack.callback(lock.close, self._descriptor)
+            stack.callback(lock_files.close, self._descriptor)
             self.waited_s = await poll(acquire, timeout_s, waiting, leader, str(self._file))
             self.leader = this_process()
             await self.confirm()
@@ -83,15 +84,15 @@ class FileHold(SQLiteHold):
             os.ftruncate(self._descriptor, len(text))
 
     async def last(self) -> Record | None:
-        return await in_thread(lambda: lock.record_of(self._file))
+        return await in_thread(lambda: lock_files.record_of(self._file))
 
     async def leave(self, record: Record | None) -> None:
         text = _dated(record).dumped() if record else None
-        await lock.put(self._file, lock.RECORD, text)
+        await lock_files.put(self._file, lock_files.RECORD, text)
 
     async def declare(self, declared: Sequence[Declaration]) -> None:
         text = declarations.dumped(declared) if declared else None
-        await lock.put(self._file, lock.DECLARED, text)
+        await lock_files.put(self._file, lock_files.DECLARED, text)
 
     def claim(self, connection: Connection) -> Callable[[], None]:
         watch = self.snapshots.watch

@@ -134,7 +134,8 @@ def look_at_file(path: Path, tables: Sequence[VersionTable]) -> Sight:
     if not path.exists():
         return Sight(False, dict.fromkeys(tables))
     if path.is_dir():
-        raise codes.no_file(f"{path} is a folder, and should be a file")
+        error = sqlite3.OperationalError(f"{path} is a folder, and should be a file")
+        raise codes.coded(error, "SQLITE_CANTOPEN_ISDIR")  # SQLite opens it as an I/O error
     try:
         with looking_at(path) as connection:
             return look(connection.execute, tables)

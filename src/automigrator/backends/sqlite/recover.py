@@ -8,6 +8,7 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
+from automigrator.backends.contract.journal import undone
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
 from automigrator.backends.sqlite.snapshot import flaw_of
@@ -94,11 +95,9 @@ def _put_back(file: Path, entry: journal.Entry) -> str:
             raise
         # never the kind "corrupt": a strategy would replace the live file then
         raise _refused(place, file, str(error)) from error
-    done = f"the database was put back from {place} after a process was killed"
     if replaced is not None:
         copies.drop_twin(replaced, copies.kept(file, "replaced"))
-        done += f"; what it held until now is in {replaced}"
-    return done
+    return undone(place, replaced)
 
 
 def _clear(file: Path, entry: journal.Entry | None) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from automigrator.backends import advice
 from automigrator.backends.sqlite.connections import in_driver, rows_of
@@ -25,25 +25,18 @@ class IgnoredPragmaError(AutomigratorError):
     advice = advice.OUTSIDE
 
 
-class Change(NamedTuple):
-    """A kind of change to a table; names are in lower case."""
-
-    action: int
-    table: str
-    column: str = ""
-    replacing: bool = False
-    """Whether an INSERT may delete rows that are in its way."""
-
-
 @dataclass(slots=True)
 class Statements:
     """Observes the statements of one connection, from whichever cursor they come.
 
     An authorizer is asked by SQLite itself, which has parsed the statement; nothing is guessed.
+    `in_force`: what counts as a pragma's value instead of what SQLite says.
     """
 
-    changes: set[Change] = field(default_factory=set)
-    """What transactions changed."""
+    dbapi: Any
+    in_force: dict[str, str] = field(default_factory=dict)
+    changes: set[tuple[str, str | None]] = field(default_factory=set)
+    """Tables of which transactions changed a column, or with None took rows; in lower case."""
     statement: str | None = None
     """The one that SQLAlchemy is executing; None for what reaches the driver directly."""
     recreating: bool = False
@@ -51,14 +44,14 @@ class Statements:
     _asked: list[tuple[str, str]] = field(default_factory=list)
     _ignored: str | None = None
 
-    def observe(self, dbapi: Any) -> Callable[[], None]:
+    def observe(self) -> Callable[[], None]:
         """Begin to observe; returns the call that ends it."""
 
         def begin(raw: Any) -> None:
             raw.set_authorizer(lambda *what: self._compiled(raw, *what))
 
-        in_driver(dbapi, begin)
-        return lambda: in_driver(dbapi, lambda raw: raw.set_authorizer(None))
+        in_driver(self.dbapi, begin)
+        return lambda: in_driver(self.dbapi, lambda raw: raw.set_authorizer(None))
 
     def _compiled(
         self, raw: Any, action: int, name: Any, value: Any, schema: Any, inner: Any
@@ -68,19 +61,20 @@ class Statements:
                 self._asked.append((str(name).lower(), str(value).lower()))
         elif action in _CHANGES and raw.in_transaction and not self.recreating:
             text = self.statement
+            # an INSERT or UPDATE may delete rows that are in its way
             replacing = text is None or inner is not None or "replace" in text.lower()
-            self.changes.add(Change(action, str(name).lower(), str(value or "").lower(), replacing))
+            if action == sqlite3.SQLITE_DELETE or replacing:
+                self.changes.add((str(name).lower(), None))
+            if action == sqlite3.SQLITE_UPDATE:
+                self.changes.add((str(name).lower(), str(value or "").lower()))
         return sqlite3.SQLITE_OK
 
-    def ensure_none_ignored(self, dbapi: Any, in_force: dict[str, str]) -> None:
-        """Raise IgnoredPragmaError where SQLite passed over a pragma; again until the rollback.
-
-        `in_force`: what counts as a pragma's value instead of what SQLite says.
-        """
+    def ensure_none_ignored(self) -> None:
+        """Raise IgnoredPragmaError where SQLite passed over a pragma; again until the rollback."""
         asked, self._asked = self._asked, []
         for name, value in asked:
-            now = in_force.get(name) or str(rows_of(dbapi, f"PRAGMA {name}")[0][0]).lower()
-            if _SWITCH.get(value, value) != now:
+            found = self.in_force.get(name) or rows_of(self.dbapi, f"PRAGMA {name}")[0][0]
+            if _SWITCH.get(value, value) != str(found).lower():
                 self._ignored = f"PRAGMA {name}={value}"
         if self._ignored is not None:
             raise IgnoredPragmaError(
@@ -90,20 +84,14 @@ class Statements:
 
     def rolled_back(self) -> None:
         self._asked.clear()
-        self._ignored = None
+        self._ignored = self.statement = None
 
-    def changed(self, parents: Iterable[tuple[str, frozenset[str]]]) -> str | None:
+    def changed(self, parents: Mapping[str, set[str]]) -> str | None:
         """Name a parent table whose rows may have gone, or have got another key.
 
         `parents`: tables and the columns that others refer to.
         """
-        for table, key in parents:
-            for change in self.changes:
-                if change.table != table:
-                    continue
-                moved = change.action == sqlite3.SQLITE_UPDATE and change.column in key
-                gone = change.action == sqlite3.SQLITE_DELETE
-                replaced = change.action != sqlite3.SQLITE_DELETE and change.replacing
-                if moved or gone or replaced:
-                    return table
+        for table, key in parents.items():
+            if not self.changes.isdisjoint((table, column) for column in (None, *key)):
+                return table
         return None

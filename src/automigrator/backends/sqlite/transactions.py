@@ -11,13 +11,14 @@ import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from automigrator.backends.sqlite.connections import main_file, rows_of
+from automigrator.backends.sqlite.connections import main_file, roll_back, rows_of
 from automigrator.backends.sqlite.foreign_keys import ForeignKeys
 from automigrator.backends.sqlite.statements import IgnoredPragmaError, Statements
 
@@ -27,6 +28,8 @@ _OUTSIDE = re.compile(
     r"(?:pragma|vacuum|attach|detach|begin|commit|end|rollback|savepoint|release)\b",
     re.IGNORECASE | re.DOTALL,
 )
+
+_Listeners = dict[str, Callable[..., None]]
 
 _GONE = (SQLAlchemyError, sqlite3.Error, ValueError, RuntimeError)
 
@@ -40,26 +43,18 @@ def make_real(
     `keys_off`: see `ForeignKeys`. Returns the call that undoes all this.
     """
     dbapi: Any = connection.connection.dbapi_connection
-    driver: Any = connection.connection.driver_connection
     level = getattr(dbapi, "isolation_level", "")
+    listeners: _Listeners = {}
+    begin: Callable[[], None] = partial(_begin_reading, connection)
     undo = ExitStack()
-    statements, keys = Statements(), None
-    with ExitStack() as on_failure:
-        on_failure.push(lambda *_: _quietly(undo.close))
+    try:
         if to_write:
-            if (journal := _unsafe_journal(connection)) is not None:
-                undo.callback(_quietly, lambda: rows_of(dbapi, f"PRAGMA journal_mode={journal}"))
-                rows_of(dbapi, "PRAGMA journal_mode=DELETE")
-            keys = ForeignKeys(connection, statements, off=keys_off)
-            undo.callback(_quietly, keys.as_before)
-            undo.callback(_quietly, statements.observe(dbapi))
+            begin, listeners = _writing(connection, keys_off, undo)
         if level is None or isinstance(level, str):
             undo.callback(_quietly, lambda: setattr(dbapi, "isolation_level", level))
-        on_failure.pop_all()
-
-    ours = False
-    """Whether a transaction of SQLAlchemy's is open that is to be real."""
-
+    except BaseException:
+        _quietly(undo.close)
+        raise
     begin_impl = connection._begin_impl
 
     def begin_after_others(transaction: Any) -> None:
@@ -67,73 +62,6 @@ def make_real(
         begin_impl(transaction)
         begin()
 
-    def begin() -> None:
-        nonlocal ours
-        ours = not in_autocommit(connection)
-        if keys is not None:
-            keys.begin(autocommit=not ours)
-        if ours:
-            ensure_begun()
-
-    def ensure_begun() -> None:
-        if not driver.in_transaction:
-            # IMMEDIATE: a deferred one that has read cannot wait for another writer. But at its
-            # end it waits for readers, even if it has written nothing
-            rows_of(dbapi, "BEGIN IMMEDIATE" if to_write else "BEGIN")
-        if keys is not None:
-            keys.began()
-
-    def before_cursor_execute(conn: Any, cursor: Any, statement: str, *_: Any) -> None:
-        statements.ensure_none_ignored(dbapi, in_force())
-        if ours and not driver.in_transaction and not _OUTSIDE.match(statement):
-            ensure_begun()  # a script, or the revision itself, has committed
-        statements.statement = statement
-
-    def after_cursor_execute(*_: Any) -> None:
-        statements.statement = None
-        statements.ensure_none_ignored(dbapi, in_force())
-
-    def in_force() -> dict[str, str]:
-        return keys.in_force if keys is not None else {}
-
-    def before_execute(conn: Any, clause: Any, *_: Any) -> None:
-        if keys is not None:
-            keys.before_execute(clause)
-
-    def after_execute(*_: Any) -> None:
-        if keys is not None:
-            keys.resume()
-
-    def commit(conn: Connection) -> None:
-        nonlocal ours
-        try:
-            statements.ensure_none_ignored(dbapi, in_force())
-        except IgnoredPragmaError:
-            with suppress(sqlite3.Error, SQLAlchemyError):
-                rows_of(dbapi, "ROLLBACK")
-            raise
-        if keys is not None:
-            keys.check()
-        ours = False
-
-    def rollback(conn: Connection) -> None:
-        nonlocal ours
-        ours, statements.statement = False, None
-        statements.rolled_back()
-        if keys is not None:
-            keys.resume()
-
-    listeners: dict[str, Callable[..., None]] = {
-        "commit": commit,
-        "rollback": rollback,
-    }
-    if to_write:
-        listeners |= {
-            "before_cursor_execute": before_cursor_execute,
-            "after_cursor_execute": after_cursor_execute,
-            "before_execute": before_execute,
-            "after_execute": after_execute,
-        }
     for name, listener in listeners.items():
         event.listen(connection, name, listener)
     vars(connection)["_begin_impl"] = begin_after_others
@@ -154,6 +82,78 @@ def make_real(
         undo.close()
 
     return undone
+
+
+def _begin_reading(connection: Connection) -> None:
+    driver: Any = connection.connection.driver_connection
+    if not in_autocommit(connection) and not driver.in_transaction:
+        rows_of(connection.connection.dbapi_connection, "BEGIN")
+
+
+def _writing(
+    connection: Connection, keys_off: bool, undo: ExitStack
+) -> tuple[Callable[[], None], _Listeners]:
+    """Return what begins a transaction that writes, and what listens to it; `undo` ends both."""
+    dbapi: Any = connection.connection.dbapi_connection
+    driver: Any = connection.connection.driver_connection
+    statements = Statements(dbapi)
+    if (journal := _unsafe_journal(connection)) is not None:
+        undo.callback(_quietly, lambda: rows_of(dbapi, f"PRAGMA journal_mode={journal}"))
+        rows_of(dbapi, "PRAGMA journal_mode=DELETE")
+    keys = ForeignKeys(connection, statements, off=keys_off)
+    undo.callback(_quietly, keys.as_before)
+    undo.callback(_quietly, statements.observe())
+    ours = False
+    """Whether a transaction of SQLAlchemy's is open that is to be real."""
+
+    def begin() -> None:
+        nonlocal ours
+        ours = not in_autocommit(connection)
+        keys.begin(autocommit=not ours)
+        if ours:
+            ensure_begun()
+
+    def ensure_begun() -> None:
+        if not driver.in_transaction:
+            # a deferred one that has read cannot wait for another writer. But at its end it waits
+            # for readers, even if it has written nothing
+            rows_of(dbapi, "BEGIN IMMEDIATE")
+        keys.began()
+
+    def before_cursor_execute(conn: Any, cursor: Any, statement: str, *_: Any) -> None:
+        statements.ensure_none_ignored()
+        if ours and not driver.in_transaction and not _OUTSIDE.match(statement):
+            ensure_begun()  # a script, or the revision itself, has committed
+        statements.statement = statement
+
+    def after_cursor_execute(*_: Any) -> None:
+        statements.statement = None
+        statements.ensure_none_ignored()
+
+    def commit(_: Connection) -> None:
+        nonlocal ours
+        try:
+            statements.ensure_none_ignored()
+        except IgnoredPragmaError:
+            roll_back(dbapi)
+            raise
+        keys.check()
+        ours = False
+
+    def rollback(_: Connection) -> None:
+        nonlocal ours
+        ours = False
+        statements.rolled_back()
+        keys.resume()
+
+    return begin, {
+        "before_execute": lambda _, clause, *more: keys.before_execute(clause),
+        "after_execute": lambda *_: keys.resume(),
+        "before_cursor_execute": before_cursor_execute,
+        "after_cursor_execute": after_cursor_execute,
+        "commit": commit,
+        "rollback": rollback,
+    }
 
 
 def in_autocommit(connection: Connection) -> bool:

@@ -424,6 +424,21 @@ async def test_copies_of_replaced_data_are_pruned_like_snapshots_but_never_this_
     assert files(tmp_path) == ["replaced", "replaced", "snapshot"]
 
 
+async def test_this_runs_own_dump_stays_where_the_folder_is_named_from_the_working_directory(
+    postgres_url: str, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that went back says that it is the oldest."""
+    monkeypatch.chdir(tmp_path)
+    backend = made(postgres_url)
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await taken(hold, Path("dumps"))
+        later = f"{snapshot.place.rpartition('_')[0]}_z9.dump"
+        shutil.copy(snapshot.place, later)
+
+        assert await hold.snapshots.prune(Limits(1), folder=Path("dumps")) == ()
+    assert files(tmp_path / "dumps") == ["snapshot", "snapshot"]
+
+
 async def test_a_session_that_comes_while_the_tables_are_being_locked_makes_a_restore_a_refusal(
     postgres_url: str, do: Do, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

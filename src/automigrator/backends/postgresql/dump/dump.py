@@ -1,4 +1,4 @@
-"""Dumps of a target: taken, put back, and what a killed process left of either."""
+"""Dumps of a target, one of the two ways to make a snapshot; never to be cancelled."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from automigrator.backends.contract.journal import undone
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.postgresql import databases, digests, journal
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
@@ -15,95 +16,71 @@ from automigrator.backends.postgresql.dump import files, programs, restore
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE, refusing
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, heads_of
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
-from automigrator.backends.postgresql.names import SCHEMA_OF_OURS
+from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, note_name
 from automigrator.backends.postgresql.sql import begin_reading, rows_of, run, server_version
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp
-from automigrator.support.concurrency import in_thread, shielded
+from automigrator.support.concurrency import in_thread
 
 
-class Dumps:
-    """Snapshots of one target as files: see `TemplateCopies`."""
-
-    def __init__(self, access: ExclusiveAccess) -> None:
-        self._access = access
-        self._entry: DumpEntry | None = None
-
-    @property
-    def place(self) -> str | None:
-        return self._entry.path if self._entry is not None else None
-
-    async def take(self, stamp: str, entry: CopyEntry, options: SnapshotOptions) -> str:
-        """Dump the target, prove that the dump can be put back, and open the journal."""
-        if options.folder is None:
-            raise RefusedError(
-                "a dump needs a folder that the next start can read as well: name it with folder="
-            )
-        access, stoppable = self._access, Stoppable()
-        dump = DumpEntry(
-            entry.state,
-            entry.before,
-            entry.after,
-            tables=entry.tables,
-            disconnect_others=entry.disconnect_others,
-            path=str(files.path_of(options.folder, access.access.url, stamp)),
-            host=socket.gethostname(),
-            server=server_version(access.admin)[0],
-            binaries=str(options.binaries.absolute()) if options.binaries is not None else None,
+async def take(
+    access: ExclusiveAccess,
+    stamp: str,
+    entry: CopyEntry,
+    options: SnapshotOptions,
+    stoppable: Stoppable,
+) -> tuple[str, DumpEntry]:
+    """Dump the target, prove that the dump can be put back, and open the journal."""
+    if options.folder is None:
+        raise RefusedError(
+            "a dump needs a folder that the next start can read as well: name it with folder="
         )
-        await shielded(self._take(dump, stoppable, atomic=entry.atomic), stoppable.stop)
-        return dump.path
-
-    async def restore(self, stamp: str, *, disconnect_others: bool) -> tuple[str, ...]:
-        assert self._entry is not None
-        self._entry = replace(self._entry, disconnect_others=disconnect_others)
-        return (await shielded(_put_back(self._access, self._entry)),)
-
-    async def recover(self) -> str | None:
-        """Finish or undo the migration of an open journal; says what was done."""
-        self._entry = None
-        return await shielded(_recovered(self._access))
-
-    async def close(self) -> None:
-        """Forget the journal: the dump is a file like any other from now on."""
-        if self._entry is not None:
-            await shielded(journal.forget_dump(self._access.access, self._access.hold.key))
-            self._entry = None
-
-    async def _take(self, entry: DumpEntry, stoppable: Stoppable, *, atomic: bool) -> None:
-        access, path = self._access, Path(entry.path)
-        act = f"dump database {access.live!r}"
-        await access.ensure_unshared(act, entry.tables)
-        clients = await programs.find(entry.server, entry.binaries)
-        await _ensure_alone(access, act, entry, GRACE_S)
-        partial = files.partial(path)
-        try:
-            async with access.connection() as connection:
-                await begin_reading(connection)  # one state of the database, which pg_dump shares
-                ((snapshot,),) = await rows_of(connection, "select pg_export_snapshot()")
-                await access.ensure_at(connection, entry.before, entry.tables)
-                entry = await _described(connection, entry, atomic=atomic)
-                ((size,),) = await rows_of(connection, digests.SIZE)
-                await stoppable(files.write(access, path, size, clients, f"--snapshot={snapshot}"))
-                await run(connection, "ROLLBACK")
-            size, digest = await stoppable(in_thread(lambda: files.measured(partial)))
-            entry = replace(entry, size=size, digest=digest)
-            await restore.rehearse(access, replace(entry, path=str(partial)), clients)
-            with refusing(
-                NO_PRIVILEGE,
-                f"this role may not keep a journal in database {access.live!r}",
-                f"Grant it CREATE on the database, or on its schema {SCHEMA_OF_OURS!r}",
-            ):
-                await journal.write_dump(access.access, access.hold.key, None)
-            await in_thread(lambda: files.publish(path))
-            self._entry = await _opened(access, entry)
-        except BaseException:
-            await in_thread(lambda: partial.unlink(missing_ok=True))
-            raise
+    path = files.path_of(options.folder, access.access.url, stamp)
+    dump = DumpEntry(
+        entry.state,
+        entry.before,
+        entry.after,
+        tables=entry.tables,
+        disconnect_others=entry.disconnect_others,
+        path=str(path),
+        host=socket.gethostname(),
+        server=server_version(access.admin)[0],
+        binaries=str(options.binaries.absolute()) if options.binaries is not None else None,
+    )
+    act = f"dump database {access.live!r}"
+    await access.ensure_unshared(act, entry.tables)
+    clients = await stoppable(programs.find(dump.server, dump.binaries))
+    await _ensure_alone(access, act, dump, GRACE_S)
+    partial = files.partial(path)
+    try:
+        async with access.connection() as connection:
+            await begin_reading(connection)  # one state of the database, which pg_dump shares
+            ((snapshot,),) = await rows_of(connection, "select pg_export_snapshot()")
+            await access.ensure_at(connection, entry.before, entry.tables)
+            dump = await _described(connection, dump, atomic=entry.atomic)
+            ((size,),) = await rows_of(connection, digests.SIZE)
+            await stoppable(files.write(access, path, size, clients, f"--snapshot={snapshot}"))
+            await run(connection, "ROLLBACK")
+        size, digest = await stoppable(in_thread(lambda: files.measured(partial)))
+        dump = replace(dump, size=size, digest=digest)
+        await restore.rehearse(access, replace(dump, path=str(partial)), clients)
+        with refusing(
+            NO_PRIVILEGE,
+            f"this role may not keep a journal in database {access.live!r}",
+            f"Grant it CREATE on the database, or on its schema {SCHEMA_OF_OURS!r}",
+        ):
+            await journal.write_dump(access.access, access.hold.key, None)
+        await in_thread(lambda: files.publish(path))
+        return dump.path, await _opened(access, dump)
+    except BaseException:
+        await in_thread(lambda: partial.unlink(missing_ok=True))
+        raise
 
 
-async def _put_back(access: ExclusiveAccess, entry: DumpEntry, *, killed: bool = False) -> str:
+async def put_back(
+    access: ExclusiveAccess, entry: DumpEntry, *, killed: bool = False
+) -> tuple[str, ...]:
     """Put the dump's data back, all or nothing; it may be repeated.
 
     Returns where a dump of what it replaces is kept: that nobody has written since cannot be
@@ -123,10 +100,11 @@ async def _put_back(access: ExclusiveAccess, entry: DumpEntry, *, killed: bool =
         raise
     # DDL has a new catalog now, by which another attempt's changes are told
     await _opened(access, entry)
-    return str(kept)
+    return (str(kept),)
 
 
-async def _recovered(access: ExclusiveAccess) -> str | None:
+async def recovered(access: ExclusiveAccess) -> str | None:
+    """Finish or undo the migration of an open journal; says what was done."""
     entry = await journal.read_dump(access.access, access.hold.key)
     if entry is None:
         return None
@@ -140,9 +118,7 @@ async def _recovered(access: ExclusiveAccess) -> str | None:
         heads = await heads_of(connection, entry.tables)
         done = await entry.needs_nothing(heads, unchanged)
     if done is None:
-        kept = await _put_back(access, entry, killed=True)
-        done = f"the database was put back from {entry.path} after a process was killed"
-        done += f"; what it held until now is in {kept}"
+        done = undone(entry.path, *await put_back(access, entry, killed=True))
     await journal.forget_dump(access.access, access.hold.key)
     return done
 
@@ -191,7 +167,7 @@ async def _described(connection: AsyncConnection, entry: DumpEntry, *, atomic: b
 
 async def _ensure_intact(access: ExclusiveAccess, path: Path, entry: DumpEntry) -> None:
     """Raise RefusedError when the dump is not here, or not what was written."""
-    domain = f"{SCHEMA_OF_OURS}.{journal.dump_name(access.hold.key)}"
+    domain = note_name("dump", access.hold.key)
     way_out = f"To keep the database as it is instead: DROP DOMAIN {domain}"
     try:
         size, digest = await in_thread(lambda: files.measured(path))

@@ -53,7 +53,7 @@ def found(folder: Path, url: URL, kind: Kind = "snapshot") -> list[DumpFile]:
     """Return the finished dumps of a target in a folder, oldest first."""
     beginning = re.escape(_beginning(url, kind))
     name = re.compile(rf"{beginning}([0-9A-Za-z]{{1,28}})\.dump")
-    matches = [(name.fullmatch(each.name), each) for each in folder.glob("*.dump")]
+    matches = [(name.fullmatch(each.name), each) for each in folder.absolute().glob("*.dump")]
     return sorted(DumpFile(match[1], str(path)) for match, path in matches if match)
 
 

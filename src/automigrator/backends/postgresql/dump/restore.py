@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from automigrator.backends.postgresql import digests, journal
+from automigrator.backends.postgresql import digests
 from automigrator.backends.postgresql.digests import USERS, not_of_an_extension
 from automigrator.backends.postgresql.dump import files
 from automigrator.backends.postgresql.dump.psql import Choice, Psql, transaction
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import DumpEntry
+from automigrator.backends.postgresql.names import note_statement
 from automigrator.backends.postgresql.sql import SERVER, literal, quoted_name, rows_of
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import in_thread
@@ -116,7 +117,7 @@ async def restore(access: ExclusiveAccess, entry: DumpEntry, clients: Path, kept
         await psql.restore(entry.path, chosen)
         await _compare(psql, entry, data=True)
         closed = replace(entry, state="kept")
-        await psql.ask(journal.dump_statement(access.hold.key, closed) + ";")
+        await psql.ask(note_statement("dump", access.hold.key, closed.dumped()) + ";")
         # a COMMIT whose answer is lost may have succeeded
         await in_thread(lambda: files.publish(kept))
         await access.hold.confirm()  # or another process may be at the database by now

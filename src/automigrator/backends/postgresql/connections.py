@@ -38,18 +38,25 @@ def tagged(
     `rule` gets the server and the connection's age in seconds first, and raises where the server
     is the wrong one.
     """
-    outside = not connection.in_transaction()
-    before, server, age_s = connection.execute(
-        text(f"""
+    before, server, age_s = _asked(
+        connection,
+        f"""
         select current_setting('application_name'), {SERVER},
                (select extract(epoch from clock_timestamp() - backend_start)::float8
                 from pg_stat_activity where pid = pg_backend_pid())
-        """)
-    ).one()
-    if outside:
-        connection.rollback()
+        """,
+    )
     rule(server, age_s)
     return _set(connection, "application_name", tag, before)
+
+
+def _asked(connection: Connection, query: str) -> tuple[Any, ...]:
+    """Read one row, and leave the connection outside a transaction where it was."""
+    outside = not connection.in_transaction()
+    row = tuple(connection.execute(text(query)).one())
+    if outside:
+        connection.rollback()
+    return row
 
 
 def _set(connection: Connection, name: str, value: str, before: str) -> Callable[[], None]:
@@ -119,10 +126,6 @@ def _cancel_of_current_task() -> Callable[[], object]:
             loop.call_soon_threadsafe(task.cancel)
 
     return call
-
-
-def _translated(connection: Connection) -> dict[str | None, str | None]:
-    return dict(connection.get_execution_options().get("schema_translate_map") or {})
 
 
 LOCK_TIMEOUT_MS = 500
@@ -195,12 +198,8 @@ class ServerSessions(Sessions):
         An autocommit block is limited, too.
         """
         limit_ms = max(round(seconds * 1000), 1)
-        outside = not connection.in_transaction()
-        before = connection.execute(
-            text("select setting::bigint from pg_settings where name = 'statement_timeout'")
-        ).scalar_one()
-        if outside:
-            connection.rollback()
+        query = "select setting::bigint from pg_settings where name = 'statement_timeout'"
+        (before,) = _asked(connection, query)
         if 0 < before <= limit_ms:
             return lambda: None
         return _set(connection, "statement_timeout", str(limit_ms), str(before))
@@ -244,7 +243,8 @@ class ServerSessions(Sessions):
 
     def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
         """Add the schema where a connection with the search path would find another, or none."""
-        schema = _translated(connection).get(table.schema, table.schema)
+        translated = connection.get_execution_options().get("schema_translate_map") or {}
+        schema = translated.get(table.schema, table.schema)
         if schema is not None:
             return VersionTable(table.name, schema)
         path, found = connection.execute(
@@ -281,7 +281,8 @@ class ServerSessions(Sessions):
         if looked is None or setting == looked.setting or not schemas:
             return None
         named = {"schema": schemas[0], "version_table": table.name}
-        if None in _translated(connection) or connection.execute(_CHOSEN_OR_EMPTY, named).scalar():
+        translated = connection.get_execution_options().get("schema_translate_map") or {}
+        if None in translated or connection.execute(_CHOSEN_OR_EMPTY, named).scalar():
             return None
 
         def apart() -> str:
