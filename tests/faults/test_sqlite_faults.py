@@ -27,7 +27,9 @@ from automigrator.backends.sqlite.files import journal_path
 
 pytestmark = [
     pytest.mark.plugins,
-    pytest.mark.long("[delete]", "read_only_folder", "again_and_again", "damaged_before"),
+    pytest.mark.long(
+        "[delete]", "[change0]", "read_only_folder", "again_and_again", "damaged_before"
+    ),
 ]
 
 GROWS = """

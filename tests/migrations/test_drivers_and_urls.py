@@ -20,7 +20,15 @@ from support.alembic_projects import heads, linear, project, query, revision, ta
 from automigrator import ConfigurationError, MigrationError, Migrator, Target
 from automigrator.report import TargetReport
 
-pytestmark = pytest.mark.long("application_name", "target_session")
+pytestmark = pytest.mark.long(
+    "application_name",
+    "connect_timeout",
+    "sslmode=disable-async",
+    "names[psycopg-async",
+    "names[psycopg2-async",
+    "names[-async",
+    "query[database",
+)
 
 psycopg2 = pytest.mark.skipif(
     importlib.util.find_spec("psycopg2") is None, reason="psycopg2 is not installed"

@@ -25,7 +25,7 @@ from automigrator import (
     hookimpl,
 )
 
-pytestmark = pytest.mark.long("dump-True", "dump-False", "[postgresql")
+pytestmark = pytest.mark.long("dump-True", "dump-False", "template-True", "[postgresql")
 
 COMMITS = "with op.get_context().autocommit_block():\n    op.execute('DELETE FROM notes')"
 """Succeeds, and would leave something behind if it did not."""
