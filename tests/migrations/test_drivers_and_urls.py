@@ -28,6 +28,8 @@ pytestmark = pytest.mark.long(
     "names[psycopg2-async",
     "names[-async",
     "query[database",
+    "words[timeout",
+    "runs[psycopg-async",
 )
 
 psycopg2 = pytest.mark.skipif(

@@ -26,6 +26,11 @@ pytestmark = pytest.mark.long(
     "commit[sqlite-a string-async",
     "commit[sqlite-a session-async",
     "commit[sqlite-a table-async",
+    "[sqlite-the bind-own-async",
+    "[sqlite-the driver-own-async",
+    "[sqlite-SQL-own-async",
+    "[sqlite-a commit, then more-own-async",
+    "next statement-async",
     "clean_up[postgresql-swallows",
     "version row-async",
 )

@@ -26,6 +26,8 @@ pytestmark = pytest.mark.long(
     "[postgresql-async-kept0",
     "starts_and_ends[postgresql",
     "goes_on[postgresql",
+    "cancelled_one[postgresql",
+    "committed[postgresql",
     "loop[postgresql-generic",
     "loop[sqlite-async",
     "further[postgresql",

@@ -19,7 +19,7 @@ from automigrator import MigrationError, Migrator, PendingError, Target
 from automigrator.errors import EnvError
 
 pytestmark = pytest.mark.long(
-    "postgresql", "folder[multidb", "folder[version_table", "folder[ignores"
+    "postgresql", "[sqlite-multidb", "folder[multidb", "folder[version_table", "folder[ignores"
 )
 
 Make = Callable[..., Target]

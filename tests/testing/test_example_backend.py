@@ -196,6 +196,7 @@ class TestAnApplication:
         assert "Target(rehearse=False)" in failure.advice
         assert app.heads == {"r3"}
 
+    @pytest.mark.long
     async def test_one_of_two_processes_leads(self, app: Application) -> None:
         command = [sys.executable, "-c", START, app.url, str(app.project.config)]
         starts = [
