@@ -163,7 +163,7 @@ def test_the_guides_distribution_is_installed_and_loaded_by_its_name(guide: Path
 @pytest.mark.parametrize(
     ("cases", "ended_as"),
     [
-        ("option", "2 passed"),
+        ("hooks", "2 passed"),
         ("answered or option or name or hooks or revision", "16 passed, 2 sk"),
     ],
     ids=["one case", "all"],
