@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ from support.declared_events import misfit
 from automigrator.events.notifier import Notifier
 
 pytest_plugins = ["support.canary_channels"]
+
+gc.disable()  # until all is collected: a third of that time
 
 _MEMORY = Path("/dev/shm")
 _ROOM = 2 << 30
@@ -50,6 +53,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     config.hook.pytest_deselected(items=[item for item in items if _is_long(item)])
     items[:] = [item for item in items if not _is_long(item)]
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
 
 
 def _is_long(item: pytest.Item) -> bool:

@@ -15,9 +15,10 @@ GROUPS = nox.project.load_toml("pyproject.toml")
 PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
 BENCHMARKS = ["nothing_to_do", "recovery", "applying", "stalls"]
 NEWER = [
-    *("--numprocesses=2", "-k", "not postgres"),
-    *("tests/hooks/test_calls.py", "tests/support_package", "tests/migrations/static"),
+    *("--numprocesses=2", "-k", "not postgres and (not as_plain or autocommit or beside_it)"),
+    *("tests/hooks/test_calls.py", "tests/support_package/test_concurrency.py"),
     *("tests/runner/test_interruption.py", "tests/runner/test_signals.py"),
+    *("tests/migrations/static/test_proof.py", "tests/migrations/test_sqlite_as_plain.py"),
 ]
 """What depends on the interpreter: asyncio, threads, signals, syntax trees, sqlite3."""
 ALONE = ["-k", "sqlite and not conformance", "-m", "not plugins"]

@@ -160,15 +160,26 @@ def test_the_guides_distribution_is_installed_and_loaded_by_its_name(guide: Path
     assert (name, type(strategy).__name__) == ("wait-for-space", "WaitForSpace")
 
 
-def test_the_guides_strategy_passes_the_suite_in_both_forms(guide: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("cases", "ended_as"),
+    [
+        ("hooks", "2 passed"),
+        ("answered or option or name or hooks or revision", "16 passed, 2 sk"),
+    ],
+    ids=["one case", "all"],
+)
+@pytest.mark.long("[all]")
+def test_the_guides_strategy_passes_the_suite_in_both_forms(
+    cases: str, ended_as: str, guide: Path, tmp_path: Path
+) -> None:
     of_suite = [text for text in blocks(guide, "python") if "StrategyConformance" in text]
     page = "\n".join([blocks(guide, "python")[0], *of_suite])
     (tmp_path / "test_guide.py").write_text(page, "utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\n", "utf-8")
-    chosen = "sqlite and (answered or option or name or hooks or revision)"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen]
+    chosen = ["-p", "no:cacheprovider", "-k", f"sqlite and ({cases})"]
+    command = [sys.executable, "-m", "pytest", "-q", *chosen]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0 and "16 passed, 2 skipped" in ended.stdout, ended.stdout
+    assert ended.returncode == 0 and ended_as in ended.stdout, ended.stdout
 
 
 def test_the_readmes_second_command_is_what_ci_runs() -> None:
@@ -176,6 +187,7 @@ def test_the_readmes_second_command_is_what_ci_runs() -> None:
     assert suite.strip() in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
+@pytest.mark.long
 def test_the_readmes_first_command_shows_a_recovery() -> None:
     first, _ = blocks(ROOT / "README.md", "sh")
     *_, command = first.strip().split(" && ")

@@ -19,7 +19,9 @@ from automigrator import (
     TargetReport,
 )
 
-pytestmark = pytest.mark.long("refuse_to_replace_a_database[postgresql")
+pytestmark = pytest.mark.long(
+    "refuse_to_replace_a_database[postgresql", "being_replaced[postgresql"
+)
 
 Make = Callable[..., Target]
 

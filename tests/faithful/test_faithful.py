@@ -21,7 +21,7 @@ from support.postgres_server import Server
 
 PAIRS = int(os.environ.get("AUTOMIGRATOR_FAITHFUL", 0))
 """How many in all; set by `nox -s faithful`."""
-QUICK = 6
+QUICK = 3
 SEED = os.environ.get("AUTOMIGRATOR_SEED", "1")
 RESULTS = Path(os.environ.get("AUTOMIGRATOR_FAITHFUL_RESULTS", os.devnull))
 MOST_REFUSED = 0.02

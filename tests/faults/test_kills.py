@@ -13,7 +13,7 @@ from faults.places import File, Place
 
 pytestmark = [
     pytest.mark.plugins,
-    pytest.mark.long("failing-postgresql", "half_copied", "very_end", "shortly", "random"),
+    pytest.mark.long("postgresql", "half_copied", "very_end", "shortly", "random"),
 ]
 
 QUICK = ("restore, failing", "purge")

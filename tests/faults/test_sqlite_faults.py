@@ -27,7 +27,22 @@ from automigrator.backends.sqlite.files import journal_path
 
 pytestmark = [
     pytest.mark.plugins,
-    pytest.mark.long("[delete]", "read_only_folder", "again_and_again", "damaged_before"),
+    pytest.mark.long(
+        "[delete]",
+        "[change0]",
+        "waits_for_a_writer",
+        "nothing_is_kept",
+        "is_watched",
+        "open_through_a_restore",
+        "fresh_database_was_built",
+        "set_aside_refuses",
+        "with_one[text]",
+        "with_one[random",
+        "with_one[truncated",
+        "read_only_folder",
+        "again_and_again",
+        "damaged_before",
+    ),
 ]
 
 GROWS = """

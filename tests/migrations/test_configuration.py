@@ -5,15 +5,13 @@ from __future__ import annotations
 import builtins
 import compileall
 import re
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from alembic.config import CommandLine, Config
 from sqlalchemy import make_url
+from support import plain_alembic
 from support.alembic_projects import Project, configure, project, revision, tables
 
 from automigrator import ConfigurationError, MigrationError, Migrator, Target
@@ -42,12 +40,6 @@ def url(tmp_path: Path) -> str:
 
 async def run(target: Target) -> str:
     return (await Migrator(target, mode="migrate").run()).outcome
-
-
-def plain(it: Project, **how: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "alembic", "-c", str(it.config), "upgrade", "head"]
-    how = {"cwd": it.config.parent, **how}
-    return subprocess.run(command, capture_output=True, text=True, check=False, **how)
 
 
 class OwnConfig(Config):
@@ -212,7 +204,7 @@ async def test_env_py_and_revisions_may_be_there_without_their_source(
 async def test_a_byte_order_mark_is_named(tmp_path: Path, url: str) -> None:
     it = made(tmp_path, url)
     it.config.write_bytes(b"\xef\xbb\xbf" + it.config.read_bytes())
-    assert plain(it).returncode != 0
+    assert plain_alembic.upgraded(it.config).returncode != 0
     with pytest.raises(MigrationError, match="alembic.ini begins with a byte-order mark"):
         await run(Target(url, it.config))
     assert tables(url) == set()

@@ -6,7 +6,6 @@ Where plain Alembic is the measure, it is run on a database of its own.
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +14,23 @@ from typing import Any
 import pytest
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
+from support import plain_alembic
 from support.alembic_projects import heads, linear, project, query, revision, tables
 
 from automigrator import ConfigurationError, MigrationError, Migrator, Target
 from automigrator.report import TargetReport
 
-pytestmark = pytest.mark.long("application_name", "target_session")
+pytestmark = pytest.mark.long(
+    "application_name",
+    "connect_timeout",
+    "sslmode=disable-async",
+    "names[psycopg-async",
+    "names[psycopg2-async",
+    "names[-async",
+    "query[database",
+    "words[timeout",
+    "runs[psycopg-async",
+)
 
 psycopg2 = pytest.mark.skipif(
     importlib.util.find_spec("psycopg2") is None, reason="psycopg2 is not installed"
@@ -59,8 +69,7 @@ def with_options(url: str, drivername: str, options: str) -> str:
 def plain(config: Path, url: str) -> None:
     """What the application's own command line does."""
     configure_url(config, url)
-    command = [sys.executable, "-m", "alembic", "-c", str(config), "upgrade", "head"]
-    subprocess.run(command, check=True, cwd=config.parent, capture_output=True)
+    plain_alembic.upgraded(config, check=True)
 
 
 def configure_url(config: Path, url: str) -> None:

@@ -24,8 +24,6 @@ from support.process_state import unchanged_process
 
 from automigrator import MigrationError, Migrator, Report, Target
 
-pytestmark = pytest.mark.long("any_driver[postgresql", "is_used[postgresql")
-
 REFUSED = {
     "hardcoded_url": "connected to another database",
     "offline_only": "returned without running migrations",
@@ -34,6 +32,19 @@ REFUSED = {
 """Kinds that cannot be driven to a target, with what the failure says of their env.py."""
 
 DRIVEN = sorted(set(KINDS) - set(REFUSED))
+ON_BOTH = {"async", "env_url", "generic", "schemas", "version_table"}
+"""Kinds that the quick suite drives on PostgreSQL as well."""
+
+pytestmark = pytest.mark.long(
+    "any_driver[postgresql",
+    "any_driver[sqlite-url",
+    "is_used[postgresql",
+    "not_changed[postgresql",
+    "by_name[postgresql",
+    "it_does[postgresql-offline",
+    "it_does[postgresql-swallows",
+    *(f"no_other[postgresql-{kind}]" for kind in DRIVEN if kind not in ON_BOTH),
+)
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,22 @@ from automigrator import Failure, MigrationError, Migrator, Target
 pytestmark = pytest.mark.long(
     "given",
     "per_migration]",
-    "[postgresql-a string",
-    "[postgresql-a savepoint",
-    "[postgresql-a table",
+    "[postgresql-a ",
+    "[postgresql-the driver",
+    "[postgresql-SQL-",
+    "[postgresql-SQL that begins again-own-async",
+    "[postgresql-autocommit_block-own-async",
+    "commit[sqlite-a comment-async",
+    "commit[sqlite-a string-async",
+    "commit[sqlite-a session-async",
+    "commit[sqlite-a table-async",
+    "[sqlite-the bind-own-async",
+    "[sqlite-the driver-own-async",
+    "[sqlite-SQL-own-async",
+    "[sqlite-a commit, then more-own-async",
+    "next statement-async",
+    "clean_up[postgresql-swallows",
+    "version row-async",
 )
 
 Make = Callable[..., Target]

@@ -13,7 +13,13 @@ from automigrator import Migrator, Target
 from automigrator.errors import EnvError
 
 pytestmark = pytest.mark.long(
-    "[postgresql-before1", "[postgresql-before2", "per_migration]", "before3"
+    "[postgresql-before1",
+    "[postgresql-before2",
+    "per_migration]",
+    "before3",
+    "[postgresql-before0-pending0-async",
+    "pending1-async",
+    "pending2-async",
 )
 
 Make = Callable[..., Target]

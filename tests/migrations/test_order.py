@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support import plain_alembic
 from support.alembic_projects import Project, contents, project, query, revision, tables
 
 from automigrator import MigrationError, Migrator, Target
@@ -36,13 +35,6 @@ def made(
     for name in ("helpers_beside_env", "helpers_of_the_online_mode"):
         (it.versions.parent / f"{name}.py").write_text('NAME = "helped"\n', "utf-8")
     return it
-
-
-def plain(it: Project, *options: str) -> None:
-    """What the application's own command line does."""
-    command = [sys.executable, "-m", "alembic", "-c", str(it.config), *options, "upgrade", "head"]
-    ran = subprocess.run(command, cwd=it.config.parent, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
 
 
 PATH = "import os, sys\nsys.path.insert(0, os.path.dirname(__file__))\n"
@@ -93,7 +85,8 @@ SITUATIONS = {
 @pytest.mark.parametrize("situation", SITUATIONS)
 async def test_a_revision_finds_what_env_py_has_set_up(situation: str, tmp_path: Path) -> None:
     alone, ours = (f"sqlite:///{tmp_path}/{name}.db" for name in ("alone", "ours"))
-    plain(made(tmp_path / "alone", alone, *SITUATIONS[situation]), "-x", "name=given")
+    twin = made(tmp_path / "alone", alone, *SITUATIONS[situation])
+    plain_alembic.upgraded(twin.config, "-x", "name=given", check=True)
     it = made(tmp_path / "ours", ours, *SITUATIONS[situation])
     environ = dict(os.environ)
     target = Target(ours, it.config, x=["name=given"])
@@ -130,7 +123,7 @@ async def test_env_py_may_say_where_the_revisions_are(tmp_path: Path) -> None:
         it.versions.rename(it.versions.with_name("elsewhere"))
         it.versions.mkdir()
         if url == alone:
-            plain(it)
+            plain_alembic.upgraded(it.config, check=True)
 
     target = Target(ours, it.config)
     report = await Migrator(target, mode="migrate").run()

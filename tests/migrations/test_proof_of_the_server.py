@@ -18,7 +18,18 @@ from support.alembic_projects import heads, project, tables
 from automigrator import MigrationError, Migrator, Target
 from automigrator.report import TargetReport
 
-pytestmark = pytest.mark.long("async-trusting")
+pytestmark = pytest.mark.long(
+    "async-trusting",
+    "generic-trusting-TLS is not required-do_connect",
+    "<lambda>-TLS is not required-do_connect",
+    "async-unverified-TLS is not required-connect_args",
+    "[do_connect-generic",
+    "[do_connect-async",
+    "[connect_args-cookbook]",
+    "[do_connect-cookbook]",
+    "[verify-ca-async",
+    "[require-async",
+)
 
 OPENSSL = (
     *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"),

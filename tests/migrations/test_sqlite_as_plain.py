@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -14,6 +13,7 @@ from textwrap import dedent, indent
 from typing import Any
 
 import pytest
+from support import plain_alembic
 
 from automigrator import MigrationError, Migrator, Target
 
@@ -165,14 +165,7 @@ class Twins:
         ini = self.root / "plain.ini"
         text = (self.root / "alembic.ini").read_text()
         ini.write_text(f"{text}sqlalchemy.url = sqlite:///{self.plains}\n")
-        return subprocess.run(
-            [sys.executable, "-m", "alembic", "-c", str(ini), "upgrade", "head"],
-            cwd=self.root,
-            env=os.environ,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return plain_alembic.upgraded(ini)
 
     async def assert_alike(self) -> None:
         """Run both, and compare every row, the schema and the version."""

@@ -9,7 +9,7 @@ import pytest
 from support.notes_application import GOOD, ROWS
 from support.raced_application import PROCESSES, ROUNDS, Raced, outcomes
 
-pytestmark = pytest.mark.long("postgresql", "bounded_and_says")
+pytestmark = pytest.mark.long("postgresql", "bounded_and_says", "any_moment")
 
 INSERTED = """
 import os

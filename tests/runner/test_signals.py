@@ -24,7 +24,7 @@ Make = Callable[..., Target]
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
-    pytest.mark.long("SIGINT", "given", "many", "workers", "postgresql"),
+    pytest.mark.long("SIGINT", "given", "many", "workers", "postgresql", "while_it_cleans_up"),
 ]
 
 LIMIT_S = 10.0

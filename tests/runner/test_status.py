@@ -18,7 +18,9 @@ from support.alembic_projects import contents, linear, revision, tables
 from automigrator import MigrationError, Migrator, PendingError, Target
 from automigrator.errors import EnvError
 
-pytestmark = pytest.mark.long("postgresql")
+pytestmark = pytest.mark.long(
+    "postgresql", "[sqlite-multidb", "folder[multidb", "folder[version_table", "folder[ignores"
+)
 
 Make = Callable[..., Target]
 

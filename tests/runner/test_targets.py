@@ -28,7 +28,15 @@ from automigrator import (
     hookimpl,
 )
 
-pytestmark = pytest.mark.long("[postgresql", "True-")
+pytestmark = pytest.mark.long(
+    "[postgresql",
+    "True-",
+    "[sqlite-version_table-async",
+    "[sqlite-version_table-bootstrap",
+    "rights[False-ignores",
+    "created[generic",
+    "folders[generic",
+)
 
 Make = Callable[..., Target]
 

@@ -9,7 +9,7 @@ from support.alembic_projects import project, query, revision
 
 from automigrator import Migrator, Target
 
-pytestmark = pytest.mark.long("[comprehension", "[recursion")
+pytestmark = pytest.mark.long("[comprehension", "[recursion", "[map", "[while")
 
 ENV = """
 from pathlib import Path

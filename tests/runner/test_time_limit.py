@@ -45,6 +45,7 @@ pytestmark = pytest.mark.long(
     "counted[postgresql",
     "was[postgresql",
     "nothing[postgresql",
+    "stays[postgresql",
 )
 LONG = {
     "sqlite": "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) "

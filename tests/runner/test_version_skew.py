@@ -34,7 +34,7 @@ from automigrator import (
 from automigrator.migrations.compatibility import declaration, works_with
 from automigrator.migrations.history import History
 
-pytestmark = pytest.mark.long("postgresql")
+pytestmark = pytest.mark.long("postgresql", "exactly_when")
 
 Make = Callable[..., Target]
 

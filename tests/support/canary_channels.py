@@ -152,7 +152,8 @@ def watch_events() -> None:
 def watch_reports(cls: type) -> None:
     def made(self: Any, _: object) -> None:
         as_dict = self.to_dict() if hasattr(self, "to_dict") else ""
-        WATCH.look("report", self, repr(self), as_dict)
+        shown = self if cls.__str__ is not object.__str__ else ""  # else it is the repr
+        WATCH.look("report", shown, repr(self), as_dict)
 
     _after(cls, "__init__", made)
 

@@ -270,6 +270,7 @@ def _started(
         "unix_socket_directories": "",
         "max_connections": 150,
         "full_page_writes": "off",
+        "autovacuum": "off",  # it would visit every test's database
         "max_prepared_transactions": 4,
         **more,
     }

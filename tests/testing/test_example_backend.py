@@ -196,6 +196,7 @@ class TestAnApplication:
         assert "Target(rehearse=False)" in failure.advice
         assert app.heads == {"r3"}
 
+    @pytest.mark.long
     async def test_one_of_two_processes_leads(self, app: Application) -> None:
         command = [sys.executable, "-c", START, app.url, str(app.project.config)]
         starts = [
@@ -258,7 +259,7 @@ class TestTheSuite:
         [("automigrator_exampledb:ExampleDB", ""), ("committing:Committing", COMMITTING)],
         ids=["transactional", "committing"],
     )
-    @pytest.mark.long("committing")
+    @pytest.mark.long
     def test_it_asks_for_what_is_declared(
         self, name: str, source: str, tmp_path: Path, install: Install
     ) -> None:
@@ -272,7 +273,7 @@ class TestTheSuite:
     @pytest.mark.parametrize(
         ("part", "method"), [("ExampleDB", "create"), ("ExampleHold", "confirm")]
     )
-    @pytest.mark.long
+    @pytest.mark.long("create")
     def test_it_says_which_method_is_missing(
         self, part: str, method: str, tmp_path: Path, install: Install
     ) -> None:

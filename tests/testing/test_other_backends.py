@@ -48,6 +48,7 @@ class OtherFiles(SQLiteFiles):
         return super().url(name).set(drivername="litelike+aiosqlite")
 
 
+@pytest.mark.long("killed_", "snapshot", "side", "old_data", "prun", "of_many", "another_loop")
 class TestLiteLike(BackendConformance):
     databases = ("litelike",)
     kills = 1

@@ -25,7 +25,9 @@ from automigrator import (
     hookimpl,
 )
 
-pytestmark = pytest.mark.long("dump-True", "dump-False", "[postgresql")
+pytestmark = pytest.mark.long(
+    "dump-True", "dump-False", "template-True", "has_its_dump_put_back", "[postgresql"
+)
 
 COMMITS = "with op.get_context().autocommit_block():\n    op.execute('DELETE FROM notes')"
 """Succeeds, and would leave something behind if it did not."""

@@ -6,7 +6,7 @@ import pytest
 
 from automigrator.testing import StrategyConformance
 
-pytestmark = pytest.mark.long("postgresql")
+pytestmark = pytest.mark.long("postgresql", "killed_at_any_moment")
 
 
 class TestBackupRestore(StrategyConformance):
