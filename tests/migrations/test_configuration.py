@@ -7,6 +7,7 @@ import compileall
 import re
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.config import CommandLine, Config

@@ -64,19 +64,25 @@ class PostgreSQL(Backend):
         return await self._sights.look(tables, None)
 
     async def create(self) -> bool:
+        from sqlalchemy.exc import DBAPIError
+
         from automigrator.backends.postgresql import databases, errors, watchdog
 
         async with self._maintenance.connection() as admin:
             limit = max(watchdog.SILENT_S, self.access.connect_timeout)
             what = f"CREATE DATABASE {self.database!r}"
-            with errors.refusing(
-                errors.NO_PRIVILEGE,
-                f"this role may not create database {self.database!r}",
-                "Create it by hand, give the role CREATEDB, or name a role that has it with "
-                "Target(migrate_with=...)",
-            ):
+            try:
                 async with watchdog.answering(limit, what):
                     return await databases.create(admin, self.database)
+            except DBAPIError as error:
+                if errors.code_of(error) != errors.NO_PRIVILEGE:
+                    raise
+                raise errors.ServerError(
+                    "auth",
+                    f"this role may not create database {self.database!r}; nothing was changed. "
+                    "Create it by hand, give the role CREATEDB, or name a role that has it with "
+                    "Target(migrate_with=...)",
+                ) from error
 
     def engine(self) -> AsyncEngine:
         engine = self.access.engine()
