@@ -13,7 +13,15 @@ from support.notes_application import BROKEN, GOOD, ROWS, UNIQUE
 pytestmark = [
     pytest.mark.plugins,
     pytest.mark.skipif(shutil.which("pg_dump") is None, reason="no PostgreSQL client programs"),
-    pytest.mark.long("postgresql", "template", "dump", "restore_is_finished", "new then old"),
+    pytest.mark.long(
+        "postgresql",
+        "template",
+        "dump",
+        "restore_is_finished",
+        "new then old",
+        "keeps_a_copy",
+        "names_the_data",
+    ),
 ]
 
 NOT_ATOMIC = "\nwith op.get_context().autocommit_block():\n    pass"

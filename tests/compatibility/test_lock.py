@@ -10,7 +10,9 @@ from compatibility.release import Release
 from support import alembic_projects
 from support.notes_application import GOOD, ROWS
 
-pytestmark = pytest.mark.long("new then old", "waits_and_follows")
+pytestmark = pytest.mark.long(
+    "new then old", "waits_and_follows", "old then new-postgresql", "version_table_of_its_own"
+)
 
 Both = tuple[Release, Release]
 

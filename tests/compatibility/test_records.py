@@ -15,7 +15,15 @@ from automigrator import Migrator
 
 pytestmark = [
     pytest.mark.plugins,
-    pytest.mark.long("postgresql", "template", "dump", "counted_together[new then old"),
+    pytest.mark.long(
+        "postgresql",
+        "template",
+        "dump",
+        "counted_together[new then old",
+        "counted_together",
+        "follower_inherits",
+        "copy_is_listed",
+    ),
 ]
 
 Both = tuple[Release, Release]

@@ -32,7 +32,7 @@ from automigrator.events.notifier import Notifier
 from automigrator.events.stream import Subscription
 from automigrator.hooks.registry import Hooks
 
-pytestmark = pytest.mark.long("postgresql")
+pytestmark = pytest.mark.long("postgresql", "comes_up_late")
 
 Make = Callable[..., Target]
 

@@ -13,7 +13,9 @@ from faults.places import File, Place
 
 pytestmark = [
     pytest.mark.plugins,
-    pytest.mark.long("postgresql", "half_copied", "very_end", "shortly", "random"),
+    pytest.mark.long(
+        "postgresql", "half_copied", "very_end", "shortly", "random", "restore, failing-sqlite"
+    ),
 ]
 
 QUICK = ("restore, failing", "purge")

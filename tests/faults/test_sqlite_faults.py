@@ -42,6 +42,17 @@ pytestmark = [
         "read_only_folder",
         "again_and_again",
         "damaged_before",
+        "that_a_full_disk_stops",
+        "locked_file_is_waited",
+        "rows_that_others_wrote",
+        "fails_its_check",
+        "another_release_is_refused[change1",
+        "fills_up_during_a_snapshot",
+        "too_little_room",
+        "zero_byte",
+        "bad_page",
+        "remains_of_killed",
+        "touched[change1",
     ),
 ]
 

@@ -30,6 +30,12 @@ pytestmark = pytest.mark.long(
     "query[database",
     "words[timeout",
     "runs[psycopg-async",
+    "kept[psycopg]",
+    "[psycopg2-generic",
+    "[asyncpg-generic",
+    "names[psycopg-generic",
+    "1-async]",
+    "migrates[sslmode",
 )
 
 psycopg2 = pytest.mark.skipif(

@@ -32,7 +32,7 @@ REFUSED = {
 """Kinds that cannot be driven to a target, with what the failure says of their env.py."""
 
 DRIVEN = sorted(set(KINDS) - set(REFUSED))
-ON_BOTH = {"async", "env_url", "generic", "schemas", "version_table"}
+ON_BOTH = {"async", "schemas"}
 """Kinds that the quick suite drives on PostgreSQL as well."""
 
 pytestmark = pytest.mark.long(

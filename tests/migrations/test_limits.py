@@ -40,6 +40,17 @@ pytestmark = pytest.mark.long(
     "async-given",
     "generic-given",
     "awaited-own",
+    "network_is_cut",
+    "3s-3s",
+    "beside_the_lock",
+    "limit_for_itself",
+    "has_the_limit_too[postgresql",
+    "undone[postgresql-long-own",
+    "cancellation_while_a_limit",
+    "stays_full",
+    "awaited-given",
+    "statement_timeout-False",
+    "revision_timeout-True",
 )
 
 Make = Callable[..., Target]

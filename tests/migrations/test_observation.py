@@ -33,6 +33,13 @@ pytestmark = pytest.mark.long(
     "next statement-async",
     "clean_up[postgresql-swallows",
     "version row-async",
+    "SQL that begins again",
+    "the bind-own-async",
+    "postgresql-autocommit_block",
+    "clean_up[postgresql-async",
+    "the version row",
+    "savepoint_undid[postgresql",
+    "seen[per_migration",
 )
 
 Make = Callable[..., Target]

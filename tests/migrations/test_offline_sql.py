@@ -20,6 +20,12 @@ pytestmark = pytest.mark.long(
     "[postgresql-before0-pending0-async",
     "pending1-async",
     "pending2-async",
+    "updated[postgresql",
+    "refused[postgresql",
+    "at_its_own_heads",
+    "pending0-async",
+    "before1-",
+    "before2-",
 )
 
 Make = Callable[..., Target]

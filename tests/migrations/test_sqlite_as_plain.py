@@ -33,6 +33,7 @@ pytestmark = pytest.mark.long(
     "along[aiosqlite",
     "alembic[aiosqlite",
     "in_it[aiosqlite",
+    "replace-off",
 )
 
 SYNC = """

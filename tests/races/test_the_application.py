@@ -22,6 +22,9 @@ from automigrator import Migrator, Target
 pytestmark = pytest.mark.long(
     "and_no_other[postgresql",
     "nothing_behind[postgresql",
+    "pooled_connections",
+    "autogenerate",
+    "wait_that_is_cancelled",
 )
 
 ADDED = 'op.add_column("notes", sa.Column("email", sa.String(20)))'

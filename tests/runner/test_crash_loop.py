@@ -36,7 +36,16 @@ from automigrator import (
 from automigrator.backends.contract.record import Record
 from automigrator.runner import crash_loop
 
-pytestmark = [pytest.mark.plugins, pytest.mark.long("postgresql", "recovery1", "six_processes")]
+pytestmark = [
+    pytest.mark.plugins,
+    pytest.mark.long(
+        "postgresql",
+        "recovery1",
+        "six_processes",
+        "cancelled_start_is_not_counted",
+        "many_that_die",
+    ),
+]
 
 DIES = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 DIES_HALF_WAY = HALF_WAY.replace(BROKEN, f"    {GOOD}\n{DIES}")

@@ -19,7 +19,9 @@ from support.alembic_projects import contents, linear, query, revision, tables
 
 from automigrator import MigrationError, Migrator, Target, TargetCheckup, hookimpl
 
-pytestmark = pytest.mark.long("postgresql")
+pytestmark = pytest.mark.long(
+    "postgresql", "was_there_before", "is_to_make_is_removed", "of_a_constraint_or"
+)
 
 Make = Callable[..., Target]
 

@@ -23,6 +23,23 @@ from automigrator import Event, Failure, MigrationError, Migrator, Run, Target, 
 from automigrator.hooks.effects import Effect, may_act
 from automigrator.support.error_chain import chain
 
+pytestmark = pytest.mark.long(
+    "session-has-locked-asyncpg",
+    "a-standby",
+    "a-serialization",
+    "a-deadlock",
+    "cut-inside-a-revision",
+    "that-raises-asyncpg",
+    "starting-up-asyncpg",
+    "right-that-the-revision-lacks",
+    "has-committed-asyncpg",
+    "is-full-asyncpg",
+    "too-long-asyncpg",
+    "may-not-read",
+    "rehearsal-without",
+    "new-type-asyncpg",
+)
+
 TABLE = Table(
     "failures.md",
     "pytest tests/runner/test_failure_table.py --write-table",

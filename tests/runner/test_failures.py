@@ -23,7 +23,7 @@ from automigrator import Failure, MigrationError, Migrator, Report, Target
 from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.backends.sqlite.backend import SQLite
 
-pytestmark = pytest.mark.long("postgresql")
+pytestmark = pytest.mark.long("postgresql", "per_migration-applied3")
 
 Make = Callable[..., Target]
 

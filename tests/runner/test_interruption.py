@@ -37,6 +37,10 @@ pytestmark = pytest.mark.long(
     "between_revisions[postgresql",
     "finds_it_done[postgresql",
     "limit[postgresql",
+    "postgresql-generic-kept1-own",
+    "awaits_on_the_loop[postgresql",
+    "immediate[postgresql",
+    "copy_that_was_done",
 )
 
 Make = Callable[..., Target]

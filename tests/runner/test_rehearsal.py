@@ -35,7 +35,7 @@ from automigrator import (
 )
 from automigrator.backends.access import Access
 
-pytestmark = pytest.mark.long("postgresql")
+pytestmark = pytest.mark.long("postgresql", "refused_rehearsal_is_no_failed_start")
 
 Make = Callable[..., Target]
 

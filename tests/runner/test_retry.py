@@ -16,6 +16,8 @@ from support.postgres_server import Server
 
 from automigrator import Event, MigrationError, Migrator, Report, hookimpl
 
+pytestmark = pytest.mark.long("outside_a_transaction", "somebody_has_set", "limit_is_zero")
+
 WIDER = 'op.alter_column("notes", "text", type_=sa.Text())'
 CONCURRENTLY = """
 with op.get_context().autocommit_block():

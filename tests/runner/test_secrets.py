@@ -24,6 +24,8 @@ from automigrator import (
     hookimpl,
 )
 
+pytestmark = pytest.mark.long("in a group", "given_to_the_engine", "postgresql-alone")
+
 Make = Callable[..., Target]
 
 INSERTS = f"""

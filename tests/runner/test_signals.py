@@ -24,7 +24,16 @@ Make = Callable[..., Target]
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals"),
-    pytest.mark.long("SIGINT", "given", "many", "workers", "postgresql", "while_it_cleans_up"),
+    pytest.mark.long(
+        "SIGINT",
+        "given",
+        "many",
+        "workers",
+        "postgresql",
+        "while_it_cleans_up",
+        "hears_the_signal",
+        "without_handlers",
+    ),
 ]
 
 LIMIT_S = 10.0

@@ -29,7 +29,9 @@ LIMIT_S = 60.0
 
 
 SECONDS = ("hook", "snapshot", "attempt-started", "revision", "bootstrap", "restore", "[failed")
-pytestmark = pytest.mark.long(*SECONDS, "end_of_a_run", "a_commit_counts", "backend")
+pytestmark = pytest.mark.long(
+    *SECONDS, "end_of_a_run", "a_commit_counts", "backend", "gives_up_too", "run-started"
+)
 
 
 @dataclass(frozen=True)

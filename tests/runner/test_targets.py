@@ -36,6 +36,9 @@ pytestmark = pytest.mark.long(
     "rights[False-ignores",
     "created[generic",
     "folders[generic",
+    "among_several_targets",
+    "[multidb",
+    "False-generic",
 )
 
 Make = Callable[..., Target]

@@ -46,6 +46,10 @@ pytestmark = pytest.mark.long(
     "was[postgresql",
     "nothing[postgresql",
     "stays[postgresql",
+    "fails, and the restore",
+    "run[postgresql-async-given",
+    "raised[before",
+    "sqlite-async-given",
 )
 LONG = {
     "sqlite": "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) "

@@ -34,7 +34,16 @@ from automigrator import (
 from automigrator.migrations.compatibility import declaration, works_with
 from automigrator.migrations.history import History
 
-pytestmark = pytest.mark.long("postgresql", "exactly_when")
+pytestmark = pytest.mark.long(
+    "postgresql",
+    "exactly_when",
+    "kill_after_the_last_commit",
+    "that_waited_for_newer",
+    "sqlite-version_table",
+    "rebuilt_declares",
+    "rollback_leaves",
+    "stamp_leaves",
+)
 
 Make = Callable[..., Target]
 

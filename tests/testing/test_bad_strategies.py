@@ -20,6 +20,10 @@ from automigrator.errors import ConfigurationError
 from automigrator.testing import StrategyConformance
 from automigrator.testing.contents import ROWS
 
+pytestmark = pytest.mark.long(
+    "secret_on_postgresql", "works_on_the_live_data", "repairs_nothing_after"
+)
+
 
 async def do(run: Run, *statements: str) -> list[Any]:
     """Behind the core's back; returns the last statement's rows."""

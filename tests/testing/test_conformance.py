@@ -6,7 +6,9 @@ import pytest
 
 from automigrator.testing import BackendConformance
 
-pytestmark = pytest.mark.long("postgresql")
+pytestmark = pytest.mark.long(
+    "postgresql", "pruning_deletes", "killed_while_the_side", "killed_while_it_restores"
+)
 
 
 class TestOurs(BackendConformance):

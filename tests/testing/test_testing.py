@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long("neither_needs_pytest")
+
 SUITE = """
 import unittest
 

@@ -26,7 +26,15 @@ from automigrator import (
 )
 
 pytestmark = pytest.mark.long(
-    "dump-True", "dump-False", "template-True", "has_its_dump_put_back", "[postgresql"
+    "dump-True",
+    "dump-False",
+    "template-True",
+    "has_its_dump_put_back",
+    "[postgresql",
+    "copies_of_replaced_data",
+    "others_are_disconnected_for_a_copy",
+    "rows_of_others",
+    "older_than_they_may_be",
 )
 
 COMMITS = "with op.get_context().autocommit_block():\n    op.execute('DELETE FROM notes')"

@@ -6,7 +6,9 @@ import pytest
 
 from automigrator.testing import StrategyConformance
 
-pytestmark = pytest.mark.long("postgresql", "killed_at_any_moment")
+pytestmark = pytest.mark.long(
+    "postgresql", "killed_at_any_moment", "cancelled_at_any_moment", "passes_before"
+)
 
 
 class TestBackupRestore(StrategyConformance):

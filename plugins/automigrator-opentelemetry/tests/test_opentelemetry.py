@@ -16,7 +16,13 @@ from support.telemetry import Telemetry, start
 
 from automigrator import Event, MigrationError, Migrator, Run, hookimpl
 
-pytestmark = pytest.mark.long("postgresql")
+pytestmark = pytest.mark.long(
+    "postgresql",
+    "attempt_that_is_made_again",
+    "rebuilt_database",
+    "rollback_is_a_trace",
+    "runs_at_once",
+)
 
 SLEEP = 'op.run_async(lambda connection: __import__("asyncio").sleep(30))'
 

@@ -15,7 +15,7 @@ from support.notes_application import BROKEN, GOOD, ROWS, UNIQUE, Application, s
 
 from automigrator import Event, MigrationError, Migrator, PluginError, Run, Target, hookimpl
 
-pytestmark = pytest.mark.long("[postgresql")
+pytestmark = pytest.mark.long("[postgresql", "for_a_sync_driver", "old_data_is_deleted")
 
 
 @pytest.fixture

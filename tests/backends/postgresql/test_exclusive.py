@@ -19,6 +19,8 @@ from automigrator.backends.postgresql.names import name_beside, ours
 from automigrator.backends.postgresql.sql import literal, quoted_name, run
 from automigrator.errors import RefusedError
 
+pytestmark = pytest.mark.long("may_not_end_is_named")
+
 
 @asynccontextmanager
 async def connected(

@@ -24,7 +24,7 @@ from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.errors import RefusedError
 from automigrator.testing.processes import Process
 
-pytestmark = pytest.mark.long("[template]")
+pytestmark = pytest.mark.long("[template]", "session[killed", "disconnected_for_a_template")
 
 TABLES = [VersionTable()]
 Tools = Callable[..., Path]

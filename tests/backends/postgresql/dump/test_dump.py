@@ -62,6 +62,15 @@ pytestmark = [
         "anything_changes[statements1",
         "anything_changes[statements2",
         "anything_changes[statements4",
+        "flip_a_bit",
+        "nobody_can_write_between",
+        "whose_dump_is_lost",
+        "refused_while_others",
+        "put back]",
+        "committed[True]",
+        "cancelled_ends_at_once",
+        "[statements5",
+        "may_create_no_database",
     ),
 ]
 
