@@ -153,6 +153,9 @@ class _Walk:
                         _must(name in _READERS or lent.isdisjoint(given))
                     if name == "execution_options":
                         _must(all(keyword.arg for keyword in node.keywords))
+                    if name == "run_sync":  # it lends the connection
+                        first = node.args[0] if node.args else None
+                        _must(isinstance(first, ast.Name) and first.id in local)
 
     def _is_way(self, node: ast.AST) -> bool:
         """Whether a node names what leads to a migration."""
