@@ -77,7 +77,7 @@ async def _drive(migration: Migration, way: Way, command: Command, execution: Ex
             check=watch.check,
             stop=watch.stopping.is_set,
             follow=partial(watch.follow, by_server=True),
-            tell=loop.call_soon_threadsafe,
+            tell=watch.tell,
             confirm=confirm,
         )
         execute(request, execution)

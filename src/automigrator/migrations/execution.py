@@ -92,7 +92,7 @@ class Request:
     """Raises Stopped when nothing more may run."""
     stop: Callable[[], bool]
     tell: Callable[..., object]
-    """Calls on the event loop, from env.py's thread."""
+    """Has a call made on the event loop, soon."""
     follow: Callable[[Connection], Callable[[], None]]
     """Watches a connection's statements, and lets them be interrupted; returns the undoing."""
     confirm: Callable[[str], None]

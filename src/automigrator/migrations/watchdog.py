@@ -7,9 +7,11 @@ import itertools
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import event
@@ -53,6 +55,8 @@ class Watch:
     """Why it was told to stop: the limit that was reached, or the cancellation."""
     limited_by_server: bool = False
     """Whether the server itself ends a statement that takes too long."""
+    untold: deque[Callable[[], object]] = field(default_factory=deque)
+    """Calls that env.py's thread leaves to the loop; to wake it for each costs both much time."""
 
     async def await_end(self, work: Awaitable[T], *, cancellable: bool = False) -> T:
         """Await `work`; when it has to end early, interrupt its statements until it has.
@@ -94,6 +98,16 @@ class Watch:
             if self.reached is None:
                 raise
             raise self.reached from error if isinstance(error, Exception) else None
+        finally:
+            self._tell()
+
+    def tell(self, call: Callable[..., object], *arguments: object) -> None:
+        """Have a call made on the loop at its next tick, or when the work ends."""
+        self.untold.append(partial(call, *arguments))
+
+    def _tell(self) -> None:
+        while self.untold:
+            self.untold.popleft()()
 
     def check(self) -> None:
         """Raise Stopped when nothing more may run; what cleans up after that is let through."""
@@ -131,6 +145,7 @@ class Watch:
         """Wait until a limit is reached, and keep it as `reached`."""
         while self.reached is None:
             await asyncio.sleep(TICK_S)
+            self._tell()
             self.reached = self.reached or self.overdue()
 
     async def _until_out_of_reach(self) -> None:
