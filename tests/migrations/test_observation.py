@@ -251,6 +251,29 @@ op.get_bind().commit()
     assert failure.state == "clean"
 
 
+async def test_a_commit_that_a_listener_refuses_commits_nothing(
+    make_target: Make, database_url: str
+) -> None:
+    refused = """
+from sqlalchemy import event
+def refuse(connection):
+    raise ValueError("not now")
+op.create_table("half", sa.Column("id", sa.Integer))
+event.listen(op.get_bind(), "commit", refuse, once=True)
+"""
+
+    def revisions(folder: Path) -> None:
+        revision(folder, "r1", None, upgrade='op.create_table("a", sa.Column("id", sa.Integer))')
+        revision(folder, "r2", "r1", upgrade=refused)
+
+    failure = await failure_of(make_target(revisions, kind="per_migration"))
+
+    assert "half" not in tables(database_url)
+    assert heads(database_url) == {"r1"}
+    assert (failure.state, failure.applied) == ("partial-at-boundary", ("r1",))
+    assert "not now" in failure.message
+
+
 @pytest.fixture
 def owners(make_target: Make, postgres_url: str, postgres_server: Any, tmp_path: Path) -> Any:
     """Makes a Target of a role that cannot read what env.py's own role makes."""

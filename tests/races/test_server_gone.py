@@ -16,7 +16,7 @@ from support.notes_application import GOOD, ROWS
 from support.raced_application import Raced
 from support.starters import Start
 
-pytestmark = pytest.mark.long("[generic", "[per_migration", "whose_network", "server_that_stops")
+pytestmark = pytest.mark.long("[generic", "whose_network", "server_that_stops")
 
 SLOW = 'op.execute("SELECT pg_sleep(0.5)")\n'
 INSERTED = "op.execute(\"INSERT INTO notes VALUES (9, 'late')\")"
@@ -29,7 +29,6 @@ OURS = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'automigrator
 on_postgres = pytest.mark.parametrize("kind_of_database", ["postgresql"])
 
 
-@pytest.mark.long("per_migration")
 @on_postgres
 @pytest.mark.parametrize("env", ["async", "per_migration", "generic"])
 def test_nothing_is_committed_when_the_session_of_the_lock_was_cut(

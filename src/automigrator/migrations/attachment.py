@@ -107,7 +107,7 @@ def _fence(request: Request, connection: Connection) -> Callable[[], None]:
     Returns the call that undoes it.
     """
 
-    def commit(_: Connection) -> None:
+    def commit(*_: object) -> None:
         request.check()
         request.confirm("")
 
@@ -117,7 +117,11 @@ def _fence(request: Request, connection: Connection) -> Callable[[], None]:
             request.confirm("")
 
     undo = ExitStack()
-    for name, listener in (("commit", commit), ("before_cursor_execute", statement)):
+    listeners: dict[str, Callable[..., None]] = {
+        **dict.fromkeys(("commit", "prepare_twophase", "commit_twophase"), commit),
+        "before_cursor_execute": statement,
+    }
+    for name, listener in listeners.items():
         event.listen(connection, name, listener)
         undo.callback(event.remove, connection, name, listener)
     return undo.close

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy import event
@@ -60,8 +61,6 @@ class Observation:
         self._followed.add(connection)
         undo.callback(seen.settle)
         listeners: list[tuple[Any, str, Callable[..., Any]]] = [
-            (connection, "commit", seen.commit),
-            (connection, "commit_twophase", seen.commit),
             (connection, "rollback", seen.rollback),
             (connection, "before_cursor_execute", seen.before),
             (connection.dialect, "handle_error", seen.failed),
@@ -75,8 +74,11 @@ class Observation:
             begin(transaction)  # only in a transaction that is real a mark can be taken back
             seen.begin()
 
-        vars(connection)["_begin_impl"] = begun
-        undo.callback(vars(connection).update, _begin_impl=begin)
+        # a transaction that is prepared takes another way to its COMMIT
+        names = ("_commit_impl", "_commit_twophase_impl")
+        impls = {name: partial(seen.commit, getattr(connection, name)) for name in names}
+        for name, impl in {"_begin_impl": begun, **impls}.items():
+            undo.enter_context(replaced(connection, name, impl))
         if connection.in_transaction():
             seen.begin()
         return undo.close
@@ -159,8 +161,6 @@ class _Seen:
         """Of the last transaction begun."""
         self.known = {0}
         """The numbers of transactions whose commit was seen."""
-        self.committing: tuple[list[str], set[str]] | None = None
-        """What the COMMIT that was sent last makes whole, and what it tears."""
         self.ended = False
         """Whether the database ended the transaction before the statement that runs."""
 
@@ -169,7 +169,6 @@ class _Seen:
         return self.connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
 
     def begin(self) -> None:
-        self.take()
         self.dirty = False
         if not self.autocommit:
             self.number += 1
@@ -177,7 +176,6 @@ class _Seen:
                 self.backend.sessions.mark(self.connection, self.number)
 
     def before(self, *_: Any) -> None:
-        self.take()
         record, sessions = self.record, self.backend.sessions
         self.ended = not self.autocommit and sessions.ended(self.connection)
         if record.current is None:
@@ -187,33 +185,37 @@ class _Seen:
         else:
             self.dirty = True
 
-    def commit(self, *_: Any) -> None:
-        record = self.record
-        self.take()
-        torn = {record.current} if self.dirty and record.current is not None else set()
-        self.committing = (record.whole.copy(), torn)
+    def commit(self, send: Callable[..., None], *arguments: Any) -> None:
+        """Commit, and note what that makes whole, and what it tears."""
+        try:
+            send(*arguments)
+        except BaseException:
+            if self.connection.invalidated:
+                self._committed()  # its answer was lost: it counts as done
+            else:
+                # SQLAlchemy takes the transaction for ended where a listener refuses its COMMIT
+                with suppress(Exception):
+                    self.connection.connection.rollback()
+                self.dirty = False
+            raise
+        self._committed()
 
-    def rollback(self, _: Connection) -> None:
-        self.take()
+    def _committed(self) -> None:
+        record = self.record
+        self.known.add(self.number)
+        if self.dirty and record.current is not None:
+            record.torn.add(record.current)
+        record.committed += [each for each in record.whole if each not in record.committed]
+        record.whole.clear()
         self.dirty = False
 
-    def take(self) -> None:
-        """Count the last COMMIT as done: no error came back."""
-        if self.committing is None:
-            return
-        whole, torn = self.committing
-        record, self.committing, self.dirty = self.record, None, False
-        self.known.add(self.number)
-        record.torn |= torn
-        record.committed += [each for each in whole if each not in record.committed]
-        record.whole = [each for each in record.whole if each not in whole]
+    def rollback(self, _: Connection) -> None:
+        self.dirty = False
 
     def failed(self, context: Any) -> None:
         if context.connection is not self.connection:
             return
         record, original = self.record, context.original_exception
-        if context.statement is None and not context.is_disconnect:
-            self.committing = None  # it was refused; a lost connection leaves it in doubt
         error = context.sqlalchemy_exception or original
         if record.first_error is not None and (
             self.ended or self.backend.classify(original).follows
@@ -224,7 +226,6 @@ class _Seen:
 
     def settle(self) -> None:
         """Ask the connection, where something is not known to be committed."""
-        self.take()
         record, connection = self.record, self.connection
         unsure = [*record.whole, *([record.current] if record.current is not None else [])]
         if not unsure or connection.closed or connection.invalidated:
@@ -232,8 +233,7 @@ class _Seen:
         with suppress(Exception):  # it may be lost; its server rolls back
             if connection.in_transaction():
                 connection.rollback()
-            # a COMMIT that was refused may have left the transaction open
-            connection.connection.rollback()
+            connection.connection.rollback()  # one that the driver was told to begin
             mark = self.backend.sessions.marked(connection)
             if mark is not None and mark not in self.known:
                 record.torn.update(unsure)

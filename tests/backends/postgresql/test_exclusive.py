@@ -287,7 +287,7 @@ async def test_a_swap_cancelled_while_it_renames_is_finished_first(
         await other.execute(text(f"alter database {live} rename to {live}_held"))
         work = asyncio.create_task(databases.swap(admin, live, side, aside))
         waits = f"select from pg_stat_activity where pid = {pid} and wait_event_type = 'Lock'"
-        while not postgres_server.execute(waits):
+        while not postgres_server.execute(waits):  # noqa: ASYNC110 - of another process
             await asyncio.sleep(0.02)
         work.cancel()
         await other.execute(text("rollback"))

@@ -71,6 +71,7 @@ def _set(connection: Connection, name: str, value: str, before: str) -> Callable
                 return
             if connection.in_transaction():
                 connection.rollback()
+            connection.connection.rollback()  # a COMMIT that a listener refused leaves it open
             change(before)
             connection.commit()
 
