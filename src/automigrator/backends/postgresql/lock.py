@@ -93,7 +93,8 @@ async def lock(
     live = maintenance.live
     todo = keys(live, tables)
     async with AsyncExitStack() as stack:
-        admin, apart = await _proven_session(maintenance, stack, timeout_s)
+        async with background(_let_go(maintenance.access)):
+            admin, apart = await _proven_session(maintenance, stack, timeout_s)
         silence_s = min(watchdog.SILENT_S, LEASE_S)
         hold = make(maintenance.access, admin, apart, todo[0], silence_s)
         await _prepare(hold, live)
@@ -124,6 +125,12 @@ async def lock(
         # at once, and not when the server notices that the connection was closed
         with contextlib.suppress(Exception):
             await shielded(hold.in_time(rows_of(admin, "select pg_advisory_unlock_all()")))
+
+
+async def _let_go(access: Access) -> None:
+    """Hold nothing while a pooler has no session to give: the leader may wait for just that one."""
+    await asyncio.sleep(_SECOND_S)
+    await access.let_go()
 
 
 async def _proven_session(
