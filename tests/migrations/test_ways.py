@@ -67,10 +67,23 @@ def test_a_connection_of_its_own_comes_first_with_the_driver_that_its_shape_asks
     assert ways_of(target, environment=environment) == [*own, *GIVEN]
 
 
-def test_the_driver_that_the_configuration_names_comes_before_any(tmp_path: Path) -> None:
+def test_a_driver_that_is_missing_gives_way_to_those_that_are_installed(tmp_path: Path) -> None:
     target = target_of(tmp_path, POSTGRESQL, drive="own")
-    named = "postgresql+psycopg2"
+    named = "postgresql+pg8000"
     assert ways_of(target, ini=make_url(f"{named}://h/db")) == [f"own connection ({named})", *OWN]
+
+
+@pytest.mark.parametrize("named", ["postgresql+psycopg", "postgresql+psycopg_async"])
+def test_a_driver_that_the_configuration_names_is_the_only_one(named: str, tmp_path: Path) -> None:
+    target = target_of(tmp_path, POSTGRESQL, drive="own")
+    found = ways_of(target, environment=ASYNC, ini=make_url(f"{named}://h/db"))
+    assert found == [f"own connection ({named})"]
+
+
+def test_a_sync_driver_in_an_async_env_is_a_leftover(tmp_path: Path) -> None:
+    target = target_of(tmp_path, f"sqlite+aiosqlite:///{tmp_path}/app.db", drive="own")
+    found = ways_of(target, environment=ASYNC, ini=make_url("sqlite:///app.db"))
+    assert found[:2] == ["own connection (sqlite)", "own connection (sqlite+aiosqlite)"]
 
 
 def test_a_drive_that_is_asked_for_leaves_the_others_out(tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ Offer = Literal["connection", "engine", "nothing"]
 
 _SYNC_DRIVERS = {"postgresql": ("psycopg2", "psycopg"), "sqlite": ("pysqlite",)}
 
+_BOTH = {"psycopg"}
+"""Drivers of either kind."""
+
 _PACKAGES = {
     "psycopg2": "psycopg2-binary",
     "psycopg": '"psycopg[binary]"',
@@ -96,6 +99,12 @@ def _driver_names(url: URL, given: str, environment: str, named: URL | None) -> 
     """
     if named is not None:
         yield named.drivername
+        with suppress(SQLAlchemyError, ImportError):
+            dialect = named.get_dialect()
+            # a sync driver in an async env.py is a leftover of another one
+            fits = dialect.is_async or dialect.driver in _BOTH or not _ASYNC.search(environment)
+            if fits and _installed(dialect.driver):
+                return  # its command line would have no other
     backend = url.get_backend_name()
     own = [url.drivername]
     sync = [f"{backend}+{given}"] if given in _SYNC_DRIVERS.get(backend, ()) else []
