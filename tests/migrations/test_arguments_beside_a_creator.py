@@ -13,6 +13,8 @@ from support.alembic_projects import project, query, revision, tables
 
 from automigrator import MigrationError, Migrator, Target
 
+pytestmark = pytest.mark.long("[True--c", "well[False--ct")
+
 POOLED = "poolclass=pool.NullPool"
 ZONE, LATE = "America/New_York", "2024-07-01 12:00:00-04"
 

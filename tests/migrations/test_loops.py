@@ -14,6 +14,8 @@ from support.alembic_projects import heads, project, tables
 
 from automigrator import ConfigurationError, Migrator, Target
 
+pytestmark = pytest.mark.long("kind[postgresql", "anyio[postgresql")
+
 RUN = "asyncio.run(run_async_migrations())"
 
 LIMIT_S = 60

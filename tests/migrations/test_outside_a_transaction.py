@@ -10,6 +10,8 @@ from support.alembic_projects import heads, linear, revision, tables
 
 from automigrator import MigrationError, Migrator, Target
 
+pytestmark = pytest.mark.long("-async]", "a setting", "a database")
+
 Make = Callable[..., Target]
 
 BLOCK = "with op.get_context().autocommit_block():\n    "

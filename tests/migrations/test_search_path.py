@@ -14,6 +14,8 @@ from support.alembic_projects import project, revision, tables
 from automigrator import Migrator, Target
 from automigrator.report import TargetReport
 
+pytestmark = pytest.mark.long("reads[generic")
+
 CONNECTED = "        context.configure(\n            connection=connection"
 BEGUN = "        with context.begin_transaction():\n"
 POOLED = "poolclass=pool.NullPool"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from functools import partial
 
 from automigrator.backends.contract.values import Sight
 from automigrator.errors import ConfigurationError
@@ -80,23 +79,27 @@ async def reach(state: RunState, *, to_write: bool = False) -> Sight:
 
     `to_write`: again also while it takes no writes; during a fail-over the address may lead to a
     standby that is yet to be promoted. The last answer is returned as it is. Raises what the last
-    look raised.
+    look raised that came to its end.
     """
     what = "a standby to be promoted" if to_write else "the database server"
     deadline = Deadline(state.target.connect_timeout)
     backoff = Backoff(REACH_FIRST_PAUSE_S, REACH_LONGEST_PAUSE_S)
-    silent = partial(TimeoutError, f"no answer from the database within {deadline.seconds:g} s")
+    silent = TimeoutError(f"no answer from the database within {deadline.seconds:g} s")
+    last: Exception = silent
     waited_s = 0.0
     while True:
         pause = backoff.pause()
         try:
-            async with within(deadline.left(), silent):
+            async with within(deadline.left(), lambda: silent):
                 sight = await state.look()
         except ConfigurationError:
             raise  # an argument that the driver refuses does not become right
         except Exception as error:
+            last = error if error is not silent else last
             if pause > deadline.left() or state.backend.classify(error).kind != "unreachable":
-                raise
+                if last is error:
+                    raise
+                raise last from last.__cause__
         else:
             enough = sight.writable or not to_write
             if enough and waited_s:
