@@ -138,6 +138,8 @@ def _both_failed(pair: Pair, plain: dict[str, Any], ours: dict[str, Any]) -> tup
     """On SQLite plain Alembic leaves half a revision, and we do not, on purpose."""
     if pair.database == "sqlite" or plain["left"] == ours["left"]:
         return "both failed", plain["failed"]
+    if not plain["left"].get("schema") and not str(ours.get("drive")).startswith("own"):
+        return "ours only", f"{plain['failed']}; ours had a connection, and failed later"
     if not ours["left"].get("schema") and ours.get("state") == "clean":
         return "both failed", f"{plain['failed']}; and ours changed nothing"
     return "different", _difference("schema", plain["left"], ours["left"])
