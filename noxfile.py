@@ -73,17 +73,24 @@ def built(session: nox.Session) -> Path:
     return Path(session.cache_dir) / "wheels"
 
 
+def pip(session: nox.Session) -> list[str]:
+    return ["uv", "pip"] if session.venv_backend == "uv" else ["python", "-m", "pip"]
+
+
 @contextmanager
-def installed(session: nox.Session, folder: str) -> Iterator[None]:
-    """Context manager: install a folder's wheel and prove that what it declares is enough."""
+def installed(session: nox.Session, folder: str) -> Iterator[str]:
+    """Context manager: install a folder's wheel; yields the name of what it imports."""
     module = Path(folder).name.replace("-", "_") or "automigrator"
     session.install(str(next(built(session).glob(f"{module}-*.whl"))))
-    pip = ["uv", "pip"] if session.venv_backend == "uv" else ["python", "-m", "pip"]
-    session.run(*pip, "check", external=True)
-    session.run("python", "-c", f"import {module}")
-    yield
+    yield module
     uninstall = [] if session.venv_backend == "uv" else ["--yes"]
-    session.run(*pip, "uninstall", "--quiet", *uninstall, module, external=True)
+    session.run(*pip(session), "uninstall", "--quiet", *uninstall, module, external=True)
+
+
+def prove_enough(session: nox.Session, module: str) -> None:
+    """What the installed wheels declare is all that they need."""
+    session.run(*pip(session), "check", external=True)
+    session.run("python", "-c", f"import {module}")
 
 
 def install_histories(session: nox.Session) -> None:
@@ -144,12 +151,13 @@ def wheels(session: nox.Session) -> None:
 @nox.session(requires=["wheels"])
 def alone(session: nox.Session) -> None:
     """The core's wheel without any plugin, then with one at a time, on SQLite."""
-    with installed(session, "."):
+    with installed(session, ".") as core:
+        prove_enough(session, core)
         without_pytest = "import automigrator.testing"  # it says what it needs
         session.run("python", "-c", without_pytest, success_codes=[1], silent=True)
         for plugin in PLUGINS:
-            with installed(session, plugin):
-                pass
+            with installed(session, plugin) as module:
+                prove_enough(session, module)
         session.install(*group("runner"))
         pytest(session, "tests/hooks/test_calls.py", *ALONE)
         for plugin in PLUGINS:
