@@ -15,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection
 
 from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.sessions import in_autocommit
 from automigrator.errors import EnvError
 from automigrator.migrations.engines import AS_OURS
 from automigrator.migrations.execution import Execution, Migration, Request
@@ -112,8 +113,7 @@ def _fence(request: Request, connection: Connection) -> Callable[[], None]:
         request.confirm("")
 
     def statement(conn: Connection, *_: Any) -> None:
-        level = getattr(conn.dialect, "_on_connect_isolation_level", None)
-        if conn.get_execution_options().get("isolation_level", level) == "AUTOCOMMIT":
+        if in_autocommit(conn):
             request.confirm("")
 
     undo = ExitStack()

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import PendingRollbackError
 
 from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.sessions import in_autocommit
 from automigrator.migrations.process import inside_env, replaced
 from automigrator.support.concurrency import running_loop
 
@@ -109,7 +110,7 @@ class Observation:
 
         def begun(connection: Connection, transaction: Any) -> None:
             begin(connection, transaction)
-            if apart(connection) and _commits_by_itself(connection):
+            if apart(connection) and in_autocommit(connection):
                 unsettled[connection] = self.current or ""
 
         def committed(connection: Connection) -> None:
@@ -141,11 +142,6 @@ class Observation:
                     settle(connection)  # it was never closed
 
 
-def _commits_by_itself(connection: Connection) -> bool:
-    level = getattr(connection.dialect, "_on_connect_isolation_level", None)
-    return bool(connection.get_execution_options().get("isolation_level", level) == "AUTOCOMMIT")
-
-
 class _Seen:
     """What is seen on one connection.
 
@@ -164,23 +160,19 @@ class _Seen:
         self.ended = False
         """Whether the database ended the transaction before the statement that runs."""
 
-    @property
-    def autocommit(self) -> bool:
-        return self.connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
-
     def begin(self) -> None:
         self.dirty = False
-        if not self.autocommit:
+        if not in_autocommit(self.connection):
             self.number += 1
             with suppress(Exception):  # the next statement fails as well, and is told
                 self.backend.sessions.mark(self.connection, self.number)
 
     def before(self, *_: Any) -> None:
         record, sessions = self.record, self.backend.sessions
-        self.ended = not self.autocommit and sessions.ended(self.connection)
+        self.ended = not in_autocommit(self.connection) and sessions.ended(self.connection)
         if record.current is None:
             return
-        if self.autocommit or self.ended:
+        if in_autocommit(self.connection) or self.ended:
             record.torn.add(record.current)
         else:
             self.dirty = True

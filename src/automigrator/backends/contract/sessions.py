@@ -94,3 +94,13 @@ class Sessions(ABC):
         `connection` is None where SQL is written only.
         """
         return {}
+
+
+def in_autocommit(connection: Connection) -> bool:
+    """Tell whether SQLAlchemy or the driver was told to commit each statement by itself."""
+    level = connection.get_execution_options().get("isolation_level")
+    if level is None:  # of `create_engine`
+        level = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    raw: Any = connection.connection.driver_connection
+    # True: the driver's commit() does nothing; sqlite3 has it from Python 3.12 on
+    return level == "AUTOCOMMIT" or getattr(getattr(raw, "_conn", raw), "autocommit", None) is True

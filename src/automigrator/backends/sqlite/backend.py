@@ -14,7 +14,7 @@ from sqlalchemy import event
 
 from automigrator.backends.access import Access, emptied, keep_none_idle
 from automigrator.backends.contract.backend import Backend
-from automigrator.backends.contract.sessions import Sessions
+from automigrator.backends.contract.sessions import Sessions, in_autocommit
 from automigrator.backends.contract.values import Sight, Verdict, VersionTable
 from automigrator.backends.sqlite import codes, connections, files, reader
 from automigrator.errors import ConfigurationError
@@ -204,8 +204,6 @@ class FileSessions(Sessions):
         return getattr(connection.connection.driver_connection, "in_transaction", True) is False
 
     def configure_options(self, connection: Connection | None = None) -> dict[str, Any]:
-        from automigrator.backends.sqlite.transactions import in_autocommit
-
         if connection is not None and in_autocommit(connection):
             return {}
         return {"transactional_ddl": True}

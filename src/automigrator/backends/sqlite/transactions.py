@@ -18,6 +18,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from automigrator.backends.contract.sessions import in_autocommit
 from automigrator.backends.sqlite.connections import main_file, roll_back, rows_of
 from automigrator.backends.sqlite.foreign_keys import ForeignKeys
 from automigrator.backends.sqlite.statements import IgnoredPragmaError, Statements
@@ -154,16 +155,6 @@ def _writing(
         "commit": commit,
         "rollback": rollback,
     }
-
-
-def in_autocommit(connection: Connection) -> bool:
-    """Tell whether SQLAlchemy or the driver was told to commit each statement by itself."""
-    level = connection.get_execution_options().get("isolation_level")
-    if level is None:  # of `create_engine`
-        level = getattr(connection.dialect, "_on_connect_isolation_level", None)
-    raw: Any = connection.connection.driver_connection
-    # True: the driver's commit() does nothing, from Python 3.12 on
-    return level == "AUTOCOMMIT" or getattr(getattr(raw, "_conn", raw), "autocommit", None) is True
 
 
 def _quietly(act: Callable[[], object]) -> None:
