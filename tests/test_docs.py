@@ -187,7 +187,6 @@ def test_the_readmes_second_command_is_what_ci_runs() -> None:
     assert suite.strip() in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
-@pytest.mark.long
 def test_the_readmes_first_command_shows_a_recovery() -> None:
     first, _ = blocks(ROOT / "README.md", "sh")
     *_, command = first.strip().split(" && ")

@@ -37,6 +37,9 @@ BROKEN = 'op.execute("SELECT * FROM absent")'
 """Fails on every database."""
 UNIQUE = 'op.create_index("one_of_each", "notes", ["text"], unique=True)'
 """Fails on a database with these notes, not on an empty one."""
+COMMITS = "with op.get_context().autocommit_block():\n    op.execute('DELETE FROM notes')"
+"""Succeeds, and would leave something behind if it did not."""
+
 HALF_WAY = f"""
 with op.get_context().autocommit_block():
     op.execute("DELETE FROM notes WHERE text <> 'bread'")

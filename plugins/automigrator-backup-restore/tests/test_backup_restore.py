@@ -12,7 +12,7 @@ import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from automigrator_backup_restore import BackupRestore
 from sqlalchemy import make_url
-from support.notes_application import BROKEN, GOOD, HALF_WAY, ROWS, Application
+from support.notes_application import BROKEN, COMMITS, GOOD, HALF_WAY, ROWS, Application
 from support.postgres_server import Server
 
 from automigrator import (
@@ -31,14 +31,9 @@ pytestmark = pytest.mark.long(
     "template-True",
     "has_its_dump_put_back",
     "[postgresql",
-    "copies_of_replaced_data",
     "others_are_disconnected_for_a_copy",
     "rows_of_others",
-    "older_than_they_may_be",
 )
-
-COMMITS = "with op.get_context().autocommit_block():\n    op.execute('DELETE FROM notes')"
-"""Succeeds, and would leave something behind if it did not."""
 
 
 class Next:
@@ -220,23 +215,6 @@ async def test_rows_of_others_who_came_and_left_while_it_was_migrated_are_where_
         assert "10\tof somebody else\n" in rows
 
 
-async def test_copies_of_replaced_data_stay_until_a_migration_has_succeeded(
-    tmp_path: Path, postgres_server: Server, postgres_url: str
-) -> None:
-    notes = Application(tmp_path, postgres_url)
-    strategy = ("backup-restore", {"keep": 1})
-    undone = f"{make_url(postgres_url).database}__automigrator_undone_"
-    notes.deploy(HALF_WAY)
-    for _ in range(2):
-        await failed(notes, strategy)
-    kept = postgres_server.databases(undone)
-    assert len(kept) == 2
-    notes = Application(tmp_path / "mended", postgres_url, started=False)
-    notes.deploy(COMMITS)
-    await notes.start(strategy)
-    assert postgres_server.databases(undone) == kept[1:]
-
-
 async def test_a_role_that_may_create_no_database_has_its_dump_put_back(
     tmp_path: Path, postgres_server: Server, postgres_url: str
 ) -> None:
@@ -271,57 +249,6 @@ async def test_a_restore_that_fails_ends_the_search(file_notes: Application) -> 
     )
     assert after.asked == []
     assert any("on_failure of backup-restore raised RefusedError" in n for n in report.notes)
-
-
-async def test_copies_go_where_they_were_told_to_and_the_newest_stay(
-    file_notes: Application,
-) -> None:
-    folder = file_notes.root / "copies"
-    strategy = ("backup-restore", {"folder": str(folder), "keep": 2})
-    taken = []
-    for _ in range(3):
-        file_notes.deploy(COMMITS)
-        await file_notes.start(strategy)
-        taken.append(file_notes.seen.snapshot)
-    assert sorted(map(str, folder.iterdir())) == taken[1:]
-    file_notes.deploy(HALF_WAY)
-    await failed(file_notes, strategy)
-    taken.append(file_notes.seen.snapshot)
-    assert sorted(map(str, folder.iterdir())) == taken[1:]
-
-
-async def test_copies_older_than_they_may_be_go_after_a_success_and_the_last_one_never(
-    file_notes: Application,
-) -> None:
-    old = [file_notes.root / f"app.db.snapshot-20200{n}01T000000000000Z" for n in (1, 2)]
-    theirs = file_notes.root / "app.db.snapshot-mine"
-    for path in (*old, theirs):
-        path.write_text("an older copy")
-    strategy = ("backup-restore", {"keep": None, "max_age": 30})
-    file_notes.deploy(HALF_WAY)
-    await failed(file_notes, strategy)
-    assert all(path.exists() for path in old)
-    file_notes = Application(file_notes.root / "next", file_notes.url, started=False)
-    file_notes.deploy(COMMITS)
-    await file_notes.start(strategy)
-    assert not any(path.exists() for path in old)
-    assert theirs.exists()
-    assert file_notes.notes(file_notes.seen.snapshot) == ROWS
-
-
-async def test_a_sound_copy_stays_where_the_newest_is_damaged(file_notes: Application) -> None:
-    class Pruning:
-        @hookimpl
-        async def after_migrate(self, run: Run) -> None:
-            await run.prune_snapshots(1)
-
-    names = [f"app.db.snapshot-20200{n}01T000000000000Z" for n in (1, 2, 3)]
-    for name in names[:2]:
-        (file_notes.root / name).write_bytes((file_notes.root / "app.db").read_bytes())
-    (file_notes.root / names[2]).write_bytes(b"damaged" * 1000)
-    file_notes.deploy(GOOD)
-    await file_notes.start(plugins=[Pruning()])
-    assert [p.name for p in sorted(file_notes.root.glob("app.db.snapshot-*"))] == names[1:]
 
 
 @pytest.mark.parametrize(

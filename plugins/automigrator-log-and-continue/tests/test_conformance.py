@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from support.conformance_cases import ASKED_OF_ONE
 
 from automigrator.testing import StrategyConformance
 
-pytestmark = pytest.mark.long(
-    "postgresql",
-    "any_moment",
-    "several_databases",
-    "passes_before",
-    "repaired",
-    "in_the_way",
-    "without_a_loop",
-    "not_blocked",
-    "no_secret",
-    "next_is_asked",
-)
-"""What the suite finds out with one strategy, backup-restore, counts for the quick run."""
+pytestmark = pytest.mark.long(*ASKED_OF_ONE)
 
 
 class TestLogAndContinue(StrategyConformance):
