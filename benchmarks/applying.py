@@ -18,7 +18,7 @@ from pathlib import Path
 
 import page
 import small_revisions
-from child import measured
+from child import in_turn, measured
 from databases import Databases, databases
 from support import alembic_projects
 
@@ -101,12 +101,7 @@ def compared(
         assert alembic_projects.heads(url) == head, (side, way)
         return cost
 
-    for side in ("alembic", "ours"):  # they write the .pyc files
-        applied(side)
-    ours, theirs = [], []
-    for _ in range(rounds):
-        ours.append(applied("ours"))
-        theirs.append(applied("alembic"))
+    ours, theirs = in_turn(applied, "alembic", rounds)
     return Found(database, f"{template}, {driver}", count, ours, theirs)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import page
-from child import measured
+from child import in_turn, measured
 from databases import Databases, databases
 from histories import applications, beginnings
 from histories.applications import Application
@@ -62,12 +62,7 @@ def row(made: Databases, kind: str, application: Application, rounds: int) -> st
         made.put_back(kind)
         return measured(SIDE, side, str(application), url, str(made.folder))
 
-    for side in ("thread", "ours"):  # they write the .pyc files
-        migrated(side)
-    ours, theirs = [], []
-    for _ in range(rounds):
-        ours.append(migrated("ours"))
-        theirs.append(migrated("thread"))
+    ours, theirs = in_turn(migrated, "thread", rounds)
     stall, blocked = (cells(ours, theirs, key) for key in ("stall", "blocked"))
     stall[-1] = f"**{stall[-1]}**"
     return f"| {' | '.join([application.name, application.start, kind, *stall, *blocked])} |"
