@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from automigrator.frozen import as_json
+from automigrator.frozen import Frozen, as_json
 
 FailureKind = Literal[
     "unreachable",
@@ -50,8 +49,7 @@ class Decision(enum.Enum):
     """Stop the run; later targets are `not-run`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Frozen):
     """What stopped one attempt to migrate a target, and what the attempt left in the database."""
 
     kind: FailureKind
@@ -78,8 +76,11 @@ class Failure:
     """The database's URL without secrets."""
     in_rehearsal: bool = False
     """Whether it happened on a copy, before the database itself was touched."""
-    error: BaseException | None = field(default=None, compare=False, repr=False)
+    error: BaseException | None = None
     """The exception; None in a failure that another process recorded."""
+
+    def _compared(self) -> dict[str, Any]:
+        return {**super()._compared(), "error": None}
 
     def __str__(self) -> str:
         where = f" in revision {self.revision}" if self.revision else ""
@@ -110,12 +111,12 @@ class Failure:
 
         Raises KeyError or TypeError where the data is something else.
         """
-        names = {field.name for field in fields(cls)} - {"error"}
+        names = cls.fields().keys() - {"error"}
         values = {name: value for name, value in data.items() if name in names}
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return cls(**{**values, "state": data["state"], **lists})
 
 
 def json_fields(record: Any) -> dict[str, Any]:
-    """The fields of a dataclass by their names, as JSON types."""
-    return {field.name: as_json(getattr(record, field.name)) for field in fields(record)}
+    """The fields of a value by their names, as JSON types."""
+    return {name: as_json(value) for name, value in vars(record).items()}

@@ -60,6 +60,15 @@ class Frozen:
     def __post_init__(self) -> None:
         """Do nothing; a class may do more."""
 
+    @classmethod
+    def fields(cls) -> dict[str, bool]:
+        """The names of the fields, in order, and whether each must be given."""
+        return {name: default is _NEEDED for name, default in cls._fields.items()}
+
+    def _compared(self) -> dict[str, Any]:
+        """What two values are compared by, and shown with."""
+        return vars(self)
+
     def _set(self, **fields: Any) -> None:
         vars(self).update(fields)
 
@@ -75,13 +84,15 @@ class Frozen:
         self.__setattr__(name, None)
 
     def __eq__(self, other: object) -> bool:
-        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
+        if not isinstance(other, Frozen) or type(other) is not type(self):
+            return NotImplemented
+        return self._compared() == other._compared()
 
     def __hash__(self) -> int:
-        return hash(tuple(vars(self).values()))
+        return hash(tuple(self._compared().values()))
 
     def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={each!r}" for name, each in vars(self).items())
+        fields = ", ".join(f"{name}={each!r}" for name, each in self._compared().items())
         return f"{type(self).__name__}({fields})"
 
 

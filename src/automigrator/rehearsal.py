@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from automigrator.errors import ConfigurationError
+from automigrator.frozen import Frozen
 
 CopiedBy = Literal["auto", "template", "dump"]
 
 
-@dataclass(frozen=True, slots=True)
-class Rehearsal:
+class Rehearsal(Frozen):
     """`rehearse=Rehearsal(...)` where `rehearse=True` is not enough; all of it is PostgreSQL's.
 
     The copy is made by template where nobody else is connected, else by pg_dump and pg_restore;

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from automigrator.frozen import Frozen, as_json
@@ -76,7 +75,7 @@ class TargetReport(Frozen):
             lines.append(f"  failed starts in a row at these revisions: {self.failed_starts}")
         for index, failure in enumerate(self.failures):
             if index:
-                failure = replace(failure, database="")  # the first one has named it
+                failure = failure._replace(database="")  # the first one has named it
             first, *rest = str(failure).splitlines()
             head = f"attempt {failure.attempt} failed" if failure.attempt else "not tried"
             lines.append(f"  {head}: {first}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from automigrator.frozen import Frozen
 
-@dataclass(frozen=True, slots=True, init=False)
-class Limits:
+
+class Limits(Frozen):
     """How many copies are kept, and for how long; false where neither is limited.
 
     `keep` and `max_age` may both be given: a copy stays where both let it. `max_age` is a
@@ -31,8 +31,7 @@ class Limits:
             max_age = timedelta(days=max_age)
         if not (max_age is None or (isinstance(max_age, timedelta) and max_age > timedelta(0))):
             raise ValueError(f"max_age must be a timedelta or days above zero, not {max_age!r}")
-        object.__setattr__(self, "keep", keep)
-        object.__setattr__(self, "max_age", max_age)
+        super().__init__(keep, max_age)
 
     def __bool__(self) -> bool:
         return self.keep is not None or self.max_age is not None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from automigrator.failure import Failure, json_fields
+from automigrator.frozen import Frozen
 from automigrator.report import heads_text
 
 _UNFINISHED = "a process was killed while it changed the database; the next run ends what it began"
 
 
-@dataclass(frozen=True, slots=True)
-class TargetStatus:
+class TargetStatus(Frozen):
     """How one database stands against its history; nothing was changed to find out."""
 
     name: str
@@ -64,8 +63,7 @@ class TargetStatus:
         return {**json_fields(self), "current": self.current}
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(Frozen):
     """How every target stands; `status["name"]` is the part of the target of that name."""
 
     targets: tuple[TargetStatus, ...]
@@ -86,8 +84,7 @@ class Status:
         return {"current": self.current, "targets": [t.to_dict() for t in self.targets]}
 
 
-@dataclass(frozen=True, slots=True)
-class PendingRevision:
+class PendingRevision(Frozen):
     """A revision the history has and the database lacks."""
 
     revision: str
@@ -103,8 +100,7 @@ class PendingRevision:
         return f"{self.revision}  {self.doc}".rstrip()
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Frozen):
     """What a run would apply to one target."""
 
     name: str

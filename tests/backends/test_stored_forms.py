@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 from automigrator.backends.contract import declarations
 from automigrator.backends.contract.declarations import Declaration
@@ -12,13 +11,14 @@ from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import journal as postgresql
 from automigrator.backends.postgresql.names import OPEN
 from automigrator.backends.sqlite import journal as sqlite
+from automigrator.support import json_object
 
 TABLE = VersionTable()
 
 
 def test_the_journal_beside_a_sqlite_file() -> None:
     entry = sqlite.Entry("migrating", ("a",), ("b",), "/c", 1.5, ("v",), True)
-    assert json.loads(json.dumps(asdict(entry))) == {
+    assert json.loads(json_object.dumped(entry)) == {
         "state": "migrating",
         "snapshot": "/c",
         "before": ["a"],

@@ -1,25 +1,23 @@
-"""Reading JSON objects into dataclasses."""
+"""Frozen values written as JSON objects and read back."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import pytest
 
+from automigrator.frozen import Frozen
 from automigrator.support import json_object
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Frozen):
     name: str
     schema: str | None = None
 
 
-@dataclass(frozen=True)
-class Whole:
+class Whole(Frozen):
     state: Literal["open", "closed"]
     parts: tuple[Part, ...]
     triples: tuple[tuple[str, str, str], ...] = ()
@@ -33,7 +31,7 @@ WHOLE = Whole("open", (Part("a"), Part("b", "s")), (("x", "y", "z"),), 7, 1.5, T
 
 
 def test_a_dumped_value_reads_back_the_same() -> None:
-    assert json_object.read(Whole, json.loads(json.dumps(asdict(WHOLE)))) == WHOLE
+    assert json_object.read(Whole, json.loads(json_object.dumped(WHOLE))) == WHOLE
 
 
 def test_missing_keys_take_their_defaults_and_unknown_ones_are_passed_over() -> None:
@@ -65,7 +63,7 @@ def test_missing_keys_take_their_defaults_and_unknown_ones_are_passed_over() -> 
 def test_a_value_of_another_kind_is_refused_by_its_name(bad: dict[str, Any]) -> None:
     name = "name" if bad == {"parts": [{"schema": "s"}]} else next(iter(bad))
     with pytest.raises(ValueError, match=name):
-        json_object.read(Whole, json.loads(json.dumps(asdict(WHOLE))) | bad)
+        json_object.read(Whole, json.loads(json_object.dumped(WHOLE)) | bad)
 
 
 @pytest.mark.parametrize("data", [None, [], "text", 1])

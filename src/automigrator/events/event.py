@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from automigrator.frozen import Frozen
 
-@dataclass(frozen=True, slots=True)
-class Event:
+
+class Event(Frozen):
     """One thing that happened; `catalogue` has what there is.
 
-    `at` is seconds since the epoch, `target` None for the whole run; `run` is the same for all
-    that one call of `run()` or `rollback()` tells.
+    `at` is seconds since the epoch, by default now; `target` is None for the whole run; `run` is
+    the same for all that one call of `run()` or `rollback()` tells.
     """
 
     name: str
     target: str | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
-    at: float = field(default_factory=time.time)
+    data: Mapping[str, Any] = MappingProxyType({})
+    at: float = 0.0
     run: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "data", MappingProxyType(dict(self.data)))
+        self._set(data=MappingProxyType(dict(self.data)), at=self.at or time.time())
 
     def __str__(self) -> str:
         facts = " ".join(f"{key}={value}" for key, value in self.data.items())

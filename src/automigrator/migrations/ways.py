@@ -6,7 +6,6 @@ import importlib.util
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Literal
 
 from sqlalchemy import URL
@@ -15,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import Place
 from automigrator.errors import ConfigurationError
+from automigrator.frozen import Frozen
 from automigrator.support.error_chain import chain
 from automigrator.target import Target
 
@@ -36,8 +36,7 @@ _PACKAGES = {
 _ASYNC = re.compile(r"\basync(io|_\w+|\s+def)\b")
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Frozen):
     """One way to run env.py."""
 
     url: URL

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from automigrator.backends.contract.examiner import Copy, Debris
 from automigrator.backends.contract.record import Record
 from automigrator.failure import json_fields
+from automigrator.frozen import Frozen
 from automigrator.status import TargetStatus
 
 
-@dataclass(frozen=True, slots=True)
-class TargetCheckup:
+class TargetCheckup(Frozen):
     """The findings about one target."""
 
     status: TargetStatus
@@ -76,8 +75,7 @@ class TargetCheckup:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Checkup:
+class Checkup(Frozen):
     """The findings about every target; `checkup["name"]` is the part of the target of that name."""
 
     targets: tuple[TargetCheckup, ...]

@@ -6,7 +6,6 @@ A device that fails or dies at every boot would copy, purge or restore its data 
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from automigrator.backends.contract.lock import Hold
@@ -80,7 +79,7 @@ async def last_resort(state: RunState, record: Record) -> Outcome:
     run = state.run
     run.attempt, run.stopped = 0, True
     if run.acts.done("recover") and record.state != "clean":
-        record = replace(record, state="clean")
+        record = record._replace(state="clean")
         await _kept(state, record)
     # what this start did says nothing of the state
     state.execution, state.lasting = None, Left(record.state)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 from automigrator.backends.contract.examiner import Examiner
@@ -76,7 +75,7 @@ async def _repaired(session: Session, seen: TargetCheckup) -> TargetCheckup:
     left = [f"kept: {each.what}: {each.why}" for each in seen.debris if not each.provable]
     provable = [each for each in seen.debris if each.provable]
     if not provable:
-        return replace(seen, repairs=tuple(left))
+        return seen._replace(repairs=tuple(left))
 
     def waiting(seconds: float, leader: str) -> None:
         logger.info("%s: waiting for the migration lock, held by %s", seen.name, leader)
@@ -108,4 +107,4 @@ async def _repaired(session: Session, seen: TargetCheckup) -> TargetCheckup:
     for line in done:
         logger.warning("%s: %s", seen.name, line)
     debris = await examiner.debris()
-    return replace(seen, debris=debris, repairs=(*done, *left))
+    return seen._replace(debris=debris, repairs=(*done, *left))

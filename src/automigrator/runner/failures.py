@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 
 from automigrator.errors import EnvError, JudgedError, LockLostError
@@ -71,7 +70,7 @@ async def described(state: RunState, error: Exception, within_s: float | None = 
     if failure.kind == "lock-timeout" and blockers:
         message += f"; in the way: {', '.join(blockers)}"
     in_rehearsal = state.rehearsal is not None
-    return dataclasses.replace(failure, message=message, hints=hints, in_rehearsal=in_rehearsal)
+    return failure._replace(message=message, hints=hints, in_rehearsal=in_rehearsal)
 
 
 async def _hints(state: RunState, failure: Failure) -> tuple[str, ...]:
@@ -125,7 +124,7 @@ async def _or_lock_lost(state: RunState, error: Exception) -> Exception:
 async def look_again(state: RunState, failure: Failure) -> Failure:
     """Return the failure with the state that the database is in now."""
     left = await _left(state)
-    return dataclasses.replace(failure, state=left.state, applied=left.applied, debris=left.debris)
+    return failure._replace(state=left.state, applied=left.applied, debris=left.debris)
 
 
 async def _left(state: RunState, within_s: float | None = None) -> Left:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import PluginError
+from automigrator.frozen import Frozen
 from automigrator.support.urls import scrubbed
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 
-@dataclass(frozen=True)
-class Installed:
+class Installed(Frozen):
     """The entry points of `group`; nothing is looked up, or imported, before it is named.
 
     `what` is how messages call one of them, `hint` ends the message about a missing one ({name}

@@ -1,38 +1,45 @@
-"""JSON objects read into frozen dataclasses, each value checked against the field's type hint."""
+"""Frozen values as JSON objects, read back with each value checked against its type hint."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-T = TypeVar("T")
+from automigrator.frozen import Frozen
+
+T = TypeVar("T", bound=Frozen)
 
 _LARGEST = 1e300
 
 
 def read(kind: type[T], data: object, *, strict: bool = False) -> T:
-    """Make a `kind`, which is a dataclass, of a decoded JSON object.
+    """Make a `kind` of a decoded JSON object.
 
     A missing key takes the field's default. An unknown key is passed over, unless the object is
-    read `strict`. Hints may be str, int, float, bool, None, Literal, tuples, unions and dataclasses
-    of these, and Mapping, which takes any object. Raises ValueError that names the field.
+    read `strict`. Hints may be str, int, float, bool, None, Literal, tuples, unions and Frozen
+    values of these, and Mapping, which takes any object. Raises ValueError that names the field.
     """
     if not isinstance(data, dict):
         raise ValueError("it is not a JSON object")
-    known = {each.name: each for each in fields(kind)}  # type: ignore[arg-type]
+    known = kind.fields()
     if strict and (unknown := sorted(set(data) - set(known))):
         raise ValueError(f"this release does not know what it says of {', '.join(unknown)}")
     hints = get_type_hints(kind)
     values = {}
-    for name, each in known.items():
+    for name, needed in known.items():
         if name in data:
             values[name] = _checked(data[name], hints[name], name)
-        elif each.default is MISSING and each.default_factory is MISSING:
+        elif needed:
             raise ValueError(f"{name} is missing")
     return kind(**values)
+
+
+def dumped(value: object) -> str:
+    """The JSON text of a Frozen value, or of a structure of them."""
+    return json.dumps(value, default=vars)
 
 
 def _checked(found: Any, hint: Any, name: str) -> Any:
@@ -53,9 +60,9 @@ def _checked(found: Any, hint: Any, name: str) -> Any:
     elif origin is Mapping:
         if isinstance(found, dict):
             return found
-    elif is_dataclass(hint):
+    elif isinstance(hint, type) and issubclass(hint, Frozen):
         if isinstance(found, dict):
-            return read(cast(type, hint), found)
+            return read(hint, found)
     elif hint is float:
         if type(found) in (int, float) and abs(found) < _LARGEST:  # which NaN is not either
             return float(found)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 
+from automigrator.frozen import Frozen
 from automigrator.support import json_object
 
 
-@dataclass(frozen=True, slots=True)
-class Declaration:
+class Declaration(Frozen):
     """True of a database at exactly these `heads`, and of no other.
 
     Code works with it that knows every one of `floors` and asks for nothing that is not among
@@ -30,7 +29,7 @@ def of(declarations: Iterable[Declaration], heads: Iterable[str]) -> Declaration
 
 
 def dumped(declarations: Sequence[Declaration]) -> str:
-    return json.dumps([asdict(each) for each in declarations])
+    return json_object.dumped(declarations)
 
 
 def loaded(text: str | None) -> tuple[Declaration, ...]:

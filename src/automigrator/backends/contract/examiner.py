@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.record import Record
+from automigrator.frozen import Frozen
 
 TableName = tuple[str | None, str]
 
 """Schema and name; without a schema it is looked for where a connection would look."""
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(Frozen):
     """A copy of the target that automigrator keeps; `kind` says why, `at` is UTC, `size` bytes."""
 
     place: str
@@ -33,8 +32,7 @@ class Copy:
         return {"place": self.place, "kind": self.kind, "at": at, "size": self.size}
 
 
-@dataclass(frozen=True, slots=True)
-class Debris:
+class Debris(Frozen):
     """What may be left of half a revision.
 
     `provable` says that nothing is lost with it; `why` says what proves that, or what to do about

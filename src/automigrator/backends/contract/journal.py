@@ -1,14 +1,15 @@
 """The journal: a promise to undo or finish one migration, which outlives the process.
 
-A backend adds its own fields to `Entry`, and stores `json.dumps(asdict(entry))` where the next
+A backend adds its own fields to `Entry`, and stores `json_object.dumped(entry)` where the next
 start looks for it. `json_object.read` makes an entry of that again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Literal
+
+from automigrator.frozen import Frozen
 
 State = Literal["migrating", "restoring", "kept"]
 
@@ -21,8 +22,7 @@ def undone(place: object, kept: object) -> str:
     return f"{done}; what it held until now is in {kept}" if kept else done
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Frozen):
     """One migration, from the heads `before` to the heads `after`."""
 
     state: State

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from automigrator.failure import State
+from automigrator.frozen import Frozen
 from automigrator.support import json_object
 
 _YEAR_9000 = 221845392000.0
@@ -19,8 +19,7 @@ Ended = Literal["begun", "failed", "degraded"]
 """`begun` stays where a leader died before it could say more."""
 
 
-@dataclass(frozen=True, slots=True)
-class FailedStarts:
+class FailedStarts(Frozen):
     """Starts in a row that failed or died: times as in `Record`, of the first and the last."""
 
     count: int = 0
@@ -28,8 +27,7 @@ class FailedStarts:
     last: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Frozen):
     """What became of a leader that did not reach the wanted heads, and of those before it.
 
     `plan` is what it tried, `at` seconds since the epoch on the clock of whatever keeps the
@@ -45,7 +43,7 @@ class Record:
     at: float = 0.0
 
     def dumped(self) -> str:
-        return json.dumps(asdict(self))
+        return json_object.dumped(self)
 
 
 def loaded(text: str | None) -> Record | None:
@@ -55,8 +53,8 @@ def loaded(text: str | None) -> Record | None:
         record = json_object.read(Record, data)
     except ValueError:
         return None
-    whole = asdict(record)
-    if not (whole.keys() <= data.keys() and whole["starts"].keys() <= data["starts"].keys()):
+    known, starts = Record.fields().keys(), FailedStarts.fields().keys()
+    if not (known <= data.keys() and starts <= data["starts"].keys()):
         return None
     times = (record.starts.since, record.starts.last, record.at)
     return record if all(0 <= each < _YEAR_9000 for each in times) else None

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from automigrator.backends.contract.values import VersionTable
+from automigrator.frozen import Frozen
 from automigrator.retention import Limits
 
 Copying = Literal["auto", "template", "dump"]
 """How a copy is made, where a database knows more than one way."""
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotOptions:
+class SnapshotOptions(Frozen):
     """How a copy of a target is made.
 
     `folder`: where files go; default: the backend's choice. `disconnect_others`: end sessions
@@ -33,8 +32,7 @@ class SnapshotOptions:
 DEFAULT = SnapshotOptions()
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Frozen):
     """A verified copy of a target's data at `heads`; `place` is a file or a database."""
 
     place: str

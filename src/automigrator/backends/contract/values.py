@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from automigrator.frozen import Frozen
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
     from automigrator.failure import FailureKind
 
 
-@dataclass(init=False, repr=False, eq=False)  # journals store it by the names of its fields
 class VersionTable(Frozen):
     """Where a history keeps its heads; `schema` None is the connection's default."""
 

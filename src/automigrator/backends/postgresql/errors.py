@@ -8,7 +8,6 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
@@ -19,6 +18,7 @@ from automigrator.backends.access import Access
 from automigrator.backends.contract.values import Verdict
 from automigrator.errors import AutomigratorError, LockTimeoutError, RefusedError
 from automigrator.failure import FailureKind
+from automigrator.frozen import Frozen
 from automigrator.support.error_chain import chain
 
 NO_DATABASE = "3D000"
@@ -240,8 +240,7 @@ async def with_code(error: Exception, access: Access, database: str) -> None:
             await connection.close(timeout=_TIMEOUT_S)
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(Frozen):
     """Somebody connected to a database; `pid` 0 is a prepared transaction."""
 
     pid: int

@@ -10,7 +10,6 @@ from contextlib import (
     contextmanager,
     nullcontext,
 )
-from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,10 +23,10 @@ from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.sql import rows_of
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
+from automigrator.frozen import Frozen
 
 
-@dataclass(frozen=True, slots=True)
-class ExclusiveAccess:
+class ExclusiveAccess(Frozen):
     """The target's whole database `live`; every change of it runs in the lock's own session.
 
     `second` opens another connection beside that; `empty_pools` closes our own idle sessions.

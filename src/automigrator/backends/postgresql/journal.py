@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import KW_ONLY
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,18 +24,17 @@ from automigrator.backends.postgresql.sql import rows_of
 from automigrator.support import json_object
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry(contract.Entry):
     """`before` and `after` are heads of the target's `tables`."""
 
+    _: KW_ONLY
     tables: tuple[VersionTable, ...]
     disconnect_others: bool = False
 
     def dumped(self) -> str:
-        return json.dumps({KEY: asdict(self)})
+        return json_object.dumped({KEY: self})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CopyEntry(Entry):
     """A migration that a template copy undoes.
 
@@ -43,11 +42,11 @@ class CopyEntry(Entry):
     of the target's lock, None in the entry of a release that wrote none.
     """
 
+    _: KW_ONLY
     atomic: bool = False
     key: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DumpEntry(Entry):
     """A migration that the dump `path` on `host` undoes.
 
@@ -57,6 +56,7 @@ class DumpEntry(Entry):
     schema and version.
     """
 
+    _: KW_ONLY
     path: str
     host: str
     server: int

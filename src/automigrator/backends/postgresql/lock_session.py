@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sqlalchemy.engine import Connection
@@ -214,7 +214,7 @@ class SessionHold(Hold):
 
     async def leave(self, record: Record | None) -> None:
         def dumped_at(now: float) -> str | None:
-            return replace(record, at=record.at or now).dumped() if record is not None else None
+            return record._replace(at=record.at or now).dumped() if record is not None else None
 
         await self._keep("last", dumped_at, "the record of how this run ended")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -95,7 +94,7 @@ class ServerSnapshots(Snapshots):
         place = snapshot.place
         if place not in self._open:
             raise RefusedError(f"{place} is no snapshot of this run; nothing was changed")
-        entry = replace(self._open[place], disconnect_others=disconnect_others)
+        entry = self._open[place]._replace(disconnect_others=disconnect_others)
         if isinstance(entry, DumpEntry):
             restored = dump.put_back(self._access("dump", apart=False), entry)
         else:
@@ -112,7 +111,7 @@ class ServerSnapshots(Snapshots):
             if isinstance(entry, DumpEntry):
                 await shielded(journal.forget_dump(access.access, access.hold.key))
             else:  # the copy stays from now on
-                await shielded(journal.write(access.admin, place, replace(entry, state="kept")))
+                await shielded(journal.write(access.admin, place, entry._replace(state="kept")))
             del self._open[place]
 
     async def recover(self) -> str | None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import replace
 
 from automigrator.backends.contract.journal import undone
 from automigrator.backends.postgresql import databases, digests, journal, lock
@@ -24,7 +23,7 @@ async def take(
     access: ExclusiveAccess, stamp: str, entry: CopyEntry, stoppable: Stoppable
 ) -> tuple[str, CopyEntry]:
     """Copy the target to a new database, verify the copy, and open the journal with `entry`."""
-    live, entry = access.live, replace(entry, key=access.hold.key)
+    live, entry = access.live, entry._replace(key=access.hold.key)
     name = name_beside(live, "snapshot", stamp)
     await access.ensure_may_create(name)
     await access.ensure_unshared(f"copy database {live!r}", entry.tables)
@@ -73,7 +72,7 @@ async def put_back(
         raise RefusedError(f"the snapshot {name!r} is gone; nothing was changed")
     await access.ensure_unshared(act, entry.tables, own_anywhere=True)
     side, replaced = name_beside(live, "side", stamp), name_beside(live, "replaced", stamp)
-    await journal.write(admin, name, replace(entry, state="restoring"))
+    await journal.write(admin, name, entry._replace(state="restoring"))
     if not entry.disconnect_others:
         await access.ensure_left(act, live, grace_s=DEAD_LEADER_S if killed else GRACE_S)
     await access.drop(side)
@@ -85,7 +84,7 @@ async def put_back(
     except BaseException:
         await access.discard(side)
         raise
-    await journal.write(admin, name, replace(entry, state="migrating"))
+    await journal.write(admin, name, entry._replace(state="migrating"))
     places = (earlier, await _kept(access, replaced, "undone"))
     return tuple(each for each in places if each)
 
@@ -124,7 +123,7 @@ async def _recovered(
             newest = max(opened, key=lambda name: copies[name])
             done.append(await _finished(access, newest, copies[newest], opened[newest]))
         for name, entry in opened.items():
-            await journal.write(admin, name, replace(entry, state="kept"))
+            await journal.write(admin, name, entry._replace(state="kept"))
         for each in found:
             if not alone and each.stamp not in stamps:
                 continue

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -160,4 +160,4 @@ class MemoryHold(SQLiteHold):
 
 
 def _dated(record: Record) -> Record:
-    return replace(record, at=record.at or time.time())
+    return record._replace(at=record.at or time.time())

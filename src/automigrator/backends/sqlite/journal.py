@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +16,6 @@ class JournalError(RefusedError, ValueError):
     """Raised for a journal that this release cannot follow; nothing was touched."""
 
 
-@dataclass(frozen=True, slots=True)
 class Entry(contract.Entry):
     """A migration that the copy `snapshot` undoes; `at` is Unix time.
 
@@ -37,7 +35,7 @@ def write(live: Path, entry: Entry | None) -> None:
 
     None closes the journal.
     """
-    text = json.dumps(asdict(entry)) if entry is not None else None
+    text = json_object.dumped(entry) if entry is not None else None
     write_durably(journal_path(live), text)
 
 

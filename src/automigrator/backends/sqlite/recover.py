@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -107,7 +106,7 @@ def _clear(file: Path, entry: journal.Entry | None) -> None:
     """
     if entry is not None and entry.state != "migrating":
         # an entry that does not need its copy, which may be one of the files removed here
-        journal.write(file, replace(entry, state="migrating"))
+        journal.write(file, entry._replace(state="migrating"))
     for side in copies.kept(file, "side"):
         files.remove(side)
     copies.remove_partials(file)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -118,7 +118,7 @@ class FileSides(Sides):
             raise RefusedError(f"{error}; the old database was not touched") from error
         # removed under a journal that no longer needs it: after a kill, a start that finds neither
         # a journal nor anything to migrate would leave it there for ever
-        journal.write(file, replace(entry, state="migrating"))
+        journal.write(file, entry._replace(state="migrating"))
         files.remove(new)
         journal.clear(file)
         side.needed = False

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -97,7 +96,7 @@ class FileSnapshots(Snapshots):
                 return None
             return backup.set_aside(self.file, "replaced", through)
 
-        journal.write(self.file, replace(entry, state="restoring"))
+        journal.write(self.file, entry._replace(state="restoring"))
         through = watch.connection if watch is not None else None
         kept = backup.restore(place, self.file, keep=keep, through=through)
         journal.write(self.file, entry)

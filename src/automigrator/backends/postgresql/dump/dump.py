@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -63,8 +62,8 @@ async def take(
             await stoppable(files.write(access, path, size, clients, f"--snapshot={snapshot}"))
             await run(connection, "ROLLBACK")
         size, digest = await stoppable(in_thread(lambda: files.measured(partial)))
-        dump = replace(dump, size=size, digest=digest)
-        await restore.rehearse(access, replace(dump, path=str(partial)), clients)
+        dump = dump._replace(size=size, digest=digest)
+        await restore.rehearse(access, dump._replace(path=str(partial)), clients)
         with refusing(
             NO_PRIVILEGE,
             f"this role may not keep a journal in database {access.live!r}",
@@ -126,7 +125,7 @@ async def recovered(access: ExclusiveAccess) -> str | None:
 async def _opened(access: ExclusiveAccess, entry: DumpEntry) -> DumpEntry:
     """Write the journal, with the catalog as it is now."""
     async with access.connection() as connection:
-        entry = replace(entry, catalog=await digests.catalog(connection))
+        entry = entry._replace(catalog=await digests.catalog(connection))
     await journal.write_dump(access.access, access.hold.key, entry)
     return entry
 
@@ -156,8 +155,7 @@ async def _described(connection: AsyncConnection, entry: DumpEntry, *, atomic: b
         "Name one that can with Target(migrate_with=...)",
     ):
         await run(connection, digests.READS_ALL)
-        return replace(
-            entry,
+        return entry._replace(
             shape=(await rows_of(connection, digests.SHAPE))[0][0],
             rows=await digests.rows_here(connection),
             values="" if atomic else await digests.values_here(connection),

@@ -9,13 +9,13 @@ import uuid
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from automigrator.backends.postgresql.dump import files
 from automigrator.backends.postgresql.dump.programs import first_error, pipe, run, started
 from automigrator.backends.postgresql.sql import NO_LIMITS
 from automigrator.errors import RefusedError
+from automigrator.frozen import Frozen
 from automigrator.support.concurrency import background, in_thread, shielded
 
 # 0: a name may hold the end of a line
@@ -28,8 +28,7 @@ Choice = Callable[[str], bool]
 """Whether pg_restore is to put a line of its listing back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Psql:
+class Psql(Frozen):
     """A transaction that is rolled back unless `ask("COMMIT;")` returned.
 
     Every method raises RefusedError with the server's own words when a statement fails.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from automigrator.backends.postgresql import digests
@@ -116,7 +115,7 @@ async def restore(access: ExclusiveAccess, entry: DumpEntry, clients: Path, kept
     async with _emptied(access, entry, clients, kept) as (psql, chosen):
         await psql.restore(entry.path, chosen)
         await _compare(psql, entry, data=True)
-        closed = replace(entry, state="kept")
+        closed = entry._replace(state="kept")
         await psql.ask(note_statement("dump", access.hold.key, closed.dumped()) + ";")
         # a COMMIT whose answer is lost may have succeeded
         await in_thread(lambda: files.publish(kept))
