@@ -16,6 +16,7 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import UnknownRevisionError
+from automigrator.frozen import Frozen
 from automigrator.migrations.history import History
 from automigrator.migrations.observation import Observation
 from automigrator.target import Target
@@ -74,8 +75,7 @@ class Command(NamedTuple):
     """Called for each context that env.py configures, when nothing is applied."""
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Frozen):
     """A command, the database that it is for, and how env.py's thread is watched."""
 
     migration: Migration

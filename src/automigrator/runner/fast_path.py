@@ -62,24 +62,24 @@ async def nothing_to_do(session: Session) -> tuple[str, ...]:
     """
     try:
         target = session.target
+        if not isinstance(target.config, str | os.PathLike):
+            return ()
+        sight = await session.backend.look([session.table], heads_only=True)
+        heads = sight.all_heads()
+        if sight.unfinished or not heads:
+            return ()
         seen = _SEEN.get(_key(target))
         # a thread costs more than a few dozen stats
         few = seen is not None and len(seen[2]) <= _FEW_FILES
         wanted = _wanted(target) if few else await in_thread(lambda: _wanted(target))
-        if wanted is None:
-            return ()
-        sight = await session.backend.look([session.table], heads_only=True)
     except Exception:  # noqa: BLE001 - met again by the steps that follow
         return ()
-    heads = sight.all_heads()
-    return () if sight.unfinished or frozenset(heads) != wanted else heads
+    return heads if frozenset(heads) == wanted else ()
 
 
 def _wanted(target: Target) -> frozenset[str] | None:
     """The version rows of a database that lacks nothing; None where the text does not say."""
-    if not isinstance(target.config, str | os.PathLike):
-        return None
-    path = Path(target.config)
+    path = Path(str(target.config))
     files = (path, path.with_name("alembic.ini"), path.with_name("pyproject.toml"))
     ini = tuple(map(_stamp, files))
     seen = _SEEN.get(_key(target))

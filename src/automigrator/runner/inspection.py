@@ -65,16 +65,22 @@ class Finding(NamedTuple):
 
 
 async def inspect(
-    session: Session, hold: Hold | None = None, *, needs_way: bool = False
+    session: Session,
+    hold: Hold | None = None,
+    *,
+    sight: Sight | None = None,
+    needs_way: bool = False,
 ) -> Finding:
     """Compare heads with history, under the lock where it is held; env.py is asked if it must be.
 
+    `sight`: what a look just now has found; there is another look without it.
     `needs_way`: how env.py reaches the database is to be found, where something is pending.
     Raises what looking raises, UnknownRevisionError, HistoryError and EnvError.
     """
     target, table, history = session.target, session.table, await session.history()
     look = (hold or session.backend).look
-    sight = await look([table])
+    if sight is None:
+        sight = await look([table])
     proof = history.proof
     if proof.folders:
         folders.check(history.script)  # else env.py may name others

@@ -103,11 +103,12 @@ async def _at_head(state: RunState) -> bool:
     run.before = state.after = sight.all_heads()
     if sight.unfinished:
         return False
-    if not sight.exists:
+    seen = sight if sight.exists else None
+    if seen is None:
         await _create(state)
     state.enter("reading the revisions, and how the database stands")
     try:
-        finding = await version_skew.inspected(session, state.ahead)
+        finding = await version_skew.inspected(session, state.ahead, seen)
         if isinstance(finding, Served):
             version_skew.serve(state, finding)
             return True

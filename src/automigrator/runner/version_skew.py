@@ -11,6 +11,7 @@ from itertools import chain
 
 from automigrator.backends.contract import declarations
 from automigrator.backends.contract.declarations import Declaration
+from automigrator.backends.contract.values import Sight
 from automigrator.errors import JudgedError, LockLostError, UnknownRevisionError
 from automigrator.migrations.compatibility import declaration, works_with
 from automigrator.migrations.execution import Configured
@@ -23,10 +24,12 @@ from automigrator.target import Ahead
 logger = logging.getLogger(__name__)
 
 
-async def inspected(session: Session, ahead: Ahead) -> Finding | Served:
+async def inspected(
+    session: Session, ahead: Ahead, sight: Sight | None = None
+) -> Finding | Served:
     """Compare heads with history without the lock; see `inspect`, and for newer code `judged`."""
     try:
-        return await inspect(session)
+        return await inspect(session, sight=sight)
     except UnknownRevisionError as error:
         return await judged(session, ahead, error)
 
