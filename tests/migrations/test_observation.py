@@ -218,20 +218,43 @@ async def test_another_database_and_what_is_rolled_back_do_not_count(
     assert failure.state == "clean"
 
 
-async def test_a_driver_that_commits_by_itself_is_seen(
-    make_target: Make, postgres_url: str, tmp_path: Path
-) -> None:
-    target = make_target(torn_by("pass"), kind="generic", database=postgres_url)
-    env = tmp_path / "migrations" / "env.py"
+def with_a_driver_that_commits_by_itself(folder: Path) -> None:
+    env = folder / "migrations" / "env.py"
     text = env.read_text("utf-8")
     own = 'poolclass=pool.NullPool, connect_args={"autocommit": True}'
     assert "poolclass=pool.NullPool" in text
     env.write_text(text.replace("poolclass=pool.NullPool", own), "utf-8")
 
+
+async def test_a_driver_that_commits_by_itself_is_seen(
+    make_target: Make, postgres_url: str, tmp_path: Path
+) -> None:
+    target = make_target(torn_by("pass"), kind="generic", database=postgres_url)
+    with_a_driver_that_commits_by_itself(tmp_path)
+
     failure = await failure_of(target)
 
     assert "half" in tables(postgres_url)
     assert failure.state == "partial-within-revision"
+
+
+async def test_a_driver_that_commits_by_itself_is_stopped_once_the_lock_is_lost(
+    make_target: Make, postgres_url: str, tmp_path: Path
+) -> None:
+    loses_the_lock = """
+op.execute(
+    "SELECT pg_terminate_backend(pid) FROM (SELECT DISTINCT pid FROM pg_locks "
+    "WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid()) holders"
+)
+op.execute("CREATE TABLE late (id int)")
+"""
+    target = make_target(torn_by(loses_the_lock), kind="generic", database=postgres_url)
+    with_a_driver_that_commits_by_itself(tmp_path)
+
+    failure = await failure_of(target)
+
+    assert "late" not in tables(postgres_url)
+    assert failure.kind == "lock-timeout"
 
 
 async def test_a_commit_that_is_refused_commits_nothing(
