@@ -222,6 +222,19 @@ def faithful(session: nox.Session) -> None:
 
 
 @nox.session
+def safety(session: nox.Session) -> None:
+    """Failures of every kind under every strategy, AUTOMIGRATOR_SAFETY of them: 3,000 unless set.
+
+    Each result is appended to a file in the cache, and a campaign that was ended goes on.
+    """
+    install_editable(session, *group("test"))
+    session.env["AUTOMIGRATOR_SAFETY"] = os.environ.get("AUTOMIGRATOR_SAFETY", "3000")
+    results = Path(session.cache_dir).absolute() / "safety.jsonl"
+    session.env.setdefault("AUTOMIGRATOR_SAFETY_RESULTS", str(results))
+    pytest(session, "tests/safety", "--long", "-rP", "--timeout=0")
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Ours against plain tools, both in one run: all, or `-- recovery`; options go to each."""
     named = [name for name in BENCHMARKS if name in session.posargs]

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from faithful.pairs import Pair
 from sqlalchemy import make_url
@@ -150,9 +150,3 @@ def _difference(part: str, plain: Any, ours: Any) -> str:
         names = sorted(name for name in {*plain, *ours} if plain.get(name) != ours.get(name))
         return f"{part} of {names[0]}: {plain.get(names[0])} and {ours.get(names[0])}"[:600]
     return f"{part}: {plain} and {ours}"[:600]
-
-
-def noted(file: IO[str], **what: Any) -> None:
-    """Append a result, so that a campaign that is ended goes on from there."""
-    file.write(json.dumps(what, default=str) + "\n")
-    file.flush()

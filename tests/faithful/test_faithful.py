@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,15 +13,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from faithful.campaign import Worker, judged, noted, prepared
+from faithful.campaign import Worker, judged, prepared
 from faithful.pairs import Pair, drawn
+from support.campaigns import Results
 from support.postgres_server import Server
 
 PAIRS = int(os.environ.get("AUTOMIGRATOR_FAITHFUL", 0))
 """How many in all; set by `nox -s faithful`."""
 QUICK = 3
 SEED = os.environ.get("AUTOMIGRATOR_SEED", "1")
-RESULTS = Path(os.environ.get("AUTOMIGRATOR_FAITHFUL_RESULTS", os.devnull))
 MOST_REFUSED = 0.02
 """Of what plain Alembic runs."""
 
@@ -38,27 +36,24 @@ def workers(tmp_path: Path, postgres_server: Server) -> Iterator[list[Worker]]:
 
 
 def test_ours_leaves_what_plain_alembic_leaves_or_changes_nothing(workers: list[Worker]) -> None:
-    commit = _commit()
-    known = _known(commit)
-    numbers = [n for n in range(PAIRS or QUICK) if n not in known]
-    counts = Counter(known.values())
+    results = Results("AUTOMIGRATOR_FAITHFUL_RESULTS", SEED)
+    numbers = results.left(PAIRS or QUICK)
     wrong: list[str] = []
-    with RESULTS.open("a") as file, ThreadPoolExecutor(len(workers)) as pool:
 
-        def run(worker: Worker, part: list[int]) -> None:
-            for number in part:
-                pair = drawn(f"{SEED} {number}")
-                answer = worker.run(pair)
-                verdict, why = judged(pair, answer)
-                counts[verdict] += 1
-                if verdict == "different":
-                    wrong.append(f"{SEED} {number}: {pair}: {why}")
-                drive = answer["ours"].get("drive")
-                what = {"verdict": verdict, "why": why, "drive": drive, **asdict(pair)}
-                noted(file, commit=commit, seed=SEED, number=number, **what)
+    def run(worker: Worker, part: list[int]) -> None:
+        for number in part:
+            pair = drawn(f"{SEED} {number}")
+            answer = worker.run(pair)
+            verdict, why = judged(pair, answer)
+            if verdict == "different":
+                wrong.append(f"{SEED} {number}: {pair}: {why}")
+            drive = answer["ours"].get("drive")
+            results.note(number, verdict, why=why, drive=drive, **asdict(pair))
 
-        parts = [numbers[n :: len(workers)] for n in range(len(workers))]
+    parts = [numbers[n :: len(workers)] for n in range(len(workers))]
+    with ThreadPoolExecutor(len(workers)) as pool:
         list(pool.map(run, workers, parts))
+    counts = Counter(results.verdicts.values())
     print(f"pairs: {dict(counts)}")
     assert not wrong, "\n".join(wrong)
     assert not counts["different"], "an earlier part of this campaign found differences"
@@ -81,21 +76,3 @@ def test_the_judge_sees_a_difference_in_a_row_a_table_and_the_process() -> None:
     assert verdict(left, failed="no", hung=True) == "different"
     assert verdict({}, failed="no", state="clean") == "refused"
     assert verdict(left, failed="no", state="clean") == "different"
-
-
-def _commit() -> str:
-    asked = ["git", "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True)
-    return done.stdout.strip() or "no repository"
-
-
-def _known(commit: str) -> dict[int, str]:
-    """The verdicts of this campaign's pairs so far, by their numbers."""
-    if not RESULTS.is_file():
-        return {}
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    return {
-        row["number"]: row["verdict"]
-        for row in rows
-        if (row["seed"], row["commit"]) == (SEED, commit)
-    }

@@ -21,7 +21,7 @@ Cause = Literal["python", "sql"]
 
 ALWAYS = 1_000_000
 
-_FIRST = """
+FIRST = """
 op.create_table(
     "notes",
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
@@ -85,7 +85,7 @@ with op.get_context().autocommit_block():
 op.execute("CREATE TABLE IF NOT EXISTS t_ID (id INTEGER)")
 """
 _BODIES: Mapping[Body, str] = {
-    "first": _FIRST,
+    "first": FIRST,
     "table": 'op.create_table("t_ID", sa.Column("id", sa.Integer, primary_key=True))',
     "column": 'op.add_column("notes", sa.Column("c_ID", sa.Integer))',
     "batch": _BATCH,

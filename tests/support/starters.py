@@ -52,6 +52,8 @@ class Start:
     plain: bool = False
     """`alembic upgrade head` instead, for comparison."""
     plugins: Sequence[Any] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further options of the Migrator."""
     prepare: Callable[[], object] | None = None
     """Called in the process just before it begins."""
 
@@ -186,7 +188,11 @@ def _migrated(start: Start) -> tuple[str, str, Mapping[str, Any] | None]:
             database = create_async_engine(start.url, **start.engine)
         target = Target(database, start.config, **start.options)
         return await Migrator(
-            target, mode=start.mode, recovery=start.recovery, plugins=start.plugins
+            target,
+            mode=start.mode,
+            recovery=start.recovery,
+            plugins=start.plugins,
+            **start.more,
         ).run()
 
     try:

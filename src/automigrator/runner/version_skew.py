@@ -24,9 +24,7 @@ from automigrator.target import Ahead
 logger = logging.getLogger(__name__)
 
 
-async def inspected(
-    session: Session, ahead: Ahead, sight: Sight | None = None
-) -> Finding | Served:
+async def inspected(session: Session, ahead: Ahead, sight: Sight | None = None) -> Finding | Served:
     """Compare heads with history without the lock; see `inspect`, and for newer code `judged`."""
     try:
         return await inspect(session, sight=sight)

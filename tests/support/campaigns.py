@@ -1,0 +1,43 @@
+"""A campaign's results, one JSON line each: a campaign that is ended goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+
+class Results:
+    """The verdicts so far of this seed and this commit, by the number of what was drawn.
+
+    `variable` in the environment names the file; without it nothing is kept.
+    """
+
+    def __init__(self, variable: str, seed: str) -> None:
+        self._path = Path(os.environ.get(variable, os.devnull))
+        self._seed, self._commit = seed, _commit()
+        self.verdicts: dict[int, str] = {}
+        if self._path.is_file():
+            for line in self._path.read_text().splitlines():
+                row = json.loads(line)
+                if (row["seed"], row["commit"]) == (seed, self._commit):
+                    self.verdicts[row["number"]] = row["verdict"]
+
+    def left(self, count: int) -> list[int]:
+        """The numbers below `count` that have no verdict yet."""
+        return [number for number in range(count) if number not in self.verdicts]
+
+    def note(self, number: int, verdict: str, **what: Any) -> None:
+        """Append a result; safe to call from several threads."""
+        self.verdicts[number] = verdict
+        row = {"commit": self._commit, "seed": self._seed, "number": number, "verdict": verdict}
+        with self._path.open("a") as file:
+            file.write(json.dumps({**row, **what}, default=str) + "\n")
+
+
+def _commit() -> str:
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return done.stdout.strip() or "no repository"
