@@ -11,6 +11,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 from automigrator.migrations.static.layout import Proof
@@ -52,6 +53,7 @@ class _UnclearError(Exception):
     """Raised where the syntax does not tell; it says nothing against env.py."""
 
 
+@lru_cache(maxsize=64)  # targets of one application mostly share an env.py
 def proof_of(text: bytes) -> Proof:
     """What the text of an env.py proves."""
     try:
@@ -66,17 +68,18 @@ def proof_of(text: bytes) -> Proof:
 
 def _migrates_once(tree: ast.Module) -> bool:
     try:
-        online, offline = (_Walk(tree, offline=mode).paths for mode in (False, True))
+        walk = _Walk(tree)
+        online, offline = (walk.paths(offline=mode) for mode in (False, True))
     except _UnclearError:
         return False
     return online == {"cr"} and offline <= {"cr", ""}
 
 
 class _Walk:
-    """A walk along every path of a file, in one of Alembic's modes. Raises _UnclearError."""
+    """A walk along every path of a file. Raises _UnclearError."""
 
-    def __init__(self, tree: ast.Module, *, offline: bool) -> None:
-        self._offline = offline
+    def __init__(self, tree: ast.Module) -> None:
+        self._tree, self._offline = tree, False
         nodes = list(ast.walk(tree))
         bound = Counter(name for node in nodes for name in bound_by(node))
         arguments = Counter(node.arg for node in nodes if isinstance(node, ast.arg))
@@ -106,7 +109,11 @@ class _Walk:
         self._refuse_hidden_ways(nodes, {each.name for each in functions})
         self._calling: list[Function] = []
         self._returned: Paths = frozenset()
-        self.paths = self._block(tree.body, frozenset({""}))
+
+    def paths(self, *, offline: bool) -> Paths:
+        """The steps that each path through the file takes in one of Alembic's modes."""
+        self._offline = offline
+        return self._block(self._tree.body, frozenset({""}))
 
     def _refuse_hidden_ways(self, nodes: list[ast.AST], local: set[str]) -> None:
         plain = {
