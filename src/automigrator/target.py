@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from automigrator.errors import ConfigurationError
 from automigrator.frozen import Frozen
 from automigrator.support import urls
-from automigrator.support.urls import is_secret, secrets_of
+from automigrator.support.urls import secrets_of
 
 if TYPE_CHECKING:
     from dataclasses import KW_ONLY
@@ -230,14 +230,20 @@ def chosen(target: bool | Rehearsal | None, migrator: bool | Rehearsal) -> Rehea
 
 
 def passwords_of(target: Target) -> tuple[str, ...]:
-    """As they are given; texts are freed of them by `scrubbed`."""
+    """As they are given; texts are freed of them by `scrubbed`.
+
+    One that is part of a name that is shown is left out: a mask in its place would tell it.
+    """
     found: dict[str, None] = {}
+    shown: list[str] = []
     for database in (target.database, target.migrate_with):
         if isinstance(database, AsyncEngine):
-            found |= dict.fromkeys([*secrets_of(database.url), *_given_to(database)])
-        elif isinstance(database, URL):
-            found |= dict.fromkeys(secrets_of(database))
-    return tuple(found)
+            found |= dict.fromkeys(_given_to(database))
+        url = database.url if isinstance(database, AsyncEngine) else database
+        if isinstance(url, URL):
+            found |= dict.fromkeys(secrets_of(url))
+            shown += [url.host or "", url.database or "", urls.name_of(url)]
+    return tuple(each for each in found if not any(each in name for name in shown))
 
 
 def _given_to(engine: AsyncEngine) -> Iterator[str]:
@@ -247,6 +253,4 @@ def _given_to(engine: AsyncEngine) -> Iterator[str]:
         return
     arguments = inspect.getclosurevars(creator).nonlocals.get("cparams")
     if isinstance(arguments, Mapping):
-        for name, value in arguments.items():
-            if is_secret(name) and isinstance(value, str):
-                yield value
+        yield from urls.secrets_in(arguments)

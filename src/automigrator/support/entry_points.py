@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import PluginError
 from automigrator.frozen import Frozen
-from automigrator.support.urls import scrubbed
+from automigrator.support.masking import scrubbed
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from automigrator.support.error_chain import chain
-from automigrator.support.urls import scrubbed
+from automigrator.support.masking import cut, scrubbed
 
 STATEMENT_LIMIT = 2000
 
@@ -17,9 +17,9 @@ STATEMENT_LIMIT = 2000
 _HIDDEN = "(value hidden)"
 
 _ENGLISH = (
-    r"(invalid input (?:for query argument \$\d+|syntax for [\w ]+|value for enum [\w.\" ]+)"
-    r"|invalid literal for [\w() ]+? with base \d+|could not convert string to float"
-    r"|Invalid isoformat string): .*"
+    r"(invalid input (?:for query argument \$\d{1,9}|syntax for [\w ]{1,80}"
+    r"|value for enum [\w.\" ]{1,200})|invalid literal for [\w() ]{1,80}? with base \d{1,9}"
+    r"|could not convert string to float|Invalid isoformat string): .*"
 )
 
 """How drivers, the server and Python quote a value, which may be personal data."""
@@ -37,7 +37,7 @@ def first_line(error: BaseException) -> str:
     if isinstance(error, DBAPIError) and error.orig is not None:
         source = error.orig
     text = _without_data(source, str(source))
-    text = re.sub(r"^<class '[\w.]*?(\w+)'>: ", r"\1: ", text)
+    text = re.sub(r"^<class '(?:\w{1,80}\.){0,20}(\w{1,80})'>: ", r"\1: ", text)
     name = type(source).__name__
     if name == "Error" and source.__cause__ is not None:
         name = type(source.__cause__).__name__  # asyncpg's own, behind SQLAlchemy's for all
@@ -64,6 +64,8 @@ def hide_secrets(error: BaseException, secrets: Sequence[str]) -> None:
     """Remove rows, parameters and `secrets` from the error, wherever it is printed later."""
     _hide_values(error)
     for each in chain(error):
+        if isinstance(each, StatementError) and each.statement:
+            each.statement = scrubbed(each.statement, *secrets)
         args = tuple(scrubbed(arg, *secrets) if isinstance(arg, str) else arg for arg in each.args)
         if args != each.args:
             each.args = args
@@ -75,7 +77,7 @@ def _hide_values(error: BaseException) -> None:
     for each in chain(error):
         if isinstance(each, StatementError):
             each.hide_parameters = True
-        if each.args and isinstance(each.args[0], str) and re.search(_ENGLISH, each.args[0]):
+        if each.args and isinstance(each.args[0], str) and re.search(_ENGLISH, cut(each.args[0])):
             each.args = (_without_data(each, each.args[0]), *each.args[1:])
     for each in list(_of_the_driver(error)):
         if each.args and isinstance(each.args[0], str):
@@ -99,7 +101,7 @@ def _of_the_driver(error: BaseException) -> Iterator[BaseException]:
 
 
 def _without_data(error: BaseException, text: str) -> str:
-    lines = text.strip().splitlines()
+    lines = cut(text.strip()).splitlines()
     line = re.sub(_ENGLISH, rf"\1: {_HIDDEN}", lines[0]) if lines else ""
     origin = getattr(error, "orig", None) or error
     if str(getattr(origin, "sqlstate", None) or "").startswith(_DATA_EXCEPTION):

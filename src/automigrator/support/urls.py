@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import quote, quote_plus
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -17,17 +16,11 @@ ASYNC_DRIVERS = {"sqlite": "aiosqlite", "postgresql": "asyncpg"}
 
 _ASYNC_AS_WELL = frozenset({"postgresql+psycopg"})
 
-# texts: what re compiles, it keeps, and a start with nothing to do needs hardly any of them
-_SECRET_KEYS = r"(?i)pass|pwd|secret|token|key|^dsn$"
+# a text: what re compiles, it keeps, and a start with nothing to do hardly needs it
+_SECRET_KEYS = r"(?i)pass|pwd|secret|token|key|auth|credential|signature"
 
-_URL_PASSWORD = r"(?<=://)([^\s:/@]*):([^\s@]*)@"
-
-_NAMED = (
-    r"""(?i)((?:pass|pwd|secret|token)\w*(?:\s*=|['"]\s*[=:])\s*)"""
-    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s&,;'")\]}]+)"""
-)
-
-"""A query's, a libpq string's, a dictionary's: what stands behind the name is the secret."""
+_HOLDS_MORE = ("dsn", "conninfo", "odbc_connect", "options", "server_settings")
+"""Values of a query that may name a secret within."""
 
 
 def parse(text: str | URL) -> URL:
@@ -89,35 +82,56 @@ def connect_args(url: URL, drivername: str) -> dict[str, Any]:
 
 def rendered(url: URL) -> str:
     """The URL for people: no password, no secret query values."""
-    query = {key: "***" if is_secret(key) else value for key, value in url.query.items()}
-    return url.set(query=query).render_as_string(hide_password=True)
+    hidden = {key for key in url.query if is_secret(key) or key in _HOLDS_MORE}
+    query = {key: "***" if key in hidden else value for key, value in url.query.items()}
+    shown = url.set(query=query)
+    if url.username and not name_of(url):
+        shown = shown.set(username="***")
+    return shown.render_as_string(hide_password=True)
+
+
+def name_of(url: URL) -> str:
+    """The user, where it is a name and no token."""
+    user = url.username or ""
+    return "" if not url.password and is_token(user) else user
+
+
+def is_token(user: str) -> bool:
+    """Whether what stands in a user's place is no name: long, of letters and digits."""
+    return len(user) >= 20 and any(map(str.isdigit, user)) and any(map(str.isalpha, user))
 
 
 def secrets_of(url: URL) -> Iterator[str]:
-    """The password, and the secret values of the query."""
+    """The password, a user that is a token, and the secret values of the query."""
     if url.password:
         yield str(url.password)
-    for key, value in url.query.items():
-        if is_secret(key):
-            yield from (value,) if isinstance(value, str) else value
-        if key == "dsn" and isinstance(value, str):  # a URL within the URL
-            with suppress(ArgumentError, ValueError):
-                yield from secrets_of(make_url(value))
+    elif url.username and not name_of(url):
+        yield url.username
+    yield from secrets_in(url.query)
+
+
+def secrets_in(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """The secret values of a query, or of what a driver is given to connect with."""
+    for key, value in arguments.items():
+        if isinstance(value, Mapping):  # server settings, headers
+            yield from secrets_in(value)
+        for each in (value,) if isinstance(value, str | bytes) else _texts(value):
+            text = each.decode("utf-8", "replace") if isinstance(each, bytes) else each
+            if is_secret(key):
+                yield text
+            if key in _HOLDS_MORE:
+                from automigrator.support.masking import named_in  # local: few have one
+
+                yield from named_in(text)
+                with suppress(ArgumentError, ValueError):  # a URL within the URL
+                    yield from secrets_of(make_url(text))
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, list | tuple):
+        yield from (each for each in value if isinstance(each, str))
 
 
 def is_secret(key: str) -> bool:
     """Whether what a driver is given under this name is one."""
     return re.search(_SECRET_KEYS, key) is not None
-
-
-def scrubbed(text: str, *secrets: str) -> str:
-    """Free text (a driver's message) with these secrets, and any in a URL or named so, masked."""
-    spelled = {
-        spelling
-        for secret in secrets
-        if secret
-        for spelling in (secret, quote(secret, ""), quote(secret, " +"), quote_plus(secret))
-    }
-    for each in sorted(spelled, key=len, reverse=True):
-        text = text.replace(each, "***")
-    return re.sub(_NAMED, r"\1***", re.sub(_URL_PASSWORD, r"\1:***@", text))

@@ -1,0 +1,101 @@
+"""Free text for people and logs, with the secrets that it may hold masked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from urllib.parse import quote, quote_plus
+
+LIMIT = 4096
+"""Characters of a text that are kept: no pattern sees more of it."""
+
+_SHORTEST_PART = 5
+"""Characters of a secret that was cut short, from which on it is masked all the same."""
+
+# texts: what re compiles, it keeps, and a start with nothing to do needs none of them. Every
+# repetition has a limit: without one, a text that somebody else wrote could take hours
+_URL_PASSWORD = r"(?<=://)([^\s:/@]{0,200}):(?:[^\n/]{0,200}|\S{0,200})@"
+
+_URL_TOKEN = r"(?<=://)(?=[^\s@/]{0,200}\d)(?=[^\s@/]{0,200}[A-Za-z])[^\s:/@]{20,200}(?=:?@)"
+"""A user of a URL that is no name: long, of letters and digits."""
+
+_BARE_PASSWORD = r"(?<![\w/:@.])([\w.+-]{1,64}):(?!//)\S{1,200}@(?=[\w\[])"
+
+_NAME = (
+    r"(?:pass(?:wd|word|phrase|code)?|pwd|secret|token|signature|credentials?|authorization"
+    r"|(?:api|access|private|encryption|auth)[_-]?key)"
+)
+
+_VALUE = (
+    r"(?!['\"]?\*\*\*)(?:[bru]{0,2}'(?:[^'\\\n]|\\.|''){0,500}'?"
+    r'|[bru]{0,2}"(?:[^"\\\n]|\\.|""){0,500}"?'
+    r"|(?:Bearer|Basic|Digest|Token)\s{1,5}\S{1,500}"
+    r"|[^\s&,;'\")\]}]{1,500})"
+)
+
+_NAMED = (
+    rf"(?i)((?<![A-Za-z]){_NAME}[\w.-]{{0,20}}(?:\s{{0,5}}=|['\"]?\s{{0,5}}[=:](?!//))\s{{0,5}}"
+    rf"|[\w.-]{{1,40}}[_.-]?{_NAME}[\w.-]{{0,20}}(?:\s{{0,5}}=|['\"]\s{{0,5}}[=:])\s{{0,5}}"
+    rf"|--[\w-]{{0,20}}{_NAME}\s{{1,5}}"
+    rf"|[?&]key=|\bPRAGMA\s{{1,5}}(?:re|hex|hexre)?key\s{{0,5}}=?\s{{0,5}}"
+    rf"|\b(?:PASSWORD|IDENTIFIED\s{{1,5}}BY)\s{{1,5}}(?=[eEuU]?&?')[eEuU]?&?){_VALUE}"
+)
+"""A query's, a libpq string's, a dictionary's, YAML's, a header's, a command line's, SQL's."""
+
+_PEM = r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[\s\S]{0,4096}?(?:-----END[^\n]{0,60}|\Z)"
+
+
+def scrubbed(text: str, *secrets: str) -> str:
+    """The text with these secrets masked, however they are spelled, and any that it names as one.
+
+    Of a longer text the first `LIMIT` characters are kept.
+    """
+    spelled = sorted({each for secret in secrets for each in _spellings(secret)}, key=len)
+    for each in reversed(spelled):
+        text = text.replace(each, "***")
+    text = cut(text)
+    for each in reversed(spelled):
+        text = _without_parts(text, each)
+    text = re.sub(_PEM, "***", text)
+    text = re.sub(_URL_PASSWORD, r"\1:***@", re.sub(_URL_TOKEN, "***", text))
+    return re.sub(_NAMED, r"\1***", re.sub(_BARE_PASSWORD, r"\1:***@", text))
+
+
+def cut(text: str) -> str:
+    """The text itself, or its beginning and how much more there was."""
+    more = len(text) - LIMIT
+    return text if more <= 0 else f"{text[:LIMIT]}… ({more:,} more characters)"
+
+
+def named_in(text: str) -> Iterator[str]:
+    """The values that a text names as secrets: those of a libpq or ODBC string, say."""
+    for found in re.finditer(_NAMED, cut(text)):
+        yield found[0][len(found[1]) :].strip("'\"{}")
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    """As it is, and as URLs, ini files, Python, JSON, SQL and shells write it."""
+    if not secret:
+        return
+    in_urls = {quote(secret, ""), quote(secret, " +"), quote(secret), quote_plus(secret)}
+    in_urls |= {re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), each) for each in in_urls}
+    escaped = secret.replace("\\", "\\\\")
+    for each in (secret, *in_urls, secret.replace("'", "''"), secret.replace("'", "'\"'\"'")):
+        yield each
+        yield each.replace("%", "%%")
+    yield from (repr(secret)[1:-1], escaped, escaped.replace("'", "\\'"))
+    yield from (json.dumps(secret, ensure_ascii=each)[1:-1] for each in (True, False))
+
+
+def _without_parts(text: str, secret: str) -> str:
+    """The text without the beginning of a secret where the text, or a part of it, was cut off."""
+    for length in range(len(secret) - 1, _SHORTEST_PART - 1, -1):
+        part = secret[:length]
+        if part not in text:
+            continue
+        for end in ("…", "..."):
+            text = text.replace(part + end, f"***{end}")
+        if text.endswith(part):
+            text = text.removesuffix(part) + "***"
+    return text

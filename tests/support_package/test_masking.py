@@ -1,0 +1,182 @@
+"""A secret is masked however it is spelled, and a text that somebody else wrote costs no time."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from urllib.parse import quote, quote_plus
+
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from automigrator import Target
+from automigrator.support import masking, redaction, urls
+from automigrator.target import passwords_of
+
+OWN = "p%t's \"é\\/@ w:d+9"
+"""A password with everything that some language writes differently."""
+FOREIGN = "hunter2hunter2"
+
+SPELLED = {
+    "plain": OWN,
+    "quoted": quote(OWN, ""),
+    "quoted, with slashes": quote(OWN),
+    "as a form": quote_plus(OWN),
+    "in lower-case hex": quote(OWN, "").replace("%C3%A9", "%c3%a9").replace("%2F", "%2f"),
+    "for an ini": quote(OWN, "").replace("%", "%%"),
+    "plain, for an ini": OWN.replace("%", "%%"),
+    "repr": repr(OWN)[1:-1],
+    "JSON": json.dumps(OWN)[1:-1],
+    "JSON as it is": json.dumps(OWN, ensure_ascii=False)[1:-1],
+    "SQL": OWN.replace("'", "''"),
+    "shell": shlex.quote(OWN)[1:-1],
+}
+
+
+def lower_hex(text: str) -> str:
+    return "".join(
+        f"%{part[:2].lower()}{part[2:]}" if number else part
+        for number, part in enumerate(text.split("%"))
+    )
+
+
+SPELLED["in lower-case hex"] = lower_hex(quote(OWN, ""))
+
+
+@pytest.mark.parametrize("how", SPELLED)
+def test_the_targets_own_password_is_masked_however_it_is_spelled(how: str) -> None:
+    assert masking.scrubbed(f"it said <{SPELLED[how]}>", OWN) == "it said <***>"
+
+
+@pytest.mark.parametrize("end", ["", "…", "..."])
+def test_a_password_that_was_cut_short_is_masked(end: str) -> None:
+    assert masking.scrubbed(f"it said {OWN[:9]}{end}", OWN) == f"it said ***{end}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"postgresql://me:{FOREIGN}@h/d",
+        f"postgresql://me:a@{FOREIGN}@h/d",
+        f"postgresql://me:a {FOREIGN} b@h/d",
+        f"postgresql://me:a/{FOREIGN}@h/d",
+        f"postgresql://:{FOREIGN}@h/d",
+        f"me:a@{FOREIGN}@h",
+        f"postgresql://{FOREIGN * 2}@h/d",
+        f"postgresql://{FOREIGN * 2}:@h/d",
+        f"?api_key={FOREIGN}",
+        f"?key={FOREIGN}&x=1",
+        f"apikey: {FOREIGN}",
+        f"PRAGMA key = '{FOREIGN}'",
+        f"PRAGMA rekey='{FOREIGN}'",
+        f"PRAGMA hexkey {FOREIGN}",
+        f"password=b'{FOREIGN}'",
+        f"{{'password': b'{FOREIGN}'}}",
+        f'{{"db_password": "{FOREIGN}"}}',
+        f"password: {FOREIGN}",
+        f"  db_password = {FOREIGN}",
+        f"PGPASSWORD={FOREIGN}",
+        f"Authorization: Bearer {FOREIGN}",
+        f"Authorization: Basic {FOREIGN}",
+        f"'authorization': 'Token {FOREIGN}'",
+        f"psql --password {FOREIGN}",
+        f"psql --db-password={FOREIGN}",
+        f"ALTER ROLE me PASSWORD '{FOREIGN}'",
+        f"ALTER ROLE me PASSWORD E'{FOREIGN}'",
+        f"IDENTIFIED BY '{FOREIGN}'",
+        f"X-Amz-Signature={FOREIGN}",
+        f"X-Amz-Security-Token={FOREIGN}&",
+        f"aws_secret_access_key={FOREIGN}",
+        f"sslpassword={FOREIGN}",
+        f"dsn='host=h password={FOREIGN}'",
+        f"odbc_connect=DRIVER=x;PWD={FOREIGN};",
+        f"options=-c app.token={FOREIGN}",
+        f"passphrase='{FOREIGN}",
+        f"-----BEGIN PRIVATE KEY-----\n{FOREIGN}\n-----END PRIVATE KEY-----",
+    ],
+)
+def test_what_is_named_as_a_secret_is_masked(text: str) -> None:
+    told = masking.scrubbed(f"it failed: {text}")
+    assert FOREIGN not in told
+    assert "***" in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'password authentication failed for user "app"',
+        "FATAL: no pg_hba.conf entry for host 10.0.0.1, user app",
+        'duplicate key value violates unique constraint "users_key"',
+        "column tokens.id does not exist",
+        "postgresql+asyncpg://app@localhost:5432/app",
+        "no such table: pass_through",
+        "in line 3: see https://docs.sqlalchemy.org/20/e3q8",
+        "run alembic --config alembic.ini upgrade head",
+    ],
+)
+def test_what_is_no_secret_is_told(text: str) -> None:
+    assert masking.scrubbed(text) == text
+
+
+@pytest.mark.parametrize("given", ["app", "app_ow", "production"])
+def test_a_mask_does_not_tell_a_password_that_is_part_of_a_name(given: str, tmp_path: Path) -> None:
+    target = Target(f"postgresql://app_owner:{given}@host/production_app", tmp_path)
+    text = "database production_app of role app_owner"
+    assert masking.scrubbed(text, *passwords_of(target)) == text
+    assert given not in masking.scrubbed(f"password={given}", *passwords_of(target))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://me@h/d?password={FOREIGN}",
+        f"postgresql://{FOREIGN * 2}@h/d",
+        f"postgresql://me@h/d?dsn=postgresql://me:{FOREIGN}@h/d",
+        f"postgresql://me@h/d?conninfo=host%3Dh%20password%3D{FOREIGN}",
+        f"postgresql://me@h/d?options=-capp.token%3D{FOREIGN}",
+        f"postgresql://me@h/d?server_settings=app.secret%3D{FOREIGN}",
+        f"mssql+aioodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3D{FOREIGN}",
+    ],
+)
+def test_a_secret_in_a_url_is_not_rendered_and_is_masked_in_texts(url: str) -> None:
+    parsed = urls.parse(url)
+    assert FOREIGN not in urls.rendered(parsed)
+    assert FOREIGN not in masking.scrubbed(f"it said {FOREIGN * 2}", *urls.secrets_of(parsed))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"password": FOREIGN},
+        {"sslpassword": FOREIGN.encode()},
+        {"server_settings": {"app.token": FOREIGN}},
+        {"headers": {"Authorization": FOREIGN}},
+        {"dsn": f"postgresql://me:{FOREIGN}@h/d"},
+        {"conninfo": f"host=h password='{FOREIGN}'"},
+    ],
+)
+async def test_what_an_engine_is_given_is_masked(
+    arguments: dict[str, object], tmp_path: Path
+) -> None:
+    engine = create_async_engine("postgresql+asyncpg://me@h/d", connect_args=arguments)
+    assert FOREIGN not in masking.scrubbed(
+        f"it said {FOREIGN}", *passwords_of(Target(engine, tmp_path))
+    )
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("pass", "://a:", "<class '", "invalid input syntax for ", "password='", "a.", "token "),
+        *("--password ", "PRAGMA key ", "'x", '"', "-----BEGIN PRIVATE KEY-----", "a:", "@", " "),
+    ],
+)
+def test_a_long_text_is_answered_in_time(part: str) -> None:
+    """What takes a millisecond for 20 kB must not take hours for some megabytes."""
+    text = part * 1_000_000
+    error = ValueError(text)
+    assert len(redaction.said(error, [OWN])) < 2 * masking.LIMIT
+    redaction.hide_secrets(error, [OWN])
+    assert len(str(error)) < 2 * masking.LIMIT
