@@ -76,6 +76,7 @@ class Run:
         self._rebuild = rebuild
         self._undone = undone
         self._effect: Effect = "none"
+        self._python_errors = False
 
     @property
     def name(self) -> str:
@@ -239,13 +240,13 @@ class Run:
         return aside
 
     @contextmanager
-    def acting(self, effect: Effect) -> Iterator[None]:
-        """Context manager: acts of `effect` are allowed."""
-        self._effect = effect
+    def acting(self, effect: Effect, *, python_errors: bool = False) -> Iterator[None]:
+        """Context manager: acts of `effect` are allowed; see `effects.may_act`."""
+        self._effect, self._python_errors = effect, python_errors
         try:
             yield
         finally:
-            self._effect = "none"
+            self._effect, self._python_errors = "none", False
 
     def _allowed(self, effect: Effect, act: str) -> tuple[Failure, Hold]:
         hold = self._need_lock(act)
@@ -256,8 +257,10 @@ class Run:
             raise _refused(act, f": the plugin does not declare effect = {effect!r}")
         from automigrator.hooks.effects import may_act
 
-        if not may_act(effect, failure):
+        if not may_act(effect, failure, python_errors=self._python_errors):
             left = f"a failure of kind {failure.kind} that left the database {failure.state}"
+            if effect == "discarding":
+                left = f"a failure of kind {failure.kind} that blames the {failure.blames}"
             raise _refused(act, f" after {left}")
         return failure, hold
 

@@ -18,6 +18,8 @@ class Purge:
             The newest always stays.
         max_age: delete old databases older than this timedelta, or number of days; None: no limit.
         disconnect_others: whether to end sessions of others that are in the way (PostgreSQL).
+        python_errors: whether to act on an exception of the revision's own code as well, not only
+            where the database says that its data or schema are in the way.
 
     Raises ValueError for an option that it cannot use.
     """
@@ -31,9 +33,11 @@ class Purge:
         keep: int | None = None,
         max_age: timedelta | float | None = None,
         disconnect_others: bool = False,
+        python_errors: bool = False,
     ) -> None:
         self._set_aside = _flag("set_aside", set_aside)
         self._limits = Limits(keep, max_age)
+        self.python_errors = _flag("python_errors", python_errors)
         self._disconnect_others = _flag("disconnect_others", disconnect_others)
 
     @hookimpl

@@ -9,6 +9,9 @@ E = TypeVar("E", bound=sqlite3.Error)
 
 BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
+OF_DATA = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH})
+"""The codes with which SQLite says that data or schema do not go with a statement."""
+
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
@@ -25,6 +28,17 @@ def code_of(error: sqlite3.Error) -> int | None:
 def is_damage(error: BaseException) -> bool:
     """Tell whether Python's own SQLite library says that a file is damaged."""
     return isinstance(error, sqlite3.Error) and code_of(error) in DAMAGED
+
+
+def is_newer(error: BaseException) -> bool:
+    """Tell whether this SQLite cannot read a schema or format, most likely of a newer one's.
+
+    SQLite has no code of its own for that; its messages are always in English.
+    """
+    if not isinstance(error, sqlite3.Error):
+        return False
+    malformed = str(error).startswith("malformed database schema")
+    return malformed or str(error) == "unsupported file format"
 
 
 def is_busy(error: BaseException) -> bool:
