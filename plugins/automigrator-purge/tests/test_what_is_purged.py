@@ -12,7 +12,7 @@ from automigrator_purge import Purge
 from sqlalchemy import make_url
 from support.notes_application import ROWS, UNIQUE, Application, set_aside
 
-from automigrator import MigrationError, TargetReport
+from automigrator import MigrationError, Run, TargetReport, hookimpl
 
 pytestmark = pytest.mark.long("[postgresql-", "python_error[")
 
@@ -117,6 +117,25 @@ async def test_an_error_of_the_revisions_own_code_is_purged_for_where_that_is_as
 
     assert (report.outcome, report.failures[0].blames) == ("recovered", "code")
     assert notes.notes(set_aside(report)) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("head", "why"), [("r2", "nothing is pending"), ("r9", "newer code has migrated the database")]
+)
+async def test_what_somebody_has_migrated_meanwhile_is_not_purged(
+    head: str, why: str, notes: Application
+) -> None:
+    class Somebody:
+        @hookimpl
+        def on_failure(self, run: Run) -> None:
+            notes.execute(f"UPDATE alembic_version SET version_num = '{head}'")
+
+    notes.deploy(UNIQUE)
+    with pytest.raises(MigrationError) as info:
+        await notes.start("purge", plugins=[Somebody()])
+
+    assert why in info.value.report.targets[0].notes[0]
+    assert notes.notes() == ROWS
 
 
 @pytest.mark.parametrize("value", ["yes", 1])

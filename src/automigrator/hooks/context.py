@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -33,7 +33,7 @@ class Rebuild(Protocol):
     """How a fresh database takes the target's place; see `Run.recreate_database`."""
 
     def __call__(
-        self, run: Run, *, set_aside: bool, disconnect_others: bool
+        self, run: Run, *, set_aside: bool, disconnect_others: bool, also: Sequence[str] = ()
     ) -> Awaitable[str | None]: ...
 
 
@@ -220,20 +220,27 @@ class Run:
         self._progress("restored", self.name, place=place, kind=failure.kind, seconds=seconds())
 
     async def recreate_database(
-        self, *, set_aside: bool = True, disconnect_others: bool = False
+        self,
+        *,
+        set_aside: bool = True,
+        disconnect_others: bool = False,
+        also: Sequence[str] = (),
     ) -> str | None:
         """Build and migrate a fresh database on the side, and let it take the target's place.
 
         `set_aside`: keep the old data under another name; default True. `disconnect_others`: end
-        sessions in the way; default False. Returns where the old data is, None when it was
-        deleted. Raises RefusedError, the old database untouched, when the plugin does not declare
-        `effect = "discarding"`, or the fresh database cannot be migrated either.
+        sessions in the way; default False. `also`: names of tables, with or without a schema, that
+        may be replaced although neither the revisions nor `bootstrap` make them. Returns where the
+        old data is, None when it was deleted. Raises RefusedError, the old database untouched, when
+        the plugin does not declare `effect = "discarding"`, the database holds other tables than
+        these, or the fresh one cannot be migrated either.
         """
         self._allowed("discarding", "replace the database")
         told = self._progress.step("recreate-started", "recreate-failed", self.target)
         with acting("replace the database"), told as seconds, self.acts.act("recreate"):
+            more = {"also": tuple(also)} if also else {}  # a subclass may know of none
             aside = await self._rebuild(
-                self, set_aside=set_aside, disconnect_others=disconnect_others
+                self, set_aside=set_aside, disconnect_others=disconnect_others, **more
             )
         self._undone("recreate")
         self._progress("recreated", self.name, aside=aside or "deleted", seconds=seconds())

@@ -15,6 +15,14 @@ OF_DATA = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQ
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
+NEWER = (
+    f"start with the SQLite that wrote the file, or a newer one: this process has SQLite "
+    f"{sqlite3.sqlite_version}. With that one, objects that older ones cannot read can be found "
+    "and dropped"
+)
+"""What to do about a schema or a format that this SQLite cannot read."""
+
+
 class BusyError(TimeoutError):
     """Raised when another connection's transaction was in the way for too long."""
 

@@ -71,13 +71,6 @@ _OWN_TABLE = (
     "first; PRAGMA wal_checkpoint belongs in `with op.get_context().autocommit_block():`"
 )
 
-_NEWER = Verdict(
-    "env",
-    f"start with the SQLite that wrote the file, or a newer one: this process has SQLite "
-    f"{sqlite3.sqlite_version}, and objects of the schema that it cannot read can be found and "
-    "dropped with that one only",
-)
-
 # words of SQLITE_ERROR that are about this build and process, not about data or schema
 _SURROUNDINGS = (
     *("no such function", "no such module", "no such collation", "no such vfs"),
@@ -118,7 +111,7 @@ def classify(error: BaseException) -> Verdict:
         if isinstance(each, BusyError):
             return _BUSY
         if codes.is_newer(each):
-            return _NEWER
+            return Verdict("env", codes.NEWER)
         if isinstance(each, sqlite3.Error):
             return _judged(each)._replace(of_data=_of_data(each))
         if isinstance(each, OSError) and each.errno in _BY_ERRNO:
