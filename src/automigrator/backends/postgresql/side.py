@@ -16,6 +16,7 @@ from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.backends.postgresql import databases
 from automigrator.backends.postgresql.dump import programs
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, creating, tables_of
+from automigrator.backends.postgresql.journal import CopyEntry
 from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, name_beside
 from automigrator.backends.postgresql.snapshot import ServerSnapshots, by_template_or_dump
@@ -174,15 +175,27 @@ class ServerSides(Sides):
         live = access.live
         aside = name_beside(live, "purged" if set_aside else "replaced", stamp)
 
+        entry = CopyEntry("migrating", (), (), tables=tuple(tables), key=self._hold.key)
+
         async def swap() -> None:
             await access.ensure_replaceable(tables, known or Known())
             await access.settle(side.place, live, with_comment=True)
             await side.engine.dispose()
             await access.empty_pools()
             second = access.second if disconnect_others else None
-            await databases.swap(access.admin, live, side.place, aside, disconnect_by=second)
-            if not set_aside:
-                await access.discard(aside)
+            # the old data tells of the purge until this part of the run is over
+            await databases.swap(
+                access.admin,
+                live,
+                side.place,
+                aside,
+                disconnect_by=second,
+                comment=entry.dumped() if set_aside else None,
+            )
+            if set_aside:
+                self._snapshots.opened(aside, entry)
+            else:
+                self._snapshots.doomed.add(aside)
 
         await self._hold.heard(shielded(swap()), "the swap that puts a fresh database in its place")
         if not set_aside:

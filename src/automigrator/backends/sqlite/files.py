@@ -34,6 +34,11 @@ def size_of(path: Path) -> int:
     return 0
 
 
+def is_beside(path: Path, other: Path, kind: str) -> bool:
+    """Tell by its name whether `other` is a file of this kind beside a database."""
+    return other.name.startswith(f"{path.resolve().name}.{kind}-")
+
+
 def is_newer(path: Path) -> bool:
     """Tell whether a header names a way to read the file that was not there until SQLite 3.50.
 

@@ -164,13 +164,13 @@ class FileSides(Sides):
             if isinstance(error, RefusedError):
                 raise
             raise RefusedError(f"{error}; the old database was not touched") from error
-        # removed under a journal that no longer needs it: after a kill, a start that finds neither
-        # a journal nor anything to migrate would leave it there for ever
+        # under a journal that no longer needs it, and stays until this part of the run is over: a
+        # start after a kill would find nothing to migrate, and tell nobody of the purge
         journal.write(file, replace(entry, state="migrating"))
         files.remove(new)
-        journal.clear(file)
         side.needed = False
         self._snapshots.entry = None  # of other data: there is nothing to put back
+        self._snapshots.purged = True
         return kept
 
     async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
