@@ -129,6 +129,8 @@ class ExampleHold(Hold):
         new.replace(file)  # a process that is killed leaves the old record or the new one
 
 
+OF_DATA = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
+
 KINDS: dict[int, FailureKind] = {
     sqlite3.SQLITE_BUSY: "lock-timeout",
     sqlite3.SQLITE_LOCKED: "lock-timeout",
@@ -202,6 +204,6 @@ class ExampleDB(Backend):
     def classify(self, error: BaseException) -> Verdict:
         for each in chain(error):
             if isinstance(each, sqlite3.Error):
-                code = getattr(each, "sqlite_errorcode", 0)
-                return Verdict(KINDS.get(code & 0xFF))
+                code = getattr(each, "sqlite_errorcode", 0) & 0xFF
+                return Verdict(KINDS.get(code), of_data=code in OF_DATA)
         return Verdict()

@@ -29,6 +29,8 @@ KINDS: frozenset[str] = frozenset(get_args(FailureKind))
 
 State = Literal["clean", "partial-at-boundary", "partial-within-revision"]
 
+Blames = Literal["data", "code", "surroundings"]
+
 _MEANS: dict[State, str] = {
     "clean": "nothing of this attempt stayed in the database",
     "partial-at-boundary": "whole revisions were applied and stay, no half of one",
@@ -74,6 +76,10 @@ class Failure(Frozen):
     """What was found before the attempt and may have to do with the failure."""
     database: str = ""
     """The database's URL without secrets."""
+    blames: Blames = "surroundings"
+    """Where the cause lies. `data`: the database itself said that its data or schema do not go with
+    the revision, or that its file is damaged. `code`: the revision's own code raised. Anything
+    else, and anything in doubt, is the `surroundings`."""
     in_rehearsal: bool = False
     """Whether it happened on a copy, before the database itself was touched."""
     error: BaseException | None = None

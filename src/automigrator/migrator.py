@@ -261,13 +261,12 @@ class Migrator:
         return state.report(await bring_to_head(state))
 
     async def recreate_database(
-        self, run: Run, *, set_aside: bool, disconnect_others: bool
+        self, run: Run, *, set_aside: bool, disconnect_others: bool, also: Sequence[str] = ()
     ) -> str | None:
         """Replace a target's database by a fresh, migrated one; returns where the old one is."""
-        from automigrator.runner.side_database import rebuild
+        from automigrator.runner.rebuild import rebuild
 
-        state = self._states[run]
-        return await rebuild(state, set_aside=set_aside, disconnect_others=disconnect_others)
+        return await rebuild(self._states[run], set_aside, disconnect_others, tuple(also))
 
     async def hooks_of(self, target: Target) -> Hooks:
         """Return the in-house plugins and the target's strategies. Raises PluginError."""

@@ -179,15 +179,30 @@ def test_an_effect_is_none_unless_declared_and_nonsense_is_refused() -> None:
         strategies.load([Odd()])
 
 
+def test_a_strategy_acts_on_python_errors_only_where_it_declares_that() -> None:
+    class Plain:
+        effect = "discarding"
+
+    class Odd(Plain):
+        python_errors = "yes"
+
+    assert not effects.acts_on_python_errors(Plain())
+    with pytest.raises(PluginError, match="python_errors='yes'"):
+        strategies.load([Odd()])
+
+
 @pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("blames", ["data", "code", "surroundings"])
 @pytest.mark.parametrize("state", ["clean", "partial-at-boundary", "partial-within-revision"])
 def test_a_strategy_may_change_data_only_where_its_effect_allows_it(
-    kind: Any, state: State
+    kind: Any, state: State, blames: Any
 ) -> None:
-    failure = Failure(kind, "boom", state)
-    discardable = kind in {"revision", "corrupt"}
+    failure = Failure(kind, "boom", state, blames=blames)
+    discardable = kind in {"revision", "corrupt"} and blames == "data"
     assert effects.may_act("discarding", failure) is discardable
     assert effects.may_act("reverting", failure) is (state != "clean")
     assert not effects.may_act("none", failure)
     assert effects.may_answer("discarding", failure) is discardable
+    by_code = effects.may_act("discarding", failure, python_errors=True)
+    assert by_code is (kind in {"revision", "corrupt"} and blames != "surroundings")
     assert effects.may_answer("reverting", failure) and effects.may_answer("none", failure)

@@ -520,12 +520,13 @@ def test_a_purge_of_a_damaged_file_that_fails_at_every_boot_is_counted_too(
     device.traced(BROKEN)
     file = Path(str(make_url(device.url).database))
     file.write_bytes(b"no database at all " * 300)
+    then = ("log-and-continue", {"corrupt": True})
     for _ in range(2):
-        report = asyncio.run(boot(device, "purge", "log-and-continue"))
+        report = asyncio.run(boot(device, "purge", then))
         assert [failure.kind for failure in report.failures] == ["corrupt"]
         assert tried(report)
     assert len(device.trace) == 2
-    report = asyncio.run(boot(device, "purge", "log-and-continue"))
+    report = asyncio.run(boot(device, "purge", then))
     assert (report.outcome, tried(report), len(device.trace)) == ("degraded", False, 2)
     assert file.read_bytes() == b"no database at all " * 300
 

@@ -126,7 +126,43 @@ def test_a_schema_that_nobody_could_read_is_not_called_known() -> None:
     assert "is not known" in at_risk(run, Failure("unreachable", "no route to host"))
 
 
-async def test_it_has_no_options(notes: Application) -> None:
+def put_ahead(notes: Application) -> None:
+    notes.execute("UPDATE alembic_version SET version_num = 'from_the_future'")
+
+
+def damage(notes: Application) -> None:
+    (notes.root / "app.db").write_bytes(b"this is not a database" * 400)
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["by itself", "told so"])
+@pytest.mark.parametrize(("kind", "cause"), [("ahead", put_ahead), ("corrupt", damage)])
+async def test_on_a_newer_or_a_damaged_database_the_application_starts_only_where_it_is_told_so(
+    kind: str,
+    cause: Any,
+    told: bool,
+    tmp_path: Path,
+    sqlite_url: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    notes = Application(tmp_path, sqlite_url)
+    cause(notes)
+    strategy = ("log-and-continue", {kind: told})
+    if told:
+        (report,) = (await notes.start(strategy)).targets
+        assert report.outcome == "degraded"
+        assert kind in critical(caplog).getMessage()
+        return
+    with pytest.raises(MigrationError) as info:
+        await notes.start("log-and-continue")
+    (report,) = info.value.report.targets
+    assert [each.kind for each in report.failures] == [kind]
+    assert any(f'{{"{kind}": True}}' in note for note in report.notes)
+    assert not [each for each in caplog.records if each.levelno == logging.CRITICAL]
+
+
+async def test_a_wrong_option_is_refused(notes: Application) -> None:
     notes.deploy(GOOD)
-    with pytest.raises(PluginError, match="It takes no options"):
+    with pytest.raises(PluginError, match="Its options: ahead, corrupt"):
         await notes.start(("log-and-continue", {"level": "info"}))
+    with pytest.raises(PluginError, match="ahead must be True or False"):
+        await notes.start(("log-and-continue", {"ahead": "yes"}))

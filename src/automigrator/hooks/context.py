@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -33,7 +33,7 @@ class Rebuild(Protocol):
     """How a fresh database takes the target's place; see `Run.recreate_database`."""
 
     def __call__(
-        self, run: Run, *, set_aside: bool, disconnect_others: bool
+        self, run: Run, *, set_aside: bool, disconnect_others: bool, also: Sequence[str] = ()
     ) -> Awaitable[str | None]: ...
 
 
@@ -76,6 +76,7 @@ class Run:
         self._rebuild = rebuild
         self._undone = undone
         self._effect: Effect = "none"
+        self._python_errors = False
 
     @property
     def name(self) -> str:
@@ -219,33 +220,40 @@ class Run:
         self._progress("restored", self.name, place=place, kind=failure.kind, seconds=seconds())
 
     async def recreate_database(
-        self, *, set_aside: bool = True, disconnect_others: bool = False
+        self,
+        *,
+        set_aside: bool = True,
+        disconnect_others: bool = False,
+        also: Sequence[str] = (),
     ) -> str | None:
         """Build and migrate a fresh database on the side, and let it take the target's place.
 
         `set_aside`: keep the old data under another name; default True. `disconnect_others`: end
-        sessions in the way; default False. Returns where the old data is, None when it was
-        deleted. Raises RefusedError, the old database untouched, when the plugin does not declare
-        `effect = "discarding"`, or the fresh database cannot be migrated either.
+        sessions in the way; default False. `also`: names of tables, with or without a schema, that
+        may be replaced although neither the revisions nor `bootstrap` make them. Returns where the
+        old data is, None when it was deleted. Raises RefusedError, the old database untouched, when
+        the plugin does not declare `effect = "discarding"`, the database holds other tables than
+        these, or the fresh one cannot be migrated either.
         """
         self._allowed("discarding", "replace the database")
         told = self._progress.step("recreate-started", "recreate-failed", self.target)
         with acting("replace the database"), told as seconds, self.acts.act("recreate"):
+            more = {"also": tuple(also)} if also else {}  # a subclass may know of none
             aside = await self._rebuild(
-                self, set_aside=set_aside, disconnect_others=disconnect_others
+                self, set_aside=set_aside, disconnect_others=disconnect_others, **more
             )
         self._undone("recreate")
         self._progress("recreated", self.name, aside=aside or "deleted", seconds=seconds())
         return aside
 
     @contextmanager
-    def acting(self, effect: Effect) -> Iterator[None]:
-        """Context manager: acts of `effect` are allowed."""
-        self._effect = effect
+    def acting(self, effect: Effect, *, python_errors: bool = False) -> Iterator[None]:
+        """Context manager: acts of `effect` are allowed; see `effects.may_act`."""
+        self._effect, self._python_errors = effect, python_errors
         try:
             yield
         finally:
-            self._effect = "none"
+            self._effect, self._python_errors = "none", False
 
     def _allowed(self, effect: Effect, act: str) -> tuple[Failure, Hold]:
         hold = self._need_lock(act)
@@ -256,8 +264,10 @@ class Run:
             raise _refused(act, f": the plugin does not declare effect = {effect!r}")
         from automigrator.hooks.effects import may_act
 
-        if not may_act(effect, failure):
+        if not may_act(effect, failure, python_errors=self._python_errors):
             left = f"a failure of kind {failure.kind} that left the database {failure.state}"
+            if effect == "discarding":
+                left = f"a failure of kind {failure.kind} that blames the {failure.blames}"
             raise _refused(act, f" after {left}")
         return failure, hold
 

@@ -9,10 +9,23 @@ from automigrator.errors import HookError
 from automigrator.failure import Decision, Failure
 from automigrator.hooks.calls import Around
 from automigrator.hooks.context import Run
-from automigrator.hooks.effects import effect_of, may_answer
+from automigrator.hooks.effects import (
+    DISCARDABLE,
+    acts_on_python_errors,
+    effect_of,
+    may_answer,
+)
 from automigrator.hooks.registry import Hooks
 
 MOST_ATTEMPTS = 3
+
+_NOT_OF_DATA = {
+    "data": "it does not act on this failure",
+    "code": "the revision's own code failed; the database did not say that its data or schema are "
+    "in the way. A strategy with python_errors=True is asked then, too",
+    "surroundings": "the database did not say that its data or schema are in the way of the "
+    "revision, so that a fresh one might fail as well, or not be needed",
+}
 
 
 @dataclass(slots=True)
@@ -41,7 +54,12 @@ class Decisions:
         for impl in self.hooks.impls("on_failure"):
             effect = effect_of(impl.plugin)
             key = id(impl.plugin)
-            if (effect != "none" and not run.locked) or not may_answer(effect, run.failure):
+            by_code = acts_on_python_errors(impl.plugin)
+            if effect != "none" and not run.locked:
+                continue
+            if not may_answer(effect, run.failure, python_errors=by_code):
+                if run.failure.kind in DISCARDABLE and not run.stopped:
+                    run.note(f"{impl.blame} was not asked: {_NOT_OF_DATA[run.failure.blames]}")
                 continue
             if effect == "discarding" and (run.stopped or key in self.acted):
                 continue
@@ -50,7 +68,7 @@ class Decisions:
                 continue
             rebuilt, acts = run.rebuilt, run.acts.count()
             try:
-                with run.acting(effect):
+                with run.acting(effect, python_errors=by_code):
                     answer = await self.hooks.call(impl, self.around, run=run, failure=run.failure)
             except HookError as error:
                 run.notes.append(str(error))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from automigrator.errors import ConfigurationError, PluginError
-from automigrator.hooks.effects import effect_of
+from automigrator.hooks.effects import acts_on_python_errors, effect_of
 from automigrator.support.entry_points import Installed, described, suggestion
 
 ENTRY_POINT_GROUP = "automigrator.recovery"
@@ -34,6 +34,7 @@ def load(specs: Sequence[StrategySpec]) -> tuple[tuple[str, object], ...]:
     strategies = tuple(_strategy(installed, spec) for spec in specs)
     for _, strategy in strategies:
         effect_of(strategy)
+        acts_on_python_errors(strategy)
     return strategies
 
 

@@ -129,6 +129,7 @@ class Execution:
         self.current = self.error = self.began = self.cancel = None
         self.statement = self.statement_since = None
         self.stopped = False
+        self.observed.forget_errors()
 
     @property
     def met_a_revision(self) -> bool:

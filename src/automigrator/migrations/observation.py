@@ -18,6 +18,7 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.sessions import in_autocommit
 from automigrator.migrations.process import inside_env, replaced
 from automigrator.support.concurrency import running_loop
+from automigrator.support.error_chain import chain
 
 
 @dataclass(slots=True)
@@ -34,8 +35,18 @@ class Observation:
     """Revisions of which something was, or may have been, committed without their version row."""
     first_error: BaseException | None = None
     """The last database error that did not merely follow from another one."""
+    of_data: list[BaseException] = field(default_factory=list)
+    """Database errors that are about data or schema; see `Verdict.of_data`."""
+    others: list[BaseException] = field(default_factory=list)
+    """Database errors that are not, in order."""
     _followed: weakref.WeakSet[Connection] = field(default_factory=weakref.WeakSet)
     _followers: list[BaseException] = field(default_factory=list)
+
+    def forget_errors(self) -> None:
+        """Forget the errors of what is run anew."""
+        self.first_error = None
+        for errors in (self.of_data, self.others, self._followers):
+            errors.clear()
 
     def begins(self, revision: str) -> None:
         """Note that a revision begins."""
@@ -54,7 +65,22 @@ class Observation:
             or any(each is error for each in self._followers)
             or backend.classify(error).follows
         )
-        return self.first_error if follows and self.first_error is not None else error
+        if follows and self.first_error is not None:
+            return self.first_error
+        if not self.saw(error):
+            return error
+        # the clean-up after an error fails with one of its own, and hides it
+        behind = {id(each) for each in chain(error)}
+        return next((each for each in self.others if id(each) in behind), error)
+
+    def saw(self, error: BaseException) -> bool:
+        """Whether it is an error of the database, met on a connection of the migration."""
+        return any(each is error for each in (*self.of_data, *self.others))
+
+    def blames_data(self, error: BaseException) -> bool:
+        """Whether `error` is the database's own word on data or schema, and no error before it was
+        about anything else: that one may be the cause, however it was dealt with."""
+        return not self.others and any(each is error for each in self.of_data)
 
     def follow(self, backend: Backend, connection: Connection) -> Callable[[], None]:
         """Observe a connection until the returned call is made, before it is closed."""
@@ -209,12 +235,12 @@ class _Seen:
             return
         record, original = self.record, context.original_exception
         error = context.sqlalchemy_exception or original
-        if record.first_error is not None and (
-            self.ended or self.backend.classify(original).follows
-        ):
+        verdict = self.backend.classify(original)
+        if record.first_error is not None and (self.ended or verdict.follows):
             record._followers.append(error)
         else:
             record.first_error = error
+            (record.of_data if verdict.of_data else record.others).append(error)
 
     def settle(self) -> None:
         """Ask the connection, where something is not known to be committed."""

@@ -31,7 +31,8 @@ async def attempt(state: RunState) -> Outcome:
     session, run = state.session, state.run
     seen, state.finding, state.execution = state.finding, None, Execution()
     run.failure, state.rehearsal = None, None
-    if run.taken is None:  # else the journal is this run's own, not a dead leader's
+    # else the journal is this run's own, not a dead leader's
+    if run.taken is None and not run.rebuilt:
         with state.at("finishing or undoing what was begun before", "unreachable"):
             done = await repair(state)
         if done is not None:
@@ -83,7 +84,7 @@ async def attempt(state: RunState) -> Outcome:
 
 
 def _reached(state: RunState) -> Outcome:
-    if state.failures:
+    if state.failures or state.replaced:
         return "recovered"
     changed = state.applied or state.run.acts.done("stamp")
     return "migrated" if changed else "current"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import DBAPIError
+
 from automigrator.backends.contract.backend import Backend
 from automigrator.errors import (
     AutomigratorError,
@@ -10,11 +15,14 @@ from automigrator.errors import (
     LockLostError,
     RefusedError,
 )
-from automigrator.failure import Failure, FailureKind
+from automigrator.failure import Blames, Failure, FailureKind
 from automigrator.runner.state import Left, RunState
 from automigrator.support.error_chain import chain
 from automigrator.support.redaction import hide_secrets, said, statement_of
 from automigrator.target import Target, passwords_of
+
+if TYPE_CHECKING:
+    from automigrator.migrations.observation import Observation
 
 ADVICE: dict[FailureKind, str] = {
     "unreachable": "check that the server is up and the URL's host, port and database are right",
@@ -49,7 +57,18 @@ REFUSED = "do what the refusal says, then start again; the plugin that asked for
 def failure_of(state: RunState, error: BaseException, left: Left) -> Failure:
     """The failure that an error of this attempt is, by what was being done; see `diagnose`."""
     attempt, kind = state.run.attempt, state.phase.kind
-    return diagnose(error, state.target, state.backend, left, attempt=attempt, otherwise=kind)
+    execution = state.rehearsal or state.execution
+    # from the first revision on only what was met on the migration's own connection counts
+    ran = execution is not None and execution.met_a_revision
+    return diagnose(
+        error,
+        state.target,
+        state.backend,
+        left,
+        attempt=attempt,
+        otherwise=kind,
+        observed=execution.observed if ran and execution is not None else None,
+    )
 
 
 def diagnose(
@@ -60,13 +79,17 @@ def diagnose(
     *,
     attempt: int,
     otherwise: FailureKind,
+    observed: Observation | None = None,
 ) -> Failure:
     """The failure that `error` is; `otherwise` is its kind where neither it nor the driver says.
 
-    A RefusedError carries its own advice. The error is freed of secrets.
+    `observed`: what was seen of the revisions, once one has begun. A RefusedError carries its own
+    advice. The error is freed of secrets.
     """
     advice = str(getattr(error, "advice", ""))
     kind = _kind(error, backend, otherwise)
+    if kind == "corrupt" and observed is not None and not observed.saw(error):
+        kind = otherwise  # another file, which the revision reads
     if isinstance(error, HookError) and isinstance(error.__cause__, RefusedError):
         advice = REFUSED
     refused = isinstance(error, RefusedError)
@@ -90,8 +113,42 @@ def diagnose(
         advice=advice or ("" if refused else ADVICE[kind]),
         attempt=attempt,
         database=target.url,
+        blames=_blames(error, backend, kind, observed),
         error=error,
     )
+
+
+def _blames(
+    error: BaseException,
+    backend: Backend | None,
+    kind: FailureKind,
+    observed: Observation | None,
+) -> Blames:
+    if observed is None:
+        damaged = kind == "corrupt" and backend is not None and backend.classify(error).of_data
+        return "data" if damaged else "surroundings"
+    if observed.blames_data(error):
+        return "data"
+    by_code = kind == "revision" and not observed.others and not any(map(_outside, chain(error)))
+    return "code" if by_code else "surroundings"
+
+
+def _outside(error: BaseException) -> bool:
+    """Whether an error is about more than the code that raised it."""
+    if isinstance(error, _OUTSIDE) or not isinstance(error, Exception):
+        return True
+    if any(hasattr(error, name) for name in ("sqlstate", "pgcode", "sqlite_errorcode")):
+        return True  # a database's, on whatever connection
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    # a variable that os.environ lacks
+    return trace is not None and trace.tb_frame.f_code is _OF_ENVIRON
+
+
+_OF_ENVIRON = type(os.environ).__getitem__.__code__
+
+_OUTSIDE = (AutomigratorError, JudgedError, DBAPIError, OSError, MemoryError, ImportError)
 
 
 def _kind(error: BaseException, backend: Backend | None, otherwise: FailureKind) -> FailureKind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.errors import EnvError, RefusedError
 from automigrator.migrations.baseline import stamp as stamped
 from automigrator.migrations.execution import Execution, Migration
+from automigrator.migrations.ways import Way
 from automigrator.rehearsal import Rehearsal
 from automigrator.retention import stamp
 from automigrator.runner.diagnosis import ADVICE
@@ -73,7 +75,9 @@ async def _rehearsed(state: RunState, finding: Finding, options: Rehearsal) -> N
     raise why
 
 
-async def _begun(finding: Finding, migration: Migration, probed: Execution) -> None:
+async def _begun(
+    finding: Finding, migration: Migration, way: Way, probed: Execution
+) -> Mapping[str, float]:
     """See that the copy is what was found, and give it the starting point that the target gets."""
     baseline = baseline_of(migration.target, finding)
     heads = {head for context in probed.contexts for head in context.heads}
@@ -84,3 +88,4 @@ async def _begun(finding: Finding, migration: Migration, probed: Execution) -> N
         )
     if baseline is not None:
         await stamped(migration, finding.tables[0], baseline)
+    return {}

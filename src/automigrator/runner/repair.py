@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 
+from automigrator.backends.contract.journal import Replaced
 from automigrator.runner.state import Left, RunState
 
 
@@ -25,6 +26,7 @@ async def repair(state: RunState) -> str | None:
             what, seconds = done or "nothing was left to do", time.monotonic() - began
             state.tell("repaired", what=what, seconds=seconds)
         act.changed = done is not None
+        state.replaced = state.replaced or isinstance(done, Replaced)
     if again:  # the half that an earlier try could not end is gone
         state.lasting = Left()
     state.unfinished = False

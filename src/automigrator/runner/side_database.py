@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from typing import NamedTuple
 
 from automigrator.backends.contract.sides import Side, Sides
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import EnvError, RefusedError
-from automigrator.migrations.baseline import bootstrap
 from automigrator.migrations.causes import left_open
 from automigrator.migrations.drive import drive
 from automigrator.migrations.execution import Command, Execution, Migration
 from automigrator.migrations.probe import probe
 from automigrator.migrations.ways import Way
 from automigrator.report import Applied
-from automigrator.retention import stamp
 from automigrator.runner.state import RunState
-from automigrator.support.redaction import first_line
 
-Begin = Callable[[Migration, Execution], Awaitable[None]]
+Begin = Callable[[Migration, Way, Execution], Awaitable[Mapping[str, float]]]
 
-"""What precedes the revisions; it is shown what env.py configured for the side."""
+"""What precedes the revisions; it is shown what env.py configured for the side.
+
+It returns the revisions that it ran, and the seconds that each took.
+"""
 
 
 class SideError(Exception):
@@ -42,6 +41,7 @@ class Migrated(NamedTuple):
     """A side database at the wanted heads."""
 
     side: Side
+    place: Place
     tables: tuple[VersionTable, ...]
     applied: tuple[Applied, ...]
 
@@ -62,12 +62,12 @@ async def migrated(
             migration = await state.migration(place)
             way, probed = await probe(migration)
             execution = Execution()
-            await begin(migration, probed)
+            ran = await begin(migration, way, probed)
             tables = await _driven(state, migration, way, execution)
         except Exception as error:
             raise SideError(error, execution) from error
-        applied = tuple(Applied(*each) for each in execution.done.items())
-        yield Migrated(side, tables, applied)
+        applied = tuple(Applied(*each) for each in {**ran, **execution.done}.items())
+        yield Migrated(side, place, tables, applied)
 
 
 async def _ensure_apart(state: RunState, place: Place) -> None:
@@ -97,37 +97,6 @@ async def _driven(
             f"{left_open(execution.contexts)}"
         )
     return tuple(dict.fromkeys(context.table for context in after.contexts))
-
-
-async def rebuild(state: RunState, *, set_aside: bool, disconnect_others: bool) -> str | None:
-    """Replace the target's database; say where the old one was set aside.
-
-    Raises RefusedError, the old database untouched, when the fresh one cannot be migrated.
-    """
-    sides = sides_of(state)
-    await sides.ensure_replaceable(state.tables)
-    at = stamp()
-
-    async def bootstrapped(migration: Migration, probed: Execution) -> None:
-        if migration.target.bootstrap is not None:
-            await bootstrap(migration, probed.contexts[0].table)
-
-    try:
-        async with migrated(state, partial(sides.fresh, at), bootstrapped) as fresh:
-            aside = await sides.take_over(
-                fresh.side,
-                at,
-                fresh.tables,
-                set_aside=set_aside,
-                disconnect_others=disconnect_others,
-            )
-            state.applied = list(fresh.applied)
-            return aside
-    except SideError as failed:
-        raise RefusedError(
-            f"a fresh database cannot be migrated either ({first_line(failed.error)}); "
-            "the old one was not touched"
-        ) from failed.error
 
 
 def sides_of(state: RunState) -> Sides:

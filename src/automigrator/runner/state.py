@@ -155,6 +155,8 @@ class RunState:
         """Whether the code of one of them may commit in its middle."""
         self.unfinished = False
         """Whether the last look saw a killed process's journal open."""
+        self.replaced = False
+        """Whether a process that was killed had put a fresh database in the target's place."""
         self.leads = True
         """Whether this run tried itself, so that its record is new."""
         self.rehearsal: Execution | None = None

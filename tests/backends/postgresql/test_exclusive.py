@@ -107,7 +107,7 @@ async def test_odd_names_are_only_names(
     live, copy, aside = (f"{postgres_name}{odd}{n}" for n in "123")
     assert await databases.create(admin, live)
     assert live in postgres_server.databases(postgres_name)
-    await settings.set_comment(admin, live, odd)
+    await databases.set_comment(admin, live, odd)
     assert await databases.create(admin, copy, template=live)
     await run(admin, f"alter database {quoted_name(live)} set app.odd to {literal(odd)}")
     found = await settings.statements(admin, live, copy, comment_of=live)

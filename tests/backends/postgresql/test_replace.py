@@ -48,6 +48,9 @@ async def test_a_side_database_takes_over_and_the_old_one_is_set_aside(
             stamped(postgres_server, side.place, "r9")
             aside = await hold.sides.take_over(side, "s2", TABLES)
         assert aside == f"{filled}__automigrator_purged_s2"
+        assert (await backend.look(TABLES)).unfinished
+        await hold.close_journal()
+        assert not (await backend.look(TABLES)).unfinished
         assert await hold.recover() is None
     rows = postgres_server.execute("select id from users", database=aside)
     assert [row[0] for row in rows] == [7]
@@ -68,6 +71,7 @@ async def test_a_replacement_can_leave_nothing_of_the_old_one(
     async with backend.lock(TABLES, 5, silent) as hold, hold.sides.fresh("s2") as side:
         stamped(postgres_server, side.place, "r9")
         assert await hold.sides.take_over(side, "s2", TABLES, set_aside=False) is None
+        await hold.close_journal()
     assert (await backend.look(TABLES)).all_heads() == ("r9",)
     assert beside(postgres_server, filled) == []
 

@@ -13,13 +13,33 @@ _UNREAD = frozenset({"unreachable", "auth", "lock-timeout", "timeout"})
 
 
 class LogAndContinue:
-    """Strategy: log one CRITICAL record about the failure and answer CONTINUE. No options."""
+    """Strategy: log one CRITICAL record about the failure and answer CONTINUE.
+
+    Arguments:
+        ahead: whether to start on a database that is newer than this code, too. False leaves that
+            to `Target(ahead=)`.
+        corrupt: whether to start on a damaged database, too: writes may make it worse.
+
+    Raises ValueError for an option that it cannot use.
+    """
 
     effect = "none"
+
+    def __init__(self, *, ahead: bool = False, corrupt: bool = False) -> None:
+        self._starts_on = {"ahead": ahead, "corrupt": corrupt}
+        for name, value in self._starts_on.items():
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be True or False, not {value!r}")
 
     @hookimpl
     def on_failure(self, run: Run, failure: Failure) -> Decision | None:
         """Log what failed, what is at risk and what to do; for a machine in `extra`."""
+        if not self._starts_on.get(failure.kind, True):
+            run.note(
+                f"log-and-continue passes: the application starts on such a database only with "
+                f'("log-and-continue", {{"{failure.kind}": True}})'
+            )
+            return None
         risk = at_risk(run, failure)
         logger.critical(
             "%s could not be migrated; the application starts anyway.\n"

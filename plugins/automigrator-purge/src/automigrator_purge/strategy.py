@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from automigrator import Decision, Failure, Limits, RefusedError, Run, TargetReport, hookimpl
@@ -18,6 +19,11 @@ class Purge:
             The newest always stays.
         max_age: delete old databases older than this timedelta, or number of days; None: no limit.
         disconnect_others: whether to end sessions of others that are in the way (PostgreSQL).
+        python_errors: whether to act on an exception of the revision's own code as well, not only
+            where the database says that its data or schema are in the way.
+
+        also: names of tables, with or without a schema, that may be replaced although neither the
+            revisions nor `bootstrap` make them: a scheduler's, say.
 
     Raises ValueError for an option that it cannot use.
     """
@@ -31,9 +37,15 @@ class Purge:
         keep: int | None = None,
         max_age: timedelta | float | None = None,
         disconnect_others: bool = False,
+        python_errors: bool = False,
+        also: Sequence[str] = (),
     ) -> None:
         self._set_aside = _flag("set_aside", set_aside)
         self._limits = Limits(keep, max_age)
+        self.python_errors = _flag("python_errors", python_errors)
+        if isinstance(also, str) or not all(isinstance(name, str) and name for name in also):
+            raise ValueError(f"also must be a list of names of tables, not {also!r}")
+        self._also = tuple(also)
         self._disconnect_others = _flag("disconnect_others", disconnect_others)
 
     @hookimpl
@@ -41,7 +53,9 @@ class Purge:
         """Replace the database and note where the old data is; pass when that is refused."""
         try:
             place = await run.recreate_database(
-                set_aside=self._set_aside, disconnect_others=self._disconnect_others
+                set_aside=self._set_aside,
+                disconnect_others=self._disconnect_others,
+                also=self._also,
             )
         except RefusedError as refusal:
             run.note(f"not purged: {refusal}")

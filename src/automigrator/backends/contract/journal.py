@@ -16,6 +16,20 @@ State = Literal["migrating", "restoring", "kept"]
 """A snapshot is `kept` when the migration is over: there is nothing left to do with it."""
 
 
+class Replaced(str):
+    """What a repair did, or found done, where a fresh database took the target's place."""
+
+
+def taken_over(places: object) -> Replaced:
+    """Say that a purge was finished whose process was killed; `places`: where the old data is."""
+    what = "a fresh database has taken the place of the old one, in a start that was killed"
+    return Replaced(
+        f"{what}; the old data is in {places}"
+        if places
+        else f"{what}; no copy of the old data is left"
+    )
+
+
 def undone(place: object, kept: object) -> str:
     """Say that a migration was undone whose process was killed; `kept`: where the data is."""
     done = f"the database was put back from {place} after a process was killed"

@@ -6,12 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from automigrator.backends.contract.examiner import TableName
 from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
-from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.contract.values import Place, VersionTable
+from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 
 
@@ -25,6 +28,38 @@ class Side:
     engine: AsyncEngine
     url: URL
     place: str
+
+
+class Known(NamedTuple):
+    """The tables that go with a target: `tables` as far as they are found out, None before that.
+
+    `also` are names that the configuration adds, with or without a schema. A table without a
+    schema is one of the connection's default schema.
+    """
+
+    tables: frozenset[TableName] | None = None
+    also: tuple[str, ...] = ()
+
+    def has(self, table: TableName) -> bool:
+        """Whether the table is known."""
+        named = {table[1], ".".join(filter(None, table))} & set(self.also)
+        return bool(named) or table in (self.tables or ())
+
+
+def unknown(what: str, names: Sequence[str], how: str = "not the target's own") -> RefusedError:
+    """The refusal to replace a database that holds tables of somebody else."""
+    more = f", and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    shown = list(names[:_MOST])
+    return RefusedError(
+        f"cannot replace {what}: it has tables that are {how}: {', '.join(shown)}{more}; nothing "
+        f"was changed. If they may be replaced as well, say so with Purge(also={shown}{more}). "
+        "Give the target a database of its own, or leave the strategy out for it with "
+        "Target(recovery=[...]), if not"
+    )
+
+
+_MOST = 8
+"""Tables that a refusal lists."""
 
 
 class Sides(ABC):
@@ -47,8 +82,22 @@ class Sides(ABC):
         """
 
     @abstractmethod
-    async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
-        """Raise RefusedError where the target shares its database with somebody else."""
+    async def ensure_replaceable(
+        self,
+        tables: Sequence[VersionTable],
+        *,
+        also: tuple[str, ...] = (),
+        damaged: bool = False,
+    ) -> None:
+        """Raise RefusedError where the target shares its database with somebody else.
+
+        That is seen before a side is built; `take_over` looks more closely. `also` is as in
+        `Known`. `damaged`: the database is to be replaced for damage, which must be found.
+        """
+
+    @abstractmethod
+    async def tables(self, place: Place) -> frozenset[TableName]:
+        """Return the tables of a side database, as `take_over` compares them."""
 
     @abstractmethod
     async def take_over(
@@ -59,8 +108,13 @@ class Sides(ABC):
         *,
         set_aside: bool = True,
         disconnect_others: bool = False,
+        known: Known | None = None,
     ) -> str | None:
-        """Put a fresh side in the target's place; return where the old data was set aside."""
+        """Put a fresh side in the target's place; return where the old data was set aside.
+
+        Raises RefusedError where the target holds a table that is not `known`; None: none is
+        looked for.
+        """
 
     @abstractmethod
     async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:

@@ -55,5 +55,8 @@ class Verdict(Frozen):
 
     kind: FailureKind | None = None
     advice: str = ""
+    of_data: bool = False
+    """Whether the database itself says that its data or schema do not go with the statement, or
+    that its file is damaged: the only answers after which data may be discarded."""
     follows: bool = False
     """Whether it only says that an earlier error has ended the transaction."""

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE, Session, in_use, missing, own_code
-from automigrator.backends.postgresql.sql import quoted_name, rows_of, run, server_version
+from automigrator.backends.postgresql.sql import literal, quoted_name, rows_of, run, server_version
 from automigrator.errors import RefusedError
 from automigrator.support.backoff import Backoff, Deadline
 from automigrator.support.concurrency import background, shielded
@@ -85,6 +85,10 @@ async def drop(admin: AsyncConnection, name: str) -> None:
 
 async def rename(admin: AsyncConnection, name: str, to: str) -> None:
     await run(admin, f"ALTER DATABASE {quoted_name(name)} RENAME TO {quoted_name(to)}")
+
+
+async def set_comment(admin: AsyncConnection, name: str, comment: str) -> None:
+    await run(admin, f"COMMENT ON DATABASE {quoted_name(name)} IS {literal(comment)}")
 
 
 async def others(
@@ -197,8 +201,11 @@ async def swap(
     aside: str,
     *,
     disconnect_by: SecondConnection | None = None,
+    comment: str | None = None,
 ) -> None:
     """Rename `live` to `aside` and `replacement` to `live`, both or neither, within 30 s.
+
+    `comment`: what `aside` is to say from then on.
 
     The sessions on both are ended through `disconnect_by` while the rename waits for them; by
     default any session is a refusal. Raises RefusedError; then nothing was renamed.
@@ -216,7 +223,7 @@ async def swap(
     async with alone as helper:
         while True:
             try:
-                await shielded(_rename(admin, live, replacement, aside))
+                await shielded(_rename(admin, live, replacement, aside, comment))
                 return
             except DBAPIError as error:
                 if own_code(error.orig) not in (_IN_USE, _LOCK_TIMEOUT, _DEADLOCK):
@@ -227,12 +234,16 @@ async def swap(
             await backoff.sleep()
 
 
-async def _rename(admin: AsyncConnection, live: str, replacement: str, aside: str) -> None:
+async def _rename(
+    admin: AsyncConnection, live: str, replacement: str, aside: str, comment: str | None
+) -> None:
     await run(admin, "BEGIN")
     try:
         await run(admin, "SET LOCAL lock_timeout = '500ms'")
         await rename(admin, live, aside)
         await rename(admin, replacement, live)
+        if comment is not None:
+            await set_comment(admin, aside, comment)
         await run(admin, "COMMIT")
     except DBAPIError as error:
         if not error.connection_invalidated:

@@ -127,6 +127,13 @@ _NETWORK = frozenset(
 _ASYNCPG_UNANSWERED = {"InterfaceError", "InternalClientError", "TargetServerAttributeNotMatched"}
 
 
+_OF_DATA = frozenset({"22", "23", "42"})
+"""Classes of SQLSTATEs: data, integrity, and what is there or is not."""
+
+# 42883 and 42704: a function, type or collation, which an extension that is missing brings
+_OF_THE_SURROUNDINGS = frozenset({NO_PRIVILEGE, "42883", "42704"})
+
+
 class ServerError(AutomigratorError):
     """Raised when the server or the role's rights do not suffice; nothing was changed."""
 
@@ -141,8 +148,9 @@ def classify(error: BaseException) -> Verdict:
     The verdict's kind is None where neither tells; its advice is empty where the kind's own is as
     good.
     """
-    own = own_code(getattr(error, "orig", None)) or own_code(error)
-    return _judged(error)._replace(follows=own == FAILED_TRANSACTION)
+    own = own_code(getattr(error, "orig", None)) or own_code(error) or ""
+    of_data = own[:2] in _OF_DATA and own not in _OF_THE_SURROUNDINGS
+    return _judged(error)._replace(of_data=of_data, follows=own == FAILED_TRANSACTION)
 
 
 def _judged(error: BaseException) -> Verdict:

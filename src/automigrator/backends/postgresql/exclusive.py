@@ -15,6 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
+from automigrator.backends.contract.examiner import TableName
+from automigrator.backends.contract.sides import Known, unknown
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import databases, libpq, looks, settings
 from automigrator.backends.postgresql.databases import GRACE_S, SecondConnection
@@ -70,6 +72,17 @@ class ExclusiveAccess(Frozen):
             )
             raise RefusedError(
                 f"cannot {act}: {reason}; nothing was changed{'' if own_anywhere else advice}"
+            )
+
+    async def ensure_replaceable(self, tables: Sequence[VersionTable], known: Known) -> None:
+        """Raise RefusedError when to replace the database would take somebody else's tables."""
+        async with self.connection() as connection:
+            reason = await why_shared(connection, tables, known=known)
+        if reason is not None:
+            raise RefusedError(
+                f"cannot replace database {self.live!r}: {reason}; nothing was changed. Give the "
+                "target a database of its own, or leave the strategy out for it with "
+                "Target(recovery=[...])"
             )
 
     async def ensure_left(
@@ -188,14 +201,32 @@ def _may_not(name: str) -> str:
     return f"this role may not create database {name!r}"
 
 
+async def tables_of(connection: AsyncConnection) -> frozenset[TableName]:
+    """Return the tables of a database of ours; None is the connection's default schema."""
+    rows = await rows_of(
+        connection,
+        """
+        select nullif(n.nspname, current_schema())::text, c.relname::text
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.relkind in ('r', 'p', 'f', 'm')
+        """,
+    )
+    return frozenset((schema, name) for schema, name in rows)
+
+
 async def why_shared(
-    connection: AsyncConnection, tables: Sequence[VersionTable], *, own_anywhere: bool = False
+    connection: AsyncConnection,
+    tables: Sequence[VersionTable],
+    *,
+    own_anywhere: bool = False,
+    known: Known | None = None,
 ) -> str | None:
     """Say why an act on this connection's whole database would touch neighbours; None: it won't.
 
     `tables` are the target's version tables; their schemas and the connection's are its own.
     Objects of extensions are nobody's. With `own_anywhere`, tables of this role or of the
-    database's owner are the target's.
+    database's owner are the target's. With `known`, the whole database is to be replaced: raises
+    RefusedError for the tables that are somebody else's.
     """
     ((owner, owns, name, current),) = await rows_of(
         connection,
@@ -212,7 +243,10 @@ async def why_shared(
         """
         select n.nspname::text, c.relname::text, pg_table_is_visible(c.oid),
                (select array_agg(a.attname::text) = array['version_num'] from pg_attribute a
-                where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped)
+                where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
+               c.relispartition or exists (
+                   select from pg_depend d where d.classid = 'pg_namespace'::regclass
+                   and d.objid = n.oid and d.deptype = 'e')
         from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where c.relkind in ('r', 'p', 'f', 'm')
           and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
@@ -225,17 +259,30 @@ async def why_shared(
         own_anywhere=own_anywhere,
     )
     strangers, histories = [], []
+
+    def own_schema(schema: str) -> str | None:
+        return schema if schema != current else None
+
     own = {(table.schema, table.name) for table in tables}
     schemas = {table.schema or current for table in tables} | {current}
-    for schema, table, visible, looks_like_version_table in found:
+    for schema, table, visible, looks_like_version_table, part_of_another in found:
         if (schema, table) in own or (visible and (None, table) in own):
             continue
         if looks_like_version_table:
             histories.append(f"{schema}.{table}")
+        elif known is not None and (
+            part_of_another or known.has((own_schema(schema), table)) or known.has((schema, table))
+        ):
+            continue
+        elif known is not None and known.tables is not None:
+            strangers.append(table if schema == current else f"{schema}.{table}")
         elif schema not in schemas:
             strangers.append(f"{schema}.{table}")
     if histories:
         return f"database {name!r} has another history's version table: {listed(histories)}"
+    if strangers and known is not None:
+        how = "outside the target's schemas" if known.tables is None else "not the target's own"
+        raise unknown(f"database {name!r}", strangers, how)
     if strangers:
         return f"database {name!r} has tables outside the target's schemas: {listed(strangers)}"
     return None

@@ -6,7 +6,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.postgresql.errors import missing, own_code
-from automigrator.backends.postgresql.sql import literal, quoted_name, rows_of, run
+from automigrator.backends.postgresql.sql import rows_of, run
 
 # the stored value of these variables is a quoted list; any other's is one string, as for pg_dump
 _LISTS = """
@@ -80,7 +80,3 @@ async def apply(admin: AsyncConnection, statements: list[tuple[str, str]]) -> tu
                 raise
             refused.append(f"{words} (SQLSTATE {own_code(error.orig)})")
     return tuple(refused)
-
-
-async def set_comment(admin: AsyncConnection, name: str, comment: str) -> None:
-    await run(admin, f"COMMENT ON DATABASE {quoted_name(name)} IS {literal(comment)}")

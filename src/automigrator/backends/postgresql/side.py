@@ -9,17 +9,20 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
-from automigrator.backends.contract.sides import Side, Sides
+from automigrator.backends.contract.examiner import TableName
+from automigrator.backends.contract.sides import Known, Side, Sides
 from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
-from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.backends.postgresql import databases
 from automigrator.backends.postgresql.dump import programs
-from automigrator.backends.postgresql.exclusive import ExclusiveAccess, creating
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess, creating, tables_of
+from automigrator.backends.postgresql.journal import CopyEntry
 from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, name_beside
 from automigrator.backends.postgresql.snapshot import ServerSnapshots, by_template_or_dump
 from automigrator.backends.postgresql.sql import server_version
 from automigrator.backends.postgresql.watchdog import Stoppable
+from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 from automigrator.support.concurrency import shielded
 
@@ -140,9 +143,23 @@ class ServerSides(Sides):
         make = partial(_copied, options=options)
         return _beside(self._access("copy"), stamp, make, prepared=True)
 
-    async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
-        access = self._access("replace")
-        await access.ensure_unshared(f"replace database {access.live!r}", tables)
+    async def ensure_replaceable(
+        self,
+        tables: Sequence[VersionTable],
+        *,
+        also: tuple[str, ...] = (),
+        damaged: bool = False,
+    ) -> None:
+        if damaged:
+            raise RefusedError(
+                "damage of a server's files is not cured by another database on the same disk; "
+                "nothing was changed"
+            )
+        await self._access("replace").ensure_replaceable(tables, Known(also=also))
+
+    async def tables(self, place: Place) -> frozenset[TableName]:
+        async with place.engine.connect() as connection:
+            return await tables_of(connection)
 
     async def take_over(
         self,
@@ -152,20 +169,33 @@ class ServerSides(Sides):
         *,
         set_aside: bool = True,
         disconnect_others: bool = False,
+        known: Known | None = None,
     ) -> str | None:
         access = self._access("replace")
         live = access.live
         aside = name_beside(live, "purged" if set_aside else "replaced", stamp)
 
+        entry = CopyEntry("migrating", (), (), tables=tuple(tables), key=self._hold.key)
+
         async def swap() -> None:
-            await self.ensure_replaceable(tables)
+            await access.ensure_replaceable(tables, known or Known())
             await access.settle(side.place, live, with_comment=True)
             await side.engine.dispose()
             await access.empty_pools()
             second = access.second if disconnect_others else None
-            await databases.swap(access.admin, live, side.place, aside, disconnect_by=second)
-            if not set_aside:
-                await access.discard(aside)
+            # the old data tells of the purge until this part of the run is over
+            await databases.swap(
+                access.admin,
+                live,
+                side.place,
+                aside,
+                disconnect_by=second,
+                comment=entry.dumped() if set_aside else None,
+            )
+            if set_aside:
+                self._snapshots.opened(aside, entry)
+            else:
+                self._snapshots.doomed.add(aside)
 
         await self._hold.heard(shielded(swap()), "the swap that puts a fresh database in its place")
         if not set_aside:

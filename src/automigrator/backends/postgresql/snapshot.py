@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from automigrator.backends.contract.journal import Replaced
 from automigrator.backends.contract.snapshots import (
     DEFAULT,
     Copying,
@@ -43,6 +44,8 @@ class ServerSnapshots(Snapshots):
         self._hold, self._access = hold, access
         self._open: dict[str, CopyEntry | DumpEntry] = {}
         """The snapshots whose journals this run has open, by place: at most one of a kind."""
+        self.doomed: set[str] = set()
+        """Databases that a purge replaced, to be dropped when this part of the run is over."""
         self.own: set[str] = set()
         """The places this run has made itself, which it never prunes.
 
@@ -107,12 +110,19 @@ class ServerSnapshots(Snapshots):
     async def close(self) -> None:
         """See `Hold.close_journal`."""
         access = self._access("end", apart=False)
+        for name in list(self.doomed):
+            await shielded(access.discard(name))
+            self.doomed.discard(name)
         for place, entry in list(self._open.items()):
             if isinstance(entry, DumpEntry):
                 await shielded(journal.forget_dump(access.access, access.hold.key))
             else:  # the copy stays from now on
                 await shielded(journal.write(access.admin, place, entry._replace(state="kept")))
             del self._open[place]
+
+    def opened(self, purged: str, entry: CopyEntry) -> None:
+        """Note that a database which a purge set aside has an open journal of this run."""
+        self._open[purged] = entry
 
     async def recover(self) -> str | None:
         """Finish or undo what a dead leader left; says what was done."""
@@ -123,7 +133,8 @@ class ServerSnapshots(Snapshots):
             await shielded(dump.recovered(access)),
             await shielded(template_copy.recovered(access, lambda: self._access("recover"))),
         )
-        return "; ".join(each for each in done if each) or None
+        told = "; ".join(each for each in done if each)
+        return Replaced(told) if any(isinstance(each, Replaced) for each in done) else told or None
 
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
         pruned = self.pruned(limits, ("snapshot", "undone"), folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 
-from automigrator.backends.contract.journal import undone
+from automigrator.backends.contract.journal import Replaced, taken_over, undone
 from automigrator.backends.postgresql import databases, digests, journal, lock
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, heads_of
@@ -122,7 +122,10 @@ async def _recovered(
         if opened:
             newest = max(opened, key=lambda name: copies[name])
             done.append(await _finished(access, newest, copies[newest], opened[newest]))
-        for name, entry in opened.items():
+        purges = await journal.read(admin, [each.name for each in found if each.kind == "purged"])
+        purges = {name: each for name, each in purges.items() if alone or each.key == own}
+        told = [taken_over(name) for name in purges]
+        for name, entry in {**opened, **purges}.items():
             await journal.write(admin, name, entry._replace(state="kept"))
         for each in found:
             if not alone and each.stamp not in stamps:
@@ -133,10 +136,14 @@ async def _recovered(
                 # a restore that was repeated above has kept it
                 kind: Kind = "undone" if each.stamp in stamps else "purged"
                 if kept := await _kept(access, each.name, kind):
+                    if kind == "purged":
+                        told.append(taken_over(kept))
+                        continue
                     done.append(
                         f"what the database had held until a process was killed is in {kept}"
                     )
-        return "; ".join(done) or None
+        text = "; ".join([*done, *told])
+        return Replaced(text) if told else text or None
 
 
 async def _finished(access: ExclusiveAccess, name: str, stamp: str, entry: CopyEntry) -> str:

@@ -9,7 +9,18 @@ E = TypeVar("E", bound=sqlite3.Error)
 
 BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
+OF_DATA = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH})
+"""The codes with which SQLite says that data or schema do not go with a statement."""
+
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+NEWER = (
+    f"start with the SQLite that wrote the file, or a newer one: this process has SQLite "
+    f"{sqlite3.sqlite_version}. With that one, objects that older ones cannot read can be found "
+    "and dropped"
+)
+"""What to do about a schema or a format that this SQLite cannot read."""
 
 
 class BusyError(TimeoutError):
@@ -25,6 +36,17 @@ def code_of(error: sqlite3.Error) -> int | None:
 def is_damage(error: BaseException) -> bool:
     """Tell whether Python's own SQLite library says that a file is damaged."""
     return isinstance(error, sqlite3.Error) and code_of(error) in DAMAGED
+
+
+def is_newer(error: BaseException) -> bool:
+    """Tell whether this SQLite cannot read a schema or format, most likely of a newer one's.
+
+    SQLite has no code of its own for that; its messages are always in English.
+    """
+    if not isinstance(error, sqlite3.Error):
+        return False
+    malformed = str(error).startswith("malformed database schema")
+    return malformed or str(error) == "unsupported file format"
 
 
 def is_busy(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ import sqlite3
 
 from automigrator.backends import advice
 from automigrator.backends.contract.values import Verdict
+from automigrator.backends.sqlite import codes
 from automigrator.backends.sqlite.codes import BusyError
 from automigrator.errors import RefusedError
 from automigrator.support.error_chain import chain
@@ -70,6 +71,21 @@ _OWN_TABLE = (
     "first; PRAGMA wal_checkpoint belongs in `with op.get_context().autocommit_block():`"
 )
 
+# words of SQLITE_ERROR that are about this build and process, not about data or schema
+_SURROUNDINGS = (
+    *("no such function", "no such module", "no such collation", "no such vfs"),
+    *("no such tokenizer", "unknown tokenizer", "unknown function", "vtable constructor failed"),
+    *("user-defined ", "not authorized", "shared object", "dlopen", "unsafe use of"),
+    *("too many ", "too large", "too complex", "stack overflow", "unable to ", "SQL logic error"),
+    *("a transaction", "no such savepoint", " is locked"),
+)
+
+_OF_A_FUNCTION = (sqlite3.SQLITE_CONSTRAINT_FUNCTION, sqlite3.SQLITE_CONSTRAINT_COMMITHOOK)
+"""Constraints that code of the application reports."""
+
+_PARTS = (sqlite3.SQLITE_CORRUPT_INDEX, sqlite3.SQLITE_CORRUPT_VTAB)
+"""Damage that can be mended without a loss of data."""
+
 _BY_ERRNO: dict[int | None, Verdict] = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FULL),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _READ_ONLY),
@@ -94,15 +110,29 @@ def classify(error: BaseException) -> Verdict:
             return Verdict(each.kind)
         if isinstance(each, BusyError):
             return _BUSY
+        if codes.is_newer(each):
+            return Verdict("env", codes.NEWER)
         if isinstance(each, sqlite3.Error):
-            code = getattr(each, "sqlite_errorcode", None) or 0
-            if code == sqlite3.SQLITE_ERROR:
-                what = (what for words, what in _BY_WORDS if words in str(each))
-                return Verdict(None, next(what, ""))
-            if code == sqlite3.SQLITE_LOCKED and str(each) == "database table is locked":
-                # the connection itself is in the way: waiting does not help
-                return Verdict(None, _OWN_TABLE)
-            return _BY_CODE.get(code) or _BY_CODE.get(code & 0xFF, Verdict())
+            return _judged(each)._replace(of_data=_of_data(each))
         if isinstance(each, OSError) and each.errno in _BY_ERRNO:
             return _BY_ERRNO[each.errno]
     return Verdict()
+
+
+def _of_data(error: sqlite3.Error) -> bool:
+    if codes.is_damage(error):
+        return error.sqlite_errorcode not in _PARTS
+    if codes.code_of(error) not in codes.OF_DATA or error.sqlite_errorcode in _OF_A_FUNCTION:
+        return False
+    return not any(words in str(error) for words in _SURROUNDINGS)
+
+
+def _judged(error: sqlite3.Error) -> Verdict:
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    if code == sqlite3.SQLITE_ERROR:
+        what = (what for words, what in _BY_WORDS if words in str(error))
+        return Verdict(None, next(what, ""))
+    if code == sqlite3.SQLITE_LOCKED and str(error) == "database table is locked":
+        # the connection itself is in the way: waiting does not help
+        return Verdict(None, _OWN_TABLE)
+    return _BY_CODE.get(code) or _BY_CODE.get(code & 0xFF, Verdict())

@@ -34,6 +34,21 @@ def size_of(path: Path) -> int:
     return 0
 
 
+def is_beside(path: Path, other: Path, kind: str) -> bool:
+    """Tell by its name whether `other` is a file of this kind beside a database."""
+    return other.name.startswith(f"{path.resolve().name}.{kind}-")
+
+
+def is_newer(path: Path) -> bool:
+    """Tell whether a header names a way to read the file that was not there until SQLite 3.50.
+
+    Only for a file that nothing in this process has open: closing it here would free its lock.
+    """
+    with path.open("rb", buffering=0) as file:
+        header = file.read(20)
+    return header.startswith(b"SQLite format 3\0") and header[19] > 2
+
+
 def size_with_log(path: Path) -> int:
     """Return the bytes of a database and of what is still in its log."""
     path = path.resolve()

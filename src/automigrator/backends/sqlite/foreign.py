@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import event
 
 from automigrator.backends.access import Access
+from automigrator.backends.sqlite import codes
 from automigrator.backends.sqlite.codes import is_damage
 from automigrator.errors import RefusedError
 from automigrator.support.error_chain import chain
@@ -22,6 +23,13 @@ class ForeignFormatError(RefusedError):
     kind = "env"
 
 
+class NewerFormatError(RefusedError):
+    """Raised for a file that most likely a newer SQLite has written."""
+
+    kind = "env"
+    advice = codes.NEWER
+
+
 async def ensure_damaged(access: Access, error: sqlite3.DatabaseError) -> None:
     """Return when the file that raised `error` is damaged beyond doubt.
 
@@ -29,6 +37,11 @@ async def ensure_damaged(access: Access, error: sqlite3.DatabaseError) -> None:
     application opens it in a special way: then a wrong key would look like damage.
     """
     where, engine = access.url.database, access.given_engine
+    if codes.is_newer(error):
+        raise NewerFormatError(
+            f"this SQLite, {sqlite3.sqlite_version}, cannot read {where} ({error}); nothing was "
+            "touched"
+        )
     in_doubt = ForeignFormatError(
         f"Python's sqlite3 cannot read {where} ({error}), and the application opens it in a way "
         "of its own, so that damage cannot be told from a wrong key; nothing was touched. Check "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from datetime import UTC, datetime
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
-from automigrator.backends.contract.journal import undone
+from automigrator.backends.contract.journal import taken_over, undone
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
 from automigrator.backends.sqlite.snapshot import flaw_of
@@ -24,10 +25,13 @@ async def recover(file: Path) -> str | None:
     entry = await in_thread(lambda: journal.read(file))
     done = None
     if entry is not None:
-        if entry.state == "migrating":
+        purged = files.is_beside(file, Path(entry.snapshot), "side")
+        if entry.state == "migrating" and not purged:
             done = await _needs_nothing(file, entry)
-        if done is None:
+        if done is None and (entry.state == "restoring" or not purged):
             done = await in_thread(lambda: _put_back(file, entry))
+        if purged:
+            done = await in_thread(lambda: _purged(file, entry))
     await in_thread(lambda: _clear(file, entry))
     return done
 
@@ -88,15 +92,15 @@ def _put_back(file: Path, entry: journal.Entry) -> str:
     if flaw is not None:
         raise _refused(place, file, flaw)
     try:
-        replaced = backup.restore(place, file, keep=partial(backup.set_aside, file, "replaced"))
+        kept = backup.restore(place, file, keep=partial(backup.set_aside, file, "replaced"))
     except sqlite3.DatabaseError as error:
         if not codes.is_damage(error):
             raise
         # never the kind "corrupt": a strategy would replace the live file then
         raise _refused(place, file, str(error)) from error
-    if replaced is not None:
-        copies.drop_twin(replaced, copies.kept(file, "replaced"))
-    return undone(place, replaced)
+    if kept is not None:
+        copies.drop_twin(kept, copies.kept(file, "replaced"))
+    return undone(place, kept)
 
 
 def _clear(file: Path, entry: journal.Entry | None) -> None:
@@ -112,6 +116,13 @@ def _clear(file: Path, entry: journal.Entry | None) -> None:
     copies.remove_partials(file)
     if entry is not None:
         journal.clear(file)
+
+
+def _purged(file: Path, entry: journal.Entry) -> str:
+    """Say where a purge whose process was killed has left the old data."""
+    since = datetime.fromtimestamp(int(entry.at), UTC).strftime("%Y%m%dT%H%M%S")
+    kept = copies.kept(file, "purged", "corrupt", "replaced")
+    return taken_over(", ".join(str(each) for each in kept if copies.stamp_of(each) >= since))
 
 
 def _refused(place: Path, file: Path, why: str) -> RefusedError:

@@ -6,7 +6,13 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    closing,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +20,13 @@ from pathlib import Path
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.backends.access import Access, emptied
-from automigrator.backends.contract.sides import Side, Sides
+from automigrator.backends.contract.examiner import TableName
+from automigrator.backends.contract.sides import Known, Side, Sides
 from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
-from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
+from automigrator.backends.contract.values import Place, VersionTable
+from automigrator.backends.sqlite import backup, codes, copies, files, journal, neighbours, reader
 from automigrator.backends.sqlite.connections import files_of, named_like
+from automigrator.backends.sqlite.overwrite import Keep
 from automigrator.backends.sqlite.snapshot import FileSnapshots
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
@@ -70,8 +78,43 @@ class FileSides(Sides):
             if not side.needed:
                 await shielded(in_thread(lambda: files.remove(place)))
 
-    async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
-        """Do nothing: a SQLite file has no other target."""
+    async def ensure_replaceable(
+        self,
+        tables: Sequence[VersionTable],
+        *,
+        also: tuple[str, ...] = (),
+        damaged: bool = False,
+    ) -> None:
+        names = tuple(table.name for table in tables)
+        await shielded(in_thread(lambda: self._ensure_replaceable(names, damaged)))
+
+    def _ensure_replaceable(self, tables: tuple[str, ...], damaged: bool) -> None:
+        file = self._file
+        try:
+            with reader.looking_at(file) as connection:
+                neighbours.ensure_none(connection.execute, file, tables, None)
+            if damaged:
+                reader.verify(file, tables)
+        except (sqlite3.Error, codes.BusyError) as error:
+            if damaged and codes.is_damage(error) and not codes.is_newer(error):
+                if not files.is_newer(file):
+                    return
+                raise RefusedError(
+                    f"the header of {file} names a format that this SQLite "
+                    f"({sqlite3.sqlite_version}) does not know; nothing was changed"
+                ) from error
+            raise RefusedError(f"{file} cannot be read ({error}); nothing was changed") from error
+        if damaged:
+            raise RefusedError(
+                f"{file} was said to be damaged, and SQLite's own check (PRAGMA quick_check) finds "
+                "nothing wrong with it; nothing was changed. An index or a virtual table may be "
+                "damaged: copy the file, then try REINDEX, or rebuild that table"
+            )
+
+    async def tables(self, place: Place) -> frozenset[TableName]:
+        async with place.engine.connect() as connection:
+            names = await connection.run_sync(lambda c: neighbours.tables(c.exec_driver_sql))
+        return frozenset((None, name) for name in names)
 
     async def take_over(
         self,
@@ -81,19 +124,22 @@ class FileSides(Sides):
         *,
         set_aside: bool = True,
         disconnect_others: bool = False,
+        known: Known | None = None,
     ) -> str | None:
         assert isinstance(side, SideFile)
         for engine in (side.engine, self._access.application):
             if engine is not None:
                 await emptied(engine)  # an idle connection there could be in the way
         names = tuple(table.name for table in tables)
-        kept = await shielded(in_thread(lambda: self._take_over(side, names, set_aside)))
+        kept = await shielded(in_thread(lambda: self._take_over(side, names, set_aside, known)))
         if kept is None:
             return None
         self._set_aside.add(kept)
         return str(kept)
 
-    def _take_over(self, side: SideFile, tables: tuple[str, ...], set_aside: bool) -> Path | None:
+    def _take_over(
+        self, side: SideFile, tables: tuple[str, ...], set_aside: bool, known: Known | None
+    ) -> Path | None:
         """Put the side in the live file's place; returns where the old contents were set aside.
 
         Nobody can commit between the two. Raises RefusedError, the live file untouched.
@@ -110,25 +156,43 @@ class FileSides(Sides):
         side.needed = True
         try:
             keep = partial(backup.set_aside, file, "purged") if set_aside else backup.nothing
-            kept = backup.restore(new, file, keep=keep)
-        except (OSError, sqlite3.Error) as error:
+            kept = backup.restore(new, file, keep=_checked(file, tables, known, keep))
+        except (OSError, sqlite3.Error, RefusedError) as error:
             # a snapshot of this run may be needed yet
             journal.write(file, earlier)
             side.needed = False
+            if isinstance(error, RefusedError):
+                raise
             raise RefusedError(f"{error}; the old database was not touched") from error
-        # removed under a journal that no longer needs it: after a kill, a start that finds neither
-        # a journal nor anything to migrate would leave it there for ever
+        # under a journal that no longer needs it, and stays until this part of the run is over: a
+        # start after a kill would find nothing to migrate, and tell nobody of the purge
         journal.write(file, entry._replace(state="migrating"))
         files.remove(new)
-        journal.clear(file)
         side.needed = False
         self._snapshots.entry = None  # of other data: there is nothing to put back
+        self._snapshots.purged = True
         return kept
 
     async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
         own = self._set_aside  # a clock that goes back would make them the oldest
         prune = partial(copies.prune, self._file, ("purged", "corrupt"), limits, spared=own)
         return await shielded(in_thread(prune))
+
+
+def _checked(file: Path, tables: tuple[str, ...], known: Known | None, keep: Keep) -> Keep:
+    """Look for somebody else's tables once nobody can add one, and then keep what there is."""
+
+    def checked(connection: sqlite3.Connection | None) -> Path | None:
+        through = nullcontext(connection) if connection else closing(reader.connect(file, "ro"))
+        try:
+            with through as live:
+                neighbours.ensure_none(live.execute, file, tables, known)
+        except sqlite3.DatabaseError as error:
+            if not codes.is_damage(error) or codes.is_newer(error):
+                raise
+        return keep(connection)
+
+    return checked if known is not None else keep
 
 
 async def _ensure_alone(engine: AsyncEngine) -> None:

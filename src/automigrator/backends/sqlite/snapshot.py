@@ -28,6 +28,8 @@ class FileSnapshots(Snapshots):
         """Has the live file open."""
         self.entry: journal.Entry | None = None
         """The journal of this run's snapshot, while it is open."""
+        self.purged = False
+        """Whether the open journal tells that the database was replaced by a fresh one."""
         self._verified: tuple[Path, tuple[int, ...]] | None = None
 
     async def take(
@@ -110,8 +112,8 @@ class FileSnapshots(Snapshots):
     def close(self) -> None:
         """Forget the snapshot and its journal: this part of the run is over. Blocks."""
         self.stop_watching()
-        if self.entry is not None:
-            self.entry = None
+        if self.entry is not None or self.purged:
+            self.entry, self.purged = None, False
             journal.clear(self.file)
 
     def stop_watching(self) -> None:

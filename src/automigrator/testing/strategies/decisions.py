@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from typing import get_args
 
 from automigrator.errors import HookError
-from automigrator.failure import KINDS, Failure, FailureKind, State
+from automigrator.failure import KINDS, Blames, Failure, FailureKind, State
 from automigrator.hooks.context import Run
-from automigrator.hooks.effects import effect_of, may_answer
+from automigrator.hooks.effects import acts_on_python_errors, effect_of, may_answer
 from automigrator.hooks.registry import Hooks
 from automigrator.migrator import Migrator
 from automigrator.runner.session import opened
@@ -20,9 +20,10 @@ from automigrator.testing.strategies.harness import Act, beyond, watch
 from automigrator.testing.strategies.interface import Face
 
 FAILURES = tuple(
-    Failure(kind, f"a {kind} failure", state=state)
+    Failure(kind, f"a {kind} failure", state=state, blames=blames)
     for kind in get_args(FailureKind)
     for state in get_args(State)
+    for blames in get_args(Blames)
 )
 
 assert {failure.kind for failure in FAILURES} == KINDS
@@ -49,19 +50,19 @@ class Answers(Face):
         await application.start_afresh()
         application.deploy(GOOD)
         strategy = self.make()
-        effect = effect_of(strategy)
+        effect, by_code = effect_of(strategy), acts_on_python_errors(strategy)
         hooks = Hooks((), [(self.name or type(strategy).__qualname__, strategy)])
         acts: list[Act] = []
         wrong: list[str] = []
         async with _a_run(application, locked=locked) as run:
             watch(run, acts)
             for failure in FAILURES:
-                if not may_answer(effect, failure):
+                if not may_answer(effect, failure, python_errors=by_code):
                     continue
                 run.failure = failure
                 for impl in hooks.impls("on_failure"):
                     try:
-                        with run.acting(effect):
+                        with run.acting(effect, python_errors=by_code):
                             await hooks.call(impl, run=run, failure=failure)
                     except HookError as error:
                         wrong.append(f"{failure.kind}, {failure.state}: {error}")
