@@ -84,7 +84,7 @@ class SQLite(Backend):
     async def create(self) -> bool:
         if self.file is None:
             return False
-        return await in_thread(partial(files.create, self.file))
+        return await in_thread(partial(_create, self.file))
 
     def engine(self) -> AsyncEngine:
         file = self.file
@@ -143,6 +143,21 @@ class SQLite(Backend):
 def _load() -> None:
     """Import the rest while it can be read: a failure may be that no file can be opened."""
     from automigrator.backends.sqlite import doctor, errors, foreign, hold  # noqa: F401
+
+
+def _create(file: Path) -> bool:
+    """Create the file, but none beside copies of it: one of them may hold what is missing."""
+    from automigrator.backends import advice
+    from automigrator.backends.sqlite import copies
+
+    if not file.exists() and (kept := copies.kept(file, *copies.OF_DATA)):
+        raise advice.missing_beside_its_copies(
+            f"the database file {file.resolve()}",
+            list(map(str, kept)),
+            "copy the newest sound one to that name, with its -wal file if it has one",
+            f"`touch {file.resolve()}`",
+        )
+    return files.create(file)
 
 
 def _look(file: Path, tables: Sequence[VersionTable]) -> Sight:

@@ -1,0 +1,85 @@
+"""A database that is missing beside its own copies: never an empty one in its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+from support.notes_application import GOOD, HALF_WAY, ROWS, Application
+from support.postgres_server import Server
+
+from automigrator import MigrationError
+
+COPYING = ("backup-restore", {"snapshot": "always"})
+
+
+async def test_a_file_that_was_renamed_by_hand_is_asked_for_and_no_empty_one_is_made(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    application = Application(tmp_path, sqlite_url)
+    application.deploy(GOOD)
+    await application.start(COPYING)
+    live = Path(str(make_url(sqlite_url).database))
+    (copy,) = tmp_path.glob("**/*.snapshot-*")
+    aside = live.rename(live.with_suffix(".aside"))
+    application.deploy(GOOD.replace("tags", "labels"))
+    with pytest.raises(MigrationError, match="no empty one was created") as caught:
+        await application.start(COPYING)
+    assert not live.exists()
+    (failure,) = caught.value.report.targets[0].failures
+    assert (failure.kind, failure.state) == ("unreachable", "clean")
+    assert copy.name in failure.message and f"touch {live}" in failure.advice
+    aside.rename(live)
+    assert (await application.start(COPYING)).outcome == "migrated"
+    assert application.notes() == ROWS
+
+
+async def test_an_empty_file_made_by_hand_is_meant(tmp_path: Path, sqlite_url: str) -> None:
+    application = Application(tmp_path, sqlite_url)
+    application.deploy(GOOD)
+    await application.start(COPYING)
+    live = Path(str(make_url(sqlite_url).database))
+    live.unlink()
+    live.touch()
+    assert (await application.start()).outcome == "migrated"
+
+
+async def test_copies_of_a_neighbour_are_no_reason(tmp_path: Path, sqlite_url: str) -> None:
+    application = Application(tmp_path, sqlite_url, started=False)
+    live = Path(str(make_url(sqlite_url).database))
+    for name in (f"x{live.name}.snapshot-20260101T000000Z", f"{live.name}.snapshot-before-easter"):
+        live.with_name(name).touch()
+    assert (await application.start()).outcome == "migrated"
+
+
+@pytest.mark.parametrize(
+    ("upgrade", "option", "kind"),
+    [(GOOD, {"snapshot": "always"}, "snapshot"), (HALF_WAY, {}, "undone")],
+)
+async def test_a_postgresql_database_that_was_renamed_by_hand_is_asked_for(
+    upgrade: str,
+    option: dict[str, Any],
+    kind: str,
+    tmp_path: Path,
+    postgres_url: str,
+    postgres_server: Server,
+) -> None:
+    application = Application(tmp_path, postgres_url)
+    application.deploy(upgrade)
+    if kind == "undone":
+        with pytest.raises(MigrationError):
+            await application.start(("backup-restore", option))
+    else:
+        await application.start(("backup-restore", option))
+    live = str(make_url(postgres_url).database)
+    copies = postgres_server.databases(f"{live}__automigrator_")
+    postgres_server.execute(f"alter database {live} rename to {live}_aside")
+    with pytest.raises(MigrationError, match="no empty one was created") as caught:
+        await application.start()
+    assert live not in postgres_server.databases(live)
+    (failure,) = caught.value.report.targets[0].failures
+    assert all(copy in failure.message for copy in copies)
+    assert any(f"_{kind}_" in copy for copy in copies)
+    postgres_server.execute(f"alter database {live}_aside rename to {live}")
