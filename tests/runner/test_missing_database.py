@@ -12,6 +12,15 @@ from support.postgres_server import Server
 
 from automigrator import MigrationError
 
+
+def file_of(url: str) -> Path:
+    return Path(str(make_url(url).database))
+
+
+def copies_of(live: Path) -> list[Path]:
+    return list(live.parent.glob(f"{live.name}.snapshot-*"))
+
+
 COPYING = ("backup-restore", {"snapshot": "always"})
 
 
@@ -21,8 +30,8 @@ async def test_a_file_that_was_renamed_by_hand_is_asked_for_and_no_empty_one_is_
     application = Application(tmp_path, sqlite_url)
     application.deploy(GOOD)
     await application.start(COPYING)
-    live = Path(str(make_url(sqlite_url).database))
-    (copy,) = tmp_path.glob("**/*.snapshot-*")
+    live = file_of(sqlite_url)
+    (copy,) = copies_of(live)
     aside = live.rename(live.with_suffix(".aside"))
     application.deploy(GOOD.replace("tags", "labels"))
     with pytest.raises(MigrationError, match="no empty one was created") as caught:
@@ -40,7 +49,7 @@ async def test_an_empty_file_made_by_hand_is_meant(tmp_path: Path, sqlite_url: s
     application = Application(tmp_path, sqlite_url)
     application.deploy(GOOD)
     await application.start(COPYING)
-    live = Path(str(make_url(sqlite_url).database))
+    live = file_of(sqlite_url)
     live.unlink()
     live.touch()
     assert (await application.start()).outcome == "migrated"
@@ -48,7 +57,7 @@ async def test_an_empty_file_made_by_hand_is_meant(tmp_path: Path, sqlite_url: s
 
 async def test_copies_of_a_neighbour_are_no_reason(tmp_path: Path, sqlite_url: str) -> None:
     application = Application(tmp_path, sqlite_url, started=False)
-    live = Path(str(make_url(sqlite_url).database))
+    live = file_of(sqlite_url)
     for name in (f"x{live.name}.snapshot-20260101T000000Z", f"{live.name}.snapshot-before-easter"):
         live.with_name(name).touch()
     assert (await application.start()).outcome == "migrated"

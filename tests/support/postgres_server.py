@@ -272,6 +272,7 @@ def _started(
         "full_page_writes": "off",
         "autovacuum": "off",  # it would visit every test's database
         "max_prepared_transactions": 4,
+        "wal_level": "logical",
         **more,
     }
     arguments = [part for item in settings.items() for part in ("-c", "{}={}".format(*item))]

@@ -68,6 +68,8 @@ class PostgreSQL(Backend):
 
         from automigrator.backends import advice
         from automigrator.backends.postgresql import databases, errors, names, watchdog
+        from automigrator.errors import JudgedError
+        from automigrator.support.redaction import first_line
 
         async with self._maintenance.connection() as admin:
             found = await names.ours(admin, self.database)
@@ -86,6 +88,8 @@ class PostgreSQL(Backend):
                     return await databases.create(admin, self.database)
             except DBAPIError as error:
                 if errors.code_of(error) != errors.NO_PRIVILEGE:
+                    if hint := await databases.why_no_template(admin, "template1"):
+                        raise JudgedError("unreachable", first_line(error), hint) from error
                     raise
                 raise errors.ServerError(
                     "auth",

@@ -271,16 +271,21 @@ def missing(name: str) -> RefusedError:
 
 
 @contextmanager
-def refusing(code: str, why: str, advice: str) -> Iterator[None]:
-    """Context manager: raise RefusedError where the server answers with this SQLSTATE."""
+def refusing(code: str | None, why: str, advice: str) -> Iterator[None]:
+    """Context manager: raise RefusedError where the server answers with this SQLSTATE.
+
+    None stands for whatever the server answers, but not for a statement or session that was ended.
+    """
     try:
         yield
     except DBAPIError as error:
-        if code_of(error) != code:
+        found = code_of(error)
+        ended = found is None or found[:2] in ("08", "57") or error.connection_invalidated
+        if ended if code is None else found != code:
             raise
         answer = str(error.orig).strip().partition("\n")[0]
         words = re.sub(r"^<class '.*?'>: ", "", answer)
-        raise RefusedError(f"{why} ({words}); nothing was changed. {advice}") from error
+        raise RefusedError(f"{why} ({words}); nothing was changed. {advice}".strip()) from error
 
 
 def listed(items: Sequence[str], most: int = 5) -> str:

@@ -143,6 +143,7 @@ class ServerSides(Sides):
     async def ensure_replaceable(self, tables: Sequence[VersionTable]) -> None:
         access = self._access("replace")
         await access.ensure_unshared(f"replace database {access.live!r}", tables)
+        await access.ensure_not_replicated(f"replace database {access.live!r}")
 
     async def take_over(
         self,
