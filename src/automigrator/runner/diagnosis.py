@@ -73,7 +73,7 @@ def diagnose(
     secrets = passwords_of(target)
     hide_secrets(error, secrets)
     message = said(error, secrets)
-    if kind == "timeout" and not advice and target.statement_timeout is not None:
+    if kind == "timeout" and not advice and target.statement_timeout:
         message += f" (the target's statement_timeout={target.statement_timeout:g} s, or less)"
     if kind == "unreachable" and left.revision is not None:
         advice = advice or CUT
