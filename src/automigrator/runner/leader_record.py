@@ -12,7 +12,7 @@ from automigrator.failure import Failure
 from automigrator.report import Outcome
 from automigrator.runner.crash_loop import EXCUSED, earlier_starts, take_back
 from automigrator.runner.session import Session
-from automigrator.runner.state import RunState
+from automigrator.runner.state import Left, RunState
 from automigrator.support.redaction import first_line
 
 SLACK_S = 60.0
@@ -34,7 +34,7 @@ async def inherited(state: RunState) -> Outcome | None:
         return None  # it died, or the clock was set back after the record was written
     outcome, state.leads = record.outcome, False
     state.failures += [Failure.from_dict(failure) for failure in record.failures]
-    state.start.starts = record.starts
+    state.start.starts, state.lasting = record.starts, Left(record.state)
     state.run.notes.append(
         f"{record.leader} tried the same while this process waited; it was not repeated"
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from automigrator.failure import State
+from automigrator.failure import Failure, State
 from automigrator.support import json_object
 
 _YEAR_9000 = 221845392000.0
@@ -53,7 +53,9 @@ def loaded(text: str | None) -> Record | None:
     try:
         data = json.loads(text or "")
         record = json_object.read(Record, data)
-    except ValueError:
+        for failure in record.failures:
+            Failure.from_dict(failure)
+    except (ValueError, RecursionError):
         return None
     whole = asdict(record)
     if not (whole.keys() <= data.keys() and whole["starts"].keys() <= data["starts"].keys()):
