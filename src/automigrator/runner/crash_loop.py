@@ -163,7 +163,8 @@ def _failure(state: RunState, record: Record) -> Failure:
         revision=known.revision,
         statement=known.statement,
         advice="deploy a repair of the revisions, of env.py or of what they import, or call `await "
-        f"migrator.clear()` once the cause is gone; a start after {again} tries once more by itself",
+        f"migrator.clear()` once the cause is gone; a start after {again} tries once more by "
+        "itself",
         attempt=0,
         database=state.target.url,
     )

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Hashable, Mappi
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import event
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.backend import Waiting
     from automigrator.backends.sqlite.doctor import FileExaminer
     from automigrator.backends.sqlite.hold import SQLiteHold
+    from automigrator.failure import FailureKind
 
 
 _OPTIONS = frozenset(("timeout", "isolation_level", "detect_types", "cached_statements"))
@@ -40,6 +41,10 @@ class SQLite(Backend):
 
     name = "sqlite"
     offers = frozenset({"snapshots", "sides", "examiner"})
+    advice: ClassVar[Mapping[FailureKind, str]] = {
+        "unreachable": "look at the file, its folder, and the disk or network share that they are "
+        "on: this process has to read, write and lock files there"
+    }
 
     def __init__(self, access: Access) -> None:
         super().__init__(access)

@@ -86,10 +86,10 @@ class _Search:
             folders = (place if place.is_dir() else place.parent,)
         for folder in folders:
             for place in (folder / name / "__init__.py", folder / f"{name}.py"):
-                if place.is_file():
+                if os.path.isfile(place):  # False, too, where this process may not look
                     return place if self._is_the_applications(place) else None
         for folder in folders:
-            if (place := folder / name).is_dir():
+            if os.path.isdir(place := folder / name):
                 return place if self._is_the_applications(place) else None
         return None
 
