@@ -185,15 +185,33 @@ def _where_known() -> Iterator[None]:
             raise
 
 
-def free_space_needed(path: Path) -> int:
-    """Return the bytes that must be free to snapshot and restore a database: 2.2 times its size."""
-    return math.ceil(2.2 * size_with_log(path))
+def free_space_needed(path: Path, copies: int = 2) -> int:
+    """Return the bytes that must be free for so many copies of a database, 1.1 times its size each.
+
+    Two are a snapshot and, at its restore, SQLite's own journal.
+    """
+    return math.ceil(1.1 * copies * size_with_log(path))
 
 
-def ensure_space(path: Path, folder: Path, what: str = "a snapshot") -> None:
-    """Raise OSError (ENOSPC) when `folder` has too little room for a copy of `path`."""
-    if short := shortage(free_space_needed(path), folder):
-        raise OSError(errno.ENOSPC, f"{what} of {path} {short}; nothing was changed", str(folder))
+def ensure_space(path: Path, folder: Path, what: str = "a snapshot", restored: bool = True) -> None:
+    """Raise OSError (ENOSPC) when a disk has too little room for a copy of `path` in `folder`.
+
+    One that may be `restored` needs room beside `path` as well, on the same disk or another.
+    """
+    places, live = [(folder, what, 1)], path.resolve().parent
+    if restored:
+        if os.stat(folder).st_dev == os.stat(live).st_dev:
+            places = [(folder, what, 2)]
+        else:
+            places.append((live, f"to restore {what}", 1))
+    for place, act, copies in places:
+        if short := shortage(free_space_needed(path, copies), place):
+            raise OSError(
+                errno.ENOSPC, f"{act} of {path} {short}; nothing was changed. {ROOM}", str(place)
+            )
+
+
+ROOM = "Free room, or go without this check with Target(check_room=False)"
 
 
 def shortage(needed: int, folder: Path) -> str | None:

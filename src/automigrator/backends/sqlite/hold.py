@@ -48,6 +48,7 @@ class FileHold(SQLiteHold):
         super().__init__(look)
         self._file, self._descriptor, self._progress = file, -1, ""
         self.snapshots: FileSnapshots = FileSnapshots(file)
+        self.snapshots.check_room = access.check_room
         self.sides = FileSides(access, self.snapshots)
 
     @asynccontextmanager
