@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,13 @@ def damage(place: Path) -> None:
     data = json.loads(place.read_text("utf-8"))
     data["failures"] = [{"kind": "revision"}]
     place.write_text(json.dumps(data), "utf-8")
+
+
+async def test_one_that_waited_inherits_the_state_with_the_failure(
+    application: Application,
+) -> None:
+    application.deploy(HALF_WAY)
+    both = await asyncio.gather(application.start(), application.start(), return_exceptions=True)
+    reports = [each.report.targets[0] for each in both if isinstance(each, MigrationError)]
+    assert [each.state for each in reports] == ["partial-within-revision"] * 2
+    assert any("while this process waited" in note for each in reports for note in each.notes)
