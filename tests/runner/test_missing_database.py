@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,42 @@ async def test_an_empty_file_made_by_hand_is_meant(tmp_path: Path, sqlite_url: s
     live.unlink()
     live.touch()
     assert (await application.start()).outcome == "migrated"
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("wal", "-wal"), ("delete", "-journal")])
+async def test_a_file_that_was_moved_without_its_log_is_asked_for(
+    mode: str, suffix: str, tmp_path: Path, sqlite_url: str
+) -> None:
+    application = Application(tmp_path, sqlite_url)
+    live = file_of(sqlite_url)
+    leave_log(live, mode)
+    log = live.with_name(live.name + suffix)
+    content = log.read_bytes()
+    aside = live.rename(live.with_suffix(".aside"))
+    with pytest.raises(MigrationError, match=f"{log}, which belongs to it") as caught:
+        await application.start()
+    assert caught.value.report.targets[0].failures[0].kind == "unreachable"
+    assert not live.exists() and log.read_bytes() == content
+    aside.rename(live)
+    assert (await application.start()).outcome == "current"
+    assert len(application.notes()) == len(ROWS) + (mode == "wal")
+
+
+def leave_log(live: Path, mode: str) -> None:
+    """Die with a note that is only in the log, or with a transaction half written."""
+    code = (
+        "import os, sqlite3, sys\n"
+        "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "c.execute(f'PRAGMA journal_mode={sys.argv[2]}')\n"
+        "c.execute('PRAGMA cache_size=1')\n"
+        "c.execute('BEGIN')\n"
+        "c.execute(\"INSERT INTO notes VALUES (9, 'butter')\")\n"
+        "if sys.argv[2] == 'wal': c.execute('COMMIT')\n"
+        "else: c.execute('CREATE TABLE large AS WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL '\n"
+        "    'SELECT n + 1 FROM c LIMIT 500) SELECT randomblob(900) FROM c')\n"
+        "os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(live), mode], check=True)
 
 
 async def test_copies_of_a_neighbour_are_no_reason(tmp_path: Path, sqlite_url: str) -> None:

@@ -63,3 +63,15 @@ def missing_beside_its_copies(
         f"bring the database back under its name; if it is lost, {put_back}. If an empty one is "
         f"meant, make it yourself: {make_empty}",
     )
+
+
+def missing_beside_its_log(what: str, log: str) -> JudgedError:
+    """Make the error of a database that is not there, where its log is, with rows of it."""
+    return JudgedError(
+        "unreachable",
+        f"{what} does not exist, and {log}, which belongs to it and may hold rows that are "
+        "committed, does: the database was renamed, moved or deleted without it; no empty one was "
+        "created, and nothing was changed",
+        "bring the database back beside its log, under its name; if both are lost for good, move "
+        "the log away",
+    )

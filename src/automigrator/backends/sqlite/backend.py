@@ -151,10 +151,16 @@ def _load() -> None:
 
 
 def _create(file: Path) -> bool:
-    """Create the file, but none beside copies of it: one of them may hold what is missing."""
+    """Create the file, but none beside copies of it: one of them may hold what is missing.
+
+    Nor beside a log: SQLite would delete it, or play it into the new file.
+    """
     from automigrator.backends import advice
     from automigrator.backends.sqlite import copies
 
+    logs = [p for p in files.sidecars(file) if files.size_of(p) and not p.name.endswith("-shm")]
+    if logs and not file.exists():
+        raise advice.missing_beside_its_log(f"the database file {file.resolve()}", str(logs[0]))
     if not file.exists() and (kept := copies.kept(file, *copies.OF_DATA)):
         raise advice.missing_beside_its_copies(
             f"the database file {file.resolve()}",
