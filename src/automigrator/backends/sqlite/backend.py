@@ -165,7 +165,7 @@ def _create(file: Path) -> bool:
         raise advice.missing_beside_its_copies(
             f"the database file {file.resolve()}",
             list(map(str, kept)),
-            "copy the newest sound one to that name, with its -wal file if it has one",
+            "copy the newest sound one to that name",
             f"`touch {file.resolve()}`",
         )
     return files.create(file)
