@@ -11,6 +11,7 @@ from sqlalchemy import make_url
 from support.notes_application import GOOD, HALF_WAY, ROWS, UNIQUE, Application
 from support.postgres_backends import TABLES, Do, beside, made, silent
 from support.postgres_server import Server
+from support.small_disk import small_disk
 
 from automigrator import MigrationError, Migrator, RefusedError
 from automigrator.backends.contract.snapshots import SnapshotOptions
@@ -229,3 +230,18 @@ class TestLogicalReplication:
         finally:
             postgres_server.execute(f"select pg_drop_replication_slot('{live}')")
         assert report.outcome == "migrated"
+
+
+@needs_programs
+async def test_the_room_for_a_dump_may_be_believed_in(application: Application) -> None:
+    application.deploy(GOOD)
+    with small_disk(8) as folder:
+        options = {"snapshot": "always", "copy": "dump", "folder": folder}
+
+        def migrator(**more: bool) -> Migrator:
+            target = application.target(**more)
+            return Migrator(target, mode="migrate", recovery=[("backup-restore", options)])
+
+        with pytest.raises(MigrationError, match=r"bytes free in .*Target\(check_room=False\)"):
+            await migrator().run()
+        assert (await migrator(check_room=False).run()).outcome == "migrated"

@@ -78,7 +78,8 @@ class PostgreSQL(Backend):
                 raise advice.missing_beside_its_copies(
                     f"database {self.database!r}",
                     kept,
-                    f'ALTER DATABASE "{kept[-1]}" RENAME TO "{self.database}", or rename another of them',
+                    f'ALTER DATABASE "{kept[-1]}" RENAME TO "{self.database}", or rename another '
+                    "of them",
                     f'CREATE DATABASE "{self.database}"',
                 )
             limit = max(watchdog.SILENT_S, self.access.connect_timeout)
