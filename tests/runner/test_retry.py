@@ -216,7 +216,14 @@ async def test_an_autovacuum_on_the_table_is_waited_for_so_long_that_the_server_
     vacuuming: Server, tmp_path: Any
 ) -> None:
     vacuuming.create("app")
-    application = Application(tmp_path, vacuuming.url("app"))
+    for sql in (
+        "create role plain login",  # one that is not told the type of other sessions
+        "alter database app owner to plain",
+        "grant all on schema public to plain",
+    ):
+        vacuuming.execute(sql, database="app")
+    url = make_url(vacuuming.url("app")).set(username="plain")
+    application = Application(tmp_path, url.render_as_string(hide_password=False))
     application.deploy(WIDER)
     application.execute(
         "alter table notes set (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = "
