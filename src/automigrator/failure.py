@@ -115,12 +115,32 @@ class Failure(Frozen):
     def from_dict(cls, data: Mapping[str, Any]) -> Failure:
         """The failure that `to_dict` wrote, in this release or another, without the exception.
 
-        Raises KeyError or TypeError where the data is something else.
+        Raises ValueError where the data is something else.
         """
-        names = cls.fields().keys() - {"error"}
-        values = {name: value for name, value in data.items() if name in names}
-        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return cls(**{**values, "state": data["state"], **lists})
+        values: dict[str, Any] = {}
+        for name, needed in cls.fields().items():
+            if name == "error":
+                continue
+            if name not in data and (needed or name == "state"):
+                raise ValueError(f"{name} is missing")
+            default, hint = getattr(cls, name, None), cls.__annotations__[name]
+            value = data.get(name, default)
+            value = tuple(value) if isinstance(value, list) else value
+            if not _is_like(value, "" if needed else default, hint):
+                raise ValueError(f"{name} is {value!r}, not {hint}")
+            values[name] = value
+        return cls(**values)
+
+
+def _is_like(value: object, default: object, hint: object) -> bool:
+    """Tell whether a value may stand in a field; one of `kind` may be a later release's."""
+    if hint == "State":
+        return value in get_args(State)
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+    if isinstance(default, int):
+        return type(value) is type(default)
+    return isinstance(value, str) or (value is None and default is None)
 
 
 def json_fields(record: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from automigrator.frozen import Frozen, as_json
 
 if TYPE_CHECKING:
-    from automigrator.failure import Failure
+    from automigrator.failure import Failure, State
 
 Outcome = Literal["skipped", "current", "migrated", "recovered", "not-run", "degraded", "failed"]
 
@@ -57,6 +57,8 @@ class TargetReport(Frozen):
     """How many starts in a row have failed at the same revisions, this one included."""
     rehearsed_s: float | None = None
     """Seconds that rehearsals on a copy took, failed ones included; None where there was none."""
+    state: State = "clean"
+    """What failed attempts left in the database at the end, after what strategies did."""
 
     def __str__(self) -> str:
         head = f"{self.name}: {self.outcome}"
@@ -80,7 +82,18 @@ class TargetReport(Frozen):
             head = f"attempt {failure.attempt} failed" if failure.attempt else "not tried"
             lines.append(f"  {head}: {first}")
             lines += [f"    {line}" for line in rest]
+        if self.now:
+            lines.append(f"  {self.now}")
         return "\n".join(lines)
+
+    @property
+    def now(self) -> str:
+        """The state at the end, where it is not the one that the last failure tells; or empty."""
+        known = not self.failures or self.state == self.failures[-1].state
+        if known or self.outcome not in ("failed", "degraded"):
+            return ""
+        left = "what the failure left was undone" if self.state == "clean" else "see the notes"
+        return f"now: {self.state}, at {heads_text(self.after)} ({left})"
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by its name, as JSON types."""

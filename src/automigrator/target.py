@@ -80,8 +80,10 @@ class Target(Frozen):
     `lock_timeout`: seconds for the migration lock; default 900.
     `retry_timeout`: seconds of trying again after what passes by itself; default 60, 0: never.
     `load_timeout`: seconds for `load`; default 60.
-    `statement_timeout`: seconds for one statement of a revision; default: no limit.
+    `statement_timeout`: seconds for one statement of a revision; 0 also lifts the limits of time
+    that the server or the role sets; default: no limit but those.
     `revision_timeout`: seconds for one revision, or for `bootstrap`; default: no limit.
+    `check_room`: refuse a copy where a disk seems to have too little room for it; default True.
     `max_failed_starts`, `last_resort`, `ahead`, `rehearse`: see `Migrator`; default: its own.
     `version`: the application's, for messages about newer and older code; default: none.
     Raises ConfigurationError.
@@ -111,6 +113,7 @@ class Target(Frozen):
     load_timeout: float = 60.0
     statement_timeout: float | None = None
     revision_timeout: float | None = None
+    check_room: bool = True
     max_failed_starts: int | None = None
     last_resort: LastResort | None = None
     ahead: Ahead | None = None
@@ -140,8 +143,12 @@ class Target(Frozen):
         check_policy(**{name: value for name, value in own.items() if value is not None})
         if self.load_timeout is None:
             raise ConfigurationError("load_timeout is seconds above zero")
-        for limit in ("load_timeout", "statement_timeout", "revision_timeout"):
+        for limit in ("load_timeout", "revision_timeout"):
             check_limit(limit, getattr(self, limit))
+        if self.statement_timeout != 0 or self.statement_timeout is False:
+            check_limit("statement_timeout", self.statement_timeout)
+        if not isinstance(self.check_room, bool):
+            raise ConfigurationError(f"check_room={self.check_room!r} is not True or False")
         if self.version is not None and not isinstance(self.version, str):
             raise ConfigurationError(f"version={self.version!r} is not a string")
         if isinstance(self.config, str | os.PathLike) and not Path(self.config).exists():

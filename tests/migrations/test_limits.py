@@ -230,11 +230,50 @@ async def test_a_look_whose_network_is_cut_after_it_connected_ends_in_time(
     assert time.monotonic() - began < LIMIT_S
 
 
+LIMITS_OF_THE_ROLE = ("statement_timeout", "idle_in_transaction_session_timeout")
+IDLE = "import time\ntime.sleep(0.6)\nop.execute('SELECT pg_sleep(0.6)')"
+
+
+@pytest.fixture
+def hurried(postgres_url: str) -> Iterator[str]:
+    """The URL of a database that gives its sessions little time."""
+    name = make_url(postgres_url).database
+    for limit in LIMITS_OF_THE_ROLE:
+        query(postgres_url, f"ALTER DATABASE \"{name}\" SET {limit} = '300ms'")
+    yield postgres_url
+    for limit in LIMITS_OF_THE_ROLE:
+        query(postgres_url, f'ALTER DATABASE "{name}" RESET {limit}')
+
+
+@drives
+async def test_zero_lifts_the_limits_that_the_server_and_the_role_set(
+    drive: str, make_target: Make, hurried: str
+) -> None:
+    target = make_target(third(IDLE), database=hurried, drive=drive, statement_timeout=0)
+    assert (await Migrator(target, mode="migrate").run()).outcome == "migrated"
+
+
+@pytest.mark.parametrize("body", [IDLE, IDLE.splitlines()[-1]], ids=["idle", "busy"])
+async def test_a_limit_of_the_roles_is_a_failure_that_says_how_to_lift_it(
+    body: str, make_target: Make, hurried: str
+) -> None:
+    failure = await failed(make_target(third(body), database=hurried))
+    assert (failure.kind, failure.state) == ("timeout", "clean")
+    assert "Target(statement_timeout=0)" in failure.advice
+
+
+async def test_zero_is_no_limit_on_sqlite(make_target: Make, sqlite_url: str) -> None:
+    target = make_target(database=sqlite_url, statement_timeout=0)
+    assert (await Migrator(target, mode="migrate").run()).outcome == "migrated"
+
+
 @pytest.mark.parametrize("name", ["statement_timeout", "revision_timeout", "load_timeout"])
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "5s", True])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "5s", True, False])
 def test_a_limit_is_seconds_above_zero(
     name: str, value: Any, make_target: Make, sqlite_url: str
 ) -> None:
+    if name == "statement_timeout" and value == 0 and value is not False:
+        pytest.skip("lifts what the server sets")
     with pytest.raises(ConfigurationError, match=name):
         make_target(database=sqlite_url, **{name: value})
 

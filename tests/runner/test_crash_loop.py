@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -560,3 +562,32 @@ def test_a_last_resort_that_is_none_is_refused(device: Raced) -> None:
         Migrator(device.target(), last_resort=wrong)
     with pytest.raises(ConfigurationError, match="'ask', 'abort', 'continue'"):
         device.target(last_resort=wrong)
+
+
+HELPED = "import {}\n{}.upgrade()"
+BY_HELPER = "import sqlalchemy as sa\nfrom alembic import op\n\ndef upgrade():\n    {}\n"
+
+
+async def test_a_deployment_that_repairs_an_imported_helper_only_is_another_one(
+    device: Raced,
+) -> None:
+    name = f"helper_{device.root.name}_{device.is_postgres:d}"
+    inner = f"inner_{name}"
+
+    def deploy(helper: str) -> None:
+        sys.modules.pop(name, None)
+        sys.modules.pop(inner, None)
+        importlib.invalidate_caches()
+        (device.root / f"{name}.py").write_text(f"from {inner} import upgrade\n", "utf-8")
+        (device.root / f"{inner}.py").write_text(BY_HELPER.format(helper), "utf-8")
+
+    deploy(BROKEN)
+    device.deploy(HELPED.format(name, name))
+    for number in (1, 2, 3):
+        with pytest.raises(MigrationError) as caught:
+            await Migrator(device.target(), mode="migrate", max_failed_starts=2).run()
+        report = caught.value.report.targets[0]
+        assert (report.failed_starts, report.attempts) == (min(number, 2), int(number < 3))
+    deploy(GOOD)
+    report = await Migrator(device.target(), mode="migrate", max_failed_starts=2).run()
+    assert report.outcome == "migrated"

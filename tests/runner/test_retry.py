@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from typing import Any
 
@@ -12,11 +12,13 @@ import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from sqlalchemy import make_url
 from support.notes_application import GOOD, NOTES, Application
-from support.postgres_server import Server
+from support.postgres_server import Server, folder_of_one, initialise, serving
 
 from automigrator import Event, MigrationError, Migrator, Report, hookimpl
 
-pytestmark = pytest.mark.long("outside_a_transaction", "somebody_has_set", "limit_is_zero")
+pytestmark = pytest.mark.long(
+    "outside_a_transaction", "autovacuum", "somebody_has_set", "limit_is_zero"
+)
 
 WIDER = 'op.alter_column("notes", "text", type_=sa.Text())'
 CONCURRENTLY = """
@@ -199,3 +201,45 @@ async def test_a_reader_is_in_the_way_of_a_revision_and_not_of_a_look(hasty: App
     report = await start_while(hasty, retries, "BEGIN", "SELECT * FROM notes")
     assert "revision-done" in retries.before  # so it was its commit, and not a look
     assert report["app"].drive == "own connection (sqlite+aiosqlite)"
+
+
+@pytest.fixture
+def vacuuming() -> Iterator[Server]:
+    """A server whose autovacuum looks every second for something to do."""
+    with folder_of_one() as place:
+        initialise(place)
+        with serving(place, autovacuum="on", autovacuum_naptime="1s") as (server, _):
+            yield server
+
+
+async def test_an_autovacuum_on_the_table_is_waited_for_so_long_that_the_server_ends_it(
+    vacuuming: Server, tmp_path: Any
+) -> None:
+    vacuuming.create("app")
+    for sql in (
+        "create role plain login",  # one that is not told the type of other sessions
+        "alter database app owner to plain",
+        "grant all on schema public to plain",
+    ):
+        vacuuming.execute(sql, database="app")
+    url = make_url(vacuuming.url("app")).set(username="plain")
+    application = Application(tmp_path, url.render_as_string(hide_password=False))
+    application.deploy(WIDER)
+    application.execute(
+        "alter table notes set (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = "
+        "1, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1)",
+        "insert into notes select n, repeat('x', 40) from generate_series(10, 50000) n",
+        "update notes set text = text || 'y' where id > 9",
+    )
+    at_work = (
+        "select 1 from pg_stat_activity where backend_type = 'autovacuum worker' "
+        "and query ~ 'VACUUM.*notes'"
+    )
+    async with session(vacuuming.url("app")) as connection, asyncio.timeout(30):
+        while not await connection.fetch(at_work):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    target = application.target(retry_timeout=8)
+    retries = Retries()
+    report = await Migrator(target, mode="migrate", plugins=[retries]).run()
+    assert report.outcome == "migrated"
+    assert any("lock timeout" in each for each in retries.said)

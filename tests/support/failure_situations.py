@@ -102,6 +102,26 @@ def missing(scene: Scene) -> Target:
     return scene.target(url=make_url(scene.url).set(database=absent), create=False)
 
 
+@situation("a database that is missing beside a copy of it", "unreachable", BOTH)
+def missing_beside_a_copy(scene: Scene) -> Target:
+    if scene.on_postgres:
+        scene.server.create(f"{scene.name}__automigrator_snapshot_20260301T070012Z")
+        scene.server.execute(f"alter database {scene.name} rename to {scene.name}_aside")
+    else:
+        live = scene.file()
+        live.with_name(f"{live.name}.snapshot-20260301T070012Z").touch()
+        live.rename(live.with_suffix(".aside"))
+    return scene.target(GOOD)
+
+
+@situation("a file that is missing beside its log", "unreachable", SQLITE)
+def missing_beside_its_log(scene: Scene) -> Target:
+    live = scene.file()
+    live.with_name(f"{live.name}-wal").write_text("rows")
+    live.rename(live.with_suffix(".aside"))
+    return scene.target(GOOD)
+
+
 @situation("a role that may not create the missing database", "auth", POSTGRES)
 def may_not_create(scene: Scene) -> Target:
     return scene.target(url=scene.role().set(database=f"{scene.name}_absent"))
@@ -211,6 +231,12 @@ op.execute("UPDATE notes SET text = 'migrated'")
 def too_long(scene: Scene) -> Target:
     limited = "op.execute(\"SET LOCAL statement_timeout = '100ms'\")"
     return scene.target(f'{limited}\nop.execute("SELECT pg_sleep(9)")')
+
+
+@situation("a transaction that is idle for too long", "timeout", STATEMENTS)
+def too_idle(scene: Scene) -> Target:
+    limited = "op.execute(\"SET LOCAL idle_in_transaction_session_timeout = '50ms'\")"
+    return scene.target(f'{limited}\nimport time; time.sleep(0.5)\nop.execute("SELECT 1")')
 
 
 # The disk

@@ -214,11 +214,11 @@ _INITIALISED: dict[str, Path] = {}
 
 
 @contextmanager
-def serving(place: Place) -> Iterator[tuple[Server, Stop]]:
+def serving(place: Place, **settings: str) -> Iterator[tuple[Server, Stop]]:
     """The server of a place whose data folder is there, and what stops it."""
     port = _free_port()
     with ExitStack() as stack, closing(Server(_url(port))) as server:
-        process = stack.enter_context(_started(place, port))
+        process = stack.enter_context(_started(place, port, **settings))
 
         def stop() -> Callable[[], object]:
             process.send_signal(signal.SIGQUIT)
@@ -228,7 +228,7 @@ def serving(place: Place) -> Iterator[tuple[Server, Stop]]:
 
         def restart() -> None:
             nonlocal process
-            process = stack.enter_context(_started(place, port))
+            process = stack.enter_context(_started(place, port, **settings))
 
         yield server, stop
 
@@ -272,6 +272,7 @@ def _started(
         "full_page_writes": "off",
         "autovacuum": "off",  # it would visit every test's database
         "max_prepared_transactions": 4,
+        "wal_level": "logical",
         **more,
     }
     arguments = [part for item in settings.items() for part in ("-c", "{}={}".format(*item))]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from automigrator.errors import JudgedError
+
 DUPLICATES = (
     "rows that are there already are not unique as the revision wants them: find them with GROUP "
     "BY and HAVING count(*) > 1, merge or delete them in a revision before this one, and start "
@@ -42,3 +46,32 @@ OUTSIDE = (
     "it cannot be done inside a transaction, and a revision runs in one: put it alone into `with "
     "op.get_context().autocommit_block():`, which commits what came before"
 )
+
+
+def missing_beside_its_copies(
+    what: str, copies: Sequence[str], put_back: str, make_empty: str
+) -> JudgedError:
+    """Make the error of a database that is not there, where copies of it are.
+
+    An empty one in its place would pass for migrated. `put_back` and `make_empty` say how.
+    """
+    return JudgedError(
+        "unreachable",
+        f"{what} does not exist, and beside it there {'is' if len(copies) == 1 else 'are'} "
+        f"{', '.join(copies)}, which automigrator made of it: the database was renamed, moved or "
+        "deleted by hand; no empty one was created, and nothing was changed",
+        f"bring the database back under its name; if it is lost, {put_back}. If an empty one is "
+        f"meant, make it yourself: {make_empty}",
+    )
+
+
+def missing_beside_its_log(what: str, log: str) -> JudgedError:
+    """Make the error of a database that is not there, where its log is, with rows of it."""
+    return JudgedError(
+        "unreachable",
+        f"{what} does not exist, and {log}, which belongs to it and may hold rows that are "
+        "committed, does: the database was renamed, moved or deleted without it; no empty one was "
+        "created, and nothing was changed",
+        "bring the database back beside its log, under its name; if both are lost for good, move "
+        "the log away",
+    )

@@ -67,7 +67,7 @@ _DECLARED = (
         debug(
             "target-finished",
             "outcome before after applied attempts failures drive leader waited_s elapsed_s "
-            "notes failed_starts rehearsed_s",
+            "notes failed_starts rehearsed_s state",
             "{outcome} in {elapsed_s:.2f} s",
         ),
     ),

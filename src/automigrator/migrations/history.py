@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import os
 import re
 import traceback
 from collections.abc import Iterable, Iterator
@@ -21,6 +23,7 @@ from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisi
 from automigrator.migrations import alembic_private
 from automigrator.migrations.commit_calls import may_commit
 from automigrator.migrations.static.heads import files, heads_of
+from automigrator.migrations.static.imports import imported
 from automigrator.migrations.static.layout import Proof
 from automigrator.migrations.static.proof import proof_of
 from automigrator.status import PendingRevision
@@ -35,6 +38,7 @@ class History:
 
     def __init__(self, config: Config, *, read: bool = True) -> None:
         self.script = directory(config)
+        self._roots = [os.path.abspath(each) for each in config.get_prepend_sys_paths_list() or ()]
         self.heads: tuple[str, ...] = ()
         if read:
             self.heads = _heads(self.script)
@@ -137,12 +141,18 @@ class History:
         return tuple(each for each in candidates if each in closure)
 
     def digest(self, revisions: Iterable[str]) -> str:
-        """A digest of env.py and of these revisions' files, to tell two deployments apart."""
+        """A digest of env.py, of these revisions' files and of what they import, in a thread.
+
+        It tells two deployments apart. The modules are those of the application.
+        """
         hashed = hashlib.blake2b(digest_size=16)
         paths = [str(self._environment)]
         paths += [self._script(revision).path for revision in revisions]
-        for path in paths:
-            content = _content(path)
+        contents = [_content(path) for path in paths]
+        for name, place in imported(paths, self._roots).items():
+            with contextlib.suppress(OSError):  # it was there a moment ago
+                contents += [name.encode(), place.read_bytes()]
+        for content in contents:
             hashed.update(len(content).to_bytes(8))
             hashed.update(content)
         return hashed.hexdigest()

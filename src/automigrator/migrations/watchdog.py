@@ -124,7 +124,10 @@ class Watch:
         execution = self.execution
         current = execution.current
         named = self.what if current == self.what else f"{self.what} {current}"
-        revision_s, statement_s = self.target.revision_timeout, self.target.statement_timeout
+        revision_s, statement_s = (
+            self.target.revision_timeout,
+            self.target.statement_timeout or None,
+        )
         if _passed(execution.began, revision_s):
             name, limit = "revision_timeout", revision_s
             what = f"{named} ran"

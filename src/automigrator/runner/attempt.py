@@ -42,7 +42,8 @@ async def attempt(state: RunState) -> Outcome:
     prepared = run.acts.done("prepare")
     if not prepared and seen is not None:
         # before env.py is asked again: many may wait for their turn to be told
-        state.plan, state.finding = history.digest(seen.pending), seen
+        state.plan = await in_thread(partial(history.digest, seen.pending))
+        state.finding = seen
         if (outcome := await inherited(state)) is not None:
             await read_after(state)
             return outcome
@@ -58,7 +59,7 @@ async def attempt(state: RunState) -> Outcome:
         if state.start.stage == "not counted" and state.backend.classify(error).kind == "corrupt":
             # what is pending cannot be read, and a strategy may act on that all the same
             everything = history.steps(state.target.revision, ())
-            state.plan = history.digest(history.ids(everything))
+            state.plan = await in_thread(partial(history.digest, history.ids(everything)))
             await count(state)
         raise
     if not prepared:
@@ -98,7 +99,7 @@ async def _found(state: RunState) -> Finding:
     state.finding = finding
     run.wanted, run.tables = finding.wanted, finding.tables
     run.pending = history.describe(finding.pending)
-    # it reads every pending file
+    # it reads every pending file, and what those import
     state.plan = await in_thread(partial(history.digest, finding.pending))
     state.may_commit = await in_thread(partial(history.may_commit, finding.pending))
     run.empty = not finding.heads and not finding.sight.has_tables

@@ -161,8 +161,9 @@ def _failure(state: RunState, record: Record) -> Failure:
         state=record.state,
         revision=known.revision,
         statement=known.statement,
-        advice="deploy revisions or an env.py that are repaired, or call `await migrator.clear()` "
-        f"once the cause is gone; a start after {again} tries once more by itself",
+        advice="deploy a repair of the revisions, of env.py or of what they import, or call `await "
+        f"migrator.clear()` once the cause is gone; a start after {again} tries once more by "
+        "itself",
         attempt=0,
         database=state.target.url,
     )

@@ -96,12 +96,12 @@ def diagnose(
     secrets = passwords_of(target)
     hide_secrets(error, secrets)
     message = said(error, secrets)
-    if kind == "timeout" and not advice and target.statement_timeout is not None:
+    if kind == "timeout" and not advice and target.statement_timeout:
         message += f" (the target's statement_timeout={target.statement_timeout:g} s, or less)"
+    if backend is not None and kind not in _NOT_THE_DATABASES and not refused:
+        advice = advice or backend.classify(error).advice or backend.advice.get(kind, "")
     if kind == "unreachable" and left.revision is not None:
         advice = advice or CUT
-    if backend is not None and kind not in _NOT_THE_DATABASES and not refused:
-        advice = advice or backend.classify(error).advice
     return Failure(
         kind,
         message,

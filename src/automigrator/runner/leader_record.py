@@ -6,13 +6,15 @@ Twenty replicas that wait for one lock would each try the revision that fails, a
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from automigrator.backends.contract.record import Record
 from automigrator.failure import Failure
 from automigrator.report import Outcome
 from automigrator.runner.crash_loop import EXCUSED, earlier_starts, take_back
 from automigrator.runner.session import Session
-from automigrator.runner.state import RunState
+from automigrator.runner.state import Left, RunState
+from automigrator.support.concurrency import in_thread
 from automigrator.support.redaction import first_line
 
 SLACK_S = 60.0
@@ -34,7 +36,7 @@ async def inherited(state: RunState) -> Outcome | None:
         return None  # it died, or the clock was set back after the record was written
     outcome, state.leads = record.outcome, False
     state.failures += [Failure.from_dict(failure) for failure in record.failures]
-    state.start.starts = record.starts
+    state.start.starts, state.lasting = record.starts, Left(record.state)
     state.run.notes.append(
         f"{record.leader} tried the same while this process waited; it was not repeated"
     )
@@ -85,4 +87,5 @@ async def _left_to_do(state: RunState) -> str:
         return state.plan
     applied = {each.revision for each in state.applied}
     pending = [each for each in state.finding.pending if each not in applied]
-    return (await state.session.history()).digest(pending)
+    history = await state.session.history()
+    return await in_thread(partial(history.digest, pending))

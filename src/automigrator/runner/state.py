@@ -297,6 +297,7 @@ class RunState:
     def failed(self, failure: Failure, told: object) -> None:
         """Note a failure, and tell; `told` is the text for the log."""
         self.failures.append(failure)
+        self.lasting = Left.of(failure)
         self.tell("failed", told=told, **failure.to_dict())
 
     def report(self, outcome: Outcome) -> TargetReport:
@@ -317,4 +318,5 @@ class RunState:
             notes=tuple(run.notes),
             failed_starts=self.start.starts.count if outcome in ("failed", "degraded") else 0,
             rehearsed_s=self.rehearsed_s,
+            state=self.lasting.state if outcome in ("failed", "degraded") else "clean",
         )

@@ -89,7 +89,8 @@ def succeeded(report: Report) -> Report:
     for target in report.targets:
         if target.outcome == "failed":
             failure = target.failures[-1]
-            raise MigrationError(f"{target.name}: {failure}", report) from failure.error
+            now = f"\n{target.now}" if target.now else ""
+            raise MigrationError(f"{target.name}: {failure}{now}", report) from failure.error
     return report
 
 

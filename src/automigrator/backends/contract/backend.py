@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.lock import Hold
     from automigrator.backends.contract.sessions import Sessions
     from automigrator.backends.contract.values import Place, Sight, Verdict, VersionTable
+    from automigrator.failure import FailureKind
 
 Offer = Literal["snapshots", "sides", "examiner"]
 Waiting = Callable[[float, str], None]
@@ -37,6 +38,8 @@ class Backend(ABC):
     transactional_ddl: ClassVar[bool] = True
     """Whether a rollback undoes a CREATE TABLE."""
     offers: ClassVar[frozenset[Offer]] = frozenset()
+    advice: ClassVar[Mapping[FailureKind, str]] = {}
+    """What to do about a kind of failure, where the general advice is about another database."""
 
     in_place: bool = False
     """Whether the database lives in the application's own connection alone."""

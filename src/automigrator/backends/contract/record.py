@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from automigrator.failure import State
+from automigrator.failure import Failure, State
 from automigrator.frozen import Frozen
 from automigrator.support import json_object
 
@@ -51,7 +51,9 @@ def loaded(text: str | None) -> Record | None:
     try:
         data = json.loads(text or "")
         record = json_object.read(Record, data)
-    except ValueError:
+        for failure in record.failures:
+            Failure.from_dict(failure)
+    except (ValueError, RecursionError):
         return None
     known, starts = Record.fields().keys(), FailedStarts.fields().keys()
     if not (known <= data.keys() and starts <= data["starts"].keys()):

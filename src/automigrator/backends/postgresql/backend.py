@@ -66,9 +66,22 @@ class PostgreSQL(Backend):
     async def create(self) -> bool:
         from sqlalchemy.exc import DBAPIError
 
-        from automigrator.backends.postgresql import databases, errors, watchdog
+        from automigrator.backends import advice
+        from automigrator.backends.postgresql import databases, errors, names, watchdog
+        from automigrator.errors import JudgedError
+        from automigrator.support.redaction import first_line
 
         async with self._maintenance.connection() as admin:
+            found = await names.ours(admin, self.database)
+            kept = [each.name for each in found if each.kind != "side"]
+            if kept and not await databases.exists(admin, self.database):
+                raise advice.missing_beside_its_copies(
+                    f"database {self.database!r}",
+                    kept,
+                    f'ALTER DATABASE "{kept[-1]}" RENAME TO "{self.database}", or rename another '
+                    "of them",
+                    f'CREATE DATABASE "{self.database}"',
+                )
             limit = max(watchdog.SILENT_S, self.access.connect_timeout)
             what = f"CREATE DATABASE {self.database!r}"
             try:
@@ -76,6 +89,8 @@ class PostgreSQL(Backend):
                     return await databases.create(admin, self.database)
             except DBAPIError as error:
                 if errors.code_of(error) != errors.NO_PRIVILEGE:
+                    if hint := await databases.why_no_template(admin, "template1"):
+                        raise JudgedError("unreachable", first_line(error), hint) from error
                     raise
                 raise errors.ServerError(
                     "auth",

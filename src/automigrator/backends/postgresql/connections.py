@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql.sql import SERVER, SearchPath, literal
+from automigrator.backends.postgresql.sql import LIMITS_OF_TIME, SERVER, SearchPath, literal
 from automigrator.support.postgresql_urls import (
     TUNING_OF_ASYNCPG,
     TUNING_OF_LIBPQ,
@@ -85,6 +85,15 @@ def _set(connection: Connection, name: str, value: str, before: str) -> Callable
 _SET = text("select set_config(:name, :value, false)")
 
 
+def _unlimited(connection: Connection) -> Callable[[], None]:
+    """Lift the limits of time of a session; returns the call that sets them again."""
+    (found,) = _asked(connection, LIMITS_OF_TIME)
+    undo = contextlib.ExitStack()
+    for name, before in (each.split("=") for each in found or ()):
+        undo.callback(_set(connection, name, "0", before))
+    return undo.close
+
+
 def sever(driver: Any) -> None:
     """Cut a driver's connection from any thread; a call that waits for its answer gets an error."""
     transport = getattr(driver, "_transport", None)  # asyncpg's
@@ -134,7 +143,7 @@ LOCK_TIMEOUT_MS = 500
 """Short: while an ALTER queues for a lock, everybody else queues behind it, readers too."""
 
 
-def waiting_shortly(connection: Connection) -> Callable[[], None]:
+def waiting_shortly(connection: Connection, limit_ms: Callable[[], int]) -> Callable[[], None]:
     """Give each transaction on a connection a `lock_timeout` if it has none; returns the undoing.
 
     Outside a transaction nothing is set: CREATE INDEX CONCURRENTLY, say, waits there without
@@ -142,7 +151,7 @@ def waiting_shortly(connection: Connection) -> Callable[[], None]:
     """
 
     def limit(begun: Connection) -> None:
-        begun.execute(_LIMIT, {"value": f"{LOCK_TIMEOUT_MS}ms"})
+        begun.execute(_LIMIT, {"value": f"{limit_ms()}ms"})
 
     if connection.in_transaction():
         limit(connection)
@@ -196,8 +205,11 @@ class ServerSessions(Sessions):
     def limit_statements(self, connection: Connection, seconds: float) -> Callable[[], None]:
         """Set the session's `statement_timeout`, not the transaction's.
 
-        An autocommit block is limited, too.
+        An autocommit block is limited, too. 0 lifts every limit of time that the server, the role
+        or the connection has.
         """
+        if not seconds:
+            return _unlimited(connection)
         limit_ms = max(round(seconds * 1000), 1)
         query = "select setting::bigint from pg_settings where name = 'statement_timeout'"
         (before,) = _asked(connection, query)

@@ -73,6 +73,29 @@ async def create(
     return True
 
 
+async def why_no_template(admin: AsyncConnection, name: str) -> str:
+    """Say what to do about a database that the server's libraries sort otherwise than it was made.
+
+    No template can be made of it then. Empty where that is not so, or cannot be told.
+    """
+    if server_version(admin) < (15,):
+        return ""
+    rows = await rows_of(
+        admin,
+        "select 1 from pg_database where datname = :name "
+        "and coalesce(pg_database_collation_actual_version(oid), '') <> datcollversion",
+        name=name,
+    )
+    if not rows:
+        return ""
+    quoted = quoted_name(name)
+    return (
+        f"Database {name!r} was made with another version of its collation than the server has, as "
+        f"after an upgrade of its image: connect to it, REINDEX DATABASE {quoted}, then ALTER "
+        f"DATABASE {quoted} REFRESH COLLATION VERSION"
+    )
+
+
 async def drop(admin: AsyncConnection, name: str) -> None:
     """Drop it if it is there. Raises RefusedError when somebody is connected."""
     try:
@@ -286,8 +309,10 @@ async def _locale_of(admin: AsyncConnection, name: str) -> str:
                 -- from 17 on, or 15 and 16
                 end || quote_literal(coalesce(j->>'datlocale', j->>'daticulocale')),
             'ICU_RULES ' || quote_literal(j->>'daticurules'),
-            'TABLESPACE ' || quote_ident(t.spcname))
-        from pg_database d join pg_tablespace t on t.oid = d.dattablespace
+            -- template0's is taken anyhow, and to name it needs a right that few roles have
+            'TABLESPACE ' || (select quote_ident(t.spcname) from pg_tablespace t
+                              where t.oid = d.dattablespace and t.oid <> z.dattablespace))
+        from pg_database d join pg_database z on z.datname = 'template0'
         cross join lateral (select to_jsonb(d) - 'datacl') as more (j) where d.datname = :name
         """,
         name=name,

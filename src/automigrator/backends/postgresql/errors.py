@@ -31,7 +31,15 @@ TOO_MANY = "53300"
 
 FAILED_TRANSACTION = "25P02"
 
+_LOST = ("08003", "08006")
+"""A driver's own codes for a connection that the server has ended: why is behind them."""
+
 _RESTART = "start again: nothing of the attempt was committed"
+
+_IDLE = (
+    "the server, the database or the role limits how long a session may be idle, or a transaction "
+    "may take: Target(statement_timeout=0) lifts such limits for migrations"
+)
 
 _VERDICTS: dict[str, Verdict] = {
     NO_DATABASE: Verdict(
@@ -43,7 +51,7 @@ _VERDICTS: dict[str, Verdict] = {
         "the server has no connection left for this role: end some (pg_stat_activity), or raise "
         "max_connections, the role's or the database's connection limit",
     ),
-    **dict.fromkeys(("57P01", "57P02", "57P05"), Verdict("unreachable")),
+    **dict.fromkeys(("57P01", "57P02"), Verdict("unreachable")),
     "57P03": Verdict(
         "unreachable",
         "the server is starting, stopping or recovering: wait for it and start again, or raise "
@@ -71,10 +79,12 @@ _VERDICTS: dict[str, Verdict] = {
     ),
     "57014": Verdict(
         "timeout",
-        "raise statement_timeout for the migrating role (ALTER ROLE ... SET), or split the "
-        "revision; if nobody set it, somebody cancelled the statement",
+        "raise statement_timeout for the migrating role (ALTER ROLE ... SET), lift it for "
+        "migrations with Target(statement_timeout=0), or split the revision; if nobody set it, "
+        "somebody cancelled the statement",
     ),
-    **dict.fromkeys(("25P03", "25P04"), Verdict("timeout")),
+    **dict.fromkeys(("25P03", "25P04"), Verdict("timeout", _IDLE)),
+    "57P05": Verdict("unreachable", _IDLE),
     DISK_FULL: Verdict(
         "disk-full",
         "free space on the server's disk (data, pg_wal, the tablespace, temporary files), then "
@@ -202,12 +212,13 @@ _BY_WORDS: tuple[tuple[str, str], ...] = (
 def code_of(error: BaseException) -> str | None:
     """Return the first SQLSTATE in the chain, None when no server answered.
 
-    A transaction that had failed already only hides what failed in it, and is passed over.
+    A transaction that had failed already only hides what failed in it, and is passed over; so is
+    a lost connection where the server said why it ended it.
     """
     errors = list(chain(error))
-    codes = (own_code(each) for each in errors)
-    found = next((code for code in codes if code not in (None, FAILED_TRANSACTION)), None)
-    return found or next(filter(None, map(_guessed, errors)), None)
+    codes = [code for each in errors if (code := own_code(each)) not in (None, FAILED_TRANSACTION)]
+    said = next((code for code in codes if code not in _LOST), None)
+    return said or next(iter(codes), None) or next(filter(None, map(_guessed, errors)), None)
 
 
 def own_code(error: BaseException | None) -> str | None:
@@ -278,16 +289,21 @@ def missing(name: str) -> RefusedError:
 
 
 @contextmanager
-def refusing(code: str, why: str, advice: str) -> Iterator[None]:
-    """Context manager: raise RefusedError where the server answers with this SQLSTATE."""
+def refusing(code: str | None, why: str, advice: str) -> Iterator[None]:
+    """Context manager: raise RefusedError where the server answers with this SQLSTATE.
+
+    None stands for whatever the server answers, but not for a statement or session that was ended.
+    """
     try:
         yield
     except DBAPIError as error:
-        if code_of(error) != code:
+        found = code_of(error)
+        ended = found is None or found[:2] in ("08", "57") or error.connection_invalidated
+        if ended if code is None else found != code:
             raise
         answer = str(error.orig).strip().partition("\n")[0]
         words = re.sub(r"^<class '.*?'>: ", "", answer)
-        raise RefusedError(f"{why} ({words}); nothing was changed. {advice}") from error
+        raise RefusedError(f"{why} ({words}); nothing was changed. {advice}".strip()) from error
 
 
 def listed(items: Sequence[str], most: int = 5) -> str:

@@ -84,6 +84,34 @@ class ExclusiveAccess(Frozen):
                 "target a database of its own, or leave the strategy out for it with "
                 "Target(recovery=[...])"
             )
+        await self.ensure_not_replicated(f"replace database {self.live!r}")
+
+    async def ensure_not_replicated(self, act: str, *, in_place: bool = False) -> None:
+        """Raise RefusedError where logical replication would not follow what is put in its place.
+
+        Slots and subscriptions belong to a database by its number, not by its name. An act
+        `in_place` leaves slots with their database, and takes its tables from a subscription.
+        """
+        found = await rows_of(
+            self.admin,
+            """
+            select format('subscription %I', s.subname)
+            from pg_subscription s join pg_database d on d.oid = s.subdbid where d.datname = :live
+            union all
+            select format('logical replication slot %I', slot_name)
+            from pg_replication_slots where database = :live and not :in_place
+            order by 1
+            """,
+            live=self.live,
+            in_place=in_place,
+        )
+        if found:
+            raise RefusedError(
+                f"cannot {act}: {listed([row[0] for row in found])} would stay with what is "
+                "replaced, and replicate nothing that is written afterwards; nothing was changed. "
+                "Drop what is named, and make it anew afterwards; or leave the strategy out for "
+                "this target with Target(recovery=[...])"
+            )
 
     async def ensure_left(
         self, act: str, *names: str, grace_s: float = GRACE_S, but_ours: bool = False
@@ -141,7 +169,7 @@ class ExclusiveAccess(Frozen):
         # a pool reconnects until the copy has its lock
         alone = databases.ending(self.second, source) if disconnect_others else nullcontext()
         async with alone:
-            with creating(name):
+            with creating(name, await databases.why_no_template(self.admin, source)):
                 created = await (stoppable or Stoppable()).asked(
                     lambda: databases.create(self.admin, name, template=source), cancel
                 )
@@ -183,14 +211,22 @@ async def heads_of(connection: AsyncConnection, tables: Sequence[VersionTable]) 
 
 
 @contextmanager
-def creating(name: str) -> Iterator[None]:
-    """Context manager: refuse in words where the role may not, or where the disk is full."""
+def creating(name: str, advice: str = "") -> Iterator[None]:
+    """Context manager: refuse in words what the server refuses, so that another way is tried.
+
+    `advice` is for what is neither a missing right nor a full disk.
+    """
     full = f"the server has no room for database {name!r}"
     space = (
         "It takes as much as the one that it is a copy of: free space on the disk of its "
         "tablespace, then start again"
     )
-    with refusing(DISK_FULL, full, space), refusing(NO_PRIVILEGE, _may_not(name), _GRANT):
+    any_other = refusing(None, f"the server refused to create database {name!r}", advice)
+    with (
+        any_other,
+        refusing(DISK_FULL, full, space),
+        refusing(NO_PRIVILEGE, _may_not(name), _GRANT),
+    ):
         yield
 
 

@@ -20,6 +20,7 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record, loaded
 from automigrator.backends.lock_wait import this_process
 from automigrator.backends.postgresql import connections, names
+from automigrator.backends.postgresql.connections import LOCK_TIMEOUT_MS
 from automigrator.backends.postgresql.errors import FAILED_TRANSACTION, Session, own_code
 from automigrator.backends.postgresql.sql import rows_of
 from automigrator.backends.postgresql.watchdog import answering, severing, until_silent
@@ -43,8 +44,12 @@ _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
 _WATCH_S = 0.1
 
 _BLOCKERS = """
-    select b.pid, coalesce(b.application_name, ''), coalesce(b.usename::text, ''), b.state,
-           extract(epoch from clock_timestamp() - coalesce(b.xact_start, b.query_start))::float8
+    select b.pid, coalesce(b.application_name, ''),
+           case when b.usesysid is null then 'autovacuum' else coalesce(b.usename::text, '') end,
+           b.state,
+           extract(epoch from clock_timestamp() - coalesce(b.xact_start, b.query_start))::float8,
+           -- a role that may not look is not told the type
+           b.usesysid is null, current_setting('deadlock_timeout')::interval
     from pg_stat_activity a
     cross join lateral unnest(pg_blocking_pids(a.pid)) as blocking(pid)
     join pg_stat_activity b on b.pid = blocking.pid
@@ -77,6 +82,8 @@ class SessionHold(Hold):
     """Why the lock can no longer be relied upon."""
     acts: int = 0
     """The number of acts under way that may keep the session busy for long."""
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS
+    """The time that a statement which migrates waits for a lock; longer for an autovacuum's."""
     _progress: str = ""
 
     @property
@@ -144,7 +151,7 @@ class SessionHold(Hold):
         """See that it leads to the lock's server, and name it so that the next holder finds it."""
         undo = ExitStack()
         undo.callback(connections.tagged(connection, self.tag, self.rule))
-        undo.callback(connections.waiting_shortly(connection))
+        undo.callback(connections.waiting_shortly(connection, lambda: self.lock_timeout_ms))
         return undo.close
 
     @asynccontextmanager
@@ -155,8 +162,14 @@ class SessionHold(Hold):
         async def watch() -> None:
             while True:
                 asked = rows_of(self.admin, _BLOCKERS, tag=self.tag)
-                for row in await shielded(self.in_time(asked)):
-                    found[row[0]] = Session(*row)
+                rows = await shielded(self.in_time(asked))
+                for row in rows:
+                    found[row[0]] = Session(*row[:5])
+                if rows:
+                    # the server ends an autovacuum for who has waited as long as for a deadlock
+                    alone = all(row[5] for row in rows)
+                    longer_ms = round(rows[0][6].total_seconds() * 1000) + LOCK_TIMEOUT_MS
+                    self.lock_timeout_ms = longer_ms if alone else LOCK_TIMEOUT_MS
                 await asyncio.sleep(_WATCH_S)
 
         async with background(watch()):

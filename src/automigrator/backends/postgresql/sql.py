@@ -16,6 +16,16 @@ NO_LIMITS = """
 
 """Lifts all limits of time for one transaction."""
 
+LIMITS_OF_TIME = """
+    select array_agg(name || '=' || setting) from pg_settings
+    where setting <> '0' and name in (
+        'statement_timeout', 'idle_in_transaction_session_timeout',
+        'idle_session_timeout',  -- from PostgreSQL 14 on
+        'transaction_timeout')  -- from PostgreSQL 17 on
+"""
+
+"""The limits of time that a session has, as an array of `name=value`."""
+
 SERVER = "(extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint"
 
 """The server, told by when it was started: its address may lead to another one by now."""

@@ -27,6 +27,7 @@ async def take(
     name = name_beside(live, "snapshot", stamp)
     await access.ensure_may_create(name)
     await access.ensure_unshared(f"copy database {live!r}", entry.tables)
+    await access.ensure_not_replicated(f"copy database {live!r} to restore it")
     await access.copy(live, name, disconnect_others=entry.disconnect_others, stoppable=stoppable)
     try:
         async with access.connection(name) as connection:
@@ -71,6 +72,7 @@ async def put_back(
     if not await databases.exists(admin, name):
         raise RefusedError(f"the snapshot {name!r} is gone; nothing was changed")
     await access.ensure_unshared(act, entry.tables, own_anywhere=True)
+    await access.ensure_not_replicated(act)
     side, replaced = name_beside(live, "side", stamp), name_beside(live, "replaced", stamp)
     await journal.write(admin, name, entry._replace(state="restoring"))
     if not entry.disconnect_others:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Hashable, Mappi
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import event
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.backend import Waiting
     from automigrator.backends.sqlite.doctor import FileExaminer
     from automigrator.backends.sqlite.hold import SQLiteHold
+    from automigrator.failure import FailureKind
 
 
 _OPTIONS = frozenset(("timeout", "isolation_level", "detect_types", "cached_statements"))
@@ -40,6 +41,10 @@ class SQLite(Backend):
 
     name = "sqlite"
     offers = frozenset({"snapshots", "sides", "examiner"})
+    advice: ClassVar[Mapping[FailureKind, str]] = {
+        "unreachable": "look at the file, its folder, and the disk or network share that they are "
+        "on: this process has to read, write and lock files there"
+    }
 
     def __init__(self, access: Access) -> None:
         super().__init__(access)
@@ -84,7 +89,7 @@ class SQLite(Backend):
     async def create(self) -> bool:
         if self.file is None:
             return False
-        return await in_thread(partial(files.create, self.file))
+        return await in_thread(partial(_create, self.file))
 
     def engine(self) -> AsyncEngine:
         file = self.file
@@ -143,6 +148,27 @@ class SQLite(Backend):
 def _load() -> None:
     """Import the rest while it can be read: a failure may be that no file can be opened."""
     from automigrator.backends.sqlite import doctor, errors, foreign, hold  # noqa: F401
+
+
+def _create(file: Path) -> bool:
+    """Create the file, but none beside copies of it: one of them may hold what is missing.
+
+    Nor beside a log: SQLite would delete it, or play it into the new file.
+    """
+    from automigrator.backends import advice
+    from automigrator.backends.sqlite import copies
+
+    logs = [p for p in files.sidecars(file) if files.size_of(p) and not p.name.endswith("-shm")]
+    if logs and not file.exists():
+        raise advice.missing_beside_its_log(f"the database file {file.resolve()}", str(logs[0]))
+    if not file.exists() and (kept := copies.kept(file, *copies.OF_DATA)):
+        raise advice.missing_beside_its_copies(
+            f"the database file {file.resolve()}",
+            list(map(str, kept)),
+            "copy the newest sound one to that name",
+            f"`touch {file.resolve()}`",
+        )
+    return files.create(file)
 
 
 def _look(file: Path, tables: Sequence[VersionTable]) -> Sight:

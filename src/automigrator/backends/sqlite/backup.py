@@ -46,7 +46,7 @@ def copy(
     unfinished = files.beside(destination, ".partial")
     files.remove(unfinished)  # left by a copy that was killed
     unfinished.touch(0o600, exist_ok=False)
-    with files.renamed_when_whole(unfinished, destination):
+    with files.renamed_when_whole(unfinished, destination, fresh=True):
         opened = nullcontext(through) if through else closing(reader.connect(source, "rw"))
         with opened as live, closing(reader.connect(unfinished, "rw")) as new:
             _copy_pages(live, new, Wait(source, "read", COPY_S, cancelled))

@@ -16,6 +16,10 @@ from automigrator.retention import Limits
 
 Kind = Literal["snapshot", "purged", "corrupt", "replaced", "side"]
 
+OF_DATA: tuple[Kind, ...] = ("snapshot", "purged", "corrupt", "replaced")
+
+"""The kinds that hold, or held, the database's rows; a side is only being made."""
+
 _STAMP = "[0-9]{8}T[0-9]{6,12}Z(?:-[0-9]{1,6})?"
 
 """The stamp of a run, or of `backup.set_aside`. `snapshot-before-the-holidays` is not ours."""

@@ -62,6 +62,11 @@ _BY_CODE = {
         "the disk or the network share answers with errors: look at the system's log",
     ),
     sqlite3.SQLITE_IOERR_NOMEM: Verdict(),
+    sqlite3.SQLITE_IOERR_GETTEMPPATH: Verdict(
+        "read-only",
+        "SQLite found no folder that it may write to for its temporary files: name one with the "
+        "environment variable SQLITE_TMPDIR",
+    ),
     # nothing but a full disk keeps the -shm file from growing
     sqlite3.SQLITE_IOERR_SHMSIZE: _FULL,
 }

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+NOT_THERE_FOR = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What a file system answers that does not know an act at all, as many network shares."""
+
 SIDECARS = ("-wal", "-shm", "-journal")
 
 
@@ -85,33 +88,60 @@ def remove_sidecars(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
+    """Make a file's contents durable. Raises OSError that names the file and its file system."""
     with path.open("rb+") as file:
-        os.fsync(file.fileno())
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            raise told(error, path) from error
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make the names in a folder durable, where its file system can do so, as SQLite itself does.
+
+    A folder that cannot be opened, or whose file system knows no such act, is passed over.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_THERE_FOR:
+            raise told(error, folder) from error
     finally:
         os.close(descriptor)
 
 
+def told(error: OSError, path: Path) -> OSError:
+    """Return an error that names its path, and the file system that the path is on."""
+    from automigrator.backends.sqlite.file_systems import file_system_of  # local: for errors alone
+
+    what = f"{os.strerror(error.errno or 0)}, on {file_system_of(path)}"
+    return OSError(error.errno, what, str(path))
+
+
 @contextmanager
-def renamed_when_whole(temporary: Path, place: Path) -> Iterator[None]:
+def renamed_when_whole(temporary: Path, place: Path, *, fresh: bool = False) -> Iterator[None]:
     """Context manager: give a file its name at the end, or remove it when the block raises.
 
     The block syncs the file: then a kill or power cut leaves what had the name before, or this.
+    A `fresh` name is removed as well when it cannot be made durable.
     """
+    left = temporary
     try:
         yield
         os.replace(temporary, place)
+        left = place
+        if fresh:
+            sync_folder(place.parent)
     except BaseException:
         with suppress(OSError):
-            remove(temporary)
+            remove(left)
         raise
-    sync_folder(place.parent)
+    if not fresh:
+        sync_folder(place.parent)
 
 
 def write_durably(path: Path, text: str | None) -> None:
@@ -137,7 +167,7 @@ def copy_bytes(source: Path, destination: Path) -> None:
         part, place = beside(source, suffix), beside(destination, suffix)
         if part.exists():
             partial = beside(place, ".partial")
-            with renamed_when_whole(partial, place):
+            with renamed_when_whole(partial, place, fresh=True):
                 partial.touch(0o600)
                 shutil.copyfile(part, partial)
                 sync_file(partial)
@@ -145,26 +175,58 @@ def copy_bytes(source: Path, destination: Path) -> None:
 
 
 def same_access(path: Path, model: Path) -> None:
-    """Let those who may read the model read the copy, and nobody else."""
+    """Let those who may read the model read the copy, and nobody else.
+
+    Where the file system keeps neither owners nor modes, both files have those of the mount.
+    """
     status = model.stat()
     mode = status.st_mode & 0o777
     for owner, group in ((-1, status.st_gid), (status.st_uid, -1)):
-        with suppress(PermissionError):
+        with _where_known():
             os.chown(path, owner, group)
     if path.stat().st_gid != status.st_gid:
         mode &= ~0o070  # of a group that may not read the model
-    path.chmod(mode)
+    with _where_known():
+        path.chmod(mode)
 
 
-def free_space_needed(path: Path) -> int:
-    """Return the bytes that must be free to snapshot and restore a database: 2.2 times its size."""
-    return math.ceil(2.2 * size_with_log(path))
+@contextmanager
+def _where_known() -> Iterator[None]:
+    """Context manager: pass over that a file system refuses an act, or does not know it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_THERE_FOR | {errno.EPERM, errno.EACCES}:
+            raise
 
 
-def ensure_space(path: Path, folder: Path, what: str = "a snapshot") -> None:
-    """Raise OSError (ENOSPC) when `folder` has too little room for a copy of `path`."""
-    if short := shortage(free_space_needed(path), folder):
-        raise OSError(errno.ENOSPC, f"{what} of {path} {short}; nothing was changed", str(folder))
+def free_space_needed(path: Path, copies: int = 2) -> int:
+    """Return the bytes that must be free for so many copies of a database, 1.1 times its size each.
+
+    Two are a snapshot and, at its restore, SQLite's own journal.
+    """
+    return math.ceil(1.1 * copies * size_with_log(path))
+
+
+def ensure_space(path: Path, folder: Path, what: str = "a snapshot", restored: bool = True) -> None:
+    """Raise OSError (ENOSPC) when a disk has too little room for a copy of `path` in `folder`.
+
+    One that may be `restored` needs room beside `path` as well, on the same disk or another.
+    """
+    places, live = [(folder, what, 1)], path.resolve().parent
+    if restored:
+        if os.stat(folder).st_dev == os.stat(live).st_dev:
+            places = [(folder, what, 2)]
+        else:
+            places.append((live, f"to restore {what}", 1))
+    for place, act, copies in places:
+        if short := shortage(free_space_needed(path, copies), place):
+            raise OSError(
+                errno.ENOSPC, f"{act} of {path} {short}; nothing was changed. {ROOM}", str(place)
+            )
+
+
+ROOM = "Free room, or go without this check with Target(check_room=False)"
 
 
 def shortage(needed: int, folder: Path) -> str | None:

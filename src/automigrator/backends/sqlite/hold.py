@@ -48,6 +48,7 @@ class FileHold(SQLiteHold):
         super().__init__(look)
         self._file, self._descriptor, self._progress = file, -1, ""
         self.snapshots: FileSnapshots = FileSnapshots(file)
+        self.snapshots.check_room = access.check_room
         self.sides = FileSides(access, self.snapshots)
 
     @asynccontextmanager
@@ -58,10 +59,11 @@ class FileHold(SQLiteHold):
         """
         self.since = time.time()
         place = lock_files.path_of(self._file, lock_files.LOCK)
-        self._descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+        self._descriptor = lock_files.opened(place)
 
         async def acquire() -> bool:
-            return lock_files.taken(self._descriptor)
+            with lock_files.lockable(place):
+                return lock_files.taken(self._descriptor)
 
         async def leader() -> str:
             return lock_files.told_of(self._file)

@@ -6,16 +6,20 @@ they must be replaced whole, which the lock's own file may not be, as those who 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from automigrator.backends.contract import declarations, record
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.record import Record
+from automigrator.backends.sqlite.file_systems import file_system_of
 from automigrator.backends.sqlite.files import beside, write_durably
+from automigrator.errors import JudgedError
 from automigrator.support.concurrency import in_thread, shielded
 
 LOCK = ".automigrator-lock"
@@ -45,8 +49,49 @@ async def put(live: Path, name: str, text: str | None) -> None:
     await shielded(in_thread(lambda: write_durably(path_of(live, name), text)))
 
 
+def opened(place: Path) -> int:
+    """Open the lock's file, made where it is not there; another user may have made it.
+
+    Raises OSError that names whose it is.
+    """
+    try:
+        return os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM) or not place.exists():
+            raise
+    try:
+        return os.open(place, os.O_RDONLY)  # enough to lock it; it only does not say who holds it
+    except OSError as error:
+        status = place.stat()
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: it belongs to user {status.st_uid} with mode "
+            f"{status.st_mode & 0o777:o}, and this process runs as user {os.geteuid()}; delete it "
+            "while nothing migrates, or give it to the database's owner",
+            str(place),
+        ) from error
+
+
+@contextmanager
+def lockable(place: Path) -> Iterator[None]:
+    """Context manager: tell in words where the file system of the lock's file knows no locks."""
+    try:
+        yield
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise JudgedError(
+            "unreachable",
+            f"the lock's file {place} cannot be locked ({error.strerror}), on "
+            f"{file_system_of(place)}; without a lock two processes may migrate at once, so "
+            "nothing was changed",
+            "let that file system lock files (its lock service, its mount options), or put the "
+            "database on a local disk: SQLite itself needs such locks",
+        ) from error
+
+
 def taken(descriptor: int) -> bool:
-    """Try to take the lock by its open file; False where another holds it."""
+    """Try to take the lock by its open file; False where another holds it. Raises OSError."""
     with suppress(BlockingIOError):
         # flock, not lockf: closing another descriptor of this process leaves it held
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,7 +102,8 @@ def taken(descriptor: int) -> bool:
 def close(descriptor: int) -> None:
     """Release the lock, if it was taken, and close its file."""
     # closing is not enough: a process that a revision has forked may still have the descriptor
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    with suppress(OSError):  # of a file that could not be locked
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 
 
@@ -70,6 +116,8 @@ def holder_of(live: Path) -> str | None:
     try:
         # another process that tries meanwhile tries again
         return None if taken(descriptor) else told_of(live)
+    except OSError:
+        return None  # nobody can lock it there
     finally:
         close(descriptor)
 

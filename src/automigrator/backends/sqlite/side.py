@@ -58,7 +58,8 @@ class FileSides(Sides):
         self, stamp: str, options: SnapshotOptions = DEFAULT
     ) -> AbstractAsyncContextManager[Side]:
         # a listener may need what a fresh database does not have yet
-        return self._beside(stamp, copied, prepared=True)
+        make = partial(copied, check_room=self._access.check_room)
+        return self._beside(stamp, make, prepared=True)
 
     @asynccontextmanager
     async def _beside(self, stamp: str, make: Make, prepared: bool) -> AsyncIterator[SideFile]:
@@ -146,7 +147,8 @@ class FileSides(Sides):
         """
         file, new = self._file, Path(side.place)
         self._snapshots.stop_watching()
-        _ensure_space(new, file, set_aside=set_aside)
+        if self._access.check_room:
+            _ensure_space(new, file, set_aside=set_aside)
         with closing(reader.connect(new, "rw")) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")  # the live file keeps the mode it has
         heads = reader.verify(new, tables)
@@ -228,9 +230,12 @@ def fresh(place: Path, like: Path, cancelled: Callable[[], bool]) -> None:
         connection.execute("DROP TABLE t")
 
 
-def copied(place: Path, live: Path, cancelled: Callable[[], bool]) -> None:
+def copied(
+    place: Path, live: Path, cancelled: Callable[[], bool], *, check_room: bool = True
+) -> None:
     """Copy `live` as of one moment. Raises what copying raises, and OSError without room."""
-    files.ensure_space(live, place.parent, "a copy to rehearse on")
+    if check_room:
+        files.ensure_space(live, place.parent, "a copy to rehearse on", restored=False)
     try:
         with suppress(reader.Cancelled):  # the cancellation itself is raised by the caller
             backup.copy(live, place, cancelled=cancelled)
@@ -249,5 +254,5 @@ def _ensure_space(new: Path, file: Path, *, set_aside: bool) -> None:
     if shortage := files.shortage(needed, file.parent):
         raise RefusedError(
             f"to put a fresh database in the place of {file} {shortage}; the old database was not "
-            "touched"
+            f"touched. {files.ROOM}"
         )

@@ -30,6 +30,8 @@ class FileSnapshots(Snapshots):
         """The journal of this run's snapshot, while it is open."""
         self.purged = False
         """Whether the open journal tells that the database was replaced by a fresh one."""
+        self.check_room = True
+        """Whether a snapshot is refused where there seems to be too little room."""
         self._verified: tuple[Path, tuple[int, ...]] | None = None
 
     async def take(
@@ -60,7 +62,8 @@ class FileSnapshots(Snapshots):
         place = Path(entry.snapshot)
         place.parent.mkdir(parents=True, exist_ok=True)
         copies.remove_partials(self.file, folder)
-        files.ensure_space(self.file, place.parent)
+        if self.check_room:
+            files.ensure_space(self.file, place.parent)
         self.stop_watching()
         self.watch = Watch(self.file)
         backup.copy(self.file, place, cancelled=cancelled)

@@ -49,6 +49,7 @@ async def take(
     )
     act = f"dump database {access.live!r}"
     await access.ensure_unshared(act, entry.tables)
+    await access.ensure_not_replicated(f"{act} to restore it", in_place=True)
     clients = await stoppable(programs.find(dump.server, dump.binaries))
     await _ensure_alone(access, act, dump, GRACE_S)
     partial = files.partial(path)
@@ -91,6 +92,7 @@ async def put_back(
     act = f"restore database {access.live!r}"
     await _ensure_alone(access, act, entry, DEAD_LEADER_S if killed else GRACE_S)
     await access.ensure_unshared(act, entry.tables, own_anywhere=True)
+    await access.ensure_not_replicated(act, in_place=True)
     kept = files.path_of(path.parent, access.access.url, stamp(), "replaced")
     try:
         await restore.restore(access, entry, clients, kept)

@@ -73,7 +73,8 @@ async def write(
 
     `size` is that of all tables, in bytes; `clients` is the programs' folder. Raises RefusedError.
     """
-    target = await in_thread(lambda: _new_file(path, access.access.url, size))
+    room = size if access.access.check_room else 0
+    target = await in_thread(lambda: _new_file(path, access.access.url, room))
     logger.info("dumping database %r, %s bytes of tables, to %s", access.live, f"{size:,}", path)
     env = await access.environment()
 
@@ -102,10 +103,11 @@ def _new_file(path: Path, url: URL, size: int) -> Path:
             each.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     needed, free = int(size * SPACE_FACTOR) + _SPARE, shutil.disk_usage(folder).free
-    if free < needed:
+    if size and free < needed:
         raise RefusedError(
             f"a dump of {size:,} bytes of tables needs {needed:,} bytes free in {folder}, there "
-            f"are {free:,}; nothing was changed"
+            f"are {free:,}; nothing was changed. Free room, or go without this check with "
+            "Target(check_room=False)"
         )
     create_private(partial(path))
     return partial(path)
