@@ -148,6 +148,7 @@ class Run:
                     self.tables,
                     options,
                     atomic=self.transactional,
+                    steps=tuple(each.revision for each in self.pending),
                 )
             self._progress("snapshot-taken", self.name, place=self.taken.place, seconds=seconds())
         return self.taken

@@ -86,12 +86,15 @@ class Observation:
 
     @contextmanager
     def beside(
-        self, loop: asyncio.AbstractEventLoop, leads: Callable[[Connection], bool]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        leads: Callable[[Connection], bool],
+        committing: Callable[[], None],
     ) -> Iterator[None]:
         """Context manager: see what a revision commits on connections of its own making.
 
         Nothing undoes that. `loop` is the application's; `leads` asks a connection whether it
-        leads to the target's database.
+        leads to the target's database; `committing` is called before something may be committed.
         """
         unsettled: dict[Connection, str] = {}
         begin, commit = Connection._begin_impl, Connection._commit_impl
@@ -112,11 +115,14 @@ class Observation:
             begin(connection, transaction)
             if apart(connection) and in_autocommit(connection):
                 unsettled[connection] = self.current or ""
+                committing()
 
         def committed(connection: Connection) -> None:
             settle(connection)
             # a COMMIT of what has failed is a ROLLBACK
             counts = apart(connection) and asked(connection, False)
+            if counts:
+                committing()
             commit(connection)
             if counts and self.current is not None:
                 self.torn.add(self.current)
