@@ -198,6 +198,7 @@ class Run:
         told = self._progress.step("restore-started", "restore-failed", self.target, place=place)
         with acting("restore a snapshot"), told as seconds, self.acts.act("restore"):
             try:
+                await self._ensure_unfinished(hold)
                 kept = await snapshots.restore(self.taken, disconnect_others=disconnect_others)
                 if kept is not None:
                     self.note(
@@ -218,6 +219,25 @@ class Run:
                 raise
         self._undone("restore")
         self._progress("restored", self.name, place=place, kind=failure.kind, seconds=seconds())
+
+    async def _ensure_unfinished(self, hold: Hold) -> None:
+        """Raise RefusedError where the migration has ended, or nobody can tell."""
+        if self.wanted == self.before:
+            return
+        try:
+            heads = (await hold.look(self.tables)).all_heads()
+        except Exception as error:
+            if self._backend.classify(error).kind not in ("unreachable", "lock-timeout"):
+                return  # it is damaged, say: what is put back replaces that
+            raise RefusedError(
+                "the database cannot be looked at, and a migration that has ended is never put "
+                "back; nothing was changed"
+            ) from error
+        if heads == tuple(sorted(self.wanted)):
+            raise RefusedError(
+                f"the database is at {', '.join(heads)}, where the migration was to lead, and is "
+                "not put back; nothing was changed"
+            )
 
     async def recreate_database(
         self, *, set_aside: bool = True, disconnect_others: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -46,6 +46,10 @@ class Observation:
         if self.current is not None:
             self.whole.append(self.current)
         self.current = None
+
+    def committed_all(self, revisions: Collection[str]) -> bool:
+        """Whether the commit of each of these was seen, or sent and its answer lost."""
+        return set(revisions) <= {*self.committed}
 
     def told(self, error: BaseException, backend: Backend) -> BaseException:
         """Return the error that is to be told: `error`, or the one that it only follows from."""
