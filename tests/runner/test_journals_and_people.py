@@ -12,6 +12,8 @@ from compatibility.release import Release, serving
 from support import alembic_projects, plain_alembic
 from support.notes_application import BROKEN, GOOD, ROWS
 
+from automigrator import Migrator
+
 pytestmark = [
     pytest.mark.plugins,
     pytest.mark.skipif(shutil.which("pg_dump") is None, reason="no PostgreSQL client programs"),
@@ -258,3 +260,35 @@ def test_a_folder_that_was_copied_or_mounted_elsewhere_is_repaired_from_the_copy
     assert ended.outcome == "migrated"
     assert f"put back from {there}" in ended.said
     assert (moved.notes(), moved.heads) == (ROWS, {"r2"})
+
+
+@pytest.mark.parametrize("app", ["sqlite", "dump"], indirect=True)
+def test_no_application_starts_on_what_a_later_start_undoes(new: Release, app: Deployed) -> None:
+    """The copy is on a volume that is not mounted now."""
+    killed_half_way(new, app)
+    app.mended()
+    (copy,) = app.copies()
+    away = Path(copy).with_name("away")
+    Path(copy).rename(away)
+
+    ended = new.run(app.start_with("log-and-continue", allow_partial=True))
+
+    assert ended.outcome == "failed" and copy in ended.said
+    assert "CONTINUE, which is not followed while a journal is open" in ended.said
+    away.rename(copy)
+    assert new.run(app.start_with("log-and-continue", allow_partial=True)).outcome == "migrated"
+    assert (app.notes(), app.heads) == (ROWS, {"r2"})
+
+
+async def test_a_start_that_is_not_to_migrate_warns_of_an_open_journal(
+    new: Release, app: Deployed
+) -> None:
+    killed_half_way(new, app)
+
+    report = await Migrator(app.target(), mode="skip").run()
+
+    assert report.outcome == "skipped"
+    assert "holds half a migration of a process that was killed" in str(report.reason)
+    app.mended()
+    new.run(app.start_with())
+    assert "killed" not in str((await Migrator(app.target(), mode="skip").run()).reason)
