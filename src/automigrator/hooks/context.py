@@ -163,8 +163,7 @@ class Run:
         """Delete the target's snapshots beyond the limits, and return them.
 
         `keep`: how many of the newest stay. `max_age`: how old they may be. `folder`: where they
-        are. None sets no limit. This run's own and the last good one stay. On PostgreSQL data
-        that restores have replaced has the same limits.
+        are. None sets no limit. This run's own and the last good one stay.
         """
         hold = self._need_lock("prune snapshots")
         snapshots = self.offered(hold.snapshots, "snapshots")
@@ -172,6 +171,24 @@ class Run:
 
         with acting("prune snapshots"):
             return await snapshots.prune(Limits(keep, max_age), folder)
+
+    async def prune_replaced(
+        self,
+        keep: int | None = None,
+        *,
+        max_age: timedelta | None = None,
+        folder: Path | None = None,
+    ) -> tuple[str, ...]:
+        """Delete what restores have replaced, like `prune_snapshots`; somebody may have written it.
+
+        What this run has kept stays.
+        """
+        hold = self._need_lock("prune what was replaced")
+        snapshots = self.offered(hold.snapshots, "snapshots")
+        from automigrator.retention import Limits
+
+        with acting("prune what was replaced"):
+            return await snapshots.prune_replaced(Limits(keep, max_age), folder)
 
     async def prune_set_aside(
         self, keep: int | None = None, *, max_age: timedelta | None = None

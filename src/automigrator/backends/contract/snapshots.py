@@ -99,6 +99,12 @@ class Snapshots(ABC):
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
         """Delete the target's snapshots beyond the limits, and return them.
 
-        This run's own and the last good one stay. Data that a restore has replaced has the same
-        limits, where the backend always keeps it.
+        This run's own and the last good one stay.
         """
+
+    async def prune_replaced(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
+        """Delete data that restores have replaced, beyond the limits, and return what was deleted.
+
+        It may hold what somebody has committed. What this run has kept stays.
+        """
+        return ()

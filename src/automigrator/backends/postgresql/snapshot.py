@@ -160,8 +160,12 @@ class ServerSnapshots(Snapshots):
         return "; ".join(each for each in done if each) or None
 
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
-        pruned = self.pruned(limits, ("snapshot", "undone"), folder)
+        pruned = self.pruned(limits, ("snapshot",), folder)
         return await self._hold.heard(pruned, "the dropping of old snapshots")
+
+    async def prune_replaced(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
+        pruned = self.pruned(limits, ("undone",), folder)
+        return await self._hold.heard(pruned, "the dropping of what was replaced")
 
     async def pruned(
         self, limits: Limits, kinds: tuple[Kind, ...], folder: Path | None = None

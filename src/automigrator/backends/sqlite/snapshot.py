@@ -29,6 +29,8 @@ class FileSnapshots(Snapshots):
         """Has the live file open."""
         self.entry: journal.Entry | None = None
         """The journal of this run's snapshot, while it is open."""
+        self.replaced: set[Path] = set()
+        """What restores of this run have replaced, which it never prunes."""
         self._progress: journal.Progress | None = None
         self._verified: tuple[Path, tuple[int, ...]] | None = None
 
@@ -126,6 +128,7 @@ class FileSnapshots(Snapshots):
         journal.write(self.file, replace(entry, state="restoring"))
         through = watch.connection if watch is not None else None
         kept = backup.restore(place, self.file, keep=keep, through=through)
+        self.replaced.update(filter(None, [kept]))
         if (progress := self._progress) is not None:
             inodes = self.file.stat().st_ino, place.stat().st_ino
             self._progress = replace(progress, committed=False, inodes=inodes)
@@ -136,6 +139,10 @@ class FileSnapshots(Snapshots):
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
         good = self._verified[0] if self._verified is not None else None
         prune = partial(copies.prune, self.file, ("snapshot",), limits, folder, good=good)
+        return await shielded(in_thread(prune))
+
+    async def prune_replaced(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
+        prune = partial(copies.prune, self.file, ("replaced",), limits, spared=self.replaced)
         return await shielded(in_thread(prune))
 
     def close(self) -> None:
