@@ -239,6 +239,26 @@ def test_so_is_one_that_failed(way: str, new: Release, app: Deployed) -> None:
 
 
 @pytest.mark.parametrize("app", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("moment", [(), ("fsync",)], ids=["half", "whole"])
+def test_repairs_that_are_killed_leave_one_copy_of_what_they_replace(
+    moment: tuple[str, ...], new: Release, app: Deployed
+) -> None:
+    killed_half_way(new, app)
+    app.mended()
+    moments = ("event repair-started", "os.rename .*replaced-", *moment)
+    for _ in range(3):
+        new.killed(app.start_with(dies_at=moments))
+    left = [each.name for each in live_of(app).parent.iterdir() if ".replaced-" in each.name]
+
+    ended = new.run(app.start_with())
+
+    assert len(left) <= 2, left  # the last one, and what it repeats
+    assert ended.outcome == "migrated" and app.notes() == ROWS
+    (kept,) = live_of(app).parent.glob("*.replaced-*")
+    assert app.notes(str(kept)) == BREAD
+
+
+@pytest.mark.parametrize("app", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("original_stays", [True, False])
 def test_a_folder_that_was_copied_or_mounted_elsewhere_is_repaired_from_the_copy_in_it(
     original_stays: bool, new: Release, app: Deployed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import replace
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
@@ -123,15 +122,30 @@ def _put_back(file: Path, entry: journal.Entry) -> str:
         raise _refused(place, file, str(error)) from error
     if flaw is not None:
         raise _refused(place, file, flaw)
+    # an earlier try may have been killed: what it left must not add up
+    copies.remove_partials(file)
+    before = copies.kept(file, "replaced")
+    if before:
+        copies.drop_twin(before[-1], before)
+    needed = files.size_with_log(file) + files.size_of(place)
+    if file.exists() and (short := files.shortage(needed, file.resolve().parent)):
+        raise RefusedError(
+            f"a process was killed while {file} was being changed, and to put {place} back "
+            f"{short}; the database was not touched. Free the room, then start again"
+        )
+
+    def keep(through: sqlite3.Connection | None) -> Path:
+        replaced = backup.set_aside(file, "replaced", through)
+        copies.drop_twin(replaced, copies.kept(file, "replaced"))
+        return replaced
+
     try:
-        replaced = backup.restore(place, file, keep=partial(backup.set_aside, file, "replaced"))
+        replaced = backup.restore(place, file, keep=keep)
     except sqlite3.DatabaseError as error:
         if not codes.is_damage(error):
             raise
         # never the kind "corrupt": a strategy would replace the live file then
         raise _refused(place, file, str(error)) from error
-    if replaced is not None:
-        copies.drop_twin(replaced, copies.kept(file, "replaced"))
     return undone(place, replaced)
 
 
