@@ -119,7 +119,7 @@ class Migrator:
         began = time.monotonic()
         try:
             if not self.is_enabled():
-                return modes.skipped(self._notifier())
+                return await modes.skipped(self._notifier(), self.targets)
             mode = modes.resolve(self.mode)
             if mode == "skip":  # a subclass knows better
                 mode = "migrate"

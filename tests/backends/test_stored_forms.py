@@ -44,8 +44,12 @@ def test_the_journal_of_a_template_copy() -> None:
                 {"name": "alembic_version", "schema": None},
             ],
             "disconnect_others": True,
+            "steps": None,
+            "committed": None,
+            "transactions": [],
             "atomic": True,
             "key": 7,
+            "oid": None,
         }
     }
     assert postgresql._loaded(postgresql.CopyEntry, entry.dumped()) == entry
@@ -84,6 +88,9 @@ def test_the_journal_of_a_dump() -> None:
             "host": "h",
             "server": 15,
             "disconnect_others": False,
+            "steps": None,
+            "committed": None,
+            "transactions": [],
             "binaries": None,
             "size": 3,
             "digest": "dg",

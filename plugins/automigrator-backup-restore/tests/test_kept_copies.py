@@ -24,11 +24,12 @@ async def failed(notes: Application, strategy: tuple[str, dict[str, object]]) ->
         await notes.start(strategy)
 
 
-async def test_copies_of_replaced_data_stay_until_a_migration_has_succeeded(
-    tmp_path: Path, postgres_server: Server, postgres_url: str
+@pytest.mark.parametrize("limited", [False, True])
+async def test_copies_of_replaced_data_stay_unless_a_limit_is_set_for_them_alone(
+    limited: bool, tmp_path: Path, postgres_server: Server, postgres_url: str
 ) -> None:
     notes = Application(tmp_path, postgres_url)
-    strategy = ("backup-restore", {"keep": 1})
+    strategy = ("backup-restore", {"keep": 1, **({"keep_replaced": 1} if limited else {})})
     undone = f"{make_url(postgres_url).database}__automigrator_undone_"
     notes.deploy(HALF_WAY)
     for _ in range(2):
@@ -38,7 +39,32 @@ async def test_copies_of_replaced_data_stay_until_a_migration_has_succeeded(
     notes = Application(tmp_path / "mended", postgres_url, started=False)
     notes.deploy(COMMITS)
     await notes.start(strategy)
-    assert postgres_server.databases(undone) == kept[1:]
+    assert postgres_server.databases(undone) == (kept[1:] if limited else kept)
+    snapshots = undone.replace("_undone_", "_snapshot_")
+    assert len(postgres_server.databases(snapshots)) == 1
+
+
+@pytest.mark.parametrize("limited", [False, True])
+async def test_so_do_those_beside_a_file(limited: bool, file_notes: Application) -> None:
+    class Other:
+        """Writes a note while the migration is under way."""
+
+        @hookimpl
+        def on_failure(self) -> None:
+            file_notes.execute("INSERT INTO notes (text) VALUES ('late')")
+
+    strategy = ("backup-restore", {"keep": 1, **({"keep_replaced": 1} if limited else {})})
+    file_notes.deploy(HALF_WAY)
+    for number in range(2):
+        file_notes.execute(f"INSERT INTO notes (text) VALUES ('{number}')")
+        with pytest.raises(MigrationError):
+            await file_notes.start(strategy, plugins=[Other()])
+    kept = sorted(file_notes.root.glob("app.db.replaced-*"))
+    assert len(kept) == 2
+    file_notes = Application(file_notes.root / "mended", file_notes.url, started=False)
+    file_notes.deploy(COMMITS)
+    await file_notes.start(strategy)
+    assert [each for each in kept if each.exists()] == (kept[1:] if limited else kept)
 
 
 async def test_copies_go_where_they_were_told_to_and_the_newest_stay(

@@ -149,6 +149,7 @@ class Run:
                     self.tables,
                     options,
                     atomic=self.transactional,
+                    steps=tuple(each.revision for each in self.pending),
                 )
             self._progress("snapshot-taken", self.name, place=self.taken.place, seconds=seconds())
         return self.taken
@@ -163,8 +164,7 @@ class Run:
         """Delete the target's snapshots beyond the limits, and return them.
 
         `keep`: how many of the newest stay. `max_age`: how old they may be. `folder`: where they
-        are. None sets no limit. This run's own and the last good one stay. On PostgreSQL data
-        that restores have replaced has the same limits.
+        are. None sets no limit. This run's own and the last good one stay.
         """
         hold = self._need_lock("prune snapshots")
         snapshots = self.offered(hold.snapshots, "snapshots")
@@ -172,6 +172,24 @@ class Run:
 
         with acting("prune snapshots"):
             return await snapshots.prune(Limits(keep, max_age), folder)
+
+    async def prune_replaced(
+        self,
+        keep: int | None = None,
+        *,
+        max_age: timedelta | None = None,
+        folder: Path | None = None,
+    ) -> tuple[str, ...]:
+        """Delete what restores have replaced, like `prune_snapshots`; somebody may have written it.
+
+        What this run has kept stays.
+        """
+        hold = self._need_lock("prune what was replaced")
+        snapshots = self.offered(hold.snapshots, "snapshots")
+        from automigrator.retention import Limits
+
+        with acting("prune what was replaced"):
+            return await snapshots.prune_replaced(Limits(keep, max_age), folder)
 
     async def prune_set_aside(
         self, keep: int | None = None, *, max_age: timedelta | None = None
@@ -198,6 +216,7 @@ class Run:
         told = self._progress.step("restore-started", "restore-failed", self.target, place=place)
         with acting("restore a snapshot"), told as seconds, self.acts.act("restore"):
             try:
+                await self._ensure_unfinished(hold)
                 kept = await snapshots.restore(self.taken, disconnect_others=disconnect_others)
                 if kept is not None:
                     self.note(
@@ -218,6 +237,25 @@ class Run:
                 raise
         self._undone("restore")
         self._progress("restored", self.name, place=place, kind=failure.kind, seconds=seconds())
+
+    async def _ensure_unfinished(self, hold: Hold) -> None:
+        """Raise RefusedError where the migration has ended, or nobody can tell."""
+        if self.wanted == self.before:
+            return
+        try:
+            heads = (await hold.look(self.tables)).all_heads()
+        except Exception as error:
+            if self._backend.classify(error).kind not in ("unreachable", "lock-timeout"):
+                return  # it is damaged, say: what is put back replaces that
+            raise RefusedError(
+                "the database cannot be looked at, and a migration that has ended is never put "
+                "back; nothing was changed"
+            ) from error
+        if heads == tuple(sorted(self.wanted)):
+            raise RefusedError(
+                f"the database is at {', '.join(heads)}, where the migration was to lead, and is "
+                "not put back; nothing was changed"
+            )
 
     async def recreate_database(
         self,

@@ -41,6 +41,8 @@ class Decisions:
     """Reads anew what state the database is in after a plugin acted."""
     hooks: Hooks
     around: Around
+    journal_open: Callable[[], bool] = lambda: False
+    """Whether a later start may undo what is in the database now."""
     granted: set[int] = field(default_factory=set)
     acted: set[int] = field(default_factory=set)
 
@@ -99,10 +101,16 @@ class Decisions:
                 return None
             if key is not None:
                 self.granted.add(key)
-        if answer is Decision.CONTINUE and run.failure.state != "clean" and not self.allow_partial:
-            run.note(
-                f"{blame} answered CONTINUE, which needs Migrator(allow_partial=True) as the "
-                f"database is {run.failure.state}"
+        why_not = ""
+        if answer is Decision.CONTINUE and self.journal_open():
+            why_not = (
+                "is not followed while a journal is open: a later start undoes that migration, and "
+                "with it all that the application would write"
             )
+        elif answer is Decision.CONTINUE and run.failure.state != "clean":
+            needs = f"needs Migrator(allow_partial=True) as the database is {run.failure.state}"
+            why_not = needs if not self.allow_partial else ""
+        if why_not:
+            run.note(f"{blame} answered CONTINUE, which {why_not}")
             return None
         return answer if isinstance(answer, Decision) else None

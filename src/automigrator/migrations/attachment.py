@@ -88,7 +88,7 @@ def attach(request: Request, execution: Execution, connection: Connection) -> No
     adopt(request.migration, connection, undo, request.command.apply)
     if request.command.apply:
         undo.callback(request.follow(connection))
-        undo.callback(_fence(request, connection))
+        undo.callback(_fence(request, execution, connection))
     else:
         make_interruptible(request.migration.backend, execution, connection)
     close = connection.close
@@ -102,21 +102,36 @@ def attach(request: Request, execution: Execution, connection: Connection) -> No
     execution.undo.callback(undo.close)
 
 
-def _fence(request: Request, connection: Connection) -> Callable[[], None]:
+def _fence(request: Request, execution: Execution, connection: Connection) -> Callable[[], None]:
     """Confirm the lock before each commit, and before each statement that commits by itself.
 
-    Returns the call that undoes it.
+    Those of a revision are noted in the journal first. Returns the call that undoes it.
     """
 
     def commit(*_: object) -> None:
         request.check()
         request.confirm("")
+        if execution.met_a_revision:
+            request.committing()
+
+    known: object = None
 
     def statement(conn: Connection, *_: Any) -> None:
+        nonlocal known
         if in_autocommit(conn):
             request.confirm("")
+            if execution.met_a_revision:
+                request.committing()
+        elif execution.current is not None and conn.get_transaction() is not known:
+            known = conn.get_transaction()
+            request.began(conn)
+
+    def unseen() -> None:
+        if execution.met_a_revision and running_loop() is not request.loop:
+            request.committing()
 
     undo = ExitStack()
+    undo.callback(request.migration.backend.sessions.before_commit(connection, unseen))
     listeners: dict[str, Callable[..., None]] = {
         **dict.fromkeys(("commit", "prepare_twophase", "commit_twophase"), commit),
         "before_cursor_execute": statement,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Hashable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 
 from sqlalchemy.engine import Connection
@@ -56,6 +56,21 @@ async def _drive(migration: Migration, way: Way, command: Command, execution: Ex
         if hold is not None:
             Bridge(loop).result(hold.confirm(progress))
 
+    snapshots = hold.snapshots if hold is not None and command.apply else None
+
+    def began(connection: Connection) -> None:
+        if snapshots is None or not snapshots.untouched:
+            return
+        name = None
+        with suppress(Exception):  # a transaction that cannot be asked is not committed either
+            name = backend.sessions.transaction(connection)
+        if name is not None:
+            Bridge(loop).result(snapshots.began(name))
+
+    def committing() -> None:
+        if snapshots is not None and snapshots.untouched:
+            Bridge(loop).result(snapshots.committing())
+
     def executed(
         connection: Connection | None, identity: Hashable, weaker: Callable[[Connection], str]
     ) -> None:
@@ -79,6 +94,8 @@ async def _drive(migration: Migration, way: Way, command: Command, execution: Ex
             follow=partial(watch.follow, by_server=True),
             tell=watch.tell,
             confirm=confirm,
+            began=began,
+            committing=committing,
         )
         execute(request, execution)
 

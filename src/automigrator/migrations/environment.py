@@ -39,7 +39,9 @@ def execute(request: Request, execution: Execution) -> None:
             with (
                 running_env(),
                 engines_apart(migration.backend, request.loop, pool, request.config),
-                execution.observed.beside(request.loop, partial(leads, request)),
+                execution.observed.beside(
+                    request.loop, partial(leads, request), request.committing
+                ),
                 _environment(request, execution) as environment,
             ):
                 environment.script.run_env()

@@ -97,6 +97,10 @@ class Request(Frozen):
     """Watches a connection's statements, and lets them be interrupted; returns the undoing."""
     confirm: Callable[[str], None]
     """Reports the progress to the lock; raises LockLostError when it is no longer held."""
+    began: Callable[[Connection], None]
+    """Notes in the journal the transaction in which a revision runs."""
+    committing: Callable[[], None]
+    """Notes in the journal that a revision is about to commit."""
 
 
 @dataclass(slots=True)

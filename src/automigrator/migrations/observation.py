@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -57,6 +57,10 @@ class Observation:
         if self.current is not None:
             self.whole.append(self.current)
         self.current = None
+
+    def committed_all(self, revisions: Collection[str]) -> bool:
+        """Whether the commit of each of these was seen, or sent and its answer lost."""
+        return set(revisions) <= {*self.committed}
 
     def told(self, error: BaseException, backend: Backend) -> BaseException:
         """Return the error that is to be told: `error`, or the one that it only follows from."""
@@ -112,12 +116,15 @@ class Observation:
 
     @contextmanager
     def beside(
-        self, loop: asyncio.AbstractEventLoop, leads: Callable[[Connection], bool]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        leads: Callable[[Connection], bool],
+        committing: Callable[[], None],
     ) -> Iterator[None]:
         """Context manager: see what a revision commits on connections of its own making.
 
         Nothing undoes that. `loop` is the application's; `leads` asks a connection whether it
-        leads to the target's database.
+        leads to the target's database; `committing` is called before something may be committed.
         """
         unsettled: dict[Connection, str] = {}
         begin, commit = Connection._begin_impl, Connection._commit_impl
@@ -138,11 +145,14 @@ class Observation:
             begin(connection, transaction)
             if apart(connection) and in_autocommit(connection):
                 unsettled[connection] = self.current or ""
+                committing()
 
         def committed(connection: Connection) -> None:
             settle(connection)
             # a COMMIT of what has failed is a ROLLBACK
             counts = apart(connection) and asked(connection, False)
+            if counts:
+                committing()
             commit(connection)
             if counts and self.current is not None:
                 self.torn.add(self.current)

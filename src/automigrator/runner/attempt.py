@@ -11,12 +11,13 @@ from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
 from automigrator.migrations.causes import left_open
 from automigrator.migrations.execution import Execution
-from automigrator.report import Outcome
+from automigrator.report import Applied, Outcome
 from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import count
 from automigrator.runner.failures import read_after
 from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
 from automigrator.runner.leader_record import inherited
+from automigrator.runner.read_back import read_back
 from automigrator.runner.rehearsal import rehearse
 from automigrator.runner.repair import repair
 from automigrator.runner.state import RunState
@@ -133,18 +134,23 @@ async def _stamped(state: RunState, finding: Finding) -> bool:
 
 
 async def _brought_to(state: RunState, finding: Finding) -> None:
-    """Run what is pending, and read the heads anew."""
-    first = len(state.applied)
+    """Run what is pending, and read the heads anew: they decide, whatever env.py raised."""
+    first, raised = len(state.applied), None
     if finding.pending:
         state.enter("looking for what lies about already")
         state.debris = await state.backend.debris()
-        await _apply(state, finding)
+        try:
+            await _apply(state, finding)
+        except Exception as error:
+            raised = error
+            if not await _ended(state, finding):
+                raise
     execution = state.execution
     assert execution is not None
     kind: FailureKind = "env" if execution.error is None else "revision"
     state.enter("reading the heads that the database has now", kind)
     try:
-        sight = await state.look()
+        sight = await read_back(state)
     except Exception as error:
         raise _not_read_back(state, execution, error) from error
     state.after = sight.all_heads()
@@ -155,6 +161,12 @@ async def _brought_to(state: RunState, finding: Finding) -> None:
             f"{', '.join(state.after) or 'base'}, not at {', '.join(finding.wanted)}"
             f"{left_open(execution.contexts)}"
         )
+    if raised is not None:
+        state.applied += [Applied(r, execution.done.get(r, 0.0)) for r in finding.pending]
+        state.run.note(
+            f"the migration has ended, and the database is at {', '.join(state.after)}; after its "
+            f"last commit env.py raised {first_line(raised)}"
+        )
     apart = [context.led_apart() for context in execution.contexts if context.led_apart]
     for each in filter(None, dict.fromkeys(apart)):
         state.run.note(each)
@@ -164,6 +176,19 @@ async def _brought_to(state: RunState, finding: Finding) -> None:
             lying = await state.backend.debris()
         for each in lying:
             state.run.note(f"{each}; no revision has mended that, doctor(repair=True) may")
+
+
+async def _ended(state: RunState, finding: Finding) -> bool:
+    """Whether all is committed although env.py raised: the answer to a COMMIT was lost, say."""
+    execution = state.execution
+    if execution is None or not execution.observed.committed_all(finding.pending):
+        return False
+    try:
+        await state.hold.confirm()  # else another process may have committed it
+        sight = await read_back(state)
+    except Exception:  # noqa: BLE001 - what env.py raised is the one to report
+        return False
+    return finding.reached(await state.session.history(), sight)
 
 
 def _not_read_back(state: RunState, execution: Execution, error: Exception) -> Exception:

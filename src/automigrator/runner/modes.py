@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 from automigrator.errors import ConfigurationError, FollowTimeoutError, PendingError
@@ -15,6 +15,7 @@ from automigrator.report import Report, TargetReport
 if TYPE_CHECKING:
     from automigrator.events.notifier import Notifier
     from automigrator.status import Status
+    from automigrator.target import Target
 
 Mode = Literal["migrate", "check", "wait", "skip"]
 
@@ -57,14 +58,36 @@ logger = logging.getLogger("automigrator")
 
 POLL_S, TELL_S = 0.5, 10.0
 
+SKIP_S = 2.0
+"""Seconds for the look of a run that was not asked for."""
+
 Check = Callable[[], "Awaitable[Status]"]
 
 
-def skipped(tell: Notifier) -> Report:
-    """The report of a run that was not asked for."""
+async def skipped(tell: Notifier, targets: Sequence[Target]) -> Report:
+    """The report of a run that was not asked for; it warns of journals that are open."""
     why = f"off: set {VARIABLE}=1, or pass Migrator(mode='migrate'), to migrate at startup"
+    for target in targets:
+        if await _unfinished(target):
+            why += (
+                f"; {target.name} holds half a migration of a process that was killed: a start "
+                "that migrates may undo it, and with it what the application writes until then"
+            )
     tell("skipped", reason=why)
     return Report(reason=why)
+
+
+async def _unfinished(target: Target) -> bool:
+    """Whether a journal is open; False where the database does not say so at once."""
+    from automigrator.runner.session import opened
+
+    try:
+        async with asyncio.timeout(SKIP_S), opened(target) as session:
+            if session.backend.in_place:
+                return False
+            return (await session.backend.look([session.table])).unfinished
+    except Exception:  # noqa: BLE001 - nobody asked for more
+        return False
 
 
 async def checked(check: Check) -> Report:

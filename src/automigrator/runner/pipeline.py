@@ -86,7 +86,9 @@ async def _load_plugins(state: RunState) -> None:
     """Load the strategies: only now may they be needed."""
     hooks = state.hooks = state.progress.listeners = await state.owner.hooks_of(state.target)
     look = partial(look_again, state)
-    state.decisions = Decisions(state.run, state.owner.allow_partial, look, hooks, state.hook_told)
+    state.decisions = Decisions(
+        state.run, state.owner.allow_partial, look, hooks, state.hook_told, state.journal_open
+    )
 
 
 async def _at_head(state: RunState) -> bool:

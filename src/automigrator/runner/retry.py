@@ -7,15 +7,14 @@ from contextlib import AsyncExitStack
 
 from automigrator.backends.contract.values import Sight
 from automigrator.errors import ConfigurationError
-from automigrator.failure import Failure, FailureKind
+from automigrator.failure import Failure
 from automigrator.report import Outcome
 from automigrator.runner.attempt import attempt
 from automigrator.runner.failures import described
+from automigrator.runner.read_back import TRANSIENT
 from automigrator.runner.state import Left, RunState
 from automigrator.support.backoff import Backoff, Deadline
 from automigrator.support.concurrency import within
-
-TRANSIENT: frozenset[FailureKind] = frozenset({"lock-timeout", "unreachable"})
 
 FIRST_PAUSE_S = 0.25
 

@@ -191,6 +191,12 @@ class RunState:
         """The version tables as far as they are known."""
         return self.finding.tables if self.finding is not None else (self.session.table,)
 
+    def journal_open(self) -> bool:
+        """Whether a journal is open that this run does not close itself."""
+        acts = self.run.acts
+        others = self.unfinished and self.run.taken is None
+        return others or acts.open("restore") or acts.open("recover")
+
     async def look(self) -> Sight:
         """Read the heads, under the lock where it is held. Raises what reading raises."""
         sight = await (self.run.hold or self.backend).look(self.tables)

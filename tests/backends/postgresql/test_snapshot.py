@@ -198,7 +198,7 @@ async def test_only_the_newest_snapshots_are_kept_and_never_one_that_is_needed(
         assert await hold.snapshots.prune(Limits(1)) == (f"{filled}__automigrator_snapshot_a2",)
 
 
-async def test_copies_of_replaced_data_are_pruned_like_snapshots_but_never_this_runs_own(
+async def test_copies_of_replaced_data_have_limits_of_their_own_and_this_runs_own_stay(
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:
     old = [f"{filled}__automigrator_undone_20200{n}01T000000000000Z" for n in (1, 2)]
@@ -211,7 +211,8 @@ async def test_copies_of_replaced_data_are_pruned_like_snapshots_but_never_this_
         for _ in range(2):
             await hold.snapshots.restore(snapshot)
         await hold.close_journal()
-        assert await hold.snapshots.prune(Limits(1)) == tuple(old)
+        assert await hold.snapshots.prune(Limits(1)) == ()
+        assert await hold.snapshots.prune_replaced(Limits(1)) == tuple(old)
     assert beside(postgres_server, filled) == ["snapshot", "undone", "undone"]
 
 

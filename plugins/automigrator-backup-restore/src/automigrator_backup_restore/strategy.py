@@ -30,6 +30,8 @@ class BackupRestore:
             more, `"continue"` starts the application on the old schema, `"abort"` stops.
         keep: how many snapshots stay after a migration that succeeded; None: all. The last good
             one always stays.
+        keep_replaced: how many of the contents that restores have replaced stay after a migration
+            that succeeded; None: all, as somebody may have written to them.
         max_age: delete snapshots older than this timedelta, or number of days; None: no limit.
         folder: the folder for copies of a SQLite file (None: beside it), and for dumps (None:
             make none).
@@ -49,6 +51,7 @@ class BackupRestore:
         snapshot: When = "auto",
         then: Then = "pass",
         keep: int | None = 3,
+        keep_replaced: int | None = None,
         max_age: timedelta | float | None = None,
         folder: str | Path | None = None,
         disconnect_others: bool = False,
@@ -71,7 +74,7 @@ class BackupRestore:
             raise ValueError(f"disconnect_others must be True or False, not {disconnect_others!r}")
         self._always = snapshot == "always"
         self._then = _DECISIONS[then]
-        self._limits = Limits(keep, max_age)
+        self._limits, self._replaced = Limits(keep, max_age), Limits(keep_replaced)
         self._folder = Path(folder) if folder is not None else None
         self._disconnect_others = disconnect_others
         self._copy: Copy = copy
@@ -102,7 +105,9 @@ class BackupRestore:
 
     @hookimpl
     async def after_migrate(self, run: Run, report: TargetReport) -> None:
-        """Delete old snapshots: a migration that came after them has succeeded."""
+        """Delete old copies: a migration that came after them has succeeded."""
         if run.taken is not None:
             limits = self._limits
             await run.prune_snapshots(limits.keep, max_age=limits.max_age, folder=self._folder)
+            if self._replaced:
+                await run.prune_replaced(self._replaced.keep, folder=self._folder)

@@ -44,17 +44,43 @@ class Entry(Frozen):
     after: tuple[str, ...]
 
     async def needs_nothing(
-        self, heads: tuple[str, ...], unchanged: Callable[[], Awaitable[bool]]
+        self,
+        heads: tuple[str, ...],
+        unchanged: Callable[[], Awaitable[bool]],
+        *,
+        place: object,
+        steps: tuple[str, ...] | None = None,
+        committed: bool | None = None,
+        foreign: str = "",
     ) -> str | None:
         """Say why a migration whose process was killed needs no undoing, or return None.
 
         `heads` are the database's now. `unchanged` tells whether schema and rows are those of the
-        snapshot; it is asked only at the heads `before`. At None the snapshot must be put back,
-        which is not done needlessly: it would lose what the application has written since.
+        snapshot at `place`; it is asked only at the heads `before`. `steps` are the revisions that
+        the migration was to run: heads outside `before` and `steps` are somebody else's work.
+        `committed` tells whether it had begun to commit; each is None where nobody noted it.
+        `foreign` says how it is known that the database is another one now. At None the snapshot
+        must be put back, which is not done needlessly: it would lose what was written since.
         """
         heads = tuple(sorted(heads))
+        at = ", ".join(heads) or "base"
         if heads == tuple(sorted(self.after)):
-            return f"a migration that was killed had ended at {', '.join(heads) or 'base'}"
-        if heads == tuple(sorted(self.before)) and await unchanged():
-            return "a migration that was killed had changed nothing"
+            return f"a migration that was killed had ended at {at}"
+        if steps is not None and not set(heads) <= {*self.before, *steps}:
+            foreign = f"the database is at {at}, where that migration never leads"
+        if foreign:
+            migration = f"from {', '.join(self.before) or 'base'} to {', '.join(self.after)}"
+            return (
+                f"a migration {migration} was killed, and since then somebody has changed the "
+                f"database by hand ({foreign}): nothing was undone; what the database held before "
+                f"that migration is in {place}"
+            )
+        if heads == tuple(sorted(self.before)):
+            if await unchanged():
+                return "a migration that was killed had changed nothing"
+            if committed is False:
+                return (
+                    "a migration that was killed had changed nothing: it had committed nothing, "
+                    f"and what differs from {place} was written by others, and stays"
+                )
         return None

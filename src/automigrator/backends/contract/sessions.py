@@ -74,6 +74,20 @@ class Sessions(ABC):
         """
         return None
 
+    def transaction(self, connection: Connection) -> str | None:
+        """Name the open transaction, so that a later process can ask what became of it.
+
+        None where none can. Outside SQLAlchemy's own calls, as `mark`.
+        """
+        return None
+
+    def before_commit(self, connection: Connection, call: Callable[[], None]) -> Callable[[], None]:
+        """Have `call` made before each COMMIT that SQLAlchemy does not know of.
+
+        Such are the driver's own, and one in a script. Returns the call that undoes it.
+        """
+        return lambda: None
+
     def ended(self, connection: Connection) -> bool:
         """Whether the database has ended a transaction that SQLAlchemy takes to be open.
 

@@ -57,12 +57,33 @@ class Snapshots(ABC):
         options: SnapshotOptions = DEFAULT,
         *,
         atomic: bool = False,
+        steps: Sequence[str] | None = None,
     ) -> Snapshot:
         """Copy the whole target, verify the copy, and open the journal.
 
         A process that is killed before `Hold.close_journal` is undone by the next holder's
         `recover`, unless that finds the database at `wanted`. `atomic` says that the migration
-        is one transaction: a change found at the old heads is then the application's.
+        is one transaction: a change found at the old heads is then the application's. `steps` are
+        the revisions that are to run, None where nobody knows them: a database at other heads was
+        changed by somebody else, and is not put back.
+        """
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the journal of this run is open, and tells that nothing was committed yet."""
+        return False
+
+    async def began(self, transaction: str) -> None:
+        """Note a transaction of the migration, as `Sessions.transaction` names it.
+
+        The next start asks the database whether it was committed, which no other note may tell.
+        """
+
+    async def committing(self) -> None:
+        """Note in the journal that the migration is about to commit, while it is `untouched`.
+
+        A process that is killed earlier has committed nothing, and is not undone. What this
+        raises prevents the commit.
         """
 
     @abstractmethod
@@ -76,6 +97,12 @@ class Snapshots(ABC):
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
         """Delete the target's snapshots beyond the limits, and return them.
 
-        This run's own and the last good one stay. Data that a restore has replaced has the same
-        limits, where the backend always keeps it.
+        This run's own and the last good one stay.
         """
+
+    async def prune_replaced(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
+        """Delete data that restores have replaced, beyond the limits, and return what was deleted.
+
+        It may hold what somebody has committed. What this run has kept stays.
+        """
+        return ()

@@ -254,6 +254,13 @@ class ServerSessions(Sessions):
         driver.rollback()
         return int(number or 0)
 
+    def transaction(self, connection: Connection) -> str | None:
+        """See `Sessions`; the server remembers for long which transactions were committed."""
+        with contextlib.closing(connection.connection.cursor()) as cursor:
+            cursor.execute("select txid_current()::text")
+            ((transaction,),) = cursor.fetchall()
+        return str(transaction)
+
     def resolve(self, connection: Connection, table: VersionTable) -> VersionTable:
         """Add the schema where a connection with the search path would find another, or none."""
         translated = connection.get_execution_options().get("schema_translate_map") or {}

@@ -45,6 +45,13 @@ async def exists(admin: AsyncConnection, name: str) -> bool:
     return bool(await rows_of(admin, "select 1 from pg_database where datname = :name", name=name))
 
 
+async def oid(admin: AsyncConnection, name: str) -> int | None:
+    """Return what tells a database from another one that has its name later."""
+    query = "select oid::bigint from pg_database where datname = :name"
+    rows = await rows_of(admin, query, name=name)
+    return rows[0][0] if rows else None
+
+
 async def create(
     admin: AsyncConnection, name: str, *, template: str | None = None, like: str | None = None
 ) -> bool:

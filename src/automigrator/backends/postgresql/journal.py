@@ -25,11 +25,23 @@ from automigrator.support import json_object
 
 
 class Entry(contract.Entry):
-    """`before` and `after` are heads of the target's `tables`."""
+    """`before` and `after` are heads of the target's `tables`.
+
+    `steps` and `committed` are as in `needs_nothing`, None in entries of a release that wrote none.
+    `transactions` are those in which revisions ran before it was known that one was committed.
+    """
 
     _: KW_ONLY
     tables: tuple[VersionTable, ...]
     disconnect_others: bool = False
+    steps: tuple[str, ...] | None = None
+    committed: bool | None = None
+    transactions: tuple[str, ...] = ()
+
+    @property
+    def may_be_torn(self) -> bool:
+        """Whether a row that differs from the snapshot's may be the migration's."""
+        return bool(self.committed) or self.state == "restoring"
 
     def dumped(self) -> str:
         return json_object.dumped({KEY: self})
@@ -39,12 +51,13 @@ class CopyEntry(Entry):
     """A migration that a template copy undoes.
 
     A migration is `atomic` where it is one transaction, which a kill undoes whole. `key` is that
-    of the target's lock, None in the entry of a release that wrote none.
+    of the target's lock, `oid` the database's, None in the entry of a release that wrote none.
     """
 
     _: KW_ONLY
     atomic: bool = False
     key: int | None = None
+    oid: int | None = None
 
 
 class DumpEntry(Entry):

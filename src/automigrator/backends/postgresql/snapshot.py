@@ -30,6 +30,9 @@ from automigrator.support.concurrency import shielded
 
 T = TypeVar("T")
 
+Restored = tuple[tuple[str, ...], CopyEntry | DumpEntry]
+"""Where the replaced data is, and the journal's entry after a restore."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -61,6 +64,7 @@ class ServerSnapshots(Snapshots):
         options: SnapshotOptions = DEFAULT,
         *,
         atomic: bool = False,
+        steps: Sequence[str] | None = None,
     ) -> Snapshot:
         self.own.clear()  # a run takes one snapshot
         entry = CopyEntry(
@@ -69,6 +73,8 @@ class ServerSnapshots(Snapshots):
             wanted,
             tables=tuple(tables),
             disconnect_others=options.disconnect_others,
+            steps=tuple(steps) if steps is not None else None,
+            committed=False if steps is not None else None,
             atomic=atomic,
         )
         stoppable = Stoppable()
@@ -93,17 +99,44 @@ class ServerSnapshots(Snapshots):
         self.own.add(place)
         return Snapshot(place, heads, stamp)
 
+    @property
+    def untouched(self) -> bool:
+        return any(entry.committed is False for entry in self._open.values())
+
+    async def began(self, transaction: str) -> None:
+        for place, entry in list(self._open.items()):
+            transactions = (*entry.transactions, transaction)
+            await self._note(place, entry._replace(transactions=transactions))
+
+    async def committing(self) -> None:
+        for place, entry in list(self._open.items()):
+            if entry.committed is False:
+                await self._note(place, entry._replace(committed=True))
+
+    async def _note(self, place: str, entry: CopyEntry | DumpEntry) -> None:
+        await self._hold.in_time(shielded(self._written(place, entry)))
+        self._open[place] = entry
+
+    async def _written(self, place: str, entry: CopyEntry | DumpEntry) -> None:
+        access = self._access("note in", apart=False)
+        if isinstance(entry, DumpEntry):
+            await journal.write_dump(access.access, access.hold.key, entry)
+        else:
+            await journal.write(access.admin, place, entry)
+
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str:
         place = snapshot.place
         if place not in self._open:
             raise RefusedError(f"{place} is no snapshot of this run; nothing was changed")
         entry = self._open[place]._replace(disconnect_others=disconnect_others)
+        restored: Awaitable[Restored]
         if isinstance(entry, DumpEntry):
             restored = dump.put_back(self._access("dump", apart=False), entry)
         else:
             access = self._access("restore")
             restored = template_copy.put_back(access, place, snapshot.stamp, entry)
-        kept = await self._hold.heard(shielded(restored), "the restore")
+        done: Restored = await self._hold.heard(shielded(restored), "the restore")
+        kept, self._open[place] = done
         self.own.update(kept)
         return ", ".join(kept)
 
@@ -137,8 +170,12 @@ class ServerSnapshots(Snapshots):
         return Replaced(told) if any(isinstance(each, Replaced) for each in done) else told or None
 
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
-        pruned = self.pruned(limits, ("snapshot", "undone"), folder)
+        pruned = self.pruned(limits, ("snapshot",), folder)
         return await self._hold.heard(pruned, "the dropping of old snapshots")
+
+    async def prune_replaced(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
+        pruned = self.pruned(limits, ("undone",), folder)
+        return await self._hold.heard(pruned, "the dropping of what was replaced")
 
     async def pruned(
         self, limits: Limits, kinds: tuple[Kind, ...], folder: Path | None = None

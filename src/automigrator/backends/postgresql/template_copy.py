@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from automigrator.backends.contract.journal import Replaced, taken_over, undone
 from automigrator.backends.postgresql import databases, digests, journal, lock
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
-from automigrator.backends.postgresql.exclusive import ExclusiveAccess, heads_of
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess, needs_nothing, settled
 from automigrator.backends.postgresql.journal import CopyEntry
 from automigrator.backends.postgresql.names import Kind, Ours, name_beside, ours
 from automigrator.backends.postgresql.watchdog import Stoppable
@@ -23,7 +23,8 @@ async def take(
     access: ExclusiveAccess, stamp: str, entry: CopyEntry, stoppable: Stoppable
 ) -> tuple[str, CopyEntry]:
     """Copy the target to a new database, verify the copy, and open the journal with `entry`."""
-    live, entry = access.live, entry._replace(key=access.hold.key)
+    live = access.live
+    entry = entry._replace(key=access.hold.key, oid=await databases.oid(access.admin, live))
     name = name_beside(live, "snapshot", stamp)
     await access.ensure_may_create(name)
     await access.ensure_unshared(f"copy database {live!r}", entry.tables)
@@ -61,11 +62,11 @@ async def recovered(access: ExclusiveAccess, ensure_apart: Callable[[], object])
 
 async def put_back(
     access: ExclusiveAccess, name: str, stamp: str, entry: CopyEntry, *, killed: bool = False
-) -> tuple[str, ...]:
+) -> tuple[tuple[str, ...], CopyEntry]:
     """Swap a fresh copy of the snapshot in, and keep what was there; a step may be repeated.
 
     Returns where that is kept, and what an earlier try has replaced: that nobody has written
-    since the copy cannot be proved. Raises RefusedError.
+    since the copy cannot be proved. And the entry that is written now. Raises RefusedError.
     """
     admin, live = access.admin, access.live
     act = f"restore database {live!r}"
@@ -86,9 +87,16 @@ async def put_back(
     except BaseException:
         await access.discard(side)
         raise
-    await journal.write(admin, name, entry._replace(state="migrating"))
+    known = entry.oid is not None
+    entry = entry._replace(
+        state="migrating",
+        committed=False if entry.steps is not None else None,
+        transactions=(),
+        oid=await databases.oid(admin, live) if known else None,
+    )
+    await journal.write(admin, name, entry)
     places = (earlier, await _kept(access, replaced, "undone"))
-    return tuple(each for each in places if each)
+    return tuple(each for each in places if each), entry
 
 
 async def _kept(access: ExclusiveAccess, replaced: str, kind: Kind) -> str | None:
@@ -152,21 +160,24 @@ async def _finished(access: ExclusiveAccess, name: str, stamp: str, entry: CopyE
     replaced = name_beside(access.live, "replaced", stamp)
     if entry.state == "restoring" and await databases.exists(access.admin, replaced):
         return f"the database had been put back from {name} when a process was killed"
+    oid = await databases.oid(access.admin, access.live)
+    replaced_by_hand = entry.state == "migrating" and entry.oid not in (None, oid)
     async with access.connection() as live:
+        entry = await settled(live, entry)
 
         async def unchanged() -> bool:
             async with access.connection(name) as copy:
                 if await digests.catalog(live) != await digests.catalog(copy):
                     return False
-                if entry.atomic:
+                if entry.atomic and not entry.may_be_torn:
                     return True
                 # a row that is not as it was may be the migration's
                 values = await digests.values(live)
                 return values is not None and values == await digests.values(copy)
 
-        heads = await heads_of(live, entry.tables)
-        done = await entry.needs_nothing(heads, unchanged)
+        foreign = "another database has its name now" if replaced_by_hand else ""
+        done = await needs_nothing(live, entry, unchanged, place=name, foreign=foreign)
     if done is not None:
         return done
-    kept = await put_back(access, name, stamp, entry, killed=True)
+    kept, _ = await put_back(access, name, stamp, entry, killed=True)
     return undone(name, ", ".join(kept))

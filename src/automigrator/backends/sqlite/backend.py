@@ -226,6 +226,12 @@ class FileSessions(Sessions):
         ((number,),) = connections.rows_of(dbapi, "PRAGMA temp.user_version")
         return int(number)
 
+    def before_commit(self, connection: Connection, call: Callable[[], None]) -> Callable[[], None]:
+        """See `Sessions`; SQLite asks when it compiles a COMMIT, from wherever it comes."""
+        info = connection.info
+        info[connections.BEFORE_COMMIT] = call
+        return lambda: info.pop(connections.BEFORE_COMMIT, None)
+
     def ended(self, connection: Connection) -> bool:
         return getattr(connection.connection.driver_connection, "in_transaction", True) is False
 

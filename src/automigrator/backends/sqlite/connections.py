@@ -18,6 +18,9 @@ from automigrator.errors import JudgedError
 
 T = TypeVar("T")
 
+BEFORE_COMMIT = "automigrator before commit"
+"""The key, in a connection's `info`, of what is called before each COMMIT."""
+
 
 def rows_of(dbapi: Any, sql: str) -> list[tuple[Any, ...]]:
     """Ask the driver's own connection: SQLAlchemy's would begin a transaction for it."""

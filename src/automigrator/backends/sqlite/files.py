@@ -25,6 +25,11 @@ def journal_path(live: Path) -> Path:
     return beside(live.resolve(), ".automigrator-journal.json")
 
 
+def progress_path(live: Path) -> Path:
+    """Name the file that tells how far the migration of the journal came."""
+    return beside(live.resolve(), ".automigrator-progress.json")
+
+
 def sidecars(path: Path) -> list[Path]:
     path = path.resolve()
     return [beside(path, suffix) for suffix in SIDECARS]

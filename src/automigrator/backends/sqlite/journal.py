@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from automigrator.backends.contract import journal as contract
-from automigrator.backends.sqlite.files import journal_path, write_durably
+from automigrator.backends.sqlite.files import journal_path, progress_path, write_durably
 from automigrator.errors import RefusedError
+from automigrator.frozen import Frozen
 from automigrator.support import json_object
 
 
@@ -28,6 +29,21 @@ class Entry(contract.Entry):
     at: float
     tables: tuple[str, ...] = ("alembic_version",)
     atomic: bool = False
+
+
+class Progress(Frozen):
+    """How far the migration of the entry with this `snapshot` and `at` came.
+
+    In a file of its own: earlier releases refuse a journal with keys that they do not know.
+    `steps`: the revisions that it was to run. `inodes`: of the live file and of the copy, when the
+    copy was made.
+    """
+
+    snapshot: str
+    at: float
+    steps: tuple[str, ...] | None = None
+    committed: bool = False
+    inodes: tuple[int, int] | None = None
 
 
 def write(live: Path, entry: Entry | None) -> None:
@@ -56,6 +72,22 @@ def read(live: Path) -> Entry | None:
         ) from error
 
 
+def write_progress(live: Path, progress: Progress) -> None:
+    """Replace the progress durably."""
+    write_durably(progress_path(live), json_object.dumped(progress))
+
+
+def progress_of(live: Path, entry: Entry) -> Progress | None:
+    """Return the progress of an entry; None where it has none, or that cannot be read."""
+    try:
+        found = json_object.read(Progress, json.loads(progress_path(live).read_bytes()))
+    except (OSError, ValueError):
+        return None
+    return found if (found.snapshot, found.at) == (entry.snapshot, entry.at) else None
+
+
 def clear(live: Path) -> None:
     """Delete the journal durably; nothing happens when there is none."""
     write(live, None)
+    # of no entry any more
+    progress_path(live).unlink(missing_ok=True)

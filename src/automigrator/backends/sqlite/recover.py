@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from datetime import UTC, datetime
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 
 from automigrator.backends.contract.journal import taken_over, undone
-from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
 from automigrator.backends.sqlite.snapshot import flaw_of
 from automigrator.errors import RefusedError
@@ -26,8 +25,11 @@ async def recover(file: Path) -> str | None:
     done = None
     if entry is not None:
         purged = files.is_beside(file, Path(entry.snapshot), "side")
-        if entry.state == "migrating" and not purged:
-            done = await _needs_nothing(file, entry)
+        progress = journal.progress_of(file, entry)
+        if not purged:
+            entry = entry._replace(snapshot=str(_place(file, entry)))
+            if entry.state == "migrating" or progress is not None:
+                done = await _needs_nothing(file, entry, progress)
         if done is None and (entry.state == "restoring" or not purged):
             done = await in_thread(lambda: _put_back(file, entry))
         if purged:
@@ -36,29 +38,62 @@ async def recover(file: Path) -> str | None:
     return done
 
 
-async def _needs_nothing(file: Path, entry: journal.Entry) -> str | None:
+def _place(file: Path, entry: journal.Entry) -> Path:
+    """Where the copy is now: one that lay beside the file has moved with it."""
+    place = Path(entry.snapshot)
+    beside = (each for each in copies.kept(file, "snapshot", "side") if each.name == place.name)
+    return next(beside, place)
+
+
+async def _needs_nothing(
+    file: Path, entry: journal.Entry, progress: journal.Progress | None
+) -> str | None:
     tables = [VersionTable(name) for name in entry.tables]
+    known = progress or journal.Progress(entry.snapshot, entry.at)
+    # a restore that was begun is ended, whatever was noted of the migration
+    noted = known.steps is not None and entry.state == "migrating"
+    committed = known.committed if noted else None
+    atomic = entry.atomic and entry.state == "migrating" and not committed
     try:
         sight = await in_thread(lambda: reader.look_at_file(file, tables))
+        foreign = await in_thread(lambda: _foreign(file, entry, known, sight))
         return await entry.needs_nothing(
-            sight.all_heads(), lambda: in_thread(lambda: _unchanged(file, entry))
+            sight.all_heads(),
+            lambda: in_thread(lambda: _unchanged(file, Path(entry.snapshot), atomic=atomic)),
+            place=entry.snapshot,
+            steps=known.steps,
+            committed=committed,
+            foreign=foreign,
         )
     except sqlite3.DatabaseError:
         return None
 
 
-def _unchanged(file: Path, entry: journal.Entry) -> bool:
-    """Tell whether the file holds what its copy does.
+def _foreign(file: Path, entry: journal.Entry, known: journal.Progress, sight: Sight) -> str:
+    """Say how the file is seen to be another one than the migration's; "" where it is not."""
+    if known.steps is None:
+        return ""
+    if not sight.all_heads() and entry.before and sight.has_tables:
+        return "it has tables, and no version row any more"
+    place = Path(entry.snapshot)
+    if known.inodes is not None and entry.state == "migrating" and place.exists():
+        live, copy = known.inodes
+        if place.stat().st_ino == copy and file.stat().st_ino != live and sight.has_tables:
+            return "another file was put in its place"
+    return ""
+
+
+def _unchanged(file: Path, place: Path, *, atomic: bool) -> bool:
+    """Tell whether the file holds what its copy at `place` does.
 
     Rows count only where a part of the migration could be committed: then a row that differs may
     be the migration's. Otherwise only the application can have changed it.
     """
-    place = Path(entry.snapshot)
     if not place.exists():
         return False
     with reader.looking_at(file) as live, reader.looking_at(place) as copy:
         same_schema = _schema(live) == _schema(copy)
-        return same_schema and (entry.atomic or _same_rows(live, copy))
+        return same_schema and (atomic or _same_rows(live, copy))
 
 
 def _schema(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
@@ -91,16 +126,31 @@ def _put_back(file: Path, entry: journal.Entry) -> str:
         raise _refused(place, file, str(error)) from error
     if flaw is not None:
         raise _refused(place, file, flaw)
+    # an earlier try may have been killed: what it left must not add up
+    copies.remove_partials(file)
+    before = copies.kept(file, "replaced")
+    if before:
+        copies.drop_twin(before[-1], before)
+    needed = files.size_with_log(file) + files.size_of(place)
+    if file.exists() and (short := files.shortage(needed, file.resolve().parent)):
+        raise RefusedError(
+            f"a process was killed while {file} was being changed, and to put {place} back "
+            f"{short}; the database was not touched. Free the room, then start again"
+        )
+
+    def keep(through: sqlite3.Connection | None) -> Path:
+        replaced = backup.set_aside(file, "replaced", through)
+        copies.drop_twin(replaced, copies.kept(file, "replaced"))
+        return replaced
+
     try:
-        kept = backup.restore(place, file, keep=partial(backup.set_aside, file, "replaced"))
+        replaced = backup.restore(place, file, keep=keep)
     except sqlite3.DatabaseError as error:
         if not codes.is_damage(error):
             raise
         # never the kind "corrupt": a strategy would replace the live file then
         raise _refused(place, file, str(error)) from error
-    if kept is not None:
-        copies.drop_twin(kept, copies.kept(file, "replaced"))
-    return undone(place, kept)
+    return undone(place, replaced)
 
 
 def _clear(file: Path, entry: journal.Entry | None) -> None:

@@ -32,6 +32,9 @@ class FileSnapshots(Snapshots):
         """Whether the open journal tells that the database was replaced by a fresh one."""
         self.check_room = True
         """Whether a snapshot is refused where there seems to be too little room."""
+        self.replaced: set[Path] = set()
+        """What restores of this run have replaced, which it never prunes."""
+        self._progress: journal.Progress | None = None
         self._verified: tuple[Path, tuple[int, ...]] | None = None
 
     async def take(
@@ -43,17 +46,23 @@ class FileSnapshots(Snapshots):
         options: SnapshotOptions = DEFAULT,
         *,
         atomic: bool = False,
+        steps: Sequence[str] | None = None,
     ) -> Snapshot:
         place = copies.snapshot_path(self.file, stamp, options.folder)
         names = tuple(table.name for table in tables)
         entry = journal.Entry("migrating", heads, wanted, str(place), time.time(), names, atomic)
         cancelled = threading.Event()
-        taking = in_thread(lambda: self._take(entry, options.folder, cancelled.is_set))
+        known = tuple(steps) if steps is not None else None
+        taking = in_thread(lambda: self._take(entry, known, options.folder, cancelled.is_set))
         await shielded(taking, cancelled.set)
         return Snapshot(str(place), heads, stamp)
 
     def _take(
-        self, entry: journal.Entry, folder: Path | None, cancelled: Callable[[], bool]
+        self,
+        entry: journal.Entry,
+        steps: tuple[str, ...] | None,
+        folder: Path | None,
+        cancelled: Callable[[], bool],
     ) -> None:
         """Copy the live file to where `entry` says, verify the copy and open the journal.
 
@@ -69,15 +78,34 @@ class FileSnapshots(Snapshots):
         backup.copy(self.file, place, cancelled=cancelled)
         try:
             _ensure_sound(place, entry)
+            inodes = self.file.stat().st_ino, place.stat().st_ino
+            progress = journal.Progress(entry.snapshot, entry.at, steps, inodes=inodes)
+            journal.write_progress(self.file, progress)  # first: nothing without an entry
             journal.write(self.file, entry)
         except BaseException:
             files.remove(place)
             raise
-        self.entry = entry
+        self.entry, self._progress = entry, progress
         self._verified = place, _identity(place)
         # a convenience, whose failure must not cost the migration
         with suppress(OSError):
             copies.drop_twin(place, copies.kept(self.file, "snapshot", folder=folder))
+
+    @property
+    def untouched(self) -> bool:
+        progress = self._progress
+        return self.entry is not None and progress is not None and not progress.committed
+
+    async def committing(self) -> None:
+        progress = self._progress
+        if progress is None or not self.untouched:
+            return
+        self._progress = noted = progress._replace(committed=True)
+        try:
+            await shielded(in_thread(lambda: journal.write_progress(self.file, noted)))
+        except BaseException:
+            self._progress = progress
+            raise
 
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str | None:
         kept = await shielded(in_thread(lambda: self._put_back(Path(snapshot.place))))
@@ -104,12 +132,21 @@ class FileSnapshots(Snapshots):
         journal.write(self.file, entry._replace(state="restoring"))
         through = watch.connection if watch is not None else None
         kept = backup.restore(place, self.file, keep=keep, through=through)
+        self.replaced.update(filter(None, [kept]))
+        if (progress := self._progress) is not None:
+            inodes = self.file.stat().st_ino, place.stat().st_ino
+            self._progress = progress._replace(committed=False, inodes=inodes)
+            journal.write_progress(self.file, self._progress)
         journal.write(self.file, entry)
         return kept
 
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
         good = self._verified[0] if self._verified is not None else None
         prune = partial(copies.prune, self.file, ("snapshot",), limits, folder, good=good)
+        return await shielded(in_thread(prune))
+
+    async def prune_replaced(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
+        prune = partial(copies.prune, self.file, ("replaced",), limits, spared=self.replaced)
         return await shielded(in_thread(prune))
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from automigrator.backends import advice
-from automigrator.backends.sqlite.connections import in_driver, rows_of
+from automigrator.backends.sqlite.connections import BEFORE_COMMIT, in_driver, rows_of
 from automigrator.errors import AutomigratorError
 
 # the only ones that SQLite passes over in silence inside a transaction; others fail by themselves
@@ -30,10 +30,12 @@ class Statements:
     """Observes the statements of one connection, from whichever cursor they come.
 
     An authorizer is asked by SQLite itself, which has parsed the statement; nothing is guessed.
-    `in_force`: what counts as a pragma's value instead of what SQLite says.
+    `info` is the connection's. `in_force`: what counts as a pragma's value instead of what SQLite
+    says.
     """
 
     dbapi: Any
+    info: Mapping[Any, Any] = field(default_factory=dict)
     in_force: dict[str, str] = field(default_factory=dict)
     changes: set[tuple[str, str | None]] = field(default_factory=set)
     """Tables of which transactions changed a column, or with None took rows; in lower case."""
@@ -59,6 +61,9 @@ class Statements:
         if action == sqlite3.SQLITE_PRAGMA:
             if value is not None and str(name).lower() in _PASSED_OVER and raw.in_transaction:
                 self._asked.append((str(name).lower(), str(value).lower()))
+        elif action == sqlite3.SQLITE_TRANSACTION:
+            if name == "COMMIT" and (call := self.info.get(BEFORE_COMMIT)) is not None:
+                call()
         elif action in _CHANGES and raw.in_transaction and not self.recreating:
             text = self.statement
             # an INSERT or UPDATE may delete rows that are in its way

@@ -97,7 +97,7 @@ def _writing(
     """Return what begins a transaction that writes, and what listens to it; `undo` ends both."""
     dbapi: Any = connection.connection.dbapi_connection
     driver: Any = connection.connection.driver_connection
-    statements = Statements(dbapi)
+    statements = Statements(dbapi, connection.info)
     if (journal := _unsafe_journal(connection)) is not None:
         undo.callback(_quietly, lambda: rows_of(dbapi, f"PRAGMA journal_mode={journal}"))
         rows_of(dbapi, "PRAGMA journal_mode=DELETE")

@@ -418,7 +418,7 @@ async def test_nobody_can_write_between_the_dump_of_what_is_replaced_and_its_end
     assert lines_of(kept, "users") == ["7\t\\N"]
 
 
-async def test_copies_of_replaced_data_are_pruned_like_snapshots_but_never_this_runs_own(
+async def test_copies_of_replaced_data_have_limits_of_their_own_and_this_runs_own_stay(
     postgres_url: str, do: Do, filled: str, tmp_path: Path
 ) -> None:
     backend = made(postgres_url)
@@ -428,8 +428,9 @@ async def test_copies_of_replaced_data_are_pruned_like_snapshots_but_never_this_
         await hold.close_journal()
         old = f"{kept[0].rpartition('_')[0]}_20200101T000000000000Z.dump"
         shutil.copy(kept[0], old)
-        assert await hold.snapshots.prune(Limits(3), folder=tmp_path) == ()
-        assert await hold.snapshots.prune(Limits(1), folder=tmp_path) == (old,)
+        assert await hold.snapshots.prune(Limits(1), folder=tmp_path) == ()
+        assert await hold.snapshots.prune_replaced(Limits(3), folder=tmp_path) == ()
+        assert await hold.snapshots.prune_replaced(Limits(1), folder=tmp_path) == (old,)
     assert files(tmp_path) == ["replaced", "replaced", "snapshot"]
 
 

@@ -13,7 +13,7 @@ from automigrator.backends.postgresql import databases, digests, journal
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
 from automigrator.backends.postgresql.dump import files, programs, restore
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE, refusing
-from automigrator.backends.postgresql.exclusive import ExclusiveAccess, heads_of
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess, needs_nothing, settled
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, note_name
 from automigrator.backends.postgresql.sql import begin_reading, rows_of, run, server_version
@@ -42,6 +42,8 @@ async def take(
         entry.after,
         tables=entry.tables,
         disconnect_others=entry.disconnect_others,
+        steps=entry.steps,
+        committed=entry.committed,
         path=str(path),
         host=socket.gethostname(),
         server=server_version(access.admin)[0],
@@ -80,11 +82,11 @@ async def take(
 
 async def put_back(
     access: ExclusiveAccess, entry: DumpEntry, *, killed: bool = False
-) -> tuple[str, ...]:
+) -> tuple[tuple[str, ...], DumpEntry]:
     """Put the dump's data back, all or nothing; it may be repeated.
 
     Returns where a dump of what it replaces is kept: that nobody has written since cannot be
-    proved. Raises RefusedError, the database as it was.
+    proved. And the entry that is written now. Raises RefusedError, the database as it was.
     """
     path = Path(entry.path)
     await _ensure_intact(access, path, entry)
@@ -100,8 +102,8 @@ async def put_back(
         await in_thread(lambda: files.partial(kept).unlink(missing_ok=True))
         raise
     # DDL has a new catalog now, by which another attempt's changes are told
-    await _opened(access, entry)
-    return (str(kept),)
+    fresh = entry._replace(committed=False if entry.steps is not None else None, transactions=())
+    return (str(kept),), await _opened(access, fresh)
 
 
 async def recovered(access: ExclusiveAccess) -> str | None:
@@ -110,16 +112,19 @@ async def recovered(access: ExclusiveAccess) -> str | None:
     if entry is None:
         return None
     async with access.access.shared() as connection:
+        entry = known = await settled(connection, entry)
 
         async def unchanged() -> bool:
-            if await digests.catalog(connection) != entry.catalog:
+            if await digests.catalog(connection) != known.catalog:
                 return False
-            return not entry.values or await digests.values(connection) == entry.values
+            if not known.values:
+                return not known.committed
+            return await digests.values(connection) == known.values
 
-        heads = await heads_of(connection, entry.tables)
-        done = await entry.needs_nothing(heads, unchanged)
+        done = await needs_nothing(connection, entry, unchanged, place=entry.path)
     if done is None:
-        done = undone(entry.path, *await put_back(access, entry, killed=True))
+        kept, _ = await put_back(access, entry, killed=True)
+        done = undone(entry.path, *kept)
     await journal.forget_dump(access.access, access.hold.key)
     return done
 
