@@ -106,10 +106,11 @@ def test_the_journal_of_a_dump() -> None:
 
 def test_the_record_of_a_leader() -> None:
     starts = FailedStarts(1, 2.0, 3.0)
-    record = Record("p", "failed", "l", ({"kind": "revision"},), "clean", starts, 4.0)
+    failure = {"kind": "revision", "message": "no", "state": "clean"}
+    record = Record("p", "failed", "l", (failure,), "clean", starts, 4.0)
     assert record.dumped() == (
-        '{"plan": "p", "outcome": "failed", "leader": "l", "failures": [{"kind": "revision"}], '
-        '"state": "clean", "starts": {"count": 1, "since": 2.0, "last": 3.0}, "at": 4.0}'
+        '{"plan": "p", "outcome": "failed", "leader": "l", "failures": '
+        '[{"kind": "revision", "message": "no", "state": "clean"}], "state": "clean", "starts": {"count": 1, "since": 2.0, "last": 3.0}, "at": 4.0}'
     )
     assert loaded(record.dumped()) == record
     data = json.loads(record.dumped())

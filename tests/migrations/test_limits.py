@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 import time
@@ -267,13 +268,20 @@ async def test_zero_is_no_limit_on_sqlite(make_target: Make, sqlite_url: str) ->
     assert (await Migrator(target, mode="migrate").run()).outcome == "migrated"
 
 
-@pytest.mark.parametrize("name", ["statement_timeout", "revision_timeout", "load_timeout"])
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "5s", True, False])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("revision_timeout", 0),
+        ("load_timeout", 0),
+        *itertools.product(
+            ["statement_timeout", "revision_timeout", "load_timeout"],
+            [-1, float("nan"), float("inf"), "5s", True, False],
+        ),
+    ],
+)
 def test_a_limit_is_seconds_above_zero(
     name: str, value: Any, make_target: Make, sqlite_url: str
 ) -> None:
-    if name == "statement_timeout" and value == 0 and value is not False:
-        pytest.skip("lifts what the server sets")
     with pytest.raises(ConfigurationError, match=name):
         make_target(database=sqlite_url, **{name: value})
 
