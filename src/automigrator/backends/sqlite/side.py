@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from automigrator.backends.access import Access, emptied
 from automigrator.backends.contract.sides import Side, Sides
 from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
-from automigrator.backends.sqlite.connections import files_of, named_like
-from automigrator.backends.sqlite.snapshot import FileSnapshots
+from automigrator.backends.sqlite.connections import named_like
+from automigrator.backends.sqlite.snapshot import FileSnapshots, ensure_alone
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 from automigrator.support.concurrency import in_thread, shielded
@@ -63,7 +61,9 @@ class FileSides(Sides):
         try:
             work = in_thread(lambda: make(place, self._file, cancelled.is_set))
             await shielded(work, cancelled.set)
-            await _ensure_alone(engine)
+            await ensure_alone(
+                engine, "revisions meant for a database on the side would change that, too"
+            )
             yield side
         finally:
             await shielded(engine.dispose())
@@ -129,20 +129,6 @@ class FileSides(Sides):
         own = self._set_aside  # a clock that goes back would make them the oldest
         prune = partial(copies.prune, self._file, ("purged", "corrupt"), limits, spared=own)
         return await shielded(in_thread(prune))
-
-
-async def _ensure_alone(engine: AsyncEngine) -> None:
-    """Raise RefusedError where the revisions would reach another file as well."""
-    async with engine.connect() as connection:
-        driver = (await connection.get_raw_connection()).dbapi_connection
-        found = await connection.run_sync(lambda _: files_of(driver))
-    others = [f"{name} ({path})" for name, path in found if path and name != "main"]
-    if others:
-        raise RefusedError(
-            f"the application attaches {', '.join(others)} to each of its connections, so that "
-            "revisions meant for a database on the side would change that, too; nothing was "
-            "changed"
-        )
 
 
 def fresh(place: Path, like: Path, cancelled: Callable[[], bool]) -> None:
