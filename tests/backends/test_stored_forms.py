@@ -110,7 +110,8 @@ def test_the_record_of_a_leader() -> None:
     record = Record("p", "failed", "l", (failure,), "clean", starts, 4.0)
     assert record.dumped() == (
         '{"plan": "p", "outcome": "failed", "leader": "l", "failures": '
-        '[{"kind": "revision", "message": "no", "state": "clean"}], "state": "clean", "starts": {"count": 1, "since": 2.0, "last": 3.0}, "at": 4.0}'
+        '[{"kind": "revision", "message": "no", "state": "clean"}], '
+        '"state": "clean", "starts": {"count": 1, "since": 2.0, "last": 3.0}, "at": 4.0}'
     )
     assert loaded(record.dumped()) == record
     data = json.loads(record.dumped())

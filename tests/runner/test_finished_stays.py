@@ -13,7 +13,7 @@ from support.postgres_server import Server
 from automigrator import MigrationError, Target
 from automigrator.backends.sqlite import reader
 
-pytestmark = [pytest.mark.plugins, pytest.mark.long("server_that_is_full", "[postgresql")]
+pytestmark = [pytest.mark.plugins, pytest.mark.long("server_that_is_full", "[postgresql", "1.5")]
 
 ALWAYS = ("backup-restore", {"snapshot": "always"})
 MORE = 'op.create_table("more", sa.Column("id", sa.Integer))'

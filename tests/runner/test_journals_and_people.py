@@ -17,7 +17,7 @@ from automigrator import Migrator
 pytestmark = [
     pytest.mark.plugins,
     pytest.mark.skipif(shutil.which("pg_dump") is None, reason="no PostgreSQL client programs"),
-    pytest.mark.long("template", "dump"),
+    pytest.mark.long("template", "dump", "True-sqlite", "whole", "a statement", "so_is_one_that"),
 ]
 
 BY_HAND = "somebody has changed the database by hand"

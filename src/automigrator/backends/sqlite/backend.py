@@ -119,6 +119,8 @@ class SQLite(Backend):
         from automigrator.backends.sqlite.hold import FileHold, MemoryHold
 
         await self._settle()
+        if self.file is not None:
+            connections.ensure_locks(self.access.url)
         hold: FileHold | MemoryHold = (
             MemoryHold(self.look, self.engine().sync_engine)
             if self.file is None

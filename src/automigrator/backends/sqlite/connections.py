@@ -18,6 +18,9 @@ from automigrator.errors import JudgedError
 
 T = TypeVar("T")
 
+_USUAL = {"vfs": ("unix", "unix-excl", "memdb"), "nolock": ("0", "false", "no", "off")}
+"""Values of a URL's options with which SQLite locks the file."""
+
 BEFORE_COMMIT = "automigrator before commit"
 """The key, in a connection's `info`, of what is called before each COMMIT."""
 
@@ -95,6 +98,25 @@ def file_of(url: URL) -> Path | None:
     if name.startswith("//"):
         name = "/" + name[2:].partition("/")[2]
     return Path(unquote(name)).resolve()
+
+
+def ensure_locks(url: URL) -> None:
+    """Raise JudgedError where a URL opens its file without SQLite's usual locks.
+
+    Our own connections would not be kept apart from those, while a file is copied or put back.
+    """
+    query = (url.database or "").partition("?")[2] if _is_uri(url) else ""
+    asked = {**dict(parse_qsl(query)), **url.query}
+    unusual = [
+        f"{name}={value}" for name, value in asked.items() if value not in _USUAL.get(name, value)
+    ]
+    if unusual:
+        raise JudgedError(
+            "env",
+            f"the URL opens the file with {', '.join(map(str, unusual))}, without the locks that "
+            "keep SQLite's connections apart; nothing was changed",
+            "migrate with a URL without that: Target(migrate_with=...)",
+        )
 
 
 def named_like(url: URL, place: Path) -> str:

@@ -47,7 +47,7 @@ class FileHold(SQLiteHold):
     def __init__(self, look: Look, access: Access, file: Path) -> None:
         super().__init__(look)
         self._file, self._descriptor, self._progress = file, -1, ""
-        self.snapshots: FileSnapshots = FileSnapshots(file)
+        self.snapshots: FileSnapshots = FileSnapshots(file, access.engine)
         self.snapshots.check_room = access.check_room
         self.sides = FileSides(access, self.snapshots)
 

@@ -17,17 +17,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from automigrator.backends.access import Access, emptied
 from automigrator.backends.contract.examiner import TableName
 from automigrator.backends.contract.sides import Known, Side, Sides
 from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.backends.sqlite import backup, codes, copies, files, journal, neighbours, reader
-from automigrator.backends.sqlite.connections import files_of, named_like
+from automigrator.backends.sqlite.connections import named_like
 from automigrator.backends.sqlite.overwrite import Keep
-from automigrator.backends.sqlite.snapshot import FileSnapshots
+from automigrator.backends.sqlite.snapshot import FileSnapshots, ensure_alone
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 from automigrator.support.concurrency import in_thread, shielded
@@ -72,7 +70,9 @@ class FileSides(Sides):
         try:
             work = in_thread(lambda: make(place, self._file, cancelled.is_set))
             await shielded(work, cancelled.set)
-            await _ensure_alone(engine)
+            await ensure_alone(
+                engine, "revisions meant for a database on the side would change that, too"
+            )
             yield side
         finally:
             await shielded(engine.dispose())
@@ -195,20 +195,6 @@ def _checked(file: Path, tables: tuple[str, ...], known: Known | None, keep: Kee
         return keep(connection)
 
     return checked if known is not None else keep
-
-
-async def _ensure_alone(engine: AsyncEngine) -> None:
-    """Raise RefusedError where the revisions would reach another file as well."""
-    async with engine.connect() as connection:
-        driver = (await connection.get_raw_connection()).dbapi_connection
-        found = await connection.run_sync(lambda _: files_of(driver))
-    others = [f"{name} ({path})" for name, path in found if path and name != "main"]
-    if others:
-        raise RefusedError(
-            f"the application attaches {', '.join(others)} to each of its connections, so that "
-            "revisions meant for a database on the side would change that, too; nothing was "
-            "changed"
-        )
 
 
 def fresh(place: Path, like: Path, cancelled: Callable[[], bool]) -> None:

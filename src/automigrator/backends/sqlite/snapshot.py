@@ -10,9 +10,12 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from automigrator.backends.contract.snapshots import DEFAULT, Snapshot, SnapshotOptions, Snapshots
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
+from automigrator.backends.sqlite.connections import files_of
 from automigrator.backends.sqlite.watch import Watch
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
@@ -22,8 +25,8 @@ from automigrator.support.concurrency import in_thread, shielded
 class FileSnapshots(Snapshots):
     """Copies of a database file. What blocks runs in a worker thread, one act at a time."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, engine: Callable[[], AsyncEngine]) -> None:
+        self.file, self._engine = file, engine
         self.watch: Watch | None = None
         """Has the live file open."""
         self.entry: journal.Entry | None = None
@@ -48,6 +51,11 @@ class FileSnapshots(Snapshots):
         atomic: bool = False,
         steps: Sequence[str] | None = None,
     ) -> Snapshot:
+        engine = self._engine()
+        try:
+            await ensure_alone(engine, "a snapshot would not hold what revisions change there")
+        finally:
+            await shielded(engine.dispose())
         place = copies.snapshot_path(self.file, stamp, options.folder)
         names = tuple(table.name for table in tables)
         entry = journal.Entry("migrating", heads, wanted, str(place), time.time(), names, atomic)
@@ -165,6 +173,19 @@ class FileSnapshots(Snapshots):
     async def let_go(self) -> None:
         """Let go of the live file, where the journal stays open for the next start."""
         await shielded(in_thread(self.stop_watching))
+
+
+async def ensure_alone(engine: AsyncEngine, why: str) -> None:
+    """Raise RefusedError where connections of an engine reach another file as well."""
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).dbapi_connection
+        found = await connection.run_sync(lambda _: files_of(driver))
+    others = [f"{name} ({path})" for name, path in found if path and name != "main"]
+    if others:
+        raise RefusedError(
+            f"the application attaches {', '.join(others)} to each of its connections, so that "
+            f"{why}; nothing was changed"
+        )
 
 
 def _ensure_sound(place: Path, entry: journal.Entry) -> None:
