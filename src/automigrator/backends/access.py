@@ -68,6 +68,8 @@ class Access:
         self.driver = named.drivername.partition("+")[2]
         """The driver's name in the URL as given; empty where the URL names none."""
         self.connect_timeout = target.connect_timeout
+        self.allow_links = target.allow_links
+        """Whether a file may have several names."""
         self.opened: weakref.WeakSet[AsyncConnection] = weakref.WeakSet()
         """Connections of our own, those that are closed by now among them."""
         self.rewritten = self.url.drivername != target.application_url.drivername

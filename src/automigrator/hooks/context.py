@@ -197,6 +197,7 @@ class Run:
         told = self._progress.step("restore-started", "restore-failed", self.target, place=place)
         with acting("restore a snapshot"), told as seconds, self.acts.act("restore"):
             try:
+                await hold.confirm()
                 kept = await snapshots.restore(self.taken, disconnect_others=disconnect_others)
                 if kept is not None:
                     self.note(

@@ -114,6 +114,7 @@ async def rebuild(state: RunState, *, set_aside: bool, disconnect_others: bool) 
 
     try:
         async with migrated(state, partial(sides.fresh, at), bootstrapped) as fresh:
+            await state.hold.confirm()
             aside = await sides.take_over(
                 fresh.side,
                 at,

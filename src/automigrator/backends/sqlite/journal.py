@@ -38,7 +38,7 @@ def write(live: Path, entry: Entry | None) -> None:
     None closes the journal.
     """
     text = json.dumps(asdict(entry)) if entry is not None else None
-    write_durably(journal_path(live), text)
+    write_durably(journal_path(live), text, like=live)
 
 
 def read(live: Path) -> Entry | None:

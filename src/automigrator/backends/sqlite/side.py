@@ -110,7 +110,8 @@ class FileSides(Sides):
         side.needed = True
         try:
             keep = partial(backup.set_aside, file, "purged") if set_aside else backup.nothing
-            kept = backup.restore(new, file, keep=keep)
+            with self._snapshots.replacing():
+                kept = backup.restore(new, file, keep=keep)
         except (OSError, sqlite3.Error) as error:
             # a snapshot of this run may be needed yet
             journal.write(file, earlier)

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,12 @@ from automigrator.support.concurrency import in_thread, shielded
 class FileSnapshots(Snapshots):
     """Copies of a database file. What blocks runs in a worker thread, one act at a time."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(
+        self, file: Path, replacing: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
         self.file = file
+        self.replacing = replacing
+        """Context manager: this process may put another file in the place of the live one."""
         self.watch: Watch | None = None
         """Has the live file open."""
         self.entry: journal.Entry | None = None
@@ -99,7 +103,8 @@ class FileSnapshots(Snapshots):
 
         journal.write(self.file, replace(entry, state="restoring"))
         through = watch.connection if watch is not None else None
-        kept = backup.restore(place, self.file, keep=keep, through=through)
+        with self.replacing():
+            kept = backup.restore(place, self.file, keep=keep, through=through)
         journal.write(self.file, entry)
         return kept
 
