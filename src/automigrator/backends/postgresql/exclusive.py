@@ -12,6 +12,7 @@ from contextlib import (
 )
 from dataclasses import dataclass
 
+from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -49,6 +50,12 @@ class ExclusiveAccess:
     ) -> AbstractAsyncContextManager[AsyncConnection]:
         """Another connection, to the target or another database, in AUTOCOMMIT."""
         return self.access.connection(database, autocommit=True)
+
+    @property
+    def urls(self) -> list[URL]:
+        """By which dumps are named: with the database's own name, and as older releases do."""
+        url = self.access.url
+        return list(dict.fromkeys((url.set(database=self.live), url)))
 
     async def environment(self) -> dict[str, str]:
         """The environment of a child process, named so that the lock's next holder ends it."""

@@ -36,7 +36,7 @@ async def take(
         raise RefusedError(
             "a dump needs a folder that the next start can read as well: name it with folder="
         )
-    path = files.path_of(options.folder, access.access.url, stamp)
+    path = files.path_of(options.folder, access.urls[0], stamp)
     dump = DumpEntry(
         entry.state,
         entry.before,
@@ -70,7 +70,7 @@ async def take(
             f"this role may not keep a journal in database {access.live!r}",
             f"Grant it CREATE on the database, or on its schema {SCHEMA_OF_OURS!r}",
         ):
-            await journal.write_dump(access.access, access.hold.key, None)
+            await journal.write_dump(access.access, access.hold.dump_key, None)
         await in_thread(lambda: files.publish(path))
         return dump.path, await _opened(access, dump)
     except BaseException:
@@ -92,7 +92,7 @@ async def put_back(
     act = f"restore database {access.live!r}"
     await _ensure_alone(access, act, entry, DEAD_LEADER_S if killed else GRACE_S)
     await access.ensure_unshared(act, entry.tables, own_anywhere=True)
-    kept = files.path_of(path.parent, access.access.url, stamp(), "replaced")
+    kept = files.path_of(path.parent, access.urls[0], stamp(), "replaced")
     try:
         await restore.restore(access, entry, clients, kept)
     except BaseException:
@@ -105,7 +105,7 @@ async def put_back(
 
 async def recovered(access: ExclusiveAccess) -> str | None:
     """Finish or undo the migration of an open journal; says what was done."""
-    entry = await journal.read_dump(access.access, access.hold.key)
+    entry = await journal.read_dump(access.access, access.hold.dump_key)
     if entry is None:
         return None
     async with access.access.shared() as connection:
@@ -119,7 +119,7 @@ async def recovered(access: ExclusiveAccess) -> str | None:
         done = await entry.needs_nothing(heads, unchanged)
     if done is None:
         done = undone(entry.path, *await put_back(access, entry, killed=True))
-    await journal.forget_dump(access.access, access.hold.key)
+    await journal.forget_dump(access.access, access.hold.dump_key)
     return done
 
 
@@ -127,7 +127,7 @@ async def _opened(access: ExclusiveAccess, entry: DumpEntry) -> DumpEntry:
     """Write the journal, with the catalog as it is now."""
     async with access.connection() as connection:
         entry = replace(entry, catalog=await digests.catalog(connection))
-    await journal.write_dump(access.access, access.hold.key, entry)
+    await journal.write_dump(access.access, access.hold.dump_key, entry)
     return entry
 
 
@@ -167,7 +167,7 @@ async def _described(connection: AsyncConnection, entry: DumpEntry, *, atomic: b
 
 async def _ensure_intact(access: ExclusiveAccess, path: Path, entry: DumpEntry) -> None:
     """Raise RefusedError when the dump is not here, or not what was written."""
-    domain = note_name("dump", access.hold.key)
+    domain = note_name("dump", access.hold.dump_key)
     way_out = f"To keep the database as it is instead: DROP DOMAIN {domain}"
     try:
         size, digest = await in_thread(lambda: files.measured(path))

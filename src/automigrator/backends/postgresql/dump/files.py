@@ -73,7 +73,7 @@ async def write(
 
     `size` is that of all tables, in bytes; `clients` is the programs' folder. Raises RefusedError.
     """
-    target = await in_thread(lambda: _new_file(path, access.access.url, size))
+    target = await in_thread(lambda: _new_file(path, access.urls[0], size))
     logger.info("dumping database %r, %s bytes of tables, to %s", access.live, f"{size:,}", path)
     env = await access.environment()
 
