@@ -18,10 +18,12 @@ BINARY = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin"
 
 
 @contextmanager
-def pooled(url: str, folder: Path, mode: str, alias: str = "") -> Iterator[str]:
+def pooled(
+    url: str, folder: Path, mode: str, alias: str = "", *, others: bool = False
+) -> Iterator[str]:
     """The URL of the same database through a pooler in this mode.
 
-    With `alias` the pooler knows the database by that name, and no other one at all.
+    With `alias` the pooler knows the database by that name, and no other one unless `others`.
     """
     assert BINARY is not None
     direct = make_url(url)
@@ -30,12 +32,14 @@ def pooled(url: str, folder: Path, mode: str, alias: str = "") -> Iterator[str]:
         port = probe.getsockname()[1]
     folder.mkdir()
     users = folder / "users"
-    called = f"dbname={direct.database}" if alias else ""
+    place = f"host={direct.host} port={direct.port}"
+    entries = [f"{alias} = {place} dbname={direct.database}"] if alias else []
+    entries += [f"* = {place}"] if others or not alias else []
     users.write_text(f'"{direct.username}" "{direct.password or ""}"\n')
     (folder / "ini").write_text(
         f"""
 [databases]
-{alias or "*"} = host={direct.host} port={direct.port} {called}
+{chr(10).join(entries)}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
