@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,11 +21,23 @@ from support.postgres_server import Server
 
 from automigrator import Migrator, Target
 from automigrator.backends.contract.record import Record
+from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.postgresql import advisory
 from automigrator.backends.postgresql.backend import PostgreSQL
+from automigrator.backends.postgresql.dump import files
+from automigrator.backends.postgresql.names import note_name
 from automigrator.errors import LockLostError, LockTimeoutError, RefusedError
+from automigrator.retention import Limits
 
+needs_programs = pytest.mark.skipif(
+    shutil.which("pg_dump") is None, reason="no PostgreSQL client programs"
+)
 pytestmark = pytest.mark.long("?database=", "localhost", "-generic", "others[PGDATABASE")
+
+
+def touch(path: Path) -> None:
+    path.touch()
+
 
 needs_pgbouncer = pytest.mark.skipif(BINARY is None, reason="pgbouncer is not installed")
 
@@ -249,6 +262,38 @@ class TestAnOlderRelease:
             assert getattr(await hold.last(), "leader", "") == "this one"
             await hold.leave(None)
             assert await hold.last() is None
+
+    @needs_programs
+    async def test_that_was_killed_with_a_dump_is_undone_and_its_dump_is_pruned(
+        self,
+        other_name: tuple[str, str],
+        filled: str,
+        do: Do,
+        tmp_path: Path,
+    ) -> None:
+        url, name = other_name
+        # the pooler keeps its sessions open
+        options = SnapshotOptions(how="dump", folder=tmp_path, disconnect_others=True)
+        taken = ("20300101T000000Z", ("r1",), ("r2",), TABLES, options)
+        async with made(url).lock(TABLES, 5, silent) as hold:
+            own, old = hold.all_keys
+            snapshot = await hold.snapshots.take(*taken)
+        do(
+            f"alter domain {note_name('dump', own)} rename to dump_{old % 2**64:016x}",
+            "delete from users",
+        )
+        assert (await made(url).look(TABLES)).unfinished
+        async with made(url).lock(TABLES, 5, silent) as hold:
+            assert "put back" in (await hold.recover() or "")
+            assert await hold.recover() is None
+        assert [tuple(row) for row in do("select id from users")] == [(7,)]
+        assert not (await made(url).look(TABLES)).unfinished
+        assert f"{filled}__automigrator_snapshot" in snapshot.place
+        older = files.path_of(tmp_path, make_url(url), "20290101T000000Z")
+        assert name in older.name
+        touch(older)
+        async with made(url).lock(TABLES, 5, silent) as hold:
+            assert await hold.snapshots.prune(Limits(keep=1), tmp_path) == (str(older),)
 
 
 class TestADeadLeaderOfAnotherRole:
