@@ -166,6 +166,16 @@ class TestTheNames:
         async with lock(allow_links=True) as hold:
             await hold.confirm()
 
+    async def test_a_run_that_refuses_them_has_changed_nothing(self, notes: Application) -> None:
+        os.link(notes.root / "app.db", notes.root / "other.db")
+        notes.deploy(GOOD)
+        with pytest.raises(MigrationError) as raised:
+            await notes.start("purge")
+        (failure,) = raised.value.report.targets[0].failures
+        assert (failure.kind, failure.state) == ("lock-timeout", "clean")
+        assert "allow_links=True" in failure.message
+        assert (notes.heads, notes.notes()) == ({"r1"}, ROWS)
+
     async def test_links_by_which_a_file_is_reached_meet_at_one_lock(
         self, lock: Callable[..., AbstractAsyncContextManager[Hold]], file: Path, tmp_path: Path
     ) -> None:
