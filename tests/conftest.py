@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,6 +100,14 @@ def other_url(database_url: str, request: pytest.FixtureRequest, tmp_path: Path)
         return
     with request.getfixturevalue("empty_databases").lent() as url:
         yield url
+
+
+@pytest.fixture
+def pooler_folder() -> Iterator[Path]:
+    """One that an unprivileged user can reach, as pytest's own is not."""
+    with tempfile.TemporaryDirectory(prefix="automigrator-pgbouncer-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder) / "pooler"
 
 
 @pytest.fixture

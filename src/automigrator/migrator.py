@@ -313,7 +313,7 @@ class Migrator:
                 looking = modes.checked(self.check)
             else:
                 limit_s = max(target.lock_timeout for target in self.targets)
-                looking = modes.followed(self.check, tell, limit_s)
+                looking = modes.followed(self.check, self.targets, tell, limit_s)
             return succeeded(await looked_within(self.run_timeout, self.targets, looking))
 
         return await run_told(self._notifier(), mode, self.targets, work)

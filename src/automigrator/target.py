@@ -74,6 +74,8 @@ class Target(Frozen):
     `recovery`: this target's strategies; default: the migrator's.
     `migrate_with`: an engine or URL with DDL rights; default: `database`.
     `maintenance_database`: where PostgreSQL databases are created from; default `"postgres"`.
+    `allow_links`: migrate a SQLite file that has several names (hard links), as nobody migrates it
+    by another one; default False: it is refused.
     `drive`: `"own"` to run env.py on the connection that it makes, `"given"` on one of ours;
     default `"auto"`: on its own where that leads to the target.
     `connect_timeout`: seconds for a server that is away; default 60.
@@ -106,6 +108,7 @@ class Target(Frozen):
     recovery: Sequence[Any] | None = None
     migrate_with: Database | None = None
     maintenance_database: str | None = None
+    allow_links: bool = False
     drive: Drive = "auto"
     connect_timeout: float = 60.0
     lock_timeout: float = 900.0

@@ -18,7 +18,7 @@ from faults.places import File, Kind
 from support import postgres_server
 
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import lock
+from automigrator.backends.postgresql import advisory
 
 Row = Mapping[str, Any]
 
@@ -247,7 +247,7 @@ class LivingDatabase:
         return next(str(row) for row in rows if row[0] == pid)
 
     def _sessions(self) -> list[tuple[Any, ...]]:
-        keys = lock.keys(self.name, [VersionTable()])
+        keys = advisory.keys(self.name, [VersionTable()])
         rows = self._rows(_HELD, (self.name, *keys))
         return [row for row in rows if row[0] not in self.applications]
 

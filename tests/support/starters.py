@@ -177,10 +177,10 @@ def _migrated(start: Start) -> tuple[str, str, Mapping[str, Any] | None]:
     from sqlalchemy.ext.asyncio import create_async_engine
 
     from automigrator import MigrationError, Migrator, Target
-    from automigrator.backends.postgresql import lock
+    from automigrator.backends.postgresql import advisory
 
     if start.lease_s is not None:
-        lock.LEASE_S = start.lease_s
+        advisory.LEASE_S = start.lease_s
 
     async def run() -> Any:
         database: Any = start.url

@@ -69,9 +69,12 @@ class Access:
         """The driver's name in the URL as given; empty where the URL names none."""
         self.connect_timeout = target.connect_timeout
         self.check_room = target.check_room
+        self.allow_links = target.allow_links
+        """Whether a file may have several names."""
         self.opened: weakref.WeakSet[AsyncConnection] = weakref.WeakSet()
         """Connections of our own, those that are closed by now among them."""
         self.rewritten = self.url.drivername != target.application_url.drivername
+        self._one: bool | None = None
         self._sharing = False
         self._shared: dict[str | None, SharedConnection] = {}
         """By database, None for the target's."""
@@ -87,6 +90,12 @@ class Access:
             return None
         cargs, cparams = recipe
         return {"conninfo": cargs[0], **cparams} if cargs and cargs[0] else cparams
+
+    async def leads_to_one(self) -> bool:
+        """Whether a creator of the application's makes the connections: to the target alone."""
+        if self._one is None:
+            self._one = self.given_engine is not None and await self.arguments() is None
+        return self._one
 
     def engine(
         self, database: str | None = None, *, prepared: bool = False, kept: bool = False

@@ -67,8 +67,8 @@ class Run:
         self.acts = Acts()
         self.hold: Hold | None = None
         """The migration lock, as long as it is held."""
-        self.stopped = False
-        """Whether so many starts have failed that this one touches nothing."""
+        self.stopped = ""
+        """Why this run touches nothing, whatever its plugins ask for; empty where it may."""
         self.taken: Snapshot | None = None
         """This run's snapshot."""
         self._backend = backend
@@ -216,6 +216,7 @@ class Run:
         told = self._progress.step("restore-started", "restore-failed", self.target, place=place)
         with acting("restore a snapshot"), told as seconds, self.acts.act("restore"):
             try:
+                await hold.confirm()
                 await self._ensure_unfinished(hold)
                 kept = await snapshots.restore(self.taken, disconnect_others=disconnect_others)
                 if kept is not None:
@@ -313,7 +314,7 @@ class Run:
         if self.hold is None:
             raise _refused(act, " without the migration lock")
         if self.stopped:
-            raise _refused(act, " after too many failed starts")
+            raise _refused(act, f" {self.stopped}")
         return self.hold
 
     def offered(self, part: T | None, what: str) -> T:

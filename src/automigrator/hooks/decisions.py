@@ -91,7 +91,7 @@ class Decisions:
         assert run.failure is not None
         if answer is Decision.RETRY:
             if run.stopped:
-                run.note(f"{blame} asked for another attempt after too many failed starts")
+                run.note(f"{blame} asked for another attempt {run.stopped}")
                 return None
             if run.attempt >= MOST_ATTEMPTS:
                 run.note(f"{blame} asked for another attempt after {run.attempt}; there is none")

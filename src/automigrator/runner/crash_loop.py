@@ -77,7 +77,7 @@ async def take_back(state: RunState) -> None:
 async def last_resort(state: RunState, record: Record) -> Outcome:
     """Say what becomes of a start that must not try: nothing is touched, and the log says why."""
     run = state.run
-    run.attempt, run.stopped = 0, True
+    run.attempt, run.stopped = 0, "after too many failed starts"
     if run.acts.done("recover") and record.state != "clean":
         record = record._replace(state="clean")
         await _kept(state, record)

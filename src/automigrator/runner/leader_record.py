@@ -9,7 +9,7 @@ import time
 from functools import partial
 
 from automigrator.backends.contract.record import Record
-from automigrator.failure import Failure
+from automigrator.failure import Decision, Failure
 from automigrator.report import Outcome
 from automigrator.runner.crash_loop import EXCUSED, earlier_starts, take_back
 from automigrator.runner.session import Session
@@ -22,10 +22,10 @@ SLACK_S = 60.0
 
 
 async def inherited(state: RunState) -> Outcome | None:
-    """Return how the leader ended that this process waited for, when it tried the very same.
+    """Take over the failure of the leader that this process waited for, if it tried the very same.
 
-    None: try it. A start that did not wait for the leader tries again, and so does another
-    deployment.
+    Returns what this process's own plugins make of it, and none of them may touch anything. None:
+    try it. A start that did not wait for the leader tries again, and so does another deployment.
     """
     hold = state.hold
     record = await hold.last() if state.plan else None
@@ -34,14 +34,21 @@ async def inherited(state: RunState) -> Outcome | None:
     put_forward = record.at > hold.since + time.monotonic() - state.began + SLACK_S
     if record.outcome == "begun" or put_forward:
         return None  # it died, or the clock was set back after the record was written
-    outcome, state.leads = record.outcome, False
-    state.failures += [Failure.from_dict(failure) for failure in record.failures]
+    failures = [Failure.from_dict(failure) for failure in record.failures]
+    if not failures:
+        return None  # it cannot be told what happened
+    state.leads = False
+    state.failures += failures
     state.start.starts, state.lasting = record.starts, Left(record.state)
     state.run.notes.append(
-        f"{record.leader} tried the same while this process waited; it was not repeated"
+        f"{record.leader} tried the same while this process waited, and ended {record.outcome}; it "
+        "was not repeated"
     )
-    state.tell("followed", leader=record.leader, outcome=outcome)
-    return outcome
+    state.tell("followed", leader=record.leader, outcome=record.outcome)
+    state.enter("asking the plugins about a leader's failure")
+    state.run.stopped = f"after {record.leader} has failed at the same"
+    decision, _ = await state.decisions.decide(failures[-1]._replace(state=record.state))
+    return "degraded" if decision is Decision.CONTINUE else "failed"
 
 
 async def leave(state: RunState, outcome: Outcome) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal, get_args
 
 from automigrator.errors import ConfigurationError, FollowTimeoutError, PendingError
@@ -14,7 +15,7 @@ from automigrator.report import Report, TargetReport
 
 if TYPE_CHECKING:
     from automigrator.events.notifier import Notifier
-    from automigrator.status import Status
+    from automigrator.status import Status, TargetStatus
     from automigrator.target import Target
 
 Mode = Literal["migrate", "check", "wait", "skip"]
@@ -98,33 +99,44 @@ async def checked(check: Check) -> Report:
     return _current(status)
 
 
-async def followed(check: Check, tell: Notifier, limit: float) -> Report:
-    """Wait until another process has migrated. Raises FollowTimeoutError after `limit` seconds."""
+async def followed(check: Check, targets: Sequence[Target], tell: Notifier, limit: float) -> Report:
+    """Wait until another process has migrated; the report of failure where it has failed.
+
+    Raises FollowTimeoutError after `limit` seconds.
+    """
+    from automigrator.runner.following import Leaders  # local: no other mode needs it
+
+    leaders = Leaders(targets)
     began = told = time.monotonic()
     while True:
         status = await check()
         if status.current:
-            return _current(status)
+            return _current(status, partial(leaders.reported, waited_s=time.monotonic() - began))
+        if (failed := await leaders.failed(status)) is not None:
+            return failed
         now = time.monotonic()
         if now - began > limit:
             raise FollowTimeoutError(
                 f"no other process has migrated within {limit:g} s, and {VARIABLE}=wait "
-                f"says that this one must not; nothing was changed\n{status}",
+                f"says that this one must not; nothing was changed\n{status}{leaders.said()}",
                 status,
             )
         if now - told > TELL_S or told == began:
-            what = "another process to migrate"
+            what = f"{leaders.now or 'another process'} to migrate"
             tell("waiting", on="leader", what=what, seconds=now - began)
             told = now
         await asyncio.sleep(min(POLL_S, limit))
 
 
-def _current(status: Status) -> Report:
+def _unwaited(status: TargetStatus) -> TargetReport:
+    heads = status.heads
+    return TargetReport(status.name, "current", heads, heads, notes=status.notes)
+
+
+def _current(
+    status: Status, reported: Callable[[TargetStatus], TargetReport] = _unwaited
+) -> Report:
     for each in status.targets:
         for note in each.notes:
             logger.warning("%s: %s", each.name, note)
-    reports = [
-        TargetReport(each.name, "current", each.heads, each.heads, notes=each.notes)
-        for each in status.targets
-    ]
-    return Report(tuple(reports))
+    return Report(tuple(map(reported, status.targets)))

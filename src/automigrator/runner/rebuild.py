@@ -55,6 +55,7 @@ async def rebuild(
     try:
         async with migrated(state, partial(sides.fresh, at), begun) as fresh:
             known.update(await sides.tables(fresh.place))
+            await state.hold.confirm()
             aside = await sides.take_over(
                 fresh.side,
                 at,

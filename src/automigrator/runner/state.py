@@ -224,6 +224,8 @@ class RunState:
             self.waited_s = hold.waited_s
             hold.since -= looked_s  # a leader that failed while this run only looked binds it, too
             self.tell("locked", waited_s=hold.waited_s)
+            for note in hold.notes:
+                self.run.note(note)
             yield hold
 
     def tell(self, event: str, /, **data: Any) -> None:

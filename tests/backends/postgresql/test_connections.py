@@ -20,7 +20,7 @@ from automigrator import Migrator, Run, Target, hookimpl
 from automigrator.backends import shared_connection
 from automigrator.backends.access import Access
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import lock
+from automigrator.backends.postgresql import advisory
 
 pytestmark = pytest.mark.long("to_do[async-url", "to_do[generic-engine")
 
@@ -165,7 +165,7 @@ async def test_a_cancelled_run_closes_it_too(
 async def test_a_process_that_waits_for_the_lock_is_connected_once(
     make_target: Make, postgres_server: Server, postgres_url: str, watching: Watching
 ) -> None:
-    (key,) = lock.keys(watching.database, [VersionTable()])
+    (key,) = advisory.keys(watching.database, [VersionTable()])
     leader = await asyncpg.connect(
         make_url(postgres_server.url(postgres_server.maintenance_database))
         .set(drivername="postgresql")

@@ -16,6 +16,7 @@ from automigrator.backends.access import Access
 from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.maintenance import Maintenance
+from automigrator.backends.postgresql.names import TargetName
 from automigrator.target import Target
 
 
@@ -73,6 +74,8 @@ async def test_a_database_that_is_listed_but_not_found_by_a_connection_is_not_ab
 ) -> None:
     """As during a swap: the connection asks for a name, the catalog has another."""
     access = made(postgres_server.url(postgres_name)).access
-    sights = Sights(access, live, Maintenance(access, live, None).connection)
+    name = TargetName(access)
+    name.own = live
+    sights = Sights(access, name, Maintenance(access, name, None).connection)
     with pytest.raises(DBAPIError, match="does not exist"):
         await sights.look(TABLES, None)

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from support.postgres_server import Server
 
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import databases, exclusive, settings
+from automigrator.backends.postgresql import databases, neighbours, settings
 from automigrator.backends.postgresql.names import name_beside, ours
 from automigrator.backends.postgresql.sql import literal, quoted_name, run
 from automigrator.errors import RefusedError
@@ -410,7 +410,7 @@ async def test_a_database_with_neighbours_is_not_exclusive(
         theirs = VersionTable(schema="theirs")
 
         async def reason(*more: VersionTable) -> str | None:
-            return await exclusive.why_shared(target, (*own, *more))
+            return await neighbours.why_shared(target, (*own, *more))
 
         async def do(sql: str) -> None:
             await target.execute(text(sql))
@@ -431,4 +431,4 @@ async def test_a_database_with_neighbours_is_not_exclusive(
             await reason(theirs) or ""
         )
     async with connected(postgres_server, postgres_name, user=role) as target:
-        assert "belongs to role" in (await exclusive.why_shared(target, ()) or "")
+        assert "belongs to role" in (await neighbours.why_shared(target, ()) or "")

@@ -12,7 +12,7 @@ from support.postgres_backends import TABLE, TABLES, made, silent
 from support.postgres_server import Server
 
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import lock
+from automigrator.backends.postgresql import advisory
 from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.errors import LockLostError, LockTimeoutError
 
@@ -41,7 +41,7 @@ async def test_several_version_tables_are_locked_together_in_one_order(
     backend: PostgreSQL, postgres_url: str
 ) -> None:
     both = [VersionTable("a"), VersionTable("b")]
-    assert lock.keys("x", both) == lock.keys("x", both[::-1])
+    assert advisory.keys("x", both) == advisory.keys("x", both[::-1])
 
     async def turn(tables: list[VersionTable]) -> None:
         async with made(postgres_url).lock(tables, 20, silent):
@@ -141,11 +141,11 @@ async def test_a_cancelled_wait_leaves_no_lock(backend: PostgreSQL, postgres_url
 
 def test_the_keys_of_a_target_never_change() -> None:
     """Two releases that meet in a rolling deployment must lock each other out."""
-    assert lock.keys("app", [TABLE, VersionTable("v", "s")]) == [
+    assert advisory.keys("app", [TABLE, VersionTable("v", "s")]) == [
         3751124143632928745,
         8132862976386083798,
     ]
-    assert lock.keys("app", [VersionTable(schema="public")]) == lock.keys("app", [TABLE])
+    assert advisory.keys("app", [VersionTable(schema="public")]) == advisory.keys("app", [TABLE])
 
 
 async def test_a_lock_is_not_taken_for_lost_while_a_failed_rename_is_rolled_back(

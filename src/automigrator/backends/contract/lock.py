@@ -29,6 +29,8 @@ class Hold(ABC):
     """Seconds waited for the lock."""
     since: float
     """When this process began to look or to wait, on the clock of the record."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the lock is held, one sentence each."""
     snapshots: Snapshots | None = None
     sides: Sides | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from automigrator.failure import Failure, State
@@ -44,6 +44,11 @@ class Record(Frozen):
 
     def dumped(self) -> str:
         return json_object.dumped(self)
+
+
+def newest(texts: Iterable[str | None]) -> Record | None:
+    """The latest of the records that these texts are."""
+    return max(filter(None, map(loaded, texts)), key=lambda record: record.at, default=None)
 
 
 def loaded(text: str | None) -> Record | None:

@@ -13,6 +13,7 @@ from automigrator.backends.access import CLOSE_S, Access, emptied
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import Place, Sight, Verdict, VersionTable
 from automigrator.backends.postgresql.looks import Sights
+from automigrator.backends.postgresql.names import TargetName
 from automigrator.support.concurrency import in_thread
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ class PostgreSQL(Backend):
 
     def __init__(self, access: Access, maintenance_database: str | None) -> None:
         super().__init__(access)
-        # libpq's default is the user's name
-        self.database = access.url.database or access.url.username or ""
+        self.database = TargetName(access)
         self._maintenance_database = maintenance_database
         self._weaker: Callable[[Connection], str] | None = None
         self._engines: weakref.WeakSet[AsyncEngine] = weakref.WeakSet()
@@ -71,22 +71,22 @@ class PostgreSQL(Backend):
         from automigrator.errors import JudgedError
         from automigrator.support.redaction import first_line
 
+        name = self.database.own
         async with self._maintenance.connection() as admin:
-            found = await names.ours(admin, self.database)
+            found = await names.ours(admin, name)
             kept = [each.name for each in found if each.kind != "side"]
-            if kept and not await databases.exists(admin, self.database):
+            if kept and not await databases.exists(admin, name):
                 raise advice.missing_beside_its_copies(
-                    f"database {self.database!r}",
+                    f"database {name!r}",
                     kept,
-                    f'ALTER DATABASE "{kept[-1]}" RENAME TO "{self.database}", or rename another '
-                    "of them",
-                    f'CREATE DATABASE "{self.database}"',
+                    f'ALTER DATABASE "{kept[-1]}" RENAME TO "{name}", or rename another of them',
+                    f'CREATE DATABASE "{name}"',
                 )
             limit = max(watchdog.SILENT_S, self.access.connect_timeout)
-            what = f"CREATE DATABASE {self.database!r}"
+            what = f"CREATE DATABASE {name!r}"
             try:
                 async with watchdog.answering(limit, what):
-                    return await databases.create(admin, self.database)
+                    return await databases.create(admin, name)
             except DBAPIError as error:
                 if errors.code_of(error) != errors.NO_PRIVILEGE:
                     if hint := await databases.why_no_template(admin, "template1"):
@@ -94,7 +94,7 @@ class PostgreSQL(Backend):
                     raise
                 raise errors.ServerError(
                     "auth",
-                    f"this role may not create database {self.database!r}; nothing was changed. "
+                    f"this role may not create database {name!r}; nothing was changed. "
                     "Create it by hand, give the role CREATEDB, or name a role that has it with "
                     "Target(migrate_with=...)",
                 ) from error

@@ -50,6 +50,22 @@ def tagged(
     return _set(connection, "application_name", tag, before)
 
 
+def sharing(connection: Connection, key: int) -> Callable[[], None]:
+    """Hold an advisory key, shared, as long as the session lasts, or until the returned call."""
+    outside = not connection.in_transaction()
+    connection.execute(text(f"select pg_try_advisory_lock_shared({key:d})"))
+    if outside:
+        connection.rollback()
+
+    def undo() -> None:
+        with contextlib.suppress(SQLAlchemyError):
+            if not (connection.closed or connection.invalidated):
+                connection.execute(text(f"select pg_advisory_unlock_shared({key:d})"))
+                connection.rollback()
+
+    return undo
+
+
 def _asked(connection: Connection, query: str) -> tuple[Any, ...]:
     """Read one row, and leave the connection outside a transaction where it was."""
     outside = not connection.in_transaction()

@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from automigrator.backends.contract import declarations
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Debris, TableName
-from automigrator.backends.contract.record import Record, loaded
+from automigrator.backends.contract.record import Record, newest
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import lock, names
+from automigrator.backends.postgresql import advisory, names
 from automigrator.backends.postgresql.errors import code_of
 from automigrator.backends.postgresql.maintenance import Maintenance
 from automigrator.backends.postgresql.names import ours
@@ -47,27 +47,37 @@ class ServerExaminer:
     """See `Examiner`; `tables` are the target's version tables."""
 
     def __init__(self, maintenance: Maintenance, tables: Sequence[VersionTable]) -> None:
-        self.access, self.database = maintenance.access, maintenance.live
+        self.access, self._tables = maintenance.access, tables
         self._maintenance = maintenance
         self._schemas = [table.schema for table in tables if table.schema]
-        self._key = lock.keys(self.database, tables)[0]
 
     async def unfinished(self) -> bool:
         return False  # the journal is in the server's catalog, and a look has told
 
+    async def _keys(self) -> tuple[int, ...]:
+        """The lock's key, and that of older releases where it is another one."""
+        await self._maintenance.name.asked()
+        return tuple(advisory.keys(each, self._tables)[0] for each in self._maintenance.name.all)
+
     async def declared(self) -> tuple[Declaration, ...]:
-        return declarations.loaded(await names.read_note(self.access, "works_with", self._key))
+        texts = [await names.read_note(self.access, "works_with", k) for k in await self._keys()]
+        found = [declarations.loaded(text) for text in texts if text is not None]
+        # one that an older release has not written, or not read, counts for nothing
+        return tuple(d for d in found[0] if all(d in each for each in found)) if found else ()
 
     async def record(self) -> Record | None:
-        return loaded(await names.read_note(self.access, "last", self._key))
+        texts = [await names.read_note(self.access, "last", k) for k in await self._keys()]
+        return newest(texts)
 
     async def holder(self) -> str | None:
+        keys = await self._keys()
         async with self.access.shared() as connection:
-            return await lock.holder(connection, self._key)
+            found = [await advisory.holder(connection, key) for key in keys]
+        return next(filter(None, found), None)
 
     async def copies(self) -> tuple[Copy, ...]:
         async with self._maintenance.connection() as admin:
-            found = await ours(admin, self.database)
+            found = await ours(admin, await self._maintenance.name.asked())
             rows = await rows_of(
                 admin,
                 "select datname::text, pg_database_size(oid) from pg_database "

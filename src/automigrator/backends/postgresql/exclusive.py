@@ -10,26 +10,24 @@ from contextlib import (
     contextmanager,
     nullcontext,
 )
-from typing import TypeVar
 
+from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
-from automigrator.backends.contract.examiner import TableName
-from automigrator.backends.contract.sides import Known, unknown
+from automigrator.backends.contract.sides import Known
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import databases, libpq, looks, settings
+from automigrator.backends.postgresql import databases, libpq, settings
 from automigrator.backends.postgresql.databases import GRACE_S, SecondConnection
 from automigrator.backends.postgresql.errors import DISK_FULL, NO_PRIVILEGE, listed, refusing
-from automigrator.backends.postgresql.journal import Entry
 from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.backends.postgresql.neighbours import why_shared
 from automigrator.backends.postgresql.sql import rows_of
+from automigrator.backends.postgresql.verdict import heads_of
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.frozen import Frozen
-
-E = TypeVar("E", bound=Entry)
 
 
 class ExclusiveAccess(Frozen):
@@ -54,6 +52,12 @@ class ExclusiveAccess(Frozen):
     ) -> AbstractAsyncContextManager[AsyncConnection]:
         """Another connection, to the target or another database, in AUTOCOMMIT."""
         return self.access.connection(database, autocommit=True)
+
+    @property
+    def urls(self) -> list[URL]:
+        """By which dumps are named: with the database's own name, and as older releases do."""
+        url = self.access.url
+        return list(dict.fromkeys((url.set(database=self.live), url)))
 
     async def environment(self) -> dict[str, str]:
         """The environment of a child process, named so that the lock's next holder ends it."""
@@ -210,51 +214,6 @@ class ExclusiveAccess(Frozen):
             await self.drop(name)
 
 
-async def heads_of(connection: AsyncConnection, tables: Sequence[VersionTable]) -> tuple[str, ...]:
-    return (await looks.look(connection, tables)).sight.all_heads()
-
-
-async def settled(connection: AsyncConnection, entry: E) -> E:
-    """Return an entry that tells what the server knows to have been committed.
-
-    Also by a COMMIT that nobody saw: a driver's own, or one in SQL.
-    """
-    if entry.committed is not False or not entry.transactions:
-        return entry
-    query = "select txid_status(cast(t as bigint)) from unnest(cast(:all as text[])) t"
-    try:
-        found = [row[0] for row in await rows_of(connection, query, all=list(entry.transactions))]
-    except SQLAlchemyError:  # of another server: this one is a copy of an earlier moment, say
-        return entry._replace(committed=None)
-    if "committed" in found:
-        return entry._replace(committed=True)
-    return entry if set(found) == {"aborted"} else entry._replace(committed=None)
-
-
-async def needs_nothing(
-    connection: AsyncConnection,
-    entry: Entry,
-    unchanged: Callable[[], Awaitable[bool]],
-    *,
-    place: str,
-    foreign: str = "",
-) -> str | None:
-    """Look at the target's database, and ask `Entry.needs_nothing`."""
-    sight = (await looks.look(connection, entry.tables)).sight
-    heads = sight.all_heads()
-    if entry.steps is not None and entry.before and not heads and sight.has_tables:
-        foreign = foreign or "it has tables, and no version row any more"
-    return await entry.needs_nothing(
-        heads,
-        unchanged,
-        place=place,
-        steps=entry.steps,
-        # a restore that was begun is ended, whatever was noted of the migration
-        committed=entry.committed if entry.state == "migrating" else None,
-        foreign=foreign,
-    )
-
-
 @contextmanager
 def creating(name: str, advice: str = "") -> Iterator[None]:
     """Context manager: refuse in words what the server refuses, so that another way is tried.
@@ -280,90 +239,3 @@ _GRANT = "Give it CREATEDB, or name a role that has it with Target(migrate_with=
 
 def _may_not(name: str) -> str:
     return f"this role may not create database {name!r}"
-
-
-async def tables_of(connection: AsyncConnection) -> frozenset[TableName]:
-    """Return the tables of a database of ours; None is the connection's default schema."""
-    rows = await rows_of(
-        connection,
-        """
-        select nullif(n.nspname, current_schema())::text, c.relname::text
-        from pg_class c join pg_namespace n on n.oid = c.relnamespace
-        where c.relkind in ('r', 'p', 'f', 'm')
-        """,
-    )
-    return frozenset((schema, name) for schema, name in rows)
-
-
-async def why_shared(
-    connection: AsyncConnection,
-    tables: Sequence[VersionTable],
-    *,
-    own_anywhere: bool = False,
-    known: Known | None = None,
-) -> str | None:
-    """Say why an act on this connection's whole database would touch neighbours; None: it won't.
-
-    `tables` are the target's version tables; their schemas and the connection's are its own.
-    Objects of extensions are nobody's. With `own_anywhere`, tables of this role or of the
-    database's owner are the target's. With `known`, the whole database is to be replaced: raises
-    RefusedError for the tables that are somebody else's.
-    """
-    ((owner, owns, name, current),) = await rows_of(
-        connection,
-        """
-        select pg_get_userbyid(datdba), pg_has_role(datdba, 'USAGE'), datname::text,
-               current_schema()::text
-        from pg_database where datname = current_database()
-        """,
-    )
-    if not owns:
-        return f"database {name!r} belongs to role {owner!r}, which this role is not a member of"
-    found = await rows_of(
-        connection,
-        """
-        select n.nspname::text, c.relname::text, pg_table_is_visible(c.oid),
-               (select array_agg(a.attname::text) = array['version_num'] from pg_attribute a
-                where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
-               c.relispartition or exists (
-                   select from pg_depend d where d.classid = 'pg_namespace'::regclass
-                   and d.objid = n.oid and d.deptype = 'e')
-        from pg_class c join pg_namespace n on n.oid = c.relnamespace
-        where c.relkind in ('r', 'p', 'f', 'm')
-          and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
-          and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass
-                          and d.objid = c.oid and d.deptype = 'e')
-          and not (:own_anywhere and pg_get_userbyid(c.relowner) in (current_user, :owner))
-        order by 1, 2
-        """,
-        owner=owner,
-        own_anywhere=own_anywhere,
-    )
-    strangers, histories = [], []
-
-    def own_schema(schema: str) -> str | None:
-        return schema if schema != current else None
-
-    own = {(table.schema, table.name) for table in tables}
-    schemas = {table.schema or current for table in tables} | {current}
-    for schema, table, visible, looks_like_version_table, part_of_another in found:
-        if (schema, table) in own or (visible and (None, table) in own):
-            continue
-        if looks_like_version_table:
-            histories.append(f"{schema}.{table}")
-        elif known is not None and (
-            part_of_another or known.has((own_schema(schema), table)) or known.has((schema, table))
-        ):
-            continue
-        elif known is not None and known.tables is not None:
-            strangers.append(table if schema == current else f"{schema}.{table}")
-        elif schema not in schemas:
-            strangers.append(f"{schema}.{table}")
-    if histories:
-        return f"database {name!r} has another history's version table: {listed(histories)}"
-    if strangers and known is not None:
-        how = "outside the target's schemas" if known.tables is None else "not the target's own"
-        raise unknown(f"database {name!r}", strangers, how)
-    if strangers:
-        return f"database {name!r} has tables outside the target's schemas: {listed(strangers)}"
-    return None

@@ -29,6 +29,7 @@ class ServerHold(SessionHold):
     empty_pools: Callable[[], Awaitable[None]]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.snapshots: ServerSnapshots = ServerSnapshots(self, self.exclusive)
         self.sides = ServerSides(self, self.exclusive, self.snapshots)
 
@@ -46,7 +47,7 @@ class ServerHold(SessionHold):
 
         Raises RefusedError where the lock is in the database itself, unless `apart` is False.
         """
-        database = self.sights.database
+        database = self.database
         if apart and not self.apart:
             raise RefusedError(
                 f"cannot {act} database {database!r}: its lock had to be taken in the "

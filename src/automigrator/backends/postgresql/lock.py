@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,23 +20,18 @@ from automigrator.backends.access import Access
 from automigrator.backends.contract.backend import Waiting
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.lock_wait import poll
-from automigrator.backends.postgresql import watchdog
+from automigrator.backends.postgresql import advisory, watchdog
 from automigrator.backends.postgresql.errors import TOO_MANY, ServerError, code_of
 from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.maintenance import Maintenance
 from automigrator.backends.postgresql.sql import SERVER, rows_of
 from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import background, error_of, shielded
+from automigrator.support.redaction import first_line
 
 H = TypeVar("H", bound=SessionHold)
 
 logger = logging.getLogger(__name__)
-
-PROTOCOL = "automigrator migration lock 1"
-"""Not a version of the library: two releases meet in a rolling deployment."""
-
-LEASE_S = 300.0
-"""Seconds after which the server ends the session of a leader that is silent, frozen say."""
 
 _SECOND_S = 3.0
 """Seconds to wait for a second session behind a pooler; up to three times as long, at random."""
@@ -60,26 +53,9 @@ _SETTINGS = {
 }
 
 
-def keys(database: str, tables: Sequence[VersionTable]) -> list[int]:
-    """Return the advisory keys of a target, in the order in which every process takes them."""
-    return sorted({_key(database, table.schema or "public", table.name) for table in tables})
-
-
-def _key(*of: str) -> int:
-    """Return an advisory key; the leaders of all targets in a database share that of its name."""
-    digest = hashlib.blake2b("\0".join((PROTOCOL, *of)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, signed=True)
-
-
-async def only_leader(admin: AsyncConnection, database: str) -> bool:
-    """Whether no other target in the database has its lock held."""
-    query = f"select count(*) = 0 from {_HOLDERS} and l.pid <> pg_backend_pid()"
-    return bool((await rows_of(admin, query, key=_key(database)))[0][0])
-
-
 @asynccontextmanager
 async def lock(
-    make: Callable[[Access, AsyncConnection, bool, int, float], H],
+    make: Callable[[Access, AsyncConnection, bool, str, int, float], H],
     maintenance: Maintenance,
     tables: Sequence[VersionTable],
     timeout_s: float,
@@ -90,33 +66,38 @@ async def lock(
     What a dead holder still ran has been ended by then. Raises LockTimeoutError after `timeout_s`
     seconds, and ServerError on a standby and behind a pooler that hands the session to others.
     """
-    live = maintenance.live
-    todo = keys(live, tables)
+    name = maintenance.name
     async with AsyncExitStack() as stack:
         async with background(_let_go(maintenance.access)):
-            admin, apart = await _proven_session(maintenance, stack, timeout_s)
-        silence_s = min(watchdog.SILENT_S, LEASE_S)
-        hold = make(maintenance.access, admin, apart, todo[0], silence_s)
-        await _prepare(hold, live)
-        turns = Turns(admin)
+            admin, why_inside = await _proven_session(maintenance, stack, timeout_s)
+        live = name.own
+        own, old = advisory.keys(live, tables), advisory.keys(name.spelled, tables)
+        old = [key for key in old if key not in own]
+        todo = sorted({*own, *old})
+        silence_s = min(watchdog.SILENT_S, advisory.LEASE_S)
+        hold = make(maintenance.access, admin, not why_inside, live, own[0], silence_s)
+        hold.names, hold.old_keys = name.all, tuple(old)
+        await _prepare(hold, live, why_inside)
+        turns = advisory.Turns(admin)
 
         async def acquire() -> bool:
             while todo:
-                if not await hold.in_time(turns.mine(todo[0])):
+                if not await hold.in_time(turns.mine(todo[0], shared=todo[0] in old)):
                     await maintenance.access.let_go()  # one connection is enough to wait
                     return False
                 del todo[0]
             return True
 
         async def leader() -> str:
-            who = await hold.in_time(holder(admin, todo[0]))
+            who = await hold.in_time(advisory.holder(admin, todo[0]))
             return who or "somebody who has let go of it since"
 
         hold.waited_s = await poll(acquire, timeout_s, waiting, leader, f"database {live!r}")
-        await hold.end_predecessors(live)
+        await hold.end_predecessors(timeout_s - hold.waited_s, waiting)
         # every holder takes this key shared, so nobody waits
         shared = "select pg_try_advisory_lock_shared(cast(:key as bigint))"
-        await hold.in_time(rows_of(admin, shared, key=_key(live)))
+        for each in name.all:
+            await hold.in_time(rows_of(admin, shared, key=advisory.key_of(each)))
         # or the session would be silent for longer than its lease
         async with background(hold.until_lost()) as beating:
             yield hold
@@ -135,28 +116,30 @@ async def _let_go(access: Access) -> None:
 
 async def _proven_session(
     maintenance: Maintenance, stack: AsyncExitStack, timeout_s: float
-) -> tuple[AsyncConnection, bool]:
+) -> tuple[AsyncConnection, str]:
     """As `_opened`, and it is proved that no pooler hands the session to others.
 
     Behind a pooler the proof takes a second session. A process that holds the first and gets no
     second gives the first back: the pooler may have too few for all that ask at once.
     """
-    access, live, told = maintenance.access, maintenance.live, False
+    access, live, told = maintenance.access, maintenance.name.own, False
     waiting, full = Deadline(timeout_s), Deadline(min(timeout_s, access.connect_timeout))
     while True:
         try:
             async with AsyncExitStack() as trying:
-                admin, apart = await _opened(maintenance, trying)
+                live = await maintenance.name.asked()
+                admin, why_inside = await _opened(maintenance, trying)
+                beside = None if why_inside else admin.engine.url.database
                 try:
                     async with asyncio.timeout(_SECOND_S * random.uniform(1, 3)):
-                        await _refuse_transaction_pooling(access, admin, live)
+                        await _refuse_transaction_pooling(access, admin, beside, live)
                 except TimeoutError as error:
                     if waiting.is_over():
                         what = f"a second session beside that of the lock of database {live!r}"
                         raise watchdog.silent(timeout_s, what) from error
                 else:
                     await stack.enter_async_context(trying.pop_all())
-                    return admin, apart
+                    return admin, why_inside
         except Exception as error:
             if code_of(error) != TOO_MANY:
                 raise
@@ -175,18 +158,25 @@ async def _proven_session(
         await asyncio.sleep(random.uniform(0, 1))
 
 
-async def _opened(maintenance: Maintenance, stack: AsyncExitStack) -> tuple[AsyncConnection, bool]:
-    """Open an AUTOCOMMIT connection; returns it, and whether it is apart from the target."""
+async def _opened(maintenance: Maintenance, stack: AsyncExitStack) -> tuple[AsyncConnection, str]:
+    """Open an AUTOCOMMIT connection.
+
+    Returns it, and why it is not apart from the target; an empty text where it is.
+    """
+    why_inside = "the target is itself the maintenance database"
     if maintenance.usual:
         try:
-            return await maintenance.enter(stack, lasting=True), True
+            return await maintenance.enter(stack, lasting=True), ""
         except ServerError as error:
-            logger.info("the lock is taken in the target database itself: %s", error)
+            # the server may be gone altogether: then this says so
+            why_inside = first_line(error.__cause__ or error)
     connection = maintenance.access.connection(autocommit=True)
-    return await stack.enter_async_context(connection), False
+    return await stack.enter_async_context(connection), why_inside
 
 
-async def _refuse_transaction_pooling(access: Access, admin: AsyncConnection, live: str) -> None:
+async def _refuse_transaction_pooling(
+    access: Access, admin: AsyncConnection, beside: str | None, live: str
+) -> None:
     """Raise ServerError when the server's session changes under the connection.
 
     Behind such a pooler many processes would hold a session lock at once. A pooler invents the
@@ -196,7 +186,7 @@ async def _refuse_transaction_pooling(access: Access, admin: AsyncConnection, li
     """
     if await _told(admin) == await _pid(admin):
         return
-    async with access.connection(admin.engine.url.database) as other:
+    async with access.connection(beside) as other:
         for _ in range(_TRIES):
             before = await _pid(admin)
             taken = await _pid(other)  # inside a transaction, so it is kept
@@ -228,12 +218,12 @@ async def _told(connection: AsyncConnection) -> int | None:
     return getattr(info, "backend_pid", None)
 
 
-async def _prepare(hold: SessionHold, live: str) -> None:
+async def _prepare(hold: SessionHold, live: str, why_inside: str) -> None:
     found = rows_of(
         hold.admin,
         f"""
         select pg_is_in_recovery(), pg_backend_pid(),
-               extract(epoch from clock_timestamp())::float8, {SERVER},
+               extract(epoch from clock_timestamp())::float8, {SERVER}, current_database()::text,
                count(set_config(s.name, v.value, false))
         from pg_settings s
         join unnest(cast(:names as text[]), cast(:values as text[])) as v(name, value)
@@ -249,77 +239,16 @@ async def _prepare(hold: SessionHold, live: str) -> None:
             f"the server of database {live!r} is a standby, which only replays what its primary "
             "does; nothing was changed. Point the target at the primary",
         )
-    hold.pid, hold.since, hold.server = row[1:4]
+    hold.pid, hold.since, hold.server, where = row[1:5]
+    if hold.apart and where == live:
+        hold.apart, why_inside = (
+            False,
+            f"a pooler leads from {hold.admin.engine.url.database!r} there",
+        )
+    if why_inside:
+        hold.notes = (
+            f"the migration lock is held in database {live!r} itself, and whole databases are "
+            f"neither copied nor swapped: no maintenance database can be reached ({why_inside}); "
+            "Target(maintenance_database=...) names one",
+        )
     await hold.confirm()
-
-
-@dataclass(slots=True, eq=False)
-class Turns:
-    """Tries for keys that others may hold in another database: advisory locks are per database.
-
-    A process that reaches another maintenance database, or none, takes the same key there. Each
-    takes its key first and looks then, so of two processes at least one sees the other. The one
-    that sees a holder in a database with a lower oid gives way, so that one of them gets on.
-    """
-
-    admin: AsyncConnection
-    key: int | None = None
-    """The key that is held here, while somebody elsewhere still has to let go of it."""
-
-    async def mine(self, key: int) -> bool:
-        if self.key != key:
-            lease = f"{LEASE_S * 1000:.0f}"
-            ((taken, _),) = await rows_of(self.admin, _TAKE, key=key, lease=lease)
-            if not taken:
-                return False
-            self.key = key
-        lower, elsewhere = (await rows_of(self.admin, _ELSEWHERE, key=key))[0]
-        if lower:
-            await self.let_go()
-        return not elsewhere
-
-    async def let_go(self) -> None:
-        if self.key is not None:
-            query = "select pg_advisory_unlock(cast(:key as bigint))"
-            await rows_of(self.admin, query, key=self.key)
-            self.key = None
-
-
-_HOLDERS = """
-    pg_locks l join pg_database d on d.datname = current_database()
-    where l.locktype = 'advisory' and l.granted and l.objsubid = 1
-      and (l.classid::bigint << 32 | l.objid::bigint) = cast(:key as bigint)
-"""
-
-_ELSEWHERE = f"""
-    select coalesce(bool_or(l.database < d.oid), false), count(*) > 0
-    from {_HOLDERS} and l.database <> d.oid
-"""
-
-
-# the lease comes with the key: a process frozen right then must lose it, too
-_TAKE = """
-    with lock as materialized (select pg_try_advisory_lock(cast(:key as bigint)) as taken)
-    select taken, case when taken then (
-        select count(set_config(name, :lease, false)) from pg_settings
-        where name = 'idle_session_timeout'  -- from PostgreSQL 14 on
-    ) end
-    from lock
-"""
-
-
-async def holder(connection: AsyncConnection, key: int) -> str | None:
-    """Describe the session that holds a key in any database of the server; None without one."""
-    rows = await rows_of(
-        connection,
-        f"""
-        select 'PostgreSQL session ' || h.pid || coalesce(' (' || nullif(concat_ws(', ',
-                   nullif(a.application_name, ''), 'from ' || host(a.client_addr),
-                   'since ' || to_char(a.backend_start at time zone 'UTC', 'HH24:MI:SS "UTC"')
-               ), '') || ')', '')
-        from (select l.pid from {_HOLDERS} and l.pid <> pg_backend_pid()) h
-        left join pg_stat_activity a on a.pid = h.pid
-        """,
-        key=key,
-    )
-    return rows[0][0] if rows else None

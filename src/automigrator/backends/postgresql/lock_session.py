@@ -8,20 +8,27 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
+from automigrator.backends.contract.backend import Waiting
 from automigrator.backends.contract.declarations import Declaration, dumped
 from automigrator.backends.contract.lock import Hold
-from automigrator.backends.contract.record import Record, loaded
+from automigrator.backends.contract.record import Record, newest
 from automigrator.backends.lock_wait import this_process
-from automigrator.backends.postgresql import connections, names
+from automigrator.backends.postgresql import connections
 from automigrator.backends.postgresql.connections import LOCK_TIMEOUT_MS
-from automigrator.backends.postgresql.errors import FAILED_TRANSACTION, Session, own_code
+from automigrator.backends.postgresql.errors import (
+    FAILED_TRANSACTION,
+    NO_PRIVILEGE,
+    Session,
+    own_code,
+)
+from automigrator.backends.postgresql.names import Note, read_note, write_note
 from automigrator.backends.postgresql.sql import rows_of
 from automigrator.backends.postgresql.watchdog import answering, severing, until_silent
 from automigrator.errors import LockLostError, LockTimeoutError, NoAnswerError
@@ -36,7 +43,7 @@ HURRY_S = 2.0
 
 """Seconds to wait for a silent server once the end of the run has been asked for."""
 
-_POLL_S = 0.05
+_POLL_S, _TELL_S = 0.05, 1.0
 
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
 
@@ -69,9 +76,18 @@ class SessionHold(Hold):
     access: Access
     admin: AsyncConnection
     apart: bool
+    database: str
+    """What the target's database calls itself."""
     key: int
     silence_s: float
     """Seconds after which a server is given up that does not answer this session."""
+    names: tuple[str, ...] = ()
+    """`database`, and what older releases call it."""
+    old_keys: tuple[int, ...] = ()
+    """By which older releases lock and keep notes, where they call the database otherwise.
+
+    They are held beside `key`, and shared: among those that know both, `key` decides.
+    """
     pid: int = 0
     leader: str = field(default_factory=this_process)
     waited_s: float = 0.0
@@ -84,7 +100,12 @@ class SessionHold(Hold):
     """The number of acts under way that may keep the session busy for long."""
     lock_timeout_ms: int = LOCK_TIMEOUT_MS
     """The time that a statement which migrates waits for a lock; longer for an autovacuum's."""
+    dump_key: int = field(init=False)
+    """The key of the dump's journal: that of an older release's while it is followed."""
     _progress: str = ""
+
+    def __post_init__(self) -> None:
+        self.dump_key = self.key
 
     @property
     def tag(self) -> str:
@@ -94,7 +115,11 @@ class SessionHold(Hold):
     @property
     def tag_of_all(self) -> str:
         """The beginning of the tags of every holder of this lock."""
-        return f"automigrator {self.key % 2**64:016x} "
+        return tag_of(self.key)
+
+    @property
+    def all_keys(self) -> tuple[int, ...]:
+        return self.key, *self.old_keys
 
     async def confirm(self, progress: str = "") -> None:
         if self.lost:
@@ -126,10 +151,11 @@ class SessionHold(Hold):
                 "Target(migrate_with='postgresql+asyncpg://...')"
             )
 
-    def rule(self, server: int, age_s: float | None = None) -> None:
+    def rule(self, server: int, age_s: float | None = None, *, database: str = "") -> None:
         """Raise LockLostError where `server` is not the server that holds this lock.
 
-        `age_s` is the age in seconds of the connection that leads to `server`, if it is known.
+        `age_s` is the age in seconds of the connection that leads to `server`, if it is known, and
+        `database` what the target's database called itself there.
 
         After a fail-over the session may live on at the old primary, while every new connection
         leads to the promoted one, which knows nothing of this lock.
@@ -139,6 +165,11 @@ class SessionHold(Hold):
                 "the database's address leads to another server by now than the one that holds "
                 "the migration lock of this process, as after a fail-over; nothing more was "
                 "changed on either. Start again"
+            )
+        if database and database != self.database:
+            raise self._lose(
+                f"the address leads to database {database!r} by now, and the migration lock of "
+                f"this process is that of {self.database!r}; nothing more was changed. Start again"
             )
         if age_s is not None:
             self.access.prove(age_s)
@@ -151,6 +182,9 @@ class SessionHold(Hold):
         """See that it leads to the lock's server, and name it so that the next holder finds it."""
         undo = ExitStack()
         undo.callback(connections.tagged(connection, self.tag, self.rule))
+        # an older release does not know the tag, and must not begin while this session runs on
+        for key in self.old_keys:
+            undo.callback(connections.sharing(connection, key))
         undo.callback(connections.waiting_shortly(connection, lambda: self.lock_timeout_ms))
         return undo.close
 
@@ -223,7 +257,8 @@ class SessionHold(Hold):
 
     async def last(self) -> Record | None:
         async with self._answering("the question how the last leader ended"):
-            return loaded(await names.read_note(self.access, "last", self.key))
+            texts = [await read_note(self.access, "last", key) for key in self.all_keys]
+        return newest(texts)
 
     async def leave(self, record: Record | None) -> None:
         def dumped_at(now: float) -> str | None:
@@ -237,38 +272,73 @@ class SessionHold(Hold):
             "works_with", lambda _: text, "the declaration of what works with the database"
         )
 
-    async def _keep(self, kind: names.Note, text: Callable[[float], str | None], what: str) -> None:
+    async def _keep(self, kind: Note, text: Callable[[float], str | None], what: str) -> None:
         await self.confirm()
         async with self._answering(what):
-            await names.write_note(self.access, kind, self.key, text)
+            for key in self.all_keys:
+                await write_note(self.access, kind, key, text)
 
     def _answering(self, what: str) -> AbstractAsyncContextManager[None]:
         return answering(min(self.silence_s, self.access.connect_timeout), what)
 
-    async def end_predecessors(self, live: str) -> None:
+    async def end_predecessors(self, limit_s: float, waiting: Waiting) -> None:
         """End what earlier holders of the lock still run: a kill does not stop a statement.
 
-        Raises LockTimeoutError when one stays.
+        The session of another role may not be ended by this one, and is waited for, `limit_s`
+        seconds at most. Raises LockTimeoutError when one stays.
         """
-        deadline = Deadline(PREDECESSOR_LIMIT_S)
-        query = """
-            select pid, application_name, pg_terminate_backend(pid) from pg_stat_activity
-            where starts_with(application_name, :tag) and pid <> pg_backend_pid()
-        """
+        mine, theirs = Deadline(PREDECESSOR_LIMIT_S), Deadline(limit_s)
+        tags = [tag_of(key) for key in self.all_keys]
+        told = Deadline(0)
         while True:
-            try:
-                rows = await self.in_time(rows_of(self.admin, query, tag=self.tag_of_all))
-            except DBAPIError as error:
-                raise LockTimeoutError(
-                    f"an earlier migration of database {live!r} still runs, and this role may not "
-                    "end its session; nothing was changed"
-                ) from error
-            if not rows:
+            left = [await self._ended(*row) for row in await self.in_time(self._earlier(tags))]
+            if not left:
                 return
-            if deadline.is_over():
+            refused = [session for session, ended in left if not ended]
+            who = f"an earlier migration of database {self.database!r}"
+            if refused and theirs.is_over():
                 raise LockTimeoutError(
-                    f"an earlier migration of database {live!r} was told to end and still runs "
-                    f"after {PREDECESSOR_LIMIT_S:.0f} s: session {rows[0][0]} ({rows[0][1]}); "
-                    "nothing was changed"
+                    f"{who} still runs in {refused[0]}, which this role may not end, after "
+                    f"{theirs.elapsed():.0f} s; nothing was changed. Let it finish, or end it as "
+                    "its role, or as one that is a member of pg_signal_backend"
                 )
+            if not refused and mine.is_over():
+                raise LockTimeoutError(
+                    f"{who} was told to end and still runs after {PREDECESSOR_LIMIT_S:.0f} s: "
+                    f"{left[0][0]}; nothing was changed"
+                )
+            if refused and told.is_over():
+                told = Deadline(_TELL_S)
+                waiting(theirs.elapsed(), f"{refused[0]}, which this role may not end")
             await asyncio.sleep(_POLL_S)
+
+    def _earlier(self, tags: Sequence[str]) -> Awaitable[Sequence[Any]]:
+        query = """
+            select pid, application_name, coalesce(usename::text, '') from pg_stat_activity
+            where exists (select from unnest(cast(:tags as text[])) as t(tag)
+                          where starts_with(application_name, t.tag))
+                  and pid <> pg_backend_pid()
+            order by pid
+        """
+        return rows_of(self.admin, query, tags=list(tags))
+
+    async def _ended(self, pid: int, name: str, role: str) -> tuple[str, bool]:
+        """Tell the server to end a session; return what it is, and whether this role may."""
+        session = f"session {pid} of role {role!r} ({name})"
+        # from the view again: the pid may be somebody else's by now
+        query = """
+            select pg_terminate_backend(pid) from pg_stat_activity
+            where pid = :pid and application_name = :name
+        """
+        try:
+            await self.in_time(rows_of(self.admin, query, pid=pid, name=name))
+        except DBAPIError as error:
+            if own_code(error.orig) != NO_PRIVILEGE:
+                raise
+            return session, False
+        return session, True
+
+
+def tag_of(key: int) -> str:
+    """The beginning of the name of every session that migrates under a lock."""
+    return f"automigrator {key % 2**64:016x} "

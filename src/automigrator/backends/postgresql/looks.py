@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access, idle_connection
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.postgresql.names import IS_OPEN, OPEN, among
+from automigrator.backends.postgresql.names import IS_OPEN, OPEN, TargetName, among
 from automigrator.backends.postgresql.sql import SERVER, SearchPath, quoted_name, rows_of
 from automigrator.errors import NoAnswerError
 from automigrator.support.concurrency import within
@@ -41,7 +41,7 @@ _PLACES = f"""
     select set_config('lock_timeout', '{BUSY_S}s', :reading),
            current_setting('search_path'), current_schemas(false)::text[],
            array_agg(n.nspname::text order by a.number), array_agg(c.oid::bigint),
-           {_OPENED}, {SERVER}, pg_is_in_recovery(), {IS_OPEN}
+           {_OPENED}, {SERVER}, pg_is_in_recovery(), {IS_OPEN}, current_database()::text
     from unnest(cast(:names as text[]), cast(:schemas as text[]))
          with ordinality as a(name, schema, number)
     left join pg_class c on c.oid = to_regclass(
@@ -77,7 +77,8 @@ class View(NamedTuple):
 
     `opened` are the databases of the server whose comment is an open record of ours, or whose name
     says that they were replaced, `schemas` where the version tables were found, `server` is as in
-    `sql.SERVER`; `dump_open` is whether this database has a record for a dump.
+    `sql.SERVER`; `dump_open` is whether this database has a record for a dump, and `database` what
+    it calls itself.
     """
 
     sight: Sight
@@ -86,6 +87,7 @@ class View(NamedTuple):
     schemas: Mapping[VersionTable, str]
     server: int
     dump_open: bool
+    database: str
 
 
 async def look(
@@ -96,7 +98,7 @@ async def look(
     reading: bool = False,
 ) -> View:
     """Look on a connection of our own; sets its lock_timeout, for the transaction if `reading`."""
-    ((_, setting, path, schemas, oids, opened, server, standby, dump_open),) = await rows_of(
+    ((_, setting, path, schemas, oids, opened, server, standby, dump_open, name),) = await rows_of(
         connection,
         _PLACES,
         names=[table.name for table in tables],
@@ -116,7 +118,7 @@ async def look(
         ((filled,),) = await rows_of(connection, _FILLED, schemas=own, asked=asked)
     sight = Sight(True, heads, filled, writable=not standby)
     where = SearchPath(setting, tuple(path))
-    return View(sight, where, opened, places, server, dump_open)
+    return View(sight, where, opened, places, server, dump_open, name)
 
 
 def _heads_in(schema: str, name: str) -> str:
@@ -141,10 +143,10 @@ class Sights:
     def __init__(
         self,
         access: Access,
-        database: str,
+        name: TargetName,
         admin: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
     ) -> None:
-        self.access, self.database, self._admin = access, database, admin
+        self.access, self.name, self._admin = access, name, admin
         self.search_path: SearchPath | None = None
         application = access.application
         self._application = application if application is access.given_engine else None
@@ -168,12 +170,12 @@ class Sights:
                 async with self.access.shared(reading=True) as connection:
                     view = await look(connection, tables, reading=True)
                     if held is not None and not held.lost:
-                        held.rule(view.server)
+                        held.rule(view.server, database=view.database)
                     self.search_path = view.search_path
                     self._places.update(view.schemas)
-                    return self._seen(view.sight, view.opened, view.dump_open)
+                    return self._seen(view)
             except Exception as error:
-                await with_code(error, self.access, self.database)
+                await with_code(error, self.access, self.name.own)
                 if code_of(error) != NO_DATABASE:
                     raise
                 if not await self._is_listed(error):
@@ -196,18 +198,22 @@ class Sights:
                 idle = await stack.enter_async_context(idle_connection(self._application))
             if idle is not None and schema is not None:
                 # by one SELECT that leaves nothing on the connection
-                query = f"select {_heads_in(schema, table.name)}, {_OPENED}, {IS_OPEN}"
-                ((heads, opened, dump_open),) = await rows_of(idle, query, open=list(OPEN))
+                query = (
+                    f"select {_heads_in(schema, table.name)}, {_OPENED}, {IS_OPEN}, "
+                    "current_database()::text"
+                )
+                ((heads, opened, dump, name),) = await rows_of(idle, query, open=list(OPEN))
                 sight = Sight(True, {table: tuple(heads)})
-                return self._seen(sight, opened, dump_open)
+                return self._seen(View(sight, SearchPath(), opened, {}, 0, dump, name))
             own = await stack.enter_async_context(self.access.shared(reading=True))
             view = await look(own, [table], heads_only=True, reading=True)
         self._places.update(view.schemas)
-        return self._seen(view.sight, view.opened, view.dump_open)
+        return self._seen(view)
 
-    def _seen(self, sight: Sight, opened: Sequence[str] | None, dump_open: bool) -> Sight:
-        unfinished = dump_open or bool(among(opened or (), self.database))
-        return sight._replace(unfinished=unfinished)
+    def _seen(self, view: View) -> Sight:
+        self.name.learn(view.database)
+        unfinished = view.dump_open or bool(among(view.opened or (), view.database))
+        return view.sight._replace(unfinished=unfinished)
 
     async def _is_listed(self, refused: Exception) -> bool:
         """Ask the catalog: during a swap a connection may be told that there is no database."""
@@ -216,6 +222,6 @@ class Sights:
 
         try:
             async with self._admin() as admin:
-                return await databases.exists(admin, self.database)
+                return await databases.exists(admin, self.name.own)
         except ServerError:
             raise refused from None

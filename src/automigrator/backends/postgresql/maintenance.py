@@ -9,41 +9,54 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
 from automigrator.backends.postgresql.errors import (
-    NO_DATABASE,
-    NO_PRIVILEGE,
+    TOO_MANY,
     ServerError,
     classify,
     code_of,
     with_code,
 )
+from automigrator.backends.postgresql.names import TargetName
+from automigrator.errors import RefusedError
+from automigrator.support.redaction import first_line
 
 USUAL = "postgres"
 
 # connected to only for a moment: while we are, nobody can create a database
 LAST_RESORT = "template1"
 
-_CLOSED_TO_US = frozenset({NO_DATABASE, NO_PRIVILEGE, "28000", "55000"})
-
 
 class Maintenance:
     """The databases in which CREATE, ALTER and DROP DATABASE are run; `given` by the target.
 
-    `live` is the target's own database.
+    `name` is that of the target's own database.
     """
 
-    def __init__(self, access: Access, live: str, given: str | None) -> None:
-        self.access, self.live = access, live
-        self.usual = [name for name in ([given] if given else [USUAL]) if name != live]
-        self.all = self.usual + ([] if given or live == LAST_RESORT else [LAST_RESORT])
+    def __init__(self, access: Access, name: TargetName, given: str | None) -> None:
+        self.access, self.name, self._given = access, name, given
+
+    @property
+    def usual(self) -> list[str]:
+        """Those in which the lock may be held."""
+        return [each for each in [self._given or USUAL] if each != self.name.own]
+
+    @property
+    def all(self) -> list[str]:
+        last = [] if self._given or self.name.own == LAST_RESORT else [LAST_RESORT]
+        return self.usual + last
 
     async def enter(self, stack: AsyncExitStack, *, lasting: bool = False) -> AsyncConnection:
         """Open an AUTOCOMMIT connection that `stack` closes; `lasting` where it is kept for long.
 
-        Raises ServerError when every one of the databases is closed to this role, and what
-        connecting raises when the server cannot be reached.
+        Raises ServerError when none of the databases can be reached, for whatever reason: a role
+        without rights, a pooler without an entry, a creator that leads to the target alone. Raises
+        what connecting raises when the server is full.
         """
         closed: BaseException | None = None
-        for name in self.usual if lasting else self.all:
+        names = self.usual if lasting else self.all
+        if names and await self.access.leads_to_one():
+            names = []
+            closed = RefusedError("the application's engine connects with a creator of its own")
+        for name in names:
             if name in self.usual and not lasting:
                 opened = self.access.shared(name)
             else:
@@ -52,14 +65,15 @@ class Maintenance:
                 return await stack.enter_async_context(opened)
             except Exception as error:
                 await with_code(error, self.access, name)
-                if code_of(error) not in _CLOSED_TO_US:
+                if code_of(error) == TOO_MANY:
                     raise
                 closed = closed or error
         tried = ", ".join(map(repr, self.all)) or "none but the target itself"
         kind = classify(closed).kind if closed is not None else None
+        why = f": {first_line(closed)}" if closed is not None else ""
         raise ServerError(
             kind or "unreachable",
-            f"no maintenance database can be reached (tried {tried}); nothing was changed. "
+            f"no maintenance database can be reached (tried {tried}{why}); nothing was changed. "
             "Name one that this role may connect to with Target(maintenance_database=...)",
         ) from closed
 

@@ -6,6 +6,7 @@ A note is the comment on a type in a schema of ours, where autogenerate does not
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple, cast, get_args
@@ -47,6 +48,44 @@ _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
 _STAMP = "[0-9A-Za-z]{1,28}"
 
 _OURS = rf".*__automigrator_({'|'.join(get_args(Kind))})_({_STAMP})"
+
+
+class TargetName:
+    """The name of the target's database: its own, once it was asked for it.
+
+    A URL may spell it otherwise, or leave it to the surroundings, and a pooler may have an alias.
+    """
+
+    def __init__(self, access: Access) -> None:
+        url = access.url
+        self._access, self._asked = access, False
+        self.spelled = url.database or url.username or ""
+        """What releases before 0.1 take for the name: by it they lock and keep notes."""
+        self.own = url.database or os.environ.get("PGDATABASE") or url.username or ""
+        """What the database calls itself; what would be connected to, until it was asked."""
+
+    def learn(self, own: str) -> None:
+        self.own, self._asked = own, True
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Its own name, and that by which older releases call it where that is another one."""
+        return tuple(dict.fromkeys((self.own, self.spelled)))
+
+    async def asked(self) -> str:
+        """Ask the database, unless that was done. Raises what connecting raises, not absence."""
+        # local: a start with nothing to do needs none of it
+        from automigrator.backends.postgresql.errors import NO_DATABASE, code_of, with_code
+
+        if not self._asked:
+            try:
+                async with self._access.shared(reading=True) as connection:
+                    self.learn((await rows_of(connection, "select current_database()::text"))[0][0])
+            except Exception as error:
+                await with_code(error, self._access, self.own)
+                if code_of(error) != NO_DATABASE:
+                    raise
+        return self.own
 
 
 class Ours(NamedTuple):

@@ -15,10 +15,11 @@ from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.backends.postgresql import databases
 from automigrator.backends.postgresql.dump import programs
-from automigrator.backends.postgresql.exclusive import ExclusiveAccess, creating, tables_of
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess, creating
 from automigrator.backends.postgresql.journal import CopyEntry
 from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, name_beside
+from automigrator.backends.postgresql.neighbours import tables_of
 from automigrator.backends.postgresql.snapshot import ServerSnapshots, by_template_or_dump
 from automigrator.backends.postgresql.sql import server_version
 from automigrator.backends.postgresql.watchdog import Stoppable

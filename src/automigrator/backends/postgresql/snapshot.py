@@ -148,7 +148,7 @@ class ServerSnapshots(Snapshots):
             self.doomed.discard(name)
         for place, entry in list(self._open.items()):
             if isinstance(entry, DumpEntry):
-                await shielded(journal.forget_dump(access.access, access.hold.key))
+                await shielded(journal.forget_dump(access.access, access.hold.dump_key))
             else:  # the copy stays from now on
                 await shielded(journal.write(access.admin, place, entry._replace(state="kept")))
             del self._open[place]
@@ -162,12 +162,19 @@ class ServerSnapshots(Snapshots):
         access = self._access("recover", apart=False)
         # a copy is still there to go back to, and a dump's journal is not
         self._open = {p: each for p, each in self._open.items() if isinstance(each, CopyEntry)}
-        done = (
-            await shielded(dump.recovered(access)),
+        done = [
+            *[await self._dump_recovered(access, key) for key in self._hold.all_keys],
             await shielded(template_copy.recovered(access, lambda: self._access("recover"))),
-        )
+        ]
         told = "; ".join(each for each in done if each)
         return Replaced(told) if any(isinstance(each, Replaced) for each in done) else told or None
+
+    async def _dump_recovered(self, access: ExclusiveAccess, key: int) -> str | None:
+        self._hold.dump_key = key
+        try:
+            return await shielded(dump.recovered(access))
+        finally:
+            self._hold.dump_key = self._hold.key
 
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
         pruned = self.pruned(limits, ("snapshot",), folder)
@@ -190,7 +197,8 @@ class ServerSnapshots(Snapshots):
             found: list[Ours | files.DumpFile] = [each for each in beside if each.kind == kind]
             if folder is not None:
                 dump_kind: files.Kind = "replaced" if kind == "undone" else "snapshot"
-                found += files.found(folder, access.access.url, dump_kind)
+                for url in access.urls:
+                    found += files.found(folder, url, dump_kind)
             outdated = limits.outdated([each.stamp for each in found], datetime.now(UTC))
             for each in found:
                 needed = each.stamp not in outdated or each.name in spared

@@ -9,11 +9,12 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 
 from automigrator.backends.contract.journal import Replaced, taken_over, undone
-from automigrator.backends.postgresql import databases, digests, journal, lock
+from automigrator.backends.postgresql import advisory, databases, digests, journal
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
-from automigrator.backends.postgresql.exclusive import ExclusiveAccess, needs_nothing, settled
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry
 from automigrator.backends.postgresql.names import Kind, Ours, name_beside, ours
+from automigrator.backends.postgresql.verdict import needs_nothing, settled
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp
@@ -113,27 +114,27 @@ async def _recovered(
     access: ExclusiveAccess, found: Collection[Ours], copies: Mapping[str, str]
 ) -> str | None:
     """Leave to the leader of another target in the same database what it is doing."""
-    admin, own = access.admin, access.hold.key
-    alone = await lock.only_leader(admin, access.live)
+    admin, own = access.admin, access.hold.all_keys
+    alone = await advisory.only_leader(admin, access.hold.names)
     opened = await journal.read(admin, list(copies))
-    others = {each.key for each in opened.values() if each.key is not None} - {own}
+    others = {each.key for each in opened.values() if each.key is not None}.difference(own)
     async with AsyncExitStack() as locks:
         for key in others:
             # or the next start of that target would undo the same at the same time
-            turns = lock.Turns(admin)
+            turns = advisory.Turns(admin)
             locks.push_async_callback(turns.let_go)
             alone = alone and await turns.mine(key)
         if others:
             opened = await journal.read(admin, list(copies))  # it may just have done so
         if not alone:
-            opened = {name: each for name, each in opened.items() if each.key in (own, None)}
+            opened = {name: each for name, each in opened.items() if each.key in (None, *own)}
         done = []
         stamps = {copies[name] for name in opened}
         if opened:
             newest = max(opened, key=lambda name: copies[name])
             done.append(await _finished(access, newest, copies[newest], opened[newest]))
         purges = await journal.read(admin, [each.name for each in found if each.kind == "purged"])
-        purges = {name: each for name, each in purges.items() if alone or each.key == own}
+        purges = {name: each for name, each in purges.items() if alone or each.key in own}
         told = [taken_over(name) for name in purges]
         for name, entry in {**opened, **purges}.items():
             await journal.write(admin, name, entry._replace(state="kept"))

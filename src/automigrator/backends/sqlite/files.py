@@ -149,10 +149,11 @@ def renamed_when_whole(temporary: Path, place: Path, *, fresh: bool = False) -> 
         sync_folder(place.parent)
 
 
-def write_durably(path: Path, text: str | None) -> None:
+def write_durably(path: Path, text: str | None, *, like: Path) -> None:
     """Replace a file's content: a kill or power cut leaves the old one or the new one.
 
-    None removes the file; nothing happens when there is none.
+    It gets the owner and the mode of the database `like`. None removes the file; nothing happens
+    when there is none.
     """
     if text is None:
         path.unlink(missing_ok=True)
@@ -163,6 +164,8 @@ def write_durably(path: Path, text: str | None) -> None:
     with renamed_when_whole(temporary, path):
         temporary.write_text(text, encoding="utf-8")
         sync_file(temporary)
+        with suppress(OSError):  # the database is gone, or the file system knows no modes
+            same_access(temporary, like)
 
 
 def copy_bytes(source: Path, destination: Path) -> None:

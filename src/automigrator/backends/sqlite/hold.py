@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -22,11 +22,21 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.lock_wait import poll, this_process
-from automigrator.backends.sqlite import connections, lock_files
+from automigrator.backends.sqlite import connections, file_systems, identity, lock_files
 from automigrator.backends.sqlite.recover import recover
 from automigrator.backends.sqlite.side import FileSides
 from automigrator.backends.sqlite.snapshot import FileSnapshots
+from automigrator.errors import LockLostError, RefusedError
 from automigrator.support.concurrency import in_thread, shielded
+
+_AGAIN_S = 0.05
+"""Seconds between two looks at which file stands under a name."""
+
+_MOUNTED_ALONE = (
+    "{} is mounted by itself, so its lock, journal and copies are in a folder that no other "
+    "container sees and that may not last: another process may migrate at the same time, and a "
+    "killed migration may not be undone. Mount the folder instead of the file"
+)
 
 Look = Callable[[Sequence[VersionTable]], Awaitable[Sight]]
 
@@ -42,48 +52,91 @@ class SQLiteHold(Hold):
 
 
 class FileHold(SQLiteHold):
-    """The lock of a database file, in a file beside it that says who holds it and how far it is."""
+    """The lock of a database file, in a file beside it that says who holds it and how far it is.
+
+    It is the lock of the file that stood under the name when the lock was taken, and it is held
+    while that file and the lock's own file stand there.
+    """
 
     def __init__(self, look: Look, access: Access, file: Path) -> None:
         super().__init__(look)
-        self._file, self._descriptor, self._progress = file, -1, ""
-        self.snapshots: FileSnapshots = FileSnapshots(file, access.engine)
+        self._file, self._progress = file, ""
+        self._several_links = access.allow_links
+        self._lock = lock_files.LockFile(file)
+        self._noted = identity.Noted(file)
+        self.snapshots: FileSnapshots = FileSnapshots(file, access.engine, self._noted.replacing)
         self.snapshots.check_room = access.check_room
         self.sides = FileSides(access, self.snapshots)
 
     @asynccontextmanager
     async def acquired(self, timeout_s: float, waiting: Waiting) -> AsyncIterator[None]:
-        """Context manager: hold the lock. Raises LockTimeoutError.
+        """Context manager: hold the lock. Raises LockTimeoutError, and RefusedError for links.
 
         The database file itself is not locked: it must stay free for the migration.
         """
         self.since = time.time()
-        place = lock_files.path_of(self._file, lock_files.LOCK)
-        self._descriptor = lock_files.opened(place)
+        self._ensure_one_name()
 
         async def acquire() -> bool:
-            with lock_files.lockable(place):
-                return lock_files.taken(self._descriptor)
+            return self._lock.acquire()
 
         async def leader() -> str:
             return lock_files.told_of(self._file)
 
         async with AsyncExitStack() as stack:
-            stack.callback(lock_files.close, self._descriptor)
+            stack.callback(self._lock.close)
             self.waited_s = await poll(acquire, timeout_s, waiting, leader, str(self._file))
             self.leader = this_process()
+            self._noted.note()
+            self._ensure_one_name()
             await self.confirm()
+            if await in_thread(lambda: file_systems.is_mounted_alone(self._file)):
+                self.notes = (_MOUNTED_ALONE.format(self._file),)
             stack.push_async_callback(self.snapshots.let_go)
             yield
 
+    def _ensure_one_name(self) -> None:
+        """Raise RefusedError where the file has names whose locks and journals are others."""
+        links = identity.links_of(self._file)
+        if links > 1 and not self._several_links:
+            raise RefusedError(
+                f"{self._file} has {links} names (hard links); a process that opens it by another "
+                "one does not see this lock, nor the journal of an unfinished migration. Nothing "
+                "was changed. Remove the other names (find / -samefile shows them), or say that "
+                "nobody migrates it by another name: Target(allow_links=True)"
+            )
+
+    async def look(self, tables: Sequence[VersionTable]) -> Sight:
+        sight = await super().look(tables)
+        await self._ensure_held()
+        return sight
+
     async def confirm(self, progress: str = "") -> None:
-        # the kernel takes the lock from no process that lives
+        await self._ensure_held()
         self._progress = progress or self._progress
         text = json.dumps({"leader": self.leader, "progress": self._progress}).encode()
         with suppress(OSError):  # a full disk: it only informs those who wait
-            os.lseek(self._descriptor, 0, os.SEEK_SET)
-            os.write(self._descriptor, text)
-            os.ftruncate(self._descriptor, len(text))
+            self._lock.write(text)
+
+    async def _ensure_held(self) -> None:
+        """Raise LockLostError where another file stands under one of the two names.
+
+        The kernel takes the lock from no process that lives, but a name may lead elsewhere.
+        """
+        if self._gone():
+            await asyncio.sleep(_AGAIN_S)  # a network's file system may answer wrongly once
+            if gone := self._gone():
+                raise LockLostError(
+                    f"{gone} while this process held the migration lock of {self._file}; another "
+                    "process may migrate by now. What was not committed is rolled back"
+                )
+
+    def _gone(self) -> str:
+        if self._lock.is_another():
+            return f"the lock's file {self._lock.place} was deleted or replaced"
+        if self._noted.is_another():
+            return "the database file was deleted or replaced"
+        return ""
 
     async def last(self) -> Record | None:
         return await in_thread(lambda: lock_files.record_of(self._file))
@@ -109,7 +162,8 @@ class FileHold(SQLiteHold):
         return watch.join(ask)
 
     async def recover(self) -> str | None:
-        return await shielded(recover(self._file))
+        with self._noted.replacing():
+            return await shielded(recover(self._file))
 
     async def close_journal(self) -> None:
         await shielded(in_thread(self.snapshots.close))

@@ -52,7 +52,7 @@ def write(live: Path, entry: Entry | None) -> None:
     None closes the journal.
     """
     text = json_object.dumped(entry) if entry is not None else None
-    write_durably(journal_path(live), text)
+    write_durably(journal_path(live), text, like=live)
 
 
 def read(live: Path) -> Entry | None:
@@ -74,7 +74,7 @@ def read(live: Path) -> Entry | None:
 
 def write_progress(live: Path, progress: Progress) -> None:
     """Replace the progress durably."""
-    write_durably(progress_path(live), json_object.dumped(progress))
+    write_durably(progress_path(live), json_object.dumped(progress), like=live)
 
 
 def progress_of(live: Path, entry: Entry) -> Progress | None:

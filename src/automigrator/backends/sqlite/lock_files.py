@@ -18,7 +18,8 @@ from automigrator.backends.contract import declarations, record
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.record import Record
 from automigrator.backends.sqlite.file_systems import file_system_of
-from automigrator.backends.sqlite.files import beside, write_durably
+from automigrator.backends.sqlite.files import beside, same_access, write_durably
+from automigrator.backends.sqlite.identity import identity_of
 from automigrator.errors import JudgedError
 from automigrator.support.concurrency import in_thread, shielded
 
@@ -46,7 +47,51 @@ def declarations_of(live: Path) -> tuple[Declaration, ...]:
 
 async def put(live: Path, name: str, text: str | None) -> None:
     """Replace one of these files durably, or remove it."""
-    await shielded(in_thread(lambda: write_durably(path_of(live, name), text)))
+    await shielded(in_thread(lambda: write_durably(path_of(live, name), text, like=live)))
+
+
+class LockFile:
+    """The lock's file of a database, and whether this process has locked it."""
+
+    def __init__(self, live: Path) -> None:
+        self._live, self.place = live, path_of(live, LOCK)
+        self._descriptor = -1
+
+    def acquire(self) -> bool:
+        """Try to take the lock; False where another holds it, or where the file was replaced."""
+        if self._descriptor < 0:
+            self._descriptor = opened(self.place)
+            # whoever may write to the database, root or not, may lock it
+            with suppress(OSError):
+                same_access(self.place, self._live)
+                self.place.chmod(self.place.stat().st_mode & 0o777 | 0o600)
+        with lockable(self.place):
+            if not taken(self._descriptor):
+                return False
+        if self.is_another():  # the next one who comes would lock another file
+            self.close()
+            return False
+        return True
+
+    def is_another(self) -> bool:
+        """Tell whether its name leads to another file than the one that is open; see `Noted`."""
+        with suppress(OSError):
+            return self._descriptor >= 0 and (
+                identity_of(self.place) != identity_of(self._descriptor)
+            )
+        return False
+
+    def write(self, text: bytes) -> None:
+        """Replace what it says. Raises OSError."""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        os.write(self._descriptor, text)
+        os.ftruncate(self._descriptor, len(text))
+
+    def close(self) -> None:
+        """Release the lock, if it was taken, and close the file."""
+        if self._descriptor >= 0:
+            close(self._descriptor)
+            self._descriptor = -1
 
 
 def opened(place: Path) -> int:

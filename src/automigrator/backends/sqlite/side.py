@@ -158,7 +158,8 @@ class FileSides(Sides):
         side.needed = True
         try:
             keep = partial(backup.set_aside, file, "purged") if set_aside else backup.nothing
-            kept = backup.restore(new, file, keep=_checked(file, tables, known, keep))
+            with self._snapshots.replacing():
+                kept = backup.restore(new, file, keep=_checked(file, tables, known, keep))
         except (OSError, sqlite3.Error, RefusedError) as error:
             # a snapshot of this run may be needed yet
             journal.write(file, earlier)

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -25,8 +25,15 @@ from automigrator.support.concurrency import in_thread, shielded
 class FileSnapshots(Snapshots):
     """Copies of a database file. What blocks runs in a worker thread, one act at a time."""
 
-    def __init__(self, file: Path, engine: Callable[[], AsyncEngine]) -> None:
+    def __init__(
+        self,
+        file: Path,
+        engine: Callable[[], AsyncEngine],
+        replacing: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.file, self._engine = file, engine
+        self.replacing = replacing
+        """Context manager: this process may put another file in the place of the live one."""
         self.watch: Watch | None = None
         """Has the live file open."""
         self.entry: journal.Entry | None = None
@@ -139,7 +146,8 @@ class FileSnapshots(Snapshots):
 
         journal.write(self.file, entry._replace(state="restoring"))
         through = watch.connection if watch is not None else None
-        kept = backup.restore(place, self.file, keep=keep, through=through)
+        with self.replacing():
+            kept = backup.restore(place, self.file, keep=keep, through=through)
         self.replaced.update(filter(None, [kept]))
         if (progress := self._progress) is not None:
             inodes = self.file.stat().st_ino, place.stat().st_ino

@@ -13,10 +13,11 @@ from automigrator.backends.postgresql import databases, digests, journal
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
 from automigrator.backends.postgresql.dump import files, programs, restore
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE, refusing
-from automigrator.backends.postgresql.exclusive import ExclusiveAccess, needs_nothing, settled
+from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, note_name
 from automigrator.backends.postgresql.sql import begin_reading, rows_of, run, server_version
+from automigrator.backends.postgresql.verdict import needs_nothing, settled
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp
@@ -35,7 +36,7 @@ async def take(
         raise RefusedError(
             "a dump needs a folder that the next start can read as well: name it with folder="
         )
-    path = files.path_of(options.folder, access.access.url, stamp)
+    path = files.path_of(options.folder, access.urls[0], stamp)
     dump = DumpEntry(
         entry.state,
         entry.before,
@@ -72,7 +73,7 @@ async def take(
             f"this role may not keep a journal in database {access.live!r}",
             f"Grant it CREATE on the database, or on its schema {SCHEMA_OF_OURS!r}",
         ):
-            await journal.write_dump(access.access, access.hold.key, None)
+            await journal.write_dump(access.access, access.hold.dump_key, None)
         await in_thread(lambda: files.publish(path))
         return dump.path, await _opened(access, dump)
     except BaseException:
@@ -95,7 +96,7 @@ async def put_back(
     await _ensure_alone(access, act, entry, DEAD_LEADER_S if killed else GRACE_S)
     await access.ensure_unshared(act, entry.tables, own_anywhere=True)
     await access.ensure_not_replicated(act, in_place=True)
-    kept = files.path_of(path.parent, access.access.url, stamp(), "replaced")
+    kept = files.path_of(path.parent, access.urls[0], stamp(), "replaced")
     try:
         await restore.restore(access, entry, clients, kept)
     except BaseException:
@@ -108,7 +109,7 @@ async def put_back(
 
 async def recovered(access: ExclusiveAccess) -> str | None:
     """Finish or undo the migration of an open journal; says what was done."""
-    entry = await journal.read_dump(access.access, access.hold.key)
+    entry = await journal.read_dump(access.access, access.hold.dump_key)
     if entry is None:
         return None
     async with access.access.shared() as connection:
@@ -125,7 +126,7 @@ async def recovered(access: ExclusiveAccess) -> str | None:
     if done is None:
         kept, _ = await put_back(access, entry, killed=True)
         done = undone(entry.path, *kept)
-    await journal.forget_dump(access.access, access.hold.key)
+    await journal.forget_dump(access.access, access.hold.dump_key)
     return done
 
 
@@ -133,7 +134,7 @@ async def _opened(access: ExclusiveAccess, entry: DumpEntry) -> DumpEntry:
     """Write the journal, with the catalog as it is now."""
     async with access.connection() as connection:
         entry = entry._replace(catalog=await digests.catalog(connection))
-    await journal.write_dump(access.access, access.hold.key, entry)
+    await journal.write_dump(access.access, access.hold.dump_key, entry)
     return entry
 
 
@@ -172,7 +173,7 @@ async def _described(connection: AsyncConnection, entry: DumpEntry, *, atomic: b
 
 async def _ensure_intact(access: ExclusiveAccess, path: Path, entry: DumpEntry) -> None:
     """Raise RefusedError when the dump is not here, or not what was written."""
-    domain = note_name("dump", access.hold.key)
+    domain = note_name("dump", access.hold.dump_key)
     way_out = f"To keep the database as it is instead: DROP DOMAIN {domain}"
     try:
         size, digest = await in_thread(lambda: files.measured(path))

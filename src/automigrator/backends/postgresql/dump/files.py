@@ -74,7 +74,7 @@ async def write(
     `size` is that of all tables, in bytes; `clients` is the programs' folder. Raises RefusedError.
     """
     room = size if access.access.check_room else 0
-    target = await in_thread(lambda: _new_file(path, access.access.url, room))
+    target = await in_thread(lambda: _new_file(path, access.urls[0], room))
     logger.info("dumping database %r, %s bytes of tables, to %s", access.live, f"{size:,}", path)
     env = await access.environment()
 

@@ -116,7 +116,7 @@ async def restore(access: ExclusiveAccess, entry: DumpEntry, clients: Path, kept
         await psql.restore(entry.path, chosen)
         await _compare(psql, entry, data=True)
         closed = entry._replace(state="kept")
-        await psql.ask(note_statement("dump", access.hold.key, closed.dumped()) + ";")
+        await psql.ask(note_statement("dump", access.hold.dump_key, closed.dumped()) + ";")
         # a COMMIT whose answer is lost may have succeeded
         await in_thread(lambda: files.publish(kept))
         await access.hold.confirm()  # or another process may be at the database by now

@@ -1,0 +1,99 @@
+"""What a process in mode `wait` learns of the leader that it waits for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from automigrator.backends.contract.record import Record
+from automigrator.failure import Failure
+from automigrator.report import Report, TargetReport
+from automigrator.runner.session import Session, opened
+from automigrator.status import Status, TargetStatus
+from automigrator.support.concurrency import in_thread
+from automigrator.target import Target
+
+logger = logging.getLogger(__name__)
+
+
+class Leaders:
+    """The leaders of the targets that are waited for, as far as they were seen."""
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self._targets = {target.name: target for target in targets}
+        self._first: dict[str, Record | None] = {}
+        """The record that was there at the first look: of a leader that nobody waited for."""
+        self._last: dict[str, Record | None] = {}
+        self._holders: dict[str, str] = {}
+
+    @property
+    def now(self) -> str:
+        """Who was seen last to hold a lock."""
+        return ", ".join(dict.fromkeys(self._holders.values()))
+
+    async def failed(self, status: Status) -> Report | None:
+        """Look who leads; the report of failure where a leader has failed since the first look."""
+        for each in status.targets:
+            if each.current:
+                continue
+            async with opened(self._targets[each.name]) as session:
+                try:
+                    failed = await self._looked(session, each)
+                except Exception as error:  # noqa: BLE001 - the status says what is wrong
+                    logger.debug("%s: who leads: %s", each.name, type(error).__name__)
+                    continue
+            if failed is not None:
+                return Report(tuple(failed if e is each else _not_run(e) for e in status.targets))
+        return None
+
+    async def _looked(self, session: Session, status: TargetStatus) -> TargetReport | None:
+        examiner = session.examiner()
+        if examiner is None:
+            return None
+        name = status.name
+        if holder := await examiner.holder():
+            self._holders[name] = holder
+        record = self._last[name] = await examiner.record()
+        if record is None or record == self._first.setdefault(name, record):
+            return None
+        if record.outcome == "begun" or not record.failures or not status.pending:
+            return None
+        history = await session.history()
+        if record.plan != await in_thread(partial(history.digest, status.pending)):
+            return None  # it tried something else: another deployment's
+        return TargetReport(
+            name,
+            "failed",
+            before=status.heads,
+            after=status.heads,
+            failures=tuple(Failure.from_dict(each) for each in record.failures),
+            notes=(f"{record.leader} led while this process waited, and ended {record.outcome}",),
+        )
+
+    def reported(self, status: TargetStatus, waited_s: float) -> TargetReport:
+        """The report of a target that is current now."""
+        notes, heads = status.notes, status.heads
+        if status.name not in self._last:
+            return TargetReport(status.name, "current", heads, heads, notes=notes)
+        who = self._holders.get(status.name, "another process, which was not seen at it,")
+        notes += (f"{who} migrated it while this process waited {waited_s:.1f} s",)
+        return TargetReport(status.name, "current", heads, heads, waited_s=waited_s, notes=notes)
+
+    def said(self) -> str:
+        """How the last leaders ended, for a wait that was in vain."""
+        told = []
+        for name, record in self._last.items():
+            if record is not None:
+                ended = "died, or still migrates" if record.outcome == "begun" else record.outcome
+                why = record.failures[-1].get("message") if record.failures else None
+                told.append(
+                    f"\n{name}: the last leader, {record.leader}, {ended}"
+                    + (f"; the last failure: {why}" if why else "")
+                )
+        return "".join(told)
+
+
+def _not_run(status: TargetStatus) -> TargetReport:
+    heads = status.heads
+    return TargetReport(status.name, "current" if status.current else "not-run", heads, heads)
