@@ -13,7 +13,7 @@ from support.notes_application import GOOD, ROWS, UNIQUE, Application, set_aside
 
 from automigrator import MigrationError, Migrator, Target
 
-pytestmark = pytest.mark.long("[postgresql")
+pytestmark = pytest.mark.long("[postgresql", "partitions_of_a_table", "another_schema_may_be")
 
 Make = Callable[..., Target]
 
