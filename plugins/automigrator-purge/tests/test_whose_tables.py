@@ -117,6 +117,18 @@ async def test_what_half_of_a_pending_revision_left_is_known(notes: Application)
     assert {"notes", "whole"} <= notes.tables
 
 
+async def test_revisions_of_this_run_that_stay_applied_are_in_the_way_of_no_purge(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    notes = Application(tmp_path, sqlite_url, kind="per_migration")
+    notes.deploy(GOOD, UNIQUE)
+
+    (report,) = (await notes.start("purge")).targets
+
+    assert (report.outcome, report.failures[0].applied) == ("recovered", ("r2",))
+    assert notes.notes(set_aside(report)) == ROWS
+
+
 def everything(connection: Connection) -> str:
     connection.exec_driver_sql("CREATE TABLE notes (id INTEGER PRIMARY KEY, text VARCHAR(50))")
     connection.exec_driver_sql("CREATE TABLE settings (id INTEGER)")
