@@ -40,6 +40,7 @@ pytestmark = pytest.mark.long(
     "the version row",
     "savepoint_undid[postgresql",
     "seen[per_migration",
+    "fails_hides_is_told[postgresql",
 )
 
 Make = Callable[..., Target]
@@ -399,6 +400,28 @@ async def test_an_error_that_a_revision_swallowed_is_told_where_it_is_the_cause(
 
     assert "absent" in failure.message
     assert failure.statement == "SELECT * FROM absent"
+
+
+HIDDEN = """
+try:
+    with op.get_bind().begin_nested():
+        op.execute("SELECT no_such_function(1)")
+except Exception:
+    op.execute("DROP TABLE not_there")
+    raise
+"""
+
+
+async def test_what_a_clean_up_that_fails_hides_is_told(
+    make_target: Make, database_url: str
+) -> None:
+    failure = await failure_of(
+        make_target(lambda folder: revision(folder, "r1", None, upgrade=HIDDEN))
+    )
+
+    assert "no_such_function" in failure.message
+    assert failure.statement == "SELECT no_such_function(1)"
+    assert failure.blames == "surroundings"
 
 
 async def test_an_error_that_a_savepoint_undid_is_not_told(

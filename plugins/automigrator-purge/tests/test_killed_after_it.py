@@ -11,7 +11,7 @@ from support.notes_application import ROWS, UNIQUE, Application
 
 from automigrator import Migrator
 
-pytestmark = pytest.mark.long("[postgresql-False", "[postgresql-True-decided", "decided")
+pytestmark = pytest.mark.long("[postgresql", "decided", "since_stays[sqlite")
 
 _KILLED = """
 import asyncio, os, signal, sys

@@ -14,7 +14,18 @@ from support.notes_application import ROWS, UNIQUE, Application, set_aside
 
 from automigrator import MigrationError, Run, TargetReport, hookimpl
 
-pytestmark = pytest.mark.long("[postgresql-", "python_error[")
+pytestmark = pytest.mark.long(
+    "[postgresql",
+    "those_of_the_surroundings[",
+    "hide_the_lock_that_was_in_the_way[generic",
+    "table_is_recreated[deleted",
+    "table_is_recreated[kept-generic",
+    "sqlite-a missing file",
+    "sqlite-a disk that fails",
+    "sqlite-too many",
+    "sqlite-a name",
+    "sqlite-a missing package",
+)
 
 
 @pytest.fixture

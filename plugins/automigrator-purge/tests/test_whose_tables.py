@@ -13,7 +13,7 @@ from support.notes_application import GOOD, ROWS, UNIQUE, Application, set_aside
 
 from automigrator import MigrationError, Migrator, Target
 
-pytestmark = pytest.mark.long("[postgresql")
+pytestmark = pytest.mark.long("[postgresql", "partitions_of_a_table", "another_schema_may_be")
 
 Make = Callable[..., Target]
 
@@ -115,6 +115,18 @@ async def test_what_half_of_a_pending_revision_left_is_known(notes: Application)
 
     assert report.outcome == "recovered"
     assert {"notes", "whole"} <= notes.tables
+
+
+async def test_revisions_of_this_run_that_stay_applied_are_in_the_way_of_no_purge(
+    tmp_path: Path, sqlite_url: str
+) -> None:
+    notes = Application(tmp_path, sqlite_url, kind="per_migration")
+    notes.deploy(GOOD, UNIQUE)
+
+    (report,) = (await notes.start("purge")).targets
+
+    assert (report.outcome, report.failures[0].applied) == ("recovered", ("r2",))
+    assert notes.notes(set_aside(report)) == ROWS
 
 
 def everything(connection: Connection) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -40,6 +41,9 @@ class Observation:
     others: list[BaseException] = field(default_factory=list)
     """Database errors that are not, in order."""
     _followed: weakref.WeakSet[Connection] = field(default_factory=weakref.WeakSet)
+    _handled: list[tuple[BaseException, BaseException]] = field(default_factory=list)
+    """Errors, and what was being handled when their statements were sent. The chain of an error
+    that came through an event loop has lost that."""
     _followers: list[BaseException] = field(default_factory=list)
 
     def forget_errors(self) -> None:
@@ -47,6 +51,7 @@ class Observation:
         self.first_error = None
         for errors in (self.of_data, self.others, self._followers):
             errors.clear()
+        self._handled.clear()
 
     def begins(self, revision: str) -> None:
         """Note that a revision begins."""
@@ -74,7 +79,8 @@ class Observation:
         if not self.saw(error):
             return error
         # the clean-up after an error fails with one of its own, and hides it
-        behind = {id(each) for each in chain(error)}
+        handled = [each for later, each in self._handled if later is error]
+        behind = {id(each) for start in (error, *handled) for each in chain(start)}
         return next((each for each in self.others if id(each) in behind), error)
 
     def saw(self, error: BaseException) -> bool:
@@ -193,6 +199,8 @@ class _Seen:
         """Of the last transaction begun."""
         self.known = {0}
         """The numbers of transactions whose commit was seen."""
+        self.handling: BaseException | None = None
+        """The error that was being handled when the statement was sent that runs."""
         self.ended = False
         """Whether the database ended the transaction before the statement that runs."""
 
@@ -205,6 +213,7 @@ class _Seen:
 
     def before(self, *_: Any) -> None:
         record, sessions = self.record, self.backend.sessions
+        self.handling = sys.exc_info()[1]
         self.ended = not in_autocommit(self.connection) and sessions.ended(self.connection)
         if record.current is None:
             return
@@ -251,6 +260,8 @@ class _Seen:
         else:
             record.first_error = error
             (record.of_data if verdict.of_data else record.others).append(error)
+            if self.handling is not None:
+                record._handled.append((error, self.handling))
 
     def settle(self) -> None:
         """Ask the connection, where something is not known to be committed."""

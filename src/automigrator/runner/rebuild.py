@@ -34,7 +34,7 @@ async def rebuild(
     await sides.ensure_replaceable(state.tables, also=also, damaged=damaged)
     known: set[TableName] = set()
     history = await state.session.history()
-    pending = history.ids(history.steps(state.target.revision, heads))
+    pending = history.ids(history.steps(state.target.revision, state.run.before))
     known.update(creations(history, pending))  # what half of one of them has left
 
     async def begun(migration: Migration, way: Way, probed: Execution) -> Mapping[str, float]:
