@@ -45,7 +45,7 @@ def verified(folder: Path, options: str, *, cycles: bool = False) -> tuple[str, 
         check=False,
     )
     violated = re.search(
-        r"assertion violated \(?\s*(.*?)\)? \(at depth|(non-progress cycle)", pan.stdout
+        r"assertion violated \(?\s*(.*?)\)? \(at depth|pan:\d+: (non-progress cycle)", pan.stdout
     )
     # to give up for want of memory or depth would prove nothing
     whole = "errors: 0" in pan.stdout and "max search depth too small" not in pan.stdout
