@@ -190,6 +190,18 @@ def races(session: nox.Session) -> None:
 
 
 @nox.session
+def model(session: nox.Session) -> None:
+    """The lock protocol, checked by spin for every order of its steps."""
+    missing = [tool for tool in ("spin", "gcc") if shutil.which(tool) is None]
+    if missing:
+        session.skip(
+            f"{' and '.join(missing)} not installed; Debian has them: apt install spin gcc"
+        )
+    install_editable(session, *group("test"))
+    pytest(session, "tests/model", "--long", "-rP", "--timeout=0")
+
+
+@nox.session
 def faults(session: nox.Session) -> None:
     """Kills at every step and at 200 random moments for each strategy; `-- -k purge` for one.
 
