@@ -356,7 +356,7 @@ take:
     od;
 #endif
 
-    /* repair.py; contract/journal.py: needs_nothing */
+    /* interruption.py: repair; contract/journal.py: needs_nothing */
 #ifdef NOT_LOOKED_AGAIN
     saw = seen;
 #else

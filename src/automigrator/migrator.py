@@ -264,7 +264,7 @@ class Migrator:
         self, run: Run, *, set_aside: bool, disconnect_others: bool, also: Sequence[str] = ()
     ) -> str | None:
         """Replace a target's database by a fresh, migrated one; returns where the old one is."""
-        from automigrator.runner.rebuild import rebuild
+        from automigrator.runner.side_database import rebuild
 
         return await rebuild(self._states[run], set_aside, disconnect_others, tuple(also))
 

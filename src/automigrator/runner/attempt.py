@@ -16,10 +16,10 @@ from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import count
 from automigrator.runner.failures import read_after
 from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
+from automigrator.runner.interruption import repair
 from automigrator.runner.leader_record import inherited
 from automigrator.runner.read_back import read_back
 from automigrator.runner.rehearsal import rehearse
-from automigrator.runner.repair import repair
 from automigrator.runner.state import RunState
 from automigrator.support.concurrency import in_thread
 from automigrator.support.redaction import first_line

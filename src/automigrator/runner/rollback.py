@@ -12,7 +12,7 @@ from automigrator.report import Outcome
 from automigrator.runner.diagnosis import failure_of
 from automigrator.runner.failures import left_behind, read_after
 from automigrator.runner.inspection import inspect
-from automigrator.runner.repair import repair
+from automigrator.runner.interruption import repair
 from automigrator.runner.state import Left, RunState
 from automigrator.runner.targets import ended_by
 

@@ -194,7 +194,8 @@ class TestTheNames:
         alone.touch()
         asked = (
             "from pathlib import Path; from automigrator.backends.sqlite import file_systems; "
-            f"print(*(file_systems.is_mounted_alone(Path(p)) for p in ({str(alone)!r}, {str(file)!r})))"
+            "print(*(file_systems.is_mounted_alone(Path(p)) for p in "
+            f"({str(alone)!r}, {str(file)!r})))"
         )
         command = f'mount --bind "{file}" "{alone}" && exec "{sys.executable}" -c "{asked}"'
         done = subprocess.run(
