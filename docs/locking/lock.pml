@@ -344,7 +344,7 @@ take:
     od;
 #endif
 
-    /* lock_session.py: end_predecessors */
+    /* lock.py: _end_predecessors */
 #ifdef PREDECESSORS_STAY
     leader = _pid;
 #else

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
+from typing import Any, Literal
 
 import pytest
 from sqlalchemy import text
@@ -12,7 +14,7 @@ from support.postgres_backends import TABLE, TABLES, made, silent
 from support.postgres_server import Server
 
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import advisory
+from automigrator.backends.postgresql import advisory, lock_session, names
 from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.errors import LockLostError, LockTimeoutError
 
@@ -159,3 +161,50 @@ async def test_a_lock_is_not_taken_for_lost_while_a_failed_rename_is_rolled_back
         await held.confirm()
         await admin.execute(text("ROLLBACK"))
         await held.confirm("1/2")
+
+
+NOTES = pytest.mark.parametrize("kind", ["last", "dump"])
+
+
+@NOTES
+async def test_a_holder_that_was_frozen_writes_no_note_over_the_next_ones(
+    backend: PostgreSQL,
+    postgres_url: str,
+    postgres_server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Literal["last", "dump"],
+) -> None:
+    confirmed, thawed = asyncio.Event(), asyncio.Event()
+
+    async def frozen(*arguments: Any) -> None:
+        confirmed.set()
+        await thawed.wait()
+        await names.write_note(*arguments)
+
+    monkeypatch.setattr(lock_session, "write_note", frozen)
+    async with AsyncExitStack() as first:
+        early = await first.enter_async_context(backend.lock(TABLES, 5, silent))
+        late = asyncio.create_task(early.write_note(kind, early.key, lambda _: "early"))
+        await confirmed.wait()
+        monkeypatch.undo()
+        postgres_server.execute(f"select pg_terminate_backend({early.pid})")
+        async with made(postgres_url).lock(TABLES, 5, silent) as hold:
+            await hold.write_note(kind, hold.key, lambda _: "next")
+            thawed.set()
+            with pytest.raises(DBAPIError):
+                await late
+            assert await names.read_note(hold.access, kind, hold.key) == "next"
+
+
+@NOTES
+async def test_a_holder_that_has_lost_its_lock_writes_no_note(
+    backend: PostgreSQL,
+    postgres_url: str,
+    postgres_server: Server,
+    kind: Literal["last", "dump"],
+) -> None:
+    async with backend.lock(TABLES, 5, silent) as early:
+        postgres_server.execute(f"select pg_terminate_backend({early.pid})")
+        with pytest.raises(LockLostError):
+            await early.write_note(kind, early.key, lambda _: "early")
+        assert await names.read_note(early.access, kind, early.key) is None

@@ -255,7 +255,8 @@ class TestAnOlderRelease:
         backend = made(url)
         (key,) = advisory.keys(name, TABLES)
         record = Record("plan", "failed", "an older release", at=5.0)
-        await write_note(backend.access, "last", key, lambda _: record.dumped())
+        async with backend.access.connection(autocommit=True) as connection:
+            await write_note(connection, "last", key, lambda _: record.dumped())
         async with backend.lock(TABLES, 5, silent) as hold:
             assert await hold.last() == record
             await hold.leave(Record("plan", "failed", "this one", at=6.0))

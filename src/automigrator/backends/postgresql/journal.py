@@ -19,6 +19,7 @@ from automigrator.backends.contract import journal as contract
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import names
 from automigrator.backends.postgresql.databases import set_comment
+from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.names import KEY
 from automigrator.backends.postgresql.sql import rows_of
 from automigrator.support import json_object
@@ -103,18 +104,18 @@ async def read(admin: AsyncConnection, copies: Sequence[str]) -> dict[str, CopyE
     return {name: entry for name, comment in rows if (entry := _loaded(CopyEntry, comment))}
 
 
-async def write_dump(access: Access, key: int, entry: DumpEntry | None) -> None:
+async def write_dump(hold: SessionHold, entry: DumpEntry | None) -> None:
     """Replace a dump's journal; with None it is there, and empty."""
     text = entry.dumped() if entry is not None else ""
-    await names.write_note(access, "dump", key, lambda _: text)
+    await hold.write_note("dump", hold.dump_key, lambda _: text)
 
 
 async def read_dump(access: Access, key: int) -> DumpEntry | None:
     return _loaded(DumpEntry, await names.read_note(access, "dump", key))
 
 
-async def forget_dump(access: Access, key: int) -> None:
-    await names.write_note(access, "dump", key, lambda _: None)
+async def forget_dump(hold: SessionHold) -> None:
+    await hold.write_note("dump", hold.dump_key, lambda _: None)
 
 
 def _loaded(kind: type[E], comment: str | None) -> E | None:

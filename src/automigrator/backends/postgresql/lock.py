@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
@@ -21,10 +22,17 @@ from automigrator.backends.contract.backend import Waiting
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.lock_wait import poll
 from automigrator.backends.postgresql import advisory, watchdog
-from automigrator.backends.postgresql.errors import TOO_MANY, ServerError, code_of
-from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.backends.postgresql.errors import (
+    NO_PRIVILEGE,
+    TOO_MANY,
+    ServerError,
+    code_of,
+    own_code,
+)
+from automigrator.backends.postgresql.lock_session import SessionHold, tag_of
 from automigrator.backends.postgresql.maintenance import Maintenance
 from automigrator.backends.postgresql.sql import SERVER, rows_of
+from automigrator.errors import LockTimeoutError
 from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import background, error_of, shielded
 from automigrator.support.redaction import first_line
@@ -32,6 +40,11 @@ from automigrator.support.redaction import first_line
 H = TypeVar("H", bound=SessionHold)
 
 logger = logging.getLogger(__name__)
+
+PREDECESSOR_LIMIT_S = 30.0
+"""Seconds for what earlier holders still run to end, once it was told to."""
+
+_POLL_S, _TELL_S = 0.05, 1.0
 
 _SECOND_S = 3.0
 """Seconds to wait for a second session behind a pooler; up to three times as long, at random."""
@@ -93,7 +106,7 @@ async def lock(
             return who or "somebody who has let go of it since"
 
         hold.waited_s = await poll(acquire, timeout_s, waiting, leader, f"database {live!r}")
-        await hold.end_predecessors(timeout_s - hold.waited_s, waiting)
+        await _end_predecessors(hold, timeout_s - hold.waited_s, waiting)
         # every holder takes this key shared, so nobody waits
         shared = "select pg_try_advisory_lock_shared(cast(:key as bigint))"
         for each in name.all:
@@ -252,3 +265,63 @@ async def _prepare(hold: SessionHold, live: str, why_inside: str) -> None:
             "Target(maintenance_database=...) names one",
         )
     await hold.confirm()
+
+
+async def _end_predecessors(hold: SessionHold, limit_s: float, waiting: Waiting) -> None:
+    """End what earlier holders of the lock still run: a kill does not stop a statement.
+
+    The session of another role may not be ended by this one, and is waited for, `limit_s`
+    seconds at most. Raises LockTimeoutError when one stays.
+    """
+    mine, theirs = Deadline(PREDECESSOR_LIMIT_S), Deadline(limit_s)
+    tags = [tag_of(key) for key in hold.all_keys]
+    told = Deadline(0)
+    while True:
+        left = [await _ended(hold, *row) for row in await hold.in_time(_earlier(hold, tags))]
+        if not left:
+            return
+        refused = [session for session, ended in left if not ended]
+        who = f"an earlier migration of database {hold.database!r}"
+        if refused and theirs.is_over():
+            raise LockTimeoutError(
+                f"{who} still runs in {refused[0]}, which this role may not end, after "
+                f"{theirs.elapsed():.0f} s; nothing was changed. Let it finish, or end it as "
+                "its role, or as one that is a member of pg_signal_backend"
+            )
+        if not refused and mine.is_over():
+            raise LockTimeoutError(
+                f"{who} was told to end and still runs after {PREDECESSOR_LIMIT_S:.0f} s: "
+                f"{left[0][0]}; nothing was changed"
+            )
+        if refused and told.is_over():
+            told = Deadline(_TELL_S)
+            waiting(theirs.elapsed(), f"{refused[0]}, which this role may not end")
+        await asyncio.sleep(_POLL_S)
+
+
+def _earlier(hold: SessionHold, tags: Sequence[str]) -> Awaitable[Sequence[Any]]:
+    query = """
+        select pid, application_name, coalesce(usename::text, '') from pg_stat_activity
+        where exists (select from unnest(cast(:tags as text[])) as t(tag)
+                      where starts_with(application_name, t.tag))
+              and pid <> pg_backend_pid()
+        order by pid
+    """
+    return rows_of(hold.admin, query, tags=list(tags))
+
+
+async def _ended(hold: SessionHold, pid: int, name: str, role: str) -> tuple[str, bool]:
+    """Tell the server to end a session; return what it is, and whether this role may."""
+    session = f"session {pid} of role {role!r} ({name})"
+    # from the view again: the pid may be somebody else's by now
+    query = """
+        select pg_terminate_backend(pid) from pg_stat_activity
+        where pid = :pid and application_name = :name
+    """
+    try:
+        await hold.in_time(rows_of(hold.admin, query, pid=pid, name=name))
+    except DBAPIError as error:
+        if own_code(error.orig) != NO_PRIVILEGE:
+            raise
+        return session, False
+    return session, True

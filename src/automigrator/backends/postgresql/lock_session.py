@@ -6,16 +6,15 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
-from automigrator.backends.contract.backend import Waiting
 from automigrator.backends.contract.declarations import Declaration, dumped
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record, newest
@@ -24,26 +23,22 @@ from automigrator.backends.postgresql import connections
 from automigrator.backends.postgresql.connections import LOCK_TIMEOUT_MS
 from automigrator.backends.postgresql.errors import (
     FAILED_TRANSACTION,
-    NO_PRIVILEGE,
     Session,
     own_code,
 )
 from automigrator.backends.postgresql.names import Note, read_note, write_note
-from automigrator.backends.postgresql.sql import rows_of
+from automigrator.backends.postgresql.sql import SERVER, rows_of
 from automigrator.backends.postgresql.watchdog import answering, severing, until_silent
-from automigrator.errors import LockLostError, LockTimeoutError, NoAnswerError
-from automigrator.support.backoff import Deadline
+from automigrator.errors import LockLostError, NoAnswerError
 from automigrator.support.concurrency import background, shielded
 
 T = TypeVar("T")
 
-PREDECESSOR_LIMIT_S = 30.0
 
 HURRY_S = 2.0
 
 """Seconds to wait for a silent server once the end of the run has been asked for."""
 
-_POLL_S, _TELL_S = 0.05, 1.0
 
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
 
@@ -273,70 +268,30 @@ class SessionHold(Hold):
         )
 
     async def _keep(self, kind: Note, text: Callable[[float], str | None], what: str) -> None:
-        await self.confirm()
         async with self._answering(what):
             for key in self.all_keys:
-                await write_note(self.access, kind, key, text)
+                await self.write_note(kind, key, text)
+
+    async def write_note(self, kind: Note, key: int, text: Callable[[float], str | None]) -> None:
+        """Replace a note in a session that the next holder of the lock would end first."""
+        async with self.access.shared() as connection:
+            ((server, before, _),) = await rows_of(connection, _NAMED, name=self.tag)
+            try:
+                self.rule(server)
+                await self.confirm()  # once it can be found: this process may have been frozen
+                await write_note(connection, kind, key, text)
+            finally:
+                with suppress(SQLAlchemyError, OSError):
+                    await rows_of(connection, _NAMED, name=before)
 
     def _answering(self, what: str) -> AbstractAsyncContextManager[None]:
         return answering(min(self.silence_s, self.access.connect_timeout), what)
 
-    async def end_predecessors(self, limit_s: float, waiting: Waiting) -> None:
-        """End what earlier holders of the lock still run: a kill does not stop a statement.
 
-        The session of another role may not be ended by this one, and is waited for, `limit_s`
-        seconds at most. Raises LockTimeoutError when one stays.
-        """
-        mine, theirs = Deadline(PREDECESSOR_LIMIT_S), Deadline(limit_s)
-        tags = [tag_of(key) for key in self.all_keys]
-        told = Deadline(0)
-        while True:
-            left = [await self._ended(*row) for row in await self.in_time(self._earlier(tags))]
-            if not left:
-                return
-            refused = [session for session, ended in left if not ended]
-            who = f"an earlier migration of database {self.database!r}"
-            if refused and theirs.is_over():
-                raise LockTimeoutError(
-                    f"{who} still runs in {refused[0]}, which this role may not end, after "
-                    f"{theirs.elapsed():.0f} s; nothing was changed. Let it finish, or end it as "
-                    "its role, or as one that is a member of pg_signal_backend"
-                )
-            if not refused and mine.is_over():
-                raise LockTimeoutError(
-                    f"{who} was told to end and still runs after {PREDECESSOR_LIMIT_S:.0f} s: "
-                    f"{left[0][0]}; nothing was changed"
-                )
-            if refused and told.is_over():
-                told = Deadline(_TELL_S)
-                waiting(theirs.elapsed(), f"{refused[0]}, which this role may not end")
-            await asyncio.sleep(_POLL_S)
-
-    def _earlier(self, tags: Sequence[str]) -> Awaitable[Sequence[Any]]:
-        query = """
-            select pid, application_name, coalesce(usename::text, '') from pg_stat_activity
-            where exists (select from unnest(cast(:tags as text[])) as t(tag)
-                          where starts_with(application_name, t.tag))
-                  and pid <> pg_backend_pid()
-            order by pid
-        """
-        return rows_of(self.admin, query, tags=list(tags))
-
-    async def _ended(self, pid: int, name: str, role: str) -> tuple[str, bool]:
-        """Tell the server to end a session; return what it is, and whether this role may."""
-        session = f"session {pid} of role {role!r} ({name})"
-        # from the view again: the pid may be somebody else's by now
-        query = """
-            select pg_terminate_backend(pid) from pg_stat_activity
-            where pid = :pid and application_name = :name
-        """
-        try:
-            await self.in_time(rows_of(self.admin, query, pid=pid, name=name))
-        except DBAPIError as error:
-            if own_code(error.orig) != NO_PRIVILEGE:
-                raise
-            return session, False
-        return session, True
+_NAMED = f"""
+    select {SERVER}, current_setting('application_name'),
+           set_config('application_name', :name, false)
+"""
 
 
 def tag_of(key: int) -> str:

@@ -154,25 +154,24 @@ async def read_note(access: Access, kind: Note, key: int) -> str | None:
 
 
 async def write_note(
-    access: Access, kind: Note, key: int, text: Callable[[float], str | None]
+    connection: AsyncConnection, kind: Note, key: int, text: Callable[[float], str | None]
 ) -> None:
     """Replace a text, whole or not at all; None removes it.
 
     `text` gets the time on the server's clock.
     """
-    async with access.shared() as connection:
-        qualified = note_name(kind, key)
-        ((now, there),) = await rows_of(
-            connection,
-            "select extract(epoch from clock_timestamp())::float8, to_regtype(:name) is not null",
-            name=qualified,
-        )
-        new = text(now)
-        if new is None:
-            await run(connection, f"DROP DOMAIN IF EXISTS {qualified}")
-            return
-        if not there:
-            await run(connection, f"CREATE SCHEMA IF NOT EXISTS {SCHEMA_OF_OURS}")
-            await run(connection, f"CREATE DOMAIN {qualified} AS text")
-        # one statement: a kill leaves the old text or the new one
-        await run(connection, note_statement(kind, key, new))
+    qualified = note_name(kind, key)
+    ((now, there),) = await rows_of(
+        connection,
+        "select extract(epoch from clock_timestamp())::float8, to_regtype(:name) is not null",
+        name=qualified,
+    )
+    new = text(now)
+    if new is None:
+        await run(connection, f"DROP DOMAIN IF EXISTS {qualified}")
+        return
+    if not there:
+        await run(connection, f"CREATE SCHEMA IF NOT EXISTS {SCHEMA_OF_OURS}")
+        await run(connection, f"CREATE DOMAIN {qualified} AS text")
+    # one statement: a kill leaves the old text or the new one
+    await run(connection, note_statement(kind, key, new))

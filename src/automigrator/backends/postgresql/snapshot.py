@@ -120,7 +120,7 @@ class ServerSnapshots(Snapshots):
     async def _written(self, place: str, entry: CopyEntry | DumpEntry) -> None:
         access = self._access("note in", apart=False)
         if isinstance(entry, DumpEntry):
-            await journal.write_dump(access.access, access.hold.key, entry)
+            await journal.write_dump(access.hold, entry)
         else:
             await journal.write(access.admin, place, entry)
 
@@ -148,7 +148,7 @@ class ServerSnapshots(Snapshots):
             self.doomed.discard(name)
         for place, entry in list(self._open.items()):
             if isinstance(entry, DumpEntry):
-                await shielded(journal.forget_dump(access.access, access.hold.dump_key))
+                await shielded(journal.forget_dump(access.hold))
             else:  # the copy stays from now on
                 await shielded(journal.write(access.admin, place, entry._replace(state="kept")))
             del self._open[place]

@@ -73,7 +73,7 @@ async def take(
             f"this role may not keep a journal in database {access.live!r}",
             f"Grant it CREATE on the database, or on its schema {SCHEMA_OF_OURS!r}",
         ):
-            await journal.write_dump(access.access, access.hold.dump_key, None)
+            await journal.write_dump(access.hold, None)
         await in_thread(lambda: files.publish(path))
         return dump.path, await _opened(access, dump)
     except BaseException:
@@ -126,7 +126,7 @@ async def recovered(access: ExclusiveAccess) -> str | None:
     if done is None:
         kept, _ = await put_back(access, entry, killed=True)
         done = undone(entry.path, *kept)
-    await journal.forget_dump(access.access, access.hold.dump_key)
+    await journal.forget_dump(access.hold)
     return done
 
 
@@ -134,7 +134,7 @@ async def _opened(access: ExclusiveAccess, entry: DumpEntry) -> DumpEntry:
     """Write the journal, with the catalog as it is now."""
     async with access.connection() as connection:
         entry = entry._replace(catalog=await digests.catalog(connection))
-    await journal.write_dump(access.access, access.hold.dump_key, entry)
+    await journal.write_dump(access.hold, entry)
     return entry
 
 
