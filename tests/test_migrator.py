@@ -114,8 +114,8 @@ async def test_a_subclass_may_replace_one_targets_whole_part(
 
 def impossible_with_rows(folder: Path) -> None:
     linear(folder, 3)
-    rows = 'op.get_bind().execute(sa.text("SELECT count(*) FROM users")).scalar()'
-    revision(folder, "r4", "r3", upgrade=f'assert not {rows}, "there are rows"')
+    again = "INSERT INTO users (id, name) SELECT id, name FROM users"
+    revision(folder, "r4", "r3", upgrade=f'op.execute("{again}")')
 
 
 async def target_with_a_row(make_target: Make, url: str, versions: Path) -> Target:
@@ -166,7 +166,7 @@ async def test_a_subclass_may_refuse_to_replace_a_database(
 
     target = await target_with_a_row(make_target, database_url, versions)
 
-    with pytest.raises(MigrationError, match="there are rows") as caught:
+    with pytest.raises(MigrationError, match="(?i)unique") as caught:
         await Keeping(target, mode="migrate", recovery=[Rebuilding()]).run()
 
     (note,) = caught.value.report.targets[0].notes

@@ -360,7 +360,7 @@ async def test_a_hung_listener_is_cancelled_and_told_no_more(
 
 
 async def test_aclose_gives_listeners_a_grace_and_leaves_no_task_behind() -> None:
-    hooks = Hooks([with_hook("on_event", _sleeping(30))], [], grace_s=0.01)
+    hooks = Hooks([with_hook("on_event", _sleeping(30))], [], grace_s=0.1)
     hooks.emit(Event("one"))
     await hooks.aclose()
     assert asyncio.all_tasks() == {asyncio.current_task()}

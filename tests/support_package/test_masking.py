@@ -111,6 +111,7 @@ def test_what_is_named_as_a_secret_is_masked(text: str) -> None:
         "column tokens.id does not exist",
         "postgresql+asyncpg://app@localhost:5432/app",
         "no such table: pass_through",
+        "Can't locate revision identified by 'nope'",
         "in line 3: see https://docs.sqlalchemy.org/20/e3q8",
         "run alembic --config alembic.ini upgrade head",
     ],

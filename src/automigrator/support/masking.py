@@ -39,7 +39,7 @@ _NAMED = (
     rf"|[\w.-]{{1,40}}[_.-]?{_NAME}[\w.-]{{0,20}}(?:\s{{0,5}}=|['\"]\s{{0,5}}[=:])\s{{0,5}}"
     rf"|--[\w-]{{0,20}}{_NAME}\s{{1,5}}"
     rf"|[?&]key=|\bPRAGMA\s{{1,5}}(?:re|hex|hexre)?key\s{{0,5}}=?\s{{0,5}}"
-    rf"|\b(?:PASSWORD|IDENTIFIED\s{{1,5}}BY)\s{{1,5}}(?=[eEuU]?&?')[eEuU]?&?){_VALUE}"
+    rf"|\b(?:PASSWORD|(?<!revision )IDENTIFIED\s{{1,5}}BY)\s{{1,5}}(?=[eEuU]?&?')[eEuU]?&?){_VALUE}"
 )
 """A query's, a libpq string's, a dictionary's, YAML's, a header's, a command line's, SQL's."""
 

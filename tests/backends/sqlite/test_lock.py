@@ -267,7 +267,7 @@ class TestTheFilesBeside:
             await hold.snapshots.take("20300101T000000Z", (), ("r1",), [VersionTable()])
             await hold.leave(Record("plan", "begun", hold.leader))
             found = [p for p in file.parent.iterdir() if p.name.startswith("app.db.")]
-            assert len(found) == 4
+            assert len(found) == 5
             assert {stat.S_IMODE(p.stat().st_mode) for p in found} == {0o620}
 
     async def test_one_that_may_only_be_read_can_be_locked_twice(

@@ -19,7 +19,7 @@ _SHORT_S = 0.2
 
 _FOREVER_S = 3600.0
 
-_FAILURES = ({"kind": "revision", "message": "no"},)
+_FAILURES = ({"kind": "revision", "message": "no", "state": "clean"},)
 
 
 class LockCases(LookCases):
