@@ -9,7 +9,6 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +124,7 @@ class ExampleHold(Hold):
             file.unlink(missing_ok=True)
             return
         new = file.with_name(f"{file.name}.new")
-        new.write_text(replace(record, at=record.at or time.time()).dumped(), "utf-8")
+        new.write_text(record._replace(at=record.at or time.time()).dumped(), "utf-8")
         new.replace(file)  # a process that is killed leaves the old record or the new one
 
 
