@@ -130,6 +130,11 @@ class LivingFile(File):
         indexes = {name for kind, name in found if kind == "index" and name[:7] != "sqlite_"}
         return Dump(tables, columns, frozenset(indexes))
 
+    def copy_to(self, place: Path) -> None:
+        """Make a backup of it, as an operator would."""
+        with closing(sqlite3.connect(self.path)) as live, closing(sqlite3.connect(place)) as copy:
+            live.backup(copy)
+
     def opened(self) -> bool:
         return self.path.with_name("app.db.automigrator-journal.json").exists()
 

@@ -44,10 +44,14 @@ PAST = (
     "killed, then finished by hand",
     "killed, then finished by hand and taken further",
     "killed, then restored by hand",
+    "killed, then overwritten by hand",
     "killed, then changed by hand",
     "copied back: journal of a finished run",
 )
 """What has happened to the database before the start that is judged."""
+
+FILES = {PAST[-1], "killed, then restored by hand", "killed, then overwritten by hand"}
+"""What is done to a file."""
 
 HEAD, WANTED = "r1", "r4"
 
@@ -131,7 +135,7 @@ def drawn(seed: str) -> Trial:
     rng = random.Random(seed)
     database = rng.choice(["sqlite", "postgresql"])
     cause = rng.choice([name for name, each in CAUSES.items() if database in each.on])
-    pasts = [each for each in PAST if database == "sqlite" or not each.startswith("copied")]
+    pasts = [each for each in PAST if database == "sqlite" or each not in FILES]
     return Trial(
         database,
         rng.choice(ENVIRONMENTS),

@@ -140,8 +140,9 @@ _ASYNCPG_UNANSWERED = {"InterfaceError", "InternalClientError", "TargetServerAtt
 _OF_DATA = frozenset({"22", "23", "42"})
 """Classes of SQLSTATEs: data, integrity, and what is there or is not."""
 
-# 42883 and 42704: a function, type or collation, which an extension that is missing brings
-_OF_THE_SURROUNDINGS = frozenset({NO_PRIVILEGE, "42883", "42704"})
+# 42883 and 42704: a function, type or collation, which an extension that is missing brings;
+# 22023: a role or a value that a setting does not take
+_OF_THE_SURROUNDINGS = frozenset({NO_PRIVILEGE, "42883", "42704", "22023"})
 
 
 class ServerError(AutomigratorError):
