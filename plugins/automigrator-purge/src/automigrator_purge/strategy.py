@@ -21,7 +21,6 @@ class Purge:
         disconnect_others: whether to end sessions of others that are in the way (PostgreSQL).
         python_errors: whether to act on an exception of the revision's own code as well, not only
             where the database says that its data or schema are in the way.
-
         also: names of tables, with or without a schema, that may be replaced although neither the
             revisions nor `bootstrap` make them: a scheduler's, say.
 
