@@ -257,10 +257,10 @@ class _Run:
         if outcome == "degraded":
             if not setting.continues:
                 yield "degraded, and its own configuration forbids that"
-            if half and not setting.allow_partial:
+            if half and alone and not setting.allow_partial:
                 yield "degraded on half a revision, and allow_partial was not given"
         if outcome in ("failed", "degraded") and last is not None:
-            if half and last["state"] == "clean" and "a_r3" not in before.user_tables:
+            if half and alone and last["state"] == "clean" and "a_r3" not in before.user_tables:
                 yield f"{outcome}: clean, and half of r3 is there"
             known = alone and self.trial.past in ("nothing", "a start failed")
             same = before.without(set()) == after.without(set())
