@@ -95,7 +95,7 @@ async def test_a_lock_that_stays_is_a_failure_that_says_who_holds_it(
     async with session(on_postgres.url, "the nightly export") as reader, reader.transaction():
         await reader.fetch("select * from notes")
         with pytest.raises(MigrationError) as caught:
-            await Migrator(on_postgres.target(retry_timeout=3), mode="migrate").run()
+            await Migrator(on_postgres.target(retry_timeout=5), mode="migrate").run()
     (failure,) = caught.value.report.targets[0].failures
     assert (failure.kind, failure.state, failure.revision) == ("lock-timeout", "clean", "r2")
     assert "in the way: pid" in failure.message and "the nightly export" in failure.message
