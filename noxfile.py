@@ -18,9 +18,10 @@ NEWER = [
     *("--numprocesses=2", "-k", "not postgres and (not as_plain or autocommit or beside_it)"),
     *("tests/hooks/test_calls.py", "tests/support_package/test_concurrency.py"),
     *("tests/runner/test_interruption.py", "tests/runner/test_signals.py"),
-    *("tests/migrations/static/test_proof.py", "tests/migrations/test_sqlite_as_plain.py"),
 ]
-"""What depends on the interpreter: asyncio, threads, signals, syntax trees, sqlite3."""
+"""What depends on the interpreter: asyncio, threads, signals."""
+NEWEST = ["tests/migrations/static/test_proof.py", "tests/migrations/test_sqlite_as_plain.py"]
+"""What new syntax and a new sqlite3 may change besides."""
 ALONE = ["-k", "sqlite and not conformance", "-m", "not plugins"]
 PARALLEL = [f"--numprocesses={min((os.cpu_count() or 1) + 2, 4)}", "--dist=worksteal"]
 
@@ -135,7 +136,8 @@ def tests(session: nox.Session) -> None:
     """Everything on the oldest Python, on newer ones what is theirs; `-- tests plugins` for all."""
     install_editable(session, *group("test"))
     newer = session.python in PYTHONS[1:] and not session.posargs
-    pytest(session, *(NEWER if newer else PARALLEL))
+    newest = NEWEST if session.python == PYTHONS[-1] else []
+    pytest(session, *([*NEWER, *newest] if newer else PARALLEL))
 
 
 @nox.session
