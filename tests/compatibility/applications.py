@@ -58,10 +58,14 @@ class Deployed(Raced):
         *recovery: Any,
         dies_at: Sequence[str] = (),
         target: Mapping[str, Any] | None = None,
+        rollback: str = "",
         **migrator: Any,
     ) -> Start:
-        """One start; the `migrator` gets further options of its own."""
-        return Start(self.url, self.config, self.root, recovery, target or {}, migrator, dies_at)
+        """One start, or one `rollback`; the `migrator` gets further options of its own."""
+        options = target or {}
+        return Start(
+            self.url, self.config, self.root, recovery, options, migrator, dies_at, rollback
+        )
 
     @property
     def held(self) -> str:
