@@ -17,7 +17,16 @@ from automigrator import Migrator
 pytestmark = [
     pytest.mark.plugins,
     pytest.mark.skipif(shutil.which("pg_dump") is None, reason="no PostgreSQL client programs"),
-    pytest.mark.long("template", "dump", "takes", "next", "had_ended", "whole", "cancelled"),
+    pytest.mark.long(
+        "template",
+        "dump",
+        "takes",
+        "killed_half",
+        "next_rollback",
+        "had_ended",
+        "whole_rev",
+        "cancelled",
+    ),
 ]
 
 DOWN = 'op.drop_table("tags")'
