@@ -13,7 +13,7 @@ from automigrator.migrations.causes import left_open
 from automigrator.migrations.execution import Execution
 from automigrator.report import Applied, Outcome, heads_text
 from automigrator.runner import version_skew
-from automigrator.runner.crash_loop import count
+from automigrator.runner.crash_loop import count, ensure_whole
 from automigrator.runner.failures import read_after
 from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
 from automigrator.runner.interruption import repair
@@ -96,6 +96,8 @@ async def _found(state: RunState) -> Finding:
     """Look and judge, and note what the hooks are shown of it."""
     history = await state.session.history()
     finding = await inspect(state.session, state.run.hold, needs_way=True)
+    if finding.unversioned:
+        await ensure_whole(state)
     judge(state.target, finding)
     # it reads every pending file, and what those import
     state.plan = await in_thread(partial(history.digest, finding.pending))
@@ -127,6 +129,8 @@ async def _stamped(state: RunState, finding: Finding) -> bool:
         began = time.monotonic()
         state.enter("running bootstrap")
         state.tell("bootstrap-started")
+        if (snapshots := state.hold.snapshots) is not None and snapshots.untouched:
+            await snapshots.committing()
         with run.acts.act("stamp"):
             first = await bootstrap(migration, table)
         state.tell("bootstrapped", revision=first, seconds=time.monotonic() - began)

@@ -123,10 +123,16 @@ def judge(target: Target, finding: Finding) -> None:
     """Raise JudgedError for a database that must not be migrated as it stands."""
     if finding.unversioned and target.baseline is None:
         tables = ", ".join(map(str, finding.tables))
+        begun = ""
+        if any(heads == () for heads in finding.sight.heads.values()):
+            begun = (
+                f". {tables} is there, and empty: an installation may have begun and stopped half "
+                "way. If so, delete what it has made, and start again"
+            )
         raise JudgedError(
             "unversioned",
             f"the database has tables, but no row in {tables} says which revision they are at; "
-            "nothing was changed",
+            f"nothing was changed{begun}",
         )
 
 
