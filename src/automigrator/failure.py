@@ -37,6 +37,12 @@ _MEANS: dict[State, str] = {
     "partial-within-revision": "half of a revision may have stayed",
 }
 
+_DOWN: dict[State, str] = {
+    "clean": "nothing of this rollback stayed in the database",
+    "partial-at-boundary": "whole revisions were undone and stay so, no half of one",
+    "partial-within-revision": "half of a downgrade may have stayed",
+}
+
 _REHEARSED = "it failed in the rehearsal, on a copy: the database itself was not touched"
 
 
@@ -82,6 +88,8 @@ class Failure(Frozen):
     else, and anything in doubt, is the `surroundings`."""
     in_rehearsal: bool = False
     """Whether it happened on a copy, before the database itself was touched."""
+    rollback: bool = False
+    """Whether it happened in a `rollback()`: `applied` are the revisions that stay undone then."""
     error: BaseException | None = None
     """The exception; None in a failure that another process recorded."""
 
@@ -95,13 +103,15 @@ class Failure(Frozen):
             lines.append(f"database: {self.database}")
         if self.statement:
             lines.append(f"statement: {self.statement}")
+        means = (_DOWN if self.rollback else _MEANS)[self.state]
         lines.append(
-            f"state: {self.state} ({_REHEARSED if self.in_rehearsal else _MEANS[self.state]})"
+            f"state: {self.state} ({_REHEARSED if self.in_rehearsal else means})"
             + (f", debris: {', '.join(self.debris)}" if self.debris else "")
         )
         lines += [f"found besides: {hint}" for hint in self.hints]
         if self.applied:
-            lines.append(f"applied and kept: {', '.join(self.applied)}")
+            kept = "undone" if self.rollback else "applied and kept"
+            lines.append(f"{kept}: {', '.join(self.applied)}")
         if self.advice:
             lines.append(f"what to do: {self.advice}")
         return "\n".join(lines)

@@ -181,8 +181,8 @@ class Migrator:
     async def rollback(self, revision: str, *, target: str | None = None) -> TargetReport:
         """Downgrade one target to `revision`, under the lock; the gate does not govern it.
 
-        `target` is a target's name, needed when there are several. No plugin is asked about a
-        failure. Raises ConfigurationError, and MigrationError with the report of what failed.
+        `target` is a target's name, needed when there are several. Only strategies that revert are
+        asked about a failure. Raises ConfigurationError, and MigrationError with the report.
         """
         from automigrator.runner.rollback import roll_back
         from automigrator.runner.targets import succeeded

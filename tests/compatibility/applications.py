@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from compatibility.fork_server import Start
 from sqlalchemy import make_url
-from support.notes_application import GOOD
+from support.notes_application import AFTER_R1, GOOD
 from support.raced_application import Raced
 
 from automigrator import Migrator, TargetCheckup
@@ -27,6 +27,17 @@ BREAD = [(1, "bread")]
 """What is left of the notes then."""
 LATE = (9, "late")
 """A note that the application writes between two starts."""
+
+
+def makes_notes(connection: Any) -> str:
+    """A `bootstrap` that makes what r1 does."""
+    connection.exec_driver_sql(AFTER_R1[0])
+    return "r1"
+
+
+def makes_settings(connection: Any) -> None:
+    """A `bootstrap` that makes a table beside the history, and goes on from base."""
+    connection.exec_driver_sql("CREATE TABLE settings (id INTEGER)")
 
 
 class Deployed(Raced):
@@ -58,10 +69,14 @@ class Deployed(Raced):
         *recovery: Any,
         dies_at: Sequence[str] = (),
         target: Mapping[str, Any] | None = None,
+        rollback: str = "",
         **migrator: Any,
     ) -> Start:
-        """One start; the `migrator` gets further options of its own."""
-        return Start(self.url, self.config, self.root, recovery, target or {}, migrator, dies_at)
+        """One start, or one `rollback`; the `migrator` gets further options of its own."""
+        options = target or {}
+        return Start(
+            self.url, self.config, self.root, recovery, options, migrator, dies_at, rollback
+        )
 
     @property
     def held(self) -> str:

@@ -37,6 +37,7 @@ class Start:
 
     `dies_at` are patterns: the process kills itself at the step that matches the last of them,
     after others have matched those before it. Files count as steps where they are in `folder`.
+    `rollback` is the revision to roll back to, where it is no start but that.
     """
 
     url: str
@@ -46,6 +47,7 @@ class Start:
     target: Mapping[str, Any] = field(default_factory=dict)
     migrator: Mapping[str, Any] = field(default_factory=dict)
     dies_at: Sequence[str] = ()
+    rollback: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,10 @@ async def _started(start: Start, pipe: Connection) -> Ended:
     target = Target(start.url, start.config, **start.target)
     plugins = [Steps(), Waiting()]
     options = {"mode": "migrate", "recovery": start.recovery, "plugins": plugins, **start.migrator}
+    migrator = Migrator(target, **options)
     try:
-        return Ended((await Migrator(target, **options).run()).to_dict()["targets"][0])
+        if start.rollback:
+            return Ended((await migrator.rollback(start.rollback)).to_dict())
+        return Ended((await migrator.run()).to_dict()["targets"][0])
     except MigrationError as error:
         return Ended(error.report.to_dict()["targets"][0], str(error))

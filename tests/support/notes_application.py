@@ -59,13 +59,17 @@ class Application:
         if started:
             self.execute(*AFTER_R1)
 
-    def deploy(self, *upgrades: str) -> None:
-        """Add a revision for each body of `upgrade()`."""
+    def deploy(self, *upgrades: str, downgrade: str = "pass") -> None:
+        """Add a revision for each body of `upgrade()`; `downgrade` is theirs."""
         for upgrade in upgrades:
             before = f"r{self.count}" if self.count else None
             self.count += 1
             alembic_projects.revision(
-                self._project.versions, f"r{self.count}", before, upgrade=upgrade
+                self._project.versions,
+                f"r{self.count}",
+                before,
+                upgrade=upgrade,
+                downgrade=downgrade,
             )
 
     @property

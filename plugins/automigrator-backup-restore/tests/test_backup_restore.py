@@ -111,10 +111,10 @@ async def test_a_database_with_nothing_to_lose_is_not_copied(
 
 
 async def test_without_a_copy_it_says_that_there_is_nothing_to_restore(
-    tmp_path: Path, database_url: str
+    notes: Application,
 ) -> None:
-    notes = Application(tmp_path, database_url, started=False)
-    notes.deploy(HALF_WAY)
+    commit = "getattr(op.get_bind(), 'com' + 'mit')()"  # which nobody can read
+    notes.deploy(f"op.execute('DELETE FROM notes')\n{commit}\n{BROKEN}")
     report = await failed(notes, ("backup-restore", {"then": "continue"}))
     assert report.failures[0].state == "partial-within-revision"
     assert "nothing to restore: no snapshot was taken in this run" in report.notes

@@ -127,7 +127,7 @@ _DECLARED = (
     error(
         "failed",
         "kind message state revision statement applied debris advice attempt hints "
-        "database blames in_rehearsal error",
+        "database blames in_rehearsal rollback error",
         ends="waiting create-started repair-started bootstrap-started revision-started "
         "attempt-started",
     ),

@@ -43,7 +43,8 @@ class Run:
     `pending`: the revisions to apply, in order. `before`, `wanted`: heads. `attempt`: counts from
     1. `transactional`: a failed attempt rolls back whole, by itself: one transaction, and no
     revision that commits in the middle. `empty`: no revision and no table, nothing to lose.
-    `failure`: what is left to answer for. `notes`: lines of the report so far.
+    `failure`: what is left to answer for. `notes`: lines of the report so far. `rollback`: it is a
+    `rollback()`, and `pending` are the revisions to undo.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Run:
         self.before: tuple[str, ...] = ()
         self.wanted: tuple[str, ...] = ()
         self.empty = False
+        self.rollback = False
         self.attempt = 0
         self.transactional = False
         self.failure: Failure | None = None
@@ -149,7 +151,10 @@ class Run:
                     self.tables,
                     options,
                     atomic=self.transactional,
-                    steps=tuple(each.revision for each in self.pending),
+                    # on the way down a head in between may be one that stays
+                    steps=tuple(
+                        dict.fromkeys((*(each.revision for each in self.pending), *self.wanted))
+                    ),
                 )
             self._progress("snapshot-taken", self.name, place=self.taken.place, seconds=seconds())
         return self.taken
@@ -254,8 +259,8 @@ class Run:
             ) from error
         if heads == tuple(sorted(self.wanted)):
             raise RefusedError(
-                f"the database is at {', '.join(heads)}, where the migration was to lead, and is "
-                "not put back; nothing was changed"
+                f"the database is at {', '.join(heads) or 'base'}, where the migration was to "
+                "lead, and is not put back; nothing was changed"
             )
 
     async def recreate_database(

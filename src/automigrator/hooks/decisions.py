@@ -59,6 +59,8 @@ class Decisions:
             by_code = acts_on_python_errors(impl.plugin)
             if effect != "none" and not run.locked:
                 continue
+            if run.rollback and effect != "reverting":
+                continue
             if not may_answer(effect, run.failure, python_errors=by_code):
                 if run.failure.kind in DISCARDABLE and not run.stopped:
                     run.note(f"{impl.blame} was not asked: {_NOT_OF_DATA[run.failure.blames]}")
@@ -89,6 +91,8 @@ class Decisions:
         """Return the answer, or None with a note where the core does not follow it."""
         run = self.run
         assert run.failure is not None
+        if run.rollback:
+            return None  # whoever asked for it decides what follows
         if answer is Decision.RETRY:
             if run.stopped:
                 run.note(f"{blame} asked for another attempt {run.stopped}")

@@ -131,6 +131,10 @@ class History:
         """The heads a database has once `steps` are applied on top of `heads`."""
         return self.maximal((*heads, *self.ids(steps)))
 
+    def remaining(self, heads: tuple[str, ...], steps: Iterable[Any]) -> tuple[str, ...]:
+        """The heads a database at `heads` has once downgrade `steps` have run."""
+        return self.maximal(self._closure(heads).difference(self.ids(steps)))
+
     def reached(self, wanted: Iterable[str], heads: Iterable[str]) -> bool:
         """Whether a database at `heads` has everything that `wanted` asks for."""
         return set(wanted) <= self._closure(heads)

@@ -11,9 +11,9 @@ from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
 from automigrator.migrations.causes import left_open
 from automigrator.migrations.execution import Execution
-from automigrator.report import Applied, Outcome
+from automigrator.report import Applied, Outcome, heads_text
 from automigrator.runner import version_skew
-from automigrator.runner.crash_loop import count
+from automigrator.runner.crash_loop import count, ensure_whole
 from automigrator.runner.failures import read_after
 from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
 from automigrator.runner.interruption import repair
@@ -81,7 +81,7 @@ async def attempt(state: RunState) -> Outcome:
     if await _stamped(state, finding):
         finding = await _found(state)
         await version_skew.declare(state, finding)
-    await _brought_to(state, finding)
+    await bring(state, finding)
     return _reached(state)
 
 
@@ -94,14 +94,23 @@ def _reached(state: RunState) -> Outcome:
 
 async def _found(state: RunState) -> Finding:
     """Look and judge, and note what the hooks are shown of it."""
-    run, history = state.run, await state.session.history()
-    finding = await inspect(state.session, run.hold, needs_way=True)
+    history = await state.session.history()
+    finding = await inspect(state.session, state.run.hold, needs_way=True)
+    if finding.unversioned:
+        await ensure_whole(state)
     judge(state.target, finding)
+    # it reads every pending file, and what those import
+    state.plan = await in_thread(partial(history.digest, finding.pending))
+    await show(state, finding)
+    return finding
+
+
+async def show(state: RunState, finding: Finding) -> None:
+    """Note what the hooks are shown of a finding."""
+    run, history = state.run, await state.session.history()
     state.finding = finding
     run.wanted, run.tables = finding.wanted, finding.tables
     run.pending = history.describe(finding.pending)
-    # it reads every pending file, and what those import
-    state.plan = await in_thread(partial(history.digest, finding.pending))
     state.may_commit = await in_thread(partial(history.may_commit, finding.pending))
     run.empty = not finding.heads and not finding.sight.has_tables
     run.transactional = (
@@ -110,7 +119,6 @@ async def _found(state: RunState) -> Finding:
         and sum(bool(context.pending) for context in finding.contexts) <= 1
         and not state.may_commit
     )
-    return finding
 
 
 async def _stamped(state: RunState, finding: Finding) -> bool:
@@ -121,6 +129,8 @@ async def _stamped(state: RunState, finding: Finding) -> bool:
         began = time.monotonic()
         state.enter("running bootstrap")
         state.tell("bootstrap-started")
+        if (snapshots := state.hold.snapshots) is not None and snapshots.untouched:
+            await snapshots.committing()
         with run.acts.act("stamp"):
             first = await bootstrap(migration, table)
         state.tell("bootstrapped", revision=first, seconds=time.monotonic() - began)
@@ -133,7 +143,7 @@ async def _stamped(state: RunState, finding: Finding) -> bool:
     return baseline is not None
 
 
-async def _brought_to(state: RunState, finding: Finding) -> None:
+async def bring(state: RunState, finding: Finding) -> None:
     """Run what is pending, and read the heads anew: they decide, whatever env.py raised."""
     first, raised = len(state.applied), None
     if finding.pending:
@@ -158,14 +168,14 @@ async def _brought_to(state: RunState, finding: Finding) -> None:
         del state.applied[first:]  # until the database itself says which stay
         raise execution.error or EnvError(
             f"env.py returned as if all were well, and the database is at "
-            f"{', '.join(state.after) or 'base'}, not at {', '.join(finding.wanted)}"
+            f"{heads_text(state.after)}, not at {heads_text(finding.wanted)}"
             f"{left_open(execution.contexts)}"
         )
     if raised is not None:
         state.applied += [Applied(r, execution.done.get(r, 0.0)) for r in finding.pending]
         state.run.note(
-            f"the migration has ended, and the database is at {', '.join(state.after)}; after its "
-            f"last commit env.py raised {first_line(raised)}"
+            f"the migration has ended, and the database is at {heads_text(state.after)}; after "
+            f"its last commit env.py raised {first_line(raised)}"
         )
     apart = [context.led_apart() for context in execution.contexts if context.led_apart]
     for each in filter(None, dict.fromkeys(apart)):
@@ -209,11 +219,14 @@ async def _apply(state: RunState, finding: Finding) -> None:
     """Run the pending revisions, along the way that was found. Raises what env.py raised."""
     way, execution, first = finding.way, state.execution, len(state.applied)
     assert way is not None and execution is not None
-    state.attempt_started(len(finding.pending))
+    if finding.down_to is None:
+        state.attempt_started(len(finding.pending))
     state.drive = way.told(context.driver for context in finding.contexts)
     state.enter(RUNNING, "revision", revisions=True)
     try:
-        await state.run_revisions(await state.migration(), way, execution, state.done)
+        await state.run_revisions(
+            await state.migration(), way, execution, state.done, finding.down_to
+        )
     except BaseException:
         if not execution.met_a_revision:
             state.enter(RUNNING, "env", revisions=True)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import FailedStarts, Record
-from automigrator.errors import LockLostError
+from automigrator.errors import JudgedError, LockLostError
 from automigrator.failure import Decision, Failure, FailureKind
 from automigrator.report import Outcome
 from automigrator.runner.failures import read_after
@@ -40,13 +40,14 @@ async def count(state: RunState) -> None:
     Raises CrashLoopError instead when the limit is reached, and LockLostError.
     """
     hold, limit, start = state.hold, state.max_failed_starts, state.start
-    if not limit or start.stage != "not counted" or state.run.in_memory:
+    if start.stage != "not counted" or state.run.in_memory or not (limit or state.run.empty):
         return
     start.stage = "begun"
     try:
         start.found = found = await hold.last()
         earlier = earlier_starts(state)
-        if found is not None and earlier.count >= limit:
+        start.first = state.run.empty or (found is not None and found.first)
+        if found is not None and limit and earlier.count >= limit:
             # also a clock that was set back by as much: else it would have to come round again
             if abs(hold.since - earlier.last) < tries_again_at(earlier, limit) - earlier.last:
                 start.starts = earlier
@@ -55,7 +56,9 @@ async def count(state: RunState) -> None:
                 f"{_said(earlier)}; it is tried once more, as the last try was at "
                 f"{_time(earlier.last)}"
             )
-        start.starts = FailedStarts(earlier.count + 1, earlier.since or hold.since, hold.since)
+        if limit:
+            start.starts = FailedStarts(earlier.count + 1, earlier.since or hold.since, hold.since)
+        _warn_of_a_half(state)
         await hold.leave(await _begun(state, hold, earlier))
     except (CrashLoopError, LockLostError):
         raise
@@ -70,6 +73,9 @@ async def count(state: RunState) -> None:
 
 async def take_back(state: RunState) -> None:
     """Forget that this start began: it was cancelled, or its failure is not the revisions'."""
+    execution = state.execution
+    if state.start.first and execution is not None and execution.observed.torn:
+        return  # `ensure_whole` must learn of the half
     if state.start.stage == "counted" and await _kept(state, state.start.found):
         state.start.stage, state.start.starts = "begun", earlier_starts(state)
 
@@ -133,7 +139,41 @@ async def _begun(state: RunState, hold: Hold, earlier: FailedStarts) -> Record:
     if state.finding is not None and state.may_commit:
         left = "partial-within-revision"
     failures = found.failures if found is not None else ()
-    return Record(state.plan, "begun", hold.leader, failures, left, start.starts)
+    return Record(state.plan, "begun", hold.leader, failures, left, start.starts, first=start.first)
+
+
+def _warn_of_a_half(state: RunState) -> None:
+    """Note that what runs now may have run to its middle, where nothing can tell."""
+    found = state.start.found
+    if found is None or found.outcome != "begun" or state.run.acts.done("recover"):
+        return
+    if found.state == "partial-within-revision":
+        state.run.note(
+            f"{found.leader} died in a migration with a revision that may commit in its middle, "
+            "and there is no snapshot to put back: half of it may be in the database, and it runs "
+            "again from its beginning now. Look at what it has written; backup-restore in "
+            "recovery= would have undone such a half"
+        )
+
+
+async def ensure_whole(state: RunState) -> None:
+    """Refuse tables without a version row that a start of ours may have made half.
+
+    Neither a baseline nor anything else tells half of an installation from a whole one.
+    """
+    found = await state.hold.last()
+    if found is None or not found.first or (found.outcome != "begun" and found.state == "clean"):
+        return
+    raise JudgedError(
+        "unversioned",
+        f"{found.leader} began to install into this database when it was empty, and ended before "
+        "a revision was whole: now it has tables, and no version row. They may be half of a "
+        "revision, so none is run and no baseline is stamped; nothing was changed",
+        "if nobody has written to it, delete the database and start again; or finish by hand what "
+        "is half, and write the revision down with `alembic stamp`. If the tables are whole and "
+        "not that start's, `await migrator.clear()` forgets it. backup-restore in recovery= would "
+        "have undone it",
+    )
 
 
 def earlier_starts(state: RunState) -> FailedStarts:

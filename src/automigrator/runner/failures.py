@@ -69,8 +69,12 @@ async def described(state: RunState, error: Exception, within_s: float | None = 
     blockers = state.blockers() if state.blockers is not None else ()
     if failure.kind == "lock-timeout" and blockers:
         message += f"; in the way: {', '.join(blockers)}"
-    in_rehearsal = state.rehearsal is not None
-    return failure._replace(message=message, hints=hints, in_rehearsal=in_rehearsal)
+    return failure._replace(
+        message=message,
+        hints=hints,
+        in_rehearsal=state.rehearsal is not None,
+        rollback=state.run.rollback,
+    )
 
 
 async def _hints(state: RunState, failure: Failure) -> tuple[str, ...]:
@@ -78,6 +82,8 @@ async def _hints(state: RunState, failure: Failure) -> tuple[str, ...]:
     finding = state.finding
     if finding is None or state.execution is None:
         return ()
+    if finding.down_to is not None:
+        return state.debris
     pending = [each for each in finding.pending if each not in failure.applied]
     found: tuple[str, ...] = ()
     if len(finding.contexts) == 1:
@@ -165,9 +171,9 @@ async def left_behind(state: RunState, within_s: float | None = None) -> Left:
     if not history.knows(heads):
         # newer code has migrated it meanwhile: nothing there is this run's to undo
         return Left(revision=execution.current)
-    old = set(history.applied(ran, finding.heads))
+    old = set(finding.ended(history, ran, finding.heads))
     new = [revision for revision in dict.fromkeys(ran) if revision not in old]
-    applied = history.applied(new, heads)
+    applied = finding.ended(history, new, heads)
     lost = [revision for revision in ran if revision not in applied]
     halves = bool(lost) and not backend.transactional_ddl
     if debris or halves or execution.observed.torn.intersection(lost):

@@ -28,6 +28,8 @@ class Finding(NamedTuple):
     """Whether the target's `bootstrap` made the tables and the revisions from base are to come."""
     notes: tuple[str, ...] = ()
     """Remarks for the report, for what is no failure and hardly meant."""
+    down_to: str | None = None
+    """Where a rollback is to lead: what is `pending` is to be undone then."""
 
     @property
     def tables(self) -> tuple[VersionTable, ...]:
@@ -57,11 +59,23 @@ class Finding(NamedTuple):
         return self.sight.has_tables and not self.heads and not self.begun
 
     def reached(self, history: History, sight: Sight) -> bool:
-        """Whether every version table now has what was wanted of it."""
-        return all(
-            history.reached(context.wanted, sight.heads.get(context.table) or ())
-            for context in self.contexts
-        )
+        """Whether every version table now has what was wanted of it, or no more than that."""
+        for context in self.contexts:
+            heads = sight.heads.get(context.table) or ()
+            if self.down_to is not None:
+                if history.applied(context.pending, heads):
+                    return False
+            elif not history.reached(context.wanted, heads):
+                return False
+        return True
+
+    def ended(
+        self, history: History, revisions: Iterable[str], heads: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """Those of `revisions` that a database at `heads` has, or in a rollback has no more."""
+        revisions = tuple(revisions)
+        there = history.applied(revisions, heads)
+        return there if self.down_to is None else tuple(e for e in revisions if e not in there)
 
 
 async def inspect(
@@ -109,16 +123,41 @@ def judge(target: Target, finding: Finding) -> None:
     """Raise JudgedError for a database that must not be migrated as it stands."""
     if finding.unversioned and target.baseline is None:
         tables = ", ".join(map(str, finding.tables))
+        begun = ""
+        if any(heads == () for heads in finding.sight.heads.values()):
+            begun = (
+                f". {tables} is there, and empty: an installation may have begun and stopped half "
+                "way. If so, delete what it has made, and start again"
+            )
         raise JudgedError(
             "unversioned",
             f"the database has tables, but no row in {tables} says which revision they are at; "
-            "nothing was changed",
+            f"nothing was changed{begun}",
         )
 
 
 def baseline_of(target: Target, finding: Finding) -> str | None:
     """The revision to stamp before the pending ones run; None for a database that needs none."""
     return target.baseline if finding.unversioned and target.baseline != "base" else None
+
+
+async def inspect_down(session: Session, hold: Hold, revision: str) -> Finding:
+    """Compare heads with the revision to roll back to, under the lock; changes nothing.
+
+    Raises what `inspect` raises, and JudgedError for a database that does not exist.
+    """
+    history = await session.history()
+    finding = await inspect(session, hold)
+    if not finding.sight.exists:
+        raise JudgedError("unreachable", "the database does not exist; there is nothing to undo")
+    way, execution = await probe(await session.migration(hold))
+    _all_known(contexts := tuple(execution.contexts))
+    for context in contexts:
+        steps = history.steps(revision, context.heads, down=True)
+        context.pending = history.ids(steps)
+        context.wanted = history.remaining(context.heads, steps)
+    sight = await hold.look(list(dict.fromkeys(context.table for context in contexts)))
+    return Finding(sight, contexts, way, down_to=revision)
 
 
 def _all_known(contexts: tuple[Configured, ...]) -> None:

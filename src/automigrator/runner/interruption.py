@@ -68,10 +68,14 @@ async def _how_far(state: RunState) -> str:
     if not await read_after(state, LOOK_S):
         return f"{under_way or 'a migration was under way'}, and what was not committed rolls back"
     heads, history = state.after, await state.session.history()
-    kept = history.applied(finding.pending, heads) if history.knows(heads) else ()
+    kept = finding.ended(history, finding.pending, heads) if history.knows(heads) else ()
+    stays, gone, none = "kept", "undone", "no revision was kept"
+    if finding.down_to is not None:
+        stays, gone, none = "undone", "kept", "no revision was undone"
+        under_way = under_way and f"the downgrade of {under_way}"
     parts = [
-        under_way and f"{under_way} and was {'kept' if execution.current in kept else 'undone'}",
-        f"applied and kept: {', '.join(kept)}" if kept else "no revision was kept",
+        under_way and f"{under_way} and was {stays if execution.current in kept else gone}",
+        f"{'applied and ' * (stays == 'kept')}{stays}: {', '.join(kept)}" if kept else none,
         f"the database is at {', '.join(heads) or 'base'}",
     ]
     return "; ".join(part for part in parts if part)

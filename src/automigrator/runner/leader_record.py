@@ -69,7 +69,10 @@ async def leave(state: RunState, outcome: Outcome) -> None:
             elif plan:
                 said = tuple(failure.to_dict() for failure in state.failures)
                 left, starts = state.lasting.state, state.start.starts
-                await hold.leave(Record(plan, outcome, hold.leader, said, left, starts))
+                first = state.start.first
+                await hold.leave(
+                    Record(plan, outcome, hold.leader, said, left, starts, first=first)
+                )
         elif state.start.stage == "counted" or await hold.last() is not None:
             await hold.leave(None)
     except Exception as error:  # noqa: BLE001 - a record only saves others work

@@ -36,17 +36,17 @@ async def bring_to_head(state: RunState) -> Outcome:
             if await _at_head(state):
                 return "current"
             state.enter("loading the plugins")
-            await _load_plugins(state)
+            await load_plugins(state)
             state.enter("taking the migration lock", "lock-timeout")
             await lock.enter_async_context(state.locked())
         except PluginError:
             raise
         except Exception as error:  # noqa: BLE001 - any error is a failure of the target
             run.attempt = 1
-            await _load_plugins(state)
+            await load_plugins(state)
             return await answered(state, error) or "failed"
         try:
-            outcome = await _closed(state, await _attempts(state))
+            outcome = await closed(state, await _attempts(state))
         except asyncio.CancelledError:
             if not state.limit.is_over():
                 state.attempt_finished("cancelled")
@@ -68,7 +68,7 @@ async def bring_to_head(state: RunState) -> Outcome:
     return outcome
 
 
-async def _closed(state: RunState, outcome: Outcome) -> Outcome:
+async def closed(state: RunState, outcome: Outcome) -> Outcome:
     """Forget the journal before the application serves: a later undo would lose what it wrote."""
     acts = state.run.acts
     if acts.open("restore") or acts.open("recover"):
@@ -82,7 +82,7 @@ async def _closed(state: RunState, outcome: Outcome) -> Outcome:
     return outcome
 
 
-async def _load_plugins(state: RunState) -> None:
+async def load_plugins(state: RunState) -> None:
     """Load the strategies: only now may they be needed."""
     hooks = state.hooks = state.progress.listeners = await state.owner.hooks_of(state.target)
     look = partial(look_again, state)

@@ -1,24 +1,27 @@
-"""Downgrades one target, under its lock; nobody is asked about a failure."""
+"""Downgrades one target, under its lock, with the snapshot, journal and failure of a run."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 
-from automigrator.errors import EnvError, JudgedError
-from automigrator.migrations.causes import left_open
 from automigrator.migrations.execution import Execution
-from automigrator.migrations.probe import probe
 from automigrator.report import Outcome
-from automigrator.runner.diagnosis import failure_of
-from automigrator.runner.failures import left_behind, read_after
-from automigrator.runner.inspection import inspect
-from automigrator.runner.interruption import repair
+from automigrator.runner.attempt import bring, show
+from automigrator.runner.failures import described, read_after
+from automigrator.runner.inspection import inspect_down
+from automigrator.runner.interruption import cut_short, repair
+from automigrator.runner.pipeline import closed, load_plugins
 from automigrator.runner.state import Left, RunState
 from automigrator.runner.targets import ended_by
+from automigrator.support.concurrency import shielded
 
 
 async def roll_back(state: RunState, revision: str) -> Outcome:
-    """Run the downgrades from the database's heads to `revision`; `failed` with the failure."""
+    """Run the downgrades from the database's heads to `revision`; `failed` with the failure.
+
+    Raises PluginError, nothing touched, when a strategy that is named cannot be used.
+    """
     began = time.monotonic()
     database, url = state.backend.name, state.target.url
     state.tell("rollback-started", revision=revision, database=database, url=url)
@@ -35,54 +38,60 @@ async def roll_back(state: RunState, revision: str) -> Outcome:
 
 
 async def _outcome(state: RunState, revision: str) -> Outcome:
-    state.run.attempt = 1
+    run = state.run
+    run.attempt, run.rollback = 1, True
+    await load_plugins(state)
     try:
         async with state.locked():
-            return await _rolled_back(state, revision)
+            try:
+                outcome = await closed(state, await _answered(state, revision))
+            except asyncio.CancelledError:
+                await shielded(cut_short(state))
+                raise
+            if outcome == "migrated":
+                report = state.report(outcome)
+                run.notes += await state.hooks.after_migrate(run, report, state.hook_told)
+            run.hold = None
+        await state.backend.refresh()
     except Exception as error:  # noqa: BLE001 - any error is the target's failure
-        failure = failure_of(state, error, await _left(state))
-        state.failed(failure, f"rollback failed: {failure}")
+        await _failed(state, error)
         return "failed"
+    return outcome
+
+
+async def _answered(state: RunState, revision: str) -> Outcome:
+    """Roll back; where that fails, ask the strategies that revert, and nobody else."""
+    try:
+        return await _rolled_back(state, revision)
+    except Exception as error:  # noqa: BLE001 - any error is the target's failure
+        await _failed(state, error)
+    state.enter("asking the plugins about a failure")
+    await state.decisions.decide(state.failures[-1])
+    state.lasting = Left.of(state.run.failure or state.failures[-1])
+    await read_after(state)
+    return "failed"
+
+
+async def _failed(state: RunState, error: Exception) -> None:
+    failure = await described(state, error)
+    state.failed(failure, f"rollback failed: {failure}")
 
 
 async def _rolled_back(state: RunState, revision: str) -> Outcome:
-    session, run, backend = state.session, state.run, state.backend
-    done = await repair(state)
+    session, run = state.session, state.run
+    with state.at("finishing or undoing what was begun before", "unreachable"):
+        done = await repair(state)
     if done is not None:
         run.notes.append(done)
-    history = await session.history()
-    finding = state.finding = await inspect(session, run.hold)
-    if not finding.sight.exists:
-        raise JudgedError("unreachable", "the database does not exist; there is nothing to undo")
+    finding = await inspect_down(session, state.hold, revision)
     run.before = state.after = finding.heads
-    migration = await state.migration()
-    way, probed = await probe(migration)
-    state.drive = way.told(context.driver for context in probed.contexts)
+    await show(state, finding)
+    if not finding.pending:
+        return "current"
     state.execution = Execution()
-    state.enter("rolling back", "revision", revisions=True)
-    steps = history.ids(history.steps(revision, finding.heads, down=True))
-    await state.run_revisions(migration, way, state.execution, state.done, revision)
-    state.after = (await state.look()).all_heads()
-    if history.applied(steps, state.after):
-        raise state.execution.error or EnvError(
-            f"env.py returned as if all were well, and the database still has "
-            f"{', '.join(history.applied(steps, state.after))}"
-            f"{left_open(state.execution.contexts)}"
-        )
-    await backend.refresh()
-    return "migrated" if steps else "current"
-
-
-async def _left(state: RunState) -> Left:
-    """What a failed rollback left, and in the report what it undid for good."""
-    if state.finding is None or state.execution is None:
-        return Left()
-    history = await state.session.history()
-    left = await left_behind(state)
-    await read_after(state)
-    undone = [each.revision for each in state.applied]
-    kept = history.applied(undone, state.after)
-    state.applied = [each for each in state.applied if each.revision not in kept]
-    if state.applied and left.state == "clean":
-        return left._replace(state="partial-at-boundary")
-    return left
+    with run.acts.act("prepare"):
+        await state.hooks.before_migrate(run, state.hook_told)
+    if run.taken is not None:
+        run.note(f"what the database held before the rollback is in {run.taken.place}")
+    await bring(state, finding)
+    return "migrated"

@@ -109,6 +109,8 @@ class Start:
 
         self.starts = FailedStarts()
         """Those that failed, this one included."""
+        self.first = False
+        """Whether the database was empty when the first of them began."""
 
 
 class RunState:

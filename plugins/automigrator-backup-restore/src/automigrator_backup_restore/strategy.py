@@ -25,7 +25,7 @@ class BackupRestore:
 
     Arguments:
         snapshot: `"auto"` takes none where a failed attempt rolls back as a whole by itself;
-            `"always"` takes one whenever something is pending.
+            `"always"` takes one whenever something is pending and there is something to lose.
         then: the answer after the restore: `"pass"` asks the next strategy, `"retry"` tries once
             more, `"continue"` starts the application on the old schema, `"abort"` stops.
         keep: how many snapshots stay after a migration that succeeded; None: all. The last good
@@ -83,7 +83,7 @@ class BackupRestore:
     @hookimpl
     async def before_migrate(self, run: Run) -> None:
         """Take the snapshot; without one nothing is migrated. Raises what prevents it."""
-        if not run.pending or run.empty or (run.transactional and not self._always):
+        if not run.pending or (run.transactional and (run.empty or not self._always)):
             return
         await run.snapshot(
             folder=self._folder,

@@ -69,7 +69,9 @@ class Entry(Frozen):
         if steps is not None and not set(heads) <= {*self.before, *steps}:
             foreign = f"the database is at {at}, where that migration never leads"
         if foreign:
-            migration = f"from {', '.join(self.before) or 'base'} to {', '.join(self.after)}"
+            migration = (
+                f"from {', '.join(self.before) or 'base'} to {', '.join(self.after) or 'base'}"
+            )
             return (
                 f"a migration {migration} was killed, and since then somebody has changed the "
                 f"database by hand ({foreign}): nothing was undone; what the database held before "

@@ -31,7 +31,8 @@ class Record(Frozen):
     """What became of a leader that did not reach the wanted heads, and of those before it.
 
     `plan` is what it tried, `at` seconds since the epoch on the clock of whatever keeps the
-    record, `failures` are as in a report's `to_dict`, `state` is what it left behind.
+    record, `failures` are as in a report's `to_dict`, `state` is what it left behind. `first`:
+    the database was empty when the first of these leaders began; False where nobody noted it.
     """
 
     plan: str
@@ -41,6 +42,7 @@ class Record(Frozen):
     state: State = "clean"
     starts: FailedStarts = FailedStarts()
     at: float = 0.0
+    first: bool = False
 
     def dumped(self) -> str:
         return json_object.dumped(self)
@@ -60,7 +62,7 @@ def loaded(text: str | None) -> Record | None:
             Failure.from_dict(failure)
     except (ValueError, RecursionError):
         return None
-    known, starts = Record.fields().keys(), FailedStarts.fields().keys()
+    known, starts = Record.fields().keys() - {"first"}, FailedStarts.fields().keys()
     if not (known <= data.keys() and starts <= data["starts"].keys()):
         return None
     times = (record.starts.since, record.starts.last, record.at)
