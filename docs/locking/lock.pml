@@ -85,7 +85,7 @@
 
 #ifdef TRACE
 #include TRACE
-byte at[NPROC];     /* how many of its events each client has had */
+byte at[2 * NPROC]; /* how many of its events each client has had, and how many each world */
 #define MAY(n, event) ALLOWED(n, event)
 #define HAS(n) at[n]++
 #else
@@ -522,8 +522,8 @@ active [NPROC] proctype world() {
     }
     :: d_step { doomed & BIT(ME) -> forget(ME) }
     :: d_step { /* it is killed, and what was idle of it ends: nobody could tell that from later */
-        CONCERNED && !ended[ME] && ALIVE && deaths < DEATHS && MAY(ME, KILLED) ->
-        HAS(ME);
+        CONCERNED && !ended[ME] && ALIVE && deaths < DEATHS && MAY(NPROC + ME, KILLED) ->
+        HAS(NPROC + ME);
         deaths++;
         dead = dead | BIT(ME);
         frozen = frozen & ~BIT(ME);
@@ -538,10 +538,10 @@ active [NPROC] proctype world() {
     }
 #ifdef TRACE
     :: d_step {
-        CONCERNED && !ended[ME] && UP(ME) && MAY(ME, FROZEN) -> HAS(ME);
+        CONCERNED && !ended[ME] && UP(ME) && MAY(NPROC + ME, FROZEN) -> HAS(NPROC + ME);
         frozen = frozen | BIT(ME)
     }
-    :: d_step { (frozen & BIT(ME)) && MAY(ME, THAWED) -> HAS(ME); frozen = frozen & ~BIT(ME) }
+    :: d_step { (frozen & BIT(ME)) && MAY(NPROC + ME, THAWED) -> HAS(NPROC + ME); frozen = frozen & ~BIT(ME) }
 #ifndef SQLITE
     :: d_step { (frozen & BIT(ME)) && lock[ME] == IDLE -> lose(ME) }
 #endif

@@ -3,55 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-
-MODEL = Path(__file__).parents[2] / "docs" / "locking" / "lock.pml"
-MEMORY_MB = 3500
-LIMIT_S = 600
-_MISSING = [tool for tool in ("spin", "gcc") if shutil.which(tool) is None]
+from support.spin import LIMIT_S, MISSING, MODEL, verified
 
 pytestmark = [
-    pytest.mark.skipif(bool(_MISSING), reason=f"{' and '.join(_MISSING)} not installed"),
+    pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} not installed"),
     pytest.mark.timeout(LIMIT_S + 60),
 ]
-
-
-def verified(folder: Path, options: str, *, cycles: bool = False) -> tuple[str, int]:
-    """What is violated, an empty text for nothing, and how many states were looked at.
-
-    With `cycles`, a run that never ends is looked for in place of violations.
-    """
-    made = subprocess.run(
-        ["spin", "-a", *options.split(), str(MODEL)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert made.returncode == 0, made.stdout + made.stderr
-    # a process that may be stopped at any moment leaves nothing to reduce
-    defined = ["-DNOREDUCE", "-DNP" if cycles else "-DSAFETY", f"-DMEMLIM={MEMORY_MB}"]
-    subprocess.run(["gcc", "-O2", "-w", *defined, "-o", "pan", "pan.c"], cwd=folder, check=True)
-    pan = subprocess.run(
-        ["./pan", "-E", "-m2000000", "-w24", *(["-l"] if cycles else [])],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-        check=False,
-    )
-    violated = re.search(
-        r"assertion violated \(?\s*(.*?)\)? \(at depth|pan:\d+: (non-progress cycle)", pan.stdout
-    )
-    # to give up for want of memory or depth would prove nothing
-    whole = "errors: 0" in pan.stdout and "max search depth too small" not in pan.stdout
-    assert violated or (whole and pan.returncode == 0), pan.stdout
-    (states,) = re.findall(r"(\d+(?:\.\d+)?(?:e\+\d+)?) states, stored", pan.stdout)
-    return (violated[1] or violated[2] if violated else ""), int(float(states))
 
 
 ONE_DEATH = "-DDEATHS=1 -DFREEZES=0"
