@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from automigrator.errors import EnvError, JudgedError, LockLostError
-from automigrator.failure import Decision, Failure, State
+from automigrator.failure import Decision, Failure
 from automigrator.migrations.created_tables import there_already
 from automigrator.report import Applied, Outcome
 from automigrator.runner.diagnosis import failure_of
@@ -18,6 +18,11 @@ logger = logging.getLogger(__name__)
 
 HASTE_S = 2.0
 """Seconds for questions to a database that is most likely out of reach."""
+
+UNSEEN = (
+    "; what stayed in the database is not known: make sure that it can be read, and start again. A "
+    "start looks before it changes anything"
+)
 
 
 async def answered(state: RunState, error: Exception) -> Outcome | None:
@@ -70,7 +75,9 @@ async def described(state: RunState, error: Exception, within_s: float | None = 
     if failure.kind == "lock-timeout" and blockers:
         message += f"; in the way: {', '.join(blockers)}"
     in_rehearsal = state.rehearsal is not None
-    return failure._replace(message=message, hints=hints, in_rehearsal=in_rehearsal)
+    advice = failure.advice + (UNSEEN if failure.state == "unknown" else "")
+    facts = {"message": message, "advice": advice, "hints": hints}
+    return failure._replace(**facts, in_rehearsal=in_rehearsal)
 
 
 async def _hints(state: RunState, failure: Failure) -> tuple[str, ...]:
@@ -124,7 +131,20 @@ async def _or_lock_lost(state: RunState, error: Exception) -> Exception:
 async def look_again(state: RunState, failure: Failure) -> Failure:
     """Return the failure with the state that the database is in now."""
     left = await _left(state)
-    return failure._replace(state=left.state, applied=left.applied, debris=left.debris)
+    advice = failure.advice.removesuffix(UNSEEN) + (UNSEEN if left.state == "unknown" else "")
+    state_now = {"state": left.state, "applied": left.applied, "debris": left.debris}
+    return failure._replace(**state_now, advice=advice)
+
+
+async def settle(state: RunState, failure: Failure) -> None:
+    """Look at what could not be looked at, before another attempt.
+
+    Raises what looking raises, and the failure's own error where half a revision has stayed.
+    """
+    await state.look()
+    state.lasting = await _left(state)
+    if state.lasting.state == "partial-within-revision" and failure.error is not None:
+        raise failure.error
 
 
 async def _left(state: RunState, within_s: float | None = None) -> Left:
@@ -139,7 +159,7 @@ async def _left(state: RunState, within_s: float | None = None) -> Left:
 async def left_behind(state: RunState, within_s: float | None = None) -> Left:
     """Read what an attempt left: the state, the revisions that stay applied, and new debris.
 
-    `within_s`: seconds after which the worst is assumed of a database that does not answer.
+    `within_s`: seconds after which a database that does not answer counts as out of sight.
     """
     finding, execution = state.finding, state.execution
     if finding is None or execution is None:
@@ -159,8 +179,13 @@ async def left_behind(state: RunState, within_s: float | None = None) -> Left:
         torn = set(ran) - set(applied)
         if torn and (not backend.transactional_ddl or torn & observed.torn):
             return Left("partial-within-revision", applied, revision=execution.current)
-        state_left: State = "partial-at-boundary" if applied else "clean"
-        return Left(state_left, applied, revision=execution.current)
+        if not ran or not observed.may_stay:
+            return Left(revision=execution.current)
+        if state.unseen is None or state.unseen[0] is not execution:
+            state.unseen = execution, state.lasting
+        return Left("unknown", applied, revision=execution.current)
+    if state.unseen is not None and state.unseen[0] is execution:
+        (_, state.lasting), state.unseen = state.unseen, None
     heads = sight.all_heads()
     if not history.knows(heads):
         # newer code has migrated it meanwhile: nothing there is this run's to undo

@@ -51,6 +51,8 @@ async def ran_out(state: RunState) -> None:
             run.note("a restore was begun: the next start finishes it, before it migrates")
         elif run.taken is not None and failure.state == "partial-within-revision":
             run.note(f"the next start puts {run.taken.place} back, before it migrates")
+        elif run.taken is not None and failure.state == "unknown":
+            run.note(f"the next start looks whether {run.taken.place} is to be put back")
         else:
             await hold.close_journal()
     except Exception as error:  # noqa: BLE001 - the next start finishes it

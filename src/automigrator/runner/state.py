@@ -176,6 +176,8 @@ class RunState:
         self.failures: list[Failure] = []
         self.lasting = Left()
         """What earlier attempts left, which makes a later one no cleaner."""
+        self.unseen: tuple[Execution, Left] | None = None
+        """What env.py did where nobody could look afterwards, and what had been left before."""
         self.how_far = "nothing was migrated"
         """How far a run came that was cancelled."""
         self.drive: str | None = None
@@ -298,7 +300,7 @@ class RunState:
 
     def undone(self, act: Kind) -> None:
         """Forget what attempts left: the database is as it was before them, or a fresh one."""
-        self.execution, self.rehearsal, self.lasting = None, None, Left()
+        self.execution, self.rehearsal, self.lasting, self.unseen = None, None, Left(), None
         if act == "restore":
             self.applied.clear()
 
