@@ -17,7 +17,7 @@ from automigrator import Decision, Failure, MigrationError, Run, Target, hookimp
 from automigrator.backends.sqlite import reader
 from automigrator.backends.sqlite.files import journal_path
 
-pytestmark = pytest.mark.plugins
+pytestmark = [pytest.mark.plugins, pytest.mark.long("another_attempt", "that_passes")]
 
 ALWAYS = ("backup-restore", {"snapshot": "always"})
 LOCKING = """
@@ -48,7 +48,7 @@ class Notes(Application):
         env.write_text(f"{head}try:\n{body}\nexcept Exception:{lock}")
 
     def target(self, **options: Any) -> Target:
-        return super().target(**{"retry_timeout": 0.0, "connect_timeout": 0.3, **options})
+        return super().target(**{"retry_timeout": 0.0, "connect_timeout": 0.1, **options})
 
 
 def let_go() -> None:
@@ -59,7 +59,7 @@ def let_go() -> None:
 
 @pytest.fixture
 def notes(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notes]:
-    monkeypatch.setattr(reader, "BUSY_S", 0.2)
+    monkeypatch.setattr(reader, "BUSY_S", 0.05)
     yield Notes(tmp_path, sqlite_url)
     let_go()
 
@@ -166,7 +166,7 @@ op.execute("INSERT INTO notes VALUES (9, 'eggs')")
 async def test_another_attempt_is_made_once_it_is_known_what_the_first_one_left(
     tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "BUSY_S", 0.2)
+    monkeypatch.setattr(reader, "BUSY_S", 0.05)
     notes = Notes(tmp_path, f"{sqlite_url}?timeout=0.1")
     monkeypatch.setattr(notes, "target", lambda: Notes.target(notes, retry_timeout=10.0))
     notes.deploy(GOOD, BUSY.format(path=notes.path))

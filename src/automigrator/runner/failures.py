@@ -10,6 +10,7 @@ from automigrator.failure import Decision, Failure
 from automigrator.migrations.created_tables import there_already
 from automigrator.report import Applied, Outcome
 from automigrator.runner.diagnosis import failure_of
+from automigrator.runner.read_back import TRANSIENT
 from automigrator.runner.state import Left, RunState
 from automigrator.support.error_chain import chain
 from automigrator.support.redaction import first_line
@@ -64,12 +65,14 @@ async def described(state: RunState, error: Exception, within_s: float | None = 
         error = await _or_lock_lost(state, error)
         if isinstance(error, JudgedError) and error.kind == "unreachable":
             within_s = HASTE_S  # it has just been waited for
-    failure = failure_of(state, error, await _left(state, within_s))
+    left = await _left(state, within_s)
+    failure = failure_of(state, error, left)
     if state.execution is not None:
         seconds = state.execution.done
         new = set(failure.applied) - {each.revision for each in state.applied}
         state.applied += [Applied(r, seconds.get(r, 0.0)) for r in failure.applied if r in new]
     hints = await _hints(state, failure) if within_s is None else ()
+    hints = tuple(filter(None, (left.hint, *hints)))
     message = failure.message
     blockers = state.blockers() if state.blockers is not None else ()
     if failure.kind == "lock-timeout" and blockers:
@@ -133,6 +136,8 @@ async def look_again(state: RunState, failure: Failure) -> Failure:
     left = await _left(state)
     advice = failure.advice.removesuffix(UNSEEN) + (UNSEEN if left.state == "unknown" else "")
     state_now = {"state": left.state, "applied": left.applied, "debris": left.debris}
+    if left.hint and left.hint not in failure.hints:
+        state_now["hints"] = (left.hint, *failure.hints)
     return failure._replace(**state_now, advice=advice)
 
 
@@ -153,7 +158,39 @@ async def _left(state: RunState, within_s: float | None = None) -> Left:
         return Left("partial-within-revision")
     if state.rehearsal is not None:
         return Left(revision=state.rehearsal.current).after(state.lasting)
-    return (await left_behind(state, within_s)).after(state.lasting)
+    left = (await left_behind(state, within_s)).after(state.lasting)
+    return await _compared(state, left, within_s) if left.state == "clean" else left
+
+
+async def _compared(state: RunState, left: Left, within_s: float | None) -> Left:
+    """Compare a database that seems clean with this run's snapshot, under the lock."""
+    run, execution = state.run, state.execution
+    ran = execution is not None and execution.met_a_revision and state.finding is not None
+    # what has no version row yet gets its table from env.py, or was stamped before
+    if not ran or run.taken is None or not run.taken.heads or run.acts.began("stamp"):
+        return left
+    if run.hold is None or run.hold.snapshots is None or run.rebuilt:
+        return left
+    try:
+        async with asyncio.timeout(within_s):
+            heads = (await state.look()).all_heads()
+            if not (await state.session.history()).knows(heads):
+                return left  # newer code has migrated it meanwhile
+            same = heads == tuple(sorted(run.taken.heads))
+            if same and not await run.hold.snapshots.differs(run.taken):
+                return left
+    except Exception as error:  # noqa: BLE001 - the error that brought us here is the one to report
+        logger.debug("%s: comparing with the snapshot: %s", run.name, first_line(error))
+        if isinstance(error, TimeoutError) or state.backend.classify(error).kind in TRANSIENT:
+            assert execution is not None
+            state.unseen = state.unseen or (execution, state.lasting)
+            return left._replace(state="unknown")
+        return left
+    hint = (
+        f"nothing was seen to be committed, but the database is not as it was when "
+        f"{run.taken.place} was made of it: the migration has changed it in a way of its own"
+    )
+    return left._replace(state="partial-within-revision", hint=hint)
 
 
 async def left_behind(state: RunState, within_s: float | None = None) -> Left:

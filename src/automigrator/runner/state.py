@@ -57,6 +57,8 @@ class Left(NamedTuple):
     applied: tuple[str, ...] = ()
     debris: tuple[str, ...] = ()
     revision: str | None = None
+    hint: str = ""
+    """How the state was found, where nothing was seen to be committed."""
 
     @classmethod
     def of(cls, failure: Failure) -> Left:
@@ -71,6 +73,7 @@ class Left(NamedTuple):
             tuple(dict.fromkeys(earlier.applied + self.applied)),
             tuple(dict.fromkeys(earlier.debris + self.debris)),
             self.revision,
+            self.hint,
         )
 
 

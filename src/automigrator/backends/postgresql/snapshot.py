@@ -124,6 +124,17 @@ class ServerSnapshots(Snapshots):
         else:
             await journal.write(access.admin, place, entry)
 
+    async def differs(self, snapshot: Snapshot) -> bool:
+        place, access = snapshot.place, self._access("compare", apart=False)
+        match self._open.get(place):
+            case DumpEntry() as entry:
+                found = dump.differs(access, entry)
+            case CopyEntry() as entry:
+                found = template_copy.differs(access, place, entry)
+            case _:
+                return False
+        return await self._hold.heard(shielded(found), "the comparison with the snapshot")
+
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str:
         place = snapshot.place
         if place not in self._open:

@@ -14,7 +14,7 @@ from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry
 from automigrator.backends.postgresql.names import Kind, Ours, name_beside, ours
-from automigrator.backends.postgresql.verdict import needs_nothing, settled
+from automigrator.backends.postgresql.verdict import needs_nothing, settled, was_committed
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp
@@ -98,6 +98,17 @@ async def put_back(
     await journal.write(admin, name, entry)
     places = (earlier, await _kept(access, replaced, "undone"))
     return tuple(each for each in places if each), entry
+
+
+async def differs(access: ExclusiveAccess, name: str, entry: CopyEntry) -> bool:
+    """Compare the live database with its copy; rows only where the server knows of a commit."""
+    async with access.connection() as live, access.connection(name) as copy:
+        if await digests.catalog(live) != await digests.catalog(copy):
+            return True
+        if not await was_committed(live, entry):
+            return False
+        found = await digests.values(live)
+        return found is not None and found != await digests.values(copy)
 
 
 async def _kept(access: ExclusiveAccess, replaced: str, kind: Kind) -> str | None:

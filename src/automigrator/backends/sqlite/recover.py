@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from datetime import UTC, datetime
-from itertools import zip_longest
 from pathlib import Path
 
 from automigrator.backends.contract.journal import taken_over, undone
@@ -54,12 +53,16 @@ async def _needs_nothing(
     noted = known.steps is not None and entry.state == "migrating"
     committed = known.committed if noted else None
     atomic = entry.atomic and entry.state == "migrating" and not committed
+
+    def unchanged() -> bool:
+        return copies.unchanged(file, Path(entry.snapshot), rows=not atomic)
+
     try:
         sight = await in_thread(lambda: reader.look_at_file(file, tables))
         foreign = await in_thread(lambda: _foreign(file, entry, known, sight))
         return await entry.needs_nothing(
             sight.all_heads(),
-            lambda: in_thread(lambda: _unchanged(file, Path(entry.snapshot), atomic=atomic)),
+            lambda: in_thread(unchanged),
             place=entry.snapshot,
             steps=known.steps,
             committed=committed,
@@ -81,40 +84,6 @@ def _foreign(file: Path, entry: journal.Entry, known: journal.Progress, sight: S
         if place.stat().st_ino == copy and file.stat().st_ino != live and sight.has_tables:
             return "another file was put in its place"
     return ""
-
-
-def _unchanged(file: Path, place: Path, *, atomic: bool) -> bool:
-    """Tell whether the file holds what its copy at `place` does.
-
-    Rows count only where a part of the migration could be committed: then a row that differs may
-    be the migration's. Otherwise only the application can have changed it.
-    """
-    if not place.exists():
-        return False
-    with reader.looking_at(file) as live, reader.looking_at(place) as copy:
-        same_schema = _schema(live) == _schema(copy)
-        return same_schema and (atomic or _same_rows(live, copy))
-
-
-def _schema(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
-    # without what ANALYZE makes: an application that optimises changes no schema
-    return sorted(
-        connection.execute(
-            "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master "
-            "WHERE name NOT GLOB 'sqlite_stat*'"
-        )
-    )
-
-
-def _same_rows(one: sqlite3.Connection, other: sqlite3.Connection) -> bool:
-    """Compare all rows of two databases of the same schema; both are read through."""
-    names = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND "
-    for (name,) in one.execute(names + "name NOT GLOB 'sqlite_stat*'").fetchall():
-        select = f"SELECT * FROM {reader.quoted(name)}"
-        pairs = zip_longest(one.execute(select), other.execute(select))
-        if not all(a == b for a, b in pairs):
-            return False
-    return True
 
 
 def _put_back(file: Path, entry: journal.Entry) -> str:

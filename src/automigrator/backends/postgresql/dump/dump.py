@@ -17,7 +17,7 @@ from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, note_name
 from automigrator.backends.postgresql.sql import begin_reading, rows_of, run, server_version
-from automigrator.backends.postgresql.verdict import needs_nothing, settled
+from automigrator.backends.postgresql.verdict import needs_nothing, settled, was_committed
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp
@@ -105,6 +105,17 @@ async def put_back(
     # DDL has a new catalog now, by which another attempt's changes are told
     fresh = entry._replace(committed=False if entry.steps is not None else None, transactions=())
     return (str(kept),), await _opened(access, fresh)
+
+
+async def differs(access: ExclusiveAccess, entry: DumpEntry) -> bool:
+    """Compare the database with what the dump holds; rows as `template_copy.differs` does."""
+    async with access.connection() as connection:
+        if await digests.catalog(connection) != entry.catalog:
+            return True
+        if not entry.values or not await was_committed(connection, entry):
+            return False
+        found = await digests.values(connection)
+        return found is not None and found != entry.values
 
 
 async def recovered(access: ExclusiveAccess) -> str | None:
