@@ -6,7 +6,7 @@ import time
 from contextlib import nullcontext
 
 from automigrator.backends.contract.journal import Replaced
-from automigrator.runner.crash_loop import take_back
+from automigrator.runner.crash_loop import repairs_counted, take_back
 from automigrator.runner.failures import failed, read_after
 from automigrator.runner.leader_record import leave
 from automigrator.runner.state import Left, RunState
@@ -88,6 +88,7 @@ async def repair(state: RunState) -> str | None:
     again = run.acts.open("recover")
     expected = state.unfinished or run.taken is not None
     began = time.monotonic()
+    state.hold.counting = repairs_counted(state)
     step = state.progress.step("repair-started", "repair-failed", state.target)
     with run.acts.act("recover") as act:
         with step if expected else nullcontext():

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 
-from automigrator.backends.contract.journal import Replaced, taken_over, undone
+from automigrator.backends.contract.journal import Repairs, Replaced, counted, taken_over, undone
 from automigrator.backends.postgresql import advisory, databases, digests, journal
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
@@ -18,6 +18,12 @@ from automigrator.backends.postgresql.verdict import needs_nothing, settled, was
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp
+
+_BY_HAND = (
+    'To restore it by hand, while nobody is connected: ALTER DATABASE "{live}" RENAME TO '
+    '"{live}_replaced"; CREATE DATABASE "{live}" TEMPLATE "{name}"; COMMENT ON DATABASE "{name}" '
+    "IS NULL"
+)
 
 
 async def take(
@@ -191,5 +197,13 @@ async def _finished(access: ExclusiveAccess, name: str, stamp: str, entry: CopyE
         done = await needs_nothing(live, entry, unchanged, place=name, foreign=foreign)
     if done is not None:
         return done
-    kept, _ = await put_back(access, name, stamp, entry, killed=True)
+
+    async def note(repairs: Repairs) -> None:
+        if opened := (await journal.read(access.admin, [name])).get(name):
+            await journal.write(access.admin, name, opened._replace(repairs=repairs))
+
+    by_hand = _BY_HAND.format(live=access.live, name=name)
+    async with counted(access.hold.counting, entry.repairs, name, by_hand, note) as repairs:
+        entry = entry._replace(repairs=repairs)
+        kept, _ = await put_back(access, name, stamp, entry, killed=True)
     return undone(name, ", ".join(kept))

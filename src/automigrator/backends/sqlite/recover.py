@@ -3,34 +3,58 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from automigrator.backends.contract.journal import taken_over, undone
+from automigrator.backends.contract.journal import (
+    Counting,
+    Repairs,
+    counted,
+    taken_over,
+    undone,
+)
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
+from automigrator.backends.sqlite.files import journal_path
 from automigrator.backends.sqlite.snapshot import flaw_of
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import in_thread
 
+_BY_HAND = (
+    "To restore it by hand: stop the application, move {file} away together with its -journal, "
+    "-wal and -shm files, run `cp {place} {file}`, and delete {journal}"
+)
 
-async def recover(file: Path) -> str | None:
+
+async def recover(file: Path, counting: Counting | None = None) -> str | None:
     """Finish or undo what a killed process had begun, and say which; None when it left nothing.
 
     Raises RefusedError when the copy to put back is gone or damaged, or the journal cannot be
     read, and TimeoutError when another connection's transaction is in the way. Never cancel it.
+    `counting`: see `Hold.counting`.
     """
     entry = await in_thread(lambda: journal.read(file))
     done = None
     if entry is not None:
         purged = files.is_beside(file, Path(entry.snapshot), "side")
-        progress = journal.progress_of(file, entry)
+        progress, noted = journal.progress_of(file, entry), entry
+        counts_only = progress is not None and progress.steps is None and progress.repairs.count
         if not purged:
             entry = entry._replace(snapshot=str(_place(file, entry)))
-            if entry.state == "migrating" or progress is not None:
+            if entry.state == "migrating" or (progress is not None and not counts_only):
                 done = await _needs_nothing(file, entry, progress)
         if done is None and (entry.state == "restoring" or not purged):
-            done = await in_thread(lambda: _put_back(file, entry))
+            known = progress or journal.Progress(noted.snapshot, noted.at)
+
+            async def note(repairs: Repairs) -> None:
+                with suppress(OSError):  # the count protects, and must not prevent
+                    now = known._replace(repairs=repairs)
+                    await in_thread(lambda: journal.write_progress(file, now))
+
+            by_hand = _BY_HAND.format(file=file, place=entry.snapshot, journal=journal_path(file))
+            async with counted(counting, known.repairs, entry.snapshot, by_hand, note):
+                done = await in_thread(lambda: _put_back(file, entry))
         if purged:
             done = await in_thread(lambda: _purged(file, entry))
     await in_thread(lambda: _clear(file, entry))
