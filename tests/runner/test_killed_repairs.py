@@ -19,11 +19,16 @@ from support.notes_application import ROWS
 from automigrator import Migrator
 from automigrator.backends.sqlite.files import progress_path
 
-pytestmark = [pytest.mark.plugins, pytest.mark.long("template", "tried_again")]
+pytestmark = [
+    pytest.mark.plugins,
+    pytest.mark.skipif(shutil.which("pg_dump") is None, reason="no PostgreSQL client programs"),
+    pytest.mark.long("template", "dump", "tried_again"),
+]
 
 MOMENTS = {
     "sqlite": ("event repair-started", "sql BEGIN EXCLUSIVE"),
     "template": ("event repair-started", "sql ALTER DATABASE .*_side_"),
+    "dump": ("event repair-started", "fsync"),
 }
 DIES = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
 
@@ -35,7 +40,7 @@ def new() -> Iterator[Release]:
         yield release
 
 
-@pytest.fixture(params=["sqlite", "template"])
+@pytest.fixture(params=["sqlite", "template", "dump"])
 def app(request: pytest.FixtureRequest, tmp_path: Path) -> Deployed:
     url = request.getfixturevalue(f"{'sqlite' if request.param == 'sqlite' else 'postgres'}_url")
     return Deployed(tmp_path, url, copy=request.param)
@@ -52,6 +57,7 @@ def again(new: Release, app: Deployed, times: int) -> None:
         new.killed(app.start_with(dies_at=MOMENTS[app.copy], max_failed_starts=2))
 
 
+@pytest.mark.parametrize("app", ["sqlite", "template"], indirect=True)
 def test_after_so_many_kills_it_is_refused_with_words_and_the_way_to_do_it_by_hand(
     new: Release, app: Deployed
 ) -> None:
@@ -91,6 +97,7 @@ def by_hand(app: Deployed, copy: str) -> None:
     subprocess.run(["psql", "-v", "ON_ERROR_STOP=1", plain, *commands], check=True)
 
 
+@pytest.mark.parametrize("app", ["sqlite", "template"], indirect=True)
 def test_another_deployment_is_not_held_to_the_count_of_an_older_one(
     new: Release, app: Deployed
 ) -> None:
@@ -100,11 +107,23 @@ def test_another_deployment_is_not_held_to_the_count_of_an_older_one(
     assert (ended.outcome, app.notes()) == ("migrated", ROWS)
 
 
+@pytest.mark.parametrize("app", ["sqlite", "template"], indirect=True)
 def test_clear_lets_it_be_tried_again(new: Release, app: Deployed) -> None:
     killed_in_repairs(new, app, 2)
     asyncio.run(Migrator(app.target()).clear())
     again(new, app, 2)
     assert new.run(app.start_with(max_failed_starts=2)).outcome == "failed"
+
+
+@pytest.mark.parametrize("app", ["dump"], indirect=True)
+def test_so_are_those_of_a_dump(new: Release, app: Deployed) -> None:
+    killed_in_repairs(new, app, 2)
+    told = str(new.run(app.start_with(max_failed_starts=2)))
+    assert "2 starts in a row were killed" in told and "pg_restore --exit-on-error" in told
+    asyncio.run(Migrator(app.target()).clear())
+    app.mended()
+    assert new.run(app.start_with()).outcome == "migrated"
+    assert app.notes() == ROWS
 
 
 @pytest.mark.parametrize("app", ["sqlite"], indirect=True)
