@@ -14,7 +14,7 @@ from automigrator.report import TargetReport
 
 pytestmark = [
     pytest.mark.plugins,
-    pytest.mark.long("dump", "clean[postgresql", "is_too[postgresql"),
+    pytest.mark.long("postgresql"),
 ]
 
 BY_THE_DRIVER = {

@@ -22,7 +22,9 @@ from automigrator.backends.sqlite.files import progress_path
 pytestmark = [
     pytest.mark.plugins,
     pytest.mark.skipif(shutil.which("pg_dump") is None, reason="no PostgreSQL client programs"),
-    pytest.mark.long("template", "dump", "tried_again"),
+    pytest.mark.long(
+        "template", "dump", "tried_anew", "another_deployment", "only_fails", "day_later"
+    ),
 ]
 
 MOMENTS = {
@@ -108,7 +110,7 @@ def test_another_deployment_is_not_held_to_the_count_of_an_older_one(
 
 
 @pytest.mark.parametrize("app", ["sqlite", "template"], indirect=True)
-def test_clear_lets_it_be_tried_again(new: Release, app: Deployed) -> None:
+def test_clear_lets_it_be_tried_anew(new: Release, app: Deployed) -> None:
     killed_in_repairs(new, app, 2)
     asyncio.run(Migrator(app.target()).clear())
     again(new, app, 2)
@@ -116,7 +118,7 @@ def test_clear_lets_it_be_tried_again(new: Release, app: Deployed) -> None:
 
 
 @pytest.mark.parametrize("app", ["dump"], indirect=True)
-def test_so_are_those_of_a_dump(new: Release, app: Deployed) -> None:
+def test_those_of_a_dump_are_as_well(new: Release, app: Deployed) -> None:
     killed_in_repairs(new, app, 2)
     told = str(new.run(app.start_with(max_failed_starts=2)))
     assert "2 starts in a row were killed" in told and "pg_restore --exit-on-error" in told

@@ -17,7 +17,10 @@ from automigrator import Decision, Failure, MigrationError, Run, Target, hookimp
 from automigrator.backends.sqlite import reader
 from automigrator.backends.sqlite.files import journal_path
 
-pytestmark = [pytest.mark.plugins, pytest.mark.long("another_attempt", "that_passes")]
+pytestmark = [
+    pytest.mark.plugins,
+    pytest.mark.long("another_attempt", "that_passes", "second_look"),
+]
 
 ALWAYS = ("backup-restore", {"snapshot": "always"})
 LOCKING = """
