@@ -27,17 +27,22 @@ FailureKind = Literal[
 
 KINDS: frozenset[str] = frozenset(get_args(FailureKind))
 
-State = Literal["clean", "partial-at-boundary", "partial-within-revision"]
+State = Literal["clean", "partial-at-boundary", "unknown", "partial-within-revision"]
+
+"""In the order in which one outweighs another: the half of an earlier attempt stays known."""
 
 Blames = Literal["data", "code", "surroundings"]
 
 _MEANS: dict[State, str] = {
     "clean": "nothing of this attempt stayed in the database",
     "partial-at-boundary": "whole revisions were applied and stay, no half of one",
+    "unknown": "the database could not be looked at after the failure, and whether something of "
+    "the attempt stayed is not known",
     "partial-within-revision": "half of a revision may have stayed",
 }
 
 _DOWN: dict[State, str] = {
+    **_MEANS,
     "clean": "nothing of this rollback stayed in the database",
     "partial-at-boundary": "whole revisions were undone and stay so, no half of one",
     "partial-within-revision": "half of a downgrade may have stayed",
@@ -65,7 +70,8 @@ class Failure(Frozen):
     message: str
     """What happened, in a sentence; it holds no password and no data of a row."""
     state: State = "clean"
-    """What the attempt left in the database: nothing, whole revisions, or half of one."""
+    """What the attempt left in the database: nothing, whole revisions, or half of one; `unknown`
+    where something may have been committed, and the database could not be looked at."""
     revision: str | None = None
     """The id of the revision that failed; None where it was none of them."""
     statement: str | None = None

@@ -15,6 +15,8 @@ SEVERITY: tuple[Outcome, ...] = get_args(Outcome)
 
 """From best to worst; a report's outcome is the worst of its targets'."""
 
+_UNKNOWN = "the database could not be looked at"
+
 
 class Applied(Frozen):
     """One applied revision, and how long it took in seconds."""
@@ -93,6 +95,8 @@ class TargetReport(Frozen):
         if known or self.outcome not in ("failed", "degraded"):
             return ""
         left = "what the failure left was undone" if self.state == "clean" else "see the notes"
+        if self.state == "unknown":
+            return f"now: unknown ({_UNKNOWN})"
         return f"now: {self.state}, at {heads_text(self.after)} ({left})"
 
     def to_dict(self) -> dict[str, Any]:

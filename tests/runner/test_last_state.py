@@ -67,6 +67,11 @@ def test_a_record_comes_back_as_it_was_left() -> None:
     assert record is not None and Failure.from_dict(record.failures[0]).applied == ("r1",)
 
 
+def test_so_does_one_of_a_state_that_is_unknown() -> None:
+    record = loaded(SOUND._replace(state="unknown").dumped())
+    assert record is not None and record.state == "unknown"
+
+
 @pytest.mark.parametrize(
     "failure",
     [

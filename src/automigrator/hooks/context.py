@@ -251,8 +251,8 @@ class Run:
         try:
             heads = (await hold.look(self.tables)).all_heads()
         except Exception as error:
-            if self._backend.classify(error).kind not in ("unreachable", "lock-timeout"):
-                return  # it is damaged, say: what is put back replaces that
+            if self._backend.classify(error).kind == "corrupt":
+                return  # what is put back replaces that
             raise RefusedError(
                 "the database cannot be looked at, and a migration that has ended is never put "
                 "back; nothing was changed"

@@ -70,6 +70,8 @@ class Decisions:
             if effect == "discarding" and run.attempt >= MOST_ATTEMPTS:
                 run.note(f"{impl.blame} was not asked: no attempt is left to follow it")
                 continue
+            if effect == "reverting" and run.failure.state == "unknown":
+                run.failure = await self.look_again(run.failure)
             rebuilt, acts = run.rebuilt, run.acts.count()
             try:
                 with run.acting(effect, python_errors=by_code):
@@ -112,7 +114,10 @@ class Decisions:
                 "with it all that the application would write"
             )
         elif answer is Decision.CONTINUE and run.failure.state != "clean":
-            needs = f"needs Migrator(allow_partial=True) as the database is {run.failure.state}"
+            left = run.failure.state
+            how = "it is not known what stayed in the database" if left == "unknown" else ""
+            how = how or f"the database is {left}"
+            needs = f"needs Migrator(allow_partial=True) as {how}"
             why_not = needs if not self.allow_partial else ""
         if why_not:
             run.note(f"{blame} answered CONTINUE, which {why_not}")

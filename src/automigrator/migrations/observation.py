@@ -34,6 +34,8 @@ class Observation:
     """Revisions whose version row was committed."""
     torn: set[str] = field(default_factory=set)
     """Revisions of which something was, or may have been, committed without their version row."""
+    unsettled: bool = False
+    """Whether a connection with something of a revision was lost before it could be asked."""
     first_error: BaseException | None = None
     """The last database error that did not merely follow from another one."""
     of_data: list[BaseException] = field(default_factory=list)
@@ -62,6 +64,11 @@ class Observation:
         if self.current is not None:
             self.whole.append(self.current)
         self.current = None
+
+    @property
+    def may_stay(self) -> bool:
+        """Whether something of the revisions was, or may have been, committed."""
+        return bool(self.committed or self.torn or self.unsettled)
 
     def committed_all(self, revisions: Collection[str]) -> bool:
         """Whether the commit of each of these was seen, or sent and its answer lost."""
@@ -267,8 +274,12 @@ class _Seen:
         """Ask the connection, where something is not known to be committed."""
         record, connection = self.record, self.connection
         unsure = [*record.whole, *([record.current] if record.current is not None else [])]
-        if not unsure or connection.closed or connection.invalidated:
+        if not unsure:
             return
+        if connection.closed or connection.invalidated:
+            record.unsettled = True
+            return
+        mark: int | None = None
         with suppress(Exception):  # it may be lost; its server rolls back
             if connection.in_transaction():
                 connection.rollback()
@@ -276,3 +287,4 @@ class _Seen:
             mark = self.backend.sessions.marked(connection)
             if mark is not None and mark not in self.known:
                 record.torn.update(unsure)
+        record.unsettled = record.unsettled or mark is None

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from functools import partial
 
+from automigrator.backends.contract.journal import Counting, Repairs
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import FailedStarts, Record
-from automigrator.errors import JudgedError, LockLostError
+from automigrator.errors import JudgedError, LockLostError, RefusedError
 from automigrator.failure import Decision, Failure, FailureKind
 from automigrator.report import Outcome
 from automigrator.runner.failures import read_after
 from automigrator.runner.state import Left, RunState
+from automigrator.support.concurrency import in_thread
 from automigrator.support.redaction import first_line
 
 logger = logging.getLogger(__name__)
@@ -80,6 +83,39 @@ async def take_back(state: RunState) -> None:
         state.start.stage, state.start.starts = "begun", earlier_starts(state)
 
 
+def repairs_counted(state: RunState) -> Counting:
+    """Return what counts the repairs that this deployment begins, and refuses one too many."""
+
+    async def begun(earlier: Repairs, place: str, by_hand: str) -> Repairs:
+        limit, since = state.max_failed_starts, state.hold.since
+        if not limit:
+            return earlier
+        code = await _code(state)
+        known = earlier if earlier.code == code else Repairs()
+        again = known.last + _rest(known.count - limit)
+        if known.count >= limit and abs(since - known.last) < again - known.last:
+            raise RefusedError(
+                f"{known.count} starts in a row were killed while {place} was being put back, so "
+                f"this one did not begin with it; the database was not touched. {by_hand}. A start "
+                f"after {_time(again)} tries once more by itself, and so does the next one after "
+                "`await migrator.clear()`"
+            )
+        return Repairs(known.count + 1, since, code)
+
+    return begun
+
+
+async def _code(state: RunState) -> str:
+    """A digest of all that this deployment may run; what is pending is not known yet."""
+    try:
+        history = await state.session.history()
+        everything = history.ids(history.steps(state.target.revision, ()))
+        return await in_thread(partial(history.digest, everything))
+    except Exception as error:  # noqa: BLE001 - told once the repair is done
+        logger.debug("%s: reading the revisions: %s", state.run.name, first_line(error))
+        return ""
+
+
 async def last_resort(state: RunState, record: Record) -> Outcome:
     """Say what becomes of a start that must not try: nothing is touched, and the log says why."""
     run = state.run
@@ -118,7 +154,11 @@ async def last_resort(state: RunState, record: Record) -> Outcome:
 
 def tries_again_at(starts: FailedStarts, limit: int) -> float:
     """When a start may try once more, on the clock of the record."""
-    return starts.last + REST_S * 2.0 ** min(starts.count - limit, 16)  # 180 years
+    return starts.last + _rest(starts.count - limit)
+
+
+def _rest(beyond: int) -> float:
+    return REST_S * 2.0 ** min(beyond, 16)  # 180 years
 
 
 async def _kept(state: RunState, record: Record | None) -> bool:

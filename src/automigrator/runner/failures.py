@@ -6,10 +6,11 @@ import asyncio
 import logging
 
 from automigrator.errors import EnvError, JudgedError, LockLostError
-from automigrator.failure import Decision, Failure, State
+from automigrator.failure import Decision, Failure
 from automigrator.migrations.created_tables import there_already
 from automigrator.report import Applied, Outcome
 from automigrator.runner.diagnosis import failure_of
+from automigrator.runner.read_back import TRANSIENT
 from automigrator.runner.state import Left, RunState
 from automigrator.support.error_chain import chain
 from automigrator.support.redaction import first_line
@@ -18,6 +19,11 @@ logger = logging.getLogger(__name__)
 
 HASTE_S = 2.0
 """Seconds for questions to a database that is most likely out of reach."""
+
+UNSEEN = (
+    "; what stayed in the database is not known: make sure that it can be read, and start again. A "
+    "start looks before it changes anything"
+)
 
 
 async def answered(state: RunState, error: Exception) -> Outcome | None:
@@ -59,18 +65,22 @@ async def described(state: RunState, error: Exception, within_s: float | None = 
         error = await _or_lock_lost(state, error)
         if isinstance(error, JudgedError) and error.kind == "unreachable":
             within_s = HASTE_S  # it has just been waited for
-    failure = failure_of(state, error, await _left(state, within_s))
+    left = await _left(state, within_s)
+    failure = failure_of(state, error, left)
     if state.execution is not None:
         seconds = state.execution.done
         new = set(failure.applied) - {each.revision for each in state.applied}
         state.applied += [Applied(r, seconds.get(r, 0.0)) for r in failure.applied if r in new]
     hints = await _hints(state, failure) if within_s is None else ()
+    hints = tuple(filter(None, (left.hint, *hints)))
     message = failure.message
     blockers = state.blockers() if state.blockers is not None else ()
     if failure.kind == "lock-timeout" and blockers:
         message += f"; in the way: {', '.join(blockers)}"
+    advice = failure.advice + (UNSEEN if failure.state == "unknown" else "")
     return failure._replace(
         message=message,
+        advice=advice,
         hints=hints,
         in_rehearsal=state.rehearsal is not None,
         rollback=state.run.rollback,
@@ -130,7 +140,22 @@ async def _or_lock_lost(state: RunState, error: Exception) -> Exception:
 async def look_again(state: RunState, failure: Failure) -> Failure:
     """Return the failure with the state that the database is in now."""
     left = await _left(state)
-    return failure._replace(state=left.state, applied=left.applied, debris=left.debris)
+    advice = failure.advice.removesuffix(UNSEEN) + (UNSEEN if left.state == "unknown" else "")
+    state_now = {"state": left.state, "applied": left.applied, "debris": left.debris}
+    if left.hint and left.hint not in failure.hints:
+        state_now["hints"] = (left.hint, *failure.hints)
+    return failure._replace(**state_now, advice=advice)
+
+
+async def settle(state: RunState, failure: Failure) -> None:
+    """Look at what could not be looked at, before another attempt.
+
+    Raises what looking raises, and the failure's own error where half a revision has stayed.
+    """
+    await state.look()
+    state.lasting = await _left(state)
+    if state.lasting.state == "partial-within-revision" and failure.error is not None:
+        raise failure.error
 
 
 async def _left(state: RunState, within_s: float | None = None) -> Left:
@@ -139,13 +164,45 @@ async def _left(state: RunState, within_s: float | None = None) -> Left:
         return Left("partial-within-revision")
     if state.rehearsal is not None:
         return Left(revision=state.rehearsal.current).after(state.lasting)
-    return (await left_behind(state, within_s)).after(state.lasting)
+    left = (await left_behind(state, within_s)).after(state.lasting)
+    return await _compared(state, left, within_s) if left.state == "clean" else left
+
+
+async def _compared(state: RunState, left: Left, within_s: float | None) -> Left:
+    """Compare a database that seems clean with this run's snapshot, under the lock."""
+    run, execution = state.run, state.execution
+    ran = execution is not None and execution.met_a_revision and state.finding is not None
+    # what has no version row yet gets its table from env.py, or was stamped before
+    if not ran or run.taken is None or not run.taken.heads or run.acts.began("stamp"):
+        return left
+    if run.hold is None or run.hold.snapshots is None or run.rebuilt:
+        return left
+    try:
+        async with asyncio.timeout(within_s):
+            heads = (await state.look()).all_heads()
+            if not (await state.session.history()).knows(heads):
+                return left  # newer code has migrated it meanwhile
+            same = heads == tuple(sorted(run.taken.heads))
+            if same and not await run.hold.snapshots.differs(run.taken):
+                return left
+    except Exception as error:  # noqa: BLE001 - the error that brought us here is the one to report
+        logger.debug("%s: comparing with the snapshot: %s", run.name, first_line(error))
+        if isinstance(error, TimeoutError) or state.backend.classify(error).kind in TRANSIENT:
+            assert execution is not None
+            state.unseen = state.unseen or (execution, state.lasting)
+            return left._replace(state="unknown")
+        return left
+    hint = (
+        f"nothing was seen to be committed, but the database is not as it was when "
+        f"{run.taken.place} was made of it: the migration has changed it in a way of its own"
+    )
+    return left._replace(state="partial-within-revision", hint=hint)
 
 
 async def left_behind(state: RunState, within_s: float | None = None) -> Left:
     """Read what an attempt left: the state, the revisions that stay applied, and new debris.
 
-    `within_s`: seconds after which the worst is assumed of a database that does not answer.
+    `within_s`: seconds after which a database that does not answer counts as out of sight.
     """
     finding, execution = state.finding, state.execution
     if finding is None or execution is None:
@@ -165,8 +222,13 @@ async def left_behind(state: RunState, within_s: float | None = None) -> Left:
         torn = set(ran) - set(applied)
         if torn and (not backend.transactional_ddl or torn & observed.torn):
             return Left("partial-within-revision", applied, revision=execution.current)
-        state_left: State = "partial-at-boundary" if applied else "clean"
-        return Left(state_left, applied, revision=execution.current)
+        if not ran or not observed.may_stay:
+            return Left(revision=execution.current)
+        if state.unseen is None or state.unseen[0] is not execution:
+            state.unseen = execution, state.lasting
+        return Left("unknown", applied, revision=execution.current)
+    if state.unseen is not None and state.unseen[0] is execution:
+        (_, state.lasting), state.unseen = state.unseen, None
     heads = sight.all_heads()
     if not history.knows(heads):
         # newer code has migrated it meanwhile: nothing there is this run's to undo

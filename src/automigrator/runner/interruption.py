@@ -6,7 +6,7 @@ import time
 from contextlib import nullcontext
 
 from automigrator.backends.contract.journal import Replaced
-from automigrator.runner.crash_loop import take_back
+from automigrator.runner.crash_loop import repairs_counted, take_back
 from automigrator.runner.failures import failed, read_after
 from automigrator.runner.leader_record import leave
 from automigrator.runner.state import Left, RunState
@@ -51,6 +51,8 @@ async def ran_out(state: RunState) -> None:
             run.note("a restore was begun: the next start finishes it, before it migrates")
         elif run.taken is not None and failure.state == "partial-within-revision":
             run.note(f"the next start puts {run.taken.place} back, before it migrates")
+        elif run.taken is not None and failure.state == "unknown":
+            run.note(f"the next start looks whether {run.taken.place} is to be put back")
         else:
             await hold.close_journal()
     except Exception as error:  # noqa: BLE001 - the next start finishes it
@@ -90,6 +92,7 @@ async def repair(state: RunState) -> str | None:
     again = run.acts.open("recover")
     expected = state.unfinished or run.taken is not None
     began = time.monotonic()
+    state.hold.counting = repairs_counted(state)
     step = state.progress.step("repair-started", "repair-failed", state.target)
     with run.acts.act("recover") as act:
         with step if expected else nullcontext():

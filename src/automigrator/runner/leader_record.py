@@ -89,6 +89,7 @@ async def forget(session: Session) -> None:
     async with session.lock(lambda *_: None) as hold:
         await hold.leave(None)
         await hold.declare(())
+        await hold.forget_repairs()
 
 
 async def _left_to_do(state: RunState) -> str:

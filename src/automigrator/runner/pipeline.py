@@ -73,6 +73,9 @@ async def closed(state: RunState, outcome: Outcome) -> Outcome:
     acts = state.run.acts
     if acts.open("restore") or acts.open("recover"):
         return outcome
+    if outcome == "failed" and state.run.taken is not None and state.lasting.state == "unknown":
+        state.run.note(f"the next start looks whether {state.run.taken.place} is to be put back")
+        return outcome
     state.enter("closing the journal", "unreachable")
     try:
         await state.hold.close_journal()

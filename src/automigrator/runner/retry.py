@@ -10,7 +10,7 @@ from automigrator.errors import ConfigurationError
 from automigrator.failure import Failure
 from automigrator.report import Outcome
 from automigrator.runner.attempt import attempt
-from automigrator.runner.failures import described
+from automigrator.runner.failures import described, settle
 from automigrator.runner.read_back import TRANSIENT
 from automigrator.runner.state import Left, RunState
 from automigrator.support.backoff import Backoff, Deadline
@@ -30,9 +30,12 @@ async def patiently(state: RunState) -> Outcome:
     deadline = Deadline(state.target.retry_timeout)
     # jitter: two that wait for each other are not to meet again
     backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+    failure: Failure | None = None
     async with AsyncExitStack() as watch:
         while True:
             try:
+                if failure is not None and failure.state == "unknown":
+                    await settle(state, failure)
                 return await attempt(state)
             except Exception as error:
                 failure = await described(state, error)

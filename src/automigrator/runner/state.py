@@ -57,6 +57,8 @@ class Left(NamedTuple):
     applied: tuple[str, ...] = ()
     debris: tuple[str, ...] = ()
     revision: str | None = None
+    hint: str = ""
+    """How the state was found, where nothing was seen to be committed."""
 
     @classmethod
     def of(cls, failure: Failure) -> Left:
@@ -71,6 +73,7 @@ class Left(NamedTuple):
             tuple(dict.fromkeys(earlier.applied + self.applied)),
             tuple(dict.fromkeys(earlier.debris + self.debris)),
             self.revision,
+            self.hint,
         )
 
 
@@ -178,6 +181,8 @@ class RunState:
         self.failures: list[Failure] = []
         self.lasting = Left()
         """What earlier attempts left, which makes a later one no cleaner."""
+        self.unseen: tuple[Execution, Left] | None = None
+        """What env.py did where nobody could look afterwards, and what had been left before."""
         self.how_far = "nothing was migrated"
         """How far a run came that was cancelled."""
         self.drive: str | None = None
@@ -300,7 +305,7 @@ class RunState:
 
     def undone(self, act: Kind) -> None:
         """Forget what attempts left: the database is as it was before them, or a fresh one."""
-        self.execution, self.rehearsal, self.lasting = None, None, Left()
+        self.execution, self.rehearsal, self.lasting, self.unseen = None, None, Left(), None
         if act == "restore":
             self.applied.clear()
 

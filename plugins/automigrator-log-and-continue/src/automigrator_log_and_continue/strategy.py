@@ -68,6 +68,12 @@ def at_risk(run: Run, failure: Failure) -> str:
     """Return what an application risks that starts on this database."""
     wanted = ", ".join(run.wanted) or "unknown"
     before = ", ".join(run.before) or "base"
+    if failure.state == "unknown":
+        return (
+            f"the database could not be looked at after the failure: it may be at {before}, at "
+            f"{wanted}, or half way, where neither the old code nor the new fits its schema. The "
+            "application starts only with allow_partial=True"
+        )
     if failure.state != "clean":
         return (
             f"the database is half way from {before} to {wanted}: neither the old code nor the "

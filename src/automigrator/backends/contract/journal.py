@@ -6,7 +6,8 @@ start looks for it. `json_object.read` makes an entry of that again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
 from automigrator.frozen import Frozen
@@ -34,6 +35,48 @@ def undone(place: object, kept: object) -> str:
     """Say that a migration was undone whose process was killed; `kept`: where the data is."""
     done = f"the database was put back from {place} after a process was killed"
     return f"{done}; what it held until now is in {kept}" if kept else done
+
+
+class Repairs(Frozen):
+    """Starts in a row that were killed while they put a copy back.
+
+    `last`: when the last one began, on the clock of the lock. `code`: a digest of its deployment.
+    """
+
+    count: int = 0
+    last: float = 0.0
+    code: str = ""
+
+
+Counting = Callable[[Repairs, str, str], Awaitable[Repairs]]
+
+"""Counts one more repair, from the place that is its second argument. It raises RefusedError where
+too many were killed; its third argument says how to restore by hand."""
+
+
+@asynccontextmanager
+async def counted(
+    counting: Counting | None,
+    earlier: Repairs,
+    place: str,
+    by_hand: str,
+    note: Callable[[Repairs], Awaitable[object]],
+) -> AsyncIterator[Repairs]:
+    """Context manager: a repair is under way, and stays counted only where its process is killed.
+
+    `note` writes the count into the journal. Raises what `counting` raises.
+    """
+    if counting is None:
+        yield earlier
+        return
+    now = await counting(earlier, place, by_hand)
+    await note(now)
+    try:
+        yield now
+    except BaseException:
+        with suppress(Exception):  # what was raised is the one to tell
+            await note(earlier)
+        raise
 
 
 class Entry(Frozen):

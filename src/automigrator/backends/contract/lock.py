@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from sqlalchemy.engine import Connection
 
 from automigrator.backends.contract.declarations import Declaration
+from automigrator.backends.contract.journal import Counting
 from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.sides import Sides
 from automigrator.backends.contract.snapshots import Snapshots
@@ -31,6 +32,8 @@ class Hold(ABC):
     """When this process began to look or to wait, on the clock of the record."""
     notes: tuple[str, ...] = ()
     """What a person should know of how the lock is held, one sentence each."""
+    counting: Counting | None = None
+    """Asked before `recover` puts a copy back: it counts, and may refuse."""
     snapshots: Snapshots | None = None
     sides: Sides | None = None
 
@@ -80,6 +83,9 @@ class Hold(ABC):
     async def recover(self) -> str | None:
         """Finish or undo what a killed leader began; return what was done, None for nothing."""
         return None
+
+    async def forget_repairs(self) -> None:
+        """Count the repairs of an open journal anew."""
 
     async def close_journal(self) -> None:
         """Forget the journal of this run: its snapshot will not be put back any more."""

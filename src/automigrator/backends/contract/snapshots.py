@@ -86,6 +86,14 @@ class Snapshots(ABC):
         raises prevents the commit.
         """
 
+    async def differs(self, snapshot: Snapshot) -> bool:
+        """Tell whether the target is seen to differ from this run's snapshot by the migration.
+
+        The schema counts, and rows where they can only be the migration's. It is asked after an
+        attempt of which nothing is known to have stayed. False where the backend cannot tell.
+        """
+        return False
+
     @abstractmethod
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str | None:
         """Put back this run's own snapshot, which stays.

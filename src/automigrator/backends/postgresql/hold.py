@@ -39,6 +39,9 @@ class ServerHold(SessionHold):
     async def recover(self) -> str | None:
         return await self.heard(self.snapshots.recover(), "the repair of a killed migration")
 
+    async def forget_repairs(self) -> None:
+        await self.heard(self.snapshots.forget_repairs(), "the forgetting of repairs")
+
     async def close_journal(self) -> None:
         await self.heard(self.snapshots.close(), "the closing of the journal")
 

@@ -38,6 +38,7 @@ class Entry(contract.Entry):
     steps: tuple[str, ...] | None = None
     committed: bool | None = None
     transactions: tuple[str, ...] = ()
+    repairs: contract.Repairs = contract.Repairs()
 
     @property
     def may_be_torn(self) -> bool:

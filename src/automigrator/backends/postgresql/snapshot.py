@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from automigrator.backends.contract.journal import Replaced
+from automigrator.backends.contract.journal import Repairs, Replaced
 from automigrator.backends.contract.snapshots import (
     DEFAULT,
     Copying,
@@ -124,6 +124,17 @@ class ServerSnapshots(Snapshots):
         else:
             await journal.write(access.admin, place, entry)
 
+    async def differs(self, snapshot: Snapshot) -> bool:
+        place, access = snapshot.place, self._access("compare", apart=False)
+        match self._open.get(place):
+            case DumpEntry() as entry:
+                found = dump.differs(access, entry)
+            case CopyEntry() as entry:
+                found = template_copy.differs(access, place, entry)
+            case _:
+                return False
+        return await self._hold.heard(shielded(found), "the comparison with the snapshot")
+
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str:
         place = snapshot.place
         if place not in self._open:
@@ -156,6 +167,17 @@ class ServerSnapshots(Snapshots):
     def opened(self, purged: str, entry: CopyEntry) -> None:
         """Note that a database which a purge set aside has an open journal of this run."""
         self._open[purged] = entry
+
+    async def forget_repairs(self) -> None:
+        """See `Hold.forget_repairs`."""
+        access = self._access("forget", apart=False)
+        found = await ours(access.admin, access.live)
+        for name, copy in (await journal.read(access.admin, [e.name for e in found])).items():
+            if copy.repairs.count and copy.key in (None, *self._hold.all_keys):
+                await journal.write(access.admin, name, copy._replace(repairs=Repairs()))
+        dumped = await journal.read_dump(access.access, self._hold.dump_key)
+        if dumped is not None and dumped.repairs.count:
+            await journal.write_dump(access.hold, dumped._replace(repairs=Repairs()))
 
     async def recover(self) -> str | None:
         """Finish or undo what a dead leader left; says what was done."""

@@ -8,16 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 
-from automigrator.backends.contract.journal import Replaced, taken_over, undone
+from automigrator.backends.contract.journal import Repairs, Replaced, counted, taken_over, undone
 from automigrator.backends.postgresql import advisory, databases, digests, journal
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry
 from automigrator.backends.postgresql.names import Kind, Ours, name_beside, ours
-from automigrator.backends.postgresql.verdict import needs_nothing, settled
+from automigrator.backends.postgresql.verdict import needs_nothing, settled, was_committed
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp
+
+_BY_HAND = (
+    'To restore it by hand, while nobody is connected: ALTER DATABASE "{live}" RENAME TO '
+    '"{live}_replaced"; CREATE DATABASE "{live}" TEMPLATE "{name}"; COMMENT ON DATABASE "{name}" '
+    "IS NULL"
+)
 
 
 async def take(
@@ -100,6 +106,17 @@ async def put_back(
     return tuple(each for each in places if each), entry
 
 
+async def differs(access: ExclusiveAccess, name: str, entry: CopyEntry) -> bool:
+    """Compare the live database with its copy; rows only where the server knows of a commit."""
+    async with access.connection() as live, access.connection(name) as copy:
+        if await digests.catalog(live) != await digests.catalog(copy):
+            return True
+        if not await was_committed(live, entry):
+            return False
+        found = await digests.values(live)
+        return found is not None and found != await digests.values(copy)
+
+
 async def _kept(access: ExclusiveAccess, replaced: str, kind: Kind) -> str | None:
     """Keep a database that was replaced under a name that stays; says under which."""
     if not await databases.exists(access.admin, replaced):
@@ -180,5 +197,13 @@ async def _finished(access: ExclusiveAccess, name: str, stamp: str, entry: CopyE
         done = await needs_nothing(live, entry, unchanged, place=name, foreign=foreign)
     if done is not None:
         return done
-    kept, _ = await put_back(access, name, stamp, entry, killed=True)
+
+    async def note(repairs: Repairs) -> None:
+        if opened := (await journal.read(access.admin, [name])).get(name):
+            await journal.write(access.admin, name, opened._replace(repairs=repairs))
+
+    by_hand = _BY_HAND.format(live=access.live, name=name)
+    async with counted(access.hold.counting, entry.repairs, name, by_hand, note) as repairs:
+        entry = entry._replace(repairs=repairs)
+        kept, _ = await put_back(access, name, stamp, entry, killed=True)
     return undone(name, ", ".join(kept))

@@ -37,6 +37,11 @@ async def settled(connection: AsyncConnection, entry: E) -> E:
     return entry if set(found) == {"aborted"} else entry._replace(committed=None)
 
 
+async def was_committed(connection: AsyncConnection, entry: Entry) -> bool:
+    """Whether the server knows that a transaction was committed in which a revision ran."""
+    return (await settled(connection, entry._replace(committed=False))).committed is True
+
+
 async def needs_nothing(
     connection: AsyncConnection,
     entry: Entry,

@@ -1,4 +1,4 @@
-"""The copies that automigrator keeps of a SQLite file: their names, and which of them may go."""
+"""The copies that automigrator keeps of a SQLite file: names, which may go, what they hold."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Container, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -137,3 +138,37 @@ def _prefix(file: Path, folder: Path | None) -> str:
 def stamp_of(path: Path) -> str:
     """Return the stamp in a copy's name, and the number of one of several of the same second."""
     return path.name.rpartition(".")[2].partition("-")[2]
+
+
+def unchanged(file: Path, place: Path, *, rows: bool) -> bool:
+    """Tell whether the file holds what its copy at `place` does.
+
+    `rows`: whether rows count, because one that differs may be the migration's. Otherwise only the
+    application can have changed it.
+    """
+    if not place.exists():
+        return False
+    with reader.looking_at(file) as live, reader.looking_at(place) as copy:
+        same_schema = _schema(live) == _schema(copy)
+        return same_schema and (not rows or _same_rows(live, copy))
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
+    # without what ANALYZE makes: an application that optimises changes no schema
+    return sorted(
+        connection.execute(
+            "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master "
+            "WHERE name NOT GLOB 'sqlite_stat*'"
+        )
+    )
+
+
+def _same_rows(one: sqlite3.Connection, other: sqlite3.Connection) -> bool:
+    """Compare all rows of two databases of the same schema; both are read through."""
+    names = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND "
+    for (name,) in one.execute(names + "name NOT GLOB 'sqlite_stat*'").fetchall():
+        select = f"SELECT * FROM {reader.quoted(name)}"
+        pairs = zip_longest(one.execute(select), other.execute(select))
+        if not all(a == b for a, b in pairs):
+            return False
+    return True

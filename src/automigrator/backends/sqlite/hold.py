@@ -22,7 +22,13 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.lock_wait import poll, this_process
-from automigrator.backends.sqlite import connections, file_systems, identity, lock_files
+from automigrator.backends.sqlite import (
+    connections,
+    file_systems,
+    identity,
+    journal,
+    lock_files,
+)
 from automigrator.backends.sqlite.recover import recover
 from automigrator.backends.sqlite.side import FileSides
 from automigrator.backends.sqlite.snapshot import FileSnapshots
@@ -163,7 +169,10 @@ class FileHold(SQLiteHold):
 
     async def recover(self) -> str | None:
         with self._noted.replacing():
-            return await shielded(recover(self._file))
+            return await shielded(recover(self._file, self.counting))
+
+    async def forget_repairs(self) -> None:
+        await in_thread(lambda: journal.forget_repairs(self._file))
 
     async def close_journal(self) -> None:
         await shielded(in_thread(self.snapshots.close))

@@ -36,7 +36,7 @@ class Progress(Frozen):
 
     In a file of its own: earlier releases refuse a journal with keys that they do not know.
     `steps`: the revisions that it was to run. `inodes`: of the live file and of the copy, when the
-    copy was made.
+    copy was made. `repairs`: those that were begun, and killed.
     """
 
     snapshot: str
@@ -44,6 +44,7 @@ class Progress(Frozen):
     steps: tuple[str, ...] | None = None
     committed: bool = False
     inodes: tuple[int, int] | None = None
+    repairs: contract.Repairs = contract.Repairs()
 
 
 def write(live: Path, entry: Entry | None) -> None:
@@ -84,6 +85,14 @@ def progress_of(live: Path, entry: Entry) -> Progress | None:
     except (OSError, ValueError):
         return None
     return found if (found.snapshot, found.at) == (entry.snapshot, entry.at) else None
+
+
+def forget_repairs(live: Path) -> None:
+    """Count the repairs of the open entry anew."""
+    entry = read(live)
+    progress = progress_of(live, entry) if entry is not None else None
+    if progress is not None and progress.repairs.count:
+        write_progress(live, progress._replace(repairs=contract.Repairs()))
 
 
 def clear(live: Path) -> None:

@@ -3,35 +3,58 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import zip_longest
 from pathlib import Path
 
-from automigrator.backends.contract.journal import taken_over, undone
+from automigrator.backends.contract.journal import (
+    Counting,
+    Repairs,
+    counted,
+    taken_over,
+    undone,
+)
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
+from automigrator.backends.sqlite.files import journal_path
 from automigrator.backends.sqlite.snapshot import flaw_of
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import in_thread
 
+_BY_HAND = (
+    "To restore it by hand: stop the application, move {file} away together with its -journal, "
+    "-wal and -shm files, run `cp {place} {file}`, and delete {journal}"
+)
 
-async def recover(file: Path) -> str | None:
+
+async def recover(file: Path, counting: Counting | None = None) -> str | None:
     """Finish or undo what a killed process had begun, and say which; None when it left nothing.
 
     Raises RefusedError when the copy to put back is gone or damaged, or the journal cannot be
     read, and TimeoutError when another connection's transaction is in the way. Never cancel it.
+    `counting`: see `Hold.counting`.
     """
     entry = await in_thread(lambda: journal.read(file))
     done = None
     if entry is not None:
         purged = files.is_beside(file, Path(entry.snapshot), "side")
-        progress = journal.progress_of(file, entry)
+        progress, noted = journal.progress_of(file, entry), entry
+        counts_only = progress is not None and progress.steps is None and progress.repairs.count
         if not purged:
             entry = entry._replace(snapshot=str(_place(file, entry)))
-            if entry.state == "migrating" or progress is not None:
+            if entry.state == "migrating" or (progress is not None and not counts_only):
                 done = await _needs_nothing(file, entry, progress)
         if done is None and (entry.state == "restoring" or not purged):
-            done = await in_thread(lambda: _put_back(file, entry))
+            known = progress or journal.Progress(noted.snapshot, noted.at)
+
+            async def note(repairs: Repairs) -> None:
+                with suppress(OSError):  # the count protects, and must not prevent
+                    now = known._replace(repairs=repairs)
+                    await in_thread(lambda: journal.write_progress(file, now))
+
+            by_hand = _BY_HAND.format(file=file, place=entry.snapshot, journal=journal_path(file))
+            async with counted(counting, known.repairs, entry.snapshot, by_hand, note):
+                done = await in_thread(lambda: _put_back(file, entry))
         if purged:
             done = await in_thread(lambda: _purged(file, entry))
     await in_thread(lambda: _clear(file, entry))
@@ -54,12 +77,16 @@ async def _needs_nothing(
     noted = known.steps is not None and entry.state == "migrating"
     committed = known.committed if noted else None
     atomic = entry.atomic and entry.state == "migrating" and not committed
+
+    def unchanged() -> bool:
+        return copies.unchanged(file, Path(entry.snapshot), rows=not atomic)
+
     try:
         sight = await in_thread(lambda: reader.look_at_file(file, tables))
         foreign = await in_thread(lambda: _foreign(file, entry, known, sight))
         return await entry.needs_nothing(
             sight.all_heads(),
-            lambda: in_thread(lambda: _unchanged(file, Path(entry.snapshot), atomic=atomic)),
+            lambda: in_thread(unchanged),
             place=entry.snapshot,
             steps=known.steps,
             committed=committed,
@@ -81,40 +108,6 @@ def _foreign(file: Path, entry: journal.Entry, known: journal.Progress, sight: S
         if place.stat().st_ino == copy and file.stat().st_ino != live and sight.has_tables:
             return "another file was put in its place"
     return ""
-
-
-def _unchanged(file: Path, place: Path, *, atomic: bool) -> bool:
-    """Tell whether the file holds what its copy at `place` does.
-
-    Rows count only where a part of the migration could be committed: then a row that differs may
-    be the migration's. Otherwise only the application can have changed it.
-    """
-    if not place.exists():
-        return False
-    with reader.looking_at(file) as live, reader.looking_at(place) as copy:
-        same_schema = _schema(live) == _schema(copy)
-        return same_schema and (atomic or _same_rows(live, copy))
-
-
-def _schema(connection: sqlite3.Connection) -> list[tuple[str, ...]]:
-    # without what ANALYZE makes: an application that optimises changes no schema
-    return sorted(
-        connection.execute(
-            "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master "
-            "WHERE name NOT GLOB 'sqlite_stat*'"
-        )
-    )
-
-
-def _same_rows(one: sqlite3.Connection, other: sqlite3.Connection) -> bool:
-    """Compare all rows of two databases of the same schema; both are read through."""
-    names = "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND "
-    for (name,) in one.execute(names + "name NOT GLOB 'sqlite_stat*'").fetchall():
-        select = f"SELECT * FROM {reader.quoted(name)}"
-        pairs = zip_longest(one.execute(select), other.execute(select))
-        if not all(a == b for a, b in pairs):
-            return False
-    return True
 
 
 def _put_back(file: Path, entry: journal.Entry) -> str:

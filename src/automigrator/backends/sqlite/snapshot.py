@@ -122,6 +122,16 @@ class FileSnapshots(Snapshots):
             self._progress = progress
             raise
 
+    async def differs(self, snapshot: Snapshot) -> bool:
+        return await shielded(in_thread(lambda: self._differs(Path(snapshot.place))))
+
+    def _differs(self, place: Path) -> bool:
+        entry, watch = self.entry, self.watch
+        if entry is None or watch is None or not place.exists() or not watch.saw_commits():
+            return False
+        rows = not entry.atomic and not watch.others_wrote()
+        return not copies.unchanged(self.file, place, rows=rows)
+
     async def restore(self, snapshot: Snapshot, *, disconnect_others: bool = False) -> str | None:
         kept = await shielded(in_thread(lambda: self._put_back(Path(snapshot.place))))
         return str(kept) if kept else None

@@ -27,7 +27,7 @@ class Watch:
         self.connection = connect(live, "rw", any_thread=True)
         self._others = False
         self._joined = 0
-        self._seen = self._version()
+        self._first = self._seen = self._version()
 
     def join(self, ask: Ask) -> Callable[[], None]:
         """Count a connection's commits as the migration's own until the returned call is made."""
@@ -44,6 +44,11 @@ class Watch:
             self._seen = seen
 
         return leave
+
+    def saw_commits(self) -> bool:
+        """Tell whether anybody, the migration as well, may have committed until now."""
+        version = self._version()
+        return version is None or version != self._first
 
     def others_wrote(self) -> bool:
         """Tell whether anybody else may have committed until now."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator.backends.contract.journal import undone
+from automigrator.backends.contract.journal import Repairs, counted, undone
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.postgresql import databases, digests, journal
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
@@ -17,11 +17,17 @@ from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, note_name
 from automigrator.backends.postgresql.sql import begin_reading, rows_of, run, server_version
-from automigrator.backends.postgresql.verdict import needs_nothing, settled
+from automigrator.backends.postgresql.verdict import needs_nothing, settled, was_committed
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp
 from automigrator.support.concurrency import in_thread
+
+_BY_HAND = (
+    'To restore it by hand: CREATE DATABASE "{live}_restored"; run `pg_restore --exit-on-error -d '
+    "{live}_restored {path}`; then, while nobody is connected, rename the two databases, so that "
+    "the restored one has the name of the other"
+)
 
 
 async def take(
@@ -107,6 +113,17 @@ async def put_back(
     return (str(kept),), await _opened(access, fresh)
 
 
+async def differs(access: ExclusiveAccess, entry: DumpEntry) -> bool:
+    """Compare the database with what the dump holds; rows as `template_copy.differs` does."""
+    async with access.connection() as connection:
+        if await digests.catalog(connection) != entry.catalog:
+            return True
+        if not entry.values or not await was_committed(connection, entry):
+            return False
+        found = await digests.values(connection)
+        return found is not None and found != entry.values
+
+
 async def recovered(access: ExclusiveAccess) -> str | None:
     """Finish or undo the migration of an open journal; says what was done."""
     entry = await journal.read_dump(access.access, access.hold.dump_key)
@@ -124,7 +141,16 @@ async def recovered(access: ExclusiveAccess) -> str | None:
 
         done = await needs_nothing(connection, entry, unchanged, place=entry.path)
     if done is None:
-        kept, _ = await put_back(access, entry, killed=True)
+
+        async def note(repairs: Repairs) -> None:
+            if opened := await journal.read_dump(access.access, access.hold.dump_key):
+                await journal.write_dump(access.hold, opened._replace(repairs=repairs))
+
+        by_hand = _BY_HAND.format(live=access.live, path=entry.path)
+        async with counted(
+            access.hold.counting, entry.repairs, entry.path, by_hand, note
+        ) as repairs:
+            kept, _ = await put_back(access, entry._replace(repairs=repairs), killed=True)
         done = undone(entry.path, *kept)
     await journal.forget_dump(access.hold)
     return done
