@@ -18,6 +18,7 @@ from automigrator import Migrator
 pytestmark = [
     pytest.mark.plugins,
     pytest.mark.skipif(shutil.which("pg_dump") is None, reason="no PostgreSQL client programs"),
+    pytest.mark.long("template", "dump", "fails_half_way", "runs_again"),
 ]
 
 COMMITS = """
@@ -32,11 +33,9 @@ FILL = 'op.execute("INSERT INTO half VALUES (2)")'
 MOMENTS = {
     "create": ("event create-started",),
     "created": ("event created",),
-    "locked": ("event locked",),
     "bootstrap": ("event bootstrap-started",),
     "bootstrapped": ("event bootstrapped",),
     "r1": ("event revision-started",),
-    "r1 done": ("event revision-done",),
     "r2": ("event revision-started", "event revision-started"),
     "r2 done": ("event revision-done", "event revision-done"),
 }
@@ -88,9 +87,8 @@ BOOTSTRAPS: dict[str, Callable[..., Any] | None] = {
 }
 
 
-@pytest.mark.long(
-    "template", "dump", "plain", "from base", "create", "locked", "done", "r2", "whole"
-)
+@pytest.mark.long("plain", "from base", "create", "bootstrap-", "r1-at", "done", "r2", "whole")
+@pytest.mark.parametrize("app", ["sqlite", "template"], indirect=True)
 @pytest.mark.parametrize("backup", [True, False], ids=["backup", "whole"])
 @pytest.mark.parametrize("bootstrap", BOOTSTRAPS)
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -116,7 +114,7 @@ def test_killed_at_any_step_the_next_start_completes_it(
     assert app.tables == expected | ({"settings"} if bootstrap == "from base" else set())
 
 
-@pytest.mark.long("template", "dump", "r2", "baseline")
+@pytest.mark.long("r2", "r1-baseline")
 @pytest.mark.parametrize("options", [{}, {"baseline": "r1"}], ids=["plain", "baseline"])
 @pytest.mark.parametrize("where", ["r1", "r2"])
 def test_half_of_a_revision_is_undone_with_a_snapshot(
@@ -134,7 +132,6 @@ def test_half_of_a_revision_is_undone_with_a_snapshot(
     assert (app.heads, app.tables) == ({"r2"}, {"alembic_version", "notes", "half"})
 
 
-@pytest.mark.long("template", "dump")
 def test_one_that_fails_half_way_is_undone_with_a_snapshot(new: Release, app: Deployed) -> None:
     app.deploy(COMMITS + BROKEN)
 
@@ -144,14 +141,14 @@ def test_one_that_fails_half_way_is_undone_with_a_snapshot(new: Release, app: De
     assert ended.report["state"] == "clean" and app.tables == set()
 
 
-@pytest.mark.parametrize(
-    "app", ["sqlite", pytest.param("template", marks=pytest.mark.long("again"))], indirect=True
-)
-@pytest.mark.parametrize("options", [{}, {"baseline": "r1"}, {"baseline": "base"}])
+@pytest.mark.long("failed", "uncounted", "killed-nothing", "killed-base-")
+@pytest.mark.parametrize("app", ["sqlite", "template"], indirect=True)
+@pytest.mark.parametrize("baseline", [None, "r1", "base"], ids=["nothing", "r1", "base"])
 @pytest.mark.parametrize("end", ["killed", "failed", "uncounted"])
 async def test_without_one_nothing_is_run_or_stamped_on_it_and_words_say_so(
-    end: str, options: dict[str, str], new: Release, app: Deployed
+    end: str, baseline: str | None, new: Release, app: Deployed
 ) -> None:
+    options = {"baseline": baseline}
     app.deploy(COMMITS + (BROKEN if end == "failed" else dies_once(app)) + "\n" + CREATE, GOOD)
     limit = {"max_failed_starts": 0} if end == "uncounted" else {}
     start = app.start_with(target=options, **limit)
