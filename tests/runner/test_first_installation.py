@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,12 +14,12 @@ from compatibility.release import Release, serving
 from sqlalchemy import make_url
 from support.notes_application import BROKEN, CREATE, GOOD
 
-from automigrator import Migrator
+from automigrator import MigrationError, Migrator
 
 pytestmark = [
     pytest.mark.plugins,
     pytest.mark.skipif(shutil.which("pg_dump") is None, reason="no PostgreSQL client programs"),
-    pytest.mark.long("template", "dump", "fails_half_way", "runs_again"),
+    pytest.mark.long("template", "dump", "fails_half_way", "runs_again", "cancelled"),
 ]
 
 COMMITS = """
@@ -190,3 +191,22 @@ def test_an_empty_version_table_beside_tables_is_told_where_nothing_was_noted(
 
     assert ended.outcome == "failed"
     assert "is there, and empty: an installation may have begun and stopped" in ended.said
+
+
+@pytest.mark.parametrize("app", ["sqlite", "template"], indirect=True)
+async def test_one_that_is_cancelled_half_way_is_told_as_well(app: Deployed) -> None:
+    app.deploy(f"{COMMITS}\nimport time\ntime.sleep(1)\n{CREATE}")
+    migrator = Migrator(app.target(), mode="migrate")
+    events = migrator.events()
+    task = asyncio.create_task(migrator.run())
+    async for event in events:
+        if event.name == "revision-started":
+            break
+    await asyncio.sleep(0.5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (app.heads, app.tables) == (set(), {"alembic_version", "half"})
+
+    with pytest.raises(MigrationError, match=HALF):
+        await Migrator(app.target(baseline="r1"), mode="migrate").run()
