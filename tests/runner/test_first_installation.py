@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +14,12 @@ from compatibility.release import Release, serving
 from sqlalchemy import make_url
 from support.notes_application import BROKEN, CREATE, GOOD
 
-from automigrator import Migrator
+from automigrator import MigrationError, Migrator
 
 pytestmark = [
     pytest.mark.plugins,
     pytest.mark.skipif(shutil.which("pg_dump") is None, reason="no PostgreSQL client programs"),
+    pytest.mark.long("template", "dump", "fails_half_way", "runs_again", "cancelled"),
 ]
 
 COMMITS = """
@@ -32,11 +34,9 @@ FILL = 'op.execute("INSERT INTO half VALUES (2)")'
 MOMENTS = {
     "create": ("event create-started",),
     "created": ("event created",),
-    "locked": ("event locked",),
     "bootstrap": ("event bootstrap-started",),
     "bootstrapped": ("event bootstrapped",),
     "r1": ("event revision-started",),
-    "r1 done": ("event revision-done",),
     "r2": ("event revision-started", "event revision-started"),
     "r2 done": ("event revision-done", "event revision-done"),
 }
@@ -88,9 +88,8 @@ BOOTSTRAPS: dict[str, Callable[..., Any] | None] = {
 }
 
 
-@pytest.mark.long(
-    "template", "dump", "plain", "from base", "create", "locked", "done", "r2", "whole"
-)
+@pytest.mark.long("plain", "from base", "create", "bootstrap-", "r1-at", "done", "r2", "whole")
+@pytest.mark.parametrize("app", ["sqlite", "template"], indirect=True)
 @pytest.mark.parametrize("backup", [True, False], ids=["backup", "whole"])
 @pytest.mark.parametrize("bootstrap", BOOTSTRAPS)
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -116,7 +115,7 @@ def test_killed_at_any_step_the_next_start_completes_it(
     assert app.tables == expected | ({"settings"} if bootstrap == "from base" else set())
 
 
-@pytest.mark.long("template", "dump", "r2", "baseline")
+@pytest.mark.long("r2", "r1-baseline")
 @pytest.mark.parametrize("options", [{}, {"baseline": "r1"}], ids=["plain", "baseline"])
 @pytest.mark.parametrize("where", ["r1", "r2"])
 def test_half_of_a_revision_is_undone_with_a_snapshot(
@@ -134,7 +133,6 @@ def test_half_of_a_revision_is_undone_with_a_snapshot(
     assert (app.heads, app.tables) == ({"r2"}, {"alembic_version", "notes", "half"})
 
 
-@pytest.mark.long("template", "dump")
 def test_one_that_fails_half_way_is_undone_with_a_snapshot(new: Release, app: Deployed) -> None:
     app.deploy(COMMITS + BROKEN)
 
@@ -144,14 +142,14 @@ def test_one_that_fails_half_way_is_undone_with_a_snapshot(new: Release, app: De
     assert ended.report["state"] == "clean" and app.tables == set()
 
 
-@pytest.mark.parametrize(
-    "app", ["sqlite", pytest.param("template", marks=pytest.mark.long("again"))], indirect=True
-)
-@pytest.mark.parametrize("options", [{}, {"baseline": "r1"}, {"baseline": "base"}])
+@pytest.mark.long("failed", "uncounted", "killed-nothing", "killed-base-")
+@pytest.mark.parametrize("app", ["sqlite", "template"], indirect=True)
+@pytest.mark.parametrize("baseline", [None, "r1", "base"], ids=["nothing", "r1", "base"])
 @pytest.mark.parametrize("end", ["killed", "failed", "uncounted"])
 async def test_without_one_nothing_is_run_or_stamped_on_it_and_words_say_so(
-    end: str, options: dict[str, str], new: Release, app: Deployed
+    end: str, baseline: str | None, new: Release, app: Deployed
 ) -> None:
+    options = {"baseline": baseline}
     app.deploy(COMMITS + (BROKEN if end == "failed" else dies_once(app)) + "\n" + CREATE, GOOD)
     limit = {"max_failed_starts": 0} if end == "uncounted" else {}
     start = app.start_with(target=options, **limit)
@@ -193,3 +191,22 @@ def test_an_empty_version_table_beside_tables_is_told_where_nothing_was_noted(
 
     assert ended.outcome == "failed"
     assert "is there, and empty: an installation may have begun and stopped" in ended.said
+
+
+@pytest.mark.parametrize("app", ["sqlite", "template"], indirect=True)
+async def test_one_that_is_cancelled_half_way_is_told_as_well(app: Deployed) -> None:
+    app.deploy(f"{COMMITS}\nimport time\ntime.sleep(1)\n{CREATE}")
+    migrator = Migrator(app.target(), mode="migrate")
+    events = migrator.events()
+    task = asyncio.create_task(migrator.run())
+    async for event in events:
+        if event.name == "revision-started":
+            break
+    await asyncio.sleep(0.5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (app.heads, app.tables) == (set(), {"alembic_version", "half"})
+
+    with pytest.raises(MigrationError, match=HALF):
+        await Migrator(app.target(baseline="r1"), mode="migrate").run()
