@@ -159,6 +159,16 @@ def test_one_that_is_killed_at_any_moment(
 
 
 @pytest.mark.long
+def test_a_leader_that_is_killed_before_it_can_remove_its_record(race: Race) -> None:
+    race.raced.traced(GOOD)
+    with race.begun() as processes:
+        leader = race.next_of("COMMITTED", 1)
+        race.does("KILLED", leader, processes.kill, until="ZX")
+        processes.ended()
+    assert race.is_accepted(), race.told
+
+
+@pytest.mark.long
 def test_a_leader_that_is_frozen_for_longer_than_its_lease_and_thaws(race: Race) -> None:
     race.raced.traced(f"import time; time.sleep(0.5)\n{GOOD}")
     limits = {"lease_s": 2} if race.raced.is_postgres else {"lock_timeout": 2}
