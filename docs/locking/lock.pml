@@ -386,7 +386,11 @@ take:
         :: lock[_pid] != NONE && BINDS(_pid, seen) ->
             assert(saw != GOAL); /* nobody is told of a failure that was overcome */
             goto followed
-        :: lock[_pid] != NONE && !BINDS(_pid, seen) && saw == GOAL -> goto current
+        :: lock[_pid] != NONE && !BINDS(_pid, seen) && saw == GOAL ->
+            if
+            :: record -> goto reached
+            :: else -> goto current
+            fi
         :: lock[_pid] != NONE && !BINDS(_pid, seen) && BINDS(_pid, saw) -> goto followed
         :: else ->
             if
@@ -447,6 +451,8 @@ failed:
 
 followed:
     atomic { how = BROKEN; goto over }
+reached: /* by one that died before it could remove its record */
+    note(REMOVE);
 current:
     atomic { how = CURRENT; goto over }
 stopped:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ import pytest
 from support import event_recorder
 from support.event_recorder import Happened, Recorder
 from support.notes_application import GOOD, HALF_WAY
-from support.raced_application import Raced, outcomes
+from support.raced_application import ROUNDS, Raced, outcomes
 from support.spin import LIMIT_S, MISSING, accepts
 from support.starters import Ended, Processes
 
@@ -67,6 +69,22 @@ class Race:
     def last(self, event: str) -> Happened:
         return [each for each in self.events if each.event == event][-1]
 
+    def next_of(self, event: str, count: int, limit_s: float = 30) -> int:
+        """The process of the event that is the so-manyth of its kind, once it has happened."""
+        deadline = time.monotonic() + limit_s
+        while True:
+            found = self.file.exists() and [e for e in self.events if e.event == event]
+            if found and len(found) >= count:
+                return found[count - 1].process
+            assert time.monotonic() < deadline, f"no {event} within {limit_s} s"
+            time.sleep(0.005)
+
+    @property
+    def told(self) -> str:
+        return "\n".join(
+            f"{e.start:.4f} {e.end or 0:.4f} {e.process} {e.event}" for e in self.events
+        )
+
     def is_accepted(self, events: list[Happened] | None = None) -> bool:
         options = "" if self.raced.is_postgres else "-DSQLITE"
         return accepts(self.folder, events if events is not None else self.events, options)
@@ -83,6 +101,14 @@ def _state_of(process: int) -> str:
 @pytest.fixture
 def race(database_url: str, tmp_path: Path) -> Race:
     return Race(Raced(tmp_path / "app", database_url), tmp_path)
+
+
+@pytest.fixture
+def seed() -> int:
+    """Printed, so that a failed round can be run again; AUTOMIGRATOR_SEED repeats one."""
+    chosen = int(os.environ.get("AUTOMIGRATOR_SEED", random.randrange(10**6)))
+    print(f"AUTOMIGRATOR_SEED={chosen}")
+    return chosen
 
 
 @pytest.mark.long
@@ -114,6 +140,32 @@ def test_a_leader_that_is_killed_in_the_middle(race: Race) -> None:
     assert not race.is_accepted(without), "the next one goes on from half a revision"
     alive = [each for each in race.events if each.event != "KILLED"]
     assert not race.is_accepted(alive), "the lock is taken from one that lives"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("strategies", [(), ("backup-restore",)], ids=["alone", "with snapshots"])
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_one_that_is_killed_at_any_moment(
+    race: Race, strategies: tuple[str, ...], round_: int, seed: int
+) -> None:
+    race.raced.traced(f"{LOSES_NOTES}\n{race.raced.slow(0.1)}", GOOD)
+    chosen = random.Random(f"{seed} {round_}")
+    with race.begun(*strategies) as processes:
+        victim = race.next_of("LOCKED", chosen.choice([1, 1, 2]))
+        time.sleep(chosen.uniform(0, 0.9))
+        race.does("KILLED", victim, processes.kill, until="ZX")
+        processes.ended()
+    assert race.is_accepted(), race.told
+
+
+@pytest.mark.long
+def test_a_leader_that_is_killed_before_it_can_remove_its_record(race: Race) -> None:
+    race.raced.traced(GOOD)
+    with race.begun() as processes:
+        leader = race.next_of("COMMITTED", 1)
+        race.does("KILLED", leader, processes.kill, until="ZX")
+        processes.ended()
+    assert race.is_accepted(), race.told
 
 
 @pytest.mark.long

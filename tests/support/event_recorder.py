@@ -124,6 +124,8 @@ def happened(file: Path) -> list[Happened]:
         else:
             found[key] = None
     told = [each for each in found.values() if each is not None]
+    over = {each.process for each in told if each.event.startswith("ENDED")}
+    told = [each for each in told if each.event != "KILLED" or each.process not in over]
     killed = {each.process for each in told if each.event == "KILLED"}
     # a statement that failed has no end either
     told = [each for each in told if each.end is not None or each.process in killed]
