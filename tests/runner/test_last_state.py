@@ -58,6 +58,18 @@ async def test_what_is_clean_all_along_is_told_once(application: Application) ->
     assert error.report.targets[0].state == "clean" and "now:" not in str(error)
 
 
+async def test_the_half_of_an_earlier_start_stays_known_and_a_later_restore_does_not_end_it(
+    application: Application,
+) -> None:
+    application.deploy(HALF_WAY)
+    await failed(application)
+    error = await failed(
+        application, ("backup-restore", {"snapshot": "always"}), "log-and-continue"
+    )
+    assert "needs Migrator(allow_partial=True)" in str(error.report)
+    assert error.report.targets[0].state == "partial-within-revision"
+
+
 FAILURE = Failure("revision", "no luck", state="partial-at-boundary", applied=("r1",)).to_dict()
 SOUND = Record("plan", "failed", "p 1", (FAILURE,), "clean", FailedStarts(2, 1.0, 2.0), 3.0)
 

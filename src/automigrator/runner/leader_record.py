@@ -9,13 +9,16 @@ import time
 from functools import partial
 
 from automigrator.backends.contract.record import Record
-from automigrator.failure import Decision, Failure
+from automigrator.failure import Decision, Failure, State
 from automigrator.report import Outcome
 from automigrator.runner.crash_loop import EXCUSED, earlier_starts, take_back
 from automigrator.runner.session import Session
 from automigrator.runner.state import Left, RunState
 from automigrator.support.concurrency import in_thread
 from automigrator.support.redaction import first_line
+
+HALVES: tuple[State, ...] = ("unknown", "partial-within-revision")
+"""States that a later start is in as well, whatever becomes of its own attempts."""
 
 SLACK_S = 60.0
 """Seconds that the clock of a record may be put forward while a follower waits for its leader."""
@@ -29,7 +32,11 @@ async def inherited(state: RunState) -> Outcome | None:
     """
     hold = state.hold
     record = await hold.last() if state.plan else None
-    if record is None or record.plan != state.plan or record.at < hold.since:
+    if record is None or record.plan != state.plan:
+        return None
+    if record.outcome != "begun" and record.state in HALVES and not state.run.acts.done("recover"):
+        state.earlier = state.lasting = Left(record.state)
+    if record.at < hold.since:
         return None
     put_forward = record.at > hold.since + time.monotonic() - state.began + SLACK_S
     if record.outcome == "begun" or put_forward:

@@ -179,6 +179,8 @@ class RunState:
         self.after: tuple[str, ...] = ()
         self.applied: list[Applied] = []
         self.failures: list[Failure] = []
+        self.earlier = Left()
+        """The half that an earlier start left at the same revisions, as its record says."""
         self.lasting = Left()
         """What earlier attempts left, which makes a later one no cleaner."""
         self.unseen: tuple[Execution, Left] | None = None
@@ -307,6 +309,7 @@ class RunState:
         """Forget what attempts left: the database is as it was before them, or a fresh one."""
         self.execution, self.rehearsal, self.lasting, self.unseen = None, None, Left(), None
         if act == "restore":
+            self.lasting = self.earlier
             self.applied.clear()
 
     def failed(self, failure: Failure, told: object) -> None:
