@@ -113,6 +113,15 @@ def pytest(session: nox.Session, *arguments: str) -> None:
     session.run("python", "-m", "pytest", *arguments, *session.posargs)
 
 
+def resumed(session: nox.Session, name: str) -> None:
+    """A campaign that appends each result to a file in the cache, and goes on from there."""
+    install_editable(session, *group("test"))
+    variable, file = f"AUTOMIGRATOR_{name.upper()}", Path(session.cache_dir) / f"{name}.jsonl"
+    session.env[variable] = os.environ.get(variable, "3000")
+    session.env.setdefault(f"{variable}_RESULTS", str(file.absolute()))
+    pytest(session, f"tests/{name}", "--long", "-rP", "--timeout=0")
+
+
 expose_pyenv()
 PYTHONS = found_pythons()
 
@@ -224,28 +233,14 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def faithful(session: nox.Session) -> None:
-    """Pairs of plain Alembic and ours, AUTOMIGRATOR_FAITHFUL of them: 3,000 unless set.
-
-    Each result is appended to a file in the cache, and a campaign that was ended goes on.
-    """
-    install_editable(session, *group("test"))
-    session.env["AUTOMIGRATOR_FAITHFUL"] = os.environ.get("AUTOMIGRATOR_FAITHFUL", "3000")
-    results = Path(session.cache_dir).absolute() / "faithful.jsonl"
-    session.env.setdefault("AUTOMIGRATOR_FAITHFUL_RESULTS", str(results))
-    pytest(session, "tests/faithful", "-rP", "--timeout=0")
+    """Pairs of plain Alembic and ours, AUTOMIGRATOR_FAITHFUL of them: 3,000 unless set."""
+    resumed(session, "faithful")
 
 
 @nox.session
 def safety(session: nox.Session) -> None:
-    """Failures of every kind under every strategy, AUTOMIGRATOR_SAFETY of them: 3,000 unless set.
-
-    Each result is appended to a file in the cache, and a campaign that was ended goes on.
-    """
-    install_editable(session, *group("test"))
-    session.env["AUTOMIGRATOR_SAFETY"] = os.environ.get("AUTOMIGRATOR_SAFETY", "3000")
-    results = Path(session.cache_dir).absolute() / "safety.jsonl"
-    session.env.setdefault("AUTOMIGRATOR_SAFETY_RESULTS", str(results))
-    pytest(session, "tests/safety", "--long", "-rP", "--timeout=0")
+    """Failures under every strategy, AUTOMIGRATOR_SAFETY of them: 3,000 unless set."""
+    resumed(session, "safety")
 
 
 @nox.session

@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from faithful.campaign import Worker, judged, prepared
 from faithful.pairs import Pair, drawn
-from support.campaigns import Results
+from support.campaigns import Results, spread
 from support.postgres_server import Server
 
 PAIRS = int(os.environ.get("AUTOMIGRATOR_FAITHFUL", 0))
@@ -37,22 +36,18 @@ def workers(tmp_path: Path, postgres_server: Server) -> Iterator[list[Worker]]:
 
 def test_ours_leaves_what_plain_alembic_leaves_or_changes_nothing(workers: list[Worker]) -> None:
     results = Results("AUTOMIGRATOR_FAITHFUL_RESULTS", SEED)
-    numbers = results.left(PAIRS or QUICK)
     wrong: list[str] = []
 
-    def run(worker: Worker, part: list[int]) -> None:
-        for number in part:
-            pair = drawn(f"{SEED} {number}")
-            answer = worker.run(pair)
-            verdict, why = judged(pair, answer)
-            if verdict == "different":
-                wrong.append(f"{SEED} {number}: {pair}: {why}")
-            drive = answer["ours"].get("drive")
-            results.note(number, verdict, why=why, drive=drive, **asdict(pair))
+    def run(worker: Worker, number: int) -> None:
+        pair = drawn(f"{SEED} {number}")
+        answer = worker.run(pair)
+        verdict, why = judged(pair, answer)
+        if verdict == "different":
+            wrong.append(f"{SEED} {number}: {pair}: {why}")
+        drive = answer["ours"].get("drive")
+        results.note(number, verdict, why=why, drive=drive, **asdict(pair))
 
-    parts = [numbers[n :: len(workers)] for n in range(len(workers))]
-    with ThreadPoolExecutor(len(workers)) as pool:
-        list(pool.map(run, workers, parts))
+    spread(results, PAIRS or QUICK, workers, run)
     counts = Counter(results.verdicts.values())
     print(f"pairs: {dict(counts)}")
     assert not wrong, "\n".join(wrong)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from compatibility.applications import DIES, Deployed, makes_notes, makes_settings
-from compatibility.release import Release, serving
+from compatibility.release import Release
 from sqlalchemy import make_url
 from support.notes_application import BROKEN, CREATE, GOOD
 
@@ -42,13 +42,6 @@ MOMENTS = {
 }
 """When an installation dies."""
 HALF = "began to install into this database when it was empty"
-
-
-@pytest.fixture(scope="module")
-def new() -> Iterator[Release]:
-    """This code, in processes that can be killed."""
-    with serving() as release:
-        yield release
 
 
 @pytest.fixture(params=["sqlite", "template", "dump"])

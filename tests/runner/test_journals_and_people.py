@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from compatibility.applications import BREAD, DIES, HALF_WAY, LATE, Deployed
-from compatibility.release import Release, serving
+from compatibility.release import Release
 from support import alembic_projects, plain_alembic
 from support.notes_application import BROKEN, GOOD, ROWS
 
@@ -28,20 +27,6 @@ RESTORING = {
     "template": ("event restore-started", "sql ALTER DATABASE .*_side_"),
 }
 """When a restore has begun, and has put nothing back yet."""
-
-
-@pytest.fixture(scope="module")
-def new() -> Iterator[Release]:
-    """This code, in processes that can be killed."""
-    with serving() as release:
-        yield release
-
-
-@pytest.fixture(params=["sqlite", "template", "dump"])
-def app(request: pytest.FixtureRequest, tmp_path: Path) -> Deployed:
-    """An application for each way of copying a database."""
-    kind = "sqlite_url" if request.param == "sqlite" else "postgres_url"
-    return Deployed(tmp_path, request.getfixturevalue(kind), copy=request.param)
 
 
 def killed_half_way(new: Release, app: Deployed) -> None:

@@ -6,12 +6,11 @@ import asyncio
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from compatibility.applications import HALF_WAY, Deployed
-from compatibility.release import Release, serving
+from compatibility.release import Release
 from sqlalchemy import make_url
 from support import alembic_projects
 from support.notes_application import ROWS
@@ -33,19 +32,6 @@ MOMENTS = {
     "dump": ("event repair-started", "fsync"),
 }
 DIES = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
-
-
-@pytest.fixture(scope="module")
-def new() -> Iterator[Release]:
-    """This code, in processes that can be killed."""
-    with serving() as release:
-        yield release
-
-
-@pytest.fixture(params=["sqlite", "template", "dump"])
-def app(request: pytest.FixtureRequest, tmp_path: Path) -> Deployed:
-    url = request.getfixturevalue(f"{'sqlite' if request.param == 'sqlite' else 'postgres'}_url")
-    return Deployed(tmp_path, url, copy=request.param)
 
 
 def killed_in_repairs(new: Release, app: Deployed, times: int) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from compatibility.applications import BREAD, DIES, HALF_WAY, LATE, Deployed
-from compatibility.release import Release, serving
+from compatibility.release import Release
 from support.notes_application import BROKEN, GOOD, ROWS
 
 from automigrator import Migrator
@@ -31,20 +29,6 @@ pytestmark = [
 
 DOWN = 'op.drop_table("tags")'
 PER_MIGRATION = "transaction_per_migration=True, connection="
-
-
-@pytest.fixture(scope="module")
-def new() -> Iterator[Release]:
-    """This code, in processes that can be killed."""
-    with serving() as release:
-        yield release
-
-
-@pytest.fixture(params=["sqlite", "template", "dump"])
-def app(request: pytest.FixtureRequest, tmp_path: Path) -> Deployed:
-    """An application for each way of copying a database."""
-    kind = "sqlite_url" if request.param == "sqlite" else "postgres_url"
-    return Deployed(tmp_path, request.getfixturevalue(kind), copy=request.param)
 
 
 def migrated(new: Release, app: Deployed, *downgrades: str) -> None:

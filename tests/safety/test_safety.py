@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from safety.laboratory import Laboratory
 from safety.trials import drawn
-from support.campaigns import Results
+from support.campaigns import Results, spread
 from support.postgres_server import Server
 
 pytestmark = [pytest.mark.plugins, pytest.mark.long]
@@ -39,21 +38,17 @@ def laboratories(tmp_path: Path, postgres_server: Server) -> Iterator[list[Labor
 
 def test_no_row_is_lost_unasked_and_no_report_is_untrue(laboratories: list[Laboratory]) -> None:
     results = Results("AUTOMIGRATOR_SAFETY_RESULTS", SEED)
-    numbers = results.left(TRIALS or QUICK)
     wrong: list[str] = []
 
-    def run(laboratory: Laboratory, part: list[int]) -> None:
-        for number in part:
-            trial = drawn(f"{SEED} {number}")
-            found = laboratory.run(trial)
-            verdict = "wrong" if found.wrong else ", ".join(found.outcomes)
-            if found.wrong:
-                wrong.append(f"{SEED} {number}: {trial}: {'; '.join(found.wrong)}")
-            results.note(number, verdict, **asdict(found), **asdict(trial))
+    def run(laboratory: Laboratory, number: int) -> None:
+        trial = drawn(f"{SEED} {number}")
+        found = laboratory.run(trial)
+        verdict = "wrong" if found.wrong else ", ".join(found.outcomes)
+        if found.wrong:
+            wrong.append(f"{SEED} {number}: {trial}: {'; '.join(found.wrong)}")
+        results.note(number, verdict, **asdict(found), **asdict(trial))
 
-    parts = [numbers[n :: len(laboratories)] for n in range(len(laboratories))]
-    with ThreadPoolExecutor(len(laboratories)) as pool:
-        list(pool.map(run, laboratories, parts))
+    spread(results, TRIALS or QUICK, laboratories, run)
     print(f"trials: {dict(Counter(results.verdicts.values()).most_common())}")
     assert not wrong, "\n".join(wrong)
     assert "wrong" not in results.verdicts.values(), "an earlier part of this campaign went wrong"

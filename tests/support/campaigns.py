@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+W = TypeVar("W")
 
 
 class Results:
@@ -35,6 +39,20 @@ class Results:
         row = {"commit": self._commit, "seed": self._seed, "number": number, "verdict": verdict}
         with self._path.open("a") as file:
             file.write(json.dumps({**row, **what}, default=str) + "\n")
+
+
+def spread(
+    results: Results, count: int, workers: Sequence[W], one: Callable[[W, int], object]
+) -> None:
+    """Have the workers do what is left of `count`, each in a thread of its own."""
+    numbers = results.left(count)
+
+    def part(first: int) -> None:
+        for number in numbers[first :: len(workers)]:
+            one(workers[first], number)
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        list(pool.map(part, range(len(workers))))
 
 
 def _commit() -> str:

@@ -1,10 +1,10 @@
-from automigrator.support import masking, urls
+from automigrator.support import secrets, urls
 
 
 def test_a_password_is_never_rendered() -> None:
     url = urls.parse("postgresql://u:canary@h/db?sslpassword=canary")
     assert "canary" not in urls.rendered(url)
-    assert "canary" not in masking.scrubbed("failed for u:canary", *urls.secrets_of(url))
+    assert "canary" not in secrets.scrubbed("failed for u:canary", *urls.secrets_of(url))
 
 
 def test_a_sync_url_is_taken_to_its_async_driver() -> None:

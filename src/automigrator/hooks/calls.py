@@ -177,8 +177,8 @@ def blame_of(plugin: object) -> str:
 
 def described(error: Exception) -> str:
     """The error's first line, as SQL parameters stand below it, and where it was raised."""
-    from automigrator.support.masking import scrubbed
     from automigrator.support.redaction import first_line  # local: for errors alone
+    from automigrator.support.secrets import scrubbed
 
     text = scrubbed(first_line(error))
     frame = traceback.extract_tb(error.__traceback__)[-1]

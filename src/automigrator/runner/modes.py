@@ -104,7 +104,7 @@ async def followed(check: Check, targets: Sequence[Target], tell: Notifier, limi
 
     Raises FollowTimeoutError after `limit` seconds.
     """
-    from automigrator.runner.following import Leaders  # local: no other mode needs it
+    from automigrator.runner.leaders import Leaders  # local: no other mode needs it
 
     leaders = Leaders(targets)
     began = told = time.monotonic()

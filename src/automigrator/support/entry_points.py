@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import PluginError
 from automigrator.frozen import Frozen
-from automigrator.support.masking import scrubbed
+from automigrator.support.secrets import scrubbed
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from sqlalchemy.exc import DBAPIError, StatementError
 
 from automigrator.support.error_chain import chain
-from automigrator.support.masking import cut, scrubbed
+from automigrator.support.secrets import cut, scrubbed
 
 STATEMENT_LIMIT = 2000
 

@@ -120,7 +120,7 @@ def secrets_in(arguments: Mapping[str, Any]) -> Iterator[str]:
             if is_secret(key):
                 yield text
             if key in _HOLDS_MORE:
-                from automigrator.support.masking import named_in  # local: few have one
+                from automigrator.support.secrets import named_in  # local: few have one
 
                 yield from named_in(text)
                 with suppress(ArgumentError, ValueError):  # a URL within the URL

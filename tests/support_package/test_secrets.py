@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from automigrator import Target
-from automigrator.support import masking, redaction, urls
+from automigrator.support import redaction, secrets, urls
 from automigrator.target import passwords_of
 
 OWN = "p%t's \"é\\/@ w:d+9"
@@ -46,12 +46,12 @@ SPELLED["in lower-case hex"] = lower_hex(quote(OWN, ""))
 
 @pytest.mark.parametrize("how", SPELLED)
 def test_the_targets_own_password_is_masked_however_it_is_spelled(how: str) -> None:
-    assert masking.scrubbed(f"it said <{SPELLED[how]}>", OWN) == "it said <***>"
+    assert secrets.scrubbed(f"it said <{SPELLED[how]}>", OWN) == "it said <***>"
 
 
 @pytest.mark.parametrize("end", ["", "…", "..."])
 def test_a_password_that_was_cut_short_is_masked(end: str) -> None:
-    assert masking.scrubbed(f"it said {OWN[:9]}{end}", OWN) == f"it said ***{end}"
+    assert secrets.scrubbed(f"it said {OWN[:9]}{end}", OWN) == f"it said ***{end}"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_password_that_was_cut_short_is_masked(end: str) -> None:
     ],
 )
 def test_what_is_named_as_a_secret_is_masked(text: str) -> None:
-    told = masking.scrubbed(f"it failed: {text}")
+    told = secrets.scrubbed(f"it failed: {text}")
     assert FOREIGN not in told
     assert "***" in told
 
@@ -117,15 +117,15 @@ def test_what_is_named_as_a_secret_is_masked(text: str) -> None:
     ],
 )
 def test_what_is_no_secret_is_told(text: str) -> None:
-    assert masking.scrubbed(text) == text
+    assert secrets.scrubbed(text) == text
 
 
 @pytest.mark.parametrize("given", ["app", "app_ow", "production"])
 def test_a_mask_does_not_tell_a_password_that_is_part_of_a_name(given: str, tmp_path: Path) -> None:
     target = Target(f"postgresql://app_owner:{given}@host/production_app", tmp_path)
     text = "database production_app of role app_owner"
-    assert masking.scrubbed(text, *passwords_of(target)) == text
-    assert given not in masking.scrubbed(f"password={given}", *passwords_of(target))
+    assert secrets.scrubbed(text, *passwords_of(target)) == text
+    assert given not in secrets.scrubbed(f"password={given}", *passwords_of(target))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_mask_does_not_tell_a_password_that_is_part_of_a_name(given: str, tmp_
 def test_a_secret_in_a_url_is_not_rendered_and_is_masked_in_texts(url: str) -> None:
     parsed = urls.parse(url)
     assert FOREIGN not in urls.rendered(parsed)
-    assert FOREIGN not in masking.scrubbed(f"it said {FOREIGN * 2}", *urls.secrets_of(parsed))
+    assert FOREIGN not in secrets.scrubbed(f"it said {FOREIGN * 2}", *urls.secrets_of(parsed))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ async def test_what_an_engine_is_given_is_masked(
     arguments: dict[str, object], tmp_path: Path
 ) -> None:
     engine = create_async_engine("postgresql+asyncpg://me@h/d", connect_args=arguments)
-    assert FOREIGN not in masking.scrubbed(
+    assert FOREIGN not in secrets.scrubbed(
         f"it said {FOREIGN}", *passwords_of(Target(engine, tmp_path))
     )
 
@@ -178,6 +178,6 @@ def test_a_long_text_is_answered_in_time(part: str) -> None:
     """What takes a millisecond for 20 kB must not take hours for some megabytes."""
     text = part * 1_000_000
     error = ValueError(text)
-    assert len(redaction.said(error, [OWN])) < 2 * masking.LIMIT
+    assert len(redaction.said(error, [OWN])) < 2 * secrets.LIMIT
     redaction.hide_secrets(error, [OWN])
-    assert len(str(error)) < 2 * masking.LIMIT
+    assert len(str(error)) < 2 * secrets.LIMIT
