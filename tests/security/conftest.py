@@ -1,0 +1,112 @@
+"""Attackers: roles with chosen rights on a server, and a process of an unprivileged OS user."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pwd
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
+import pytest
+from sqlalchemy import make_url
+from support.postgres_server import Server
+
+PASSWORD = "of a guest"
+
+_context = multiprocessing.get_context("forkserver")
+
+
+class Roles:
+    """Roles that log in; each is dropped at the end, with all that it owns."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._made: list[str] = []
+
+    def make(self, rights: str = "") -> str:
+        """Make a role that may log in, with the options of CREATE ROLE in `rights`."""
+        name = f"guest_{uuid.uuid4().hex[:8]}"
+        self.server.execute(f"create role {name} login password '{PASSWORD}' {rights}")
+        self._made.append(name)
+        return name
+
+    def url(self, role: str, database: str) -> str:
+        """The URL by which a role reaches a database."""
+        url = make_url(self.server.url(database)).set(username=role, password=PASSWORD)
+        return url.render_as_string(hide_password=False)
+
+    async def does(self, role: str, database: str, *statements: str) -> None:
+        """Run statements as a role, on a connection of its own."""
+        dsn = make_url(self.url(role, database)).set(drivername="postgresql")
+        connection = await asyncpg.connect(dsn.render_as_string(hide_password=False))
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    def drop(self) -> None:
+        for role in self._made:
+            for (name,) in self.server.execute(
+                "select datname from pg_database where pg_get_userbyid(datdba) = $1", role
+            ):
+                self.server.drop(name)
+            for name in self.server.databases("am_"):
+                with suppress(asyncpg.InvalidCatalogNameError):  # dropped by another test
+                    self.server.execute(f"drop owned by {role}", database=name)
+            self.server.execute(f"drop role {role}")
+
+
+@pytest.fixture
+def roles(postgres_server: Server, empty_databases: object) -> Iterator[Roles]:
+    made = Roles(postgres_server)
+    yield made
+    made.drop()
+
+
+@pytest.fixture
+def as_nobody() -> Callable[..., Any]:
+    """`as_nobody(work, *arguments)`: what `work` returns in a process of the user nobody."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can start a process of another user")
+
+    def run(work: Callable[..., Any], *arguments: Any) -> Any:
+        here, there = _context.Pipe()
+        process = _context.Process(target=_nobody, args=(there, work, arguments))
+        process.start()
+        there.close()
+        try:
+            returned, raised = here.recv()
+        finally:
+            process.join(30)
+            process.kill()
+        if raised is not None:
+            raise raised
+        return returned
+
+    return run
+
+
+def _nobody(pipe: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    nobody = pwd.getpwnam("nobody")
+    os.setgroups([])
+    os.setgid(nobody.pw_gid)
+    os.setuid(nobody.pw_uid)
+    try:
+        pipe.send((work(*arguments), None))
+    except Exception as error:  # noqa: BLE001 - told to the test
+        pipe.send((None, error))
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A sticky folder that everybody may write to, reachable for everybody, as /tmp is."""
+    with tempfile.TemporaryDirectory(prefix="automigrator-shared-") as folder:
+        os.chmod(folder, 0o1777)
+        yield Path(folder)
