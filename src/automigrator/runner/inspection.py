@@ -115,7 +115,9 @@ async def inspect(
             f"version_table={target.version_table!r}; let them agree, or leave it out"
         )
     _all_known(contexts)
-    sight = await look(list(dict.fromkeys(context.table for context in contexts)))
+    tables = list(dict.fromkeys(context.table for context in contexts))
+    if tables != [table]:
+        sight = await look(tables)
     return Finding(sight, contexts, way, _begun(target, sight), _notes(history))
 
 
