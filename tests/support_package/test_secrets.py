@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shlex
+from base64 import b64encode
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -31,6 +33,15 @@ SPELLED = {
     "JSON as it is": json.dumps(OWN, ensure_ascii=False)[1:-1],
     "SQL": OWN.replace("'", "''"),
     "shell": shlex.quote(OWN)[1:-1],
+    "repr of bytes": repr(OWN.encode())[2:-1],
+    "in Latin-1": quote(OWN.encode("latin-1"), ""),
+    "quoted twice": quote(quote(OWN, ""), ""),
+    "ASCII": ascii(OWN)[1:-1],
+    "a name in SQL": OWN.replace('"', '""'),
+    "E'' in SQL": OWN.replace("\\", "\\\\").replace("'", "''"),
+    "a .pgpass": OWN.replace("\\", "\\\\").replace(":", "\\:"),
+    "HTML": html.escape(OWN),
+    "base64": b64encode(OWN.encode()).decode(),
 }
 
 
@@ -93,6 +104,27 @@ def test_a_password_that_was_cut_short_is_masked(end: str) -> None:
         f"odbc_connect=DRIVER=x;PWD={FOREIGN};",
         f"options=-c app.token={FOREIGN}",
         f"passphrase='{FOREIGN}",
+        f"('password', '{FOREIGN}')",
+        f"set_config('app.password', '{FOREIGN}', false)",
+        f"SET app.token TO '{FOREIGN}'",
+        f"the password is '{FOREIGN}'",
+        f'password "{FOREIGN}"',
+        f"<password>{FOREIGN}</password>",
+        f"password => {FOREIGN}",
+        f"password := '{FOREIGN}'",
+        f"db_pass: |\n  {FOREIGN}",
+        f"pw={FOREIGN}",
+        f"PGPASSWORD: {FOREIGN}",
+        f"Cookie: session={FOREIGN}",
+        f"it sent Bearer {FOREIGN}",
+        f"//me:{FOREIGN}@h/d",
+        f"https://h/x?sig={FOREIGN}&se=1",
+        f"AccountKey={FOREIGN};",
+        f"PASSWORD $${FOREIGN}$$",
+        f"PASSWORD $x${FOREIGN}$x$",
+        f"SCRAM-SHA-256$4096:{FOREIGN}$a:b",
+        f"CONNECTION 'host=h password=''{FOREIGN}'''",
+        f"eyJhbGciOiJIUzI1NiJ9.{FOREIGN}.x",
         f"-----BEGIN PRIVATE KEY-----\n{FOREIGN}\n-----END PRIVATE KEY-----",
     ],
 )

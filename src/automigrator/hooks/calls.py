@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
-import logging
 import math
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,8 +15,9 @@ from typing import Any, NamedTuple
 
 from automigrator.errors import HookError, OverdueError, RefusedError
 from automigrator.support.concurrency import beside, error_of, in_thread, shielded, started
+from automigrator.support.loggers import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 GRACE_S = 2.0
 

@@ -5,7 +5,6 @@ A device that fails or dies at every boot would copy, purge or restore its data 
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime
 from functools import partial
 
@@ -18,9 +17,10 @@ from automigrator.report import Outcome
 from automigrator.runner.failures import read_after
 from automigrator.runner.state import Left, RunState
 from automigrator.support.concurrency import in_thread
+from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 REST_S = 24 * 60 * 60.0
 """Seconds after the last start allowed; twice as long after each further one that fails."""
