@@ -30,7 +30,7 @@ async def run_told(
     """Await one run's work. Raises what it raises."""
     began = time.monotonic()
     names = [target.name for target in targets]
-    told = f"migration run started: {', '.join(names)}"
+    told = f"migration run started: {', '.join(map(escaped, names))}"
     tell("run-started", told=told, mode=mode, targets=names)
 
     def finished(told: object, reports: Sequence[TargetReport], **data: object) -> None:
