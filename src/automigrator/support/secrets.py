@@ -96,12 +96,12 @@ def _written(secret: str) -> Iterator[str]:
     encoded = [secret.encode("utf-8", "replace")]
     with suppress(UnicodeEncodeError):
         encoded.append(secret.encode("latin-1"))
-    for each in encoded:
-        in_urls = {quote(each, ""), quote(each, " +"), quote(each), quote_plus(each)}
+    for coded in encoded:
+        in_urls = {quote(coded, ""), quote(coded, " +"), quote(coded), quote_plus(coded)}
         yield from in_urls
         yield from (re.sub("%[0-9A-F]{2}", lambda it: it[0].lower(), url) for url in in_urls)
         yield from (quote(url) for url in in_urls)
-        yield repr(each)[2:-1]
+        yield repr(coded)[2:-1]
     doubled = secret.replace("\\", "\\\\")
     for each in (secret, doubled):
         for single in ("'", "''", "\\'", "'\"'\"'", "'\\''"):
