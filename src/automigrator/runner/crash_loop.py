@@ -25,6 +25,9 @@ logger = logger_of(__name__)
 REST_S = 24 * 60 * 60.0
 """Seconds after the last start allowed; twice as long after each further one that fails."""
 
+DOUBLINGS = 5
+"""A rest is 32 days at most, whatever a record counts: somebody may have written it."""
+
 EXCUSED: frozenset[FailureKind] = frozenset({"unreachable", "auth", "lock-timeout", "rehearsal"})
 """Kinds that say nothing about the revisions: a start that met no other is not counted."""
 
@@ -158,7 +161,7 @@ def tries_again_at(starts: FailedStarts, limit: int) -> float:
 
 
 def _rest(beyond: int) -> float:
-    return REST_S * 2.0 ** min(beyond, 16)  # 180 years
+    return REST_S * 2.0 ** min(beyond, DOUBLINGS)
 
 
 async def _kept(state: RunState, record: Record | None) -> bool:
