@@ -148,7 +148,9 @@ class Hooks:
     def _tell_sync(self, impl: Impl, event: Event) -> None:
         try:
             result = impl.function(**impl.accepted({"event": event}))
-        except Exception as error:  # noqa: BLE001 - a listener changes nothing
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a listener changes nothing
             self._log_once(impl, impl.failed(f"raised {described(error)}"))
             return
         if isinstance(result, Coroutine):
