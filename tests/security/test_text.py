@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import logging
+import pkgutil
+import re
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -19,6 +23,7 @@ from support.alembic_projects import linear, revision
 from support.canaries import printed
 from support.postgres_server import Server
 
+import automigrator
 from automigrator import (
     Decision,
     Event,
@@ -31,6 +36,8 @@ from automigrator import (
 )
 from automigrator.backends.contract.record import FailedStarts, Record
 from automigrator.backends.sqlite import lock_files
+from automigrator.errors import Shown
+from automigrator.frozen import Frozen
 from automigrator.printable import escaped, escaped_lines, joined
 
 FORGED = "CRITICAL forged"
@@ -139,6 +146,68 @@ def test_every_logger_of_ours_escapes_what_its_records_are_filled_with() -> None
         record = logger.makeRecord(logger.name, 10, "f", 1, "%s %d", (HOSTILE, 7), None)
         assert logger.filter(record)
         assert record.getMessage() == f"{escaped(HOSTILE)} 7"
+
+
+def classes() -> Iterator[type]:
+    """Every class of ours."""
+    for each in pkgutil.walk_packages(automigrator.__path__, "automigrator."):
+        if each.name.startswith("automigrator.testing"):
+            continue
+        module = importlib.import_module(each.name)
+        yield from (c for c in vars(module).values() if getattr(c, "__module__", "") == each.name)
+
+
+INTERNAL = {
+    "Cancelled",  # caught where it is raised, each of these
+    "CrashLoopError",
+    "SideError",
+    "Stopped",
+    "UnfitError",
+    "_ExitError",
+    "_Recipe",
+    "_UnclearError",
+}
+
+
+def test_every_error_of_ours_that_leaves_escapes_what_it_says() -> None:
+    errors = {c for c in classes() if inspect.isclass(c) and issubclass(c, BaseException)}
+    assert {c.__name__ for c in errors if not issubclass(c, Shown)} == INTERNAL
+    for each in errors - {c for c in errors if c.__name__ in INTERNAL}:
+        error = each.__new__(each, HOSTILE)
+        assert str(error).replace("\n", "").isprintable(), each
+
+
+PARTS = {"VersionTable", "Session", "Way"}
+"""Parts of sentences, which are escaped with them."""
+
+
+def test_every_value_of_ours_escapes_what_it_shows() -> None:
+    values = {
+        each.__name__: each
+        for each in classes()
+        if inspect.isclass(each) and issubclass(each, Frozen) and each.__str__ is not object.__str__
+    }
+    assert {"Report", "Failure", "Checkup", "Plan", "Event", "Copy", *PARTS} < set(values)
+    for name in values.keys() - PARTS:
+        text = str(hostile(values[name], values))
+        assert text.replace("\n", "").isprintable(), name
+
+
+def hostile(kind: type[Frozen], values: Mapping[str, type[Frozen]]) -> Frozen:
+    """A value whose every text is hostile; it is not checked as its making would."""
+    made = kind.__new__(kind)
+    for name, default in kind._fields.items():
+        hint = str(kind._hints[name])
+        of = next((values[word] for word in re.findall(r"\w+", hint) if word in values), None)
+        text = HOSTILE if "Mapping" not in hint else {HOSTILE: HOSTILE}
+        filled: Any = hostile(of, values) if of is not None else text if "str" in hint else None
+        if filled is not None:
+            vars(made)[name] = (filled,) if hint.startswith("tuple") else filled
+        elif default is inspect.Parameter.empty:
+            vars(made)[name] = {"int": 1, "bool": True, "Outcome": "failed"}.get(hint)
+        else:
+            vars(made)[name] = default
+    return made
 
 
 # What a revision, env.py and the database's server say
