@@ -9,11 +9,12 @@ import logging
 import pkgutil
 import re
 import sqlite3
-import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
@@ -35,10 +36,14 @@ from automigrator import (
     hookimpl,
 )
 from automigrator.backends.contract.record import FailedStarts, Record
-from automigrator.backends.sqlite import lock_files
+from automigrator.backends.postgresql import errors
+from automigrator.backends.sqlite import lock_files, transactions
 from automigrator.errors import Shown
 from automigrator.frozen import Frozen
+from automigrator.migrations import commit_calls
 from automigrator.printable import escaped, escaped_lines, joined
+from automigrator.support import redaction
+from automigrator.support.secrets import cut
 
 FORGED = "CRITICAL forged"
 HOSTILE = f"\x1b[2J\x9b2J\n{FORGED}\r\x7f\x85\u2028{FORGED}\u202e\u2066\u200b\u200f\ufeff\ud800"
@@ -140,21 +145,24 @@ def test_our_own_lines_stay_and_no_value_begins_one() -> None:
 
 
 def test_every_logger_of_ours_escapes_what_its_records_are_filled_with() -> None:
-    modules = [m for name, m in sys.modules.items() if name.startswith("automigrator.")]
-    loggers = {m.logger for m in modules if isinstance(getattr(m, "logger", None), logging.Logger)}
-    for logger in loggers:
+    found = {getattr(module, "logger", None) for module in modules()}
+    for logger in filter(None, found):
         record = logger.makeRecord(logger.name, 10, "f", 1, "%s %d", (HOSTILE, 7), None)
         assert logger.filter(record)
         assert record.getMessage() == f"{escaped(HOSTILE)} 7"
 
 
+def modules() -> Iterator[ModuleType]:
+    for each in pkgutil.walk_packages(automigrator.__path__, "automigrator."):
+        if not each.name.startswith("automigrator.testing"):
+            yield importlib.import_module(each.name)
+
+
 def classes() -> Iterator[type]:
     """Every class of ours."""
-    for each in pkgutil.walk_packages(automigrator.__path__, "automigrator."):
-        if each.name.startswith("automigrator.testing"):
-            continue
-        module = importlib.import_module(each.name)
-        yield from (c for c in vars(module).values() if getattr(c, "__module__", "") == each.name)
+    for module in modules():
+        values = vars(module).values()
+        yield from (c for c in values if getattr(c, "__module__", "") == module.__name__)
 
 
 INTERNAL = {
@@ -170,9 +178,9 @@ INTERNAL = {
 
 
 def test_every_error_of_ours_that_leaves_escapes_what_it_says() -> None:
-    errors = {c for c in classes() if inspect.isclass(c) and issubclass(c, BaseException)}
-    assert {c.__name__ for c in errors if not issubclass(c, Shown)} == INTERNAL
-    for each in errors - {c for c in errors if c.__name__ in INTERNAL}:
+    ours = {c for c in classes() if inspect.isclass(c) and issubclass(c, BaseException)}
+    assert {c.__name__ for c in ours if not issubclass(c, Shown)} == INTERNAL
+    for each in ours - {c for c in ours if c.__name__ in INTERNAL}:
         error = each.__new__(each, HOSTILE)
         assert str(error).replace("\n", "").isprintable(), each
 
@@ -208,6 +216,21 @@ def hostile(kind: type[Frozen], values: Mapping[str, type[Frozen]]) -> Frozen:
         else:
             vars(made)[name] = default
     return made
+
+
+UNITS = ("/**/", "/*", "--\n", "; ", " ", "/* */ -- x\n", 'database "', 'role "', "<class '", "a.")
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_pattern_takes_longer_than_its_text(unit: str) -> None:
+    statement, message = unit * (200_000 // len(unit)), cut(unit * 1000)
+    began = time.process_time()
+    transactions._OUTSIDE.match(f"{statement}x")
+    commit_calls._SQL.search(statement)
+    for pattern, _ in errors._BY_WORDS:
+        re.search(pattern, message)
+    redaction.first_line(RuntimeError(statement))
+    assert time.process_time() - began < 1
 
 
 # What a revision, env.py and the database's server say
