@@ -15,9 +15,10 @@ from sqlalchemy import make_url
 from support.alembic_projects import linear, revision
 from support.postgres_server import Server
 
-from automigrator import MigrationError, Migrator, Target
+from automigrator import Failure, MigrationError, Migrator, Target
 from automigrator.backends.access import Access
 from automigrator.backends.contract import declarations, record
+from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.journal import Repairs
 from automigrator.backends.contract.record import FailedStarts, Record
 from automigrator.backends.contract.values import VersionTable
@@ -61,6 +62,16 @@ def test_the_longest_text_costs_little_time() -> None:
     began = time.process_time()
     json_object.parsed(text)
     assert time.process_time() - began < 2
+
+
+def test_what_we_write_ourselves_is_never_too_long() -> None:
+    failure = Failure("revision", "\U0001f600" * 5000, statement="\U0001f600" * 2000)
+    failures = (failure._replace(debris=("x" * 63,) * 1000).to_dict(),) * 5
+    text = Record("p", "failed", "me", failures).dumped()
+    assert record.loaded(text) is not None
+    revisions = tuple(f"{number:012x}" for number in range(20_000))
+    declared = (Declaration(("a",), (), revisions), Declaration(("b",), (), revisions))
+    assert declarations.loaded(declarations.dumped(declared)) == declared
 
 
 WHOLE = Record("p", "failed", "me", starts=FailedStarts(3, 1.0, 2.0), at=2.0)
