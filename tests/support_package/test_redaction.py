@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from subprocess import CalledProcessError
+from urllib.error import URLError
 
 import pytest
 from sqlalchemy.exc import IntegrityError
@@ -56,6 +57,11 @@ class Own(Exception):
         return self.text
 
 
+class Slotted(Exception):
+    __slots__ = ("text",)
+    __init__, __str__ = Own.__init__, Own.__str__
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -65,6 +71,9 @@ class Own(Exception):
         ImportError(f"no {PASSWORD}", name="driver"),
         CalledProcessError(1, ["psql", PASSWORD]),
         Own(f"with {PASSWORD}"),
+        Slotted(f"with {PASSWORD}"),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, f"with {PASSWORD}"),
+        URLError(OSError(f"with {PASSWORD}")),
     ],
     ids=lambda error: type(error).__name__,
 )

@@ -33,7 +33,7 @@ _DATA_EXCEPTION = "22"
 
 _ALWAYS = ("args", "__notes__", "statement")
 
-_SHOWN = ("strerror", "filename", "filename2", "msg")
+_SHOWN = ("strerror", "filename", "filename2", "msg", "reason")
 """Where Python's own errors keep what they show, beside their arguments."""
 
 _QUOTED = '["»«„“”].*["»«„“”]'
@@ -82,9 +82,12 @@ def hide_secrets(error: BaseException, secrets: Sequence[str]) -> None:
             return {key: clean(each) for key, each in value.items()}
         return escaped_lines(scrubbed(value, *secrets)) if isinstance(value, str) else value
 
-    for each in chain(error):
+    errors = list(chain(error))
+    for each in errors:
+        errors += [e for e in each.args if isinstance(e, BaseException) and e not in errors]
         text = _text_of(each)
-        for name in ("args", "__notes__", *_SHOWN, *getattr(each, "__dict__", ())):
+        slots = [name for kind in type(each).__mro__ for name in getattr(kind, "__slots__", ())]
+        for name in ("args", "__notes__", *_SHOWN, *slots, *getattr(each, "__dict__", ())):
             with suppress(Exception):  # a property of another's class, a value of its own kind
                 value = getattr(each, name, None)
                 if (name in _ALWAYS or _is_in(value, text)) and (cleaned := clean(value)) != value:
