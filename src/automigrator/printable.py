@@ -23,7 +23,10 @@ def escaped(text: object) -> str:
 
 def escaped_lines(text: object) -> str:
     """The same for a text whose own lines and tabs stay: each value in it is `escaped` already."""
-    return "".join(each if each in "\n\t" else _seen(each) for each in str(text))
+    lines = str(text)
+    if lines.replace("\n", "").replace("\t", "").isprintable():
+        return lines
+    return "".join(each if each in "\n\t" else _seen(each) for each in lines)
 
 
 def in_a_line(text: str) -> str:

@@ -6,7 +6,10 @@ import html
 import json
 import shlex
 from base64 import b64encode
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -196,6 +199,45 @@ async def test_what_an_engine_is_given_is_masked(
     assert FOREIGN not in secrets.scrubbed(
         f"it said {FOREIGN}", *passwords_of(Target(engine, tmp_path))
     )
+
+
+DSN = f"postgresql://me:{FOREIGN}@h/d"
+TOKEN, AUTHOR = FOREIGN, "me"
+
+
+async def by_a_global() -> object:
+    return DSN, AUTHOR
+
+
+async def by_a_token() -> object:
+    return TOKEN
+
+
+def by_a_variable() -> Callable[[], Any]:
+    password = FOREIGN
+
+    async def connect() -> object:
+        return password
+
+    return connect
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"async_creator": by_a_global},
+        {"async_creator": by_a_variable()},
+        {"async_creator": partial(by_a_token, password=FOREIGN)},
+        {"connect_args": {"password": by_a_token}},
+    ],
+    ids=["a global", "a variable", "a partial", "a password that is a function"],
+)
+async def test_what_an_engines_own_function_connects_with_is_masked(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    engine = create_async_engine("postgresql+asyncpg://me@h/d", **options)
+    known = passwords_of(Target(engine, tmp_path))
+    assert secrets.scrubbed(f"me said {FOREIGN}", *known) == "me said ***"
 
 
 @pytest.mark.timeout(60)
