@@ -192,7 +192,7 @@ async def test_a_planted_count_holds_a_start_up_for_32_days_at_most(
 # The server's comments
 
 
-@pytest.mark.long("the server writes comments of megabytes")
+@pytest.mark.long
 async def test_a_comment_of_megabytes_is_cut_by_the_server(
     make_target: Any, postgres_url: str, postgres_server: Server
 ) -> None:

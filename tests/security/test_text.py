@@ -347,7 +347,7 @@ class Copying:
         await run.snapshot(how="template")
 
 
-@pytest.mark.long("its channel is that of every refusal")
+@pytest.mark.long
 async def test_the_role_and_the_application_that_are_in_the_way(
     make_target: Any, named_database: URL, postgres_url: str, heard: Heard
 ) -> None:
