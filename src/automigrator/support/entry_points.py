@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import ConfigurationError, PluginError
 from automigrator.frozen import Frozen
+from automigrator.printable import in_a_line
 from automigrator.support.secrets import scrubbed
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _closest(name: str, names: Iterable[str]) -> str | None:
 
 def described(error: BaseException) -> str:
     """The type and the text of an error, without secrets."""
-    return f"{type(error).__qualname__}: {scrubbed(str(error))}"
+    return f"{type(error).__qualname__}: {in_a_line(scrubbed(str(error)))}"
 
 
 def _distribution(entry: EntryPoint) -> str:
