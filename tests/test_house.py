@@ -74,7 +74,8 @@ def arrows() -> Mapping[str, set[str]]:
 
 def room(module: str) -> str:
     """The package at the root, or the root module, that a module is in."""
-    return {"status": "report", "frozen": "failure"}.get(module, module.partition(".")[0])
+    rooms = {"status": "report", "frozen": "failure", "printable": "failure"}
+    return rooms.get(module, module.partition(".")[0])
 
 
 def tier(module: str) -> int:

@@ -14,13 +14,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from automigrator.printable import escaped, escaped_lines
+
 if TYPE_CHECKING:
     from automigrator.failure import FailureKind
     from automigrator.report import Report
     from automigrator.status import Status
 
 
-class AutomigratorError(Exception):
+class Shown(Exception):
+    """Base of errors whose message others have written a part of; `args` have it as it is."""
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
+
+
+class AutomigratorError(Shown):
     """Base of every error automigrator raises."""
 
     kind: FailureKind | None = None
@@ -45,6 +54,9 @@ class _StatusError(AutomigratorError):
     def __init__(self, message: str, status: Status) -> None:
         super().__init__(message)
         self.status = status
+
+    def __str__(self) -> str:
+        return escaped_lines(*self.args)
 
 
 class PendingError(_StatusError):
@@ -80,12 +92,15 @@ class MigrationError(AutomigratorError):
         super().__init__(message)
         self.report = report
 
+    def __str__(self) -> str:
+        return escaped_lines(*self.args)
 
-class NoAnswerError(TimeoutError):
+
+class NoAnswerError(Shown, TimeoutError):
     """Raised when a database server says nothing for too long."""
 
 
-class LockTimeoutError(TimeoutError):
+class LockTimeoutError(Shown, TimeoutError):
     """Raised when another process held the migration lock for too long; nothing was changed."""
 
 
@@ -159,7 +174,7 @@ class OverdueError(HookError):
     """Raised when a hook exceeded its deadline."""
 
 
-class JudgedError(Exception):
+class JudgedError(Shown):
     """Raised where the kind of a failure is known from what was found, not from an exception."""
 
     def __init__(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from automigrator.frozen import Frozen, as_json
+from automigrator.printable import in_a_line, joined
 
 FailureKind = Literal[
     "unreachable",
@@ -108,7 +109,7 @@ class Failure(Frozen):
         if self.database:
             lines.append(f"database: {self.database}")
         if self.statement:
-            lines.append(f"statement: {self.statement}")
+            lines.append(f"statement: {in_a_line(self.statement)}")
         means = (_DOWN if self.rollback else _MEANS)[self.state]
         lines.append(
             f"state: {self.state} ({_REHEARSED if self.in_rehearsal else means})"
@@ -120,7 +121,7 @@ class Failure(Frozen):
             lines.append(f"{kept}: {', '.join(self.applied)}")
         if self.advice:
             lines.append(f"what to do: {self.advice}")
-        return "\n".join(lines)
+        return joined(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by its name, as JSON types; of the exception only its type's name."""

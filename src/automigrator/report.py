@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from automigrator.frozen import Frozen, as_json
+from automigrator.printable import joined
 
 if TYPE_CHECKING:
     from automigrator.failure import Failure, State
@@ -86,7 +87,7 @@ class TargetReport(Frozen):
             lines += [f"    {line}" for line in rest]
         if self.now:
             lines.append(f"  {self.now}")
-        return "\n".join(lines)
+        return joined(lines)
 
     @property
     def now(self) -> str:
@@ -126,7 +127,7 @@ class Report(Frozen):
         head = f"migration run: {self.outcome}"
         head += f" ({self.reason})" if self.reason else f" in {self.elapsed_s:.2f} s"
         parts = "\n".join(map(str, self.targets)).splitlines()
-        return "\n".join([head, *(f"  {line}" for line in parts)])
+        return joined([head, *(f"  {line}" for line in parts)])
 
     def to_dict(self) -> dict[str, Any]:
         """Every field and the outcome by their names, as JSON types."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from automigrator.failure import Failure, json_fields
 from automigrator.frozen import Frozen
+from automigrator.printable import escaped, in_a_line, joined
 from automigrator.report import heads_text
 
 _UNFINISHED = "a process was killed while it changed the database; the next run ends what it began"
@@ -40,23 +41,24 @@ class TargetStatus(Frozen):
         return self.exists and not (self.pending or self.unfinished or self.problem)
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: {self._standing()}", *(f"  note: {note}" for note in self.notes)]
+        first, *rest = self._standing()
+        lines = [f"{self.name}: {first}", *rest, *(f"  note: {note}" for note in self.notes)]
         if self.drift is not None:
             lines.append(f"  models: {'agree' if not self.drift else 'differ'}")
             lines += [f"    {each}" for each in self.drift]
-        return "\n".join(lines)
+        return joined(lines)
 
-    def _standing(self) -> str:
+    def _standing(self) -> list[str]:
         heads, wanted = heads_text(self.heads), heads_text(self.wanted)
         if self.problem is not None:
-            return f"{self.problem}" + (f"\n{_UNFINISHED}" if self.unfinished else "")
+            return [*str(self.problem).splitlines(), *([_UNFINISHED] if self.unfinished else [])]
         if not self.exists:
-            return f"does not exist; {len(self.pending)} pending to {wanted}"
+            return [f"does not exist; {len(self.pending)} pending to {wanted}"]
         if self.pending:
             pending = ", ".join(self.pending)
             text = f"at {heads}, {len(self.pending)} pending to {wanted}: {pending}"
-            return text + (f"; {_UNFINISHED}" if self.unfinished else "")
-        return f"at {heads}, {_UNFINISHED}" if self.unfinished else f"current at {heads}"
+            return [text + (f"; {_UNFINISHED}" if self.unfinished else "")]
+        return [f"at {heads}, {_UNFINISHED}" if self.unfinished else f"current at {heads}"]
 
     def to_dict(self) -> dict[str, Any]:
         """Every field and `current` by their names, as JSON types."""
@@ -97,7 +99,7 @@ class PendingRevision(Frozen):
     """The file."""
 
     def __str__(self) -> str:
-        return f"{self.revision}  {self.doc}".rstrip()
+        return escaped(f"{self.revision}  {in_a_line(self.doc)}".rstrip())
 
 
 class Plan(Frozen):
@@ -121,4 +123,4 @@ class Plan(Frozen):
         if not self.revisions:
             head = f"nothing pending at {heads_text(self.before)}"
         lines = [f"{self.name}: {head}", *(f"  {revision}" for revision in self.revisions)]
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+        return joined([*lines, *(f"  note: {note}" for note in self.notes)])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -257,10 +259,31 @@ def passwords_of(target: Target) -> tuple[str, ...]:
 
 
 def _given_to(engine: AsyncEngine) -> Iterator[str]:
-    """What `connect_args` holds, which SQLAlchemy keeps in the function that connects."""
-    creator = getattr(engine.sync_engine.pool, "_creator", None)
-    if not inspect.isfunction(creator):
-        return
-    arguments = inspect.getclosurevars(creator).nonlocals.get("cparams")
-    if isinstance(arguments, Mapping):
-        yield from urls.secrets_in(arguments)
+    """What `connect_args` or the engine's own creator hold.
+
+    SQLAlchemy keeps either in the function that connects.
+    """
+    with suppress(RecursionError):  # of a variable that holds itself
+        yield from _held_by(getattr(engine.sync_engine.pool, "_creator", None), 3)
+
+
+def _held_by(function: object, levels: int) -> Iterator[str]:
+    """The secrets that a function is given, or can see in variables that are named like one."""
+    given: Mapping[str, Any] = {}
+    seen: Mapping[str, Any] = {}
+    if isinstance(function, partial):
+        given, function = function.keywords, function.func
+    if levels and inspect.isfunction(function):
+        with suppress(ValueError):  # a variable that has no value yet
+            found = inspect.getclosurevars(function)
+            seen = {**found.globals, **found.nonlocals}
+    given = {**given, **seen.get("cparams", {})}
+    yield from urls.secrets_in(given)
+    # a short one may be a word of every message, and no secret at all
+    yield from (each for each in urls.secrets_in(seen) if len(each) >= _SHORTEST_SEEN)
+    for each in (*given.values(), *seen.values()):
+        if inspect.isfunction(each) or isinstance(each, partial):
+            yield from _held_by(each, levels - 1)
+
+
+_SHORTEST_SEEN = 8

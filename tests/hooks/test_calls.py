@@ -249,13 +249,16 @@ async def test_the_first_decision_ends_the_search(make_target: Make, sqlite_url:
     assert calls[-1] == ("first", "failure", "revision")
 
 
+@pytest.mark.parametrize(
+    "error", [OSError, SystemExit, asyncio.CancelledError], ids=lambda each: each.__name__
+)
 async def test_an_on_failure_that_raises_ends_the_search(
-    make_target: Make, sqlite_url: str
+    make_target: Make, sqlite_url: str, error: type[BaseException]
 ) -> None:
     class Raising:
         @hookimpl
         def on_failure(self, run: Run, failure: Failure) -> Decision:
-            raise OSError("half a restore")
+            raise error("half a restore")
 
     class Continuing:
         @hookimpl

@@ -268,6 +268,48 @@ async def test_a_plugins_own_timeout_error_is_not_the_deadline() -> None:
         await hooks.before_migrate(RUN)
 
 
+class Own(BaseException):
+    """An error that is no Exception."""
+
+
+ENDS = [SystemExit(3), GeneratorExit(), asyncio.CancelledError("of its own"), Own("x")]
+
+
+@pytest.mark.parametrize("strategy", [False, True])
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end).__name__)
+async def test_a_hook_that_wants_to_end_the_process_is_blamed(
+    end: BaseException, asynchronous: bool, strategy: bool
+) -> None:
+    def plain() -> None:
+        raise end
+
+    async def awaited() -> None:
+        await asyncio.sleep(0)
+        raise end
+
+    plugin = with_hook("before_migrate", awaited if asynchronous else plain)
+    hooks = Hooks([], [("purge", plugin)]) if strategy else Hooks([plugin], [])
+    with pytest.raises(HookError, match=f"raised {type(end).__name__}.*nothing was changed"):
+        await hooks.before_migrate(RUN)
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end).__name__)
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_listener_that_wants_to_end_the_process_changes_nothing(
+    end: BaseException, asynchronous: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def plain() -> None:
+        raise end
+
+    async def awaited() -> None:
+        raise end
+
+    plugin = with_hook("on_event", awaited if asynchronous else plain)
+    await told(Hooks([plugin], []), Event("one"))
+    assert f"raised {type(end).__name__}" in caplog.text
+
+
 async def test_cancellation_passes_through() -> None:
     hooks = Hooks([with_hook("before_migrate", _sleeping(30))], [])
     task = asyncio.create_task(hooks.before_migrate(RUN))

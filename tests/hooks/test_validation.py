@@ -10,6 +10,7 @@ import pytest
 from automigrator.errors import ConfigurationError, PluginError
 from automigrator.failure import KINDS, Failure, State
 from automigrator.hooks import effects, strategies
+from automigrator.support.entry_points import Installed
 
 Install = Callable[..., None]
 
@@ -76,8 +77,43 @@ def test_an_unknown_name_is_refused_with_what_is_installed_and_how_to_get_it(
     install("automigrator-purge", "am_purge", PURGE, purge="Purge")
     with pytest.raises(PluginError) as info:
         strategies.load(["purg"])
-    for part in ("'purg'", "did you mean purge", "Installed: ", "pip install automigrator-purg"):
+    for part in ("'purg'", "did you mean purge", "Installed: "):
         assert part in str(info.value)
+    assert "pip install" not in str(info.value)
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Installed, "_entries", ())
+
+
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.parametrize("name", ["purge", "Purge", "purg", "backup_restore", "log.and-Continue"])
+def test_what_comes_with_a_distribution_of_ours_is_said_to(name: str) -> None:
+    with pytest.raises(PluginError, match=r"pip install automigrator-[a-z-]+$"):
+        strategies.load([name])
+
+
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.parametrize("name", ["s3-backup", "evil\nname", "", "automigrator"])
+def test_nobody_is_told_to_install_what_anybody_may_have_published(name: str) -> None:
+    with pytest.raises(PluginError) as info:
+        strategies.load([name])
+    assert "pip install" not in str(info.value)
+
+
+def test_the_names_of_ours_are_those_that_are_released_with_the_core() -> None:
+    folders = (Path(__file__).parents[2] / "plugins").iterdir()
+    assert set(strategies.OURS) < {each.name.removeprefix("automigrator-") for each in folders}
+
+
+def test_names_are_compared_as_those_of_distributions_are(install: Install) -> None:
+    install("automigrator-x", "am_x", PURGE, Log_And_purge="Purge")
+    ((name, _),) = strategies.load(["log-and.purge"])
+    assert name == "log-and-purge"
+    install("automigrator-y", "am_y", PURGE, **{"log-and-purge": "Purge"})
+    with pytest.raises(PluginError, match=r"automigrator-x 1\.0 and automigrator-y 1\.0"):
+        strategies.load(["Log-And-Purge"])
 
 
 def test_a_name_that_two_distributions_provide_is_refused_with_both(install: Install) -> None:
@@ -87,7 +123,16 @@ def test_a_name_that_two_distributions_provide_is_refused_with_both(install: Ins
         strategies.load(["purge"])
 
 
-@pytest.mark.parametrize("source", ["import nowhere_at_all", "Other = 1", "def broken(:"])
+ENDING = (
+    "import sys; sys.exit(3)",
+    "raise SystemExit",
+    "raise GeneratorExit",
+    "import asyncio; raise asyncio.CancelledError",
+    "class Own(BaseException): pass\nraise Own('x')",
+)
+
+
+@pytest.mark.parametrize("source", ["import nowhere_at_all", "Other = 1", "def broken(:", *ENDING])
 def test_a_strategy_that_cannot_be_imported_is_refused_with_its_distribution(
     install: Install, source: str
 ) -> None:
@@ -95,6 +140,27 @@ def test_a_strategy_that_cannot_be_imported_is_refused_with_its_distribution(
     with pytest.raises(PluginError, match=r"automigrator-purge 0\.9 cannot be imported") as info:
         strategies.load(["purge"])
     assert info.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("source", ENDING)
+def test_a_strategy_whose_constructor_ends_the_process_is_refused(
+    install: Install, source: str
+) -> None:
+    body = "".join(f"        {line}\n" for line in source.splitlines())
+    install(
+        "automigrator-purge",
+        "am_purge",
+        f"class Purge:\n    def __init__(self):\n{body}",
+        purge="Purge",
+    )
+    with pytest.raises(PluginError, match=r"'purge' of automigrator-purge 1\.0 cannot be made"):
+        strategies.load(["purge"])
+
+
+def test_ctrl_c_while_a_strategy_is_imported_passes(install: Install) -> None:
+    install("automigrator-purge", "am_purge", "raise KeyboardInterrupt", purge="Purge")
+    with pytest.raises(KeyboardInterrupt):
+        strategies.load(["purge"])
 
 
 def test_an_entry_point_that_is_no_class_is_refused(install: Install) -> None:

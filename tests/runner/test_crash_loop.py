@@ -419,6 +419,8 @@ def test_each_try_after_the_limit_doubles_the_rest() -> None:
     starts = crash_loop.FailedStarts
     rests = [crash_loop.tries_again_at(starts(n, 0, 0), 5) / 3600 for n in (5, 6, 7)]
     assert rests == [24, 48, 96]
+    for count in (10, 11, 99, 2**63):
+        assert crash_loop.tries_again_at(starts(count, 0, 0), 5) == 32 * 24 * 3600
 
 
 async def cancelled(device: Raced, lines: int) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from subprocess import CalledProcessError
+from urllib.error import URLError
 
 import pytest
 from sqlalchemy.exc import IntegrityError
@@ -43,6 +45,51 @@ def test_the_errors_of_a_group_tell_no_secret(target: Target) -> None:
     text = printed(error)
     assert PASSWORD not in text and ROW not in text and "duplicate key" in text
     assert statement_of(error, passwords_of(target)) == "INSERT INTO notes VALUES (:text)"
+
+
+class Own(Exception):
+    """An error that shows an attribute of its own."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Slotted(Exception):
+    __slots__ = ("text",)
+    __init__, __str__ = Own.__init__, Own.__str__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, f"cannot open {PASSWORD}", f"/of/{PASSWORD}"),
+        KeyError(("dsn", PASSWORD)),
+        ValueError({"dsn": PASSWORD}),
+        ImportError(f"no {PASSWORD}", name="driver"),
+        CalledProcessError(1, ["psql", PASSWORD]),
+        Own(f"with {PASSWORD}"),
+        Slotted(f"with {PASSWORD}"),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, f"with {PASSWORD}"),
+        URLError(OSError(f"with {PASSWORD}")),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_an_error_shows_beside_its_text_is_freed_of_secrets(
+    error: Exception, target: Target
+) -> None:
+    hide_secrets(error, passwords_of(target))
+    assert PASSWORD not in printed(error) and "***" in printed(error)
+
+
+def test_an_error_of_others_drives_no_terminal_in_a_traceback(target: Target) -> None:
+    error = RuntimeError("a\x1b[2Jb\u202ec\nd")
+    error.add_note("\x9b2J")
+    hide_secrets(error, passwords_of(target))
+    assert str(error) == "a\\x1b[2Jb\\u202ec\nd"
+    assert printed(error).replace("\n", "").isprintable()
 
 
 def test_an_error_without_a_secret_stays_as_it_is(target: Target) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shlex
+from base64 import b64encode
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -31,6 +36,15 @@ SPELLED = {
     "JSON as it is": json.dumps(OWN, ensure_ascii=False)[1:-1],
     "SQL": OWN.replace("'", "''"),
     "shell": shlex.quote(OWN)[1:-1],
+    "repr of bytes": repr(OWN.encode())[2:-1],
+    "in Latin-1": quote(OWN.encode("latin-1"), ""),
+    "quoted twice": quote(quote(OWN, ""), ""),
+    "ASCII": ascii(OWN)[1:-1],
+    "a name in SQL": OWN.replace('"', '""'),
+    "E'' in SQL": OWN.replace("\\", "\\\\").replace("'", "''"),
+    "a .pgpass": OWN.replace("\\", "\\\\").replace(":", "\\:"),
+    "HTML": html.escape(OWN),
+    "base64": b64encode(OWN.encode()).decode(),
 }
 
 
@@ -93,6 +107,27 @@ def test_a_password_that_was_cut_short_is_masked(end: str) -> None:
         f"odbc_connect=DRIVER=x;PWD={FOREIGN};",
         f"options=-c app.token={FOREIGN}",
         f"passphrase='{FOREIGN}",
+        f"('password', '{FOREIGN}')",
+        f"set_config('app.password', '{FOREIGN}', false)",
+        f"SET app.token TO '{FOREIGN}'",
+        f"the password is '{FOREIGN}'",
+        f'password "{FOREIGN}"',
+        f"<password>{FOREIGN}</password>",
+        f"password => {FOREIGN}",
+        f"password := '{FOREIGN}'",
+        f"db_pass: |\n  {FOREIGN}",
+        f"pw={FOREIGN}",
+        f"PGPASSWORD: {FOREIGN}",
+        f"Cookie: session={FOREIGN}",
+        f"it sent Bearer {FOREIGN}",
+        f"//me:{FOREIGN}@h/d",
+        f"https://h/x?sig={FOREIGN}&se=1",
+        f"AccountKey={FOREIGN};",
+        f"PASSWORD $${FOREIGN}$$",
+        f"PASSWORD $x${FOREIGN}$x$",
+        f"SCRAM-SHA-256$4096:{FOREIGN}$a:b",
+        f"CONNECTION 'host=h password=''{FOREIGN}'''",
+        f"eyJhbGciOiJIUzI1NiJ9.{FOREIGN}.x",
         f"-----BEGIN PRIVATE KEY-----\n{FOREIGN}\n-----END PRIVATE KEY-----",
     ],
 )
@@ -164,6 +199,45 @@ async def test_what_an_engine_is_given_is_masked(
     assert FOREIGN not in secrets.scrubbed(
         f"it said {FOREIGN}", *passwords_of(Target(engine, tmp_path))
     )
+
+
+DSN = f"postgresql://me:{FOREIGN}@h/d"
+TOKEN, AUTHOR = FOREIGN, "me"
+
+
+async def by_a_global() -> object:
+    return DSN, AUTHOR
+
+
+async def by_a_token() -> object:
+    return TOKEN
+
+
+def by_a_variable() -> Callable[[], Any]:
+    password = FOREIGN
+
+    async def connect() -> object:
+        return password
+
+    return connect
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"async_creator": by_a_global},
+        {"async_creator": by_a_variable()},
+        {"async_creator": partial(by_a_token, password=FOREIGN)},
+        {"connect_args": {"password": by_a_token}},
+    ],
+    ids=["a global", "a variable", "a partial", "a password that is a function"],
+)
+async def test_what_an_engines_own_function_connects_with_is_masked(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    engine = create_async_engine("postgresql+asyncpg://me@h/d", **options)
+    known = passwords_of(Target(engine, tmp_path))
+    assert secrets.scrubbed(f"me said {FOREIGN}", *known) == "me said ***"
 
 
 @pytest.mark.timeout(60)

@@ -92,6 +92,11 @@ def test_one_that_cannot_be_imported_is_blamed(tmp_path: Path, install: Install)
     assert "nothing was changed" in told and "hidden" not in told
 
 
+def test_one_that_ends_the_process_is_blamed(tmp_path: Path, install: Install) -> None:
+    install("LiteLike", source="raise SystemExit(3)")
+    assert "of litelike0 1.0 cannot be imported: SystemExit: 3" in refused(tmp_path)
+
+
 def test_one_that_raises_is_blamed(tmp_path: Path, install: Install) -> None:
     source = SOURCE.read_text("utf-8").replace("super().__init__(access)", "raise KeyError('no')")
     install("LiteLike", source=source)

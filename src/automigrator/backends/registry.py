@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from automigrator.errors import ConfigurationError, PluginError
-
 if TYPE_CHECKING:
     from automigrator.backends.access import Access
     from automigrator.backends.contract.backend import Backend
@@ -32,16 +30,10 @@ def backend_for(access: Access, maintenance_database: str | None = None) -> Back
         from automigrator.backends.postgresql.backend import PostgreSQL
 
         return PostgreSQL(access, maintenance_database)
-    from automigrator.support.entry_points import Installed, described  # local: seldom needed
+    from automigrator.support.entry_points import Installed, blamed  # local: seldom needed
 
     what, ours = "backend for the dialect", ("sqlite", "postgresql")
     factory, called = Installed(ENTRY_POINT_GROUP, what, _HINT, ours).load(dialect)
-    try:
+    with blamed(f"{called} cannot be used"):
         backend: Backend = factory(access, maintenance_database)
-    except ConfigurationError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"{called} cannot be used: {described(error)}; nothing was changed"
-        ) from error
     return backend

@@ -11,6 +11,8 @@ from functools import partial
 from logging import CRITICAL, DEBUG, ERROR, INFO, WARNING
 from typing import Any, NamedTuple
 
+from automigrator.printable import escaped, escaped_lines
+
 _LOUD = {"recovered": WARNING, "degraded": WARNING, "failed": ERROR}
 
 
@@ -35,10 +37,10 @@ class Declared(NamedTuple):
     def said(self, target: str | None, data: Mapping[str, Any], told: object) -> str:
         """Return the log record's text; data that is missing for it must not stop a run."""
         try:
-            text = self.sentence.format(**data) if self.sentence else str(told)
+            text = escaped(self.sentence.format(**data)) if self.sentence else escaped_lines(told)
         except (LookupError, ValueError, TypeError):
             text = self.name
-        return f"{target}: {text}" if target else text
+        return f"{escaped(target)}: {text}" if target else text
 
 
 def event(

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from automigrator.frozen import Frozen
+from automigrator.printable import escaped
 
 
 class Event(Frozen):
@@ -28,7 +29,7 @@ class Event(Frozen):
 
     def __str__(self) -> str:
         facts = " ".join(f"{key}={value}" for key, value in self.data.items())
-        return " ".join(part for part in (self.name, self.target, facts) if part)
+        return escaped(" ".join(part for part in (self.name, self.target, facts) if part))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types."""

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from automigrator.events.catalogue import CATALOGUE
 from automigrator.support.concurrency import running_loop
+from automigrator.support.loggers import logger_of
 
 if TYPE_CHECKING:
     from automigrator.events.event import Event
     from automigrator.events.stream import Subscription
     from automigrator.target import Target
 
-logger = logging.getLogger("automigrator")
+logger = logger_of("automigrator")
 
 
 class Listeners(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
-import logging
 import math
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,8 +15,9 @@ from typing import Any, NamedTuple
 
 from automigrator.errors import HookError, OverdueError, RefusedError
 from automigrator.support.concurrency import beside, error_of, in_thread, shielded, started
+from automigrator.support.loggers import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 GRACE_S = 2.0
 
@@ -38,6 +38,21 @@ _CONSEQUENCES = {
     "after_migrate": "the migration stays applied",
     "on_event": "the run goes on",
 }
+
+
+class _ExitError(Exception):
+    """Raised for what would have ended the process, or the run: its cause, of a plugin."""
+
+
+@contextmanager
+def _kept_alive() -> Iterator[None]:
+    """Context manager: a hook's `sys.exit()` is an error of the hook; Ctrl-C passes."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        raise _ExitError from error
 
 
 def untold(hook: str, blame: str) -> AbstractContextManager[Callable[[], object]]:
@@ -102,8 +117,8 @@ async def call(
     A plain function of an in-house plugin runs in a thread, a strategy's in the caller's. An
     in-house hook that does not end within GRACE_S seconds after its cancellation is left behind,
     and `given_up` is called; a strategy, which may be restoring, is awaited as long as it takes.
-    Raises HookError when the hook raises, exceeds `deadline_s`, or answers `on_failure` with
-    anything but a Decision or None.
+    Raises HookError when the hook raises, wants to end the process, cancels itself, exceeds
+    `deadline_s`, or answers `on_failure` with anything but a Decision or None.
     """
     current, cancelled = Call(), False
     token = _current.set(current)
@@ -127,8 +142,9 @@ async def call(
         raise asyncio.CancelledError
     try:
         result = task.result()
-    except Exception as error:
-        raise impl.failed(f"raised {described(error)}") from error
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it is blamed on it
+        raised = error.__cause__ if isinstance(error, _ExitError) else error
+        raise impl.failed(f"raised {described(raised or error)}") from raised
     if impl.hook == "on_failure" and result is not None:
         from automigrator.failure import Decision  # local: a start without a failure needs none
 
@@ -143,16 +159,22 @@ async def call(
 async def _work(impl: Impl, arguments: dict[str, Any]) -> object:
     chosen = impl.accepted(arguments)
     result: object
+
+    def called() -> object:
+        with _kept_alive():
+            return impl.function(**chosen)
+
     if impl.strategy or impl.asynchronous:
-        result = impl.function(**chosen)
+        result = called()
     else:
         # a thread cannot be cancelled: the second cancellation leaves it behind
         cancels = itertools.count()
         result = await beside(
-            in_thread(lambda: impl.function(**chosen)),
+            in_thread(called),
             on_cancel=lambda thread: next(cancels) and thread.cancel(),
         )
-    return await result if inspect.isawaitable(result) else result
+    with _kept_alive():
+        return await result if inspect.isawaitable(result) else result
 
 
 async def _end(
@@ -175,11 +197,11 @@ def blame_of(plugin: object) -> str:
     return plugin.__name__ if inspect.ismodule(plugin) else type(plugin).__qualname__
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """The error's first line, as SQL parameters stand below it, and where it was raised."""
     from automigrator.support.redaction import first_line  # local: for errors alone
     from automigrator.support.secrets import scrubbed
 
     text = scrubbed(first_line(error))
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{text} ({PurePath(frame.filename).name}:{frame.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{text} ({PurePath(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text

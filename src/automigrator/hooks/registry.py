@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import logging
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from automigrator.errors import HookError, OverdueError, PluginError
 from automigrator.hooks.calls import Around, Impl, blame_of, call, described, untold
 from automigrator.support.concurrency import running_loop
+from automigrator.support.loggers import logger_of
 
 if TYPE_CHECKING:
     from automigrator.events.event import Event
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from automigrator.hooks.strategies import StrategySpec
     from automigrator.report import TargetReport
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 BACKLOG = 1000
 
@@ -148,7 +148,9 @@ class Hooks:
     def _tell_sync(self, impl: Impl, event: Event) -> None:
         try:
             result = impl.function(**impl.accepted({"event": event}))
-        except Exception as error:  # noqa: BLE001 - a listener changes nothing
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a listener changes nothing
             self._log_once(impl, impl.failed(f"raised {described(error)}"))
             return
         if isinstance(result, Coroutine):

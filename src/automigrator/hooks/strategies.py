@@ -8,11 +8,12 @@ from typing import Any
 
 from automigrator.errors import ConfigurationError, PluginError
 from automigrator.hooks.effects import acts_on_python_errors, effect_of
-from automigrator.support.entry_points import Installed, described, suggestion
+from automigrator.support.entry_points import Installed, blamed, described, normalised, suggestion
 
 ENTRY_POINT_GROUP = "automigrator.recovery"
 
-_HINT = "It may come with: pip install automigrator-{name}"
+OURS = ("backup-restore", "log-and-continue", "purge")
+"""Those that are released with the core."""
 
 StrategySpec = str | tuple[str, Mapping[str, Any]] | object
 
@@ -30,7 +31,7 @@ def load(specs: Sequence[StrategySpec]) -> tuple[tuple[str, object], ...]:
     if not isinstance(specs, Sequence):
         kind = type(specs).__qualname__
         raise ConfigurationError(f"recovery= takes a list of strategies, not a {kind}")
-    installed = Installed(ENTRY_POINT_GROUP, "recovery strategy", _HINT)
+    installed = Installed(ENTRY_POINT_GROUP, "recovery strategy", ours=OURS)
     strategies = tuple(_strategy(installed, spec) for spec in specs)
     for _, strategy in strategies:
         effect_of(strategy)
@@ -40,11 +41,11 @@ def load(specs: Sequence[StrategySpec]) -> tuple[tuple[str, object], ...]:
 
 def _strategy(installed: Installed, spec: StrategySpec) -> tuple[str, object]:
     if isinstance(spec, str):
-        return spec, _built(installed, spec, {})
+        return normalised(spec), _built(installed, spec, {})
     if isinstance(spec, tuple):
         match spec:
             case (str() as name, Mapping() as options) if all(isinstance(k, str) for k in options):
-                return name, _built(installed, name, options)
+                return normalised(name), _built(installed, name, options)
         raise ConfigurationError(
             "a tuple in recovery= is a strategy's name and its options, as in "
             '("purge", {"option": "value"})'
@@ -63,10 +64,11 @@ def _strategy(installed: Installed, spec: StrategySpec) -> tuple[str, object]:
 def _built(installed: Installed, name: str, options: Mapping[str, Any]) -> object:
     strategy, called = installed.load(name, inspect.isclass, "a class")
     _check_options(name, strategy, options)
-    try:
-        return strategy(**options)
-    except (ValueError, TypeError, ConfigurationError) as error:
-        raise PluginError(f"{called} refuses its options: {described(error)}") from error
+    with blamed(f"{called} cannot be made"):
+        try:
+            return strategy(**options)
+        except (ValueError, TypeError, ConfigurationError) as error:
+            raise PluginError(f"{called} refuses its options: {described(error)}") from error
 
 
 def _check_options(name: str, strategy: type, options: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import pluggy
 from automigrator.errors import PluginError
 from automigrator.hooks.calls import Impl
 from automigrator.hooks.spec import PROJECT, Hookspecs
+from automigrator.printable import in_a_line
 from automigrator.support.entry_points import suggestion
 
 HOOKS: dict[str, tuple[str, ...]] = {
@@ -35,7 +36,7 @@ def registered(plugins: Sequence[tuple[str, object, bool]]) -> list[Impl]:
         try:
             manager.register(plugin, f"{number}:{blame}")
         except pluggy.PluginValidationError as error:
-            raise PluginError(f"{blame} cannot be used: {error}") from error
+            raise PluginError(f"{blame} cannot be used: {in_a_line(str(error))}") from error
         except ValueError as error:
             raise PluginError(
                 f"{blame} is equal (==) to another configured plugin; leave one out, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,9 +13,10 @@ from automigrator.migrations import alembic_private
 from automigrator.migrations.process import guarded
 from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import in_thread
+from automigrator.support.loggers import logger_of
 from automigrator.target import Target
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 T = TypeVar("T")
 

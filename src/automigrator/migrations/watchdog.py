@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import threading
 import time
 from collections import deque
@@ -24,10 +23,11 @@ from automigrator.errors import JudgedError, NoAnswerError
 from automigrator.migrations.attachment import make_interruptible
 from automigrator.migrations.execution import Execution, Stopped
 from automigrator.support.concurrency import beside
+from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
 from automigrator.target import Target
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 T = TypeVar("T")
 

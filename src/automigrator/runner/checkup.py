@@ -8,6 +8,7 @@ from automigrator.backends.contract.examiner import Copy, Debris
 from automigrator.backends.contract.record import Record
 from automigrator.failure import json_fields
 from automigrator.frozen import Frozen
+from automigrator.printable import joined
 from automigrator.status import TargetStatus
 
 
@@ -45,7 +46,7 @@ class TargetCheckup(Frozen):
         return self.reachable and self.status.current and not any(wrong)
 
     def __str__(self) -> str:
-        lines = [str(self.status)]
+        lines = str(self.status).splitlines()
         if not self.reachable:
             lines.append("  not reachable: nothing else was looked at")
         if len(self.status.heads) > 1:
@@ -59,7 +60,7 @@ class TargetCheckup(Frozen):
         lines += [f"  left behind? {hint}" for hint in self.hints]
         lines += [f"  {repair}" for repair in self.repairs]
         lines += [f"  not known: {each}" for each in self.unknown]
-        return "\n".join(lines)
+        return joined(lines)
 
     def to_dict(self) -> dict[str, Any]:
         record = self.record

@@ -5,7 +5,6 @@ A device that fails or dies at every boot would copy, purge or restore its data 
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime
 from functools import partial
 
@@ -18,12 +17,16 @@ from automigrator.report import Outcome
 from automigrator.runner.failures import read_after
 from automigrator.runner.state import Left, RunState
 from automigrator.support.concurrency import in_thread
+from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 REST_S = 24 * 60 * 60.0
 """Seconds after the last start allowed; twice as long after each further one that fails."""
+
+DOUBLINGS = 5
+"""A rest is 32 days at most, whatever a record counts: somebody may have written it."""
 
 EXCUSED: frozenset[FailureKind] = frozenset({"unreachable", "auth", "lock-timeout", "rehearsal"})
 """Kinds that say nothing about the revisions: a start that met no other is not counted."""
@@ -158,7 +161,7 @@ def tries_again_at(starts: FailedStarts, limit: int) -> float:
 
 
 def _rest(beyond: int) -> float:
-    return REST_S * 2.0 ** min(beyond, 16)  # 180 years
+    return REST_S * 2.0 ** min(beyond, DOUBLINGS)
 
 
 async def _kept(state: RunState, record: Record | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
@@ -12,10 +11,11 @@ from automigrator.migrations.created_tables import there_already
 from automigrator.runner.checkup import Checkup, TargetCheckup
 from automigrator.runner.session import Session, opened
 from automigrator.runner.status import standing
+from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
 from automigrator.target import Ahead, Target
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 T = TypeVar("T")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from automigrator.errors import EnvError, JudgedError, LockLostError
 from automigrator.failure import Decision, Failure
@@ -13,9 +12,10 @@ from automigrator.runner.diagnosis import failure_of
 from automigrator.runner.read_back import TRANSIENT
 from automigrator.runner.state import Left, RunState
 from automigrator.support.error_chain import chain
+from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 HASTE_S = 2.0
 """Seconds for questions to a database that is most likely out of reach."""

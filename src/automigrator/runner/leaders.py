@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 
 from automigrator.backends.contract.record import Record
 from automigrator.failure import Failure
+from automigrator.printable import joined
 from automigrator.report import Report, TargetReport
 from automigrator.runner.session import Session, opened
 from automigrator.status import Status, TargetStatus
 from automigrator.support.concurrency import in_thread
+from automigrator.support.loggers import logger_of
 from automigrator.target import Target
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 class Leaders:
@@ -88,10 +89,10 @@ class Leaders:
                 ended = "died, or still migrates" if record.outcome == "begun" else record.outcome
                 why = record.failures[-1].get("message") if record.failures else None
                 told.append(
-                    f"\n{name}: the last leader, {record.leader}, {ended}"
+                    f"{name}: the last leader, {record.leader}, {ended}"
                     + (f"; the last failure: {why}" if why else "")
                 )
-        return "".join(told)
+        return joined(["", *told])
 
 
 def _not_run(status: TargetStatus) -> TargetReport:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from automigrator.errors import ConfigurationError, FollowTimeoutError, PendingError
 from automigrator.report import Report, TargetReport
+from automigrator.support.loggers import logger_of
 
 if TYPE_CHECKING:
     from automigrator.events.notifier import Notifier
@@ -55,7 +55,7 @@ def resolve(mode: Mode | None) -> Mode:
         ) from None
 
 
-logger = logging.getLogger("automigrator")
+logger = logger_of("automigrator")
 
 POLL_S, TELL_S = 0.5, 10.0
 

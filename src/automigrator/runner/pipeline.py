@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from contextlib import AsyncExitStack
 from functools import partial
@@ -20,8 +19,9 @@ from automigrator.runner.leader_record import leave
 from automigrator.runner.retry import patiently, reach
 from automigrator.runner.state import RunState, Served
 from automigrator.support.concurrency import shielded
+from automigrator.support.loggers import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 async def bring_to_head(state: RunState) -> Outcome:

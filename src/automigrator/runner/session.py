@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cached_property, partial
@@ -16,6 +15,7 @@ from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.backends.registry import backend_for
 from automigrator.errors import ConfigurationError, JudgedError
 from automigrator.support.concurrency import in_thread
+from automigrator.support.loggers import logger_of
 from automigrator.target import Target, passwords_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from automigrator.migrations.execution import Migration
     from automigrator.migrations.history import History
 
-logger = logging.getLogger("automigrator")
+logger = logger_of("automigrator")
 
 
 class Session:

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING
 
 from automigrator.errors import MigrationError
+from automigrator.printable import escaped, joined
 from automigrator.report import Report, TargetReport
 from automigrator.runner.session import Session, opened
 from automigrator.runner.state import Left, RunState
@@ -29,7 +30,7 @@ async def run_told(
     """Await one run's work. Raises what it raises."""
     began = time.monotonic()
     names = [target.name for target in targets]
-    told = f"migration run started: {', '.join(names)}"
+    told = f"migration run started: {', '.join(map(escaped, names))}"
     tell("run-started", told=told, mode=mode, targets=names)
 
     def finished(told: object, reports: Sequence[TargetReport], **data: object) -> None:
@@ -89,8 +90,9 @@ def succeeded(report: Report) -> Report:
     for target in report.targets:
         if target.outcome == "failed":
             failure = target.failures[-1]
-            now = f"\n{target.now}" if target.now else ""
-            raise MigrationError(f"{target.name}: {failure}{now}", report) from failure.error
+            lines = f"{escaped(target.name)}: {failure}".splitlines()
+            message = joined([*lines, target.now] if target.now else lines)
+            raise MigrationError(message, report) from failure.error
     return report
 
 

@@ -5,7 +5,6 @@ Nothing is ever downgraded by itself, and to start on such a database changes no
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from itertools import chain
 
@@ -18,10 +17,11 @@ from automigrator.migrations.execution import Configured
 from automigrator.runner.inspection import Finding, inspect
 from automigrator.runner.session import Session
 from automigrator.runner.state import RunState, Served
+from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
 from automigrator.target import Ahead
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 async def inspected(session: Session, ahead: Ahead, sight: Sight | None = None) -> Finding | Served:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from automigrator.errors import PluginError
+from automigrator.errors import ConfigurationError, PluginError
 from automigrator.frozen import Frozen
+from automigrator.printable import in_a_line
 from automigrator.support.secrets import scrubbed
 
 if TYPE_CHECKING:
@@ -18,31 +21,30 @@ if TYPE_CHECKING:
 class Installed(Frozen):
     """The entry points of `group`; nothing is looked up, or imported, before it is named.
 
-    `what` is how messages call one of them, `hint` ends the message about a missing one ({name}
-    stands for its name), and `built_in` are names that need no entry point.
+    `what` is how messages call one of them, `hint` ends the message about a missing one, and
+    `built_in` are names that need no entry point. `ours` are those that come with a distribution
+    of ours, `automigrator-` and the name: no other name makes a message say what to install, as
+    anybody may have taken it. Names are compared as those of distributions are.
     """
 
     group: str
     what: str
     hint: str = ""
     built_in: tuple[str, ...] = ()
+    ours: tuple[str, ...] = ()
 
     def load(
         self, name: str, fits: Callable[[object], bool] = callable, wanted: str = "a callable"
     ) -> tuple[Any, str]:
         """The object that the entry point `name` leads to, and how messages call it.
 
-        Raises PluginError for one that is missing, ambiguous, cannot be imported, or does not
-        fit: `wanted` says what it should be.
+        Raises PluginError for one that is missing, ambiguous, cannot be imported, wants to end the
+        process, or does not fit: `wanted` says what it should be.
         """
         entry = self._only(name)
         called = f"{self.what} {name!r} of {_distribution(entry)}"
-        try:
+        with blamed(f"{called} cannot be imported"):
             loaded = entry.load()
-        except Exception as error:
-            raise PluginError(
-                f"{called} cannot be imported: {described(error)}; nothing was changed"
-            ) from error
         if not fits(loaded):
             raise PluginError(
                 f"{called} is not {wanted}: its entry point {entry.value} is a "
@@ -57,7 +59,7 @@ class Installed(Frozen):
         return tuple(entry_points(group=self.group))
 
     def _only(self, name: str) -> EntryPoint:
-        matches = [entry for entry in self._entries if entry.name == name]
+        matches = [e for e in self._entries if normalised(e.name) == normalised(name)]
         if len(matches) == 1:
             return matches[0]
         if matches:
@@ -66,22 +68,48 @@ class Installed(Frozen):
                 f"{self.what} {name!r} is provided by {owners}; uninstall all but one"
             )
         names = sorted({*self.built_in, *(entry.name for entry in self._entries)})
+        meant = _closest(normalised(name), {*names, *self.ours})
+        more = f"Installed: {', '.join(names)}. " if names else "None is installed. "
+        if meant in self.ours and meant not in names:
+            more += f"It comes with: pip install automigrator-{meant}"
+        question = f"did you mean {meant}? " if meant not in (None, normalised(name)) else ""
         raise PluginError(
-            f"no {self.what} {name!r} is installed; {suggestion(name, names)}"
-            + (f"Installed: {', '.join(names)}. " if names else "None is installed. ")
-            + self.hint.format(name=name)
+            f"no {self.what} {name!r} is installed; {question}{more}{self.hint}".rstrip()
         )
+
+
+@contextmanager
+def blamed(what: str) -> Iterator[None]:
+    """Context manager: whatever a plugin's code raises is a PluginError, `sys.exit()` too.
+
+    A ConfigurationError says itself what is wrong, and Ctrl-C is nobody's error.
+    """
+    try:
+        yield
+    except (ConfigurationError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise PluginError(f"{what}: {described(error)}; nothing was changed") from error
+
+
+def normalised(name: str) -> str:
+    """The name as package indexes compare it: `Log_and.continue` is `log-and-continue`."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
     """A question after the one of `names` that looks like `name`; empty when none does."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f"did you mean {close[0]}? " if close else ""
+    close = _closest(name, names)
+    return f"did you mean {close}? " if close else ""
 
 
-def described(error: Exception) -> str:
+def _closest(name: str, names: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, list(names), n=1)), None)
+
+
+def described(error: BaseException) -> str:
     """The type and the text of an error, without secrets."""
-    return f"{type(error).__qualname__}: {scrubbed(str(error))}"
+    return f"{type(error).__qualname__}: {in_a_line(scrubbed(str(error)))}"
 
 
 def _distribution(entry: EntryPoint) -> str:

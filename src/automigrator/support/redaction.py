@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
 
 from sqlalchemy.exc import DBAPIError, StatementError
 
+from automigrator.printable import escaped_lines
 from automigrator.support.error_chain import chain
 from automigrator.support.secrets import cut, scrubbed
 
@@ -27,6 +30,11 @@ _ENGLISH = (
 _DATA_EXCEPTION = "22"
 
 """The class of SQLSTATE whose messages quote the value, in the server's language."""
+
+_ALWAYS = ("args", "__notes__", "statement")
+
+_SHOWN = ("strerror", "filename", "filename2", "msg", "reason")
+"""Where Python's own errors keep what they show, beside their arguments."""
 
 _QUOTED = '["»«„“”].*["»«„“”]'
 
@@ -61,16 +69,42 @@ def statement_of(error: BaseException, secrets: Sequence[str]) -> str | None:
 
 
 def hide_secrets(error: BaseException, secrets: Sequence[str]) -> None:
-    """Remove rows, parameters and `secrets` from the error, wherever it is printed later."""
+    """Remove rows, parameters and `secrets` from the error, wherever it is printed later.
+
+    What drives a terminal is escaped. New lines stay: a traceback has many lines anyway.
+    """
     _hide_values(error)
-    for each in chain(error):
-        if isinstance(each, StatementError) and each.statement:
-            each.statement = scrubbed(each.statement, *secrets)
-        args = tuple(scrubbed(arg, *secrets) if isinstance(arg, str) else arg for arg in each.args)
-        if args != each.args:
-            each.args = args
-        if notes := getattr(each, "__notes__", None):
-            each.__notes__ = [scrubbed(note, *secrets) for note in notes]
+
+    def clean(value: Any) -> Any:
+        if type(value) in (list, tuple):
+            return type(value)(map(clean, value))
+        if type(value) is dict:
+            return {key: clean(each) for key, each in value.items()}
+        return escaped_lines(scrubbed(value, *secrets)) if isinstance(value, str) else value
+
+    errors = list(chain(error))
+    for each in errors:
+        errors += [e for e in each.args if isinstance(e, BaseException) and e not in errors]
+        text = _text_of(each)
+        slots = [name for kind in type(each).__mro__ for name in getattr(kind, "__slots__", ())]
+        for name in ("args", "__notes__", *_SHOWN, *slots, *getattr(each, "__dict__", ())):
+            with suppress(Exception):  # a property of another's class, a value of its own kind
+                value = getattr(each, name, None)
+                if (name in _ALWAYS or _is_in(value, text)) and (cleaned := clean(value)) != value:
+                    setattr(each, name, cleaned)
+
+
+def _text_of(error: BaseException) -> str:
+    with suppress(Exception):
+        return str(error)
+    return ""
+
+
+def _is_in(value: object, text: str) -> bool:
+    if isinstance(value, list | tuple | dict):
+        values = value.values() if isinstance(value, dict) else value
+        return any(_is_in(each, text) for each in values)
+    return isinstance(value, str) and value in text
 
 
 def _hide_values(error: BaseException) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import suppress
 from urllib.parse import quote, quote_plus
 
 LIMIT = 4096
@@ -15,7 +18,7 @@ _SHORTEST_PART = 5
 
 # texts: what re compiles, it keeps, and a start with nothing to do needs none of them. Every
 # repetition has a limit: without one, a text that somebody else wrote could take hours
-_URL_PASSWORD = r"(?<=://)([^\s:/@]{0,200}):(?:[^\n/]{0,200}|\S{0,200})@"
+_URL_PASSWORD = r"(?<=//)([^\s:/@]{0,200}):(?:[^\n/]{0,200}|\S{0,200})@"
 
 _URL_TOKEN = r"(?<=://)(?=[^\s@/]{0,200}\d)(?=[^\s@/]{0,200}[A-Za-z])[^\s:/@]{20,200}(?=:?@)"
 """A user of a URL that is no name: long, of letters and digits."""
@@ -23,27 +26,35 @@ _URL_TOKEN = r"(?<=://)(?=[^\s@/]{0,200}\d)(?=[^\s@/]{0,200}[A-Za-z])[^\s:/@]{20
 _BARE_PASSWORD = r"(?<![\w/:@.])([\w.+-]{1,64}):(?!//)\S{1,200}@(?=[\w\[])"
 
 _NAME = (
-    r"(?:pass(?:wd|word|phrase|code)?|pwd|secret|token|signature|credentials?|authorization"
-    r"|(?:api|access|private|encryption|auth)[_-]?key)"
+    r"(?:(?:pg)?pass(?:wd|word|phrase|code)?|pwd?|secret|token|signature|credentials?"
+    r"|authorization|cookie|(?:api|access|private|encryption|auth|account)[_-]?key)"
 )
 
 _VALUE = (
-    r"(?!['\"]?\*\*\*)(?:[bru]{0,2}'(?:[^'\\\n]|\\.|''){0,500}'?"
+    r"(?!['\"]?\*\*\*)(?:''[^'\n]{1,500}''|[bru]{0,2}'(?:[^'\\\n]|\\.|''){0,500}'?"
     r'|[bru]{0,2}"(?:[^"\\\n]|\\.|""){0,500}"?'
+    r"|\$\w{0,20}\$[^$]{0,500}\$\w{0,20}\$|[|>][+-]?\n\s{1,40}[^\n]{1,500}"
     r"|(?:Bearer|Basic|Digest|Token)\s{1,5}\S{1,500}"
     r"|[^\s&,;'\")\]}]{1,500})"
 )
 
 _NAMED = (
-    rf"(?i)((?<![A-Za-z]){_NAME}[\w.-]{{0,20}}(?:\s{{0,5}}=|['\"]?\s{{0,5}}[=:](?!//))\s{{0,5}}"
-    rf"|[\w.-]{{1,40}}[_.-]?{_NAME}[\w.-]{{0,20}}(?:\s{{0,5}}=|['\"]\s{{0,5}}[=:])\s{{0,5}}"
+    rf"(?i)((?<![A-Za-z]){_NAME}[\w.-]{{0,20}}(?:\s{{0,5}}=>?|['\"]?\s{{0,5}}(?::=|[=:>](?!//)))"
+    rf"\s{{0,5}}"
+    rf"|{_NAME}[\w.-]{{0,20}}(?:\s{{0,5}}=|['\"]\s{{0,5}}[=:])\s{{0,5}}"
     rf"|--[\w-]{{0,20}}{_NAME}\s{{1,5}}"
-    rf"|[?&]key=|\bPRAGMA\s{{1,5}}(?:re|hex|hexre)?key\s{{0,5}}=?\s{{0,5}}"
-    rf"|\b(?:PASSWORD|(?<!revision )IDENTIFIED\s{{1,5}}BY)\s{{1,5}}(?=[eEuU]?&?')[eEuU]?&?){_VALUE}"
+    rf"|{_NAME}['\"]?(?:',|\s{{1,5}}(?:to|is|was))?\s{{1,5}}(?=[bru]{{0,2}}['\"])"
+    rf"|\bBearer\s{{1,5}}(?=\S{{8}})|\bSCRAM-SHA-256\$|[?&](?:key|sig)=|\bPRAGMA\s{{1,5}}(?:re|hex|hexre)?key\s{{0,5}}=?\s{{0,5}}"
+    rf"|\b(?:PASSWORD|(?<!revision )IDENTIFIED\s{{1,5}}BY)\s{{1,5}}(?=[eEuU]?&?'|\$)[eEuU]?&?)"
+    rf"{_VALUE}"
 )
 """A query's, a libpq string's, a dictionary's, YAML's, a header's, a command line's, SQL's."""
 
-_PEM = r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[\s\S]{0,4096}?(?:-----END[^\n]{0,60}|\Z)"
+_PEM = (
+    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[\s\S]{0,4096}?(?:-----END[^\n]{0,60}|\Z)"
+    r"|\beyJ[\w-]{5,2000}\.[\w-]{5,2000}\.[\w-]{0,2000}"
+)
+"""A key, and a token of three parts that says what it is."""
 
 
 def scrubbed(text: str, *secrets: str) -> str:
@@ -75,21 +86,38 @@ def named_in(text: str) -> Iterator[str]:
 
 
 def _spellings(secret: str) -> Iterator[str]:
-    """As it is, and as URLs, ini files, Python, JSON, SQL and shells write it."""
-    if not secret:
-        return
-    in_urls = {quote(secret, ""), quote(secret, " +"), quote(secret), quote_plus(secret)}
-    in_urls |= {re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), each) for each in in_urls}
-    escaped = secret.replace("\\", "\\\\")
-    for each in (secret, *in_urls, secret.replace("'", "''"), secret.replace("'", "'\"'\"'")):
+    """As it is, and as URLs, ini files, Python, JSON, HTML, SQL and shells write it."""
+    for each in filter(None, _written(secret)):
         yield each
         yield each.replace("%", "%%")
-    yield from (repr(secret)[1:-1], escaped, escaped.replace("'", "\\'"))
+
+
+def _written(secret: str) -> Iterator[str]:
+    encoded = [secret.encode("utf-8", "replace")]
+    with suppress(UnicodeEncodeError):
+        encoded.append(secret.encode("latin-1"))
+    for coded in encoded:
+        in_urls = {quote(coded, ""), quote(coded, " +"), quote(coded), quote_plus(coded)}
+        yield from in_urls
+        yield from (re.sub("%[0-9A-F]{2}", lambda it: it[0].lower(), url) for url in in_urls)
+        yield from (quote(url) for url in in_urls)
+        yield repr(coded)[2:-1]
+    doubled = secret.replace("\\", "\\\\")
+    for each in (secret, doubled):
+        for single in ("'", "''", "\\'", "'\"'\"'", "'\\''"):
+            for double in ('"', '""', '\\"'):
+                yield each.replace("'", single).replace('"', double)
+    yield from (repr(secret)[1:-1], ascii(secret)[1:-1], doubled.replace(":", "\\:"))
     yield from (json.dumps(secret, ensure_ascii=each)[1:-1] for each in (True, False))
+    yield from (html.escape(secret), html.escape(secret, quote=False))
+    if len(secret) > _SHORTEST_PART:
+        yield b64encode(encoded[0]).decode("ascii").rstrip("=")
 
 
 def _without_parts(text: str, secret: str) -> str:
     """The text without the beginning of a secret where the text, or a part of it, was cut off."""
+    if secret[:_SHORTEST_PART] not in text:
+        return text
     for length in range(len(secret) - 1, _SHORTEST_PART - 1, -1):
         part = secret[:length]
         if part not in text:

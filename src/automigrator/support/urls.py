@@ -115,11 +115,13 @@ def secrets_in(arguments: Mapping[str, Any]) -> Iterator[str]:
     for key, value in arguments.items():
         if isinstance(value, Mapping):  # server settings, headers
             yield from secrets_in(value)
+        elif isinstance(value, URL):
+            yield from secrets_of(value)
         for each in (value,) if isinstance(value, str | bytes) else _texts(value):
             text = each.decode("utf-8", "replace") if isinstance(each, bytes) else each
             if is_secret(key):
                 yield text
-            if key in _HOLDS_MORE:
+            if key in _HOLDS_MORE or "://" in text:
                 from automigrator.support.secrets import named_in  # local: few have one
 
                 yield from named_in(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from automigrator import Decision, Failure, Run, hookimpl
+from automigrator.printable import escaped
 
 # a child of the core's logger, so that one configuration holds for both
 logger = logging.getLogger("automigrator.log_and_continue")
@@ -44,9 +45,9 @@ class LogAndContinue:
         logger.critical(
             "%s could not be migrated; the application starts anyway.\n"
             "what failed: %s\nwhat is at risk: %s",
-            run.name,
+            escaped(run.name),
             failure,
-            risk,
+            escaped(risk),
             extra={
                 "automigrator": {
                     "event": "log-and-continue",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 
 from automigrator.frozen import Frozen
@@ -35,6 +34,7 @@ def dumped(declarations: Sequence[Declaration]) -> str:
 def loaded(text: str | None) -> tuple[Declaration, ...]:
     """What `dumped` made; nothing for anything else, as only a declaration allows something."""
     try:
-        return tuple(json_object.read(Declaration, each) for each in json.loads(text or "[]"))
+        data = json_object.parsed(text or "[]")
+        return tuple(json_object.read(Declaration, each) for each in data)
     except (ValueError, TypeError):
         return ()

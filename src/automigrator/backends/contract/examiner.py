@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.record import Record
 from automigrator.frozen import Frozen
+from automigrator.printable import escaped
 
 TableName = tuple[str | None, str]
 
@@ -25,7 +26,7 @@ class Copy(Frozen):
 
     def __str__(self) -> str:
         since = f", since {self.at:%Y-%m-%d %H:%M:%S} UTC" if self.at is not None else ""
-        return f"{self.kind} {self.place}: {_sized(self.size)}{since}"
+        return escaped(f"{self.kind} {self.place}: {_sized(self.size)}{since}")
 
     def to_dict(self) -> dict[str, Any]:
         at = self.at.isoformat() if self.at is not None else None
@@ -47,7 +48,7 @@ class Debris(Frozen):
     """Whether `rebuild` can make it whole."""
 
     def __str__(self) -> str:
-        return f"{self.what}: {'debris, as ' if self.provable else 'kept: '}{self.why}"
+        return escaped(f"{self.what}: {'debris, as ' if self.provable else 'kept: '}{self.why}")
 
     def to_dict(self) -> dict[str, Any]:
         return {"what": self.what, "provable": self.provable, "why": self.why}

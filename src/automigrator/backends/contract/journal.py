@@ -41,11 +41,16 @@ class Repairs(Frozen):
     """Starts in a row that were killed while they put a copy back.
 
     `last`: when the last one began, on the clock of the lock. `code`: a digest of its deployment.
+    Raises ValueError for a count that is none.
     """
 
     count: int = 0
     last: float = 0.0
     code: str = ""
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"count is {self.count}")
 
 
 Counting = Callable[[Repairs, str, str], Awaitable[Repairs]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -10,21 +9,24 @@ from automigrator.failure import Failure, State
 from automigrator.frozen import Frozen
 from automigrator.support import json_object
 
-_YEAR_9000 = 221845392000.0
-
-"""What comes later is no time that could be told, with the rest after it."""
-
 Ended = Literal["begun", "failed", "degraded"]
 
 """`begun` stays where a leader died before it could say more."""
 
 
 class FailedStarts(Frozen):
-    """Starts in a row that failed or died: times as in `Record`, of the first and the last."""
+    """Starts in a row that failed or died: times as in `Record`, of the first and the last.
+
+    Raises ValueError for a count that is none.
+    """
 
     count: int = 0
     since: float = 0.0
     last: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"count is {self.count}")
 
 
 class Record(Frozen):
@@ -56,14 +58,12 @@ def newest(texts: Iterable[str | None]) -> Record | None:
 def loaded(text: str | None) -> Record | None:
     """What `dumped` made; None for anything else, as a record only saves work."""
     try:
-        data = json.loads(text or "")
+        data = json_object.parsed(text)
         record = json_object.read(Record, data)
         for failure in record.failures:
             Failure.from_dict(failure)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     known, starts = Record.fields().keys() - {"first"}, FailedStarts.fields().keys()
-    if not (known <= data.keys() and starts <= data["starts"].keys()):
-        return None
-    times = (record.starts.since, record.starts.last, record.at)
-    return record if all(0 <= each < _YEAR_9000 for each in times) else None
+    whole = known <= data.keys() and starts <= data["starts"].keys()
+    return record if whole else None

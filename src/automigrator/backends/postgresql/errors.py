@@ -20,6 +20,7 @@ from automigrator.errors import AutomigratorError, LockTimeoutError, RefusedErro
 from automigrator.failure import FailureKind
 from automigrator.frozen import Frozen
 from automigrator.support.error_chain import chain
+from automigrator.support.secrets import cut
 
 NO_DATABASE = "3D000"
 
@@ -229,7 +230,7 @@ def own_code(error: BaseException | None) -> str | None:
 
 
 def _guessed(error: BaseException) -> str | None:
-    words = str(error)
+    words = cut(str(error))
     if _driver_of(error) not in PSYCOPG or "FATAL" not in words:
         return None
     return next((code for pattern, code in _BY_WORDS if re.search(pattern, words)), None)

@@ -7,7 +7,6 @@ transaction holds the restore and what the journal says of it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from typing import TypeVar
@@ -97,10 +96,11 @@ async def read(admin: AsyncConnection, copies: Sequence[str]) -> dict[str, CopyE
     rows = await rows_of(
         admin,
         """
-        select datname::text, shobj_description(oid, 'pg_database')
+        select datname::text, left(shobj_description(oid, 'pg_database'), :most)
         from pg_database where datname = any(cast(:names as text[]))
         """,
         names=list(copies),
+        most=json_object.LIMIT + 1,
     )
     return {name: entry for name, comment in rows if (entry := _loaded(CopyEntry, comment))}
 
@@ -121,7 +121,7 @@ async def forget_dump(hold: SessionHold) -> None:
 
 def _loaded(kind: type[E], comment: str | None) -> E | None:
     try:
-        entry = json_object.read(kind, json.loads(comment or "")[KEY])
+        entry = json_object.read(kind, json_object.parsed(comment)[KEY])
     except (ValueError, KeyError, TypeError):
         return None
     return entry if entry.state != "kept" else None

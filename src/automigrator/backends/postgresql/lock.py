@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -35,11 +34,12 @@ from automigrator.backends.postgresql.sql import SERVER, rows_of
 from automigrator.errors import LockTimeoutError
 from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import background, error_of, shielded
+from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
 
 H = TypeVar("H", bound=SessionHold)
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 PREDECESSOR_LIMIT_S = 30.0
 """Seconds for what earlier holders still run to end, once it was told to."""

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
 from automigrator.backends.postgresql.sql import literal, rows_of, run
+from automigrator.support.json_object import LIMIT
 
 Kind = Literal["snapshot", "purged", "undone", "side", "replaced"]
 
@@ -146,9 +147,11 @@ async def read_note(access: Access, kind: Note, key: int) -> str | None:
     async with access.shared() as connection:
         rows = await rows_of(
             connection,
-            "select obj_description(t.oid, 'pg_type') from pg_type t join pg_namespace n "
+            "select left(obj_description(t.oid, 'pg_type'), :most) from pg_type t "
+            "join pg_namespace n "
             "on n.oid = t.typnamespace where n.nspname || '.' || t.typname = :name",
             name=note_name(kind, key),
+            most=LIMIT + 1,
         )
     return rows[0][0] if rows else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -26,8 +25,9 @@ from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 from automigrator.support.concurrency import shielded
+from automigrator.support.loggers import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 LOCK_S = 10
 

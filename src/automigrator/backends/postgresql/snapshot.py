@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,13 +26,14 @@ from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 from automigrator.support.concurrency import shielded
+from automigrator.support.loggers import logger_of
 
 T = TypeVar("T")
 
 Restored = tuple[tuple[str, ...], CopyEntry | DumpEntry]
 """Where the replaced data is, and the journal's entry after a restore."""
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 
 class ServerSnapshots(Snapshots):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from typing import TypeVar
 
+from automigrator.errors import Shown
+
 E = TypeVar("E", bound=sqlite3.Error)
 
 BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -23,7 +25,7 @@ NEWER = (
 """What to do about a schema or a format that this SQLite cannot read."""
 
 
-class BusyError(TimeoutError):
+class BusyError(Shown, TimeoutError):
     """Raised when another connection's transaction was in the way for too long."""
 
 

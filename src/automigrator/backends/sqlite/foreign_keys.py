@@ -8,7 +8,6 @@ keys off around that one statement; before, they are off for whole transactions 
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from typing import Any
 
@@ -22,8 +21,9 @@ from automigrator.backends.sqlite.reader import quoted
 from automigrator.backends.sqlite.statements import Statements
 from automigrator.errors import AutomigratorError
 from automigrator.support.error_chain import chain
+from automigrator.support.loggers import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 _ENABLE_FKEY: int | None = getattr(sqlite3, "SQLITE_DBCONFIG_ENABLE_FKEY", None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +60,9 @@ def read(live: Path) -> Entry | None:
     path = journal_path(live)
     try:
         # an unknown key refuses: the release that added it meant it to be followed
-        return json_object.read(Entry, json.loads(path.read_bytes()), strict=True)
+        return json_object.read(
+            Entry, json_object.parsed(json_object.content_of(path)), strict=True
+        )
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -81,7 +82,8 @@ def write_progress(live: Path, progress: Progress) -> None:
 def progress_of(live: Path, entry: Entry) -> Progress | None:
     """Return the progress of an entry; None where it has none, or that cannot be read."""
     try:
-        found = json_object.read(Progress, json.loads(progress_path(live).read_bytes()))
+        data = json_object.parsed(json_object.content_of(progress_path(live)))
+        found = json_object.read(Progress, data)
     except (OSError, ValueError):
         return None
     return found if (found.snapshot, found.at) == (entry.snapshot, entry.at) else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from automigrator.backends.sqlite.file_systems import file_system_of
 from automigrator.backends.sqlite.files import beside, same_access, write_durably
 from automigrator.backends.sqlite.identity import identity_of
 from automigrator.errors import JudgedError
+from automigrator.support import json_object
 from automigrator.support.concurrency import in_thread, shielded
 
 LOCK = ".automigrator-lock"
@@ -170,7 +170,7 @@ def holder_of(live: Path) -> str | None:
 def told_of(live: Path) -> str:
     """Return what the lock's file says of its holder, and of how far it is."""
     try:
-        data = json.loads(_text(live, LOCK) or "")
+        data = json_object.parsed(_text(live, LOCK))
     except ValueError:
         data = None  # its process was killed while it wrote
     said = data if isinstance(data, dict) else {}
@@ -180,5 +180,5 @@ def told_of(live: Path) -> str:
 
 def _text(live: Path, name: str) -> str | None:
     with suppress(OSError, UnicodeDecodeError):
-        return path_of(live, name).read_text("utf-8")
+        return json_object.content_of(path_of(live, name)).decode()
     return None

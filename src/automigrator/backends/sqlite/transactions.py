@@ -25,7 +25,7 @@ from automigrator.backends.sqlite.statements import IgnoredPragmaError, Statemen
 
 # after a COMMIT of the revision's own: these need no transaction, and some can have none
 _OUTSIDE = re.compile(
-    r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|;)*"
+    r"(?>(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|;)*)"
     r"(?:pragma|vacuum|attach|detach|begin|commit|end|rollback|savepoint|release)\b",
     re.IGNORECASE | re.DOTALL,
 )

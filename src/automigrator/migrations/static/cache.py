@@ -59,7 +59,7 @@ def _recalled(path: Path, digest: str) -> History | None:
             return None
         heads = data["heads"] and Heads(*(frozenset(map(str, ids)) for ids in data["heads"]))
         return heads, Proof(*(each is True for each in data["proof"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

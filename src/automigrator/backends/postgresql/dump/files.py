@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import os
 import re
 import shutil
@@ -19,8 +18,9 @@ from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import background, in_thread
+from automigrator.support.loggers import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 SPACE_FACTOR = 1.1
 
