@@ -265,3 +265,14 @@ def _where_known() -> Iterator[None]:
     except OSError as error:
         if error.errno not in NOT_THERE_FOR | {errno.EPERM, errno.EACCES}:
             raise
+
+
+def ensure_same(path: Path, made: os.stat_result) -> None:
+    """Raise RefusedError where a name does not lead to the file that was made under it."""
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.lstat(path), made):
+            return
+    raise RefusedError(
+        f"{path} was replaced by somebody while it was being written; it was not used, and the "
+        "database was not changed. Keep the file in a folder that only its users may write to"
+    )

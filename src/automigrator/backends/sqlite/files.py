@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from automigrator.errors import RefusedError
-from automigrator.support.owned_files import NOT_THERE_FOR, Owners
+from automigrator.support.owned_files import NOT_THERE_FOR, Owners, ensure_same
 
 SIDECARS = ("-wal", "-shm", "-journal")
 
@@ -151,10 +150,10 @@ def new_file(
                 raise told(error, temporary) from error
         finally:
             os.close(descriptor)  # before it may be a live file: this would drop its locks
-        _ensure_same(temporary, made)
+        ensure_same(temporary, made)
         os.replace(temporary, place)
         left = place
-        _ensure_same(place, made)
+        ensure_same(place, made)
         if fresh:
             sync_folder(place.parent)
     except BaseException:
@@ -163,16 +162,6 @@ def new_file(
         raise
     if not fresh:
         sync_folder(place.parent)
-
-
-def _ensure_same(path: Path, made: os.stat_result) -> None:
-    with suppress(FileNotFoundError):
-        if os.path.samestat(os.lstat(path), made):
-            return
-    raise RefusedError(
-        f"{path} was replaced by somebody while it was being written; it was not used, and the "
-        "database was not changed. Keep the file in a folder that only its users may write to"
-    )
 
 
 def write_durably(path: Path, text: str | None, *, like: Path) -> None:
