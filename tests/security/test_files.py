@@ -9,7 +9,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,9 @@ async def failure_of(application: Application, *recovery: Any, **options: Any) -
 # what the other user does
 
 
-def write(path: str, text: str) -> None:
+def write(path: str, text: str, binary: bool = False) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    os.write(descriptor, text.encode())
+    os.write(descriptor, bytes.fromhex(text) if binary else text.encode())
     os.fchmod(descriptor, 0o644)
     os.close(descriptor)
 
@@ -117,6 +117,18 @@ def hold(path: str) -> bool:
         return False
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return True
+
+
+@contextmanager
+def being_nobody() -> Iterator[None]:
+    """Context manager: be the other user in this process, which has loaded all that it needs."""
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 class TestAJournal:
@@ -249,6 +261,42 @@ async def killed(application: Application, folder: Path | None = None) -> Path:
         snapshot = await held.snapshots.take(STAMP, ("r1",), ("r2",), [table], options)
     application.execute("CREATE TABLE half (id INTEGER)")
     return Path(snapshot.place)
+
+
+class TestSQLitesOwnLog:
+    async def test_of_another_user_is_not_played_into_the_database(
+        self, root: Application, as_nobody: Callable[..., Any]
+    ) -> None:
+        journal = hot_journal(root)
+        root.execute("UPDATE notes SET text = 'changed since'")
+        as_nobody(write, str(beside(root, "-journal")), journal.hex(), True)
+        message = await failure_of(root)
+        assert f"app.db-journal belongs to user {NOBODY}" in message
+        os.unlink(beside(root, "-journal"))
+        assert {text for _, text in root.notes()} == {"changed since"}
+
+    async def test_that_is_a_link_of_another_user_is_not_written_through(
+        self, root: Application, as_nobody: Callable[..., Any]
+    ) -> None:
+        victim = root.root / "victim"
+        victim.write_text("dear")
+        as_nobody(os.symlink, victim, beside(root, "-journal"))
+        root.deploy(GOOD)
+        assert "a symbolic link" in await failure_of(root)
+        assert victim.read_text() == "dear"
+
+
+def hot_journal(application: Application) -> bytes:
+    """What SQLite's journal holds in the middle of a transaction, so that it would be undone."""
+    with closing(sqlite3.connect(live(application), isolation_level=None)) as connection:
+        connection.execute("PRAGMA cache_spill = 1")
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN")
+        connection.execute("UPDATE notes SET text = 'of a transaction'")
+        connection.execute("CREATE TABLE much AS SELECT randomblob(100000) AS x")
+        journal = beside(application, "-journal").read_bytes()
+        connection.execute("ROLLBACK")
+    return journal
 
 
 class TestTheLock:
@@ -459,6 +507,17 @@ class TestHonestSetups:
         assert "do not count" not in notes_of(report) and "may write to the folder" not in notes_of(
             report
         )
+
+    async def test_a_user_of_the_group_undoes_what_its_owner_began(self, team: Application) -> None:
+        for path in (team.root, live(team)):
+            os.chown(path, -1, NOBODY)
+        await killed(team)
+        team.deploy(GOOD)
+        with being_nobody():
+            report = await team.start(BACKUP)
+        assert report.outcome == "migrated" and "was put back" in notes_of(report)
+        assert (await team.start(BACKUP)).outcome == "current"
+        assert beside(team, LOCK).stat().st_uid == 12345
 
     async def test_root_undoes_what_another_user_began_in_a_sticky_folder(
         self, root: Application

@@ -175,6 +175,7 @@ def _create(file: Path) -> bool:
 
 
 def _look(file: Path, tables: Sequence[VersionTable]) -> Sight:
+    files.ensure_own_log(file)
     sight = reader.look_at_file(file, tables)
     return sight._replace(unfinished=files.has_journal(file))
 

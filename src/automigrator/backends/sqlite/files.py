@@ -36,6 +36,18 @@ def has_journal(live: Path) -> bool:
     return os.path.lexists(path) and Owners.of(live).whose(path) in ("ours", "doubtful")
 
 
+def ensure_own_log(live: Path) -> None:
+    """Raise NotOursError for a log of a stranger, which SQLite would play into the database.
+
+    Or write through, where it is a link.
+    """
+    for log in sidecars(live.resolve()):
+        if os.path.lexists(log) and not log.name.endswith("-shm"):
+            owners = Owners.of(live)
+            if owners.whose(log) == "foreign" and os.lstat(log).st_size:
+                raise owners.refusal(log, "foreign")
+
+
 def sidecars(path: Path) -> list[Path]:
     """Name SQLite's files beside a database, which lie beside the end of a link."""
     return [beside(path, suffix) for suffix in SIDECARS]
