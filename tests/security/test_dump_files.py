@@ -19,6 +19,8 @@ from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.dump import files, programs, psql
 
+pytestmark = [pytest.mark.plugins, pytest.mark.long("umask-077", "root_puts_back")]
+
 NOBODY = 65534
 STAMP = "20260101T000000000000Z"
 

@@ -23,6 +23,11 @@ from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.sqlite.backend import SQLite
 
+pytestmark = [
+    pytest.mark.plugins,
+    pytest.mark.long("umask-077", "umask-000-384", "hard link", "420", "the-owner"),
+]
+
 BACKUP = ("backup-restore", {"snapshot": "always"})
 JOURNAL = ".automigrator-journal.json"
 LOCK = ".automigrator-lock"

@@ -58,7 +58,8 @@ class Owners(Frozen):
             found = live.stat()
         except (FileNotFoundError, NotADirectoryError):
             return cls.of_folder(live.resolve().parent)
-        return cls(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode) & 0o777)
+        # an owner who may only read could not write the copy of what he reads
+        return cls(found.st_uid, found.st_gid, found.st_mode & 0o777 | 0o600)
 
     @classmethod
     def of_folder(cls, folder: Path) -> Owners:
@@ -99,7 +100,9 @@ class Owners(Frozen):
     def described(self, path: Path) -> str:
         """Say why a file is not ours."""
         found = os.lstat(path)
-        kind = "" if stat.S_ISREG(found.st_mode) else f"is {_kind(found)} and "
+        kind = f"is {_kind(found)} and "
+        if stat.S_ISREG(found.st_mode):
+            kind = f"has {found.st_nlink} names (hard links) and " if found.st_nlink > 1 else ""
         group = f", group {self.gid}" if self.mode & 0o020 else ""
         return (
             f"{path} {kind}belongs to user {found.st_uid} and group {found.st_gid} with mode "

@@ -41,10 +41,12 @@ def ensure_own_log(live: Path) -> None:
 
     Or write through, where it is a link.
     """
-    for log in sidecars(live.resolve()):
-        if os.path.lexists(log) and not log.name.endswith("-shm"):
+    wal, _, journal = sidecars(live.resolve())
+    for log in (wal, journal):
+        # a reader may leave an empty one
+        if os.path.lexists(log) and os.lstat(log).st_size:
             owners = Owners.of(live)
-            if owners.whose(log) == "foreign" and os.lstat(log).st_size:
+            if owners.whose(log) == "foreign":
                 raise owners.refusal(log, "foreign")
 
 

@@ -104,7 +104,7 @@ def opened(place: Path, owners: Owners) -> int:
     Whoever may open it may hold it: those alone may who may write to the database. Raises OSError
     that names whose it is, and NotOursError for a stranger's.
     """
-    mode = owners.mode & ~((~owners.mode & 0o022) << 1) | 0o600
+    mode = owners.mode & ~((~owners.mode & 0o022) << 1)
     try:
         descriptor = _opened(place, os.O_RDWR)
     except FileNotFoundError:

@@ -229,9 +229,9 @@ def ensure_kept(owners: Owners, folder: Path) -> None:
     if mode & 0o002 and not mode & 0o1000 and not owners.keeps(folder):
         raise RefusedError(
             f"everybody may replace files in {folder}, so that no copy of the database is safe "
-            f"there; nothing was changed. Make the folder its users' own (`chmod o-w {folder}`), "
-            f"or its files their owners' (`chmod +t {folder}`); a snapshot may be elsewhere "
-            "(folder=)"
+            "there; nothing was changed. Keep the database in a folder that only its users may "
+            f"write to, a sub-folder say, or let nobody replace others' files (`chmod +t {folder}`"
+            "); a snapshot may be elsewhere (folder=)"
         )
 
 
