@@ -65,6 +65,11 @@ def at_of(stamp: str) -> datetime | None:
     return None
 
 
+def is_future(stamp: str) -> bool:
+    """Tell whether a stamp is later than any clock of ours says, by five minutes at least."""
+    return _age(stamp, datetime.now(UTC)) < timedelta(minutes=-5)
+
+
 def stamp() -> str:
     """A stamp for now, in UTC to the microsecond; stamps sort by time."""
     return datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")

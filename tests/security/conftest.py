@@ -14,6 +14,7 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
+import support.starters  # noqa: F401 - the fork server loads once what an attacker's module imports
 from sqlalchemy import make_url
 from support.postgres_server import Server
 

@@ -15,7 +15,7 @@ import pytest
 def small_disk(megabytes: int = 48) -> Iterator[Path]:
     """Where every user can reach it; skips the test where this user may not mount."""
     place = Path(tempfile.mkdtemp(prefix="automigrator-small-"))
-    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=777", "none", str(place)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=1777", "none", str(place)]
     try:
         place.chmod(0o755)
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -21,12 +20,6 @@ _DEEPEST, _LONGEST, _LARGEST = 20, 2**16, 2**64
 
 _YEAR_9000 = 221845392000.0
 """What comes later is no time that could be told, with what is added to it."""
-
-
-def content_of(file: Path) -> bytes:
-    """What `parsed` reads: of a longer file as much as it takes to refuse it."""
-    with file.open("rb") as opened:
-        return opened.read(LIMIT + 1)
 
 
 def parsed(text: str | bytes | None) -> Any:

@@ -275,7 +275,7 @@ class TestAnOlderRelease:
         url, name = other_name
         # the pooler keeps its sessions open
         options = SnapshotOptions(how="dump", folder=tmp_path, disconnect_others=True)
-        taken = ("20300101T000000Z", ("r1",), ("r2",), TABLES, options)
+        taken = ("20260101T000000Z", ("r1",), ("r2",), TABLES, options)
         async with made(url).lock(TABLES, 5, silent) as hold:
             own, old = hold.all_keys
             snapshot = await hold.snapshots.take(*taken)
@@ -290,7 +290,7 @@ class TestAnOlderRelease:
         assert [tuple(row) for row in do("select id from users")] == [(7,)]
         assert not (await made(url).look(TABLES)).unfinished
         assert f"{filled}__automigrator_snapshot" in snapshot.place
-        older = files.path_of(tmp_path, make_url(url), "20290101T000000Z")
+        older = files.path_of(tmp_path, make_url(url), "20250101T000000Z")
         assert name in older.name
         touch(older)
         async with made(url).lock(TABLES, 5, silent) as hold:

@@ -167,14 +167,14 @@ def test_a_copy_of_somebody_elses_file_is_for_no_other_group(
     live = make(tmp_path / "app.db", rows=5)
     os.chown(live, 1111, 3333)
     live.chmod(0o660)
-    chown = os.chown
+    fchown = os.fchown
 
-    def by_one_who_is_not_root(path: Path, user: int, group: int) -> None:
+    def by_one_who_is_not_root(descriptor: int, user: int, group: int) -> None:
         if user != -1 or not member:
             raise PermissionError(errno.EPERM, "not permitted")
-        chown(path, user, group)
+        fchown(descriptor, user, group)
 
-    monkeypatch.setattr(os, "chown", by_one_who_is_not_root)
+    monkeypatch.setattr(os, "fchown", by_one_who_is_not_root)
     backup.copy(live, tmp_path / "copy.db")
 
     found = (tmp_path / "copy.db").stat()

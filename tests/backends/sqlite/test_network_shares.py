@@ -101,7 +101,7 @@ def test_a_copy_whose_name_cannot_be_made_durable_leaves_no_file_and_names_the_p
     assert list(tmp_path.glob("copy*")) == []
 
 
-@pytest.mark.parametrize("call", ["chmod", "chown"])
+@pytest.mark.parametrize("call", ["fchmod", "fchown"])
 @pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.EIO])
 def test_only_what_a_file_system_does_not_know_is_passed_over(
     call: str, code: int, application: Application, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

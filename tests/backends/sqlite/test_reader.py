@@ -20,7 +20,7 @@ def test_verify_reads_the_versions_and_leaves_no_sidecars(tmp_path: Path, mode: 
         connection.execute('CREATE TABLE "odd ""name"(version_num)')
     before = live.read_bytes()
     assert reader.verify(live) == ("a0", "a1")
-    assert reader.verify(live, ['odd "name'], preread=True) == ()
+    assert reader.verify(live, ['odd "name']) == ()
     assert reader.verify(live, ["other"]) == ()
     assert names(tmp_path) == ["app.db"]
     assert live.read_bytes() == before

@@ -160,7 +160,8 @@ def _create(file: Path) -> bool:
     from automigrator.backends import advice
     from automigrator.backends.sqlite import copies
 
-    logs = [p for p in files.sidecars(file) if files.size_of(p) and not p.name.endswith("-shm")]
+    beside = files.sidecars(file.resolve())
+    logs = [p for p in beside if files.size_of(p) and not p.name.endswith("-shm")]
     if logs and not file.exists():
         raise advice.missing_beside_its_log(f"the database file {file.resolve()}", str(logs[0]))
     if not file.exists() and (kept := copies.kept(file, *copies.OF_DATA)):
@@ -174,8 +175,9 @@ def _create(file: Path) -> bool:
 
 
 def _look(file: Path, tables: Sequence[VersionTable]) -> Sight:
+    files.ensure_own_log(file)
     sight = reader.look_at_file(file, tables)
-    return sight._replace(unfinished=files.journal_path(file).exists())
+    return sight._replace(unfinished=files.has_journal(file))
 
 
 class FileSessions(Sessions):

@@ -17,6 +17,7 @@ from automigrator.backends.sqlite import codes, files, reader
 from automigrator.backends.sqlite.copies import Kind
 from automigrator.backends.sqlite.overwrite import PAGES_A_STEP, Keep, UnfitError, overwrite
 from automigrator.backends.sqlite.reader import Wait
+from automigrator.support.owned_files import Owners
 
 COPY_S = 60.0
 
@@ -43,21 +44,26 @@ def copy(
     """
     source.stat()  # SQLite's own error for an absent file is one of many causes
     files.ensure_absent(destination)
-    unfinished = files.beside(destination, ".partial")
-    files.remove(unfinished)  # left by a copy that was killed
-    unfinished.touch(0o600, exist_ok=False)
-    with files.renamed_when_whole(unfinished, destination, fresh=True):
-        opened = nullcontext(through) if through else closing(reader.connect(source, "rw"))
-        with opened as live, closing(reader.connect(unfinished, "rw")) as new:
-            _copy_pages(live, new, Wait(source, "read", COPY_S, cancelled))
-            new.execute("PRAGMA writable_schema=ON")  # a broken one is copied as it is
-            # a file marked WAL makes sidecars whenever it is read
-            (mode,) = new.execute("PRAGMA journal_mode=DELETE").fetchone()
-            if mode != "delete":
-                raise sqlite3.OperationalError(f"{unfinished}: journal mode stays {mode}")
-        files.sync_file(unfinished)
-        files.same_access(unfinished, source)
+    owners = Owners.of(source)
+    with files.new_file(destination, ".partial", owners, fresh=True) as (unfinished, _):
+        _copy_into(unfinished, source, cancelled, through)
         files.ensure_absent(destination)
+
+
+def _copy_into(
+    unfinished: Path,
+    source: Path,
+    cancelled: Callable[[], bool] = reader.never,
+    through: sqlite3.Connection | None = None,
+) -> None:
+    opened = nullcontext(through) if through else closing(reader.connect(source, "rw"))
+    with opened as live, closing(reader.connect(unfinished, "rw")) as new:
+        _copy_pages(live, new, Wait(source, "read", COPY_S, cancelled))
+        new.execute("PRAGMA writable_schema=ON")  # a broken one is copied as it is
+        # a file marked WAL makes sidecars whenever it is read
+        (mode,) = new.execute("PRAGMA journal_mode=DELETE").fetchone()
+        if mode != "delete":
+            raise sqlite3.OperationalError(f"{unfinished}: journal mode stays {mode}")
 
 
 def _copy_pages(live: sqlite3.Connection, new: sqlite3.Connection, wait: Wait) -> None:
@@ -104,14 +110,12 @@ def replace(new: Path, live: Path) -> None:
     journal must say to repeat it.
     """
     live = live.resolve()
-    temporary = files.beside(live, ".automigrator-new")
-    files.remove(temporary)
-    copy(new, temporary)
-    with files.renamed_when_whole(temporary, live):
-        if live.exists():
-            files.same_access(temporary, live)
+    owners = Owners.of(live if live.exists() else new)
+    with files.new_file(live, ".automigrator-new", owners) as (temporary, _):
+        _copy_into(temporary, new)
         # a -wal or hot -journal of the old file would be played into the new one
-        files.remove_sidecars(live)
+        for sidecar in files.sidecars(live):
+            sidecar.unlink(missing_ok=True)
         files.sync_folder(live.parent)
 
 

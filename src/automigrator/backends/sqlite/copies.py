@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from automigrator.backends.sqlite import files, reader
-from automigrator.retention import Limits
+from automigrator.errors import RefusedError
+from automigrator.retention import Limits, is_future
+from automigrator.support.owned_files import Owners
 
 Kind = Literal["snapshot", "purged", "corrupt", "replaced", "side"]
 
@@ -37,9 +39,41 @@ def snapshot_path(file: Path, stamp: str, folder: Path | None) -> Path:
 
 
 def kept(file: Path, *kinds: Kind, folder: Path | None = None) -> list[Path]:
-    """Return the whole copies of these kinds, oldest first, but none of another database."""
+    """Return the whole copies of these kinds, oldest first, but none of another database.
+
+    Nor one that somebody made who could not have written to the database.
+    """
+    owners = Owners.of(file)
     found = _matching(file, f"\\.(?:{'|'.join(kinds)})-{_STAMP}", folder)
-    return sorted(found, key=stamp_of)
+    return sorted(filter(owners.owns, found), key=stamp_of)
+
+
+def named(file: Path, place: Path) -> str | None:
+    """Return the kind of copy that a path names; None where our own naming never puts one there.
+
+    That is beside the database, or in whichever folder snapshots were told to be in.
+    """
+    live = file.resolve()
+    name = rf"\.({'|'.join(get_args(Kind))})-[0-9A-Za-z]{{1,28}}(?:-[0-9]{{1,6}})?"
+    beside = re.fullmatch(re.escape(live.name) + name, place.name)
+    if beside and place.parent.resolve() == live.parent:
+        return beside[1]
+    apart = re.fullmatch(re.escape(_prefix(live, place.parent)) + name, place.name)
+    return apart[1] if apart else None
+
+
+def strangers(file: Path, folder: Path | None = None) -> list[str]:
+    """Say of each file of a name of ours why it does not count; most likely there is none."""
+    owners = Owners.of(file)
+    rest = rf"\.(?:{'|'.join(get_args(Kind))})-{_STAMP}[a-z.-]*|\.automigrator-[a-z.-]+"
+    found = []
+    for path in sorted(_matching(file, rest, folder)):
+        with suppress(OSError):
+            if owners.whose(path) in ("doubtful", "foreign"):
+                found.append(owners.described(path))
+            elif is_future(stamp_of(path)):
+                found.append(f"{path} is of the future")
+    return found
 
 
 def remove_partials(file: Path, folder: Path | None = None) -> None:
@@ -48,8 +82,7 @@ def remove_partials(file: Path, folder: Path | None = None) -> None:
     rest += r"(?:-wal|-shm|-journal)?"
     rest += r"|\.automigrator-(?:journal|progress|record|works-with)\.json\.tmp"
     rest += r"|\.automigrator-new(?:\.partial)?(?:-wal|-shm|-journal)?"
-    for left in _matching(file, rest, folder):
-        left.unlink(missing_ok=True)
+    Owners.of(file).remove(*_matching(file, rest, folder))
 
 
 def prune(
@@ -63,31 +96,33 @@ def prune(
 ) -> tuple[str, ...]:
     """Delete the copies beyond the limits, but neither those `spared` nor a `good` one.
 
-    Without a `good` one, the newest sound one stays; where none is sound, all of them stay.
+    Without a `good` one, the newest sound one stays; where none is sound, all of them stay. One
+    whose stamp is in the future does not count.
     """
-    copies = kept(file, *kinds, folder=folder)
+    owners = Owners.of(file)
+    copies = [p for p in kept(file, *kinds, folder=folder) if not is_future(stamp_of(p))]
     by_stamp = {stamp_of(path): path for path in copies}
     old = [by_stamp[stamp] for stamp in limits.outdated(list(by_stamp), datetime.now(UTC))]
     if old and good is None:
-        good = next(filter(_is_sound, reversed(copies)), None)
+        good = next((p for p in reversed(copies) if _is_sound(p, owners)), None)
         if good is None:
             return ()  # any of them may be the one that can still be used
     old = [path for path in old if path != good and path not in spared]
     for path in old:
-        files.remove(path)
+        files.remove(path, owners)
     for folder in {path.parent for path in old}:
         files.sync_folder(folder)
     return tuple(str(path) for path in old)
 
 
-def drop_twin(new: Path, others: Iterable[Path]) -> None:
+def drop_twin(new: Path, others: Iterable[Path], owners: Owners) -> None:
     """Delete the newest of the others if `new` is the same, page by page: one is enough.
 
     So starts that fail again and again, and change nothing, keep one copy.
     """
     before = max((path for path in others if path != new), key=stamp_of, default=None)
     if before is not None and _same_pages(new, before):
-        files.remove(before)
+        files.remove(before, owners)
         files.sync_folder(before.parent)
 
 
@@ -105,9 +140,10 @@ def _same_pages(one: Path, other: Path) -> bool:
     return True
 
 
-def _is_sound(path: Path) -> bool:
-    with suppress(sqlite3.Error, OSError):
-        reader.verify(path, preread=True)
+def _is_sound(path: Path, owners: Owners) -> bool:
+    with suppress(sqlite3.Error, OSError, RefusedError):
+        files.digest(path, owners)
+        reader.verify(path)
         return True
     return False
 

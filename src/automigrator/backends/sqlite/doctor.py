@@ -12,7 +12,7 @@ from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Debris, TableName
 from automigrator.backends.contract.record import Record
 from automigrator.backends.sqlite import copies, lock_files, reader
-from automigrator.backends.sqlite.files import journal_path, size_of
+from automigrator.backends.sqlite.files import has_journal, size_of
 from automigrator.backends.sqlite.reader import quoted
 from automigrator.retention import at_of
 from automigrator.support.concurrency import in_thread, shielded
@@ -33,7 +33,7 @@ class FileExaminer:
         return absent if live is None else await in_thread(lambda: find(live))
 
     async def unfinished(self) -> bool:
-        return await self._of_file(lambda live: journal_path(live).exists(), False)
+        return await self._of_file(has_journal, False)
 
     async def declared(self) -> tuple[Declaration, ...]:
         return await self._of_file(lock_files.declarations_of, ())

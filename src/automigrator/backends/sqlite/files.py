@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import math
 import os
 import shutil
@@ -10,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-NOT_THERE_FOR = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-"""What a file system answers that does not know an act at all, as many network shares."""
+from automigrator.support.owned_files import NOT_THERE_FOR, Owners, ensure_same
 
 SIDECARS = ("-wal", "-shm", "-journal")
 
@@ -30,8 +30,28 @@ def progress_path(live: Path) -> Path:
     return beside(live.resolve(), ".automigrator-progress.json")
 
 
+def has_journal(live: Path) -> bool:
+    """Tell whether a database has an open journal that its own users may have written."""
+    path = journal_path(live)
+    return os.path.lexists(path) and Owners.of(live).whose(path) in ("ours", "doubtful")
+
+
+def ensure_own_log(live: Path) -> None:
+    """Raise NotOursError for a log of a stranger, which SQLite would play into the database.
+
+    Or write through, where it is a link.
+    """
+    wal, _, journal = sidecars(live.resolve())
+    for log in (wal, journal):
+        # a reader may leave an empty one
+        if os.path.lexists(log) and os.lstat(log).st_size:
+            owners = Owners.of(live)
+            if owners.whose(log) == "foreign":
+                raise owners.refusal(log, "foreign")
+
+
 def sidecars(path: Path) -> list[Path]:
-    path = path.resolve()
+    """Name SQLite's files beside a database, which lie beside the end of a link."""
     return [beside(path, suffix) for suffix in SIDECARS]
 
 
@@ -40,11 +60,6 @@ def size_of(path: Path) -> int:
     with suppress(FileNotFoundError):
         return path.stat().st_size
     return 0
-
-
-def is_beside(path: Path, other: Path, kind: str) -> bool:
-    """Tell by its name whether `other` is a file of this kind beside a database."""
-    return other.name.startswith(f"{path.resolve().name}.{kind}-")
 
 
 def is_newer(path: Path) -> bool:
@@ -81,24 +96,22 @@ def ensure_absent(path: Path) -> None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
 
-def remove(path: Path) -> None:
-    """Remove a database and its sidecars; nothing happens when there are none."""
-    remove_sidecars(path)
-    path.unlink(missing_ok=True)
+def remove(path: Path, owners: Owners) -> None:
+    """Remove a copy of ours and its sidecars; nothing happens when there are none."""
+    owners.remove(*sidecars(path), path)
 
 
-def remove_sidecars(path: Path) -> None:
+def digest(path: Path, owners: Owners) -> str:
+    """Return a digest of a copy of ours. Raises NotOursError, and OSError.
+
+    Only of a file that nothing in this process has open. What is read through is in the cache,
+    and a cold check of gigabytes some 70 times faster.
+    """
     for sidecar in sidecars(path):
-        sidecar.unlink(missing_ok=True)
-
-
-def sync_file(path: Path) -> None:
-    """Make a file's contents durable. Raises OSError that names the file and its file system."""
-    with path.open("rb+") as file:
-        try:
-            os.fsync(file.fileno())
-        except OSError as error:
-            raise told(error, path) from error
+        if owners.whose(sidecar) not in (None, "ours"):
+            raise owners.refusal(sidecar)  # SQLite would play it into the copy
+    with open(owners.open(path), "rb", buffering=0) as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32)).hexdigest()
 
 
 def sync_folder(folder: Path) -> None:
@@ -128,22 +141,38 @@ def told(error: OSError, path: Path) -> OSError:
 
 
 @contextmanager
-def renamed_when_whole(temporary: Path, place: Path, *, fresh: bool = False) -> Iterator[None]:
-    """Context manager: give a file its name at the end, or remove it when the block raises.
+def new_file(
+    place: Path, suffix: str, owners: Owners, *, fresh: bool = False
+) -> Iterator[tuple[Path, int]]:
+    """Context manager: a file that gets the name `place` at the end, or that of nothing.
 
-    The block syncs the file: then a kill or power cut leaves what had the name before, or this.
-    A `fresh` name is removed as well when it cannot be made durable.
+    Yields its name until then, and its descriptor. It is made durable: a kill or power cut leaves
+    what had the name before, or this. A `fresh` name is removed as well when it cannot be made
+    durable. Raises NotOursError where somebody else's file has one of the names.
     """
-    left = temporary
+    owners.ensure_free(place)
+    left = temporary = beside(place, suffix)
+    remove(temporary, owners)  # of a process that was killed
+    descriptor = owners.create(temporary)
     try:
-        yield
+        try:
+            made = os.fstat(descriptor)
+            yield temporary, descriptor
+            try:
+                os.fsync(descriptor)
+            except OSError as error:
+                raise told(error, temporary) from error
+        finally:
+            os.close(descriptor)  # before it may be a live file: this would drop its locks
+        ensure_same(temporary, made)
         os.replace(temporary, place)
         left = place
+        ensure_same(place, made)
         if fresh:
             sync_folder(place.parent)
     except BaseException:
         with suppress(OSError):
-            remove(left)
+            remove(left, owners)
         raise
     if not fresh:
         sync_folder(place.parent)
@@ -153,59 +182,34 @@ def write_durably(path: Path, text: str | None, *, like: Path) -> None:
     """Replace a file's content: a kill or power cut leaves the old one or the new one.
 
     It gets the owner and the mode of the database `like`. None removes the file; nothing happens
-    when there is none.
+    when there is none. Raises NotOursError where the file is somebody else's.
     """
+    owners = Owners.of(like)
     if text is None:
-        path.unlink(missing_ok=True)
+        owners.remove(path)
         # even if it was gone: the process that removed it may have been killed before this line
         sync_folder(path.parent)
         return
-    temporary = beside(path, ".tmp")
-    with renamed_when_whole(temporary, path):
-        temporary.write_text(text, encoding="utf-8")
-        sync_file(temporary)
-        with suppress(OSError):  # the database is gone, or the file system knows no modes
-            same_access(temporary, like)
+    with (
+        new_file(path, ".tmp", owners) as (_, descriptor),
+        open(descriptor, "wb", closefd=False) as file,
+    ):
+        file.write(text.encode())
 
 
 def copy_bytes(source: Path, destination: Path) -> None:
     """Copy a database and its sidecars byte by byte, whatever they hold."""
+    owners = Owners.of(source)
     # the database itself last: its name says that the set is whole
     for suffix in (*SIDECARS, ""):
         part, place = beside(source, suffix), beside(destination, suffix)
-        if part.exists():
-            partial = beside(place, ".partial")
-            with renamed_when_whole(partial, place, fresh=True):
-                partial.touch(0o600)
-                shutil.copyfile(part, partial)
-                sync_file(partial)
-                same_access(partial, part)
-
-
-def same_access(path: Path, model: Path) -> None:
-    """Let those who may read the model read the copy, and nobody else.
-
-    Where the file system keeps neither owners nor modes, both files have those of the mount.
-    """
-    status = model.stat()
-    mode = status.st_mode & 0o777
-    for owner, group in ((-1, status.st_gid), (status.st_uid, -1)):
-        with _where_known():
-            os.chown(path, owner, group)
-    if path.stat().st_gid != status.st_gid:
-        mode &= ~0o070  # of a group that may not read the model
-    with _where_known():
-        path.chmod(mode)
-
-
-@contextmanager
-def _where_known() -> Iterator[None]:
-    """Context manager: pass over that a file system refuses an act, or does not know it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NOT_THERE_FOR | {errno.EPERM, errno.EACCES}:
-            raise
+        if part.is_file() and (not suffix or owners.whose(part) != "foreign"):
+            with (
+                new_file(place, ".partial", owners, fresh=True) as (_, descriptor),
+                part.open("rb") as old,
+                open(descriptor, "wb", closefd=False) as new,
+            ):
+                shutil.copyfileobj(old, new, 1 << 20)
 
 
 def free_space_needed(path: Path, copies: int = 2) -> int:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.lock_wait import poll, this_process
 from automigrator.backends.sqlite import (
     connections,
+    copies,
     file_systems,
     identity,
     journal,
@@ -34,6 +35,7 @@ from automigrator.backends.sqlite.side import FileSides
 from automigrator.backends.sqlite.snapshot import FileSnapshots
 from automigrator.errors import LockLostError, RefusedError
 from automigrator.support.concurrency import in_thread, shielded
+from automigrator.support.owned_files import Owners
 
 _AGAIN_S = 0.05
 """Seconds between two looks at which file stands under a name."""
@@ -42,6 +44,17 @@ _MOUNTED_ALONE = (
     "{} is mounted by itself, so its lock, journal and copies are in a folder that no other "
     "container sees and that may not last: another process may migrate at the same time, and a "
     "killed migration may not be undone. Mount the folder instead of the file"
+)
+
+_OPEN_FOLDER = (
+    "others than the database's users may write to the folder {}: a file there counts only where "
+    "its owner could have written to the database, and they can still be in the way. Keep the "
+    "database in a folder of its users' own"
+)
+
+_STRANGERS = (
+    "files with names of ours do not count, and were left as they are: {}{}. Look who put them "
+    "there, and delete them"
 )
 
 Look = Callable[[Sequence[VersionTable]], Awaitable[Sight]]
@@ -96,8 +109,7 @@ class FileHold(SQLiteHold):
             self._noted.note()
             self._ensure_one_name()
             await self.confirm()
-            if await in_thread(lambda: file_systems.is_mounted_alone(self._file)):
-                self.notes = (_MOUNTED_ALONE.format(self._file),)
+            self.notes = await in_thread(lambda: tuple(_notes(self._file)))
             stack.push_async_callback(self.snapshots.let_go)
             yield
 
@@ -176,6 +188,19 @@ class FileHold(SQLiteHold):
 
     async def close_journal(self) -> None:
         await shielded(in_thread(self.snapshots.close))
+
+
+def _notes(file: Path) -> Iterator[str]:
+    """What a person should know of the files and the folder beside a database."""
+    if file_systems.is_mounted_alone(file):
+        yield _MOUNTED_ALONE.format(file)
+    live = file.resolve()
+    owners = Owners.of(live)
+    if owners.opens(live.parent):
+        yield _OPEN_FOLDER.format(live.parent)
+    if found := copies.strangers(file):
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        yield _STRANGERS.format("; ".join(found[:3]), more)
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from automigrator.backends.sqlite.files import journal_path, progress_path, writ
 from automigrator.errors import RefusedError
 from automigrator.frozen import Frozen
 from automigrator.support import json_object
+from automigrator.support.owned_files import NotOursError, Owners
 
 
 class JournalError(RefusedError, ValueError):
@@ -35,7 +36,8 @@ class Progress(Frozen):
 
     In a file of its own: earlier releases refuse a journal with keys that they do not know.
     `steps`: the revisions that it was to run. `inodes`: of the live file and of the copy, when the
-    copy was made. `repairs`: those that were begun, and killed.
+    copy was made. `repairs`: those that were begun, and killed. `digest`: of the copy; "" where
+    an earlier release made it.
     """
 
     snapshot: str
@@ -44,6 +46,7 @@ class Progress(Frozen):
     committed: bool = False
     inodes: tuple[int, int] | None = None
     repairs: contract.Repairs = contract.Repairs()
+    digest: str = ""
 
 
 def write(live: Path, entry: Entry | None) -> None:
@@ -56,15 +59,24 @@ def write(live: Path, entry: Entry | None) -> None:
 
 
 def read(live: Path) -> Entry | None:
-    """Return the open entry, None when there is none. Raises JournalError for any other file."""
+    """Return the open entry, None when there is none. Raises JournalError for any other file.
+
+    One that a stranger has put there is none; see `copies.strangers`.
+    """
     path = journal_path(live)
     try:
         # an unknown key refuses: the release that added it meant it to be followed
-        return json_object.read(
-            Entry, json_object.parsed(json_object.content_of(path)), strict=True
-        )
+        data = json_object.parsed(Owners.of(live).read(path))
+        return json_object.read(Entry, data, strict=True)
     except FileNotFoundError:
         return None
+    except NotOursError as error:
+        if error.whose == "foreign":
+            return None
+        raise JournalError(
+            f"the journal {path} cannot be read, and a migration or restore was not finished: "
+            f"{error}"
+        ) from error
     except (OSError, ValueError) as error:
         raise JournalError(
             f"the journal {path} cannot be read: {error}. A migration or restore was not finished, "
@@ -82,9 +94,9 @@ def write_progress(live: Path, progress: Progress) -> None:
 def progress_of(live: Path, entry: Entry) -> Progress | None:
     """Return the progress of an entry; None where it has none, or that cannot be read."""
     try:
-        data = json_object.parsed(json_object.content_of(progress_path(live)))
+        data = json_object.parsed(Owners.of(live).read(progress_path(live)))
         found = json_object.read(Progress, data)
-    except (OSError, ValueError):
+    except (NotOursError, OSError, ValueError):
         return None
     return found if (found.snapshot, found.at) == (entry.snapshot, entry.at) else None
 
@@ -101,4 +113,4 @@ def clear(live: Path) -> None:
     """Delete the journal durably; nothing happens when there is none."""
     write(live, None)
     # of no entry any more
-    progress_path(live).unlink(missing_ok=True)
+    Owners.of(live).remove(progress_path(live))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,17 +18,22 @@ from automigrator.backends.contract import declarations, record
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.record import Record
 from automigrator.backends.sqlite.file_systems import file_system_of
-from automigrator.backends.sqlite.files import beside, same_access, write_durably
+from automigrator.backends.sqlite.files import beside, write_durably
 from automigrator.backends.sqlite.identity import identity_of
 from automigrator.errors import JudgedError
 from automigrator.support import json_object
 from automigrator.support.concurrency import in_thread, shielded
+from automigrator.support.owned_files import OTHER_KIND, NotOursError, Owners
 
 LOCK = ".automigrator-lock"
 
 RECORD = ".automigrator-record.json"
 
 DECLARED = ".automigrator-works-with.json"
+
+
+_MADE_S = 0.5
+"""Seconds in which the process that makes the lock's file has given it to the others."""
 
 
 def path_of(live: Path, name: str) -> Path:
@@ -60,11 +66,9 @@ class LockFile:
     def acquire(self) -> bool:
         """Try to take the lock; False where another holds it, or where the file was replaced."""
         if self._descriptor < 0:
-            self._descriptor = opened(self.place)
-            # whoever may write to the database, root or not, may lock it
-            with suppress(OSError):
-                same_access(self.place, self._live)
-                self.place.chmod(self.place.stat().st_mode & 0o777 | 0o600)
+            self._descriptor = opened(self.place, Owners.of(self._live))
+            if self._descriptor < 0:
+                return False
         with lockable(self.place):
             if not taken(self._descriptor):
                 return False
@@ -94,27 +98,51 @@ class LockFile:
             self._descriptor = -1
 
 
-def opened(place: Path) -> int:
-    """Open the lock's file, made where it is not there; another user may have made it.
+def opened(place: Path, owners: Owners) -> int:
+    """Open the lock's file, made where it is not there; -1 while another process is making it.
 
-    Raises OSError that names whose it is.
+    Whoever may open it may hold it: those alone may who may write to the database. Raises OSError
+    that names whose it is, and NotOursError for a stranger's.
     """
+    mode = owners.mode & ~((~owners.mode & 0o022) << 1)
     try:
-        return os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = _opened(place, os.O_RDWR)
+    except FileNotFoundError:
+        try:
+            return owners.create(place, mode)
+        except NotOursError:
+            return -1  # another process has made it just now
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM) or not place.exists():
+        if error.errno in OTHER_KIND:
+            raise owners.refusal(place) from error
+        if error.errno not in (errno.EACCES, errno.EPERM):
             raise
+        owners.ensure_lockable(place)
+        try:
+            descriptor = _opened(place, os.O_RDONLY)  # enough to lock it
+        except OSError:
+            status = place.stat()
+            if 0 <= time.time() - status.st_ctime < _MADE_S:
+                return -1
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: it belongs to user {status.st_uid} with mode "
+                f"{status.st_mode & 0o777:o}, and this process runs as user {os.geteuid()}; "
+                "delete it while nothing migrates, or give it to the database's owner",
+                str(place),
+            ) from error
     try:
-        return os.open(place, os.O_RDONLY)  # enough to lock it; it only does not say who holds it
-    except OSError as error:
-        status = place.stat()
-        raise OSError(
-            error.errno,
-            f"{error.strerror}: it belongs to user {status.st_uid} with mode "
-            f"{status.st_mode & 0o777:o}, and this process runs as user {os.geteuid()}; delete it "
-            "while nothing migrates, or give it to the database's owner",
-            str(place),
-        ) from error
+        owners.ensure_lockable(place, descriptor)
+        with suppress(OSError):
+            owners.give(descriptor, mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _opened(place: Path, how: int) -> int:
+    return os.open(place, how | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 @contextmanager
@@ -155,7 +183,7 @@ def close(descriptor: int) -> None:
 def holder_of(live: Path) -> str | None:
     """Return who holds the lock of a database file now; call it in a thread."""
     try:
-        descriptor = os.open(path_of(live, LOCK), os.O_RDWR)
+        descriptor = _opened(path_of(live, LOCK), os.O_RDWR)
     except OSError:
         return None
     try:
@@ -179,6 +207,6 @@ def told_of(live: Path) -> str:
 
 
 def _text(live: Path, name: str) -> str | None:
-    with suppress(OSError, UnicodeDecodeError):
-        return json_object.content_of(path_of(live, name)).decode()
+    with suppress(NotOursError, OSError, ValueError):
+        return Owners.of(live).read(path_of(live, name)).decode()
     return None

@@ -14,6 +14,7 @@ from typing import Any
 
 from automigrator.backends.sqlite import codes, files, reader
 from automigrator.backends.sqlite.reader import Wait
+from automigrator.support.owned_files import Owners
 
 PAGES_A_STEP = 1000
 
@@ -82,7 +83,7 @@ def _with_exclusive_lock(
         source.backup(target, pages=-1, progress=_refuse_to_wait)
     except BaseException:
         if kept is not None:
-            files.remove(kept)
+            files.remove(kept, Owners.of(kept))
         raise
     if mode == "wal":
         with suppress(sqlite3.OperationalError):  # the contents are what matters
@@ -113,7 +114,7 @@ def _with_write_lock(
             return kept[0]
         except BaseException:
             for each in filter(None, kept):
-                files.remove(each)  # others may have written since
+                files.remove(each, Owners.of(each))  # others may have written since
             raise
 
     target.execute("PRAGMA synchronous=EXTRA")

@@ -106,13 +106,14 @@ def looking_at(
     It leaves no sidecars behind. It waits `seconds` for a writer, BUSY_S unless told.
     """
     wait = Wait(path, "read", BUSY_S if seconds is None else seconds, cancelled)
-    before = [p for p in files.sidecars(path) if p.exists()]
+    sidecars = files.sidecars(path.resolve())
+    before = [p for p in sidecars if p.exists()]
     try:
         with closing(connect(path, mode)) as connection:
             begin_reading(connection, wait)
             yield connection
     finally:
-        if any(p.exists() for p in files.sidecars(path) if p not in before):
+        if any(p.exists() for p in sidecars if p not in before):
             # a read-only connection leaves a WAL file's sidecars; the last writable one to
             # close removes them, and knows whether it is the last
             with suppress(sqlite3.Error), closing(connect(path, "rw")) as connection:
@@ -165,20 +166,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def verify(
-    path: Path, tables: Sequence[str] = ("alembic_version",), *, preread: bool = False
-) -> tuple[str, ...]:
+def verify(path: Path, tables: Sequence[str] = ("alembic_version",)) -> tuple[str, ...]:
     """Check a database with `quick_check`, and return the heads in its version `tables`.
 
-    `preread` reads the file through first, which makes a cold check of gigabytes some 70 times
-    faster: only for a file that nothing in this process has open. Raises sqlite3.DatabaseError
-    when it is damaged, TimeoutError when it stays locked.
+    Raises sqlite3.DatabaseError when it is damaged, TimeoutError when it stays locked.
     """
-    if preread:
-        buffer = bytearray(1 << 20)
-        with path.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
     with looking_at(path, seconds=SNAPSHOT_S) as connection:
         complaints = [row for row in _quick_check(connection) if not re.match(_LOGICAL, row)]
         if complaints:

@@ -20,6 +20,7 @@ from automigrator.backends.sqlite.files import journal_path
 from automigrator.backends.sqlite.snapshot import flaw_of
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import in_thread
+from automigrator.support.owned_files import NotOursError, Owners
 
 _BY_HAND = (
     "To restore it by hand: stop the application, move {file} away together with its -journal, "
@@ -37,13 +38,20 @@ async def recover(file: Path, counting: Counting | None = None) -> str | None:
     entry = await in_thread(lambda: journal.read(file))
     done = None
     if entry is not None:
-        purged = files.is_beside(file, Path(entry.snapshot), "side")
         progress, noted = journal.progress_of(file, entry), entry
+        entry = entry._replace(snapshot=str(_place(file, entry)))
+        kind = copies.named(file, Path(entry.snapshot))
+        if kind not in ("snapshot", "side"):
+            raise _refused(Path(entry.snapshot), file, "no copy of this database has that name")
+        try:
+            await in_thread(lambda: Owners.of(file).ensure_free(Path(entry.snapshot)))
+        except NotOursError as error:
+            raise _refused(Path(entry.snapshot), file, str(error)) from error
+        purged = kind == "side"
         counts_only = progress is not None and progress.steps is None and progress.repairs.count
-        if not purged:
-            entry = entry._replace(snapshot=str(_place(file, entry)))
-            if entry.state == "migrating" or (progress is not None and not counts_only):
-                done = await _needs_nothing(file, entry, progress)
+        noted_more = progress is not None and not counts_only
+        if not purged and (entry.state == "migrating" or noted_more):
+            done = await _needs_nothing(file, entry, progress)
         if done is None and (entry.state == "restoring" or not purged):
             known = progress or journal.Progress(noted.snapshot, noted.at)
 
@@ -54,7 +62,7 @@ async def recover(file: Path, counting: Counting | None = None) -> str | None:
 
             by_hand = _BY_HAND.format(file=file, place=entry.snapshot, journal=journal_path(file))
             async with counted(counting, known.repairs, entry.snapshot, by_hand, note):
-                done = await in_thread(lambda: _put_back(file, entry))
+                done = await in_thread(lambda: _put_back(file, entry, known.digest))
         if purged:
             done = await in_thread(lambda: _purged(file, entry))
     await in_thread(lambda: _clear(file, entry))
@@ -110,11 +118,11 @@ def _foreign(file: Path, entry: journal.Entry, known: journal.Progress, sight: S
     return ""
 
 
-def _put_back(file: Path, entry: journal.Entry) -> str:
+def _put_back(file: Path, entry: journal.Entry, digest: str) -> str:
     """Restore the copy, and keep what it replaces: somebody may have written since the kill."""
-    place = Path(entry.snapshot)
+    place, owners = Path(entry.snapshot), Owners.of(file)
     try:
-        flaw = flaw_of(place, entry)
+        flaw = flaw_of(place, entry, owners, digest)
     except (sqlite3.DatabaseError, OSError) as error:
         raise _refused(place, file, str(error)) from error
     if flaw is not None:
@@ -123,7 +131,7 @@ def _put_back(file: Path, entry: journal.Entry) -> str:
     copies.remove_partials(file)
     before = copies.kept(file, "replaced")
     if before:
-        copies.drop_twin(before[-1], before)
+        copies.drop_twin(before[-1], before, owners)
     needed = files.size_with_log(file) + files.size_of(place)
     if file.exists() and (short := files.shortage(needed, file.resolve().parent)):
         raise RefusedError(
@@ -133,7 +141,7 @@ def _put_back(file: Path, entry: journal.Entry) -> str:
 
     def keep(through: sqlite3.Connection | None) -> Path:
         replaced = backup.set_aside(file, "replaced", through)
-        copies.drop_twin(replaced, copies.kept(file, "replaced"))
+        copies.drop_twin(replaced, copies.kept(file, "replaced"), owners)
         return replaced
 
     try:
@@ -155,7 +163,7 @@ def _clear(file: Path, entry: journal.Entry | None) -> None:
         # an entry that does not need its copy, which may be one of the files removed here
         journal.write(file, entry._replace(state="migrating"))
     for side in copies.kept(file, "side"):
-        files.remove(side)
+        files.remove(side, Owners.of(file))
     copies.remove_partials(file)
     if entry is not None:
         journal.clear(file)
@@ -171,6 +179,6 @@ def _purged(file: Path, entry: journal.Entry) -> str:
 def _refused(place: Path, file: Path, why: str) -> RefusedError:
     return RefusedError(
         f"a process was killed while {file} was being changed, and the copy to put back, {place}, "
-        f"cannot be used ({why}); the database was not touched. Put a sound copy in its place, "
-        f"or look at the database and delete {files.journal_path(file)}"
+        f"cannot be used ({why}); the database was not touched. Put that copy, as it was, in its "
+        f"place, or look at the database and delete {files.journal_path(file)}"
     )

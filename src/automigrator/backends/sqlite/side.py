@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -25,10 +26,11 @@ from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.backends.sqlite import backup, codes, copies, files, journal, neighbours, reader
 from automigrator.backends.sqlite.connections import named_like
 from automigrator.backends.sqlite.overwrite import Keep
-from automigrator.backends.sqlite.snapshot import FileSnapshots, ensure_alone
+from automigrator.backends.sqlite.snapshot import FileSnapshots, ensure_alone, ensure_kept
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 from automigrator.support.concurrency import in_thread, shielded
+from automigrator.support.owned_files import Owners
 
 Make = Callable[[Path, Path, Callable[[], bool]], None]
 
@@ -68,6 +70,7 @@ class FileSides(Sides):
         side = SideFile(engine, url.set(database=str(place), query={}), str(place))
         cancelled = threading.Event()
         try:
+            await in_thread(lambda: ensure_kept(Owners.of(self._file), place.parent))
             work = in_thread(lambda: make(place, self._file, cancelled.is_set))
             await shielded(work, cancelled.set)
             await ensure_alone(
@@ -77,7 +80,7 @@ class FileSides(Sides):
         finally:
             await shielded(engine.dispose())
             if not side.needed:
-                await shielded(in_thread(lambda: files.remove(place)))
+                await shielded(in_thread(lambda: files.remove(place, Owners.of(self._file))))
 
     async def ensure_replaceable(
         self,
@@ -151,10 +154,13 @@ class FileSides(Sides):
             _ensure_space(new, file, set_aside=set_aside)
         with closing(reader.connect(new, "rw")) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")  # the live file keeps the mode it has
-        heads = reader.verify(new, tables)
+        heads, owners = reader.verify(new, tables), Owners.of(file)
         entry = journal.Entry("restoring", heads, heads, str(new), time.time(), tables)
+        noted = journal.Progress(entry.snapshot, entry.at, digest=files.digest(new, owners))
         earlier = journal.read(file)
+        before = journal.progress_of(file, earlier) if earlier is not None else None
         journal.write(file, entry)
+        journal.write_progress(file, noted)
         side.needed = True
         try:
             keep = partial(backup.set_aside, file, "purged") if set_aside else backup.nothing
@@ -162,7 +168,12 @@ class FileSides(Sides):
                 kept = backup.restore(new, file, keep=_checked(file, tables, known, keep))
         except (OSError, sqlite3.Error, RefusedError) as error:
             # a snapshot of this run may be needed yet
-            journal.write(file, earlier)
+            if before is not None:
+                journal.write_progress(file, before)
+            if earlier is not None:
+                journal.write(file, earlier)
+            else:
+                journal.clear(file)
             side.needed = False
             if isinstance(error, RefusedError):
                 raise
@@ -170,7 +181,7 @@ class FileSides(Sides):
         # under a journal that no longer needs it, and stays until this part of the run is over: a
         # start after a kill would find nothing to migrate, and tell nobody of the purge
         journal.write(file, entry._replace(state="migrating"))
-        files.remove(new)
+        files.remove(new, owners)
         side.needed = False
         self._snapshots.entry = None  # of other data: there is nothing to put back
         self._snapshots.purged = True
@@ -209,8 +220,8 @@ def fresh(place: Path, like: Path, cancelled: Callable[[], bool]) -> None:
     with suppress(sqlite3.Error, codes.BusyError), looking as connection:
         for name in ("page_size", "encoding"):
             (settings[name],) = connection.execute(f"PRAGMA {name}").fetchone()
-    files.remove(place)
-    with closing(reader.connect(place, "rwc")) as connection:
+    os.close(Owners.of(like).create(place))
+    with closing(reader.connect(place, "rw")) as connection:
         for name, value in settings.items():
             connection.execute(f"PRAGMA {name}='{value}'")
         connection.execute("CREATE TABLE t (x)")

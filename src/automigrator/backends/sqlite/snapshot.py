@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
@@ -20,6 +21,12 @@ from automigrator.backends.sqlite.watch import Watch
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 from automigrator.support.concurrency import in_thread, shielded
+from automigrator.support.owned_files import NotOursError, Owners
+
+logger = logging.getLogger(__name__)
+
+_TOLD = 3
+"""Files of others that are named, where there are many."""
 
 
 class FileSnapshots(Snapshots):
@@ -83,8 +90,13 @@ class FileSnapshots(Snapshots):
 
         Raises RefusedError for a copy that does not pass, and what copying raises.
         """
-        place = Path(entry.snapshot)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        place, owners = Path(entry.snapshot), Owners.of(self.file)
+        if folder is None:
+            ensure_kept(owners, place.parent)
+        else:
+            owners.make_folder(place.parent)
+            for stranger in copies.strangers(self.file, folder)[:_TOLD]:
+                logger.warning("a file that is not ours does not count: %s", stranger)
         copies.remove_partials(self.file, folder)
         if self.check_room:
             files.ensure_space(self.file, place.parent)
@@ -92,19 +104,22 @@ class FileSnapshots(Snapshots):
         self.watch = Watch(self.file)
         backup.copy(self.file, place, cancelled=cancelled)
         try:
+            digest = files.digest(place, owners)
             _ensure_sound(place, entry)
             inodes = self.file.stat().st_ino, place.stat().st_ino
-            progress = journal.Progress(entry.snapshot, entry.at, steps, inodes=inodes)
+            progress = journal.Progress(
+                entry.snapshot, entry.at, steps, inodes=inodes, digest=digest
+            )
             journal.write_progress(self.file, progress)  # first: nothing without an entry
             journal.write(self.file, entry)
         except BaseException:
-            files.remove(place)
+            files.remove(place, owners)
             raise
         self.entry, self._progress = entry, progress
         self._verified = place, _identity(place)
         # a convenience, whose failure must not cost the migration
         with suppress(OSError):
-            copies.drop_twin(place, copies.kept(self.file, "snapshot", folder=folder))
+            copies.drop_twin(place, copies.kept(self.file, "snapshot", folder=folder), owners)
 
     @property
     def untouched(self) -> bool:
@@ -146,7 +161,9 @@ class FileSnapshots(Snapshots):
         if entry is None:
             raise RefusedError(f"{place} is no snapshot of this run; nothing was changed")
         if not place.exists() or self._verified != (place, _identity(place)):
-            _ensure_sound(place, entry)
+            digest = self._progress.digest if self._progress is not None else ""
+            if flaw := flaw_of(place, entry, Owners.of(self.file), digest):
+                raise _unusable(place, flaw)
         watch, self.watch = self.watch, None
 
         def keep(through: sqlite3.Connection | None) -> Path | None:
@@ -206,17 +223,46 @@ async def ensure_alone(engine: AsyncEngine, why: str) -> None:
         )
 
 
+def ensure_kept(owners: Owners, folder: Path) -> None:
+    """Raise RefusedError for a folder in which anybody may take a copy away and put one there."""
+    mode = folder.stat().st_mode
+    if mode & 0o002 and not mode & 0o1000 and not owners.keeps(folder):
+        raise RefusedError(
+            f"everybody may replace files in {folder}, so that no copy of the database is safe "
+            "there; nothing was changed. Keep the database in a folder that only its users may "
+            f"write to, a sub-folder say, or let nobody replace others' files (`chmod +t {folder}`"
+            "); a snapshot may be elsewhere (folder=)"
+        )
+
+
 def _ensure_sound(place: Path, entry: journal.Entry) -> None:
-    if flaw := flaw_of(place, entry):
-        raise RefusedError(f"the snapshot {place} cannot be used ({flaw}); nothing was changed")
+    if flaw := _flaw(place, entry):
+        raise _unusable(place, flaw)
 
 
-def flaw_of(place: Path, entry: journal.Entry) -> str | None:
-    """Say why a copy cannot be put back; None when it can. Raises what reading raises."""
-    if not place.exists():
-        return "it is gone"
+def _unusable(place: Path, flaw: str) -> RefusedError:
+    return RefusedError(f"the snapshot {place} cannot be used ({flaw}); nothing was changed")
+
+
+def flaw_of(place: Path, entry: journal.Entry, owners: Owners, digest: str) -> str | None:
+    """Say why a copy cannot be put back; None when it can. Raises what reading raises.
+
+    `digest`: what it had when it was made; "" where nobody noted it.
+    """
     try:
-        found = reader.verify(place, entry.tables, preread=True)
+        found = files.digest(place, owners)
+    except FileNotFoundError:
+        return "it is gone"
+    except NotOursError as error:
+        return str(error)
+    if digest and found != digest:
+        return "it is not what was copied: somebody has written to it, or it is damaged"
+    return _flaw(place, entry)
+
+
+def _flaw(place: Path, entry: journal.Entry) -> str | None:
+    try:
+        found = reader.verify(place, entry.tables)
     except sqlite3.DatabaseError as error:
         if not codes.is_damage(error):
             raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,6 +24,7 @@ from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp
 from automigrator.support.concurrency import in_thread
+from automigrator.support.owned_files import NotOursError
 
 _BY_HAND = (
     'To restore it by hand: CREATE DATABASE "{live}_restored"; run `pg_restore --exit-on-error -d '
@@ -61,30 +64,26 @@ async def take(
     await access.ensure_not_replicated(f"{act} to restore it", in_place=True)
     clients = await stoppable(programs.find(dump.server, dump.binaries))
     await _ensure_alone(access, act, dump, GRACE_S)
-    partial = files.partial(path)
-    try:
+    async with files.created(path, access.urls[0]) as archive:
         async with access.connection() as connection:
             await begin_reading(connection)  # one state of the database, which pg_dump shares
             ((snapshot,),) = await rows_of(connection, "select pg_export_snapshot()")
             await access.ensure_at(connection, entry.before, entry.tables)
             dump = await _described(connection, dump, atomic=entry.atomic)
             ((size,),) = await rows_of(connection, digests.SIZE)
-            await stoppable(files.write(access, path, size, clients, f"--snapshot={snapshot}"))
+            await stoppable(files.write(access, archive, size, clients, f"--snapshot={snapshot}"))
             await run(connection, "ROLLBACK")
-        size, digest = await stoppable(in_thread(lambda: files.measured(partial)))
+        size, digest = await stoppable(in_thread(archive.measured))
         dump = dump._replace(size=size, digest=digest)
-        await restore.rehearse(access, dump._replace(path=str(partial)), clients)
+        await restore.rehearse(access, dump, archive, clients)
         with refusing(
             NO_PRIVILEGE,
             f"this role may not keep a journal in database {access.live!r}",
             f"Grant it CREATE on the database, or on its schema {SCHEMA_OF_OURS!r}",
         ):
             await journal.write_dump(access.hold, None)
-        await in_thread(lambda: files.publish(path))
+        await in_thread(lambda: files.publish(archive))
         return dump.path, await _opened(access, dump)
-    except BaseException:
-        await in_thread(lambda: partial.unlink(missing_ok=True))
-        raise
 
 
 async def put_back(
@@ -95,19 +94,15 @@ async def put_back(
     Returns where a dump of what it replaces is kept: that nobody has written since cannot be
     proved. And the entry that is written now. Raises RefusedError, the database as it was.
     """
-    path = Path(entry.path)
-    await _ensure_intact(access, path, entry)
-    clients = await programs.find(entry.server, entry.binaries)
-    act = f"restore database {access.live!r}"
-    await _ensure_alone(access, act, entry, DEAD_LEADER_S if killed else GRACE_S)
-    await access.ensure_unshared(act, entry.tables, own_anywhere=True)
-    await access.ensure_not_replicated(act, in_place=True)
-    kept = files.path_of(path.parent, access.urls[0], stamp(), "replaced")
-    try:
-        await restore.restore(access, entry, clients, kept)
-    except BaseException:
-        await in_thread(lambda: files.partial(kept).unlink(missing_ok=True))
-        raise
+    async with _intact(access, Path(entry.path), entry) as archive:
+        clients = await programs.find(entry.server, entry.binaries)
+        act = f"restore database {access.live!r}"
+        await _ensure_alone(access, act, entry, DEAD_LEADER_S if killed else GRACE_S)
+        await access.ensure_unshared(act, entry.tables, own_anywhere=True)
+        await access.ensure_not_replicated(act, in_place=True)
+        kept = files.path_of(archive.path.parent, access.urls[0], stamp(), "replaced")
+        async with files.created(kept, access.urls[0]) as replaced:
+            await restore.restore(access, entry, archive, clients, replaced)
     # DDL has a new catalog now, by which another attempt's changes are told
     fresh = entry._replace(committed=False if entry.steps is not None else None, transactions=())
     return (str(kept),), await _opened(access, fresh)
@@ -197,12 +192,20 @@ async def _described(connection: AsyncConnection, entry: DumpEntry, *, atomic: b
         )
 
 
-async def _ensure_intact(access: ExclusiveAccess, path: Path, entry: DumpEntry) -> None:
-    """Raise RefusedError when the dump is not here, or not what was written."""
+@asynccontextmanager
+async def _intact(
+    access: ExclusiveAccess, path: Path, entry: DumpEntry
+) -> AsyncIterator[files.Archive]:
+    """Context manager: the open dump. Raises RefusedError when it is not what was written."""
     domain = note_name("dump", access.hold.dump_key)
     way_out = f"To keep the database as it is instead: DROP DOMAIN {domain}"
+    opened = AsyncExitStack()
     try:
-        size, digest = await in_thread(lambda: files.measured(path))
+        archive = await opened.enter_async_context(files.opened(path))
+    except NotOursError as error:
+        raise RefusedError(
+            f"database {access.live!r} has to be put back from the dump {path}: {error}. {way_out}"
+        ) from error
     except OSError as error:
         raise RefusedError(
             f"database {access.live!r} was being changed when a process was killed or failed, and "
@@ -210,14 +213,17 @@ async def _ensure_intact(access: ExclusiveAccess, path: Path, entry: DumpEntry) 
             f"on {socket.gethostname()} ({error.strerror}); nothing was changed. Start where that "
             f"file is, or bring it here. {way_out}"
         ) from error
-    if (size, digest) != (entry.size, entry.digest):
-        raise RefusedError(
-            f"the dump {path} is not what was written: {size:,} bytes, and {entry.size:,} were "
-            f"written, or other ones; nothing was changed. {way_out}"
-        )
-    server = server_version(access.admin)[0]
-    if server != entry.server:
-        raise RefusedError(
-            f"the dump {path} is of a PostgreSQL {entry.server} server, and this one is "
-            f"{server}; nothing was changed. {way_out}"
-        )
+    async with opened:
+        size, digest = await in_thread(archive.measured)
+        if (size, digest) != (entry.size, entry.digest):
+            raise RefusedError(
+                f"the dump {path} is not what was written: {size:,} bytes, and {entry.size:,} were "
+                f"written, or other ones; nothing was changed. {way_out}"
+            )
+        server = server_version(access.admin)[0]
+        if server != entry.server:
+            raise RefusedError(
+                f"the dump {path} is of a PostgreSQL {entry.server} server, and this one is "
+                f"{server}; nothing was changed. {way_out}"
+            )
+        yield archive

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
@@ -95,15 +95,24 @@ async def started(
     env: Mapping[str, str],
     stdin: int | IO[bytes] = DEVNULL,
     stdout: int | IO[bytes] = DEVNULL,
+    passed: Sequence[int] = (),
 ) -> AsyncIterator[Process]:
     """Context manager: run a child, and kill it when the block ends before the child has.
 
     A file given as `stdin` or `stdout` is closed here, so that the end of a pipe is the child's
-    alone: only then does each side notice that the other has gone. Raises RefusedError.
+    alone: only then does each side notice that the other has gone. Descriptors are left open, and
+    those `passed` are the child's as well. Raises RefusedError.
     """
     try:
         child = await asyncio.create_subprocess_exec(
-            program, *arguments, env=env, stdin=stdin, stdout=stdout, stderr=PIPE, limit=_LONGEST
+            program,
+            *arguments,
+            env=env,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=PIPE,
+            limit=_LONGEST,
+            pass_fds=passed,
         )
     except OSError as error:
         raise RefusedError(f"{program} cannot be started: {error}; nothing was changed") from error
@@ -125,13 +134,14 @@ async def run(
     *arguments: str,
     env: Mapping[str, str],
     note: str = "; nothing was changed",
+    passed: Sequence[int] = (),
     **ends: int | IO[bytes],
 ) -> None:
     """Run a child to its end; `ends` are as in `started`.
 
     Raises RefusedError with its own words and `note`.
     """
-    async with started(program, *arguments, env=env, **ends) as child:
+    async with started(program, *arguments, env=env, passed=passed, **ends) as child:
         words = await first_error(child)
         if await child.wait() != 0:
             raise RefusedError(f"{program} failed: {words}{note}")

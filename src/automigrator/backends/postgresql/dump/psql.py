@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import tempfile
 import uuid
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import IO
 
 from automigrator.backends.postgresql.dump import files
 from automigrator.backends.postgresql.dump.programs import first_error, pipe, run, started
 from automigrator.backends.postgresql.sql import NO_LIMITS
 from automigrator.errors import RefusedError
 from automigrator.frozen import Frozen
-from automigrator.support.concurrency import background, in_thread, shielded
+from automigrator.support.concurrency import background, in_thread
 
 # 0: a name may hold the end of a line
 _OPTIONS = ("-XqAt0", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-f", "-")
@@ -55,30 +57,41 @@ class Psql(Frozen):
             raise await self._stopped() from None
         return answer.removesuffix(end).decode().split("\0")[:-1]
 
-    async def restore(self, path: str, chosen: Choice, *options: str) -> None:
+    async def restore(self, archive: files.Archive, chosen: Choice, *options: str) -> None:
         """Let pg_restore write the chosen lines of a dump's listing into the transaction."""
         program = self.clients / "pg_restore"
-        # the next start deletes files of this name after a kill
-        listing = files.partial(Path(f"{path}.list"))
 
-        def choose() -> None:
-            lines = listing.read_bytes().decode(errors="surrogateescape").splitlines(keepends=True)
+        def choose(file: IO[bytes]) -> None:
+            file.seek(0)
+            lines = file.read().decode(errors="surrogateescape").splitlines(keepends=True)
             text = "".join(line for line in lines if chosen(line))
-            listing.write_bytes(text.encode(errors="surrogateescape"))
+            file.seek(0)
+            file.truncate()
+            file.write(text.encode(errors="surrogateescape"))
+            file.seek(0)
 
-        try:
-            await in_thread(lambda: files.create_private(listing))
-            await run(program, "-l", "-f", str(listing), path, env=self.env)
-            await in_thread(choose)
-            await self._pour(*options, "-L", str(listing), path)
-        finally:
-            await shielded(in_thread(lambda: listing.unlink(missing_ok=True)))
+        # without a name, beside the dump: a listing may be large
+        with tempfile.TemporaryFile(dir=archive.path.parent) as listing:
+            source = archive.begun()
+            await run(program, "-l", env=self.env, stdin=source, stdout=listing.fileno())
+            await in_thread(lambda: choose(listing))
+            await self._pour(archive, listing.fileno(), *options)
 
-    async def _pour(self, *arguments: str) -> None:
+    async def _pour(self, archive: files.Archive, listing: int, *options: str) -> None:
         await self._write("\\o /dev/null\n")
+        program = self.clients / "pg_restore"
+        arguments = ("-f", "-", *options, "-L", f"/dev/fd/{listing}")
+        source = archive.begun()
         try:
-            program = self.clients / "pg_restore"
-            await run(program, "-f", "-", *arguments, env=self.env, stdout=self.end, note="")
+            await run(
+                program,
+                *arguments,
+                env=self.env,
+                note="",
+                passed=(listing,),
+                stdin=source,
+                stdout=self.end,
+            )
         except RefusedError:
             # psql stops at an error, which closes the pipe under pg_restore; else psql may be in
             # the middle of rows, and can be told nothing more

@@ -10,6 +10,7 @@ from pathlib import Path
 from automigrator.backends.postgresql import digests
 from automigrator.backends.postgresql.digests import USERS, not_of_an_extension
 from automigrator.backends.postgresql.dump import files
+from automigrator.backends.postgresql.dump.files import Archive
 from automigrator.backends.postgresql.dump.psql import Choice, Psql, transaction
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import DumpEntry
@@ -106,14 +107,16 @@ _BESIDE_SCHEMAS = """
 """
 
 
-async def restore(access: ExclusiveAccess, entry: DumpEntry, clients: Path, kept: Path) -> None:
+async def restore(
+    access: ExclusiveAccess, entry: DumpEntry, archive: Archive, clients: Path, kept: Archive
+) -> None:
     """Replace all that the database holds by the dump, and close its journal, or do nothing.
 
     A dump of what is replaced is written to `kept`, while nobody else can write. Raises
     RefusedError; then the transaction was rolled back, or never begun.
     """
-    async with _emptied(access, entry, clients, kept) as (psql, chosen):
-        await psql.restore(entry.path, chosen)
+    async with _emptied(access, entry, archive, clients, kept) as (psql, chosen):
+        await psql.restore(archive, chosen)
         await _compare(psql, entry, data=True)
         closed = entry._replace(state="kept")
         await psql.ask(note_statement("dump", access.hold.dump_key, closed.dumped()) + ";")
@@ -123,16 +126,22 @@ async def restore(access: ExclusiveAccess, entry: DumpEntry, clients: Path, kept
         await psql.ask("COMMIT;")
 
 
-async def rehearse(access: ExclusiveAccess, entry: DumpEntry, clients: Path) -> None:
+async def rehearse(
+    access: ExclusiveAccess, entry: DumpEntry, archive: Archive, clients: Path
+) -> None:
     """Restore the dump's schema without its rows, and roll that back: it proves that it can be."""
-    async with _emptied(access, entry, clients) as (psql, chosen):
-        await psql.restore(entry.path, chosen, "--section=pre-data", "--section=post-data")
+    async with _emptied(access, entry, archive, clients) as (psql, chosen):
+        await psql.restore(archive, chosen, "--section=pre-data", "--section=post-data")
         await _compare(psql, entry, data=False)
 
 
 @asynccontextmanager
 async def _emptied(
-    access: ExclusiveAccess, entry: DumpEntry, clients: Path, kept: Path | None = None
+    access: ExclusiveAccess,
+    entry: DumpEntry,
+    archive: Archive,
+    clients: Path,
+    kept: Archive | None = None,
 ) -> AsyncIterator[tuple[Psql, Choice]]:
     """Context manager: a transaction in which the target is locked and empty.
 
@@ -168,7 +177,7 @@ async def _emptied(
         first = homes - {*staying}
         if first:  # these schemas alone, empty
             wanted = re.compile(rf"{_ENTRY}SCHEMA - {_one_of(first)} ")
-            await psql.restore(entry.path, lambda line: wanted.match(line) is not None)
+            await psql.restore(archive, lambda line: wanted.match(line) is not None)
         for name, schema, version in missing:
             await psql.ask(
                 f"CREATE EXTENSION {quoted_name(name)} SCHEMA {quoted_name(schema)} "
@@ -182,12 +191,12 @@ async def _emptied(
         yield psql, lambda line: left_out.match(line) is None
 
 
-async def _keep(access: ExclusiveAccess, path: Path, clients: Path) -> None:
+async def _keep(access: ExclusiveAccess, kept: Archive, clients: Path) -> None:
     """Dump what is to be replaced, while writers are kept out."""
     async with access.connection() as connection:
         ((size,),) = await rows_of(connection, digests.SIZE)
     # it could queue behind a session that waits for the restore's locks, for ever
-    await files.write(access, path, size, clients, f"--lock-wait-timeout={LOCK_S}s")
+    await files.write(access, kept, size, clients, f"--lock-wait-timeout={LOCK_S}s")
 
 
 async def _lock(access: ExclusiveAccess, psql: Psql, entry: DumpEntry, mode: str) -> None:
