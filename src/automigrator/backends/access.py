@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
-from automigrator.errors import ConfigurationError, NoAnswerError
+from automigrator.errors import ConfigurationError, NoAnswerError, RefusedError
 from automigrator.support import urls
 from automigrator.support.concurrency import shielded, within
 from automigrator.target import Target
@@ -27,6 +27,9 @@ CLOSE_S = 10.0
 
 _KEPT: dict[str, Any] = {"pool_size": 1, "max_overflow": -1, "pool_pre_ping": True}
 """A pool that keeps one connection, and opens more where several are wanted at the same time."""
+
+_CREATOR = "async_creator_fn"
+"""The argument of SQLAlchemy's async drivers for what connects instead of them."""
 
 _NO_SUCH_SETTING = "42704"
 """The SQLSTATE for a setting that a server does not know."""
@@ -86,7 +89,7 @@ class Access:
         """
         engine = self.given_engine or self._engine(self.url, poolclass=NullPool)
         recipe = await greenlet_spawn(recipe_of, engine)
-        if recipe is None:
+        if recipe is None or _CREATOR in recipe[1]:
             return None
         cargs, cparams = recipe
         return {"conninfo": cargs[0], **cparams} if cargs and cargs[0] else cparams
@@ -291,13 +294,20 @@ def _like(given: AsyncEngine) -> AsyncEngine:
 def _as_given(
     given: AsyncEngine, dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]
 ) -> None:
-    """Connect to another database with what the application's engine would use now."""
+    """Connect to another database with what the application's engine would use now.
+
+    Raises RefusedError where that is a creator: what it proves of the server nobody can say.
+    """
     recipe = recipe_of(given)
-    if recipe is not None:
-        names = ("database", "dbname")  # asyncpg's word for it, and psycopg's
-        own = {name: cparams[name] for name in names if name in cparams}
-        cparams.clear()
-        cparams.update({**recipe[1], **own})
+    if recipe is None or _CREATOR in recipe[1]:
+        raise RefusedError(
+            "the application's engine connects with a creator of its own, which leads to its own "
+            "database alone; nothing was changed. Give migrations a URL: Target(migrate_with=...)"
+        )
+    names = ("database", "dbname")  # asyncpg's word for it, and psycopg's
+    own = {name: cparams[name] for name in names if name in cparams}
+    cparams.clear()
+    cparams.update({**recipe[1], **own})
 
 
 def recipe_of(engine: AsyncEngine | Engine) -> tuple[list[Any], dict[str, Any]] | None:

@@ -1,0 +1,151 @@
+"""No connection of ours proves less of the server than the application's own would.
+
+A rogue server answers at the address, and asks for the password in clear text. The application
+demands a proof that the rogue has not; then nobody of ours gives it the password.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
+import pytest
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import create_async_engine
+from support import postgres_server
+from support.rogue_server import Rogue, rogue
+
+from automigrator import MigrationError, Migrator, Target
+
+SECRET = "of-the-application"
+
+pytestmark = pytest.mark.long("[TLS-req", "[TLS-gss", "[TLS-ssl", "[TLS-PG", "psycopg2-PG", "PGSSL")
+
+
+@pytest.fixture(scope="module")
+def certificate() -> Iterator[Path]:
+    """A certificate and its key in one file; nobody trusts it."""
+    with postgres_server.folder_of_one() as place:
+        file = place.folder / "rogue.pem"
+        place.run(
+            *("/usr/bin/openssl", "req", "-x509", "-newkey", "ec", "-nodes", "-days", "2"),
+            *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost"),
+            *("-keyout", str(file), "-out", str(place.folder / "certificate")),
+        )
+        file.write_bytes(file.read_bytes() + (place.folder / "certificate").read_bytes())
+        yield file
+
+
+@pytest.fixture(params=["plain", "TLS"])
+def server(request: pytest.FixtureRequest, certificate: Path) -> Iterator[Rogue]:
+    with rogue(certificate=certificate if request.param == "TLS" else None) as made:
+        yield made
+
+
+@pytest.fixture
+def start(make_target: Callable[..., Target]) -> Callable[..., Any]:
+    """Starts an application whose database is said to be at the rogue's address."""
+
+    async def run(database: Any, **options: Any) -> str:
+        target = make_target(database=database, connect_timeout=0.2, retry_timeout=0, **options)
+        with pytest.raises(MigrationError) as caught:
+            await Migrator(target, mode="migrate").run()
+        return str(caught.value)
+
+    return run
+
+
+def url_of(driver: str, server: Rogue, query: str = "") -> str:
+    return f"postgresql+{driver}://app:{SECRET}@127.0.0.1:{server.port}/app?{query}"
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+async def test_the_rogue_gets_the_password_of_who_demands_nothing(
+    server: Rogue, start: Callable[..., Any], driver: str
+) -> None:
+    await start(url_of(driver, server))
+    assert set(server.passwords) == {SECRET}
+
+
+DEMANDS = [
+    "require_auth=scram-sha-256",
+    "require_auth=!password",
+    "channel_binding=require",
+    "gssencmode=require",
+    "sslmode=verify-full&sslrootcert=/nowhere/root.crt",
+    "sslmode=require&channel_binding=require",
+]
+
+
+@pytest.mark.parametrize("demand", DEMANDS)
+async def test_a_url_with_a_demand_that_the_rogue_cannot_meet_gives_it_no_password(
+    server: Rogue, start: Callable[..., Any], demand: str
+) -> None:
+    await start(url_of("psycopg", server, demand))
+    assert server.passwords == []
+
+
+@pytest.mark.parametrize("demand", DEMANDS)
+async def test_nor_does_a_url_of_another_driver_of_libpq_that_is_translated(
+    server: Rogue, start: Callable[..., Any], demand: str
+) -> None:
+    await start(url_of("psycopg2", server, demand))
+    assert server.passwords == []
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "PGREQUIREAUTH=scram-sha-256",
+        "PGCHANNELBINDING=require",
+        "PGGSSENCMODE=require",
+        "PGSSLMODE=verify-full",
+    ],
+)
+async def test_what_the_environment_demands_of_the_applications_driver_is_demanded(
+    server: Rogue,
+    start: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    driver: str,
+    variable: str,
+) -> None:
+    monkeypatch.setenv(*variable.split("="))
+    await start(url_of(driver, server))
+    assert server.passwords == []
+
+
+async def test_a_socket_of_somebody_elses_process_gets_no_password(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    with rogue(place=tmp_path) as server:
+        query = f"host={tmp_path}&requirepeer=postgres"
+        await start(f"postgresql+psycopg://app:{SECRET}@/app?{query}")
+        assert server.passwords == []
+
+
+@pytest.mark.parametrize("how", ["connect_args", "do_connect", "async_creator"])
+async def test_an_engine_whose_context_verifies_gives_no_password(
+    server: Rogue, start: Callable[..., Any], how: str
+) -> None:
+    context = ssl.create_default_context()
+    url = url_of("asyncpg", server)
+    if how == "connect_args":
+        engine = create_async_engine(url, connect_args={"ssl": context})
+    elif how == "do_connect":
+        engine = create_async_engine(url)
+
+        @event.listens_for(engine.sync_engine, "do_connect")
+        def connect(dialect: Any, record: Any, cargs: Any, cparams: dict[str, Any]) -> None:
+            cparams["ssl"] = context
+    else:
+        dsn = url.replace("+asyncpg", "").rstrip("?")
+        engine = create_async_engine(
+            url, async_creator=lambda: asyncpg.connect(dsn, ssl=context, timeout=5)
+        )
+    await start(engine)
+    await engine.dispose()
+    assert server.passwords == []
