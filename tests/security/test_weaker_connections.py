@@ -13,9 +13,11 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
-from sqlalchemy import event
+from automigrator_backup_restore import BackupRestore
+from sqlalchemy import event, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from support import postgres_server
+from support.alembic_projects import heads
 from support.rogue_server import Rogue, rogue
 
 from automigrator import MigrationError, Migrator, Target
@@ -149,3 +151,67 @@ async def test_an_engine_whose_context_verifies_gives_no_password(
     await start(engine)
     await engine.dispose()
     assert server.passwords == []
+
+
+@pytest.mark.long("[generic")
+@pytest.mark.parametrize("kind", ["generic", "async"])
+async def test_env_py_takes_the_password_of_the_url_to_no_server_that_proves_less(
+    postgres_url: str, make_target: Callable[..., Target], kind: str
+) -> None:
+    """The application's arguments lead to its server and demand a proof; the URL says neither."""
+    real = make_url(postgres_url)
+    given = {"port": real.port, "user": real.username, "require_auth": "none"}
+    with rogue() as server:
+        url = make_url(url_of("psycopg", server)).set(database=real.database)
+        engine = create_async_engine(url, connect_args=given)
+        await Migrator(make_target(kind=kind, database=engine), mode="migrate").run()
+        assert server.passwords == []
+    await engine.dispose()
+    assert heads(postgres_url) == {"r3"}
+
+
+CREATORS = ["async_creator", "async_creator_fn", "do_connect"]
+
+
+@pytest.mark.long("[async_creator_fn]", "[do_connect]")
+@pytest.mark.parametrize("how", CREATORS)
+async def test_a_creator_is_the_only_way_to_the_server(
+    postgres_url: str, make_target: Callable[..., Target], tmp_path: Path, how: str
+) -> None:
+    """The rogue is where the URL's parts lead; the creator leads to the database itself."""
+    dsn, name = postgres_url.replace("+asyncpg", ""), make_url(postgres_url).database
+
+    async def connect(*_: Any, **__: Any) -> Any:
+        return await asyncpg.connect(dsn)
+
+    with rogue() as server:
+        url = make_url(url_of("asyncpg", server)).set(database=name)
+        if how == "async_creator":
+            engine = create_async_engine(url, async_creator=connect)
+        else:
+            engine = create_async_engine(url)
+
+            @event.listens_for(engine.sync_engine, "do_connect")
+            def made(dialect: Any, record: Any, cargs: Any, cparams: dict[str, Any]) -> Any:
+                if how == "do_connect":
+                    return dialect.dbapi.connect(async_creator_fn=connect)
+                cparams["async_creator_fn"] = connect
+                return None
+
+        first = make_target(database=engine, revision="r1")
+
+        async def run(**options: Any) -> None:
+            await Migrator(Target(engine, first.config, **options), mode="migrate").run()
+
+        await Migrator(first, mode="migrate").run()
+        strategy = BackupRestore(snapshot="always", folder=tmp_path / "dumps")
+        with pytest.raises(MigrationError, match="creator of its own"):
+            await run(recovery=[strategy])
+        with pytest.raises(MigrationError, match="maintenance database"):
+            await run(rehearse=True)
+        assert heads(postgres_url) == {"r1"}
+        await Migrator(first).doctor()
+        await run()
+        assert server.asked == 0
+    await engine.dispose()
+    assert heads(postgres_url) == {"r3"}

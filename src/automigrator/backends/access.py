@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -88,11 +88,7 @@ class Access:
         None where a creator of the application's own makes the connections.
         """
         engine = self.given_engine or self._engine(self.url, poolclass=NullPool)
-        recipe = await greenlet_spawn(recipe_of, engine)
-        if recipe is None or _CREATOR in recipe[1]:
-            return None
-        cargs, cparams = recipe
-        return {"conninfo": cargs[0], **cparams} if cargs and cargs[0] else cparams
+        return await greenlet_spawn(arguments_of, engine)
 
     async def leads_to_one(self) -> bool:
         """Whether a creator of the application's makes the connections: to the target alone."""
@@ -298,8 +294,8 @@ def _as_given(
 
     Raises RefusedError where that is a creator: what it proves of the server nobody can say.
     """
-    recipe = recipe_of(given)
-    if recipe is None or _CREATOR in recipe[1]:
+    arguments = arguments_of(given)
+    if arguments is None:
         raise RefusedError(
             "the application's engine connects with a creator of its own, which leads to its own "
             "database alone; nothing was changed. Give migrations a URL: Target(migrate_with=...)"
@@ -307,7 +303,20 @@ def _as_given(
     names = ("database", "dbname")  # asyncpg's word for it, and psycopg's
     own = {name: cparams[name] for name in names if name in cparams}
     cparams.clear()
-    cparams.update({**recipe[1], **own})
+    cparams.update({**arguments, **own})
+
+
+def arguments_of(engine: AsyncEngine | Engine) -> Mapping[str, Any] | None:
+    """Return the arguments with which an engine would connect now; None for a creator's."""
+    recipe = recipe_of(engine)
+    return as_arguments(*recipe) if recipe is not None else None
+
+
+def as_arguments(cargs: Sequence[Any], cparams: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A driver's arguments by their names; None where a creator is one of them."""
+    if _CREATOR in cparams:
+        return None
+    return {"conninfo": cargs[0], **cparams} if cargs and cargs[0] else cparams
 
 
 def recipe_of(engine: AsyncEngine | Engine) -> tuple[list[Any], dict[str, Any]] | None:
