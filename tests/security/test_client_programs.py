@@ -208,6 +208,11 @@ class TestWhereTheyAreLed:
         assert (env["PGSSLMODE"], env["PGHOST"]) == ("verify-ca", "h")
         assert "PGSERVICE" not in env
 
+    async def test_without_a_host_they_look_where_asyncpg_does(self) -> None:
+        """A folder of the programs' own build may be one in which everybody makes sockets."""
+        env = await libpq.environment(access_of("postgresql+asyncpg://app@/app"), "x")
+        assert env["PGHOST"].split(",")[0] == "/run/postgresql"
+
     async def test_a_file_of_passwords_is_the_drivers(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

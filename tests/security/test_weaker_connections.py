@@ -13,18 +13,22 @@ from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
-from automigrator_backup_restore import BackupRestore
 from sqlalchemy import event, make_url
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from support import postgres_server
 from support.alembic_projects import heads
 from support.rogue_server import Rogue, rogue
 
 from automigrator import MigrationError, Migrator, Target
+from automigrator.backends.access import Access
+from automigrator.errors import RefusedError
 
 SECRET = "of-the-application"
 
-pytestmark = pytest.mark.long("[TLS-req", "[TLS-gss", "[TLS-ssl", "[TLS-PG", "psycopg2-PG", "PGSSL")
+pytestmark = pytest.mark.long(
+    *("[TLS-req", "[TLS-gss", "[TLS-ssl", "[TLS-PG", "[TLS-connect", "[TLS-do", "[TLS-async_"),
+    *("psycopg2-PG", "PGSSL"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -170,34 +174,56 @@ async def test_env_py_takes_the_password_of_the_url_to_no_server_that_proves_les
     assert heads(postgres_url) == {"r3"}
 
 
+def with_creator(url: Any, dsn: str, how: str) -> AsyncEngine:
+    async def connect(*_: Any, **__: Any) -> Any:
+        return await asyncpg.connect(dsn)
+
+    if how == "async_creator":
+        return create_async_engine(url, async_creator=connect)
+    engine = create_async_engine(url)
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def made(dialect: Any, record: Any, cargs: Any, cparams: dict[str, Any]) -> Any:
+        if how == "do_connect":
+            return dialect.dbapi.connect(async_creator_fn=connect)
+        cparams["async_creator_fn"] = connect
+        return None
+
+    return engine
+
+
 CREATORS = ["async_creator", "async_creator_fn", "do_connect"]
 
 
-@pytest.mark.long("[async_creator_fn]", "[do_connect]")
+@pytest.mark.parametrize("how", CREATORS)
+async def test_beside_a_creator_no_other_database_is_reached_by_the_urls_parts(
+    postgres_url: str, tmp_path: Path, how: str
+) -> None:
+    with rogue() as server:
+        dsn = postgres_url.replace("+asyncpg", "")
+        engine = with_creator(url_of("asyncpg", server), dsn, how)
+        access = Access(Target(engine, tmp_path))
+        with pytest.raises(RefusedError, match="creator of its own.*nothing was changed"):
+            async with access.connection("postgres"):
+                pass
+        async with access.connection():
+            assert server.asked == 0
+    await engine.dispose()
+
+
+@pytest.mark.long
+@pytest.mark.plugins
 @pytest.mark.parametrize("how", CREATORS)
 async def test_a_creator_is_the_only_way_to_the_server(
     postgres_url: str, make_target: Callable[..., Target], tmp_path: Path, how: str
 ) -> None:
     """The rogue is where the URL's parts lead; the creator leads to the database itself."""
-    dsn, name = postgres_url.replace("+asyncpg", ""), make_url(postgres_url).database
+    from automigrator_backup_restore import BackupRestore  # local: the core is tested alone, too
 
-    async def connect(*_: Any, **__: Any) -> Any:
-        return await asyncpg.connect(dsn)
-
+    name = make_url(postgres_url).database
     with rogue() as server:
         url = make_url(url_of("asyncpg", server)).set(database=name)
-        if how == "async_creator":
-            engine = create_async_engine(url, async_creator=connect)
-        else:
-            engine = create_async_engine(url)
-
-            @event.listens_for(engine.sync_engine, "do_connect")
-            def made(dialect: Any, record: Any, cargs: Any, cparams: dict[str, Any]) -> Any:
-                if how == "do_connect":
-                    return dialect.dbapi.connect(async_creator_fn=connect)
-                cparams["async_creator_fn"] = connect
-                return None
-
+        engine = with_creator(url, postgres_url.replace("+asyncpg", ""), how)
         first = make_target(database=engine, revision="r1")
 
         async def run(**options: Any) -> None:

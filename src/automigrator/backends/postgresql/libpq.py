@@ -49,6 +49,9 @@ _READ_BY_ASYNCPG = named("""
 """)
 """Options that asyncpg takes from the environment as libpq does."""
 
+_PLACES_OF_ASYNCPG = "/run/postgresql,/var/run/postgresql,/tmp,/private/tmp,localhost"
+"""Where it looks for a server by default, in this order; libpq looks in one folder of its build."""
+
 _NEGOTIATION = "sslnegotiation"
 
 _NOT_OF_THE_SERVER = (
@@ -135,6 +138,7 @@ async def options_of(given: Mapping[str, Any], driver: str) -> dict[str, str]:
     arguments = with_settings(spelled_out(given, driver), settings)
     if driver == "asyncpg":
         known = {name: os.environ.get(variable(name), "") for name in _READ_BY_ASYNCPG}
+        known["host"] = known["host"] or _PLACES_OF_ASYNCPG
         arguments, known = _encryption(arguments, known)
     elif driver in ("psycopg", "psycopg_async"):
         known = _of_psycopgs_libpq()
