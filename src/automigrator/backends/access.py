@@ -294,8 +294,8 @@ def _as_given(
 
     Raises RefusedError where that is a creator: what it proves of the server nobody can say.
     """
-    arguments = arguments_of(given)
-    if arguments is None:
+    recipe = recipe_of(given)
+    if recipe is None or _CREATOR in recipe[1]:
         raise RefusedError(
             "the application's engine connects with a creator of its own, which leads to its own "
             "database alone; nothing was changed. Give migrations a URL: Target(migrate_with=...)"
@@ -303,7 +303,7 @@ def _as_given(
     names = ("database", "dbname")  # asyncpg's word for it, and psycopg's
     own = {name: cparams[name] for name in names if name in cparams}
     cparams.clear()
-    cparams.update({**arguments, **own})
+    cparams.update({**recipe[1], **own})
 
 
 def arguments_of(engine: AsyncEngine | Engine) -> Mapping[str, Any] | None:
