@@ -127,6 +127,13 @@ class TestWhatTheyProve:
         env = await libpq.environment(access_of(engine), "x")
         assert (env["PGSSLMODE"], env["PGSSLMINPROTOCOLVERSION"]) == ("require", "TLSv1.3")
 
+    async def test_the_url_that_the_refusal_asks_for_is_told(self) -> None:
+        url = "postgresql://app@h/app?sslmode=verify-full&sslrootcert=/ca.pem"
+        access = access_of(url)
+        env = await libpq.environment(access, "x")
+        assert access.url.drivername == "postgresql+asyncpg"
+        assert (env["PGSSLMODE"], env["PGSSLROOTCERT"]) == ("verify-full", "/ca.pem")
+
     @pytest.mark.parametrize(
         "option",
         ["sslpassword=p", "service=prod", "oauth_issuer=https://x", "replication=database"],
@@ -266,6 +273,15 @@ class TestWhoseTheyAre:
         with pytest.raises(RefusedError, match=r"none\)"):
             await programs.find(15)
         assert not mark.exists()
+
+    async def test_their_version_is_asked_without_a_password(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PGPASSWORD", SECRET)
+        folder, said = tools(tmp_path / "bin", "15.20"), tmp_path / "said"
+        (folder / "pg_dump").write_text(f"#!/bin/sh\nenv > {said}\necho 'x (PostgreSQL) 15.20'")
+        await programs.find(15, folder)
+        assert said.exists() and SECRET not in said.read_text()
 
     async def test_a_relative_folder_of_the_applications_is_refused(self) -> None:
         with pytest.raises(RefusedError, match="'bin' is another folder .* Name an absolute path"):

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from sqlalchemy import event, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from support import postgres_server
 from support.alembic_projects import heads
@@ -27,6 +29,7 @@ SECRET = "of-the-application"
 
 pytestmark = pytest.mark.long(
     *("[TLS-req", "[TLS-gss", "[TLS-ssl", "[TLS-PG", "[TLS-connect", "[TLS-do", "[TLS-async_"),
+    *("[TLS-check", "[TLS-plan", "[TLS-doctor"),
     *("psycopg2-PG", "PGSSL"),
 )
 
@@ -100,6 +103,17 @@ async def test_nor_does_a_url_of_another_driver_of_libpq_that_is_translated(
 ) -> None:
     await start(url_of("psycopg2", server, demand))
     assert server.passwords == []
+
+
+@pytest.mark.parametrize("act", ["check", "plan", "doctor"])
+async def test_nor_does_what_only_looks(
+    server: Rogue, make_target: Callable[..., Target], act: str
+) -> None:
+    url = url_of("psycopg", server, "require_auth=scram-sha-256")
+    target = make_target(database=url, connect_timeout=0.2, retry_timeout=0)
+    with suppress(MigrationError, DBAPIError):
+        await getattr(Migrator(target, mode="migrate"), act)()
+    assert server.asked and server.passwords == []
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
