@@ -6,6 +6,7 @@ import asyncio
 import logging
 from pathlib import Path
 
+import aiosqlite
 import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -50,3 +51,15 @@ async def test_a_pool_that_logs_everything_logs_no_password(
     await engine.dispose()
     assert "Error on connect" in caplog.text
     assert "canary-in-the-pool" not in caplog.text
+
+
+async def test_beside_a_creator_another_file_is_opened_all_the_same(tmp_path: Path) -> None:
+    """A file proves nothing; beside a creator for a server no other database is reached."""
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{tmp_path}/app.db",
+        async_creator=lambda: aiosqlite.connect(tmp_path / "app.db"),
+    )
+    async with Access(Target(engine, tmp_path)).connection(f"{tmp_path}/other.db") as connection:
+        await connection.execute(text("CREATE TABLE t (id INT)"))
+    await engine.dispose()
+    assert (tmp_path / "other.db").stat().st_size

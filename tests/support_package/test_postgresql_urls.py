@@ -36,7 +36,6 @@ BOTH_WAYS = [
     ("options=-c a.b=1 -c c=2", {"dsn": {"options": "-c a.b=1 -c c=2"}}),
     ("target_session_attrs=read-write", {"target_session_attrs": "read-write"}),
     ("passfile=/p", {"passfile": "/p"}),
-    ("service=s", {"service": "s"}),
     ("krbsrvname=k", {"krbsrvname": "k"}),
     ("host=a,b&port=1,2", {"host": "a,b", "port": "1,2"}),
     ("host=/var/run/here", {"host": "/var/run/here"}),
@@ -113,7 +112,7 @@ def test_a_url_that_names_psycopg_keeps_it() -> None:
     [
         *("channel_binding=require", "require_auth=scram-sha-256", "requirepeer=postgres"),
         *("gssencmode=require", "sslrootcert=system", "sslcrldir=/d", "hostaddr=::1"),
-        *("replication=database", "sslsni=0", "sslcertmode=require", "unheard_of=1"),
+        *("service=s", "replication=database", "sslsni=0", "sslcertmode=require", "unheard_of=1"),
     ],
 )
 def test_what_asyncpg_cannot_be_told_is_named_and_psycopg_taken_where_it_is_there(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
-from automigrator.errors import ConfigurationError, NoAnswerError
+from automigrator.errors import ConfigurationError, NoAnswerError, RefusedError
 from automigrator.support import urls
 from automigrator.support.concurrency import shielded, within
 from automigrator.target import Target
@@ -27,6 +27,9 @@ CLOSE_S = 10.0
 
 _KEPT: dict[str, Any] = {"pool_size": 1, "max_overflow": -1, "pool_pre_ping": True}
 """A pool that keeps one connection, and opens more where several are wanted at the same time."""
+
+_CREATOR = "async_creator_fn"
+"""The argument of SQLAlchemy's async drivers for what connects instead of them."""
 
 _NO_SUCH_SETTING = "42704"
 """The SQLSTATE for a setting that a server does not know."""
@@ -85,11 +88,7 @@ class Access:
         None where a creator of the application's own makes the connections.
         """
         engine = self.given_engine or self._engine(self.url, poolclass=NullPool)
-        recipe = await greenlet_spawn(recipe_of, engine)
-        if recipe is None:
-            return None
-        cargs, cparams = recipe
-        return {"conninfo": cargs[0], **cparams} if cargs and cargs[0] else cparams
+        return await greenlet_spawn(arguments_of, engine)
 
     async def leads_to_one(self) -> bool:
         """Whether a creator of the application's makes the connections: to the target alone."""
@@ -291,13 +290,35 @@ def _like(given: AsyncEngine) -> AsyncEngine:
 def _as_given(
     given: AsyncEngine, dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]
 ) -> None:
-    """Connect to another database with what the application's engine would use now."""
+    """Connect to another database with what the application's engine would use now.
+
+    Raises RefusedError where that is a creator: what it proves of the server nobody can say.
+    """
     recipe = recipe_of(given)
-    if recipe is not None:
-        names = ("database", "dbname")  # asyncpg's word for it, and psycopg's
-        own = {name: cparams[name] for name in names if name in cparams}
-        cparams.clear()
-        cparams.update({**recipe[1], **own})
+    if recipe is None or _CREATOR in recipe[1]:
+        if dialect.name == "sqlite":
+            return  # no server is reached, and no password is given away
+        raise RefusedError(
+            "the application's engine connects with a creator of its own, which leads to its own "
+            "database alone; nothing was changed. Give migrations a URL: Target(migrate_with=...)"
+        )
+    names = ("database", "dbname")  # asyncpg's word for it, and psycopg's
+    own = {name: cparams[name] for name in names if name in cparams}
+    cparams.clear()
+    cparams.update({**recipe[1], **own})
+
+
+def arguments_of(engine: AsyncEngine | Engine) -> Mapping[str, Any] | None:
+    """Return the arguments with which an engine would connect now; None for a creator's."""
+    recipe = recipe_of(engine)
+    return as_arguments(*recipe) if recipe is not None else None
+
+
+def as_arguments(cargs: Sequence[Any], cparams: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A driver's arguments by their names; None where a creator is one of them."""
+    if _CREATOR in cparams:
+        return None
+    return {"conninfo": cargs[0], **cparams} if cargs and cargs[0] else cparams
 
 
 def recipe_of(engine: AsyncEngine | Engine) -> tuple[list[Any], dict[str, Any]] | None:

@@ -14,10 +14,11 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 
+from automigrator.backends.access import arguments_of
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.sessions import in_autocommit
 from automigrator.errors import EnvError
-from automigrator.migrations.engines import AS_OURS
+from automigrator.migrations.engines import AS_OURS, ensure_as_strong
 from automigrator.migrations.execution import Execution, Migration, Request
 from automigrator.support import urls
 from automigrator.support.concurrency import running_loop
@@ -47,12 +48,8 @@ def adopted(request: Request, execution: Execution, theirs: Any) -> Connection:
         execution.undo.callback(theirs.engine.dispose)
     if ours is not None and request.migration.place.in_place and not theirs.in_transaction():
         return ours  # no second connection leads to a database in memory
-    if not applications and not theirs.info.get(AS_OURS) and (less := request.weaker(theirs)):
-        raise EnvError(
-            "env.py's own connection proves less of the server than the application's, and was not "
-            f"used: {less}. Give the URL or the engine of env.py what the application's has, or "
-            "take config.attributes['connection']"
-        )
+    if not applications and not theirs.info.get(AS_OURS):
+        ensure_as_strong(request.weaker, arguments_of(theirs.engine), theirs.dialect.driver)
     with untouched(theirs):
         same = leads(request, theirs)
     if not same:

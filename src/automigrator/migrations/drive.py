@@ -14,6 +14,7 @@ from functools import partial
 from sqlalchemy.engine import Connection
 
 from automigrator.backends.access import connected
+from automigrator.backends.contract.backend import Weaker
 from automigrator.migrations.config import alembic_config
 from automigrator.migrations.environment import execute
 from automigrator.migrations.execution import Command, Execution, Migration, Request
@@ -71,9 +72,7 @@ async def _drive(migration: Migration, way: Way, command: Command, execution: Ex
         if snapshots is not None and snapshots.untouched:
             Bridge(loop).result(snapshots.committing())
 
-    def executed(
-        connection: Connection | None, identity: Hashable, weaker: Callable[[Connection], str]
-    ) -> None:
+    def executed(connection: Connection | None, identity: Hashable, weaker: Weaker) -> None:
         offers = {"connection": connection, "engine": connection and connection.engine}
         attributes = {"connection": offers[way.offer]} if way.offer in offers else {}
         request = Request(

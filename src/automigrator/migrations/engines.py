@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -18,35 +18,39 @@ from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.util import greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
-from automigrator.backends.access import recipe_of
-from automigrator.backends.contract.backend import Backend
+from automigrator.backends.access import as_arguments, recipe_of
+from automigrator.backends.contract.backend import Backend, Weaker
 from automigrator.errors import EnvError
 from automigrator.migrations.process import inside_env, replaced
 from automigrator.support.concurrency import running_loop
+from automigrator.support.postgresql_urls import PLACE, PROOF, named
 
 T = TypeVar("T")
 
 AS_OURS = "automigrator_as_the_application"
 """Notes in a connection's `info` that it was made as the application makes its own."""
 
-_WHO = frozenset(
-    (
-        *("host", "hostaddr", "port", "user", "username", "password", "passfile", "service"),
-        *("database", "dbname", "dsn", "conninfo", "ssl", "direct_tls", "channel_binding"),
-        *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "require_auth", "gssencmode"),
-    )
+_WHO = (
+    PLACE
+    | PROOF
+    | named("user username password database dbname dsn conninfo ssl direct_tls async_creator_fn")
 )
 """What says who is reached, as whom, and how that is proved."""
 
 
 @contextmanager
 def engines_apart(
-    backend: Backend, loop: asyncio.AbstractEventLoop, ours: Pool | None, config: Config
+    backend: Backend,
+    loop: asyncio.AbstractEventLoop,
+    ours: Pool | None,
+    config: Config,
+    weaker: Weaker,
 ) -> Iterator[None]:
     """Context manager: keep the engines of env.py apart from the application's pools.
 
     `loop` is the application's. `ours`: the pool of the connection that env.py is offered; then
-    an engine that it makes from `config` connects as the application does, too.
+    an engine that it makes from `config` connects as the application does, too. One that would
+    take the password of `config` to a server that proves less of itself does not connect.
     """
     made: weakref.WeakSet[Pool] = weakref.WeakSet()
     instead: dict[Pool, Pool] = {}
@@ -94,10 +98,12 @@ def engines_apart(
             (asyncio, "run", run),
         ):
             stack.enter_context(replaced(owner, name, by))
+        listeners = [_as_strong(backend, config, weaker)]
         if ours is not None and backend.access.given_engine is not None:
-            as_ours = _as_ours(backend, config)
-            event.listen(Engine, "do_connect", as_ours)
-            stack.callback(event.remove, Engine, "do_connect", as_ours)
+            listeners.insert(0, _as_ours(backend, config))
+        for listener in listeners:
+            event.listen(Engine, "do_connect", listener)
+            stack.callback(event.remove, Engine, "do_connect", listener)
         yield
 
 
@@ -171,6 +177,33 @@ def _as_ours(backend: Backend, config: Config) -> Callable[..., Any]:
         return made
 
     return connect
+
+
+def _as_strong(backend: Backend, config: Config, weaker: Weaker) -> Callable[..., None]:
+    """What stops an engine of env.py's that would give the password in `config` to any server."""
+    engines = (backend.access.given_engine, backend.access.application)
+    applications = [each.dialect for each in engines if each is not None]
+    url = make_url(config.get_main_option("sqlalchemy.url") or "sqlite://")
+
+    def connect(dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]) -> None:
+        if not inside_env.get() or dialect in applications or dialect.name != backend.name:
+            return
+        _, named = dialect.create_connect_args(url)
+        alike = all(cparams.get(name) == named.get(name) for name in (*PLACE, "user", "password"))
+        if url.password and alike:
+            ensure_as_strong(weaker, as_arguments(cargs, cparams), dialect.driver)
+
+    return connect
+
+
+def ensure_as_strong(weaker: Weaker, arguments: Mapping[str, Any] | None, driver: str) -> None:
+    """Raise EnvError where a connection of env.py's own proves less than the application's."""
+    if less := weaker(arguments, driver):
+        raise EnvError(
+            "env.py's own connection proves less of the server than the application's, and was not "
+            f"used: {less}. Give the URL or the engine of env.py what the application's has, or "
+            "take config.attributes['connection']"
+        )
 
 
 def _executed(connection: Any, statements: Sequence[str]) -> None:

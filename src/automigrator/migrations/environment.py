@@ -38,7 +38,9 @@ def execute(request: Request, execution: Execution) -> None:
                 attach(request, execution, ours)
             with (
                 running_env(),
-                engines_apart(migration.backend, request.loop, pool, request.config),
+                engines_apart(
+                    migration.backend, request.loop, pool, request.config, request.weaker
+                ),
                 execution.observed.beside(
                     request.loop, partial(leads, request), request.committing
                 ),

@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import Connection
 
-from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.backend import Backend, Weaker
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import UnknownRevisionError
@@ -84,7 +84,7 @@ class Request(Frozen):
     connection: Connection | None
     """Ours, which env.py may take; None where it is to migrate on one of its own."""
     identity: Hashable
-    weaker: Callable[[Connection], str]
+    weaker: Weaker
     """Says in what a connection proves less of the server than the application's."""
     loop: asyncio.AbstractEventLoop
     """The application's."""

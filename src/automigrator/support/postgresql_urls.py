@@ -20,14 +20,24 @@ from automigrator.errors import ConfigurationError
 _LIBPQ = frozenset(("", "psycopg", "psycopg_async", "psycopg2", "psycopg2cffi"))
 
 
-def _named(text: str) -> frozenset[str]:
+def named(text: str) -> frozenset[str]:
+    """The words of a text."""
     return frozenset(text.split())
 
 
-_ALIKE = _named("host port passfile service target_session_attrs krbsrvname gsslib")
-"""Both take these, with the same values."""
+_ALIKE = named("host port passfile target_session_attrs krbsrvname gsslib")
+"""Both take these, with the same values.
 
-_IN_THE_DSN = _named("""
+`service` is not: asyncpg reads it in a `dsn` alone, and of its file only the options that it knows.
+"""
+
+_ONLY_OF_LIBPQ = named("""
+    hostaddr service options channel_binding require_auth requirepeer gssencmode sslcrldir
+    sslcertmode sslsni
+""")
+"""Options that libpq reads in the environment as well, and asyncpg does not."""
+
+_IN_THE_DSN = named("""
     sslrootcert sslcert sslkey sslpassword sslcrl sslnegotiation ssl_min_protocol_version
     ssl_max_protocol_version application_name options
 """)
@@ -35,36 +45,42 @@ _IN_THE_DSN = _named("""
 
 _ONLY_LIBPQ = _IN_THE_DSN | {"sslmode", "dbname", "connect_timeout"}
 
-_MODES = _named("disable allow prefer require verify-ca verify-full")
+_MODES = named("disable allow prefer require verify-ca verify-full")
 
-_UNSAID: Mapping[str, frozenset[str]] = {
-    "channel_binding": _named("disable prefer"),
-    "gssencmode": _named("disable prefer"),
-    "sslcertmode": _named("allow"),
-    "sslsni": _named("1"),
-    "load_balance_hosts": _named("disable"),
-    "client_encoding": _named("utf8 utf-8 UTF8 UTF-8 auto"),
+UNSAID: Mapping[str, frozenset[str]] = {
+    "channel_binding": named("disable prefer"),
+    "gssencmode": named("disable prefer"),
+    "sslcertmode": named("allow"),
+    "sslsni": named("1"),
+    "sslnegotiation": named("postgres"),
+    "gssdelegation": named("0"),
+    "min_protocol_version": named("3.0"),
+    "load_balance_hosts": named("disable"),
+    "client_encoding": named("utf8 utf-8 UTF8 UTF-8 auto"),
 }
 """Values of libpq's options that ask for no more than asyncpg does."""
 
-TUNING_OF_LIBPQ = _named("""
+TUNING_OF_LIBPQ = named("""
     connect_timeout tcp_user_timeout sslcompression prepare_threshold
     keepalives keepalives_idle keepalives_interval keepalives_count
 """)
-TUNING_OF_ASYNCPG = _named("""
+TUNING_OF_ASYNCPG = named("""
     timeout command_timeout statement_cache_size max_cacheable_statement_size
     max_cached_statement_lifetime prepared_statement_cache_size async_fallback
 """)
 """Limits and caches: left out, as they change neither who is reached nor what is done there."""
 
-_OF_SQLALCHEMY = _named("plugin")
+_OF_SQLALCHEMY = named("plugin")
 
-_PLACE = _named("host hostaddr port passfile service servicefile target_session_attrs")
-_PROOF = _named("""
+PLACE = named("host hostaddr port passfile service servicefile target_session_attrs")
+"""Options that say who is reached."""
+
+PROOF = named("""
     sslmode sslrootcert sslcert sslkey sslpassword sslcrl sslcrldir sslnegotiation sslcertmode
-    ssl_min_protocol_version ssl_max_protocol_version channel_binding require_auth requirepeer
-    gssencmode krbsrvname gsslib
+    sslsni ssl_min_protocol_version ssl_max_protocol_version channel_binding require_auth
+    requirepeer gssencmode gssdelegation krbsrvname gsslib
 """)
+"""Options that say how it is proved."""
 
 
 def for_async(url: URL, drivername: str) -> URL:
@@ -94,7 +110,8 @@ def translated(url: URL, drivername: str, own: URL | None = None) -> URL:
         own = own if own.database == url.database else None
     was, now = _driver(url.drivername), _driver(drivername)
     more = own.query if own is not None else {}
-    if not (url.query or more or (url.host and "," in url.host)):
+    around = _of_the_environment() if was in _LIBPQ and now == "asyncpg" else {}
+    if not (url.query or more or around or (url.host and "," in url.host)):
         return url.set(drivername=drivername)
     if not {was, now} <= _LIBPQ | {"asyncpg"}:
         if was == now and not more:
@@ -110,10 +127,10 @@ def translated(url: URL, drivername: str, own: URL | None = None) -> URL:
         _mode_of(url.query.get("ssl"))
         if own is None:
             return url.set(query=_without(url.query, {"timeout"}))
-    options = _common(url)
+    options = {**around, **_common(url)}
     if own is not None:
-        proved = url.host != own.host or not _PROOF.isdisjoint(options)
-        left_out = _PLACE | _PROOF if proved else _PLACE
+        proved = url.host != own.host or not PROOF.isdisjoint(options)
+        left_out = PLACE | PROOF if proved else PLACE
         options |= _without(_common(own), left_out)
     if now != "asyncpg":
         query = _without(options, {"prepare_threshold"} if now.startswith("psycopg2") else ())
@@ -170,7 +187,7 @@ def options_of_dsn(dsn: str) -> dict[str, str]:
         options.setdefault("dbname", options.pop("database"))
     parts = url.translate_connect_args(username="user", database="dbname")
     options |= {name: str(value) for name, value in parts.items()}
-    known = _ALIKE | _ONLY_LIBPQ - {"connect_timeout"} | {"user", "password"}
+    known = _ALIKE | _ONLY_LIBPQ - {"connect_timeout"} | {"user", "password", "service"}
     settings = _without(options, known)
     return with_settings(_without(options, settings), settings)
 
@@ -194,6 +211,20 @@ def with_settings(options: dict[str, Any], settings: Mapping[str, Any]) -> dict[
     if not texts:
         return options
     return {**options, "options": " ".join(filter(None, (options.get("options"), *texts)))}
+
+
+def variable(option: str) -> str:
+    """The variable of the environment in which libpq looks for an option."""
+    return f"PG{option.replace('dbname', 'database').replace('_', '').upper()}"
+
+
+def _of_the_environment() -> dict[str, str]:
+    """What libpq would take from the environment, and asyncpg would not."""
+    found = {name: os.environ.get(variable(name), "") for name in _ONLY_OF_LIBPQ}
+    found = {name: value for name, value in found.items() if value}
+    if os.environ.get("PGSSLROOTCERT") == "system":
+        found["sslrootcert"] = "system"
+    return found
 
 
 def _driver(drivername: str) -> str:
@@ -253,7 +284,7 @@ def _for_asyncpg(url: URL, options: dict[str, str]) -> dict[str, str]:
     rest = _without(options, TUNING_OF_LIBPQ)
     if "fallback_application_name" in rest:
         rest.setdefault("application_name", rest.pop("fallback_application_name"))
-    rest = {k: v for k, v in rest.items() if v and v not in _UNSAID.get(k, ())}
+    rest = {k: v for k, v in rest.items() if v and v not in UNSAID.get(k, ())}
     if "hostaddr" in rest and not (url.host or "host" in rest):
         rest["host"] = rest.pop("hostaddr")
     mode = rest.pop("sslmode", None)
@@ -284,7 +315,9 @@ def _each_with_its_port(url: URL, options: Mapping[str, str]) -> dict[str, str]:
 
 def _ensure_known(options: Mapping[str, str], known: frozenset[str], whom: str) -> None:
     if unknown := sorted(options.keys() - known):
+        around = [name for name in unknown if os.environ.get(variable(name)) == options[name]]
+        names = [variable(name) if name in around else f"the URL's {name}" for name in unknown]
         raise ConfigurationError(
-            f"the URL's {', '.join(unknown)} cannot be translated for {whom}; nothing was "
+            f"{', '.join(names)} cannot be translated for {whom}; nothing was "
             "changed. Leave it out, or give a URL that names a driver that takes it"
         )

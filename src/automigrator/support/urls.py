@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -55,7 +56,8 @@ def with_async_driver(url: URL) -> URL:
         return url
     if url.get_dialect().is_async or url.drivername in _ASYNC_AS_WELL:
         drivername = url.drivername
-    if backend == "postgresql" and (url.query or "," in (url.host or "")):
+    led = bool(url.query) or "," in (url.host or "")
+    if backend == "postgresql" and (led or any(name.startswith("PG") for name in os.environ)):
         from automigrator.support import postgresql_urls  # local: few URLs have a query
 
         return postgresql_urls.for_async(url, drivername)

@@ -15,6 +15,7 @@ from support.postgres_backends import TABLES, made
 from support.postgres_server import Server, stoppable
 
 from automigrator.backends.access import Access
+from automigrator.backends.postgresql import errors
 from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.backends.registry import backend_for
 from automigrator.target import Target
@@ -130,6 +131,27 @@ async def test_a_server_of_another_language_is_understood(
     assert await backend.create()
     await refused.dispose()
     await absent.dispose()
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        ("application_name=x&options=-c%20geqo%3Doff&target_session_attrs=read-write", "3D000"),
+        ("gssencmode=prefer&channel_binding=prefer&sslmode=prefer&connect_timeout=9", "3D000"),
+        ("require_auth=none", None),
+    ],
+)
+async def test_psycopgs_refusal_gets_a_code_where_asyncpg_can_be_told_all_of_its_options(
+    postgres_server: Server, query: str, code: str | None, tmp_path: Path
+) -> None:
+    url = make_url(postgres_server.url("absent")).set(drivername="postgresql+psycopg")
+    access = Access(Target(url.update_query_string(query), tmp_path))
+    with pytest.raises(DBAPIError) as caught:
+        async with access.connection():
+            pass
+    await errors.with_code(caught.value, access, "absent")
+    assert errors.own_code(caught.value.__cause__) == code
+    assert errors.code_of(caught.value) == "3D000"  # its English words tell as well
 
 
 def test_errors_unrelated_to_the_server_are_not_classified(

@@ -8,18 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine
 
+from automigrator.backends.access import arguments_of, as_arguments
 from automigrator.backends.postgresql.proof import proof_of, weaker
 
 
 def lacks(application: dict[str, Any], own: dict[str, Any], driver: str = "asyncpg") -> str:
     engine = create_engine("postgresql+psycopg://h/db", connect_args=own)
-
-    class Connection:
-        """As much of a connection as is looked at: this one is never opened."""
-
-    connection: Any = Connection()
-    connection.engine, connection.dialect = engine, engine.dialect
-    return weaker(proof_of(application, driver), connection)
+    return weaker(proof_of(application, driver), arguments_of(engine), engine.dialect.driver)
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +60,8 @@ LIBPQ = "psycopg"
         ({"gssencmode": "require"}, LIBPQ, {}, "gssencmode=require"),
         ({"requirepeer": "postgres"}, LIBPQ, {}, "requirepeer=postgres"),
         ({"service": "mine"}, LIBPQ, {}, "service=mine"),
+        ({"sslcertmode": "require"}, LIBPQ, {}, "sslcertmode=require"),
+        ({"ssl_min_protocol_version": "TLSv1.3"}, LIBPQ, {}, "protocol_version=TLSv1.3"),
     ],
 )
 def test_what_proves_less_is_said(
@@ -110,7 +107,7 @@ def test_what_the_environment_says_counts_for_the_drivers_that_read_it(
 
 def test_a_creators_proof_is_unknown() -> None:
     assert proof_of(None, "asyncpg") is None
-    assert proof_of({"async_creator_fn": print}, "asyncpg") is None
+    assert as_arguments([], {"async_creator_fn": print}) is None
 
 
 def test_a_context_that_verifies_nothing_proves_encryption_alone() -> None:
@@ -118,3 +115,5 @@ def test_a_context_that_verifies_nothing_proves_encryption_alone() -> None:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     assert lacks({"ssl": context}, {"sslmode": "require"}) == ""
     assert lacks({"ssl": context}, {}) != ""
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    assert "TLSv1.3" in lacks({"ssl": context}, {"sslmode": "require"})

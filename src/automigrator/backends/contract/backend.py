@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from automigrator.backends.access import CLOSE_S, Access, connected, emptied
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Offer = Literal["snapshots", "sides", "examiner"]
 Waiting = Callable[[float, str], None]
 """Gets the seconds waited so far, and who holds the lock and how far it is."""
+Weaker = Callable[[Mapping[str, Any] | None, str], str]
+"""Gets what a driver is given to connect with, None for a creator's, and the driver's name."""
 
 
 class Backend(ABC):
@@ -86,13 +88,13 @@ class Backend(ABC):
         """
         return url.set(drivername=drivername)
 
-    async def proving(self) -> Callable[[Connection], str]:
+    async def proving(self) -> Weaker:
         """Return what says in what a connection of env.py's own proves less of the server.
 
         Less than the application's: of who it is, and that nobody reads along. An empty text means
-        that nothing is missing; else the connection is not used.
+        that nothing is missing; else the connection is not made, or not used.
         """
-        return lambda connection: ""
+        return lambda arguments, driver: ""
 
     async def identity(self, place: Place) -> Hashable:
         """Say which database a place is; see `Sessions.identity`."""

@@ -17,13 +17,13 @@ from automigrator.backends.postgresql.names import TargetName
 from automigrator.support.concurrency import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Hashable
     from contextlib import AbstractAsyncContextManager
 
-    from sqlalchemy import URL, Connection
+    from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from automigrator.backends.contract.backend import Waiting
+    from automigrator.backends.contract.backend import Waiting, Weaker
     from automigrator.backends.contract.sessions import Sessions
     from automigrator.backends.postgresql.doctor import ServerExaminer
     from automigrator.backends.postgresql.hold import ServerHold
@@ -40,7 +40,7 @@ class PostgreSQL(Backend):
         super().__init__(access)
         self.database = TargetName(access)
         self._maintenance_database = maintenance_database
-        self._weaker: Callable[[Connection], str] | None = None
+        self._weaker: Weaker | None = None
         self._engines: weakref.WeakSet[AsyncEngine] = weakref.WeakSet()
         self._sights = Sights(access, self.database, lambda: self._maintenance.connection())
 
@@ -109,7 +109,7 @@ class PostgreSQL(Backend):
 
         return translated(url, drivername, own)
 
-    async def proving(self) -> Callable[[Connection], str]:
+    async def proving(self) -> Weaker:
         from automigrator.backends.postgresql import proof
 
         if self._weaker is None:

@@ -242,10 +242,12 @@ class ServerSessions(Sessions):
         driver = connection.connection.driver_connection
         if connection.dialect.is_async:
             stop = _cancel_of_current_task()
-        elif (cancel := getattr(driver, "cancel", None)) is not None:
-            stop = _cancel_beside(cancel)
         else:
-            return None
+            # psycopg's `cancel` asks in clear text, whatever the connection itself is
+            cancel = getattr(driver, "cancel_safe", None) or getattr(driver, "cancel", None)
+            if cancel is None:
+                return None
+            stop = _cancel_beside(cancel)
         calls = itertools.count(1)
 
         def call() -> None:

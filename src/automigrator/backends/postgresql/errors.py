@@ -8,19 +8,26 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
+from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
 from automigrator.backends import advice
 from automigrator.backends.access import Access
 from automigrator.backends.contract.values import Verdict
-from automigrator.errors import AutomigratorError, LockTimeoutError, RefusedError
+from automigrator.backends.postgresql.libpq import driver_of, options_of
+from automigrator.errors import (
+    AutomigratorError,
+    ConfigurationError,
+    LockTimeoutError,
+    RefusedError,
+)
 from automigrator.failure import FailureKind
 from automigrator.frozen import Frozen
 from automigrator.support.error_chain import chain
 from automigrator.support.secrets import cut
+from automigrator.support.postgresql_urls import translated
 
 NO_DATABASE = "3D000"
 
@@ -238,27 +245,31 @@ def _guessed(error: BaseException) -> str | None:
 
 _TIMEOUT_S = 5.0
 
-# psycopg's words and asyncpg's
-_SAME = {"host": "host", "port": "port", "user": "user", "password": "password", "sslmode": "ssl"}
-
 
 async def with_code(error: Exception, access: Access, database: str) -> None:
-    """Add the answer that asyncpg gets as the cause of an `error` that has no code."""
+    """Add the answer that asyncpg gets as the cause of an `error` that has no code.
+
+    It is not asked where it cannot be told all that the application demands of a server: one that
+    proves less would get the password.
+    """
     errors = list(chain(error))
     coded = any(own_code(each) is not None for each in errors)
     if coded or not any(_driver_of(each) in PSYCOPG for each in errors):
         return
     if (arguments := await access.arguments()) is None:
         return
-    given: dict[str, Any] = {_SAME[key]: arguments[key] for key in _SAME if arguments.get(key)}
-    # it may not get as far as an answer, either
-    with suppress(OSError, TimeoutError, ValueError, asyncpg.InterfaceError):
-        try:
-            connection = await asyncpg.connect(**given, database=database, timeout=_TIMEOUT_S)
-        except asyncpg.PostgresError as answer:
-            error.__cause__ = answer
-        else:
-            await connection.close(timeout=_TIMEOUT_S)
+    with suppress(ConfigurationError, RefusedError):
+        options = {**await options_of(arguments, driver_of(access)), "dbname": database}
+        url = translated(URL.create("postgresql+psycopg", query=options), "postgresql+asyncpg")
+        _, given = url.get_dialect()().create_connect_args(url)
+        # it may not get as far as an answer, either
+        with suppress(OSError, TimeoutError, TypeError, ValueError, asyncpg.InterfaceError):
+            try:
+                connection = await asyncpg.connect(**given, timeout=_TIMEOUT_S)
+            except asyncpg.PostgresError as answer:
+                error.__cause__ = answer
+            else:
+                await connection.close(timeout=_TIMEOUT_S)
 
 
 class Session(Frozen):

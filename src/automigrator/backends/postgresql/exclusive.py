@@ -10,6 +10,7 @@ from contextlib import (
     contextmanager,
     nullcontext,
 )
+from pathlib import Path
 
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,6 +21,7 @@ from automigrator.backends.contract.sides import Known
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import databases, libpq, settings
 from automigrator.backends.postgresql.databases import GRACE_S, SecondConnection
+from automigrator.backends.postgresql.dump import programs
 from automigrator.backends.postgresql.errors import DISK_FULL, NO_PRIVILEGE, listed, refusing
 from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.neighbours import why_shared
@@ -62,6 +64,13 @@ class ExclusiveAccess(Frozen):
     async def environment(self) -> dict[str, str]:
         """The environment of a child process, named so that the lock's next holder ends it."""
         return await libpq.environment(self.access, self.hold.tag)
+
+    async def clients(self, server: int, given: Path | str | None) -> Path:
+        """Find the folder of client programs that can be told all that the application demands.
+
+        Raises as `programs.find` and `libpq.environment` do.
+        """
+        return await programs.find(server, given, *await libpq.least_version(self.access))
 
     async def ensure_unshared(
         self, act: str, tables: Sequence[VersionTable], *, own_anywhere: bool = False

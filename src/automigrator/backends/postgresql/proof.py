@@ -12,9 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
-
-from automigrator.backends.access import recipe_of
 from automigrator.backends.postgresql.libpq import spelled_out
 
 _TLS = {"require": 1, "verify-ca": 2, "verify-full": 3}
@@ -23,11 +20,15 @@ _LACKS = ("", "TLS is not required", "the certificate is not verified", "the hos
 
 _METHODS = frozenset(("password", "md5", "gss", "sspi", "scram-sha-256", "oauth", "none"))
 
+_LEAST_TLS = "ssl_min_protocol_version"
+
 _OTHERS = (
     ("channel_binding", "PGCHANNELBINDING", "require"),
     ("gssencmode", "PGGSSENCMODE", "require"),
     ("requirepeer", "PGREQUIREPEER", None),
     ("service", "PGSERVICE", None),
+    ("sslcertmode", "PGSSLCERTMODE", "require"),
+    (_LEAST_TLS, "PGSSLMINPROTOCOLVERSION", "TLSv1.3"),
 )
 """Options, their variables, and the value that proves something; None for any."""
 
@@ -52,18 +53,12 @@ class Proof(NamedTuple):
     """Whether it is a socket of this machine, where nobody stands between."""
 
 
-def weaker(application: Proof | None, connection: Connection) -> str:
+def weaker(application: Proof | None, arguments: Mapping[str, Any] | None, driver: str) -> str:
     """Say in what a connection of env.py's proves less; an empty text where in nothing.
 
-    `application`: None where a creator of its own connects.
+    `application`: None where a creator of its own connects; so with `arguments`.
     """
-    recipe = recipe_of(connection.engine)
-    if recipe is None:
-        own = Proof()
-    else:
-        cargs, cparams = recipe
-        text = {"conninfo": cargs[0]} if cargs and cargs[0] else {}
-        own = proof_of({**text, **cparams}, connection.dialect.driver) or Proof()
+    own = proof_of(arguments, driver) or Proof()
     if application is None:
         return (
             "the application's engine connects with a creator of its own, and nobody can say what "
@@ -90,14 +85,18 @@ def _lacks(application: Proof, own: Proof) -> list[str]:
 
 def proof_of(arguments: Mapping[str, Any] | None, driver: str) -> Proof | None:
     """What the arguments of a driver prove; None for None, which is a creator's."""
-    if arguments is None or "async_creator_fn" in arguments:
+    if arguments is None:
         return None
     given = spelled_out(arguments, driver)
     libpq = driver != "asyncpg"
+    context = given.get("ssl")
+    if isinstance(context, ssl.SSLContext):
+        given[_LEAST_TLS] = context.minimum_version.name.replace("_", ".")
 
     def said(name: str, variable: str) -> str:
         value = given.get(name)
-        return str(value) if value else os.environ.get(variable, "") if libpq else ""
+        read = libpq or name == _LEAST_TLS
+        return str(value) if value else os.environ.get(variable, "") if read else ""
 
     hosts = given.get("host")
     hosts = hosts.split(",") if isinstance(hosts, str) else hosts or ()
@@ -143,6 +142,7 @@ def _tls(given: Mapping[str, Any], libpq: bool) -> tuple[int, frozenset[object],
     if root == "system" and libpq:
         return max(level, 3), _in_context(ssl.create_default_context()), False
     crl = given.get("sslcrl") or given.get("sslcrldir") or os.environ.get("PGSSLCRL")
+    crl = crl or (libpq and os.environ.get("PGSSLCRLDIR"))
     return level, _in_file(root), bool(crl) or (own / "root.crl").exists()
 
 

@@ -89,7 +89,7 @@ async def _copied(
         return "template"
 
     async def by_dump() -> str:
-        clients = await programs.find(server_version(access.admin)[0], options.binaries)
+        clients = await access.clients(server_version(access.admin)[0], options.binaries)
         await _fresh(access, name, stoppable)
         await stoppable(_piped(access, clients, name))
         return "pg_dump"

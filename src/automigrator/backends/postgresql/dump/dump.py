@@ -13,7 +13,7 @@ from automigrator.backends.contract.journal import Repairs, counted, undone
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.postgresql import databases, digests, journal
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
-from automigrator.backends.postgresql.dump import files, programs, restore
+from automigrator.backends.postgresql.dump import files, restore
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE, refusing
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
@@ -57,12 +57,12 @@ async def take(
         path=str(path),
         host=socket.gethostname(),
         server=server_version(access.admin)[0],
-        binaries=str(options.binaries.absolute()) if options.binaries is not None else None,
+        binaries=str(options.binaries) if options.binaries is not None else None,
     )
     act = f"dump database {access.live!r}"
     await access.ensure_unshared(act, entry.tables)
     await access.ensure_not_replicated(f"{act} to restore it", in_place=True)
-    clients = await stoppable(programs.find(dump.server, dump.binaries))
+    clients = await stoppable(access.clients(dump.server, dump.binaries))
     await _ensure_alone(access, act, dump, GRACE_S)
     async with files.created(path, access.urls[0]) as archive:
         async with access.connection() as connection:
@@ -95,7 +95,7 @@ async def put_back(
     proved. And the entry that is written now. Raises RefusedError, the database as it was.
     """
     async with _intact(access, Path(entry.path), entry) as archive:
-        clients = await programs.find(entry.server, entry.binaries)
+        clients = await access.clients(entry.server, entry.binaries)
         act = f"restore database {access.live!r}"
         await _ensure_alone(access, act, entry, DEAD_LEADER_S if killed else GRACE_S)
         await access.ensure_unshared(act, entry.tables, own_anywhere=True)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import shutil
+import stat
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
+from automigrator.backends.postgresql.libpq import without_libpqs
 from automigrator.errors import RefusedError
+
+logger = logging.getLogger(__name__)
 
 PROGRAMS = ("pg_dump", "pg_restore", "psql")
 
@@ -22,6 +27,36 @@ _USUAL = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin", "opt/homebrew/opt/*/bin
 _NEW_SETTING = 17
 
 """From this version on a restore begins with a setting that older servers do not know."""
+
+
+class _Hole(NamedTuple):
+    cve: str
+    what: str
+    closed: Mapping[int, int]
+    """By major version, the minor that closes it; older ones stay open."""
+
+
+_HOLES = (
+    _Hole(
+        "CVE-2025-8715",
+        "the name of an object may hold commands that psql runs on this machine",
+        {13: 22, 14: 19, 15: 14, 16: 10, 17: 6},
+    ),
+    _Hole(
+        "CVE-2026-18408 (before: CVE-2025-8714)",
+        "a superuser of the server may run commands on this machine",
+        {14: 24, 15: 19, 16: 15, 17: 11, 18: 6},
+    ),
+    _Hole(
+        "CVE-2026-116314",
+        "an archive that somebody changed may run code on this machine",
+        {14: 25, 15: 20, 16: 16, 17: 12, 18: 7},
+    ),
+)
+"""Where they run what the database or the archive says; https://www.postgresql.org/support/security
+
+What they are told by a server that the application trusts, and by its superusers, is left out.
+"""
 
 _KEPT = 4000
 
@@ -34,23 +69,43 @@ _LONGEST = 1 << 30
 _VALUE = re.compile(r'((?:invalid input|out of range|value too long)[^:]*): .*|("[^"]{64})[^"]*"')
 
 
-async def find(server: int, given: Path | str | None = None) -> Path:
+async def find(
+    server: int, given: Path | str | None = None, least: int = 0, demands: Sequence[str] = ()
+) -> Path:
     """Find the folder of those of the server's major version, else of the next newer that fit it.
 
-    `given` is the only folder looked in; by default PATH and the usual places are. Raises
+    `given` is the only folder looked in; by default PATH and the usual places are. Older ones than
+    `least` do not know what `demands` name. None is taken that others may replace. Raises
     RefusedError.
     """
-    folders = [Path(given)] if given is not None else _folders()
-    found = [(version, folder) for folder in folders if (version := await _version_in(folder))]
-    fitting = [(version, folder) for version, folder in found if fits(version, server)]
+    if given is not None and not Path(given).is_absolute():
+        raise RefusedError(
+            f"binaries={str(given)!r} is another folder wherever a process is started; nothing was "
+            "changed. Name an absolute path"
+        )
+    found, had = [], []
+    for folder in [Path(given)] if given is not None else _folders():
+        if why := _why_not_ours(folder, anybodys=given is not None):
+            had.append(why)
+        elif version := await _version_in(folder):
+            found.append((version, folder))
+            had.append("version {}.{} in {}".format(*version, folder))
+    fitting = [
+        ((major, -minor), folder)
+        for (major, minor), folder in found
+        if fits(major, server) and major >= least
+    ]
     if fitting:
-        return min(fitting, key=lambda each: each[0])[1]
-    had = ", ".join(f"version {version} in {folder}" for version, folder in found) or "none"
+        (major, minor), folder = min(fitting)
+        _warn_of(major, -minor, folder)
+        return folder.resolve()
     looked = given or "PATH and the usual places"
+    wanted = max(server, least)
+    because = f", as older ones do not know {', '.join(demands)}," if least > server else ""
     raise RefusedError(
         f"a dump of a PostgreSQL {server} server takes pg_dump, pg_restore and psql of version "
-        f"{server} (found in {looked}: {had}); nothing was changed. Install postgresql-client-"
-        f"{server}, or name their folder with binaries="
+        f"{wanted}{because} (found in {looked}: {', '.join(had) or 'none'}); nothing was changed. "
+        f"Install postgresql-client-{wanted}, or name their folder with binaries="
     )
 
 
@@ -60,26 +115,62 @@ def fits(client: int, server: int) -> bool:
 
 
 def _folders() -> list[Path]:
-    on_path = shutil.which("pg_dump")
+    on_path = [Path(each) for each in os.environ.get("PATH", os.defpath).split(os.pathsep)]
+    # where a relative one is depends on where the process was started
+    on_path = [each for each in on_path if each.is_absolute() and (each / "pg_dump").exists()]
     # Debian's pg_wrapper chooses by its local clusters; the real programs are in the usual places
-    real = on_path and Path(on_path).resolve().name != "pg_wrapper"
-    folders = [Path(on_path).parent] if on_path and real else []
+    real = [each for each in on_path if (each / "pg_dump").resolve().name != "pg_wrapper"]
     usual = (folder for pattern in _USUAL for folder in sorted(Path("/").glob(pattern)))
-    return list(dict.fromkeys([*folders, *usual]))
+    return list(dict.fromkeys([*real, *usual]))
 
 
-async def _version_in(folder: Path) -> int | None:
-    """The major version of a folder's programs; None where they are not all there."""
+def _why_not_ours(folder: Path, *, anybodys: bool) -> str:
+    """Say who else may replace the programs of a folder; an empty text where nobody may.
+
+    With `anybodys` they may be another user's: the application names the folder itself.
+    """
+    for name in PROGRAMS:
+        try:
+            program = (folder / name).resolve(strict=True)
+            for each in (program, *program.parents):
+                found = each.stat()
+                sticky = each is not program and found.st_mode & stat.S_ISVTX
+                if found.st_mode & stat.S_IWOTH and not sticky:
+                    return f"one that everybody may replace, by writing to {each}"
+                if not anybodys and found.st_uid not in (0, os.geteuid()):
+                    return f"one of another user, to whom {each} belongs"
+        except OSError:
+            return ""  # there is none
+    return ""
+
+
+async def _version_in(folder: Path) -> tuple[int, int] | None:
+    """The version of a folder's programs; None where they are not all there."""
     if not all(shutil.which(folder / name) for name in PROGRAMS):
         return None
     try:
         dump = folder / "pg_dump"
-        async with started(dump, "--version", env=os.environ, stdout=PIPE) as child:
+        env = without_libpqs(os.environ)
+        async with started(dump, "--version", env=env, stdout=PIPE) as child:
             answer, _ = await child.communicate()
     except RefusedError:
         return None
-    match = re.search(rb"\) (\d+)", answer)
-    return int(match[1]) if match and child.returncode == 0 else None
+    match = re.search(rb"\) (\d+)(?:\.(\d+))?", answer)
+    return (int(match[1]), int(match[2] or 0)) if match and child.returncode == 0 else None
+
+
+def _warn_of(major: int, minor: int, folder: Path) -> None:
+    """Name what is known to be unsafe in these programs."""
+    holes = [
+        f"{each.cve}: {each.what}"
+        for each in _HOLES
+        if minor < each.closed.get(major, 0) or major < min(each.closed)
+    ]
+    if holes:
+        logger.warning(
+            "pg_dump, pg_restore and psql %s.%s in %s are known to be unsafe: %s; update them",
+            *(major, minor, folder, "; ".join(holes)),
+        )
 
 
 def pipe() -> tuple[IO[bytes], IO[bytes]]:
