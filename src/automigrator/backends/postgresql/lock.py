@@ -30,7 +30,9 @@ from automigrator.backends.postgresql.errors import (
     own_code,
 )
 from automigrator.backends.postgresql.lock_session import SessionHold, tag_of
+from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.maintenance import Maintenance
+from automigrator.backends.postgresql.names import OURS
 from automigrator.backends.postgresql.sql import SERVER, rows_of
 from automigrator.errors import LockTimeoutError
 from automigrator.support.backoff import Deadline
@@ -70,6 +72,7 @@ _SETTINGS = {
 async def lock(
     make: Callable[[Access, AsyncConnection, bool, str, int, float], H],
     maintenance: Maintenance,
+    sights: Sights,
     tables: Sequence[VersionTable],
     timeout_s: float,
     waiting: Waiting,
@@ -106,7 +109,9 @@ async def lock(
             return who or "somebody who has let go of it since"
 
         hold.waited_s = await poll(acquire, timeout_s, waiting, leader, f"database {live!r}")
-        await _end_predecessors(hold, timeout_s - hold.waited_s, waiting)
+        await _end_predecessors(hold, sights, timeout_s - hold.waited_s, waiting)
+        hold.claims = await sights.claims_of(hold.all_keys)
+        hold.notes += tuple(c.note for c in hold.claims if c.note and not c.refused)
         # every holder takes this key shared, so nobody waits
         shared = "select pg_try_advisory_lock_shared(cast(:key as bigint))"
         for each in name.all:
@@ -267,18 +272,34 @@ async def _prepare(hold: SessionHold, live: str, why_inside: str) -> None:
     await hold.confirm()
 
 
-async def _end_predecessors(hold: SessionHold, limit_s: float, waiting: Waiting) -> None:
+async def _end_predecessors(
+    hold: SessionHold, sights: Sights, limit_s: float, waiting: Waiting
+) -> None:
     """End what earlier holders of the lock still run: a kill does not stop a statement.
 
     The session of another role may not be ended by this one, and is waited for, `limit_s`
-    seconds at most. Raises LockTimeoutError when one stays.
+    seconds at most. Raises LockTimeoutError when one stays. Anybody may name a session like that:
+    one counts whose role is ours, or could migrate the database.
     """
     mine, theirs = Deadline(PREDECESSOR_LIMIT_S), Deadline(limit_s)
     tags = [tag_of(key) for key in hold.all_keys]
     told = Deadline(0)
+    roles: dict[str, bool] = {}
     while True:
-        left = [await _ended(hold, *row) for row in await hold.in_time(_earlier(hold, tags))]
+        found = await hold.in_time(_earlier(hold, tags))
+        strange = {role for *_, role, ours in found if not ours} - roles.keys()
+        able = await sights.able(strange)
+        roles.update((role, role in able) for role in strange)
+        left = []
+        for pid, name, role, ours in found:
+            if ours or roles[role]:
+                left.append(await _ended(hold, pid, name, role))
         if not left:
+            hold.notes += tuple(
+                f"a session of role {role!r} (pid {pid}) calls itself an earlier migration of this "
+                "database, which that role cannot migrate: it was neither ended nor waited for"
+                for pid, _, role, _ in found
+            )
             return
         refused = [session for session, ended in left if not ended]
         who = f"an earlier migration of database {hold.database!r}"
@@ -300,14 +321,15 @@ async def _end_predecessors(hold: SessionHold, limit_s: float, waiting: Waiting)
 
 
 def _earlier(hold: SessionHold, tags: Sequence[str]) -> Awaitable[Sequence[Any]]:
-    query = """
-        select pid, application_name, coalesce(usename::text, '') from pg_stat_activity
+    query = f"""
+        select pid, application_name, coalesce(usename::text, ''), usesysid in {OURS}
+        from pg_stat_activity
         where exists (select from unnest(cast(:tags as text[])) as t(tag)
                       where starts_with(application_name, t.tag))
               and pid <> pg_backend_pid()
         order by pid
     """
-    return rows_of(hold.admin, query, tags=list(tags))
+    return rows_of(hold.admin, query, tags=list(tags), live=hold.database)
 
 
 async def _ended(hold: SessionHold, pid: int, name: str, role: str) -> tuple[str, bool]:

@@ -27,6 +27,7 @@ from automigrator.backends.postgresql.errors import (
     own_code,
 )
 from automigrator.backends.postgresql.names import Note, read_note, write_note
+from automigrator.backends.postgresql.neighbours import Claim
 from automigrator.backends.postgresql.sql import SERVER, rows_of
 from automigrator.backends.postgresql.watchdog import answering, severing, until_silent
 from automigrator.errors import LockLostError, NoAnswerError
@@ -95,6 +96,8 @@ class SessionHold(Hold):
     """The number of acts under way that may keep the session busy for long."""
     lock_timeout_ms: int = LOCK_TIMEOUT_MS
     """The time that a statement which migrates waits for a lock; longer for an autovacuum's."""
+    claims: tuple[Claim, ...] = ()
+    """What had a name of ours when the lock was taken, whoever owns it."""
     dump_key: int = field(init=False)
     """The key of the dump's journal: that of an older release's while it is followed."""
     _progress: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
@@ -29,6 +30,8 @@ _BY_HAND = (
     "the restored one has the name of the other"
 )
 
+_NAMED = re.compile(r"/.*__automigrator_snapshot_[0-9a-f]{8}_[0-9A-Za-z]{1,28}\.dump", re.DOTALL)
+
 
 async def take(
     access: ExclusiveAccess,
@@ -54,12 +57,12 @@ async def take(
         path=str(path),
         host=socket.gethostname(),
         server=server_version(access.admin)[0],
-        binaries=str(options.binaries.absolute()) if options.binaries is not None else None,
     )
+    access.hold.binaries = options.binaries
     act = f"dump database {access.live!r}"
     await access.ensure_unshared(act, entry.tables)
     await access.ensure_not_replicated(f"{act} to restore it", in_place=True)
-    clients = await stoppable(programs.find(dump.server, dump.binaries))
+    clients = await stoppable(programs.find(dump.server, options.binaries))
     await _ensure_alone(access, act, dump, GRACE_S)
     partial = files.partial(path)
     try:
@@ -97,7 +100,7 @@ async def put_back(
     """
     path = Path(entry.path)
     await _ensure_intact(access, path, entry)
-    clients = await programs.find(entry.server, entry.binaries)
+    clients = await programs.find(entry.server, access.hold.binaries)
     act = f"restore database {access.live!r}"
     await _ensure_alone(access, act, entry, DEAD_LEADER_S if killed else GRACE_S)
     await access.ensure_unshared(act, entry.tables, own_anywhere=True)
@@ -129,6 +132,12 @@ async def recovered(access: ExclusiveAccess) -> str | None:
     entry = await journal.read_dump(access.access, access.hold.dump_key)
     if entry is None:
         return None
+    if not _NAMED.fullmatch(entry.path):
+        raise RefusedError(
+            f"the journal of database {access.live!r} says that it has to be put back from "
+            f"{entry.path}, which is no name of a dump of ours; nothing was changed. "
+            f"{_way_out(access)}"
+        )
     async with access.access.shared() as connection:
         entry = known = await settled(connection, entry)
 
@@ -197,10 +206,14 @@ async def _described(connection: AsyncConnection, entry: DumpEntry, *, atomic: b
         )
 
 
+def _way_out(access: ExclusiveAccess) -> str:
+    domain = note_name("dump", access.hold.dump_key)
+    return f"To keep the database as it is instead: DROP DOMAIN {domain}"
+
+
 async def _ensure_intact(access: ExclusiveAccess, path: Path, entry: DumpEntry) -> None:
     """Raise RefusedError when the dump is not here, or not what was written."""
-    domain = note_name("dump", access.hold.dump_key)
-    way_out = f"To keep the database as it is instead: DROP DOMAIN {domain}"
+    way_out = _way_out(access)
     try:
         size, digest = await in_thread(lambda: files.measured(path))
     except OSError as error:
