@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
@@ -23,16 +23,13 @@ from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.lock_wait import poll
 from automigrator.backends.postgresql import advisory, watchdog
 from automigrator.backends.postgresql.errors import (
-    NO_PRIVILEGE,
     TOO_MANY,
     ServerError,
     code_of,
-    own_code,
 )
-from automigrator.backends.postgresql.lock_session import SessionHold, tag_of
+from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.maintenance import Maintenance
-from automigrator.backends.postgresql.names import OURS
 from automigrator.backends.postgresql.sql import SERVER, rows_of
 from automigrator.errors import LockTimeoutError
 from automigrator.support.backoff import Deadline
@@ -40,6 +37,9 @@ from automigrator.support.concurrency import background, error_of, shielded
 from automigrator.support.redaction import first_line
 
 H = TypeVar("H", bound=SessionHold)
+
+Able = Callable[[Collection[str]], Awaitable[Collection[str]]]
+"""Tells which of some roles could have migrated the target."""
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +109,9 @@ async def lock(
             return who or "somebody who has let go of it since"
 
         hold.waited_s = await poll(acquire, timeout_s, waiting, leader, f"database {live!r}")
-        await _end_predecessors(hold, sights, timeout_s - hold.waited_s, waiting)
-        hold.claims = await sights.claims_of(hold.all_keys)
+        able = partial(sights.able, tables=tables)
+        await _end_predecessors(hold, able, timeout_s - hold.waited_s, waiting)
+        hold.claims = await sights.claims_of(hold.all_keys, tables)
         hold.notes += tuple(c.note for c in hold.claims if c.note and not c.refused)
         # every holder takes this key shared, so nobody waits
         shared = "select pg_try_advisory_lock_shared(cast(:key as bigint))"
@@ -273,7 +274,7 @@ async def _prepare(hold: SessionHold, live: str, why_inside: str) -> None:
 
 
 async def _end_predecessors(
-    hold: SessionHold, sights: Sights, limit_s: float, waiting: Waiting
+    hold: SessionHold, able: Able, limit_s: float, waiting: Waiting
 ) -> None:
     """End what earlier holders of the lock still run: a kill does not stop a statement.
 
@@ -282,18 +283,17 @@ async def _end_predecessors(
     one counts whose role is ours, or could migrate the database.
     """
     mine, theirs = Deadline(PREDECESSOR_LIMIT_S), Deadline(limit_s)
-    tags = [tag_of(key) for key in hold.all_keys]
     told = Deadline(0)
     roles: dict[str, bool] = {}
     while True:
-        found = await hold.in_time(_earlier(hold, tags))
+        found = await hold.predecessors()
         strange = {role for *_, role, ours in found if not ours} - roles.keys()
-        able = await sights.able(strange)
-        roles.update((role, role in able) for role in strange)
+        migrating = await able(strange)
+        roles.update((role, role in migrating) for role in strange)
         left = []
         for pid, name, role, ours in found:
             if ours or roles[role]:
-                left.append(await _ended(hold, pid, name, role))
+                left.append(await hold.end(pid, name, role))
         if not left:
             hold.notes += tuple(
                 f"a session of role {role!r} (pid {pid}) calls itself an earlier migration of this "
@@ -318,32 +318,3 @@ async def _end_predecessors(
             told = Deadline(_TELL_S)
             waiting(theirs.elapsed(), f"{refused[0]}, which this role may not end")
         await asyncio.sleep(_POLL_S)
-
-
-def _earlier(hold: SessionHold, tags: Sequence[str]) -> Awaitable[Sequence[Any]]:
-    query = f"""
-        select pid, application_name, coalesce(usename::text, ''), usesysid in {OURS}
-        from pg_stat_activity
-        where exists (select from unnest(cast(:tags as text[])) as t(tag)
-                      where starts_with(application_name, t.tag))
-              and pid <> pg_backend_pid()
-        order by pid
-    """
-    return rows_of(hold.admin, query, tags=list(tags), live=hold.database)
-
-
-async def _ended(hold: SessionHold, pid: int, name: str, role: str) -> tuple[str, bool]:
-    """Tell the server to end a session; return what it is, and whether this role may."""
-    session = f"session {pid} of role {role!r} ({name})"
-    # from the view again: the pid may be somebody else's by now
-    query = """
-        select pg_terminate_backend(pid) from pg_stat_activity
-        where pid = :pid and application_name = :name
-    """
-    try:
-        await hold.in_time(rows_of(hold.admin, query, pid=pid, name=name))
-    except DBAPIError as error:
-        if own_code(error.orig) != NO_PRIVILEGE:
-            raise
-        return session, False
-    return session, True

@@ -229,12 +229,15 @@ class Sights:
 
         return await neighbours.claims(connection, self._places)
 
-    async def claims_of(self, keys: Sequence[int]) -> tuple[Claim, ...]:
+    async def claims_of(
+        self, keys: Sequence[int], tables: Sequence[VersionTable]
+    ) -> tuple[Claim, ...]:
         """Return what has a name of ours; of notes, those of these lock keys."""
         from automigrator.backends.postgresql.errors import NO_DATABASE, code_of
 
         try:
             async with self.access.shared(reading=True) as connection:
+                await self._find(connection, tables)
                 found = await self.claims(connection)
         except Exception as error:
             if code_of(error) != NO_DATABASE:
@@ -243,14 +246,21 @@ class Sights:
         ends = tuple(f"_{key % 2**64:016x}" for key in keys)
         return tuple(c for c in found if c.kind != "domain" or c.name.endswith(ends))
 
-    async def able(self, roles: Collection[str]) -> frozenset[str]:
+    async def able(self, roles: Collection[str], tables: Sequence[VersionTable]) -> frozenset[str]:
         """Return those of the roles that could have migrated the database; none where it is not."""
         from automigrator.backends.postgresql import neighbours
 
         if not roles:
             return frozenset()
         async with self.access.shared(reading=True) as connection:
+            await self._find(connection, tables)
             return await neighbours.able(connection, self._places, roles)
+
+    async def _find(self, connection: AsyncConnection, tables: Sequence[VersionTable]) -> None:
+        """See to it that it is known where the version tables are, if they are there."""
+        if self._places.keys().isdisjoint(tables):
+            view = await look(connection, tables, heads_only=True, reading=True)
+            self._places.update(view.schemas)
 
     async def _is_listed(self, refused: Exception) -> bool:
         """Ask the catalog: during a swap a connection may be told that there is no database."""
