@@ -256,8 +256,14 @@ async def write_note(
             f"nothing is kept there. Drop it, or ALTER {what.upper()} {named} OWNER TO "
             f"{quoted_name(writer)}"
         )
-    statements = []
     to = quoted_name(writer)
+    if owner not in (None, writer, me) and not owned:
+        raise RefusedError(
+            f"domain {qualified} belongs to role {owner!r}, a former login it seems, and this role "
+            f"may not change it; that role or a superuser can: ALTER DOMAIN {qualified} OWNER TO "
+            f"{to}, and ALTER SCHEMA {SCHEMA_OF_OURS} OWNER TO {to}"
+        )
+    statements = []
     # left by a login of before, or by a superuser
     if holder not in (None, writer) and mine:
         statements.append(f"ALTER SCHEMA {SCHEMA_OF_OURS} OWNER TO {to}")

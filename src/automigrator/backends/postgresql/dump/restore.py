@@ -13,7 +13,7 @@ from automigrator.backends.postgresql.dump import files
 from automigrator.backends.postgresql.dump.psql import Choice, Psql, transaction
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import DumpEntry
-from automigrator.backends.postgresql.names import note_name, note_statement
+from automigrator.backends.postgresql.names import note_statement
 from automigrator.backends.postgresql.sql import SERVER, literal, quoted_name, rows_of
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import in_thread
@@ -105,13 +105,6 @@ _BESIDE_SCHEMAS = """
     where pg_has_role(o.lomowner, 'USAGE') \\gexec
 """
 
-# for the rest of the transaction, where this role does not inherit its rights
-_AS_OWNER = """
-    select format('SET LOCAL ROLE %I', pg_get_userbyid(t.typowner))
-    from pg_type t join pg_namespace n on n.oid = t.typnamespace
-    where n.nspname || '.' || t.typname = {name} and not pg_has_role(t.typowner, 'USAGE') \\gexec
-"""
-
 
 async def restore(access: ExclusiveAccess, entry: DumpEntry, clients: Path, kept: Path) -> None:
     """Replace all that the database holds by the dump, and close its journal, or do nothing.
@@ -123,7 +116,6 @@ async def restore(access: ExclusiveAccess, entry: DumpEntry, clients: Path, kept
         await psql.restore(entry.path, chosen)
         await _compare(psql, entry, data=True)
         closed = entry._replace(state="kept")
-        await psql.ask(_AS_OWNER.format(name=literal(note_name("dump", access.hold.dump_key))))
         await psql.ask(note_statement("dump", access.hold.dump_key, closed.dumped()) + ";")
         # a COMMIT whose answer is lost may have succeeded
         await in_thread(lambda: files.publish(kept))
