@@ -77,6 +77,17 @@ class TestADumpsJournal:
             with pytest.raises(RefusedError, match=f"schema automigrator .* role '{scene.guest}'"):
                 await hold.snapshots.take("s1", ("r1",), ("r2",), TABLES, options)
 
+    async def test_of_ours_in_a_guests_schema_refuses_the_start(
+        self, scene: Scene, tmp_path: Path
+    ) -> None:
+        """It may be one that the guest has kept back since, or has brought again."""
+        await scene.plant_note("dump", dump_journal(tmp_path), role=scene.app)
+        scene.do(f"alter schema automigrator owner to {scene.guest}")
+        assert (await made(scene.url).look(TABLES)).unfinished
+        async with made(scene.url).lock(TABLES, 5, silent) as hold:
+            with pytest.raises(RefusedError, match="ALTER SCHEMA automigrator OWNER TO"):
+                await hold.recover()
+
     async def test_follows_no_path_but_one_of_a_dump_of_ours(
         self, scene: Scene, tmp_path: Path
     ) -> None:

@@ -155,12 +155,12 @@ class Claim(NamedTuple):
             named = quoted_name(self.name)
             remove = f"COMMENT ON DATABASE {named} IS NULL"
         return (
-            f"{self}, says that a migration of database {self.database!r} was killed and has to be "
-            "undone. That role could have begun one; but it is neither this role nor the "
-            "database's owner, nor a member of one of them, so nobody can tell whether it is true; "
-            "nothing was changed. If it is a former login of the application, hand it over, and "
-            f"the next start does what it says: ALTER {said} {named} OWNER TO the database's "
-            f"owner. If not, take it away: {remove}. Either takes that role or a superuser"
+            f"{self}, tells of a migration of database {self.database!r} that was killed and has "
+            "to be undone. It may be true; but that role is neither this role nor the database's "
+            "owner, nor a member of one of them, so nobody can tell; nothing was changed. If it is "
+            "a former login of the application, hand it over, and the next start does what it "
+            f"says: ALTER {said} {named} OWNER TO the database's owner. If not, take it away: "
+            f"{remove}. Either takes that role or a superuser"
         )
 
     @property
@@ -220,7 +220,10 @@ async def claims(
             select f.*, coalesce(comment like any(cast(:open as text[])), false) as opened,
                    owner in {OURS_HERE} as own, holder in {OURS_HERE} as kept
             from found f)
-        select kind, name, pg_get_userbyid(case when own then holder else owner end)::text,
+        -- a journal of ours in another role's schema is in the hands of that role
+        select case when own and opened and not kept then 'schema' else kind end,
+               case when own and opened and not kept then '{SCHEMA_OF_OURS}' else name end,
+               pg_get_userbyid(case when own then holder else owner end)::text,
                own and kept, opened, opened and (own or {_WRITES.format(role="owner")}),
                current_database()::text
         from judged order by kind, name
