@@ -9,7 +9,7 @@ import asyncio
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -99,14 +99,8 @@ async def look(
     reading: bool = False,
 ) -> View:
     """Look on a connection of our own; sets its lock_timeout, for the transaction if `reading`."""
-    ((_, setting, path, schemas, oids, opened, server, standby, dump_open, name),) = await rows_of(
-        connection,
-        _PLACES,
-        names=[table.name for table in tables],
-        schemas=[table.schema for table in tables],
-        open=list(OPEN),
-        reading=reading,
-    )
+    placed = await _placed(connection, tables, reading=reading)
+    _, setting, path, schemas, oids, opened, server, standby, dump_open, name = placed
     places = {each: place for each, place in zip(tables, schemas or (), strict=True) if place}
     heads: dict[VersionTable, tuple[str, ...] | None] = dict.fromkeys(tables)
     for table, schema in places.items():
@@ -120,6 +114,21 @@ async def look(
     sight = Sight(True, heads, filled, writable=not standby)
     where = SearchPath(setting, tuple(path))
     return View(sight, where, opened, places, server, dump_open, name)
+
+
+async def _placed(
+    connection: AsyncConnection, tables: Sequence[VersionTable], *, reading: bool
+) -> Any:
+    """Return the row of `_PLACES`."""
+    rows = await rows_of(
+        connection,
+        _PLACES,
+        names=[table.name for table in tables],
+        schemas=[table.schema for table in tables],
+        open=list(OPEN),
+        reading=reading,
+    )
+    return rows[0]
 
 
 def _heads_in(schema: str, name: str) -> str:
@@ -259,8 +268,8 @@ class Sights:
     async def _find(self, connection: AsyncConnection, tables: Sequence[VersionTable]) -> None:
         """See to it that it is known where the version tables are, if they are there."""
         if self._places.keys().isdisjoint(tables):
-            view = await look(connection, tables, heads_only=True, reading=True)
-            self._places.update(view.schemas)
+            schemas = (await _placed(connection, tables, reading=True))[3] or ()
+            self._places.update({t: s for t, s in zip(tables, schemas, strict=True) if s})
 
     async def _is_listed(self, refused: Exception) -> bool:
         """Ask the catalog: during a swap a connection may be told that there is no database."""
