@@ -34,7 +34,7 @@ class TestADumpsJournal:
         assert report.outcome == "migrated"
         assert not ran.exists()
         (note,) = (n for n in report[scene.live].notes if domain in n)
-        assert f"of role {scene.guest!r}" in note and "counts for nothing" in note
+        assert f"role {scene.guest!r} has" in note and "counts for nothing" in note
         assert scene.do(f"select obj_description('{domain}'::regtype)") == [(planted,)]
 
     async def test_of_a_guest_does_not_keep_a_start_with_nothing_to_do_from_its_fast_path(
@@ -130,7 +130,8 @@ class TestADatabaseBeside:
         assert not (await backend.look(TABLES)).unfinished
         assert await backend.examiner(TABLES).copies() == ()
         async with backend.lock(TABLES, 5, silent) as hold:
-            assert len(hold.notes) == len(planted)
+            (note,) = hold.notes
+            assert scene.guest in note and "and 1 more" in note
             assert await hold.recover() is None
             own = await hold.snapshots.take("20260301T000000Z", ("r1",), ("r2",), TABLES)
             await hold.close_journal()

@@ -21,11 +21,12 @@ from automigrator.backends.access import Access
 from automigrator.backends.contract.backend import Waiting
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.lock_wait import poll
-from automigrator.backends.postgresql import advisory, watchdog
+from automigrator.backends.postgresql import advisory, neighbours, watchdog
 from automigrator.backends.postgresql.errors import (
     TOO_MANY,
     ServerError,
     code_of,
+    listed,
 )
 from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.looks import Sights
@@ -112,7 +113,7 @@ async def lock(
         able = partial(sights.able, tables=tables)
         await _end_predecessors(hold, able, timeout_s - hold.waited_s, waiting)
         hold.claims = await sights.claims_of(hold.all_keys, tables)
-        hold.notes += tuple(c.note for c in hold.claims if c.note and not c.refused)
+        hold.notes += neighbours.notes(each for each in hold.claims if not each.refused)
         # every holder takes this key shared, so nobody waits
         shared = "select pg_try_advisory_lock_shared(cast(:key as bigint))"
         for each in name.all:
@@ -295,10 +296,14 @@ async def _end_predecessors(
             if ours or roles[role]:
                 left.append(await hold.end(pid, name, role))
         if not left:
+            pids: dict[str, list[str]] = {}
+            for pid, _, role, _ in found:
+                pids.setdefault(role, []).append(str(pid))
             hold.notes += tuple(
-                f"a session of role {role!r} (pid {pid}) calls itself an earlier migration of this "
-                "database, which that role cannot migrate: it was neither ended nor waited for"
-                for pid, _, role, _ in found
+                f"sessions of role {role!r} (pid {listed(each)}) call themselves earlier "
+                "migrations of this database, which that role cannot migrate: they were neither "
+                "ended nor waited for"
+                for role, each in pids.items()
             )
             return
         refused = [session for session, ended in left if not ended]

@@ -226,10 +226,13 @@ class Sights:
         unfinished = view.dump_open or bool(among(view.opened or (), view.database))
         if not unfinished:
             return view.sight
+        # local: a start with nothing to do needs none of it
+        from automigrator.backends.postgresql import neighbours
+
         # anybody may take such a name
         found = await self.claims(connection)
-        notes = tuple(each.note for each in found if each.note)
-        return view.sight._replace(unfinished=any(c.unfinished for c in found), notes=notes)
+        unfinished = any(each.unfinished for each in found)
+        return view.sight._replace(unfinished=unfinished, notes=neighbours.notes(found))
 
     async def claims(self, connection: AsyncConnection) -> tuple[Claim, ...]:
         """Return what has a name of ours, on a connection to the target."""

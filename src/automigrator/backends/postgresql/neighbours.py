@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -163,15 +163,22 @@ class Claim(NamedTuple):
             f"{remove}. Either takes that role or a superuser"
         )
 
-    @property
-    def note(self) -> str:
-        """The words for the report about what is not ours; empty for what is."""
-        if self.ours:
-            return ""
-        return self.refused or (
-            f"{self}, has a name of ours and another owner than ours have: it counts for nothing, "
-            "and stays as it is"
-        )
+
+def notes(found: Iterable[Claim]) -> tuple[str, ...]:
+    """The words for the report about what is not ours, one line for each role that has some."""
+    strange: dict[str, list[str]] = {}
+    said = []
+    for each in found:
+        if each.refused:
+            said.append(each.refused)
+        elif not each.ours:
+            strange.setdefault(each.owner, []).append(f"{each.kind} {each.name}")
+    said += [
+        f"role {owner!r} has {listed(names)}, with a name of ours; only what a role has that is "
+        "trusted with this database is ours: it counts for nothing, and stays as it is"
+        for owner, names in strange.items()
+    ]
+    return tuple(said)
 
 
 async def able(
