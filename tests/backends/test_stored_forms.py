@@ -93,7 +93,6 @@ def test_the_journal_of_a_dump() -> None:
             "committed": None,
             "transactions": [],
             "repairs": {"count": 0, "last": 0.0, "code": ""},
-            "binaries": None,
             "size": 3,
             "digest": "dg",
             "catalog": "c",

@@ -16,6 +16,8 @@ import asyncpg  # type: ignore[import-untyped]  # it ships no types
 import pytest
 import support.starters  # noqa: F401 - the fork server loads once what an attacker's module imports
 from sqlalchemy import make_url
+from support.attacks import Scene, database_of
+from support.postgres_backends import stamped
 from support.postgres_server import Server
 
 PASSWORD = "of a guest"
@@ -69,6 +71,25 @@ def roles(postgres_server: Server, empty_databases: object) -> Iterator[Roles]:
     made = Roles(postgres_server)
     yield made
     made.drop()
+
+
+@pytest.fixture
+def scene(
+    roles: Roles, postgres_server: Server, postgres_url: str, make_target: Callable[..., Any]
+) -> Scene:
+    """An application that owns its database, at r1, and a guest with CREATE in it."""
+    live, app, guest = database_of(postgres_url), roles.make(), roles.make()
+    made = Scene(postgres_server, roles, live, app, guest, make_target)
+    postgres_server.execute(f'alter database "{live}" owner to {app}')
+    postgres_server.execute(f'grant create on database "{live}" to {guest}')
+    stamped(postgres_server, live, "r1")
+    made.do(
+        f"alter table alembic_version owner to {app}",
+        "create table users (id int primary key, name text)",
+        f"alter table users owner to {app}",
+        "insert into users values (1, 'one of ours')",
+    )
+    return made
 
 
 @pytest.fixture

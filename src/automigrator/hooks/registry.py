@@ -6,6 +6,7 @@ import asyncio
 import copy
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import HookError, OverdueError, PluginError
@@ -70,6 +71,12 @@ class Hooks:
     def listened(self) -> bool:
         """Whether any plugin wants events."""
         return bool(self.impls("on_event"))
+
+    @property
+    def binaries(self) -> Path | None:
+        """The folder of client programs that a strategy has as `binaries`: the first that has."""
+        given = (getattr(impl.plugin, "binaries", None) for impl in self._impls if impl.strategy)
+        return next((Path(each) for each in given if isinstance(each, str | Path)), None)
 
     async def before_migrate(self, run: Run, around: Around = untold) -> None:
         """Call every plugin. Raises the first HookError."""

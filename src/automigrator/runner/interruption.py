@@ -93,6 +93,7 @@ async def repair(state: RunState) -> str | None:
     expected = state.unfinished or run.taken is not None
     began = time.monotonic()
     state.hold.counting = repairs_counted(state)
+    state.hold.binaries = state.hooks.binaries
     step = state.progress.step("repair-started", "repair-failed", state.target)
     with run.acts.act("recover") as act:
         with step if expected else nullcontext():

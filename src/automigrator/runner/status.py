@@ -62,8 +62,8 @@ async def standing(target: Target, ahead: Ahead, models: Metadata | None = None)
                     exists=True,
                     heads=found.heads,
                     wanted=found.wanted,
-                    unfinished=(await session.backend.look([session.table])).unfinished,
-                    notes=(found.note, *not_compared),
+                    unfinished=(sight := await session.backend.look([session.table])).unfinished,
+                    notes=(found.note, *sight.notes, *not_compared),
                 )
         except Exception as error:  # noqa: BLE001 - any error is what is wrong with the target
             problem, unfinished = _problem(session, error), await _unfinished(session)
@@ -83,7 +83,11 @@ async def standing(target: Target, ahead: Ahead, models: Metadata | None = None)
             pending=found.pending,
             problem=wrong,
             unfinished=found.sight.unfinished,
-            notes=(*found.notes, *(not_compared if drift is None else ())),
+            notes=(
+                *found.notes,
+                *found.sight.notes,
+                *(not_compared if drift is None else ()),
+            ),
             drift=drift,
         )
 

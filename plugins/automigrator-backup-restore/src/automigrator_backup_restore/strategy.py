@@ -78,7 +78,8 @@ class BackupRestore:
         self._folder = Path(folder) if folder is not None else None
         self._disconnect_others = disconnect_others
         self._copy: Copy = copy
-        self._binaries = Path(binaries) if binaries is not None else None
+        self.binaries = Path(binaries) if binaries is not None else None
+        """Read by the core as well, for what a start before has left."""
 
     @hookimpl
     async def before_migrate(self, run: Run) -> None:
@@ -89,7 +90,7 @@ class BackupRestore:
             folder=self._folder,
             disconnect_others=self._disconnect_others,
             how=self._copy,
-            binaries=self._binaries,
+            binaries=self.binaries,
         )
 
     @hookimpl

@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from pathlib import Path
 
 from sqlalchemy.engine import Connection
 
@@ -34,6 +35,8 @@ class Hold(ABC):
     """What a person should know of how the lock is held, one sentence each."""
     counting: Counting | None = None
     """Asked before `recover` puts a copy back: it counts, and may refuse."""
+    binaries: Path | None = None
+    """Where this start's configuration says that the database's client programs are."""
     snapshots: Snapshots | None = None
     sides: Sides | None = None
 

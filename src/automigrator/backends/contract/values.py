@@ -35,6 +35,8 @@ class Sight(Frozen):
     """Whether the server takes writes: a standby only replays its primary's."""
     unfinished: bool = False
     """Whether the journal of a killed process is open: the next leader finishes or undoes it."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of what was left open, one sentence each."""
 
     def all_heads(self) -> tuple[str, ...]:
         """The heads of all version tables, sorted."""

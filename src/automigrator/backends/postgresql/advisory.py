@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql.names import OURS
 from automigrator.backends.postgresql.sql import rows_of
 
 PROTOCOL = "automigrator migration lock 1"
@@ -29,10 +30,13 @@ def key_of(*of: str) -> int:
     return int.from_bytes(digest, signed=True)
 
 
-async def only_leader(admin: AsyncConnection, names: Iterable[str]) -> bool:
-    """Whether no other target in the database of these names has its lock held."""
-    query = f"select count(*) = 0 from {_HOLDERS} and l.pid <> pg_backend_pid()"
-    found = [await rows_of(admin, query, key=key_of(name)) for name in names]
+async def only_leader(admin: AsyncConnection, live: str, names: Iterable[str]) -> bool:
+    """Whether no other target in the database `live` of these names has its lock held by us."""
+    query = f"""
+        select count(*) = 0 from {_HOLDERS} and l.pid <> pg_backend_pid()
+        and exists (select from pg_stat_activity a where a.pid = l.pid and a.usesysid in {OURS})
+    """
+    found = [await rows_of(admin, query, key=key_of(name), live=live) for name in names]
     return all(alone for ((alone,),) in found)
 
 
@@ -100,7 +104,8 @@ async def holder(connection: AsyncConnection, key: int) -> str | None:
         connection,
         f"""
         select 'PostgreSQL session ' || h.pid || coalesce(' (' || nullif(concat_ws(', ',
-                   nullif(a.application_name, ''), 'from ' || host(a.client_addr),
+                   'role ' || a.usename, nullif(a.application_name, ''),
+                   'from ' || host(a.client_addr),
                    'since ' || to_char(a.backend_start at time zone 'UTC', 'HH24:MI:SS "UTC"')
                ), '') || ')', '')
         from (select l.pid from {_HOLDERS} and l.pid <> pg_backend_pid()) h

@@ -73,13 +73,12 @@ class PostgreSQL(Backend):
 
         name = self.database.own
         async with self._maintenance.connection() as admin:
-            found = await names.ours(admin, name)
-            kept = [each.name for each in found if each.kind != "side"]
-            if kept and not await databases.exists(admin, name):
+            if kept := await names.copies_of_missing(admin, name):
                 raise advice.missing_beside_its_copies(
                     f"database {name!r}",
-                    kept,
-                    f'ALTER DATABASE "{kept[-1]}" RENAME TO "{name}", or rename another of them',
+                    [f"{copy} (of role {owner!r})" for copy, owner in kept],
+                    f'ALTER DATABASE "{kept[-1][0]}" RENAME TO "{name}", or rename another of '
+                    "them, if you trust its owner",
                     f'CREATE DATABASE "{name}"',
                 )
             limit = max(watchdog.SILENT_S, self.access.connect_timeout)
@@ -137,7 +136,7 @@ class PostgreSQL(Backend):
             maintenance=self._maintenance,
             empty_pools=self._empty_pools,
         )
-        return lock.lock(make, self._maintenance, tables, timeout_s, waiting)
+        return lock.lock(make, self._maintenance, self._sights, tables, timeout_s, waiting)
 
     def classify(self, error: BaseException) -> Verdict:
         from automigrator.backends.postgresql import errors

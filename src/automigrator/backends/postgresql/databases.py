@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE, Session, in_use, missing, own_code
+from automigrator.backends.postgresql.names import OURS
 from automigrator.backends.postgresql.sql import literal, quoted_name, rows_of, run, server_version
 from automigrator.errors import RefusedError
 from automigrator.support.backoff import Backoff, Deadline
@@ -126,11 +127,12 @@ async def others(
 ) -> tuple[Session, ...]:
     """Return the sessions that would stand in the way of a copy, rename or drop of databases.
 
-    With `but_ours` those are left out that wait for a lock of ours, or hold it, by their names.
+    With `but_ours` those are left out that wait for a lock of ours, or hold it, by their names and
+    their roles.
     """
     rows = await rows_of(
         admin,
-        """
+        f"""
         select pid, coalesce(application_name, ''), coalesce(usename, ''), state,
                extract(epoch from clock_timestamp() - query_start)::float8
         from pg_stat_activity
@@ -138,13 +140,15 @@ async def others(
           -- autovacuum has no user, and the server ends it by itself; the type is null for a
           -- role that may not look
           and usesysid is not null and coalesce(backend_type, '') <> 'parallel worker'
-          and not (:but_ours and starts_with(application_name, 'automigrator '))
+          and not (:but_ours and starts_with(application_name, 'automigrator ')
+                   and usesysid in {OURS})
         union all
         select 0, gid, owner, 'prepared', extract(epoch from clock_timestamp() - prepared)::float8
         from pg_prepared_xacts where database = any(cast(:names as text[]))
         order by 1
         """,
         names=list(names),
+        live=names[0],
         but_ours=but_ours,
     )
     return tuple(Session(*row) for row in rows)

@@ -26,8 +26,8 @@ from automigrator.errors import (
 from automigrator.failure import FailureKind
 from automigrator.frozen import Frozen
 from automigrator.support.error_chain import chain
-from automigrator.support.secrets import cut
 from automigrator.support.postgresql_urls import translated
+from automigrator.support.secrets import cut
 
 NO_DATABASE = "3D000"
 

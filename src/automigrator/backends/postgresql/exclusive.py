@@ -24,6 +24,7 @@ from automigrator.backends.postgresql.databases import GRACE_S, SecondConnection
 from automigrator.backends.postgresql.dump import programs
 from automigrator.backends.postgresql.errors import DISK_FULL, NO_PRIVILEGE, listed, refusing
 from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.backends.postgresql.names import ensure_ours
 from automigrator.backends.postgresql.neighbours import why_shared
 from automigrator.backends.postgresql.sql import rows_of
 from automigrator.backends.postgresql.verdict import heads_of
@@ -213,7 +214,8 @@ class ExclusiveAccess(Frozen):
             )
 
     async def drop(self, name: str) -> None:
-        """Drop a database of ours, and end the sessions on it."""
+        """Drop a database of ours, and end the sessions on it. Raises RefusedError for another."""
+        await ensure_ours(self.admin, self.live, name)
         await databases.disconnect(self.admin, name)
         await databases.drop(self.admin, name)
 

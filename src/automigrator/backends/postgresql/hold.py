@@ -37,6 +37,9 @@ class ServerHold(SessionHold):
         return await self.sights.look(tables, self)
 
     async def recover(self) -> str | None:
+        for each in self.claims:
+            if each.refused:
+                raise RefusedError(each.refused)
         return await self.heard(self.snapshots.recover(), "the repair of a killed migration")
 
     async def forget_repairs(self) -> None:

@@ -67,14 +67,13 @@ class DumpEntry(Entry):
     `size` and `digest` are the file's. `catalog` tells whether DDL was committed since, `shape`
     and `rows` whether a restore is complete. `values` tells whether rows have changed, and is empty
     where the migration is one transaction, which a kill undoes whole. `extensions` have name,
-    schema and version.
+    schema and version. Which programs run is not written down: this start's configuration says it.
     """
 
     _: KW_ONLY
     path: str
     host: str
     server: int
-    binaries: str | None = None
     size: int = 0
     digest: str = ""
     catalog: str = ""

@@ -9,26 +9,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
 from automigrator.backends.contract.backend import Waiting
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.lock_wait import poll
-from automigrator.backends.postgresql import advisory, watchdog
+from automigrator.backends.postgresql import advisory, neighbours, watchdog
 from automigrator.backends.postgresql.errors import (
-    NO_PRIVILEGE,
     TOO_MANY,
     ServerError,
     code_of,
-    own_code,
+    listed,
 )
-from automigrator.backends.postgresql.lock_session import SessionHold, tag_of
+from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.maintenance import Maintenance
 from automigrator.backends.postgresql.sql import SERVER, rows_of
 from automigrator.errors import LockTimeoutError
@@ -40,6 +40,9 @@ from automigrator.support.redaction import first_line
 H = TypeVar("H", bound=SessionHold)
 
 logger = logger_of(__name__)
+
+Able = Callable[[Collection[str]], Awaitable[Collection[str]]]
+"""Tells which of some roles could have migrated the target."""
 
 PREDECESSOR_LIMIT_S = 30.0
 """Seconds for what earlier holders still run to end, once it was told to."""
@@ -70,6 +73,7 @@ _SETTINGS = {
 async def lock(
     make: Callable[[Access, AsyncConnection, bool, str, int, float], H],
     maintenance: Maintenance,
+    sights: Sights,
     tables: Sequence[VersionTable],
     timeout_s: float,
     waiting: Waiting,
@@ -106,7 +110,10 @@ async def lock(
             return who or "somebody who has let go of it since"
 
         hold.waited_s = await poll(acquire, timeout_s, waiting, leader, f"database {live!r}")
-        await _end_predecessors(hold, timeout_s - hold.waited_s, waiting)
+        able = partial(sights.able, tables=tables)
+        await _end_predecessors(hold, able, timeout_s - hold.waited_s, waiting)
+        hold.claims = await sights.claims_of(hold.all_keys, tables)
+        hold.notes += neighbours.notes(each for each in hold.claims if not each.refused)
         # every holder takes this key shared, so nobody waits
         shared = "select pg_try_advisory_lock_shared(cast(:key as bigint))"
         for each in name.all:
@@ -267,18 +274,37 @@ async def _prepare(hold: SessionHold, live: str, why_inside: str) -> None:
     await hold.confirm()
 
 
-async def _end_predecessors(hold: SessionHold, limit_s: float, waiting: Waiting) -> None:
+async def _end_predecessors(
+    hold: SessionHold, able: Able, limit_s: float, waiting: Waiting
+) -> None:
     """End what earlier holders of the lock still run: a kill does not stop a statement.
 
     The session of another role may not be ended by this one, and is waited for, `limit_s`
-    seconds at most. Raises LockTimeoutError when one stays.
+    seconds at most. Raises LockTimeoutError when one stays. Anybody may name a session like that:
+    one counts whose role is ours, or could migrate the database.
     """
     mine, theirs = Deadline(PREDECESSOR_LIMIT_S), Deadline(limit_s)
-    tags = [tag_of(key) for key in hold.all_keys]
     told = Deadline(0)
+    roles: dict[str, bool] = {}
     while True:
-        left = [await _ended(hold, *row) for row in await hold.in_time(_earlier(hold, tags))]
+        found = await hold.predecessors()
+        strange = {role for *_, role, ours in found if not ours} - roles.keys()
+        migrating = await able(strange)
+        roles.update((role, role in migrating) for role in strange)
+        left = []
+        for pid, name, role, ours in found:
+            if ours or roles[role]:
+                left.append(await hold.end(pid, name, role))
         if not left:
+            pids: dict[str, list[str]] = {}
+            for pid, _, role, _ in found:
+                pids.setdefault(role, []).append(str(pid))
+            hold.notes += tuple(
+                f"sessions of role {role!r} (pid {listed(each)}) call themselves earlier "
+                "migrations of this database, which that role cannot migrate: they were neither "
+                "ended nor waited for"
+                for role, each in pids.items()
+            )
             return
         refused = [session for session, ended in left if not ended]
         who = f"an earlier migration of database {hold.database!r}"
@@ -297,31 +323,3 @@ async def _end_predecessors(hold: SessionHold, limit_s: float, waiting: Waiting)
             told = Deadline(_TELL_S)
             waiting(theirs.elapsed(), f"{refused[0]}, which this role may not end")
         await asyncio.sleep(_POLL_S)
-
-
-def _earlier(hold: SessionHold, tags: Sequence[str]) -> Awaitable[Sequence[Any]]:
-    query = """
-        select pid, application_name, coalesce(usename::text, '') from pg_stat_activity
-        where exists (select from unnest(cast(:tags as text[])) as t(tag)
-                      where starts_with(application_name, t.tag))
-              and pid <> pg_backend_pid()
-        order by pid
-    """
-    return rows_of(hold.admin, query, tags=list(tags))
-
-
-async def _ended(hold: SessionHold, pid: int, name: str, role: str) -> tuple[str, bool]:
-    """Tell the server to end a session; return what it is, and whether this role may."""
-    session = f"session {pid} of role {role!r} ({name})"
-    # from the view again: the pid may be somebody else's by now
-    query = """
-        select pg_terminate_backend(pid) from pg_stat_activity
-        where pid = :pid and application_name = :name
-    """
-    try:
-        await hold.in_time(rows_of(hold.admin, query, pid=pid, name=name))
-    except DBAPIError as error:
-        if own_code(error.orig) != NO_PRIVILEGE:
-            raise
-        return session, False
-    return session, True

@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -23,10 +23,12 @@ from automigrator.backends.postgresql import connections
 from automigrator.backends.postgresql.connections import LOCK_TIMEOUT_MS
 from automigrator.backends.postgresql.errors import (
     FAILED_TRANSACTION,
+    NO_PRIVILEGE,
     Session,
     own_code,
 )
-from automigrator.backends.postgresql.names import Note, read_note, write_note
+from automigrator.backends.postgresql.names import OURS, Note, read_note, write_note
+from automigrator.backends.postgresql.neighbours import Claim
 from automigrator.backends.postgresql.sql import SERVER, rows_of
 from automigrator.backends.postgresql.watchdog import answering, severing, until_silent
 from automigrator.errors import LockLostError, NoAnswerError
@@ -95,6 +97,8 @@ class SessionHold(Hold):
     """The number of acts under way that may keep the session busy for long."""
     lock_timeout_ms: int = LOCK_TIMEOUT_MS
     """The time that a statement which migrates waits for a lock; longer for an autovacuum's."""
+    claims: tuple[Claim, ...] = ()
+    """What had a name of ours when the lock was taken, whoever owns it."""
     dump_key: int = field(init=False)
     """The key of the dump's journal: that of an older release's while it is followed."""
     _progress: str = ""
@@ -283,6 +287,39 @@ class SessionHold(Hold):
             finally:
                 with suppress(SQLAlchemyError, OSError):
                     await rows_of(connection, _NAMED, name=before)
+
+    async def predecessors(self) -> Sequence[Any]:
+        """Return the sessions named as those of earlier holders are.
+
+        Each with its pid, its name, its role, and whether that role is ours.
+        """
+        query = f"""
+            select pid, application_name, coalesce(usename::text, ''),
+                   usename is null or usesysid in {OURS}  -- a login may be dropped meanwhile
+            from pg_stat_activity
+            where exists (select from unnest(cast(:tags as text[])) as t(tag)
+                          where starts_with(application_name, t.tag))
+                  and pid <> pg_backend_pid()
+            order by pid
+        """
+        tags = [tag_of(key) for key in self.all_keys]
+        return await self.in_time(rows_of(self.admin, query, tags=tags, live=self.database))
+
+    async def end(self, pid: int, name: str, role: str) -> tuple[str, bool]:
+        """Tell the server to end a session; return what it is, and whether this role may."""
+        session = f"session {pid} of role {role!r} ({name})"
+        # from the view again: the pid may be somebody else's by now
+        query = """
+            select pg_terminate_backend(pid) from pg_stat_activity
+            where pid = :pid and application_name = :name and coalesce(usename::text, '') = :role
+        """
+        try:
+            await self.in_time(rows_of(self.admin, query, pid=pid, name=name, role=role))
+        except DBAPIError as error:
+            if own_code(error.orig) != NO_PRIVILEGE:
+                raise
+            return session, False
+        return session, True
 
     def _answering(self, what: str) -> AbstractAsyncContextManager[None]:
         return answering(min(self.silence_s, self.access.connect_timeout), what)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,6 +23,7 @@ from automigrator.support.concurrency import within
 
 if TYPE_CHECKING:
     from automigrator.backends.postgresql.lock_session import SessionHold
+    from automigrator.backends.postgresql.neighbours import Claim
 
 BUSY_S = 10
 
@@ -98,14 +99,8 @@ async def look(
     reading: bool = False,
 ) -> View:
     """Look on a connection of our own; sets its lock_timeout, for the transaction if `reading`."""
-    ((_, setting, path, schemas, oids, opened, server, standby, dump_open, name),) = await rows_of(
-        connection,
-        _PLACES,
-        names=[table.name for table in tables],
-        schemas=[table.schema for table in tables],
-        open=list(OPEN),
-        reading=reading,
-    )
+    placed = await _placed(connection, tables, reading=reading)
+    _, setting, path, schemas, oids, opened, server, standby, dump_open, name = placed
     places = {each: place for each, place in zip(tables, schemas or (), strict=True) if place}
     heads: dict[VersionTable, tuple[str, ...] | None] = dict.fromkeys(tables)
     for table, schema in places.items():
@@ -119,6 +114,21 @@ async def look(
     sight = Sight(True, heads, filled, writable=not standby)
     where = SearchPath(setting, tuple(path))
     return View(sight, where, opened, places, server, dump_open, name)
+
+
+async def _placed(
+    connection: AsyncConnection, tables: Sequence[VersionTable], *, reading: bool
+) -> Any:
+    """Return the row of `_PLACES`."""
+    rows = await rows_of(
+        connection,
+        _PLACES,
+        names=[table.name for table in tables],
+        schemas=[table.schema for table in tables],
+        open=list(OPEN),
+        reading=reading,
+    )
+    return rows[0]
 
 
 def _heads_in(schema: str, name: str) -> str:
@@ -173,7 +183,7 @@ class Sights:
                         held.rule(view.server, database=view.database)
                     self.search_path = view.search_path
                     self._places.update(view.schemas)
-                    return self._seen(view)
+                    return await self._seen(connection, view)
             except Exception as error:
                 await with_code(error, self.access, self.name.own)
                 if code_of(error) != NO_DATABASE:
@@ -204,16 +214,65 @@ class Sights:
                 )
                 ((heads, opened, dump, name),) = await rows_of(idle, query, open=list(OPEN))
                 sight = Sight(True, {table: tuple(heads)})
-                return self._seen(View(sight, SearchPath(), opened, {}, 0, dump, name))
+                view = View(sight, SearchPath(), opened, {}, 0, dump, name)
+                return await self._seen(idle, view)
             own = await stack.enter_async_context(self.access.shared(reading=True))
             view = await look(own, [table], heads_only=True, reading=True)
-        self._places.update(view.schemas)
-        return self._seen(view)
+            self._places.update(view.schemas)
+            return await self._seen(own, view)
 
-    def _seen(self, view: View) -> Sight:
+    async def _seen(self, connection: AsyncConnection, view: View) -> Sight:
         self.name.learn(view.database)
         unfinished = view.dump_open or bool(among(view.opened or (), view.database))
-        return view.sight._replace(unfinished=unfinished)
+        if not unfinished:
+            return view.sight
+        # local: a start with nothing to do needs none of it
+        from automigrator.backends.postgresql import neighbours
+
+        # anybody may take such a name
+        found = await self.claims(connection)
+        unfinished = any(each.unfinished for each in found)
+        return view.sight._replace(unfinished=unfinished, notes=neighbours.notes(found))
+
+    async def claims(self, connection: AsyncConnection) -> tuple[Claim, ...]:
+        """Return what has a name of ours, on a connection to the target."""
+        # local: a start with nothing to do needs none of it
+        from automigrator.backends.postgresql import neighbours
+
+        return await neighbours.claims(connection, self._places)
+
+    async def claims_of(
+        self, keys: Sequence[int], tables: Sequence[VersionTable]
+    ) -> tuple[Claim, ...]:
+        """Return what has a name of ours; of notes, those of these lock keys."""
+        from automigrator.backends.postgresql.errors import NO_DATABASE, code_of
+
+        try:
+            async with self.access.shared(reading=True) as connection:
+                await self._find(connection, tables)
+                found = await self.claims(connection)
+        except Exception as error:
+            if code_of(error) != NO_DATABASE:
+                raise
+            return ()
+        ends = tuple(f"_{key % 2**64:016x}" for key in keys)
+        return tuple(c for c in found if c.kind != "domain" or c.name.endswith(ends))
+
+    async def able(self, roles: Collection[str], tables: Sequence[VersionTable]) -> frozenset[str]:
+        """Return those of the roles that could have migrated the database; none where it is not."""
+        from automigrator.backends.postgresql import neighbours
+
+        if not roles:
+            return frozenset()
+        async with self.access.shared(reading=True) as connection:
+            await self._find(connection, tables)
+            return await neighbours.able(connection, self._places, roles)
+
+    async def _find(self, connection: AsyncConnection, tables: Sequence[VersionTable]) -> None:
+        """See to it that it is known where the version tables are, if they are there."""
+        if self._places.keys().isdisjoint(tables):
+            schemas = (await _placed(connection, tables, reading=True))[3] or ()
+            self._places.update({t: s for t, s in zip(tables, schemas, strict=True) if s})
 
     async def _is_listed(self, refused: Exception) -> bool:
         """Ask the catalog: during a swap a connection may be told that there is no database."""

@@ -1,6 +1,7 @@
-"""What automigrator keeps on a server: its databases by their names, and its notes.
+"""What automigrator keeps on a server, databases and notes, and which of it is ours.
 
-A note is the comment on a type in a schema of ours, where autogenerate does not see it.
+A note is the comment on a type in a schema of ours, where autogenerate does not see it. Anybody
+may take a name: a thing is ours by its owner.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Literal, NamedTuple, cast, get_args
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
-from automigrator.backends.postgresql.sql import literal, rows_of, run
+from automigrator.backends.postgresql.sql import literal, quoted_name, rows_of, run, server_version
+from automigrator.errors import RefusedError
 from automigrator.support.json_object import LIMIT
 
 Kind = Literal["snapshot", "purged", "undone", "side", "replaced"]
@@ -44,11 +48,34 @@ IS_OPEN = f"""
 
 """Whether a dump's journal is open in the current database; `:open` is `OPEN`."""
 
+_OURS = """(
+    with recursive own (oid) as (
+        select r.oid from pg_roles r where r.rolname = current_user
+        union select m.roleid from own join pg_auth_members m on m.member = own.oid),
+    trusted (oid) as (
+        select r.oid from pg_roles r left join pg_database d on d.datname = {live}
+        where r.rolsuper or r.rolname = current_user or r.oid = d.datdba
+              -- a group of readers is everybody's who is in it
+              or r.oid in (select oid from own) and has_database_privilege(r.oid, d.oid, 'CREATE')
+        union select m.member from trusted join pg_auth_members m on m.roleid = trusted.oid)
+    select oid from trusted)
+"""
+
+OURS, OURS_HERE = _OURS.format(live=":live"), _OURS.format(live="current_database()")
+
+"""The roles that are trusted with the database `:live`, or with the connection's: what one of them
+owns is ours.
+
+They are this role, the database's owner, superusers, and the roles that this one is a member of if
+they may create something in the database; and every member of one of them, which may act as it. A
+superuser is a member of what it was made a member of.
+"""
+
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
 
 _STAMP = "[0-9A-Za-z]{1,28}"
 
-_OURS = rf".*__automigrator_({'|'.join(get_args(Kind))})_({_STAMP})"
+_NAMED = rf".*__automigrator_({'|'.join(get_args(Kind))})_({_STAMP})"
 
 
 class TargetName:
@@ -99,15 +126,47 @@ class Ours(NamedTuple):
 
 async def ours(admin: AsyncConnection, live: str) -> list[Ours]:
     """Return the databases that automigrator keeps beside `live`, oldest stamp first."""
-    rows = await rows_of(admin, "select datname::text from pg_database")
-    return among((row[0] for row in rows), live)
+    query = f"select datname::text from pg_database where datdba in {OURS}"
+    return among((row[0] for row in await rows_of(admin, query, live=live)), live)
+
+
+async def copies_of_missing(admin: AsyncConnection, live: str) -> list[tuple[str, str]]:
+    """Return the databases beside `live`, which is not there, that may hold its data; with owners.
+
+    Nobody can tell who owned it: a superuser, who may act for anybody, counts every one.
+    """
+    rows = await rows_of(
+        admin,
+        f"""
+        select datname::text, pg_get_userbyid(datdba)::text from pg_database
+        where not exists (select from pg_database where datname = :live) and (datdba in {OURS}
+              or exists (select from pg_roles where rolname = current_user and rolsuper))
+        """,
+        live=live,
+    )
+    owners: dict[str, str] = dict(map(tuple, rows))
+    return [(e.name, owners[e.name]) for e in among(owners, live) if e.kind != "side"]
+
+
+async def ensure_ours(admin: AsyncConnection, live: str, name: str) -> None:
+    """Raise RefusedError where a database of this name is there, and not ours."""
+    query = f"""
+        select pg_get_userbyid(datdba)::text from pg_database
+        where datname = :name and datdba not in {OURS}
+    """
+    if rows := await rows_of(admin, query, name=name, live=live):
+        raise RefusedError(
+            f"a database named {name!r} is there, which automigrator has to make or remove beside "
+            f"{live!r}, and it belongs to role {rows[0][0]!r}: it is not ours, and nothing was "
+            "changed. Find out whose it is, and rename or drop it"
+        )
 
 
 def among(names: Iterable[str], live: str) -> list[Ours]:
     """Return those of the names that are databases of ours beside `live`, oldest stamp first."""
     found = []
     for name in names:
-        if match := re.fullmatch(_OURS, name, re.DOTALL):
+        if match := re.fullmatch(_NAMED, name, re.DOTALL):
             each = Ours(name, cast(Kind, match[1]), match[2])
             # made again rather than taken apart: a neighbour's name may begin like ours
             if name == name_beside(live, each.kind, each.stamp):
@@ -143,17 +202,33 @@ def note_statement(kind: Note, key: int, text: str) -> str:
 
 
 async def read_note(access: Access, kind: Note, key: int) -> str | None:
-    """Read a text; None where there is none."""
+    """Read a text; None where there is none of ours."""
     async with access.shared() as connection:
         rows = await rows_of(
             connection,
-            "select left(obj_description(t.oid, 'pg_type'), :most) from pg_type t "
-            "join pg_namespace n "
-            "on n.oid = t.typnamespace where n.nspname || '.' || t.typname = :name",
+            f"""
+            select left(obj_description(t.oid, 'pg_type'), :most)
+            from pg_type t join pg_namespace n on n.oid = t.typnamespace
+            where n.nspname || '.' || t.typname = :name
+                  and n.nspowner in {OURS_HERE} and t.typowner in {OURS_HERE}
+            """,
             name=note_name(kind, key),
             most=LIMIT + 1,
         )
     return rows[0][0] if rows else None
+
+
+_WRITER = f"""
+    select extract(epoch from clock_timestamp())::float8, pg_get_userbyid(n.nspowner)::text,
+           coalesce(n.nspowner in {OURS_HERE}, true), pg_has_role(n.nspowner, 'USAGE'),
+           pg_get_userbyid(t.typowner)::text, coalesce(t.typowner in {OURS_HERE}, true),
+           pg_has_role(t.typowner, 'USAGE'), current_user::text,
+           case when pg_has_role(d.datdba, '{{right}}') then pg_get_userbyid(d.datdba)::text
+           else current_user::text end
+    from pg_database d left join pg_namespace n on n.nspname = '{SCHEMA_OF_OURS}'
+    left join pg_type t on t.typnamespace = n.oid and n.nspname || '.' || t.typname = :name
+    where d.datname = current_database()
+"""
 
 
 async def write_note(
@@ -161,20 +236,54 @@ async def write_note(
 ) -> None:
     """Replace a text, whole or not at all; None removes it.
 
-    `text` gets the time on the server's clock.
+    `text` gets the time on the server's clock. It is written as the database's owner where this
+    role may act as it: the application's next login finds it then. Raises RefusedError where the
+    place is not ours.
     """
     qualified = note_name(kind, key)
-    ((now, there),) = await rows_of(
-        connection,
-        "select extract(epoch from clock_timestamp())::float8, to_regtype(:name) is not null",
-        name=qualified,
+    right = "SET" if server_version(connection) >= (16,) else "MEMBER"
+    ((now, holder, kept, mine, owner, own, owned, me, writer),) = await rows_of(
+        connection, _WRITER.format(right=right), name=qualified
     )
     new = text(now)
     if new is None:
-        await run(connection, f"DROP DOMAIN IF EXISTS {qualified}")
+        if owner is not None and own and kept:
+            await run(connection, f"DROP DOMAIN IF EXISTS {qualified}")
         return
-    if not there:
-        await run(connection, f"CREATE SCHEMA IF NOT EXISTS {SCHEMA_OF_OURS}")
-        await run(connection, f"CREATE DOMAIN {qualified} AS text")
-    # one statement: a kill leaves the old text or the new one
-    await run(connection, note_statement(kind, key, new))
+    if not (own and kept):
+        what, whose = ("domain", owner) if kept else ("schema", holder)
+        named = qualified if kept else SCHEMA_OF_OURS
+        raise RefusedError(
+            f"{what} {named} belongs to role {whose!r}, which is not trusted with this database: "
+            f"nothing is kept there. Drop it, or ALTER {what.upper()} {named} OWNER TO "
+            f"{quoted_name(writer)}"
+        )
+    to = quoted_name(writer)
+    if owner not in (None, writer, me) and not owned:
+        raise RefusedError(
+            f"domain {qualified} belongs to role {owner!r}, a former login it seems, and this role "
+            f"may not change it; that role or a superuser can: ALTER DOMAIN {qualified} OWNER TO "
+            f"{to}, and ALTER SCHEMA {SCHEMA_OF_OURS} OWNER TO {to}"
+        )
+    statements = []
+    # left by a login of before, or by a superuser
+    if holder not in (None, writer) and mine:
+        statements.append(f"ALTER SCHEMA {SCHEMA_OF_OURS} OWNER TO {to}")
+    if owner not in (None, writer) and owned:
+        statements.append(f"ALTER DOMAIN {qualified} OWNER TO {to}")
+    if writer != me:
+        statements.append(f"SET LOCAL ROLE {to}")
+    if holder is None:
+        statements.append(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA_OF_OURS}")
+    if owner is None:
+        statements.append(f"CREATE DOMAIN {qualified} AS text")
+    statements.append(note_statement(kind, key, new))
+    await run(connection, "BEGIN")
+    try:
+        for each in statements:
+            await run(connection, each)
+        await run(connection, "COMMIT")
+    except BaseException:
+        with suppress(SQLAlchemyError, OSError):
+            await run(connection, "ROLLBACK")
+        raise

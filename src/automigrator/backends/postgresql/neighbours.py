@@ -1,8 +1,9 @@
-"""Tables of a database that are not the target's: another application's, another history's."""
+"""What is near a target and not its own: tables, and what merely has a name of ours."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -10,7 +11,21 @@ from automigrator.backends.contract.examiner import TableName
 from automigrator.backends.contract.sides import Known, unknown
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.errors import listed
-from automigrator.backends.postgresql.sql import rows_of
+from automigrator.backends.postgresql.names import OPEN, OURS_HERE, SCHEMA_OF_OURS, among
+from automigrator.backends.postgresql.sql import quoted_name, rows_of
+
+_WRITES = """
+    exists (select from pg_roles r where pg_has_role({role}, r.oid, 'MEMBER') and coalesce(
+        (select bool_or(has_any_column_privilege(r.oid, c.oid, 'INSERT, UPDATE'))
+         from unnest(cast(:schemas as text[]), cast(:tables as text[])) as t (schema, name)
+         join pg_namespace n on n.nspname = t.schema
+         join pg_class c on c.relnamespace = n.oid and c.relname = t.name),
+        has_database_privilege(r.oid, current_database(), 'CREATE')))
+"""
+
+"""Whether a role could have migrated the connection's database: it may write the version tables
+`:tables` in `:schemas`, or, where none is there, create something.
+"""
 
 
 async def tables_of(connection: AsyncConnection) -> frozenset[TableName]:
@@ -98,3 +113,130 @@ async def why_shared(
     if strangers:
         return f"database {name!r} has tables outside the target's schemas: {listed(strangers)}"
     return None
+
+
+class Claim(NamedTuple):
+    """Something on the server that has a name of ours; `owner` is the role that says whose it is.
+
+    `opened`: it has the text of an open journal. `migrates`: its owner could have migrated the
+    database, as a login does that is not used any more.
+    """
+
+    kind: Literal["database", "domain", "schema"]
+    name: str
+    owner: str
+    ours: bool
+    opened: bool
+    migrates: bool
+    database: str
+    """The target's own, beside which it is."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}, of role {self.owner!r}"
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a start has to finish something because of it, or to refuse."""
+        if self.opened:
+            return self.ours or self.migrates
+        # a swap that restores nothing has no journal: what it replaced shows that it is unfinished
+        return self.ours and any(
+            each.kind == "replaced" for each in among([self.name], self.database)
+        )
+
+    @property
+    def refused(self) -> str:
+        """Why a start must not go on: it may be the journal of a former login. Empty if it may."""
+        if self.ours or not self.unfinished:
+            return ""
+        said, named = self.kind.upper(), self.name
+        remove = f"DROP {said} {named}"
+        if self.kind == "database":
+            named = quoted_name(self.name)
+            remove = f"COMMENT ON DATABASE {named} IS NULL"
+        return (
+            f"{self}, tells of a migration of database {self.database!r} that was killed and has "
+            "to be undone. It may be true; but that role is neither this role nor the database's "
+            "owner, nor a member of one of them, so nobody can tell; nothing was changed. If it is "
+            "a former login of the application, hand it over, and the next start does what it "
+            f"says: ALTER {said} {named} OWNER TO the database's owner. If not, take it away: "
+            f"{remove}. Either takes that role or a superuser"
+        )
+
+
+def notes(found: Iterable[Claim]) -> tuple[str, ...]:
+    """The words for the report about what is not ours, one line for each role that has some."""
+    strange: dict[str, list[str]] = {}
+    said = []
+    for each in found:
+        if each.refused:
+            said.append(each.refused)
+        elif not each.ours:
+            strange.setdefault(each.owner, []).append(f"{each.kind} {each.name}")
+    said += [
+        f"role {owner!r} has {listed(names)}, with a name of ours; only what a role has that is "
+        "trusted with this database is ours: it counts for nothing, and stays as it is"
+        for owner, names in strange.items()
+    ]
+    return tuple(said)
+
+
+async def able(
+    connection: AsyncConnection, places: Mapping[VersionTable, str], roles: Collection[str]
+) -> frozenset[str]:
+    """Return those of the roles that could have migrated the connection's database."""
+    rows = await rows_of(
+        connection,
+        f"""
+        select rolname::text from pg_roles c
+        where rolname = any(cast(:roles as text[])) and {_WRITES.format(role="c.oid")}
+        """,
+        roles=list(roles),
+        **_of(places),
+    )
+    return frozenset(row[0] for row in rows)
+
+
+def _of(places: Mapping[VersionTable, str]) -> dict[str, list[str]]:
+    return {"schemas": list(places.values()), "tables": [table.name for table in places]}
+
+
+async def claims(
+    connection: AsyncConnection, places: Mapping[VersionTable, str]
+) -> tuple[Claim, ...]:
+    """Return what has a name of ours beside the connection's database and in it.
+
+    `places` are the schemas of the target's version tables.
+    """
+    rows = await rows_of(
+        connection,
+        f"""
+        with found (kind, name, owner, holder, comment) as materialized (
+            select 'database', d.datname::text, d.datdba, d.datdba,
+                   shobj_description(d.oid, 'pg_database')
+            from pg_database d where d.datname ~ '__automigrator_'
+            union all
+            select 'domain', n.nspname || '.' || t.typname, t.typowner, n.nspowner,
+                   obj_description(t.oid, 'pg_type')
+            from pg_type t join pg_namespace n on n.oid = t.typnamespace
+            where n.nspname = '{SCHEMA_OF_OURS}'
+            union all
+            select 'schema', n.nspname, n.nspowner, n.nspowner, null
+            from pg_namespace n where n.nspname = '{SCHEMA_OF_OURS}'),
+        judged as (
+            select f.*, coalesce(comment like any(cast(:open as text[])), false) as opened,
+                   owner in {OURS_HERE} as own, holder in {OURS_HERE} as kept
+            from found f)
+        -- a journal of ours in another role's schema is in the hands of that role
+        select case when own and opened and not kept then 'schema' else kind end,
+               case when own and opened and not kept then '{SCHEMA_OF_OURS}' else name end,
+               pg_get_userbyid(case when own then holder else owner end)::text,
+               own and kept, opened, opened and (own or {_WRITES.format(role="owner")}),
+               current_database()::text
+        from judged order by kind, name
+        """,
+        open=list(OPEN),
+        **_of(places),
+    )
+    found = [Claim(*row) for row in rows]
+    return tuple(c for c in found if c.kind != "database" or among([c.name], c.database))

@@ -13,7 +13,7 @@ from automigrator.backends.postgresql import advisory, databases, digests, journ
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry
-from automigrator.backends.postgresql.names import Kind, Ours, name_beside, ours
+from automigrator.backends.postgresql.names import Kind, Ours, ensure_ours, name_beside, ours
 from automigrator.backends.postgresql.verdict import needs_nothing, settled, was_committed
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
@@ -82,6 +82,8 @@ async def put_back(
     await access.ensure_unshared(act, entry.tables, own_anywhere=True)
     await access.ensure_not_replicated(act)
     side, replaced = name_beside(live, "side", stamp), name_beside(live, "replaced", stamp)
+    for each in (side, replaced):
+        await ensure_ours(admin, live, each)
     await journal.write(admin, name, entry._replace(state="restoring"))
     if not entry.disconnect_others:
         await access.ensure_left(act, live, grace_s=DEAD_LEADER_S if killed else GRACE_S)
@@ -121,6 +123,7 @@ async def _kept(access: ExclusiveAccess, replaced: str, kind: Kind) -> str | Non
     """Keep a database that was replaced under a name that stays; says under which."""
     if not await databases.exists(access.admin, replaced):
         return None
+    await ensure_ours(access.admin, access.live, replaced)
     kept = name_beside(access.live, kind, stamp())
     await databases.disconnect(access.admin, replaced)
     await databases.rename(access.admin, replaced, kept)
@@ -132,7 +135,7 @@ async def _recovered(
 ) -> str | None:
     """Leave to the leader of another target in the same database what it is doing."""
     admin, own = access.admin, access.hold.all_keys
-    alone = await advisory.only_leader(admin, access.hold.names)
+    alone = await advisory.only_leader(admin, access.live, access.hold.names)
     opened = await journal.read(admin, list(copies))
     others = {each.key for each in opened.values() if each.key is not None}.difference(own)
     async with AsyncExitStack() as locks:
@@ -149,7 +152,9 @@ async def _recovered(
         stamps = {copies[name] for name in opened}
         if opened:
             newest = max(opened, key=lambda name: copies[name])
-            done.append(await _finished(access, newest, copies[newest], opened[newest]))
+            stamp = copies[newest]
+            there = any(each.kind == "replaced" and each.stamp == stamp for each in found)
+            done.append(await _finished(access, newest, stamp, opened[newest], there))
         purges = await journal.read(admin, [each.name for each in found if each.kind == "purged"])
         purges = {name: each for name, each in purges.items() if alone or each.key in own}
         told = [taken_over(name) for name in purges]
@@ -174,9 +179,10 @@ async def _recovered(
         return Replaced(text) if told else text or None
 
 
-async def _finished(access: ExclusiveAccess, name: str, stamp: str, entry: CopyEntry) -> str:
-    replaced = name_beside(access.live, "replaced", stamp)
-    if entry.state == "restoring" and await databases.exists(access.admin, replaced):
+async def _finished(
+    access: ExclusiveAccess, name: str, stamp: str, entry: CopyEntry, replaced: bool
+) -> str:
+    if entry.state == "restoring" and replaced:
         return f"the database had been put back from {name} when a process was killed"
     oid = await databases.oid(access.admin, access.live)
     replaced_by_hand = entry.state == "migrating" and entry.oid not in (None, oid)

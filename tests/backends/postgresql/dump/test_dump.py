@@ -685,12 +685,13 @@ async def test_a_restore_whose_program_or_session_dies_changes_nothing(
     assert do("select count(*) from users") == [(40001,)]
 
 
-def _recovers(tell: Callable[[Any], None], url: str) -> None:
+def _recovers(tell: Callable[[Any], None], url: str, binaries: Path) -> None:
     """In a process of its own."""
 
     async def recover() -> None:
         backend = made(url)
         async with backend.lock(TABLES, 30, silent) as hold:
+            hold.binaries = binaries
             await hold.recover()
 
     asyncio.run(recover())
@@ -707,7 +708,7 @@ async def test_a_killed_restore_leaves_no_list_and_the_next_one_clears_the_rest(
         await taken(hold, dumps, binaries=folder)
     do("alter table users add half int")
     stuck.touch()
-    process = Process(_recovers, postgres_url)
+    process = Process(_recovers, postgres_url, folder)
     try:
         async with asyncio.timeout(60):
             while not reached.exists():  # noqa: ASYNC110 - a file has no event

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -32,6 +33,8 @@ _BY_HAND = (
     "the restored one has the name of the other"
 )
 
+_NAMED = re.compile(r"/.*__automigrator_snapshot_[0-9a-f]{8}_[0-9A-Za-z]{1,28}\.dump", re.DOTALL)
+
 
 async def take(
     access: ExclusiveAccess,
@@ -57,12 +60,12 @@ async def take(
         path=str(path),
         host=socket.gethostname(),
         server=server_version(access.admin)[0],
-        binaries=str(options.binaries) if options.binaries is not None else None,
     )
+    access.hold.binaries = options.binaries
     act = f"dump database {access.live!r}"
     await access.ensure_unshared(act, entry.tables)
     await access.ensure_not_replicated(f"{act} to restore it", in_place=True)
-    clients = await stoppable(access.clients(dump.server, dump.binaries))
+    clients = await stoppable(access.clients(dump.server, options.binaries))
     await _ensure_alone(access, act, dump, GRACE_S)
     async with files.created(path, access.urls[0]) as archive:
         async with access.connection() as connection:
@@ -95,7 +98,7 @@ async def put_back(
     proved. And the entry that is written now. Raises RefusedError, the database as it was.
     """
     async with _intact(access, Path(entry.path), entry) as archive:
-        clients = await access.clients(entry.server, entry.binaries)
+        clients = await access.clients(entry.server, access.hold.binaries)
         act = f"restore database {access.live!r}"
         await _ensure_alone(access, act, entry, DEAD_LEADER_S if killed else GRACE_S)
         await access.ensure_unshared(act, entry.tables, own_anywhere=True)
@@ -124,6 +127,12 @@ async def recovered(access: ExclusiveAccess) -> str | None:
     entry = await journal.read_dump(access.access, access.hold.dump_key)
     if entry is None:
         return None
+    if not _NAMED.fullmatch(entry.path):
+        raise RefusedError(
+            f"the journal of database {access.live!r} says that it has to be put back from "
+            f"{entry.path}, which is no name of a dump of ours; nothing was changed. "
+            f"{_way_out(access)}"
+        )
     async with access.access.shared() as connection:
         entry = known = await settled(connection, entry)
 
@@ -192,13 +201,17 @@ async def _described(connection: AsyncConnection, entry: DumpEntry, *, atomic: b
         )
 
 
+def _way_out(access: ExclusiveAccess) -> str:
+    domain = note_name("dump", access.hold.dump_key)
+    return f"To keep the database as it is instead: DROP DOMAIN {domain}"
+
+
 @asynccontextmanager
 async def _intact(
     access: ExclusiveAccess, path: Path, entry: DumpEntry
 ) -> AsyncIterator[files.Archive]:
     """Context manager: the open dump. Raises RefusedError when it is not what was written."""
-    domain = note_name("dump", access.hold.dump_key)
-    way_out = f"To keep the database as it is instead: DROP DOMAIN {domain}"
+    way_out = _way_out(access)
     opened = AsyncExitStack()
     try:
         archive = await opened.enter_async_context(files.opened(path))
