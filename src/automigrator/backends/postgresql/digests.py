@@ -13,7 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE, code_of
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS
-from automigrator.backends.postgresql.sql import SERVER, begin_reading, literal, rows_of, run
+from automigrator.backends.postgresql.sql import (
+    SERVER,
+    begin_reading,
+    end_reading,
+    literal,
+    rows_of,
+    run,
+)
 
 USERS = f"n.nspname !~ '^pg_' and n.nspname not in ('information_schema', '{SCHEMA_OF_OURS}')"
 
@@ -231,7 +238,7 @@ async def values(connection: AsyncConnection) -> str | None:
             return None
         raise
     finally:
-        await run(connection, "ROLLBACK")
+        await end_reading(connection)
 
 
 async def values_here(connection: AsyncConnection) -> str:
