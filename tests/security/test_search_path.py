@@ -22,7 +22,7 @@ import automigrator
 from automigrator import MigrationError, Migrator, Target
 from automigrator.backends.access import Access
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import connections
+from automigrator.backends.postgresql import connections, digests
 from automigrator.backends.postgresql.connections import ServerSessions
 from automigrator.backends.postgresql.sql import SearchPath
 from automigrator.backends.registry import backend_for
@@ -338,4 +338,27 @@ async def test_a_pooler_hands_no_changed_session_to_others_and_nothing_of_a_gues
                 path = await connection.execute(text("show search_path"))
                 assert path.scalar() in ("hostile, public", "public")  # env.py's
         await engine.dispose()
+    assert calls() == {}
+
+
+async def test_a_cast_that_a_guest_gave_his_rows_is_not_used_when_rows_are_compared(
+    tmp_path: Path, postgres_url: str, postgres_server: Server, roles: Any, calls: Calls
+) -> None:
+    guest, database = roles.make(), postgres_url.rpartition("/")[2]
+    postgres_server.execute(f"alter database {database} set track_functions = 'pl'")
+    postgres_server.execute(f"grant create on schema public to {guest}", database=database)
+    await roles.does(
+        guest,
+        database,
+        "create table bait (id int)",
+        "insert into bait values (1)",
+        f"create function weapon(bait) returns text {_BODY}",
+        "create cast (bait as text) with function weapon(bait)",
+    )
+    access = Access(Target(postgres_url, tmp_path))
+    async with access.connection(autocommit=True) as connection:
+        before = await digests.values(connection)
+    await roles.does(guest, database, "drop cast (bait as text)")
+    async with access.connection(autocommit=True) as connection:
+        assert await digests.values(connection) == before
     assert calls() == {}

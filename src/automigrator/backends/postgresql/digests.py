@@ -152,7 +152,9 @@ def rows_query(found: Sequence[str], *, values: bool = False) -> str:
     """
     told = "count(*)::text"
     if values:
-        told += " || ' ' || coalesce(sum(hashtextextended((one.*)::text, 0)::numeric), 0)"
+        # not a cast: the owner of a table may have made one for its rows
+        row = "textin(record_out((one.*)))"
+        told += f" || ' ' || coalesce(sum(hashtextextended({row}, 0)::numeric), 0)"
     counts = [
         f"select {literal(name)}, {told} from only {name} as one"
         if kind == "r"
