@@ -235,7 +235,9 @@ async def test_what_runs_on_a_connection_of_an_env_py_calls_nothing_of_a_guests(
     sessions = ServerSessions(lambda: SearchPath("another"))
     table = VersionTable("alembic_version")
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection, path: str) -> None:
+        connection.exec_driver_sql(f"set search_path = {path}")
+        connection.commit()
         assert sessions.identity(connection)
         undo = [
             connections.tagged(connection, "automigrator test", lambda server, age_s: None),
@@ -259,7 +261,8 @@ async def test_what_runs_on_a_connection_of_an_env_py_calls_nothing_of_a_guests(
         make_url(hostile).set(drivername=f"postgresql+{driver}"), **no_hstore
     )
     async with engine.connect() as connection:
-        await connection.run_sync(work)
+        for path in ("hostile, public", "hostile, pg_catalog"):
+            await connection.run_sync(work, path)
     await engine.dispose()
     assert calls() == {}
 
@@ -323,7 +326,9 @@ async def test_a_pooler_hands_no_changed_session_to_others_and_nothing_of_a_gues
         engine = create_async_engine(url, connect_args=unprepared)
         beside = notes.target().maintenance_database
         target = Target(engine, notes.config, maintenance_database=beside)
-        migrator = Migrator(target, mode="migrate")
+        dumps = {"copy": "dump", "folder": pooler_folder.parent, "disconnect_others": True}
+        recovery = [BackupRestore(snapshot="always", **dumps)] if mode == "session" else []
+        migrator = Migrator(target, mode="migrate", recovery=recovery)
         assert (await migrator.run()).outcome == "current"
         assert (await migrator.check()).current
         assert (await migrator.doctor()).targets
@@ -361,4 +366,25 @@ async def test_a_cast_that_a_guest_gave_his_rows_is_not_used_when_rows_are_compa
     await roles.does(guest, database, "drop cast (bait as text)")
     async with access.connection(autocommit=True) as connection:
         assert await digests.values(connection) == before
+    assert calls() == {}
+
+
+async def test_a_view_in_the_place_of_the_version_table_is_not_read(
+    tmp_path: Path, postgres_url: str, postgres_server: Server, roles: Any, calls: Calls
+) -> None:
+    application, guest = Application(tmp_path, postgres_url, started=False), roles.make()
+    database = postgres_url.rpartition("/")[2]
+    postgres_server.execute(f"alter database {database} set track_functions = 'pl'")
+    postgres_server.execute(f"grant create on schema public to {guest}", database=database)
+    await roles.does(
+        guest,
+        database,
+        f"create function weapon() returns varchar {_BODY}",
+        "create view alembic_version as select weapon() as version_num",
+    )
+    (found,) = (await Migrator(application.target()).check()).targets
+    assert found.problem is not None
+    assert "public.alembic_version, where the version table is looked for, is a view" in str(found)
+    with pytest.raises(MigrationError, match="is a view"):
+        await application.start()
     assert calls() == {}

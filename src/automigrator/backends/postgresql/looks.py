@@ -25,7 +25,7 @@ from automigrator.backends.postgresql.sql import (
     quoted_name,
     rows_of,
 )
-from automigrator.errors import NoAnswerError
+from automigrator.errors import JudgedError, NoAnswerError
 from automigrator.support.concurrency import within
 
 if TYPE_CHECKING:
@@ -49,13 +49,14 @@ _OPENED = """
 _PLACES = f"""
     with {PATH}, found as (
         select array_agg(n.nspname::text order by a.number) as places,
-               array_agg(c.oid::bigint) as oids
+               array_agg(c.oid::bigint) as oids,
+               min(format('%I.%I', n.nspname, c.relname)) filter (where c.relkind = 'v') as view
         from ours cross join unnest(cast(:names as text[]), cast(:schemas as text[]))
              with ordinality as a(name, schema, number)
         left join pg_class c on c.oid = {FIRST_OF_PLACE}
         left join pg_namespace n on n.oid = c.relnamespace)
     select set_config('lock_timeout', '{BUSY_S}s', :reading), setting, schemas, visible,
-           places, oids, {_OPENED}, {SERVER}, pg_is_in_recovery(), {IS_OPEN}, {NAME}
+           places, oids, view, {_OPENED}, {SERVER}, pg_is_in_recovery(), {IS_OPEN}, {NAME}
     from ours cross join found
 """
 
@@ -108,7 +109,7 @@ async def look(
     reading: bool = False,
 ) -> View:
     """Look on a connection of our own; sets its lock_timeout, for the transaction if `reading`."""
-    ((_, *path, found, oids, opened, server, standby, dump_open, name),) = await rows_of(
+    ((_, *path, found, oids, view, opened, server, standby, dump_open, name),) = await rows_of(
         connection,
         _PLACES,
         names=[table.name for table in tables],
@@ -116,6 +117,14 @@ async def look(
         open=list(OPEN),
         reading=reading,
     )
+    if view is not None:
+        raise JudgedError(
+            "env",
+            f"{view}, where the version table is looked for, is a view, and to read it would run "
+            "whatever its owner wrote; nothing was changed",
+            "find out who made it, and drop it; or say where the version table is with "
+            "Target(version_table=..., version_table_schema=...)",
+        )
     where = SearchPath(path[0], *map(tuple, path[1:]))
     places = {each: place for each, place in zip(tables, found or (), strict=True) if place}
     heads: dict[VersionTable, tuple[str, ...] | None] = dict.fromkeys(tables)
