@@ -97,6 +97,27 @@ def used(server: Server) -> list[tuple[str, str, int]]:
     )
 
 
+_NAMED = re.compile(
+    r"""operator\(pg_catalog\.\S+?\) | extract\(epoch[ ]from
+    | "[^"]*" | '[^']*' | --.* | %\(\w+\)s""",
+    re.VERBOSE,
+)
+_BARE = re.compile(
+    r"""
+    [<>=~|*+!#/%] | -(?!\d)
+    | (?<![.\w]) (?!(?:cast|exists|any|array)\b) [a-z_]+ \(
+    | \b (?:in|like|ilike|between|nullif|distinct|using) \b
+    | \b (?:from|join) \s+ (?!pg_catalog\.) [a-z_]+
+    """,
+    re.VERBOSE,
+)
+
+
+def bare(statement: str) -> list[str]:
+    """What a statement leaves to the search path to find, as far as words tell."""
+    return _BARE.findall(_NAMED.sub("", statement))
+
+
 class Notes(Application):
     """Its env.py has a search path of its own: what Alembic asks there is as open as without us."""
 
@@ -198,11 +219,14 @@ async def test_looks_migrations_and_rollbacks_call_nothing_of_a_guests(
     assert (await migrator.rollback("r1")).outcome == "migrated"
     engine = create_async_engine(notes.url)
     migrator = Migrator(Target(engine, notes.config, revision="r1"), mode="migrate")
+    asked: list[str] = []
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *each: asked.append(each[2]))
     for _ in range(2):  # the second one asks an idle connection of the application's
         assert (await migrator.run()).outcome == "current"
         async with engine.connect() as connection:
             await connection.execute(text("select 1"))
     await engine.dispose()
+    assert len(asked) == 3 and not any(bare(each) for each in asked), asked
     assert calls() == {}
     notes.execute("select 'a'::name ~ 'b'::name", "select * from unnest(array['a'])")
     assert calls() == {"name ~ name": 1, "unnest": 1}, "it would have been seen"
@@ -234,10 +258,13 @@ async def test_what_runs_on_a_connection_of_an_env_py_calls_nothing_of_a_guests(
 ) -> None:
     sessions = ServerSessions(lambda: SearchPath("another"))
     table = VersionTable("alembic_version")
+    _, asked = sessions.given_later({"server_settings": {"timezone": "UTC"}})
+    asked = [*asked]
 
     def work(connection: Connection, path: str) -> None:
-        connection.exec_driver_sql(f"set search_path = {path}")
+        connection.exec_driver_sql(f"set search_path to {path}")
         connection.commit()
+        event.listen(connection, "before_cursor_execute", lambda *each: asked.append(each[2]))
         assert sessions.identity(connection)
         undo = [
             connections.tagged(connection, "automigrator test", lambda server, age_s: None),
@@ -265,6 +292,8 @@ async def test_what_runs_on_a_connection_of_an_env_py_calls_nothing_of_a_guests(
             await connection.run_sync(work, path)
     await engine.dispose()
     assert calls() == {}
+    assert {each: bare(each) for each in asked if bare(each)} == {}
+    assert bare("select a::text || 'b' from c where d in (1) and quote_ident(e) like 'f'")
 
 
 @pytest.mark.long("psycopg")
