@@ -7,7 +7,7 @@ import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import URL, Dialect, Engine, NullPool, Pool, event
 from sqlalchemy.exc import ArgumentError, ProgrammingError
@@ -51,6 +51,18 @@ class _Recipe(Exception):
         self.arguments = cargs, cparams
 
 
+class Settling(Protocol):
+    """What a backend does to connections of our own, and never to one that an env.py is given."""
+
+    def connected(self, connection: Any, record: Any) -> None:
+        """Listen to the pool's event `connect`."""
+
+    def used(
+        self, connection: AsyncConnection, *, autocommit: bool, acting: bool
+    ) -> AbstractAsyncContextManager[None]:
+        """Context manager: one use of a connection."""
+
+
 class Access:
     """How to reach one database server: the application's engine's creator, or a URL.
 
@@ -77,6 +89,7 @@ class Access:
         self.opened: weakref.WeakSet[AsyncConnection] = weakref.WeakSet()
         """Connections of our own, those that are closed by now among them."""
         self.rewritten = self.url.drivername != target.application_url.drivername
+        self.settling: Settling | None = None
         self._one: bool | None = None
         self._sharing = False
         self._shared: dict[str | None, SharedConnection] = {}
@@ -122,28 +135,33 @@ class Access:
 
     @asynccontextmanager
     async def connection(
-        self, database: str | None = None, *, autocommit: bool = False
+        self, database: str | None = None, *, autocommit: bool = False, acting: bool = False
     ) -> AsyncIterator[AsyncConnection]:
-        """Context manager: a connection of our own, for this use alone; not for an env.py."""
+        """Context manager: a connection of our own, for this use alone; not for an env.py.
+
+        `acting`: no statement may be in a transaction.
+        """
         once = self._new(database)
         try:
-            async with self._connected(once, "AUTOCOMMIT" if autocommit else None) as connection:
+            isolation = "AUTOCOMMIT" if autocommit else None
+            async with self._connected(once, isolation, acting=acting) as connection:
                 yield connection
         finally:
             await emptied(once.engine)
 
     def shared(
-        self, database: str | None = None, *, reading: bool = False
+        self, database: str | None = None, *, reading: bool = False, acting: bool = False
     ) -> AbstractAsyncContextManager[AsyncConnection]:
         """Context manager: a connection that serves the next use as well, within `sharing`.
 
         Leave nothing set on it. It is in AUTOCOMMIT, or for `reading` in one transaction.
         """
         if not self._sharing:
-            return self.connection(database, autocommit=not reading)
+            return self.connection(database, autocommit=not reading, acting=acting)
         shared = self._of(database)
         shared.freshen()
-        return self._connected(shared, "READ COMMITTED" if reading else "AUTOCOMMIT")
+        isolation = "READ COMMITTED" if reading else "AUTOCOMMIT"
+        return self._connected(shared, isolation, acting=acting)
 
     @asynccontextmanager
     async def sharing(self) -> AsyncIterator[None]:
@@ -178,12 +196,17 @@ class Access:
         from automigrator.backends.shared_connection import SharedConnection
 
         if database is None and self.given_engine is not None:
-            return SharedConnection(self.given_engine, beside=True)
-        return SharedConnection(self.engine(database, kept=kept))
+            made = SharedConnection(self.given_engine, beside=True)
+        else:
+            made = SharedConnection(self.engine(database, kept=kept))
+        if self.settling is not None:  # first of all, and after what the application's engine does
+            pool = made.engine.sync_engine.pool
+            event.listen(pool, "connect", self.settling.connected, insert=True)
+        return made
 
     @asynccontextmanager
     async def _connected(
-        self, shared: SharedConnection, isolation: str | None
+        self, shared: SharedConnection, isolation: str | None, *, acting: bool
     ) -> AsyncIterator[AsyncConnection]:
         engine = shared.engine
         if isolation is not None:
@@ -193,6 +216,10 @@ class Access:
                 making = connected(engine, self.connect_timeout)
                 connection = await stack.enter_async_context(making)
             self.opened.add(connection)
+            if self.settling is not None:
+                autocommit = isolation == "AUTOCOMMIT"
+                use = self.settling.used(connection, autocommit=autocommit, acting=acting)
+                await stack.enter_async_context(use)
             yield connection
 
     @asynccontextmanager

@@ -14,6 +14,7 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import Place, Sight, Verdict, VersionTable
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.names import TargetName
+from automigrator.backends.postgresql.sql import OwnPath
 from automigrator.support.concurrency import in_thread
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class PostgreSQL(Backend):
 
     def __init__(self, access: Access, maintenance_database: str | None) -> None:
         super().__init__(access)
+        access.settling = OwnPath()
         self.database = TargetName(access)
         self._maintenance_database = maintenance_database
         self._weaker: Weaker | None = None
@@ -72,7 +74,7 @@ class PostgreSQL(Backend):
         from automigrator.support.redaction import first_line
 
         name = self.database.own
-        async with self._maintenance.connection() as admin:
+        async with self._maintenance.connection(acting=True) as admin:
             if kept := await names.copies_of_missing(admin, name):
                 raise advice.missing_beside_its_copies(
                     f"database {name!r}",

@@ -1,4 +1,7 @@
-"""A migration's connection: where it leads, what is set on it, how to stop its statement."""
+"""A migration's connection: where it leads, what is set on it, how to stop its statement.
+
+It has env.py's search path: see `sql` on how a statement is written that is safe under any.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql.sql import LIMITS_OF_TIME, SERVER, SearchPath, literal
+from automigrator.backends.postgresql.sql import (
+    CHOSEN_OR_EMPTY,
+    LIMITS_OF_TIME,
+    SERVER,
+    STATEMENT_TIMEOUT,
+    SearchPath,
+    literal,
+)
 from automigrator.support.postgresql_urls import (
     TUNING_OF_ASYNCPG,
     TUNING_OF_LIBPQ,
@@ -41,9 +51,11 @@ def tagged(
     before, server, age_s = _asked(
         connection,
         f"""
-        select current_setting('application_name'), {SERVER},
-               (select extract(epoch from clock_timestamp() - backend_start)::float8
-                from pg_stat_activity where pid = pg_backend_pid())
+        select pg_catalog.current_setting('application_name'), {SERVER},
+               (select extract(epoch from pg_catalog.clock_timestamp()
+                       operator(pg_catalog.-) backend_start)::pg_catalog.float8
+                from pg_catalog.pg_stat_activity
+                where pid operator(pg_catalog.=) pg_catalog.pg_backend_pid())
         """,
     )
     rule(server, age_s)
@@ -53,14 +65,14 @@ def tagged(
 def sharing(connection: Connection, key: int) -> Callable[[], None]:
     """Hold an advisory key, shared, as long as the session lasts, or until the returned call."""
     outside = not connection.in_transaction()
-    connection.execute(text(f"select pg_try_advisory_lock_shared({key:d})"))
+    connection.execute(text(f"select pg_catalog.pg_try_advisory_lock_shared({key:d})"))
     if outside:
         connection.rollback()
 
     def undo() -> None:
         with contextlib.suppress(SQLAlchemyError):
             if not (connection.closed or connection.invalidated):
-                connection.execute(text(f"select pg_advisory_unlock_shared({key:d})"))
+                connection.execute(text(f"select pg_catalog.pg_advisory_unlock_shared({key:d})"))
                 connection.rollback()
 
     return undo
@@ -98,7 +110,7 @@ def _set(connection: Connection, name: str, value: str, before: str) -> Callable
     return undo
 
 
-_SET = text("select set_config(:name, :value, false)")
+_SET = text("select pg_catalog.set_config(:name, :value, false)")
 
 
 def _unlimited(connection: Connection) -> Callable[[], None]:
@@ -176,7 +188,8 @@ def waiting_shortly(connection: Connection, limit_ms: Callable[[], int]) -> Call
 
 
 _LIMIT = text("""
-    select set_config('lock_timeout', :value, true) where current_setting('lock_timeout') = '0'
+    select pg_catalog.set_config('lock_timeout', :value, true)
+    where pg_catalog.current_setting('lock_timeout') operator(pg_catalog.=) '0'
 """)
 
 
@@ -186,18 +199,6 @@ _MERELY = (
     | {"application_name", "fallback_application_name", "prepared_statement_name_func"}
 )
 """Arguments that change neither what is done on a connection nor what comes of it."""
-
-_CHOSEN_OR_EMPTY = text("""
-    select s.source in ('client', 'session') or not exists (
-        select from pg_class c
-        where c.relkind in ('r', 'p') and c.relname <> :version_table
-          and c.relnamespace = (select oid from pg_namespace where nspname = :schema)
-          and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass
-                          and d.objid = c.oid and d.deptype = 'e'))
-    from pg_settings s where s.name = 'search_path'
-""")
-"""Whether a session set its search_path itself, or has no table in the first schema of it."""
-
 
 _MARK = "automigrator.transaction"
 
@@ -212,8 +213,8 @@ class ServerSessions(Sessions):
         """See `Sessions`; the same for every driver."""
         row = connection.execute(
             text(f"""
-            select d.oid::bigint, {SERVER}
-            from pg_database d where d.datname = current_database()
+            select d.oid::pg_catalog.int8, {SERVER} from pg_catalog.pg_database d
+            where d.datname operator(pg_catalog.=) pg_catalog.current_database()
             """)
         ).one()
         return tuple(row)
@@ -227,8 +228,7 @@ class ServerSessions(Sessions):
         if not seconds:
             return _unlimited(connection)
         limit_ms = max(round(seconds * 1000), 1)
-        query = "select setting::bigint from pg_settings where name = 'statement_timeout'"
-        (before,) = _asked(connection, query)
+        (before,) = _asked(connection, STATEMENT_TIMEOUT)
         if 0 < before <= limit_ms:
             return lambda: None
         return _set(connection, "statement_timeout", str(limit_ms), str(before))
@@ -261,13 +261,13 @@ class ServerSessions(Sessions):
     def mark(self, connection: Connection, number: int) -> None:
         """See `Sessions`; a session's setting is rolled back with its transaction."""
         with contextlib.closing(connection.connection.cursor()) as cursor:
-            cursor.execute(f"select set_config('{_MARK}', '{number:d}', false)")
+            cursor.execute(f"select pg_catalog.set_config('{_MARK}', '{number:d}', false)")
             cursor.fetchall()
 
     def marked(self, connection: Connection) -> int | None:
         driver = connection.connection
         with contextlib.closing(driver.cursor()) as cursor:
-            cursor.execute(f"select current_setting('{_MARK}', true)")
+            cursor.execute(f"select pg_catalog.current_setting('{_MARK}', true)")
             ((number,),) = cursor.fetchall()
         driver.rollback()
         return int(number or 0)
@@ -275,7 +275,7 @@ class ServerSessions(Sessions):
     def transaction(self, connection: Connection) -> str | None:
         """See `Sessions`; the server remembers for long which transactions were committed."""
         with contextlib.closing(connection.connection.cursor()) as cursor:
-            cursor.execute("select txid_current()::text")
+            cursor.execute("select pg_catalog.txid_current()::pg_catalog.text")
             ((transaction,),) = cursor.fetchall()
         return str(transaction)
 
@@ -287,10 +287,11 @@ class ServerSessions(Sessions):
             return VersionTable(table.name, schema)
         path, found = connection.execute(
             text("""
-            select current_schemas(false)::text[],
-                   (select n.nspname::text from pg_class c
-                    join pg_namespace n on n.oid = c.relnamespace
-                    where c.oid = to_regclass(quote_ident(:name)))
+            select pg_catalog.current_schemas(false)::pg_catalog.text[],
+                   (select n.nspname::pg_catalog.text from pg_catalog.pg_class c
+                    join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
+                    where c.oid operator(pg_catalog.=)
+                          pg_catalog.to_regclass(pg_catalog.quote_ident(:name)))
             """),
             {"name": table.name},
         ).one()
@@ -304,7 +305,7 @@ class ServerSessions(Sessions):
         given = {"server_settings", *(["options"] if options is not None else ())}
         settings = {**(options or {}), **(arguments.get("server_settings") or {})}
         statements = [
-            f"select set_config({literal(name)}, {literal(str(value))}, false)"
+            f"select pg_catalog.set_config({literal(name)}, {literal(str(value))}, false)"
             for name, value in settings.items()
             if name != "application_name"  # the lock's name for the session is there
         ]
@@ -314,13 +315,16 @@ class ServerSessions(Sessions):
         """See `Sessions`; a `search_path` that env.py chose itself is left to it."""
         looked = self._search_path()
         setting, schemas = connection.execute(
-            text("select current_setting('search_path'), current_schemas(false)::text[]")
+            text(
+                "select pg_catalog.current_setting('search_path'), "
+                "pg_catalog.current_schemas(false)::pg_catalog.text[]"
+            )
         ).one()
         if looked is None or setting == looked.setting or not schemas:
             return None
         named = {"schema": schemas[0], "version_table": table.name}
         translated = connection.get_execution_options().get("schema_translate_map") or {}
-        if None in translated or connection.execute(_CHOSEN_OR_EMPTY, named).scalar():
+        if None in translated or connection.execute(text(CHOSEN_OR_EMPTY), named).scalar():
             return None
 
         def apart() -> str:

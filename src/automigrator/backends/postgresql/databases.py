@@ -43,7 +43,8 @@ _IN_USE, _LOCK_TIMEOUT, _DEADLOCK = "55006", "55P03", "40P01"
 
 
 async def exists(admin: AsyncConnection, name: str) -> bool:
-    return bool(await rows_of(admin, "select 1 from pg_database where datname = :name", name=name))
+    query = "select 1 from pg_catalog.pg_database where datname operator(pg_catalog.=) :name"
+    return bool(await rows_of(admin, query, name=name))
 
 
 async def oid(admin: AsyncConnection, name: str) -> int | None:

@@ -13,7 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE, code_of
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS
-from automigrator.backends.postgresql.sql import SERVER, begin_reading, literal, rows_of, run
+from automigrator.backends.postgresql.sql import (
+    SERVER,
+    begin_reading,
+    end_reading,
+    literal,
+    rows_of,
+    run,
+)
 
 USERS = f"n.nspname !~ '^pg_' and n.nspname not in ('information_schema', '{SCHEMA_OF_OURS}')"
 
@@ -145,7 +152,9 @@ def rows_query(found: Sequence[str], *, values: bool = False) -> str:
     """
     told = "count(*)::text"
     if values:
-        told += " || ' ' || coalesce(sum(hashtextextended((one.*)::text, 0)::numeric), 0)"
+        # not a cast: the owner of a table may have made one for its rows
+        row = "textin(record_out((one.*)))"
+        told += f" || ' ' || coalesce(sum(hashtextextended({row}, 0)::numeric), 0)"
     counts = [
         f"select {literal(name)}, {told} from only {name} as one"
         if kind == "r"
@@ -231,7 +240,7 @@ async def values(connection: AsyncConnection) -> str | None:
             return None
         raise
     finally:
-        await run(connection, "ROLLBACK")
+        await end_reading(connection)
 
 
 async def values_here(connection: AsyncConnection) -> str:

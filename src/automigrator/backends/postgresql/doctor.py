@@ -17,7 +17,14 @@ from automigrator.backends.postgresql import advisory, names
 from automigrator.backends.postgresql.errors import code_of
 from automigrator.backends.postgresql.maintenance import Maintenance
 from automigrator.backends.postgresql.names import ours
-from automigrator.backends.postgresql.sql import quoted_name, rows_of, run
+from automigrator.backends.postgresql.sql import (
+    FIRST_OF_PLACE,
+    PATH,
+    application_path,
+    quoted_name,
+    rows_of,
+    run,
+)
 from automigrator.retention import at_of
 from automigrator.support.redaction import first_line
 
@@ -34,7 +41,7 @@ _INVALID = """
                                        where datname = current_database())
                      and l.mode in ('ShareUpdateExclusiveLock', 'AccessExclusiveLock')
                      and l.pid <> pg_backend_pid()),
-           n.nspname = any(array_append(cast(:schemas as text[]), current_schema()::text)),
+           n.nspname = any(cast(:schemas as text[])),
            exists (select from pg_stat_progress_create_index p where p.index_relid = i.indexrelid)
     from pg_index i join pg_class c on c.oid = i.indexrelid
     join pg_namespace n on n.oid = c.relnamespace
@@ -93,11 +100,12 @@ class ServerExaminer:
         async with self.access.shared() as connection:
             rows = await rows_of(
                 connection,
-                """
-                select a.number from unnest(cast(:schemas as text[]), cast(:names as text[]))
+                f"""
+                with {PATH}
+                select a.number
+                from ours cross join unnest(cast(:schemas as text[]), cast(:names as text[]))
                      with ordinality as a(schema, name, number)
-                join pg_class c on c.oid = to_regclass(
-                    coalesce(quote_ident(a.schema) || '.', '') || quote_ident(a.name))
+                join pg_class c on c.oid = {FIRST_OF_PLACE}
                 where c.relkind in ('r', 'p') order by 1
                 """,
                 schemas=[schema for schema, _ in tables],
@@ -106,18 +114,17 @@ class ServerExaminer:
         return tuple(tables[row[0] - 1] for row in rows)
 
     async def debris(self) -> tuple[Debris, ...]:
-        async with self.access.shared() as connection:
-            return tuple(await self._invalid(connection))
+        return tuple(await self._invalid())
 
     async def remove(self, debris: Debris) -> str | None:
-        async with self.access.connection(autocommit=True) as connection:
+        async with self.access.connection(autocommit=True, acting=True) as connection:
             return await self._done(connection, "DROP INDEX CONCURRENTLY", debris)
 
     async def rebuild(self, debris: Debris) -> str | None:
-        async with self.access.connection(autocommit=True) as connection:
+        async with self.access.connection(autocommit=True, acting=True) as connection:
             why_not = await self._done(connection, "REINDEX INDEX CONCURRENTLY", debris)
             schema, name = debris.object
-            for each in await self._invalid(connection) if why_not else ():
+            for each in await self._invalid() if why_not else ():
                 # a rebuild that fails leaves its own half beside the index
                 if each.object[0] == schema and re.fullmatch(
                     f"{re.escape(name)}_ccnew\\d*", each.object[1]
@@ -129,7 +136,7 @@ class ServerExaminer:
         schema, name = debris.object
         assert schema is not None
         # looked at as late as can be: it may have been built again since
-        invalid = {each.object: each for each in await self._invalid(connection)}
+        invalid = {each.object: each for each in await self._invalid()}
         if (judged := invalid.get(debris.object)) is None:
             return "it is no longer there, or no longer invalid"
         if not judged.provable:
@@ -141,8 +148,11 @@ class ServerExaminer:
             return f"the server refused ({code_of(error)}): {first_line(error)}"
         return None
 
-    async def _invalid(self, connection: AsyncConnection) -> list[Debris]:
-        rows = await rows_of(connection, _INVALID, schemas=self._schemas)
+    async def _invalid(self) -> list[Debris]:
+        async with self.access.shared() as connection:
+            first = (await application_path(connection)).first
+            own = [*self._schemas, *([first] if first is not None else ())]
+            rows = await rows_of(connection, _INVALID, schemas=own)
         return [_judged(*each) for *each, _ in rows]
 
 

@@ -60,6 +60,6 @@ class ServerHold(SessionHold):
                 "database itself, as this role can reach no maintenance database; nothing was "
                 "changed. Name one with Target(maintenance_database=...)"
             )
-        beside = partial(self.access.connection, autocommit=True)
-        second = self.maintenance.connection if self.apart else beside
+        beside = partial(self.access.connection, autocommit=True, acting=True)
+        second = partial(self.maintenance.connection, acting=True) if self.apart else beside
         return ExclusiveAccess(self, self.access, database, second, self.empty_pools)

@@ -30,7 +30,7 @@ from automigrator.backends.postgresql.errors import (
 from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.maintenance import Maintenance
-from automigrator.backends.postgresql.sql import SERVER, rows_of
+from automigrator.backends.postgresql.sql import SERVER, OwnPath, rows_of, told_pid
 from automigrator.errors import LockTimeoutError
 from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import background, error_of, shielded
@@ -94,6 +94,8 @@ async def lock(
         silence_s = min(watchdog.SILENT_S, advisory.LEASE_S)
         hold = make(maintenance.access, admin, not why_inside, live, own[0], silence_s)
         hold.names, hold.old_keys = name.all, tuple(old)
+        if isinstance(path := maintenance.access.settling, OwnPath):
+            await hold.in_time(path.proves(admin))
         await _prepare(hold, live, why_inside)
         turns = advisory.Turns(admin)
 
@@ -190,7 +192,7 @@ async def _opened(maintenance: Maintenance, stack: AsyncExitStack) -> tuple[Asyn
         except ServerError as error:
             # the server may be gone altogether: then this says so
             why_inside = first_line(error.__cause__ or error)
-    connection = maintenance.access.connection(autocommit=True)
+    connection = maintenance.access.connection(autocommit=True, acting=True)
     return await stack.enter_async_context(connection), why_inside
 
 
@@ -225,17 +227,13 @@ async def _refuse_transaction_pooling(
 
 
 async def _pid(connection: AsyncConnection) -> int:
-    return int((await rows_of(connection, "select pg_backend_pid()"))[0][0])
+    return int((await rows_of(connection, "select pg_catalog.pg_backend_pid()"))[0][0])
 
 
 async def _told(connection: AsyncConnection) -> int | None:
     """Return the process id that the driver was told when it connected."""
     driver = (await connection.get_raw_connection()).driver_connection
-    ask = getattr(driver, "get_server_pid", None)
-    if ask is not None:
-        return int(ask())
-    info = getattr(driver, "info", None)
-    return getattr(info, "backend_pid", None)
+    return told_pid(driver)
 
 
 async def _prepare(hold: SessionHold, live: str, why_inside: str) -> None:

@@ -127,7 +127,8 @@ class SessionHold(Hold):
         name = f"automigrator {socket.gethostname()[:24]}:{os.getpid()} {self._progress}"
         asked = rows_of(
             self.admin,
-            "select set_config('application_name', :name, false), pg_backend_pid()",
+            "select pg_catalog.set_config('application_name', :name, false), "
+            "pg_catalog.pg_backend_pid()",
             name=name.strip()[:_NAME_LIMIT],
         )
         try:

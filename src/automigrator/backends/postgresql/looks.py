@@ -16,9 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access, idle_connection
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.postgresql.names import IS_OPEN, OPEN, TargetName, among
-from automigrator.backends.postgresql.sql import SERVER, SearchPath, quoted_name, rows_of
-from automigrator.errors import NoAnswerError
+from automigrator.backends.postgresql.names import IS_OPEN, NAME, OPEN, TargetName, among
+from automigrator.backends.postgresql.sql import (
+    FIRST_OF_PLACE,
+    PATH,
+    SERVER,
+    SearchPath,
+    quoted_name,
+    rows_of,
+)
+from automigrator.errors import JudgedError, NoAnswerError
 from automigrator.support.concurrency import within
 
 if TYPE_CHECKING:
@@ -29,29 +36,33 @@ BUSY_S = 10
 
 """Seconds that a look waits for another session's exclusive lock on a version table."""
 
-# a swap that restores nothing has no journal: what it replaced shows that it is unfinished
+# a swap that restores nothing has no journal: what it replaced shows that it is unfinished;
+# safe under any path
 _OPENED = """
-    (select array_agg(d.datname::text) from pg_database d
-     where d.datname ~ '__automigrator_replaced_' or exists (
-         select from pg_shdescription s
-         where s.classoid = 'pg_database'::regclass and s.objoid = d.oid
-           and s.description like any(cast(:open as text[]))))
+    (select pg_catalog.array_agg(d.datname::pg_catalog.text) from pg_catalog.pg_database d
+     where d.datname::pg_catalog.text operator(pg_catalog.~) '__automigrator_replaced_' or exists (
+         select from pg_catalog.pg_shdescription s
+         where (s.classoid operator(pg_catalog.=) 'pg_catalog.pg_database'::pg_catalog.regclass)
+           and (s.objoid operator(pg_catalog.=) d.oid)
+           and s.description operator(pg_catalog.~~) any (cast(:open as pg_catalog.text[]))))
 """
 
 _PLACES = f"""
-    select set_config('lock_timeout', '{BUSY_S}s', :reading),
-           current_setting('search_path'), current_schemas(false)::text[],
-           array_agg(n.nspname::text order by a.number), array_agg(c.oid::bigint),
-           {_OPENED}, {SERVER}, pg_is_in_recovery(), {IS_OPEN}, current_database()::text
-    from unnest(cast(:names as text[]), cast(:schemas as text[]))
-         with ordinality as a(name, schema, number)
-    left join pg_class c on c.oid = to_regclass(
-        coalesce(quote_ident(a.schema) || '.', '') || quote_ident(a.name))
-    left join pg_namespace n on n.oid = c.relnamespace
+    with {PATH}, found as (
+        select array_agg(n.nspname::text order by a.number) as places,
+               array_agg(c.oid::bigint) as oids,
+               min(format('%I.%I', n.nspname, c.relname)) filter (where c.relkind = 'v') as view
+        from ours cross join unnest(cast(:names as text[]), cast(:schemas as text[]))
+             with ordinality as a(name, schema, number)
+        left join pg_class c on c.oid = {FIRST_OF_PLACE}
+        left join pg_namespace n on n.oid = c.relnamespace)
+    select set_config('lock_timeout', '{BUSY_S}s', :reading), setting, schemas, visible,
+           places, oids, view, {_OPENED}, {SERVER}, pg_is_in_recovery(), {IS_OPEN}, {NAME}
+    from ours cross join found
 """
 
 _FILLED = """
-    with own as (select coalesce(a.schema, current_schema()::text) as schema
+    with own as (select coalesce(a.schema, cast(:first as text)) as schema
                  from unnest(cast(:schemas as text[])) as a(schema)),
     found as (
         select n.nspname::text as schema, c.relnatts = 1 and exists (
@@ -60,14 +71,14 @@ _FILLED = """
                ) as is_history
         from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where c.relkind in ('r', 'p')
-          and (n.nspname = current_schema() or n.nspname in (select schema from own))
+          and (n.nspname = cast(:first as text) or n.nspname in (select schema from own))
           and c.oid <> all(cast(:asked as bigint[])::oid[])
           and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass
                           and d.objid = c.oid and d.deptype = 'e'))
     select exists (select from found where schema in (select schema from own))
         -- an explicit schema for the version table alone: the tables are where they usually are
         or coalesce((select bool_and(not is_history) from found
-                     where schema = current_schema()), false)
+                     where schema = cast(:first as text)), false)
 """
 
 """Whether the target has tables; what a neighbour keeps in another schema is not its own."""
@@ -100,8 +111,17 @@ async def look(
 ) -> View:
     """Look on a connection of our own; sets its lock_timeout, for the transaction if `reading`."""
     placed = await _placed(connection, tables, reading=reading)
-    _, setting, path, schemas, oids, opened, server, standby, dump_open, name = placed
-    places = {each: place for each, place in zip(tables, schemas or (), strict=True) if place}
+    _, *path, found, oids, view, opened, server, standby, dump_open, name = placed
+    if view is not None:
+        raise JudgedError(
+            "env",
+            f"{view}, where the version table is looked for, is a view, and to read it would run "
+            "whatever its owner wrote; nothing was changed",
+            "find out who made it, and drop it; or say where the version table is with "
+            "Target(version_table=..., version_table_schema=...)",
+        )
+    where = SearchPath(path[0], *map(tuple, path[1:]))
+    places = {each: place for each, place in zip(tables, found or (), strict=True) if place}
     heads: dict[VersionTable, tuple[str, ...] | None] = dict.fromkeys(tables)
     for table, schema in places.items():
         ((found,),) = await rows_of(connection, f"select {_heads_in(schema, table.name)}")
@@ -110,9 +130,10 @@ async def look(
     if not heads_only:
         asked = [oid for oid in oids or () if oid is not None]
         own = [table.schema for table in tables]
-        ((filled,),) = await rows_of(connection, _FILLED, schemas=own, asked=asked)
+        ((filled,),) = await rows_of(
+            connection, _FILLED, schemas=own, asked=asked, first=where.first
+        )
     sight = Sight(True, heads, filled, writable=not standby)
-    where = SearchPath(setting, tuple(path))
     return View(sight, where, opened, places, server, dump_open, name)
 
 
@@ -134,10 +155,11 @@ async def _placed(
 def _heads_in(schema: str, name: str) -> str:
     """The SQL of an array of the heads in a version table.
 
-    As text: a plan that the connection keeps fails when a revision changes the column's type.
+    As text: a plan that the connection keeps fails when a revision changes the column's type. Safe
+    under any path.
     """
     table = f"{quoted_name(schema)}.{quoted_name(name)}".replace(":", "\\:")
-    return f"array(select version_num::text from {table} order by 1)"
+    return f"array(select version_num::pg_catalog.text from {table} order by 1)"
 
 
 _places: weakref.WeakKeyDictionary[Engine, dict[VersionTable, str]] = weakref.WeakKeyDictionary()
@@ -208,14 +230,13 @@ class Sights:
                 idle = await stack.enter_async_context(idle_connection(self._application))
             if idle is not None and schema is not None:
                 # by one SELECT that leaves nothing on the connection
-                query = (
-                    f"select {_heads_in(schema, table.name)}, {_OPENED}, {IS_OPEN}, "
-                    "current_database()::text"
-                )
+                query = f"select {_heads_in(schema, table.name)}, {_OPENED}, {IS_OPEN}, {NAME}"
                 ((heads, opened, dump, name),) = await rows_of(idle, query, open=list(OPEN))
                 sight = Sight(True, {table: tuple(heads)})
-                view = View(sight, SearchPath(), opened, {}, 0, dump, name)
-                return await self._seen(idle, view)
+                if not dump and not among(opened or (), name):
+                    self.name.learn(name)
+                    return sight
+                # whose that is, a session of ours asks
             own = await stack.enter_async_context(self.access.shared(reading=True))
             view = await look(own, [table], heads_only=True, reading=True)
             self._places.update(view.schemas)
@@ -271,7 +292,7 @@ class Sights:
     async def _find(self, connection: AsyncConnection, tables: Sequence[VersionTable]) -> None:
         """See to it that it is known where the version tables are, if they are there."""
         if self._places.keys().isdisjoint(tables):
-            schemas = (await _placed(connection, tables, reading=True))[3] or ()
+            schemas = (await _placed(connection, tables, reading=True))[4] or ()
             self._places.update({t: s for t, s in zip(tables, schemas, strict=True) if s})
 
     async def _is_listed(self, refused: Exception) -> bool:

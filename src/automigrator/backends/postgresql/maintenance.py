@@ -44,7 +44,9 @@ class Maintenance:
         last = [] if self._given or self.name.own == LAST_RESORT else [LAST_RESORT]
         return self.usual + last
 
-    async def enter(self, stack: AsyncExitStack, *, lasting: bool = False) -> AsyncConnection:
+    async def enter(
+        self, stack: AsyncExitStack, *, lasting: bool = False, acting: bool = False
+    ) -> AsyncConnection:
         """Open an AUTOCOMMIT connection that `stack` closes; `lasting` where it is kept for long.
 
         Raises ServerError when none of the databases can be reached, for whatever reason: a role
@@ -58,9 +60,9 @@ class Maintenance:
             closed = RefusedError("the application's engine connects with a creator of its own")
         for name in names:
             if name in self.usual and not lasting:
-                opened = self.access.shared(name)
+                opened = self.access.shared(name, acting=acting)
             else:
-                opened = self.access.connection(name, autocommit=True)
+                opened = self.access.connection(name, autocommit=True, acting=acting or lasting)
             try:
                 return await stack.enter_async_context(opened)
             except Exception as error:
@@ -78,7 +80,7 @@ class Maintenance:
         ) from closed
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AsyncConnection]:
+    async def connection(self, *, acting: bool = False) -> AsyncIterator[AsyncConnection]:
         """Context manager: an AUTOCOMMIT connection; raises as `enter` does."""
         async with AsyncExitStack() as stack:
-            yield await self.enter(stack)
+            yield await self.enter(stack, acting=acting)

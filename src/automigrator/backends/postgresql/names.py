@@ -40,13 +40,22 @@ OPEN = tuple(f'{{"{KEY}": {{"state": "{state}"%' for state in ("migrating", "res
 """What the comment of an open journal is LIKE."""
 
 IS_OPEN = f"""
-    exists (select from pg_description s
-            join pg_type t on t.oid = s.objoid join pg_namespace n on n.oid = t.typnamespace
-            where s.classoid = 'pg_type'::regclass and n.nspname = '{SCHEMA_OF_OURS}'
-              and s.description like any(cast(:open as text[])))
+    exists (select from pg_catalog.pg_description s
+            join pg_catalog.pg_type t on t.oid operator(pg_catalog.=) s.objoid
+            join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) t.typnamespace
+            where (s.classoid operator(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass)
+              and (n.nspname operator(pg_catalog.=) '{SCHEMA_OF_OURS}')
+              and s.description operator(pg_catalog.~~) any (cast(:open as pg_catalog.text[])))
 """
 
-"""Whether a dump's journal is open in the current database; `:open` is `OPEN`."""
+"""Whether a dump's journal is open in the current database; `:open` is `OPEN`.
+
+Safe under any path.
+"""
+
+NAME = "pg_catalog.current_database()::pg_catalog.text"
+
+"""What the current database calls itself; safe under any path."""
 
 _OURS = """(
     with recursive own (oid) as (
@@ -108,7 +117,7 @@ class TargetName:
         if not self._asked:
             try:
                 async with self._access.shared(reading=True) as connection:
-                    self.learn((await rows_of(connection, "select current_database()::text"))[0][0])
+                    self.learn((await rows_of(connection, f"select {NAME}"))[0][0])
             except Exception as error:
                 await with_code(error, self._access, self.own)
                 if code_of(error) != NO_DATABASE:

@@ -12,7 +12,13 @@ from automigrator.backends.contract.sides import Known, unknown
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.errors import listed
 from automigrator.backends.postgresql.names import OPEN, OURS_HERE, SCHEMA_OF_OURS, among
-from automigrator.backends.postgresql.sql import quoted_name, rows_of
+from automigrator.backends.postgresql.sql import (
+    PATH,
+    application_path,
+    first_found,
+    quoted_name,
+    rows_of,
+)
 
 _WRITES = """
     exists (select from pg_roles r where pg_has_role({role}, r.oid, 'MEMBER') and coalesce(
@@ -32,9 +38,10 @@ async def tables_of(connection: AsyncConnection) -> frozenset[TableName]:
     """Return the tables of a database of ours; None is the connection's default schema."""
     rows = await rows_of(
         connection,
-        """
-        select nullif(n.nspname, current_schema())::text, c.relname::text
-        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        f"""
+        with {PATH}
+        select nullif(n.nspname::text, ours.schemas[1]), c.relname::text
+        from ours, pg_class c join pg_namespace n on n.oid = c.relnamespace
         where c.relkind in ('r', 'p', 'f', 'm')
         """,
     )
@@ -55,11 +62,12 @@ async def why_shared(
     database's owner are the target's. With `known`, the whole database is to be replaced: raises
     RefusedError for the tables that are somebody else's.
     """
-    ((owner, owns, name, current),) = await rows_of(
+    path = await application_path(connection)
+    current = path.first
+    ((owner, owns, name),) = await rows_of(
         connection,
         """
-        select pg_get_userbyid(datdba), pg_has_role(datdba, 'USAGE'), datname::text,
-               current_schema()::text
+        select pg_get_userbyid(datdba), pg_has_role(datdba, 'USAGE'), datname::text
         from pg_database where datname = current_database()
         """,
     )
@@ -67,8 +75,9 @@ async def why_shared(
         return f"database {name!r} belongs to role {owner!r}, which this role is not a member of"
     found = await rows_of(
         connection,
-        """
-        select n.nspname::text, c.relname::text, pg_table_is_visible(c.oid),
+        f"""
+        select n.nspname::text, c.relname::text,
+               c.oid = {first_found("c.relname", "cast(:visible as text[])")},
                (select array_agg(a.attname::text) = array['version_num'] from pg_attribute a
                 where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
                c.relispartition or exists (
@@ -82,6 +91,7 @@ async def why_shared(
           and not (:own_anywhere and pg_get_userbyid(c.relowner) in (current_user, :owner))
         order by 1, 2
         """,
+        visible=list(path.visible),
         owner=owner,
         own_anywhere=own_anywhere,
     )

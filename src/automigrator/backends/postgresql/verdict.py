@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import looks
 from automigrator.backends.postgresql.journal import Entry
-from automigrator.backends.postgresql.sql import rows_of
+from automigrator.backends.postgresql.sql import renew, rows_of
 
 E = TypeVar("E", bound=Entry)
 
@@ -31,6 +31,7 @@ async def settled(connection: AsyncConnection, entry: E) -> E:
     try:
         found = [row[0] for row in await rows_of(connection, query, all=list(entry.transactions))]
     except SQLAlchemyError:  # of another server: this one is a copy of an earlier moment, say
+        await renew(connection)
         return entry._replace(committed=None)
     if "committed" in found:
         return entry._replace(committed=True)

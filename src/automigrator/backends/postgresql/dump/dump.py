@@ -19,7 +19,13 @@ from automigrator.backends.postgresql.errors import NO_PRIVILEGE, refusing
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, note_name
-from automigrator.backends.postgresql.sql import begin_reading, rows_of, run, server_version
+from automigrator.backends.postgresql.sql import (
+    begin_reading,
+    end_reading,
+    rows_of,
+    run,
+    server_version,
+)
 from automigrator.backends.postgresql.verdict import needs_nothing, settled, was_committed
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
@@ -75,7 +81,7 @@ async def take(
             dump = await _described(connection, dump, atomic=entry.atomic)
             ((size,),) = await rows_of(connection, digests.SIZE)
             await stoppable(files.write(access, archive, size, clients, f"--snapshot={snapshot}"))
-            await run(connection, "ROLLBACK")
+            await end_reading(connection)
         size, digest = await stoppable(in_thread(archive.measured))
         dump = dump._replace(size=size, digest=digest)
         await restore.rehearse(access, dump, archive, clients)

@@ -127,5 +127,6 @@ async def transaction(clients: Path, env: Mapping[str, str]) -> AsyncIterator[Ps
             background(first_error(child)) as error,
         ):
             psql = Psql(child, sink.fileno(), clients, env, error)
-            await psql.ask(f"BEGIN READ WRITE;\n{NO_LIMITS};\n")
+            await psql.ask("BEGIN READ WRITE; SET LOCAL search_path = pg_catalog;")
+            await psql.ask(f"{NO_LIMITS};")
             yield psql

@@ -150,7 +150,7 @@ async def _emptied(
     """
     async with transaction(clients, await access.environment()) as psql:
         await _ensure_same_database(access, psql)
-        await psql.ask(f"SET LOCAL lock_timeout = '{LOCK_S}s'; SET LOCAL search_path = '';")
+        await psql.ask(f"SET LOCAL lock_timeout = '{LOCK_S}s';")
         if kept is not None:
             await _lock(access, psql, entry, "EXCLUSIVE")  # which lets pg_dump read
             shape = await psql.ask(digests.SHAPE + ";")
@@ -232,7 +232,7 @@ async def _ensure_same_database(access: ExclusiveAccess, psql: Psql) -> None:
 
 
 async def _compare(psql: Psql, entry: DumpEntry, *, data: bool) -> None:
-    await psql.ask("SET LOCAL search_path = '';")
+    await psql.ask("SET LOCAL search_path = pg_catalog;")
     same = await psql.ask(digests.SHAPE + ";") == [entry.shape]
     if same and data:
         await psql.ask("SET LOCAL row_security = off;")
