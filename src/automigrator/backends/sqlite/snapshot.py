@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
 import time
@@ -21,9 +20,10 @@ from automigrator.backends.sqlite.watch import Watch
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 from automigrator.support.concurrency import in_thread, shielded
+from automigrator.support.loggers import logger_of
 from automigrator.support.owned_files import NotOursError, Owners
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 _TOLD = 3
 """Files of others that are named, where there are many."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import re
 import shutil
@@ -17,8 +16,9 @@ from typing import IO, NamedTuple
 
 from automigrator.backends.postgresql.libpq import without_libpqs
 from automigrator.errors import RefusedError
+from automigrator.support.loggers import logger_of
 
-logger = logging.getLogger(__name__)
+logger = logger_of(__name__)
 
 PROGRAMS = ("pg_dump", "pg_restore", "psql")
 
