@@ -367,12 +367,12 @@ async def test_a_snapshot_that_is_damaged_before_it_is_needed_is_never_restored(
     before = checksums(live)
     notes.deploy(HALF_WAY)
     report = await failed(notes, "backup-restore", "purge", plugins=[First(damage)])
-    assert "did not pass its check" in said(report)
+    assert "it is not what was copied" in said(report)
     half = checksums(live)
     assert half["notes"] != before["notes"] and half["bulk"] == before["bulk"]
     for _ in range(2):
         report = await failed(notes, "backup-restore", "purge")
-        assert "cannot be used" in said(report) and "Put a sound copy in its place" in said(report)
+        assert "cannot be used" in said(report) and "Put that copy, as it was" in said(report)
         assert checksums(live) == half
     entry = journal.read(live)
     assert entry is not None
