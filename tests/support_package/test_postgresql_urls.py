@@ -126,6 +126,36 @@ def test_what_asyncpg_cannot_be_told_is_named_and_psycopg_taken_where_it_is_ther
 
 
 @pytest.mark.parametrize(
+    ("variable", "found"),
+    [
+        ("PGREQUIREAUTH=scram-sha-256", None),
+        ("PGCHANNELBINDING=require", None),
+        ("PGHOSTADDR=::1", None),
+        ("PGSERVICE=s", None),
+        ("PGSSLROOTCERT=system", None),
+        ("PGCHANNELBINDING=prefer", {}),
+        ("PGSSLMODE=require", {}),  # asyncpg reads it as well
+        ("PGREQUIRESSL=1", {"ssl": "require"}),
+        ("PGOPTIONS=-c a.b=1", {"dsn": {"options": "-c a.b=1"}}),
+    ],
+)
+def test_what_libpq_alone_reads_in_the_environment_is_told_to_asyncpg_or_psycopg_is_taken(
+    variable: str, found: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(name, value)
+    url = urls.parse("postgresql+psycopg2://u@h/db")
+    taken = urls.with_async_driver(url)
+    assert taken.drivername == (PSYCOPG if found is None else ASYNCPG)
+    if found is not None:
+        assert options(str(url), ASYNCPG) == found
+        return
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigurationError, match=f"{name}|sslrootcert=system"):
+        urls.with_async_driver(url)
+
+
+@pytest.mark.parametrize(
     ("given", "drivername", "named"),
     [
         (f"{ASYNCPG}://h/db?servicefile=/f", PSYCOPG, "servicefile"),

@@ -189,8 +189,8 @@ def _as_strong(backend: Backend, config: Config, weaker: Weaker) -> Callable[...
         if not inside_env.get() or dialect in applications or dialect.name != backend.name:
             return
         _, named = dialect.create_connect_args(url)
-        alike = all(cparams.get(name) == named.get(name) for name in (*PLACE, "user", "password"))
-        if url.password and alike:
+        whom = ("host", "port", "user", "password")
+        if url.password and all(cparams.get(name) == named.get(name) for name in whom):
             ensure_as_strong(weaker, as_arguments(cargs, cparams), dialect.driver)
 
     return connect

@@ -224,6 +224,8 @@ def _of_the_environment() -> dict[str, str]:
     found = {name: value for name, value in found.items() if value}
     if os.environ.get("PGSSLROOTCERT") == "system":
         found["sslrootcert"] = "system"
+    if os.environ.get("PGREQUIRESSL", "")[:1] == "1" and not os.environ.get("PGSSLMODE"):
+        found["sslmode"] = "require"  # the old name of it
     return found
 
 
