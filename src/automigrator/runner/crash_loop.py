@@ -25,9 +25,6 @@ logger = logging.getLogger(__name__)
 REST_S = 24 * 60 * 60.0
 """Seconds after the last start allowed; twice as long after each further one that fails."""
 
-LONGEST_REST_S = 32 * REST_S
-"""Seconds after which a start tries once more, whatever the record says."""
-
 EXCUSED: frozenset[FailureKind] = frozenset({"unreachable", "auth", "lock-timeout", "rehearsal"})
 """Kinds that say nothing about the revisions: a start that met no other is not counted."""
 
@@ -161,7 +158,7 @@ def tries_again_at(starts: FailedStarts, limit: int) -> float:
 
 
 def _rest(beyond: int) -> float:
-    return min(REST_S * 2.0 ** min(beyond, 16), LONGEST_REST_S)
+    return REST_S * 2.0 ** min(beyond, 16)  # 180 years
 
 
 async def _kept(state: RunState, record: Record | None) -> bool:
