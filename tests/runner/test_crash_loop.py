@@ -415,7 +415,7 @@ async def test_a_record_that_is_damaged_counts_for_nothing(
     assert (await boot(file_device)).outcome == "migrated"
 
 
-def test_each_try_after_the_limit_doubles_the_rest_up_to_a_month() -> None:
+def test_each_try_after_the_limit_doubles_the_rest() -> None:
     starts = crash_loop.FailedStarts
     rests = [crash_loop.tries_again_at(starts(n, 0, 0), 5) / 3600 for n in (5, 6, 7)]
     assert rests == [24, 48, 96]

@@ -76,7 +76,7 @@ def roles(postgres_server: Server, empty_databases: object) -> Iterator[Roles]:
 @pytest.fixture
 def scene(
     roles: Roles, postgres_server: Server, postgres_url: str, make_target: Callable[..., Any]
-) -> Scene:
+) -> Iterator[Scene]:
     """An application that owns its database, at r1, and a guest with CREATE in it."""
     live, app, guest = database_of(postgres_url), roles.make(), roles.make()
     made = Scene(postgres_server, roles, live, app, guest, make_target)
@@ -89,7 +89,10 @@ def scene(
         f"alter table users owner to {app}",
         "insert into users values (1, 'one of ours')",
     )
-    return made
+    yield made
+    if live in postgres_server.databases(live):  # so that it can be lent again
+        postgres_server.execute(f'alter database "{live}" owner to current_user')
+        postgres_server.execute(f'revoke all on database "{live}" from {app}, {guest}')
 
 
 @pytest.fixture

@@ -19,6 +19,16 @@ from automigrator.backends.postgresql.advisory import keys
 from automigrator.backends.postgresql.names import note_name
 from automigrator.errors import RefusedError
 
+pytestmark = pytest.mark.long(
+    "next[template]",
+    "folder_of_its_programs",
+    "configuration_names",
+    "read_by_a_superuser",
+    "becomes_the_owners",
+    "inherit_no_rights",
+    "member_of_nothing",
+)
+
 RECORD = Record("p", "failed", "somebody", at=5.0)
 
 

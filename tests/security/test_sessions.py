@@ -32,6 +32,9 @@ async def session(
         await connection.close()
 
 
+pytestmark = pytest.mark.long("cannot_migrate[True]", "leader_of_another")
+
+
 class TestASessionThatCallsItselfAnEarlierMigration:
     @pytest.mark.parametrize("superuser", [True, False])
     async def test_is_neither_waited_for_nor_ended_where_its_role_cannot_migrate(

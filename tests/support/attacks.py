@@ -84,7 +84,7 @@ class Scene:
         names = self.server.databases(f"{self.live}__automigrator")
         return [name.split("_automigrator_")[1] for name in names]
 
-    def migrator(self, url: str = "", n: int = 1, folder: str = "", **options: Any) -> Migrator:
+    def migrator(self, url: Any = "", n: int = 1, folder: str = "", **options: Any) -> Migrator:
         """The application, whose newest revision is r<n>."""
         target = self.make_target(
             lambda versions: linear(versions, n), folder=folder, database=url or self.url

@@ -9,7 +9,7 @@ import asyncio
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -108,10 +108,20 @@ async def look(
     *,
     heads_only: bool = False,
     reading: bool = False,
+    unread: bool = False,
 ) -> View:
-    """Look on a connection of our own; sets its lock_timeout, for the transaction if `reading`."""
-    placed = await _placed(connection, tables, reading=reading)
-    _, *path, found, oids, view, opened, server, standby, dump_open, name = placed
+    """Look on a connection of our own; sets its lock_timeout, for the transaction if `reading`.
+
+    `unread`: only find the version tables, which this role may have no right to read.
+    """
+    ((_, *path, found, oids, view, opened, server, standby, dump_open, name),) = await rows_of(
+        connection,
+        _PLACES,
+        names=[table.name for table in tables],
+        schemas=[table.schema for table in tables],
+        open=list(OPEN),
+        reading=reading,
+    )
     if view is not None:
         raise JudgedError(
             "env",
@@ -123,7 +133,7 @@ async def look(
     where = SearchPath(path[0], *map(tuple, path[1:]))
     places = {each: place for each, place in zip(tables, found or (), strict=True) if place}
     heads: dict[VersionTable, tuple[str, ...] | None] = dict.fromkeys(tables)
-    for table, schema in places.items():
+    for table, schema in () if unread else places.items():
         ((found,),) = await rows_of(connection, f"select {_heads_in(schema, table.name)}")
         heads[table] = tuple(sorted(found))
     filled = False
@@ -135,21 +145,6 @@ async def look(
         )
     sight = Sight(True, heads, filled, writable=not standby)
     return View(sight, where, opened, places, server, dump_open, name)
-
-
-async def _placed(
-    connection: AsyncConnection, tables: Sequence[VersionTable], *, reading: bool
-) -> Any:
-    """Return the row of `_PLACES`."""
-    rows = await rows_of(
-        connection,
-        _PLACES,
-        names=[table.name for table in tables],
-        schemas=[table.schema for table in tables],
-        open=list(OPEN),
-        reading=reading,
-    )
-    return rows[0]
 
 
 def _heads_in(schema: str, name: str) -> str:
@@ -205,7 +200,7 @@ class Sights:
                         held.rule(view.server, database=view.database)
                     self.search_path = view.search_path
                     self._places.update(view.schemas)
-                    return await self._seen(connection, view)
+                return await self._seen(view)
             except Exception as error:
                 await with_code(error, self.access, self.name.own)
                 if code_of(error) != NO_DATABASE:
@@ -233,16 +228,14 @@ class Sights:
                 query = f"select {_heads_in(schema, table.name)}, {_OPENED}, {IS_OPEN}, {NAME}"
                 ((heads, opened, dump, name),) = await rows_of(idle, query, open=list(OPEN))
                 sight = Sight(True, {table: tuple(heads)})
-                if not dump and not among(opened or (), name):
-                    self.name.learn(name)
-                    return sight
-                # whose that is, a session of ours asks
+                view = View(sight, SearchPath(), opened, {}, 0, dump, name)
+                return await self._seen(view)
             own = await stack.enter_async_context(self.access.shared(reading=True))
             view = await look(own, [table], heads_only=True, reading=True)
             self._places.update(view.schemas)
-            return await self._seen(own, view)
+            return await self._seen(view)
 
-    async def _seen(self, connection: AsyncConnection, view: View) -> Sight:
+    async def _seen(self, view: View) -> Sight:
         self.name.learn(view.database)
         unfinished = view.dump_open or bool(among(view.opened or (), view.database))
         if not unfinished:
@@ -250,8 +243,9 @@ class Sights:
         # local: a start with nothing to do needs none of it
         from automigrator.backends.postgresql import neighbours
 
-        # anybody may take such a name
-        found = await self.claims(connection)
+        # anybody may take such a name; asked on a connection of ours, whose search path is known
+        async with self.access.shared(reading=True) as connection:
+            found = await self.claims(connection)
         unfinished = any(each.unfinished for each in found)
         return view.sight._replace(unfinished=unfinished, notes=neighbours.notes(found))
 
@@ -292,8 +286,8 @@ class Sights:
     async def _find(self, connection: AsyncConnection, tables: Sequence[VersionTable]) -> None:
         """See to it that it is known where the version tables are, if they are there."""
         if self._places.keys().isdisjoint(tables):
-            schemas = (await _placed(connection, tables, reading=True))[4] or ()
-            self._places.update({t: s for t, s in zip(tables, schemas, strict=True) if s})
+            view = await look(connection, tables, heads_only=True, reading=True, unread=True)
+            self._places.update(view.schemas)
 
     async def _is_listed(self, refused: Exception) -> bool:
         """Ask the catalog: during a swap a connection may be told that there is no database."""
