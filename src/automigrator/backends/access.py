@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import URL, Dialect, Engine, NullPool, Pool, event
+from sqlalchemy import URL, Dialect, NullPool, Pool, event
 from sqlalchemy.exc import ArgumentError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
-from automigrator.errors import ConfigurationError, NoAnswerError, RefusedError
+from automigrator.backends.model_engine import arguments_of, connect_as_given, engine_like
+from automigrator.errors import ConfigurationError, NoAnswerError
 from automigrator.support import urls
 from automigrator.support.concurrency import shielded, within
 from automigrator.target import Target
@@ -28,9 +29,6 @@ CLOSE_S = 10.0
 _KEPT: dict[str, Any] = {"pool_size": 1, "max_overflow": -1, "pool_pre_ping": True}
 """A pool that keeps one connection, and opens more where several are wanted at the same time."""
 
-_CREATOR = "async_creator_fn"
-"""The argument of SQLAlchemy's async drivers for what connects instead of them."""
-
 _NO_SUCH_SETTING = "42704"
 """The SQLSTATE for a setting that a server does not know."""
 
@@ -41,14 +39,6 @@ _Meetings = weakref.WeakKeyDictionary[Dialect, asyncio.Lock]
 _meetings: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Meetings]
 
 _meetings = weakref.WeakKeyDictionary()
-
-
-class _Recipe(Exception):
-    """Carries the final connect arguments out of the application's own creator."""
-
-    def __init__(self, cargs: list[Any], cparams: dict[str, Any]) -> None:
-        super().__init__()  # without them: SQLAlchemy's pool logs it, and a password is among them
-        self.arguments = cargs, cparams
 
 
 class Settling(Protocol):
@@ -120,11 +110,11 @@ class Access:
         """
         given = self.given_engine
         if given is not None and database is None:
-            return _like(given)
+            return engine_like(given)
         pool: dict[str, Any] = _KEPT if kept else {"poolclass": NullPool}
         made = self._engine(self.url.set(database=database), **pool)
         if given is not None:
-            event.listen(made.sync_engine, "do_connect", partial(_as_given, given))
+            event.listen(made.sync_engine, "do_connect", partial(connect_as_given, given))
             if prepared:
                 connect = given.sync_engine.pool.dispatch.connect
                 event.listen(made.sync_engine, "connect", lambda *connected: connect(*connected))
@@ -300,68 +290,3 @@ async def idle_connection(engine: AsyncEngine) -> AsyncIterator[AsyncConnection 
         return
     async with engine.connect() as connection:
         yield connection
-
-
-def _like(given: AsyncEngine) -> AsyncEngine:
-    """An engine with the listeners and options of another one, and an empty pool of its own."""
-    source = given.sync_engine
-    # recreate() is a fresh, empty pool with the same creator, arguments and listeners
-    made = create_async_engine(
-        given.url, pool=source.pool.recreate(), hide_parameters=source.hide_parameters
-    )
-    made.sync_engine.dispatch._update(source.dispatch, only_propagate=False)
-    made.sync_engine.update_execution_options(**source.get_execution_options())
-    return made
-
-
-def _as_given(
-    given: AsyncEngine, dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]
-) -> None:
-    """Connect to another database with what the application's engine would use now.
-
-    Raises RefusedError where that is a creator: what it proves of the server nobody can say.
-    """
-    recipe = recipe_of(given)
-    if recipe is None or _CREATOR in recipe[1]:
-        if dialect.name == "sqlite":
-            return  # no server is reached, and no password is given away
-        raise RefusedError(
-            "the application's engine connects with a creator of its own, which leads to its own "
-            "database alone; nothing was changed. Give migrations a URL: Target(migrate_with=...)"
-        )
-    names = ("database", "dbname")  # asyncpg's word for it, and psycopg's
-    own = {name: cparams[name] for name in names if name in cparams}
-    cparams.clear()
-    cparams.update({**recipe[1], **own})
-
-
-def arguments_of(engine: AsyncEngine | Engine) -> Mapping[str, Any] | None:
-    """Return the arguments with which an engine would connect now; None for a creator's."""
-    recipe = recipe_of(engine)
-    return as_arguments(*recipe) if recipe is not None else None
-
-
-def as_arguments(cargs: Sequence[Any], cparams: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """A driver's arguments by their names; None where a creator is one of them."""
-    if _CREATOR in cparams:
-        return None
-    return {"conninfo": cargs[0], **cparams} if cargs and cargs[0] else cparams
-
-
-def recipe_of(engine: AsyncEngine | Engine) -> tuple[list[Any], dict[str, Any]] | None:
-    """Return the arguments with which an engine would connect now, listeners included."""
-
-    def capture(dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]) -> None:
-        raise _Recipe(list(cargs), dict(cparams))
-
-    source = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
-    pool = source.pool.recreate()
-    event.listen(source, "do_connect", capture)
-    try:
-        pool.connect().close()
-    except _Recipe as recipe:
-        return recipe.arguments
-    finally:
-        event.remove(source, "do_connect", capture)
-        pool.dispose()  # what a creator has made
-    return None  # a creator= of the application's: only its own database can be reached that way

@@ -14,9 +14,9 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 
-from automigrator.backends.access import arguments_of
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.sessions import in_autocommit
+from automigrator.backends.model_engine import arguments_of
 from automigrator.errors import EnvError
 from automigrator.migrations.engines import AS_OURS, ensure_as_strong
 from automigrator.migrations.execution import Execution, Migration, Request

@@ -18,8 +18,8 @@ from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.util import greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
-from automigrator.backends.access import as_arguments, recipe_of
 from automigrator.backends.contract.backend import Backend, Weaker
+from automigrator.backends.model_engine import as_arguments, recipe_of
 from automigrator.errors import EnvError
 from automigrator.migrations.process import inside_env, replaced
 from automigrator.support.concurrency import running_loop

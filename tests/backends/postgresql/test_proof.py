@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine
 
-from automigrator.backends.access import arguments_of, as_arguments
+from automigrator.backends.model_engine import arguments_of, as_arguments
 from automigrator.backends.postgresql.proof import proof_of, weaker
 
 
