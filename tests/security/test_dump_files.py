@@ -19,7 +19,7 @@ from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.dump import files, programs, psql
 
-pytestmark = [pytest.mark.plugins, pytest.mark.long("umask-077", "root_puts_back")]
+pytestmark = [pytest.mark.plugins, pytest.mark.long("umask-077", "root_puts_back", "may_change")]
 
 NOBODY = 65534
 STAMP = "20260101T000000000000Z"

@@ -25,7 +25,10 @@ from automigrator.backends.sqlite.backend import SQLite
 
 pytestmark = [
     pytest.mark.plugins,
-    pytest.mark.long("umask-077", "umask-000-384", "hard link", "420", "the-owner"),
+    pytest.mark.long(
+        *("umask-077", "umask-000-384", "hard link", "384", "the-owner", "wrong", "mode]"),
+        *("narrowed", "folder_of_another_owner", "sticky_folder", "noted_no_digest"),
+    ),
 ]
 
 BACKUP = ("backup-restore", {"snapshot": "always"})
