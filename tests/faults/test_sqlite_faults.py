@@ -220,10 +220,10 @@ async def test_a_disk_that_fills_up_while_the_old_data_is_set_aside_refuses_the_
     notes.deploy(UNIQUE)
     before = checksums(disk.root / "app.db")
     disk.fill(but=3_000_000)
-    report = await failed(notes, "purge")
+    report = await failed(notes, ("purge", {"also": ["bulk"]}))
     assert "not purged" in said(report) and "bytes free, there are" in said(report)
     monkeypatch.setattr(side, "_ensure_space", lambda *_, **__: None)
-    report = await failed(notes, "purge")
+    report = await failed(notes, ("purge", {"also": ["bulk"]}))
     assert "not purged" in said(report) and "was not touched" in said(report)
     assert checksums(disk.root / "app.db") == before and files(disk.root) == set()
 
