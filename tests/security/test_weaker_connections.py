@@ -59,7 +59,8 @@ def start(make_target: Callable[..., Target]) -> Callable[..., Any]:
     """Starts an application whose database is said to be at the rogue's address."""
 
     async def run(database: Any, **options: Any) -> str:
-        target = make_target(database=database, connect_timeout=0.2, retry_timeout=0, **options)
+        limits = {"connect_timeout": 0.2, "retry_timeout": 0}
+        target = make_target(database=database, **{**limits, **options})
         with pytest.raises(MigrationError) as caught:
             await Migrator(target, mode="migrate").run()
         return str(caught.value)
@@ -75,7 +76,7 @@ def url_of(driver: str, server: Rogue, query: str = "") -> str:
 async def test_the_rogue_gets_the_password_of_who_demands_nothing(
     server: Rogue, start: Callable[..., Any], driver: str
 ) -> None:
-    await start(url_of(driver, server))
+    await start(url_of(driver, server), connect_timeout=5)
     assert set(server.passwords) == {SECRET}
 
 
