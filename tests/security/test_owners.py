@@ -14,7 +14,7 @@ from support.attacks import Scene, copy_journal, dump_journal, failed_starts
 from support.postgres_backends import TABLES, made, silent
 
 from automigrator import MigrationError
-from automigrator.errors import RefusedError
+from automigrator.errors import JudgedError, RefusedError
 from automigrator.retention import Limits
 
 pytestmark = pytest.mark.long(
@@ -184,6 +184,9 @@ class TestADatabaseBeside:
     ) -> None:
         await scene.plant_database("snapshot")
         scene.server.drop(scene.live)
+        # a superuser may act for whoever owned the database, so it asks
+        with pytest.raises(JudgedError, match=rf"of role '{scene.guest}'\)"):
+            await made(scene.superusers_url).create()
         assert await made(scene.url).create()
 
 

@@ -125,6 +125,8 @@ class TestARecord:
         await scene.plant_note("last", RECORD.dumped(), role=group)
         async with made(scene.roles.url(login, scene.live)).lock(TABLES, 5, silent) as hold:
             assert await hold.last() == RECORD
+            await hold.leave(RECORD)
+        assert scene.owner_of("last") == group
 
     async def test_of_a_member_of_nothing_is_nobodys(self, scene: Scene, logins: Logins) -> None:
         scene.server.execute(f"revoke {scene.app} from {logins.names[0]}")

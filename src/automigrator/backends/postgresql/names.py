@@ -233,6 +233,7 @@ _WRITER = f"""
            pg_get_userbyid(t.typowner)::text, coalesce(t.typowner in {OURS_HERE}, true),
            pg_has_role(t.typowner, 'USAGE'), current_user::text,
            case when pg_has_role(d.datdba, '{{right}}') then pg_get_userbyid(d.datdba)::text
+           when pg_has_role(n.nspowner, '{{right}}') then pg_get_userbyid(n.nspowner)::text
            else current_user::text end
     from pg_database d left join pg_namespace n on n.nspname = '{SCHEMA_OF_OURS}'
     left join pg_type t on t.typnamespace = n.oid and n.nspname || '.' || t.typname = :name
@@ -246,8 +247,8 @@ async def write_note(
     """Replace a text, whole or not at all; None removes it.
 
     `text` gets the time on the server's clock. It is written as the database's owner where this
-    role may act as it: the application's next login finds it then. Raises RefusedError where the
-    place is not ours.
+    role may act as it, else as the schema's: the application's next login finds it then. Raises
+    RefusedError where the place is not ours.
     """
     qualified = note_name(kind, key)
     right = "SET" if server_version(connection) >= (16,) else "MEMBER"
@@ -276,9 +277,9 @@ async def write_note(
         )
     statements = []
     # left by a login of before, or by a superuser
-    if holder not in (None, writer) and mine:
+    if holder not in (None, writer) and mine and writer != me:
         statements.append(f"ALTER SCHEMA {SCHEMA_OF_OURS} OWNER TO {to}")
-    if owner not in (None, writer) and owned:
+    if owner not in (None, writer) and owned and writer != me:
         statements.append(f"ALTER DOMAIN {qualified} OWNER TO {to}")
     if writer != me:
         statements.append(f"SET LOCAL ROLE {to}")
