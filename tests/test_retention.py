@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from automigrator import Limits
@@ -39,6 +39,7 @@ def test_a_clock_that_was_wrong_makes_nothing_old() -> None:
     assert Limits(max_age=1).outdated(stamps, NOW) == stamps[:1]
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # beside a busy suite
 @given(
     some.lists(some.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1)), unique=True),
     some.none() | some.integers(1, 5),

@@ -334,7 +334,7 @@ async def test_a_rollback_that_fails_tells_why(notes: Application) -> None:
 async def test_a_run_in_every_mode_tells_its_beginning_and_its_end(
     make_target: Make, sqlite_url: str
 ) -> None:
-    target = make_target(linear, database=sqlite_url, lock_timeout=0.1)
+    target = make_target(linear, database=sqlite_url, lock_timeout=0.5)
     for mode, error in (("check", PendingError), ("wait", FollowTimeoutError)):
         listening = Listening()
         with pytest.raises(error):

@@ -51,7 +51,7 @@ class Notes(Application):
         env.write_text(f"{head}try:\n{body}\nexcept Exception:{lock}")
 
     def target(self, **options: Any) -> Target:
-        return super().target(**{"retry_timeout": 0.0, "connect_timeout": 0.1, **options})
+        return super().target(**{"retry_timeout": 0.0, "connect_timeout": 0.3, **options})
 
 
 def let_go() -> None:
