@@ -44,22 +44,13 @@ class Configuration:
         more = " partial" if self.allow_partial else ""
         return f"[{', '.join(named)}]{more} limit={self.max_failed_starts}"
 
-    def continues(self) -> bool:
-        """What follows a failure that no strategy can do anything about: the first to decide."""
-        for name, options in self.recovery:
-            if name == "log-and-continue":
-                return True
-            if name == "backup-restore" and options["then"] in ("continue", "abort"):
-                return bool(options["then"] == "continue")
-        return False
-
 
 def outcomes(
     history: History, heads: Collection[str], configuration: Configuration, has_rows: bool
 ) -> set[str]:
     """What may become of an undisturbed run that finds the database at these heads."""
     if not set(heads) <= history.ids:
-        return {"degraded" if configuration.continues() else "failed"}
+        return {"failed"}  # no strategy here was told to start on a newer database
     pending = [history[id] for id in history.pending(heads)]
     if not pending:
         return {"current"}

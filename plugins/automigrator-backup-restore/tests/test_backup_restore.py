@@ -132,6 +132,16 @@ async def test_it_continues_on_the_old_schema_when_told_to(
     assert after.asked == []
 
 
+async def test_it_continues_on_no_newer_database(notes: Application) -> None:
+    notes.deploy(GOOD)
+    await notes.start()
+    (newest,) = notes.config.parent.rglob("*r2*.py")
+    newest.unlink()
+    report = await failed(notes, ("backup-restore", {"then": "continue"}))
+    assert (report.outcome, report.failures[0].kind) == ("failed", "ahead")
+    assert "backup-restore passes: then='continue' is for" in "\n".join(report.notes)
+
+
 async def test_it_retries_once_and_restores_again(notes: Application) -> None:
     notes.deploy(HALF_WAY)
     report = await failed(notes, ("backup-restore", {"then": "retry"}))

@@ -20,6 +20,10 @@ _DECISIONS = {
 }
 
 
+_NO_OLD_SCHEMA = frozenset({"ahead", "corrupt"})
+"""Kinds of failure that leave a database which no code for the old schema may write to."""
+
+
 class BackupRestore:
     """Strategy: take a snapshot before a migration, restore it after a failure, answer `then`.
 
@@ -27,7 +31,8 @@ class BackupRestore:
         snapshot: `"auto"` takes none where a failed attempt rolls back as a whole by itself;
             `"always"` takes one whenever something is pending and there is something to lose.
         then: the answer after the restore: `"pass"` asks the next strategy, `"retry"` tries once
-            more, `"continue"` starts the application on the old schema, `"abort"` stops.
+            more, `"continue"` starts the application on the old schema, and passes where the
+            database is newer than the code or damaged, `"abort"` stops.
         keep: how many snapshots stay after a migration that succeeded; None: all. The last good
             one always stays.
         keep_replaced: how many of the contents that restores have replaced stay after a migration
@@ -102,6 +107,9 @@ class BackupRestore:
                 return None
             await run.restore(disconnect_others=self._disconnect_others)
             run.note(f"restored from {run.taken.place}")
+        if self._then is Decision.CONTINUE and failure.kind in _NO_OLD_SCHEMA:
+            run.note("backup-restore passes: then='continue' is for a database of the old schema")
+            return None
         return self._then
 
     @hookimpl
