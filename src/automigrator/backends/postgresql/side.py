@@ -74,7 +74,7 @@ async def _fresh(access: ExclusiveAccess, name: str, _: Stoppable) -> None:
     """Make a database like the target's when it was new; a cancellation does not stop it."""
     await access.drop(name)
     with creating(name):
-        await databases.create(access.admin, name, like=access.live)
+        await databases.create(access.admin, name, like=access.live, closed=True)
     # now, as the migrations are to find its search_path, say
     await access.settle(name, access.live)
 
