@@ -77,8 +77,8 @@ OURS, OURS_HERE = _OURS.format(live=":live"), _OURS.format(live="current_databas
 owns is ours.
 
 They are this role, the database's owner, superusers, and the roles that this one is a member of if
-they themselves were granted CREATE on the database; and every member of one of them, which may act as it. A
-superuser is a member of what it was made a member of.
+they themselves were granted CREATE on the database; and every member of one of them, which may act
+as it. A superuser is a member of what it was made a member of.
 """
 
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
