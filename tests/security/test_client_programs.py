@@ -261,6 +261,34 @@ class TestWhoseTheyAre:
             await programs.find(15, folder if how == "binaries" else None)
         assert not mark.exists()
 
+    async def test_one_that_is_reached_by_a_link_that_everybody_may_replace_is_not_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mark = tmp_path / "run"
+        real, links = tools(tmp_path / "real", "15.20", mark), tmp_path / "links"
+        links.mkdir()
+        for name in programs.PROGRAMS:
+            (links / name).symlink_to(real / name)
+        links.chmod(0o777)
+        monkeypatch.setenv("PATH", str(links))
+        monkeypatch.setattr(programs, "_USUAL", ())
+        with pytest.raises(RefusedError, match=f"by writing to {links}"):
+            await programs.find(15)
+        assert not mark.exists()
+        links.chmod(0o755)
+        assert await programs.find(15) == links
+
+    async def test_one_that_another_users_link_leads_to_is_not_run(
+        self, shared_folder: Path, as_nobody: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = tools(shared_folder / "real", "15.20")
+        for name in programs.PROGRAMS:
+            as_nobody(os.symlink, real / name, shared_folder / name)
+        monkeypatch.setenv("PATH", str(shared_folder))
+        monkeypatch.setattr(programs, "_USUAL", ())
+        with pytest.raises(RefusedError, match=f"to whom {shared_folder / 'pg_dump'} belongs"):
+            await programs.find(15)
+
     @pytest.mark.parametrize("entry", [".", "", "bin"])
     async def test_a_relative_entry_of_the_path_is_passed_over(
         self, tmp_path: Path, entry: str, monkeypatch: pytest.MonkeyPatch

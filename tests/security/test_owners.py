@@ -230,3 +230,8 @@ class TestARecord:
         await scene.plant_note("last", failed_starts(99), group=group)
         assert scene.owner_of("last") == group
         assert await made(scene.url).examiner(TABLES).record() is None
+        scene.server.execute(f'grant create on database "{scene.live}" to public')
+        try:  # which the group has then as well, and means nothing more
+            assert await made(scene.url).examiner(TABLES).record() is None
+        finally:
+            scene.server.execute(f'revoke create on database "{scene.live}" from public')

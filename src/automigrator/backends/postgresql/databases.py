@@ -55,12 +55,18 @@ async def oid(admin: AsyncConnection, name: str) -> int | None:
 
 
 async def create(
-    admin: AsyncConnection, name: str, *, template: str | None = None, like: str | None = None
+    admin: AsyncConnection,
+    name: str,
+    *,
+    template: str | None = None,
+    like: str | None = None,
+    closed: bool = False,
 ) -> bool:
     """Create a database; False when it was there already.
 
     `template` is copied, and nobody may be connected to it; `like` is a database whose encoding,
-    locale and tablespace an otherwise empty one takes. Raises RefusedError.
+    locale and tablespace an otherwise empty one takes. A `closed` one nobody may connect to until
+    `open_up`. Raises RefusedError.
     """
     options = []
     if like is not None:
@@ -69,6 +75,7 @@ async def create(
     elif template is not None:
         options = [f"TEMPLATE {quoted_name(template)}"]
         options += ["STRATEGY FILE_COPY"] if server_version(admin) >= (15,) else []
+    options += ["ALLOW_CONNECTIONS false"] if closed else []
     try:
         await run(admin, " ".join([f"CREATE DATABASE {quoted_name(name)}", *options]))
     except DBAPIError as error:
@@ -80,6 +87,10 @@ async def create(
             raise in_use(f"copy database {source!r}", await others(admin, source)) from None
         raise
     return True
+
+
+async def open_up(admin: AsyncConnection, name: str) -> None:
+    await run(admin, f"ALTER DATABASE {quoted_name(name)} ALLOW_CONNECTIONS true")
 
 
 async def why_no_template(admin: AsyncConnection, name: str) -> str:

@@ -189,7 +189,8 @@ class ExclusiveAccess(Frozen):
         async with alone:
             with creating(name, await databases.why_no_template(self.admin, source)):
                 created = await (stoppable or Stoppable()).asked(
-                    lambda: databases.create(self.admin, name, template=source), cancel
+                    lambda: databases.create(self.admin, name, template=source, closed=True),
+                    cancel,
                 )
             if not created:
                 raise RefusedError(f"database {name!r} is there already; nothing was changed")
@@ -212,6 +213,7 @@ class ExclusiveAccess(Frozen):
                 f"this role may not give a copy of database {self.live!r} what belongs to it: "
                 f"{listed(refused)}; nothing was changed"
             )
+        await databases.open_up(self.admin, name)  # not before the grants say to whom
 
     async def drop(self, name: str) -> None:
         """Drop a database of ours, and end the sessions on it. Raises RefusedError for another."""

@@ -326,9 +326,10 @@ class SessionHold(Hold):
         return answering(min(self.silence_s, self.access.connect_timeout), what)
 
 
+# safe under any path: behind a pooler a note's COMMIT has given the session its own back
 _NAMED = f"""
-    select {SERVER}, current_setting('application_name'),
-           set_config('application_name', :name, false)
+    select {SERVER}, pg_catalog.current_setting('application_name'),
+           pg_catalog.set_config('application_name', :name, false)
 """
 
 

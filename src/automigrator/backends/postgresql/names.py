@@ -64,8 +64,9 @@ _OURS = """(
     trusted (oid) as (
         select r.oid from pg_roles r left join pg_database d on d.datname = {live}
         where r.rolsuper or r.rolname = current_user or r.oid = d.datdba
-              -- a group of readers is everybody's who is in it
-              or r.oid in (select oid from own) and has_database_privilege(r.oid, d.oid, 'CREATE')
+              -- a group of readers is everybody's who is in it, and what PUBLIC may, it may as well
+              or r.oid in (select oid from own) and exists (select from aclexplode(d.datacl) a
+                  where a.grantee = r.oid and a.privilege_type = 'CREATE')
         union select m.member from trusted join pg_auth_members m on m.roleid = trusted.oid)
     select oid from trusted)
 """
@@ -76,8 +77,8 @@ OURS, OURS_HERE = _OURS.format(live=":live"), _OURS.format(live="current_databas
 owns is ours.
 
 They are this role, the database's owner, superusers, and the roles that this one is a member of if
-they may create something in the database; and every member of one of them, which may act as it. A
-superuser is a member of what it was made a member of.
+they themselves were granted CREATE on the database; and every member of one of them, which may act
+as it. A superuser is a member of what it was made a member of.
 """
 
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1

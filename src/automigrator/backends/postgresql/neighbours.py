@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from automigrator.backends.contract.examiner import TableName
 from automigrator.backends.contract.sides import Known, unknown
 from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql.digests import USERS
 from automigrator.backends.postgresql.errors import listed
 from automigrator.backends.postgresql.names import OPEN, OURS_HERE, SCHEMA_OF_OURS, among
 from automigrator.backends.postgresql.sql import (
@@ -19,6 +20,7 @@ from automigrator.backends.postgresql.sql import (
     quoted_name,
     rows_of,
 )
+from automigrator.errors import RefusedError
 
 _WRITES = """
     exists (select from pg_roles r where pg_has_role({role}, r.oid, 'MEMBER') and coalesce(
@@ -123,6 +125,38 @@ async def why_shared(
     if strangers:
         return f"database {name!r} has tables outside the target's schemas: {listed(strangers)}"
     return None
+
+
+_STRANGE_CODE = f"""
+    with found (what, owner) as (
+        select format('table %I.%I', n.nspname, c.relname), c.relowner
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.relkind in ('r', 'p') and {USERS} and (
+            exists (select from pg_constraint o where o.conrelid = c.oid and o.contype = 'c')
+            or exists (select from pg_attribute a where a.attrelid = c.oid and a.attgenerated <> '')
+            or exists (select from pg_partitioned_table p
+                       where p.partrelid = c.oid and p.partexprs is not null))
+        union all
+        select format('domain %I.%I', n.nspname, t.typname), t.typowner
+        from pg_type t join pg_namespace n on n.oid = t.typnamespace
+        where {USERS} and exists (
+            select from pg_constraint o where o.contypid = t.oid and o.contype = 'c'))
+    select what, pg_get_userbyid(owner)::text from found where owner not in {OURS_HERE} order by 1
+"""
+
+
+async def ensure_no_strange_code(connection: AsyncConnection, act: str) -> None:
+    """Raise RefusedError where rows that are put back would run what a stranger has written.
+
+    A check, a column that is generated and the key of a partition run as the role that restores.
+    """
+    if found := await rows_of(connection, _STRANGE_CODE):
+        what = listed([f"{each} of role {owner!r}" for each, owner in found])
+        raise RefusedError(
+            f"cannot {act}: {what} may run code as this role when rows are put back, and no such "
+            "role is trusted with this database; nothing was changed. Drop what is named, or give "
+            "it to the database's owner once you have read it; or use copy='template'"
+        )
 
 
 class Claim(NamedTuple):

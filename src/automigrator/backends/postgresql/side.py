@@ -18,9 +18,14 @@ from automigrator.backends.postgresql.exclusive import ExclusiveAccess, creating
 from automigrator.backends.postgresql.journal import CopyEntry
 from automigrator.backends.postgresql.lock_session import SessionHold
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, name_beside
-from automigrator.backends.postgresql.neighbours import tables_of
+from automigrator.backends.postgresql.neighbours import ensure_no_strange_code, tables_of
 from automigrator.backends.postgresql.snapshot import ServerSnapshots, by_template_or_dump
-from automigrator.backends.postgresql.sql import server_version
+from automigrator.backends.postgresql.sql import (
+    begin_reading,
+    end_reading,
+    rows_of,
+    server_version,
+)
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
@@ -69,7 +74,7 @@ async def _fresh(access: ExclusiveAccess, name: str, _: Stoppable) -> None:
     """Make a database like the target's when it was new; a cancellation does not stop it."""
     await access.drop(name)
     with creating(name):
-        await databases.create(access.admin, name, like=access.live)
+        await databases.create(access.admin, name, like=access.live, closed=True)
     # now, as the migrations are to find its search_path, say
     await access.settle(name, access.live)
 
@@ -91,7 +96,12 @@ async def _copied(
     async def by_dump() -> str:
         clients = await access.clients(server_version(access.admin)[0], options.binaries)
         await _fresh(access, name, stoppable)
-        await stoppable(_piped(access, clients, name))
+        async with access.connection() as connection:
+            await begin_reading(connection)  # one state of the database, which pg_dump shares
+            ((snapshot,),) = await rows_of(connection, "select pg_export_snapshot()")
+            await ensure_no_strange_code(connection, f"copy database {live!r}")
+            await stoppable(_piped(access, clients, name, f"--snapshot={snapshot}"))
+            await end_reading(connection)
         return "pg_dump"
 
     await access.ensure_may_create(name)
@@ -100,7 +110,7 @@ async def _copied(
     logger.info("database %r was copied by %s to %r", live, how, name)
 
 
-async def _piped(access: ExclusiveAccess, clients: Path, name: str) -> None:
+async def _piped(access: ExclusiveAccess, clients: Path, name: str, special: str) -> None:
     """Fill the empty database `name` with the target's data, as of one moment.
 
     `clients` is the programs' folder. Sessions that read or write rows are not disturbed. Raises
@@ -109,7 +119,7 @@ async def _piped(access: ExclusiveAccess, clients: Path, name: str) -> None:
     env = await access.environment()
     source, sink = programs.pipe()
     with source, sink:
-        dump = programs.run(clients / "pg_dump", *_DUMP, env=env, stdout=sink)
+        dump = programs.run(clients / "pg_dump", *_DUMP, special, env=env, stdout=sink)
         restore = programs.run(
             clients / "pg_restore", *_RESTORE, _conninfo(name), env=env, stdin=source
         )

@@ -19,6 +19,7 @@ from automigrator.backends.postgresql.errors import NO_PRIVILEGE, refusing
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, note_name
+from automigrator.backends.postgresql.neighbours import ensure_no_strange_code
 from automigrator.backends.postgresql.sql import (
     begin_reading,
     end_reading,
@@ -78,6 +79,7 @@ async def take(
             await begin_reading(connection)  # one state of the database, which pg_dump shares
             ((snapshot,),) = await rows_of(connection, "select pg_export_snapshot()")
             await access.ensure_at(connection, entry.before, entry.tables)
+            await ensure_no_strange_code(connection, act)
             dump = await _described(connection, dump, atomic=entry.atomic)
             ((size,),) = await rows_of(connection, digests.SIZE)
             await stoppable(files.write(access, archive, size, clients, f"--snapshot={snapshot}"))

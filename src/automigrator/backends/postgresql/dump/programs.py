@@ -9,8 +9,9 @@ import re
 import shutil
 import stat
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -131,17 +132,28 @@ def _why_not_ours(folder: Path, *, anybodys: bool) -> str:
     """
     for name in PROGRAMS:
         try:
-            program = (folder / name).resolve(strict=True)
-            for each in (program, *program.parents):
-                found = each.stat()
-                sticky = each is not program and found.st_mode & stat.S_ISVTX
-                if found.st_mode & stat.S_IWOTH and not sticky:
+            # whoever may replace a link on the way says what is run
+            steps = [*_links(folder / name), (folder / name).resolve(strict=True)]
+            for each in dict.fromkeys(chain(steps, *(step.parents for step in steps))):
+                found = each.lstat()
+                mode = 0 if stat.S_ISLNK(found.st_mode) else found.st_mode  # a link has none
+                sticky = stat.S_ISDIR(mode) and mode & stat.S_ISVTX
+                if mode & stat.S_IWOTH and not sticky:
                     return f"one that everybody may replace, by writing to {each}"
                 if not anybodys and found.st_uid not in (0, os.geteuid()):
                     return f"one of another user, to whom {each} belongs"
         except OSError:
             return ""  # there is none
     return ""
+
+
+def _links(path: Path) -> Iterator[Path]:
+    """Yield the links that lead from a path to its file, each in its real folder."""
+    path = path.parent.resolve() / path.name
+    while path.is_symlink():
+        yield path
+        path = path.parent / path.readlink()
+        path = path.parent.resolve() / path.name
 
 
 async def _version_in(folder: Path) -> tuple[int, int] | None:
