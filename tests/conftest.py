@@ -71,6 +71,7 @@ end $$
 USUAL = """
 select shobj_description(d.oid, 'pg_database') is null
        and d.datdba = (select oid from pg_roles where rolname = current_user)
+       and coalesce(d.datacl, acldefault('d', d.datdba)) = acldefault('d', d.datdba)
        and not exists (select from pg_db_role_setting s where s.setdatabase = d.oid)
        and not exists (select from pg_stat_activity a where a.datid = d.oid)
 from pg_database d where d.datname = $1
