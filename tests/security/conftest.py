@@ -135,3 +135,10 @@ def shared_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="automigrator-shared-") as folder:
         os.chmod(folder, 0o1777)
         yield Path(folder)
+
+
+@pytest.fixture(params=[0o000, 0o077], ids=["umask-000", "umask-077"])
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    yield
+    os.umask(before)

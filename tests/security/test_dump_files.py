@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,13 +171,6 @@ async def test_root_puts_back_what_the_owner_of_the_folder_dumped(
     application.deploy(GOOD)
     assert (await application.start()).outcome == "migrated"
     assert application.notes() == ROWS
-
-
-@pytest.fixture(params=[0o000, 0o077], ids=["umask-000", "umask-077"])
-def umask(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = os.umask(request.param)
-    yield
-    os.umask(before)
 
 
 @pytest.mark.usefixtures("umask")

@@ -8,14 +8,15 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.notes_application import GOOD, HALF_WAY, ROWS, Application
+from support.other_user import NOBODY, being_nobody
 
 from automigrator import MigrationError, Migrator, Report, Run, hookimpl
 from automigrator.backends.access import Access
@@ -36,8 +37,6 @@ JOURNAL = ".automigrator-journal.json"
 LOCK = ".automigrator-lock"
 RECORD = ".automigrator-record.json"
 STAMP = "20260101T000000000000Z"
-
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -125,18 +124,6 @@ def hold(path: str) -> bool:
         return False
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return True
-
-
-@contextmanager
-def being_nobody() -> Iterator[None]:
-    """Context manager: be the other user in this process, which has loaded all that it needs."""
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
 
 
 class TestAJournal:
@@ -437,13 +424,6 @@ class TestASide:
             root.deploy(GOOD)
             assert (await root.start()).outcome == "migrated"
             assert log.stat().st_size, "with the committed rows in it"
-
-
-@pytest.fixture(params=[0o000, 0o077], ids=["umask-000", "umask-077"])
-def umask(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = os.umask(request.param)
-    yield
-    os.umask(before)
 
 
 @pytest.mark.usefixtures("umask")

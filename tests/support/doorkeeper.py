@@ -47,7 +47,7 @@ class Doorkeeper:
                 code = struct.unpack("!i", packet[4:8])[0]
                 if code not in _ENCRYPTION:
                     break
-                client.sendall(_exactly(server, 1))
+                client.sendall(exactly(server, 1))
             threading.Thread(target=_forward, args=(client, server), daemon=True).start()
             if code != _CANCEL:
                 words = packet[8:].split(b"\0")
@@ -57,7 +57,7 @@ class Doorkeeper:
 
     def _await_verdict(self, client: socket.socket, server: socket.socket, database: str) -> None:
         while True:
-            kind = _exactly(server, 1)
+            kind = exactly(server, 1)
             packet = _packet(server)
             if kind == b"Z":  # ready for a query: the session exists
                 self.let_in.append(database)
@@ -67,11 +67,11 @@ class Doorkeeper:
 
 
 def _packet(source: socket.socket) -> bytes:
-    length = _exactly(source, 4)
-    return length + _exactly(source, struct.unpack("!i", length)[0] - 4)
+    length = exactly(source, 4)
+    return length + exactly(source, struct.unpack("!i", length)[0] - 4)
 
 
-def _exactly(source: socket.socket, size: int) -> bytes:
+def exactly(source: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
         more = source.recv(size - len(data))

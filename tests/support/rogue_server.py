@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from support.doorkeeper import exactly
+
 _TLS, _GSS, _CANCEL = 80877103, 80877104, 80877102
 
 _CLEAR_TEXT = b"R" + struct.pack("!ii", 8, 3)
@@ -81,17 +83,7 @@ class Rogue:
 
 
 def _packet(source: socket.socket) -> bytes:
-    return _exactly(source, struct.unpack("!i", _exactly(source, 4))[0] - 4)
-
-
-def _exactly(source: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        more = source.recv(size - len(data))
-        if not more:
-            raise EOFError
-        data += more
-    return data
+    return exactly(source, struct.unpack("!i", exactly(source, 4))[0] - 4)
 
 
 @contextmanager

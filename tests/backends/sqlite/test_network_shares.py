@@ -11,13 +11,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import make_url
 from support.notes_application import GOOD, HALF_WAY, ROWS, Application
+from support.other_user import being_nobody
 from support.refusing_calls import library, started
 
 from automigrator import MigrationError, Migrator
@@ -120,9 +120,6 @@ def test_only_what_a_file_system_does_not_know_is_passed_over(
         assert (tmp_path / "copy").stat().st_mode & 0o077 in (0, 0o044)
 
 
-NOBODY = 65534
-
-
 @pytest.fixture
 def shared() -> Iterator[Path]:
     """A folder where every user may write, with a database that everybody may write."""
@@ -130,20 +127,6 @@ def shared() -> Iterator[Path]:
     folder.chmod(0o777)
     yield folder
     shutil.rmtree(folder)
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Context manager: be another user than root, who made the files before."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, who may become another user")
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
 
 
 @pytest.fixture
@@ -172,7 +155,7 @@ async def test_a_lock_file_that_root_made_first_is_locked_by_who_may_read_it(
     made_by_root: Application,
 ) -> None:
     lock_of(made_by_root, 0o644)
-    with as_nobody():
+    with being_nobody():
         assert (await made_by_root.start()).outcome == "migrated"
 
 
@@ -180,7 +163,7 @@ async def test_one_that_may_not_even_be_read_is_told_with_its_owner(
     made_by_root: Application,
 ) -> None:
     lock = lock_of(made_by_root, 0o600)
-    with as_nobody(), pytest.raises(MigrationError) as caught:
+    with being_nobody(), pytest.raises(MigrationError) as caught:
         await made_by_root.start()
     (failure,) = caught.value.report.targets[0].failures
     assert failure.kind == "read-only" and str(lock) in failure.message
@@ -191,7 +174,7 @@ async def test_one_that_may_not_even_be_read_is_told_with_its_owner(
 async def test_a_lock_that_is_only_read_is_held_all_the_same(made_by_root: Application) -> None:
     lock = lock_of(made_by_root, 0o644)
     target = made_by_root.target(lock_timeout=0.3)
-    with lock.open() as held, as_nobody():
+    with lock.open() as held, being_nobody():
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(MigrationError, match="lock-timeout"):
             await Migrator(target, mode="migrate").run()
