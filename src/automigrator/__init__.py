@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from automigrator.report import Report as Report
     from automigrator.report import TargetReport as TargetReport
     from automigrator.retention import Limits as Limits
-    from automigrator.runner.checkup import Checkup as Checkup
-    from automigrator.runner.checkup import TargetCheckup as TargetCheckup
+    from automigrator.runner.operations.checkup import Checkup as Checkup
+    from automigrator.runner.operations.checkup import TargetCheckup as TargetCheckup
     from automigrator.status import Plan as Plan
     from automigrator.status import Status as Status
     from automigrator.status import TargetStatus as TargetStatus
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "AutomigratorError": "errors",
-    "Checkup": "runner.checkup",
+    "Checkup": "runner.operations.checkup",
     "ConfigurationError": "errors",
     "Decision": "failure",
     "Event": "events.event",
@@ -56,7 +56,7 @@ _MODULES = {
     "Status": "status",
     "StoppedError": "errors",
     "Target": "target",
-    "TargetCheckup": "runner.checkup",
+    "TargetCheckup": "runner.operations.checkup",
     "TargetReport": "report",
     "TargetStatus": "status",
     "__version__": "_version",

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from automigrator.hooks.registry import Hooks
     from automigrator.hooks.strategies import StrategySpec
     from automigrator.rehearsal import Rehearsal
-    from automigrator.runner.checkup import Checkup
+    from automigrator.runner.operations.checkup import Checkup
+    from automigrator.runner.operations.status import Models
     from automigrator.runner.session import Session
     from automigrator.runner.state import RunState
-    from automigrator.runner.status import Models
     from automigrator.runner.time_limit import RunLimit
     from automigrator.status import Plan, Status
     from automigrator.target import Ahead, LastResort
@@ -150,7 +150,7 @@ class Migrator:
         compared with what the migrations made, as `alembic check` does. Raises PluginError for a
         wrong strategy, and ConfigurationError.
         """
-        from automigrator.runner.status import status
+        from automigrator.runner.operations.status import status
 
         ensure_asyncio()
         await self._loaded()
@@ -161,7 +161,7 @@ class Migrator:
 
         Raises what looking at the database or the history raises.
         """
-        from automigrator.runner.status import planned
+        from automigrator.runner.operations.status import planned
 
         ensure_asyncio()
         return tuple(
@@ -173,7 +173,7 @@ class Migrator:
 
         Then what is provably debris is removed, under the lock, and what is not is left and told.
         """
-        from automigrator.runner.doctor import checkup
+        from automigrator.runner.operations.doctor import checkup
 
         ensure_asyncio()
         return await checkup(self.targets, self.ahead, repair=repair)
@@ -184,7 +184,7 @@ class Migrator:
         `target` is a target's name, needed when there are several. Only strategies that revert are
         asked about a failure. Raises ConfigurationError, and MigrationError with the report.
         """
-        from automigrator.runner.rollback import roll_back
+        from automigrator.runner.operations.rollback import roll_back
         from automigrator.runner.targets import succeeded
 
         ensure_asyncio()

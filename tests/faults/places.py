@@ -20,7 +20,7 @@ from faults.contents import Contents
 from support import postgres_server
 
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import advisory as locking
+from automigrator.backends.postgresql.locking import advisory as locking
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS as _OURS
 
 TABLES = (

@@ -18,7 +18,7 @@ from faults.places import File, Kind
 from support import postgres_server
 
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import advisory
+from automigrator.backends.postgresql.locking import advisory
 
 Row = Mapping[str, Any]
 

@@ -22,8 +22,9 @@ from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.journal import Repairs
 from automigrator.backends.contract.record import FailedStarts, Record
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import advisory, names
 from automigrator.backends.postgresql import journal as postgresql
+from automigrator.backends.postgresql import names
+from automigrator.backends.postgresql.locking import advisory
 from automigrator.backends.sqlite import journal as sqlite
 from automigrator.backends.sqlite import lock_files
 from automigrator.frozen import Frozen

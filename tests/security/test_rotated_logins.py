@@ -15,7 +15,7 @@ from support.postgres_backends import TABLES, made, silent
 
 from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.snapshots import SnapshotOptions
-from automigrator.backends.postgresql.advisory import keys
+from automigrator.backends.postgresql.locking.advisory import keys
 from automigrator.backends.postgresql.names import note_name
 from automigrator.errors import RefusedError
 

@@ -22,8 +22,9 @@ import automigrator
 from automigrator import MigrationError, Migrator, Target
 from automigrator.backends.access import Access
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import connections, digests, lock_session
+from automigrator.backends.postgresql import connections, digests
 from automigrator.backends.postgresql.connections import ServerSessions
+from automigrator.backends.postgresql.locking import session as lock_session
 from automigrator.backends.postgresql.sql import SearchPath
 from automigrator.backends.registry import backend_for
 

@@ -12,8 +12,8 @@ from support.attacks import Scene
 from support.postgres_backends import TABLES, made, silent
 
 from automigrator.backends.postgresql import databases
-from automigrator.backends.postgresql.advisory import keys
-from automigrator.backends.postgresql.lock_session import tag_of
+from automigrator.backends.postgresql.locking.advisory import keys
+from automigrator.backends.postgresql.locking.session import tag_of
 from automigrator.errors import LockTimeoutError, RefusedError
 
 
@@ -88,7 +88,7 @@ class TestTheLockOfAGuest:
 
     async def test_is_no_leader_of_another_target(self, scene: Scene) -> None:
         """Or what killed starts have left on the side would stay for ever."""
-        from automigrator.backends.postgresql.advisory import key_of
+        from automigrator.backends.postgresql.locking.advisory import key_of
 
         scene.server.create(f"{scene.live}__automigrator_side_20260101T000000Z")
         async with session(scene, name="x", database="postgres") as guest:

@@ -17,8 +17,8 @@ from support.postgres_server import Server
 from automigrator import Migrator, Target
 from automigrator.backends.contract.record import FailedStarts, Record
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql.advisory import keys
 from automigrator.backends.postgresql.journal import CopyEntry
+from automigrator.backends.postgresql.locking.advisory import keys
 from automigrator.backends.postgresql.names import note_name
 
 STAMP = "20260101T000000000000Z"

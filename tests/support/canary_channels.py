@@ -26,7 +26,7 @@ from automigrator.events import notifier
 from automigrator.events.event import Event
 from automigrator.frozen import Frozen
 from automigrator.hooks import context
-from automigrator.runner import checkup
+from automigrator.runner.operations import checkup
 
 LOGGERS = ("automigrator", "alembic", "asyncio", "py.warnings", "concurrent.futures")
 FACES = (

@@ -139,9 +139,11 @@ def installed(file: Path) -> Callable[[], None]:
 
 def _record(file: Path) -> None:
     from automigrator import Migrator
-    from automigrator.backends.postgresql import advisory, lock, lock_session, template_copy
+    from automigrator.backends.postgresql import template_copy
     from automigrator.backends.postgresql.dump import dump
     from automigrator.backends.postgresql.hold import ServerHold
+    from automigrator.backends.postgresql.locking import advisory, lock
+    from automigrator.backends.postgresql.locking import session as lock_session
     from automigrator.backends.postgresql.snapshot import ServerSnapshots
     from automigrator.backends.sqlite import hold, lock_files, recover
     from automigrator.backends.sqlite.snapshot import FileSnapshots

@@ -177,7 +177,7 @@ def _migrated(start: Start) -> tuple[str, str, Mapping[str, Any] | None]:
     from sqlalchemy.ext.asyncio import create_async_engine
 
     from automigrator import MigrationError, Migrator, Target
-    from automigrator.backends.postgresql import advisory
+    from automigrator.backends.postgresql.locking import advisory
 
     if start.lease_s is not None:
         advisory.LEASE_S = start.lease_s

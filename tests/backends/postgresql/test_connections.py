@@ -20,7 +20,7 @@ from automigrator import Migrator, Run, Target, hookimpl
 from automigrator.backends import shared_connection
 from automigrator.backends.access import Access
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import advisory
+from automigrator.backends.postgresql.locking import advisory
 
 pytestmark = pytest.mark.long("to_do[async-url", "to_do[generic-engine")
 

@@ -14,8 +14,10 @@ from support.postgres_backends import TABLE, TABLES, made, silent
 from support.postgres_server import Server
 
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import advisory, lock_session, names
+from automigrator.backends.postgresql import names
 from automigrator.backends.postgresql.backend import PostgreSQL
+from automigrator.backends.postgresql.locking import advisory
+from automigrator.backends.postgresql.locking import session as lock_session
 from automigrator.errors import LockLostError, LockTimeoutError
 
 

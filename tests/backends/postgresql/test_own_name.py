@@ -22,9 +22,9 @@ from support.postgres_server import Server
 from automigrator import Migrator, Target
 from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.snapshots import SnapshotOptions
-from automigrator.backends.postgresql import advisory
 from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.backends.postgresql.dump import files
+from automigrator.backends.postgresql.locking import advisory
 from automigrator.backends.postgresql.names import note_name
 from automigrator.errors import LockLostError, LockTimeoutError, RefusedError
 from automigrator.retention import Limits

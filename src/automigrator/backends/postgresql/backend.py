@@ -129,8 +129,8 @@ class PostgreSQL(Backend):
     def lock(
         self, tables: Sequence[VersionTable], timeout_s: float, waiting: Waiting
     ) -> AbstractAsyncContextManager[ServerHold]:
-        from automigrator.backends.postgresql import lock
         from automigrator.backends.postgresql.hold import ServerHold
+        from automigrator.backends.postgresql.locking import lock
 
         make = partial(
             ServerHold,
@@ -175,4 +175,5 @@ class PostgreSQL(Backend):
 
 def _load() -> None:
     """Import the rest while it can be read: a failure may be that no file can be opened."""
-    from automigrator.backends.postgresql import databases, doctor, hold, lock, watchdog  # noqa: F401
+    from automigrator.backends.postgresql import databases, doctor, hold, watchdog  # noqa: F401
+    from automigrator.backends.postgresql.locking import lock  # noqa: F401

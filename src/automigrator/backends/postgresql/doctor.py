@@ -13,8 +13,9 @@ from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Debris, TableName
 from automigrator.backends.contract.record import Record, newest
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import advisory, names
+from automigrator.backends.postgresql import names
 from automigrator.backends.postgresql.errors import code_of
+from automigrator.backends.postgresql.locking import advisory
 from automigrator.backends.postgresql.maintenance import Maintenance
 from automigrator.backends.postgresql.names import ours
 from automigrator.backends.postgresql.sql import (

@@ -23,7 +23,7 @@ from automigrator.backends.postgresql import databases, libpq, settings
 from automigrator.backends.postgresql.databases import GRACE_S, SecondConnection
 from automigrator.backends.postgresql.dump import programs
 from automigrator.backends.postgresql.errors import DISK_FULL, NO_PRIVILEGE, listed, refusing
-from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.backends.postgresql.locking.session import SessionHold
 from automigrator.backends.postgresql.names import ensure_ours
 from automigrator.backends.postgresql.neighbours import why_shared
 from automigrator.backends.postgresql.sql import rows_of

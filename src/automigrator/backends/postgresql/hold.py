@@ -8,7 +8,7 @@ from functools import partial
 
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
-from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.backends.postgresql.locking.session import SessionHold
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.maintenance import Maintenance
 from automigrator.backends.postgresql.side import ServerSides

@@ -18,7 +18,7 @@ from automigrator.backends.contract import journal as contract
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import names
 from automigrator.backends.postgresql.databases import set_comment
-from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.backends.postgresql.locking.session import SessionHold
 from automigrator.backends.postgresql.names import KEY
 from automigrator.backends.postgresql.sql import rows_of
 from automigrator.support import json_object

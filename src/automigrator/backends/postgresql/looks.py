@@ -29,7 +29,7 @@ from automigrator.errors import JudgedError, NoAnswerError
 from automigrator.support.concurrency import within
 
 if TYPE_CHECKING:
-    from automigrator.backends.postgresql.lock_session import SessionHold
+    from automigrator.backends.postgresql.locking.session import SessionHold
     from automigrator.backends.postgresql.neighbours import Claim
 
 BUSY_S = 10

@@ -16,7 +16,7 @@ from automigrator.backends.postgresql import databases
 from automigrator.backends.postgresql.dump import programs
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, creating
 from automigrator.backends.postgresql.journal import CopyEntry
-from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.backends.postgresql.locking.session import SessionHold
 from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, name_beside
 from automigrator.backends.postgresql.neighbours import ensure_no_strange_code, tables_of
 from automigrator.backends.postgresql.snapshot import ServerSnapshots, by_template_or_dump

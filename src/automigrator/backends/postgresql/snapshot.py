@@ -20,7 +20,7 @@ from automigrator.backends.postgresql import databases, journal, template_copy
 from automigrator.backends.postgresql.dump import dump, files
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
-from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.backends.postgresql.locking.session import SessionHold
 from automigrator.backends.postgresql.names import Kind, Ours, ours
 from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError

@@ -9,10 +9,11 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 
 from automigrator.backends.contract.journal import Repairs, Replaced, counted, taken_over, undone
-from automigrator.backends.postgresql import advisory, databases, digests, journal
+from automigrator.backends.postgresql import databases, digests, journal
 from automigrator.backends.postgresql.databases import DEAD_LEADER_S, GRACE_S
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry
+from automigrator.backends.postgresql.locking import advisory
 from automigrator.backends.postgresql.names import Kind, Ours, ensure_ours, name_beside, ours
 from automigrator.backends.postgresql.verdict import needs_nothing, settled, was_committed
 from automigrator.backends.postgresql.watchdog import Stoppable

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from automigrator.backends.contract.examiner import Examiner
 from automigrator.migrations.created_tables import there_already
-from automigrator.runner.checkup import Checkup, TargetCheckup
+from automigrator.runner.operations.checkup import Checkup, TargetCheckup
+from automigrator.runner.operations.status import standing
 from automigrator.runner.session import Session, opened
-from automigrator.runner.status import standing
 from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
 from automigrator.target import Ahead, Target

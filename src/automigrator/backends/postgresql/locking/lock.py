@@ -20,14 +20,15 @@ from automigrator.backends.access import Access
 from automigrator.backends.contract.backend import Waiting
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.lock_wait import poll
-from automigrator.backends.postgresql import advisory, neighbours, watchdog
+from automigrator.backends.postgresql import neighbours, watchdog
 from automigrator.backends.postgresql.errors import (
     TOO_MANY,
     ServerError,
     code_of,
     listed,
 )
-from automigrator.backends.postgresql.lock_session import SessionHold
+from automigrator.backends.postgresql.locking import advisory
+from automigrator.backends.postgresql.locking.session import SessionHold
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.maintenance import Maintenance
 from automigrator.backends.postgresql.sql import SERVER, OwnPath, rows_of, told_pid
