@@ -74,7 +74,12 @@ def arrows() -> Mapping[str, set[str]]:
 
 def room(module: str) -> str:
     """The package at the root, or the root module, that a module is in."""
-    rooms = {"status": "report", "frozen": "failure", "printable": "failure"}
+    rooms = {
+        "operations": "migrator",
+        "status": "report",
+        "frozen": "failure",
+        "printable": "failure",
+    }
     return rooms.get(module, module.partition(".")[0])
 
 

@@ -13,10 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import ConfigurationError
+from automigrator.operations import Operations
 from automigrator.report import Report, TargetReport
 from automigrator.runner import modes
 from automigrator.runner.fast_path import current, nothing_to_do
-from automigrator.runner.session import named, opened, validated
+from automigrator.runner.session import validated
 from automigrator.runner.signals import until_signalled
 from automigrator.support.concurrency import ensure_asyncio, in_thread, running_loop
 from automigrator.target import Target, check_limit, check_policy
@@ -28,12 +29,9 @@ if TYPE_CHECKING:
     from automigrator.hooks.registry import Hooks
     from automigrator.hooks.strategies import StrategySpec
     from automigrator.rehearsal import Rehearsal
-    from automigrator.runner.operations.checkup import Checkup
-    from automigrator.runner.operations.status import Models
     from automigrator.runner.session import Session
     from automigrator.runner.state import RunState
     from automigrator.runner.time_limit import RunLimit
-    from automigrator.status import Plan, Status
     from automigrator.target import Ahead, LastResort
 
 logger = logging.getLogger("automigrator")
@@ -41,7 +39,7 @@ logger = logging.getLogger("automigrator")
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
-class Migrator:
+class Migrator(Operations):
     """Brings databases to the revisions that the code expects, when asked to.
 
     `targets`: one or several, each with a name of its own.
@@ -142,73 +140,6 @@ class Migrator:
                 "an event loop is running here: await run() instead of run_sync()"
             )
         return asyncio.run(self.run())
-
-    async def check(self, *, models: Models | None = None) -> Status:
-        """How every target stands; changes nothing.
-
-        `models`, a MetaData or several, or for several targets a mapping from their names, are
-        compared with what the migrations made, as `alembic check` does. Raises PluginError for a
-        wrong strategy, and ConfigurationError.
-        """
-        from automigrator.runner.operations.status import status
-
-        ensure_asyncio()
-        await self._loaded()
-        return await status(self.targets, self.ahead, models)
-
-    async def plan(self, *, sql: bool = False) -> tuple[Plan, ...]:
-        """The pending revisions of every target, with their SQL on request; changes nothing.
-
-        Raises what looking at the database or the history raises.
-        """
-        from automigrator.runner.operations.status import planned
-
-        ensure_asyncio()
-        return tuple(
-            [await planned(each, each.ahead or self.ahead, sql=sql) for each in self.targets]
-        )
-
-    async def doctor(self, *, repair: bool = False) -> Checkup:
-        """A close look at every target; changes nothing, unless `repair` says so.
-
-        Then what is provably debris is removed, under the lock, and what is not is left and told.
-        """
-        from automigrator.runner.operations.doctor import checkup
-
-        ensure_asyncio()
-        return await checkup(self.targets, self.ahead, repair=repair)
-
-    async def rollback(self, revision: str, *, target: str | None = None) -> TargetReport:
-        """Downgrade one target to `revision`, under the lock; the gate does not govern it.
-
-        `target` is a target's name, needed when there are several. Only strategies that revert are
-        asked about a failure. Raises ConfigurationError, and MigrationError with the report.
-        """
-        from automigrator.runner.operations.rollback import roll_back
-        from automigrator.runner.targets import succeeded
-
-        ensure_asyncio()
-        chosen = named(self.targets, target)
-        try:
-            async with opened(chosen) as session, self._state(session) as state:
-                report = state.report(await roll_back(state, revision))
-        finally:
-            await self._in_house.aclose()
-        succeeded(Report((report,), report.elapsed_s))
-        return report
-
-    async def clear(self, *, target: str | None = None) -> None:
-        """Forget how leaders failed and how many starts did, so that the next one tries again,
-        and which older code works with the database, until the next migration.
-
-        Every target's, without `target`. Raises what taking the lock raises.
-        """
-        from automigrator.runner.leader_record import forget
-
-        ensure_asyncio()
-        for each in self.targets if target is None else (named(self.targets, target),):
-            async with opened(each) as session:
-                await forget(session)
 
     def events(self) -> Subscription:
         """Everything that happens in the run to come, or in the rest of the one under way.

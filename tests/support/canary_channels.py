@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from support.canaries import WATCH, printed
 
-from automigrator import failure, migrator, report, status, target
+from automigrator import failure, migrator, operations, report, status, target
 from automigrator.backends.contract import declarations, record
 from automigrator.backends.postgresql import journal as records
 from automigrator.backends.sqlite import journal
@@ -30,7 +30,8 @@ from automigrator.runner.operations import checkup
 
 LOGGERS = ("automigrator", "alembic", "asyncio", "py.warnings", "concurrent.futures")
 FACES = (
-    (migrator.Migrator, ["run", "check", "plan", "doctor", "rollback", "clear", "__init__"]),
+    (migrator.Migrator, ["run", "__init__"]),
+    (operations.Operations, ["check", "plan", "doctor", "rollback", "clear"]),
     (context.Run, ["snapshot", "restore", "recreate_database"]),
     (target.Target, ["__init__"]),
 )

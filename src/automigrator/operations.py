@@ -1,0 +1,109 @@
+"""What an application or an operator asks of its targets besides a run."""
+
+from __future__ import annotations
+
+# a start with nothing to do comes here, too: what it does not need is imported where it is used
+from abc import abstractmethod
+from typing import TYPE_CHECKING
+
+from automigrator.report import Report, TargetReport
+from automigrator.runner.session import named, opened
+from automigrator.support.concurrency import ensure_asyncio
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import AbstractAsyncContextManager
+
+    from automigrator.hooks.registry import Hooks
+    from automigrator.runner.operations.checkup import Checkup
+    from automigrator.runner.operations.status import Models
+    from automigrator.runner.session import Session
+    from automigrator.runner.state import RunState
+    from automigrator.status import Plan, Status
+    from automigrator.target import Ahead, Target
+
+
+class Operations:
+    """The part of a Migrator that is asked for explicitly: the gate does not govern it."""
+
+    targets: tuple[Target, ...]
+    ahead: Ahead
+
+    async def check(self, *, models: Models | None = None) -> Status:
+        """How every target stands; changes nothing.
+
+        `models`, a MetaData or several, or for several targets a mapping from their names, are
+        compared with what the migrations made, as `alembic check` does. Raises PluginError for a
+        wrong strategy, and ConfigurationError.
+        """
+        from automigrator.runner.operations.status import status
+
+        ensure_asyncio()
+        await self._loaded()
+        return await status(self.targets, self.ahead, models)
+
+    async def plan(self, *, sql: bool = False) -> tuple[Plan, ...]:
+        """The pending revisions of every target, with their SQL on request; changes nothing.
+
+        Raises what looking at the database or the history raises.
+        """
+        from automigrator.runner.operations.status import planned
+
+        ensure_asyncio()
+        return tuple(
+            [await planned(each, each.ahead or self.ahead, sql=sql) for each in self.targets]
+        )
+
+    async def doctor(self, *, repair: bool = False) -> Checkup:
+        """A close look at every target; changes nothing, unless `repair` says so.
+
+        Then what is provably debris is removed, under the lock, and what is not is left and told.
+        """
+        from automigrator.runner.operations.doctor import checkup
+
+        ensure_asyncio()
+        return await checkup(self.targets, self.ahead, repair=repair)
+
+    async def rollback(self, revision: str, *, target: str | None = None) -> TargetReport:
+        """Downgrade one target to `revision`, under the lock; the gate does not govern it.
+
+        `target` is a target's name, needed when there are several. Only strategies that revert are
+        asked about a failure. Raises ConfigurationError, and MigrationError with the report.
+        """
+        from automigrator.runner.operations.rollback import roll_back
+        from automigrator.runner.targets import succeeded
+
+        ensure_asyncio()
+        chosen = named(self.targets, target)
+        try:
+            async with opened(chosen) as session, self._state(session) as state:
+                report = state.report(await roll_back(state, revision))
+        finally:
+            await self._in_house.aclose()
+        succeeded(Report((report,), report.elapsed_s))
+        return report
+
+    async def clear(self, *, target: str | None = None) -> None:
+        """Forget how leaders failed and how many starts did, so that the next one tries again,
+        and which older code works with the database, until the next migration.
+
+        Every target's, without `target`. Raises what taking the lock raises.
+        """
+        from automigrator.runner.leader_record import forget
+
+        ensure_asyncio()
+        for each in self.targets if target is None else (named(self.targets, target),):
+            async with opened(each) as session:
+                await forget(session)
+
+    # What a Migrator knows.
+
+    @property
+    @abstractmethod
+    def _in_house(self) -> Hooks: ...
+
+    @abstractmethod
+    async def _loaded(self) -> Mapping[str, Hooks]: ...
+
+    @abstractmethod
+    def _state(self, session: Session) -> AbstractAsyncContextManager[RunState]: ...
