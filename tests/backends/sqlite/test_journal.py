@@ -126,6 +126,7 @@ def test_a_half_written_entry_is_never_read(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.long
 def test_a_writer_killed_at_any_moment_leaves_a_whole_entry(tmp_path: Path) -> None:
     live = tmp_path / "app.db"
     code = (
