@@ -88,6 +88,7 @@ async def test_a_lock_that_is_let_go_of_costs_a_retry_and_no_strategy_is_asked(
     assert on_postgres.heads == {"r2"}
 
 
+@pytest.mark.long
 async def test_a_lock_that_stays_is_a_failure_that_says_who_holds_it(
     on_postgres: Application,
 ) -> None:
@@ -134,6 +135,7 @@ async def test_a_timeout_that_somebody_has_set_stays(
     assert (7, "7s") in on_postgres.notes()
 
 
+@pytest.mark.long
 async def test_a_connection_that_is_cut_within_a_revision_is_made_anew(
     on_postgres: Application,
 ) -> None:
