@@ -397,7 +397,6 @@ with op.get_context().autocommit_block():
     revision(folder, "r4", "r3", upgrade=body)
 
 
-@pytest.mark.long
 async def test_an_invalid_index_that_a_revision_takes_for_whole_is_noted_and_built_again(
     server: Target, postgres_url: str, versions: Path
 ) -> None:

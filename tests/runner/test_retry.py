@@ -88,7 +88,6 @@ async def test_a_lock_that_is_let_go_of_costs_a_retry_and_no_strategy_is_asked(
     assert on_postgres.heads == {"r2"}
 
 
-@pytest.mark.long
 async def test_a_lock_that_stays_is_a_failure_that_says_who_holds_it(
     on_postgres: Application,
 ) -> None:

@@ -161,7 +161,6 @@ async def test_the_next_start_undoes_changes_of_rows_alone_that_a_killed_one_had
     assert do("select id from users") == [(7,)]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "policy", ["current_setting('app.tenant')", "current_setting('app.tenant', true)"]
 )

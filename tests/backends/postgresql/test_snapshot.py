@@ -238,7 +238,6 @@ async def test_a_clock_that_goes_back_costs_no_copy_of_this_run(
     assert {snapshot.place, aside} < set(postgres_server.databases(filled))
 
 
-@pytest.mark.long
 async def test_a_new_schema_made_by_the_migration_does_not_prevent_a_restore(
     backend: PostgreSQL, postgres_server: Server, filled: str, do: Callable[..., Any], role: str
 ) -> None:
