@@ -34,7 +34,6 @@ def workers(tmp_path: Path, postgres_server: Server) -> Iterator[list[Worker]]:
         each.close()
 
 
-@pytest.mark.long
 def test_ours_leaves_what_plain_alembic_leaves_or_changes_nothing(workers: list[Worker]) -> None:
     results = Results("AUTOMIGRATOR_FAITHFUL_RESULTS", SEED)
     wrong: list[str] = []
