@@ -61,6 +61,7 @@ def test_the_package_alone_imports_nothing_else() -> None:
     assert imported(ROOT) == {"automigrator"}
 
 
+@pytest.mark.long("[postgresql")
 async def test_a_start_with_nothing_to_do_imports_little(database_url: str, tmp_path: Path) -> None:
     url = database_url
     made = project(tmp_path, "generic", url)

@@ -81,6 +81,7 @@ async def test_a_creation_that_fails_is_a_failure_of_the_target(
     assert not (tmp_path / "deep").exists()
 
 
+@pytest.mark.long
 async def test_a_subclass_wraps_one_targets_whole_part(make_target: Make, tmp_path: Path) -> None:
     seen: list[str] = []
 

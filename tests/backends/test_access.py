@@ -16,6 +16,7 @@ from automigrator.backends.access import Access
 from automigrator.target import Target
 
 
+@pytest.mark.long
 async def test_the_very_first_connections_like_the_applications_may_be_made_at_once(
     postgres_url: str, postgres_server: Server, tmp_path: Path
 ) -> None:

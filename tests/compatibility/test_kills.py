@@ -88,6 +88,7 @@ def test_a_migration_that_had_ended_stays(old: Release, new: Release, copied: De
     assert "killed" not in new.run(copied.start_with()).said
 
 
+@pytest.mark.long("sqlite-False")
 @pytest.mark.parametrize(
     ("copied", "atomic"),
     [("sqlite", True), ("sqlite", False), ("template", True), ("dump", False)],

@@ -82,7 +82,7 @@ def recorded(app: Deployed) -> tuple[str, int]:
     return found["last_outcome"], found["failed_starts"]
 
 
-@pytest.mark.long("new then old-postgresql")
+@pytest.mark.long("new then old-postgresql", "old then new")
 def test_a_declaration_of_newer_code_lets_older_code_start(
     both: Both, app: Deployed, tmp_path: Path
 ) -> None:

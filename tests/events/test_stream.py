@@ -135,6 +135,7 @@ async def test_the_log_of_a_run_is_its_events_for_a_machine(notes: Application) 
     }
 
 
+@pytest.mark.long
 async def test_the_log_holds_what_its_level_lets_through(notes: Application) -> None:
     notes.deploy(GOOD, HALF_WAY)
     listening = Listening()
@@ -168,6 +169,7 @@ async def test_a_migration_tells_of_every_step_in_order(notes: Application) -> N
     }
 
 
+@pytest.mark.long
 async def test_a_restore_tells_of_the_snapshot_the_failure_and_the_decision(
     notes: Application,
 ) -> None:
@@ -200,6 +202,7 @@ async def test_a_restore_tells_of_the_snapshot_the_failure_and_the_decision(
     assert listening.data("run-finished")["error"] == "MigrationError"
 
 
+@pytest.mark.long
 async def test_a_rebuilt_database_tells_of_the_revisions_that_built_it(notes: Application) -> None:
     notes.deploy(UNIQUE)
     listening = Listening()
@@ -224,6 +227,7 @@ async def test_a_hook_that_raises_and_a_failure_that_nobody_answers_are_told(
     assert listening.names[-3:] == ["passed", "target-finished", "run-finished"]
 
 
+@pytest.mark.long
 async def test_an_absent_database_is_created_between_two_events(
     make_target: Make, postgres_name: str, postgres_server: Any
 ) -> None:
@@ -308,6 +312,7 @@ async def test_a_server_that_comes_up_late_is_waited_for_and_reached(
     assert listening.data("reached")["waited_s"] > 0
 
 
+@pytest.mark.long
 async def test_a_rollback_tells_of_itself_to_plugins(notes: Application) -> None:
     notes.deploy(GOOD)
     await started(notes, Listening())

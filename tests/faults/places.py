@@ -115,7 +115,8 @@ class File:
         for path in sorted(self.path.parent.iterdir()):
             tail = path.name.removeprefix(self.path.name)
             ours = ("", "-wal", "-shm", ".automigrator-lock", ".automigrator-record.json")
-            if tail in ours or path == self.copies:
+            # a progress without its journal counts for nothing: the next holder removes it
+            if tail in (*ours, ".automigrator-progress.json") or path == self.copies:
                 continue
             whole = "." not in tail[1:] and not tail.endswith(("-wal", "-shm", "-journal"))
             if whole and tail.startswith(".snapshot-"):

@@ -11,12 +11,7 @@ from faults.campaign import MOMENTS, Campaign, Counted
 from faults.cases import CASES, Case
 from faults.places import File, Place
 
-pytestmark = [
-    pytest.mark.plugins,
-    pytest.mark.long(
-        "postgresql", "half_copied", "very_end", "shortly", "random", "restore, failing-sqlite"
-    ),
-]
+pytestmark = [pytest.mark.plugins, pytest.mark.long]
 
 QUICK = ("restore, failing", "purge")
 SOON_S = 0.01

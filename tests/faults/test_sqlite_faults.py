@@ -248,6 +248,7 @@ async def test_a_restore_that_a_full_disk_stops_is_finished_by_the_next_start(
     assert checksums(snapshot) == before
 
 
+@pytest.mark.long
 async def test_a_disk_that_a_migration_fills_up_costs_no_row_and_is_no_reason_to_purge(
     disk: Disk,
 ) -> None:

@@ -143,6 +143,7 @@ async def test_after_migrate_sees_the_committed_migration_under_the_lock(
     assert seen == [(True, ("r3",), {"r3"})]
 
 
+@pytest.mark.long("sqlite-False")
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_before_migrate_that_raises_stops_the_migration_with_nothing_changed(
     asynchronous: bool, make_target: Make, database_url: str
@@ -184,6 +185,7 @@ async def test_a_hook_that_takes_too_long_is_stopped_and_blamed(
     assert tables(sqlite_url) == set()
 
 
+@pytest.mark.long("sqlite-async")
 @pytest.mark.parametrize("kind", ["async", "per_migration"])
 async def test_a_failed_migration_is_tried_three_times_at_most(
     kind: str, make_target: Make, database_url: str
@@ -249,6 +251,7 @@ async def test_the_first_decision_ends_the_search(make_target: Make, sqlite_url:
     assert calls[-1] == ("first", "failure", "revision")
 
 
+@pytest.mark.long("OSError")
 @pytest.mark.parametrize(
     "error", [OSError, SystemExit, asyncio.CancelledError], ids=lambda each: each.__name__
 )
@@ -272,6 +275,7 @@ async def test_an_on_failure_that_raises_ends_the_search(
     assert "Raising" in note and "half a restore" in note
 
 
+@pytest.mark.long
 async def test_going_on_with_whole_revisions_applied_needs_leave(
     make_target: Make, database_url: str
 ) -> None:
@@ -371,6 +375,7 @@ async def test_a_subscription_ends_with_its_run_and_the_next_run_has_its_own(
     assert "revision-done" not in [event.name async for event in second]
 
 
+@pytest.mark.long
 async def test_a_subscription_ends_with_a_run_that_fails(
     make_target: Make, sqlite_url: str
 ) -> None:
@@ -389,6 +394,7 @@ async def _names(events: Any) -> list[str]:
     return [event.name async for event in events]
 
 
+@pytest.mark.long
 async def test_the_state_is_known_to_who_is_asked(make_target: Make, database_url: str) -> None:
     seen: list[Failure] = []
 
@@ -406,6 +412,7 @@ async def test_the_state_is_known_to_who_is_asked(make_target: Make, database_ur
     assert contents(database_url)["alembic_version"] == ["('r2',)"]
 
 
+@pytest.mark.long("before_migrate", "after_migrate")
 @pytest.mark.parametrize("hook", ["before_migrate", "on_failure", "after_migrate"])
 async def test_a_hook_that_does_not_end_holds_up_no_cancelled_run_and_is_named(
     hook: str, make_target: Make, database_url: str, monkeypatch: pytest.MonkeyPatch

@@ -73,6 +73,7 @@ def criticals(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno == logging.CRITICAL]
 
 
+@pytest.mark.long
 async def test_restored_and_started_on_the_old_schema(
     notes: Application, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -148,6 +149,7 @@ async def test_a_plugin_that_raises_ends_the_search_before_a_purge(notes: Applic
     assert (notes.notes(), report.attempts) == (ROWS, 1)
 
 
+@pytest.mark.long
 async def test_retrying_is_bounded(notes: Application) -> None:
     notes.deploy(BROKEN)
     again, then = Answering(Decision.RETRY), Answering(None)
@@ -164,6 +166,7 @@ async def test_data_is_not_purged_when_no_attempt_is_left_to_follow(notes: Appli
     assert any("purge was not asked" in note for note in report.notes)
 
 
+@pytest.mark.long("False")
 @pytest.mark.parametrize("allowed", [True, False])
 async def test_continuing_on_whole_revisions_of_a_failed_migration_must_be_allowed(
     allowed: bool, one_by_one: Application
@@ -190,6 +193,7 @@ async def test_another_attempt_does_not_make_what_the_first_one_left_clean(
     assert [applied.revision for applied in report.applied] == ["r2"]
 
 
+@pytest.mark.long
 async def test_rows_lost_in_a_first_attempt_come_back_after_a_second_that_lost_none(
     one_by_one: Application,
 ) -> None:
@@ -212,6 +216,7 @@ async def test_another_attempt_goes_on_from_where_the_first_one_got_to(
     assert report.notes == ()
 
 
+@pytest.mark.long
 async def test_an_env_that_migrates_several_schemas_is_copied_first(
     tmp_path: Path, postgres_url: str
 ) -> None:

@@ -49,6 +49,7 @@ def written(url: str) -> Any:
     return tuple(query(url, "select at at time zone 'UTC', x from t")[0])
 
 
+@pytest.mark.long("creating", "arguments1-told")
 @pytest.mark.parametrize("engine", [creating, told])
 @pytest.mark.parametrize(
     "arguments",
@@ -69,6 +70,7 @@ async def test_settings_hold_and_limits_are_no_hindrance(
     assert (at.hour, x) == (16, "it's %")
 
 
+@pytest.mark.long
 async def test_settings_of_the_application_hold_beside_those_of_env_py(
     postgres_url: str, tmp_path: Path
 ) -> None:
@@ -81,6 +83,7 @@ async def test_settings_of_the_application_hold_beside_those_of_env_py(
     assert (at.hour, x) == (16, "1")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options", [f"-c timezone={ZONE} --app.x=a\\\\ b", f"-ctimezone={ZONE}  -c  app.x=a\\\\ b"]
 )
@@ -104,6 +107,7 @@ async def test_options_of_psycopg_hold_as_well(
     assert (at.hour, x) == (16, "a b")
 
 
+@pytest.mark.long("record_class")
 @pytest.mark.parametrize(
     "arguments", ['{"ssl": "disable"}', '{"record_class": __import__("asyncpg").Record}']
 )

@@ -42,6 +42,7 @@ async def test_a_bootstrap_that_returns_none_is_followed_by_every_revision(
     assert (await run(database_url, history)).outcome == "current"
 
 
+@pytest.mark.long
 async def test_a_start_after_one_that_failed_between_bootstrap_and_revisions_goes_on_from_base(
     database_url: str, tmp_path: Path
 ) -> None:

@@ -26,6 +26,7 @@ async def failure_of(target: Target) -> Failure:
     return failure
 
 
+@pytest.mark.long("[async")
 @pytest.mark.parametrize("kind", ["generic", "async"])
 async def test_an_id_that_the_version_table_has_no_room_for(
     kind: str, postgres_url: str, tmp_path: Path
@@ -42,6 +43,7 @@ async def test_an_id_that_the_version_table_has_no_room_for(
     assert tables(postgres_url) == set()
 
 
+@pytest.mark.long
 async def test_a_long_id_runs_where_the_column_has_been_widened(
     postgres_url: str, tmp_path: Path
 ) -> None:
@@ -66,6 +68,7 @@ def leaves_open(made: Project) -> None:
 BEGUN = "begun a transaction before it called context.configure"
 
 
+@pytest.mark.long("[postgresql")
 async def test_a_transaction_that_env_py_began_before_configure_and_never_commits(
     database_url: str, tmp_path: Path
 ) -> None:
@@ -78,6 +81,7 @@ async def test_a_transaction_that_env_py_began_before_configure_and_never_commit
     assert "t" not in tables(database_url)
 
 
+@pytest.mark.long
 async def test_such_a_transaction_in_a_rehearsal_and_in_a_rollback(
     database_url: str, tmp_path: Path
 ) -> None:

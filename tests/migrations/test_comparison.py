@@ -133,6 +133,15 @@ async def test_models_that_agree_have_no_drift(target: Target, database_url: str
     assert "models: agree" in str(status)
 
 
+@pytest.mark.long(
+    "column of the models",
+    "table of the database",
+    "index of the models",
+    "index of the database",
+    "unique in the database",
+    "nullable",
+    "unique in the models",
+)
 @pytest.mark.parametrize("what", DIFFERENT)
 async def test_each_difference_is_told_in_a_line(
     what: str, target: Target, database_url: str
@@ -182,6 +191,7 @@ async def test_types_are_not_compared_where_env_py_says_so(
     assert (await checked(target, DIFFERENT["a type"][0])).drift == ()
 
 
+@pytest.mark.long("cookbook_async", "version_table]", "sqlite-generic")
 @pytest.mark.parametrize("kind", ["generic", "multidb", "version_table", "cookbook_async"])
 async def test_nothing_of_ours_and_no_version_table_is_drift(
     kind: str, make_target: Make, database_url: str, tmp_path: Path
@@ -235,6 +245,7 @@ async def test_an_env_py_that_cannot_be_asked_is_the_problem(
     assert status.problem is not None and status.problem.kind == "env"
 
 
+@pytest.mark.long
 async def test_the_models_of_several_targets_are_told_by_name(
     make_target: Make, sqlite_url: str, tmp_path: Path
 ) -> None:

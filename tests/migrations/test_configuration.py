@@ -131,6 +131,7 @@ LOCATED = {
 }
 
 
+@pytest.mark.long("[migrations")
 @pytest.mark.parametrize("location", ["migrations", "%(here)s/migrations"])
 async def test_what_an_ini_names_is_found_from_elsewhere(
     location: str, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
@@ -202,6 +203,7 @@ async def test_env_py_and_revisions_may_be_there_without_their_source(
     assert await run(Target(url, it.config)) == "current"
 
 
+@pytest.mark.long
 async def test_a_byte_order_mark_is_named(tmp_path: Path, url: str) -> None:
     it = made(tmp_path, url)
     it.config.write_bytes(b"\xef\xbb\xbf" + it.config.read_bytes())

@@ -85,6 +85,7 @@ def configure_url(config: Path, url: str) -> None:
     config.write_text("\n".join(kept), "utf-8")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["generic", "async"])
 @pytest.mark.parametrize(
     "options",
@@ -99,6 +100,7 @@ async def test_a_url_with_libpqs_options_migrates(
     assert heads(postgres_url) == {"r3"}
 
 
+@pytest.mark.long
 async def test_a_database_that_the_query_names_is_the_targets(
     postgres_url: str, tmp_path: Path
 ) -> None:
@@ -120,6 +122,7 @@ async def test_a_sync_env_gets_asyncpgs_options_in_its_own_drivers_words(
     assert (report.outcome, report.drive) == ("migrated", "own connection (postgresql+psycopg)")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["generic", "async"])
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg", ""])
 async def test_settings_of_a_url_reach_the_session_whichever_driver_it_names(
@@ -168,6 +171,7 @@ async def test_sqlites_driver_options_of_the_configurations_own_url_are_kept(
     assert "date_seen" in tables(sqlite_url)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("named", "kind", "drive"),
     [

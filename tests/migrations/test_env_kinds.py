@@ -76,6 +76,16 @@ def all_heads(url: str, made: Project) -> dict[str, set[str]]:
     return {table: heads(url, table) for table in made.version_tables}
 
 
+@pytest.mark.long(
+    "postgresql-async",
+    "sqlite-version_table",
+    "sqlite-cookbook]",
+    "sqlite-pyproject]",
+    "sqlite-swallows_connect",
+    "sqlite-generic",
+    "sqlite-async",
+    "script_directory",
+)
 @pytest.mark.parametrize("kind", DRIVEN)
 async def test_an_unmodified_env_brings_the_targets_database_to_head_and_no_other(
     kind: str, database_url: str, other_url: str, tmp_path: Path
@@ -101,6 +111,7 @@ async def test_an_unmodified_env_brings_the_targets_database_to_head_and_no_othe
     assert again.targets[0].applied == ()
 
 
+@pytest.mark.long("[postgresql", "sqlite-hardcoded", "swallows_unreachable")
 @pytest.mark.parametrize("kind", sorted(REFUSED))
 async def test_an_env_that_cannot_be_driven_to_the_target_fails_with_what_it_does(
     kind: str, database_url: str, other_url: str, tmp_path: Path
@@ -119,6 +130,7 @@ async def test_an_env_that_cannot_be_driven_to_the_target_fails_with_what_it_doe
     assert tables(database_url) == set() == tables(other_url)
 
 
+@pytest.mark.long("text-generic", "engine-generic", "sqlite-text-async")
 @pytest.mark.parametrize("kind", ["generic", "async"])
 @pytest.mark.parametrize("given", ["text", "sync text", "url", "engine"])
 async def test_a_database_may_be_given_as_an_engine_or_a_url_with_any_driver(
@@ -168,6 +180,7 @@ async def test_a_config_object_is_used_and_not_changed(
     assert after == before
 
 
+@pytest.mark.long("sqlite-generic-given", "sqlite-async-own")
 @pytest.mark.parametrize("drive", ["given", "own"])
 @pytest.mark.parametrize("kind", ["generic", "async"])
 async def test_a_drive_that_is_asked_for_is_the_one_that_is_used(
@@ -202,6 +215,7 @@ if threading.current_thread() is threading.main_thread():
 """What an env.py may do to the process it runs in."""
 
 
+@pytest.mark.long("True-given")
 @pytest.mark.parametrize("drive", ["given", "own"])
 @pytest.mark.parametrize("failing", [False, True])
 async def test_a_careless_env_leaves_the_process_as_it_was(
@@ -226,6 +240,7 @@ async def test_a_careless_env_leaves_the_process_as_it_was(
         assert (await run(target)).outcome == "migrated"
 
 
+@pytest.mark.long("[postgresql")
 async def test_a_url_the_environment_names_may_have_an_async_driver(
     database_url: str, other_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

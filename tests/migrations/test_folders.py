@@ -70,6 +70,9 @@ async def failure(target: Target) -> tuple[str | None, str]:
     return told.kind, str(raised.value)
 
 
+@pytest.mark.long(
+    "typing error", "in the other folder", "beside env.py", "compiled", "within", "one of two"
+)
 @pytest.mark.parametrize("before", ["empty", "migrated"])
 @pytest.mark.parametrize("mistake", MISTAKES)
 async def test_revisions_out_of_sight_are_a_failure(
@@ -140,6 +143,7 @@ async def test_an_empty_folder_is_current_and_noted(
     assert "no revision in" in str(await migrator.check())
 
 
+@pytest.mark.long("version_table")
 @pytest.mark.parametrize("kind", ["generic", "version_table"])
 async def test_an_empty_folder_is_older_than_a_database_with_a_row(
     kind: str, sqlite_url: str, tmp_path: Path
@@ -152,6 +156,7 @@ async def test_an_empty_folder_is_older_than_a_database_with_a_row(
     assert told == "ahead"
 
 
+@pytest.mark.long
 async def test_another_folder_of_env_py_is_asked_for_where_the_table_is_named(
     sqlite_url: str, tmp_path: Path
 ) -> None:

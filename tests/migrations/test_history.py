@@ -111,6 +111,7 @@ async def test_dependencies_of_a_revision_run_before_it_and_count_as_reached(
     assert status.current, status
 
 
+@pytest.mark.long
 async def test_a_merge_of_two_branches_is_one_head(make_target: Make, database_url: str) -> None:
     def revisions(folder: Path) -> None:
         branches(folder)
@@ -175,6 +176,7 @@ async def test_a_version_table_that_env_does_not_use_is_never_believed(
     assert tables(database_url) == set()
 
 
+@pytest.mark.long("sqlite-generic", "sqlite-per_migration")
 @pytest.mark.parametrize("kind", ["generic", "async", "per_migration"])
 async def test_a_revision_may_run_outside_a_transaction(
     kind: str, make_target: Make, database_url: str
@@ -197,6 +199,7 @@ async def test_a_revision_may_run_outside_a_transaction(
     assert (await run(target)).outcome == "current"
 
 
+@pytest.mark.long("given-generic", "given-begin", "own-async", "own-begin", "given-async")
 @pytest.mark.parametrize("kind", ["generic", "async", "begin_outside"])
 @pytest.mark.parametrize("drive", ["given", "own"])
 async def test_a_parent_table_made_anew_by_a_batch_operation_loses_no_child_row(
@@ -232,6 +235,7 @@ async def test_a_parent_table_made_anew_by_a_batch_operation_loses_no_child_row(
     assert list(query(database_url, "select id from posts")) == []
 
 
+@pytest.mark.long("sqlite-generic")
 @pytest.mark.parametrize("kind", ["generic", "async"])
 async def test_a_revision_may_run_async_code_where_env_is_async(
     kind: str, make_target: Make, database_url: str
@@ -262,6 +266,7 @@ async def test_a_revision_may_run_async_code_where_env_is_async(
     assert [tuple(row) for row in query(database_url, "select id from t")] == [(7,)]
 
 
+@pytest.mark.long("sqlite-async", "sqlite-per_migration")
 @pytest.mark.parametrize("kind", ["generic", "async", "per_migration"])
 async def test_a_revision_may_read_and_write_data(
     kind: str, make_target: Make, database_url: str, versions: Path
@@ -315,6 +320,7 @@ def nameless(folder: Path) -> None:
     (folder / "r2_.py").write_text("down_revision = 'r1'\n", "utf-8")
 
 
+@pytest.mark.long("replaces_version_locations", "named1", "named3", "named5", "named4")
 @pytest.mark.parametrize(
     ("kind", "breaking", "named"),
     [
@@ -354,6 +360,7 @@ async def test_a_broken_history_is_named_and_the_database_is_left_alone(
     assert contents(database_url) == before
 
 
+@pytest.mark.long("version_table")
 @pytest.mark.parametrize("kind", ["async", "version_table"])
 async def test_a_database_ahead_of_the_code_is_left_alone_and_both_sides_are_named(
     kind: str, make_target: Make, database_url: str, versions: Path

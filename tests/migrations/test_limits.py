@@ -94,6 +94,7 @@ async def failed(target: Target, **options: Any) -> Failure:
     return error.value.report.targets[0].failures[-1]
 
 
+@pytest.mark.long("sqlite-async", "sqlite-generic")
 @drives
 @pytest.mark.parametrize("kind", ["async", "generic", "ignores_connection"])
 async def test_a_statement_that_takes_too_long_is_ended_and_named(
@@ -111,6 +112,7 @@ async def test_a_statement_that_takes_too_long_is_ended_and_named(
     assert tables(database_url) <= {"alembic_version"}
 
 
+@pytest.mark.long
 @drives
 async def test_a_statement_in_an_autocommit_block_has_the_limit_too(
     drive: Any, make_target: Make, database_url: str
@@ -123,6 +125,7 @@ async def test_a_statement_in_an_autocommit_block_has_the_limit_too(
     assert failure.statement == long(database_url)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("set_", "kept"), [("3s", "3s"), ("0", "30s"), ("1min", "30s")])
 async def test_a_shorter_limit_of_the_servers_is_kept(
     set_: str, kept: str, make_target: Make, postgres_url: str
@@ -246,6 +249,7 @@ def hurried(postgres_url: str) -> Iterator[str]:
         query(postgres_url, f'ALTER DATABASE "{name}" RESET {limit}')
 
 
+@pytest.mark.long("own")
 @drives
 async def test_zero_lifts_the_limits_that_the_server_and_the_role_set(
     drive: str, make_target: Make, hurried: str
@@ -254,6 +258,7 @@ async def test_zero_lifts_the_limits_that_the_server_and_the_role_set(
     assert (await Migrator(target, mode="migrate").run()).outcome == "migrated"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("body", [IDLE, IDLE.splitlines()[-1]], ids=["idle", "busy"])
 async def test_a_limit_of_the_roles_is_a_failure_that_says_how_to_lift_it(
     body: str, make_target: Make, hurried: str
@@ -299,6 +304,7 @@ def crowded(postgres_url: str) -> Iterator[str]:
     query(postgres_url, f'DROP ROLE "{role}"')
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("most", "said"),
     [(0, "is full; waiting to be let in"), (1, "trying again in")],

@@ -79,6 +79,16 @@ def target_of(url: str, root: Path, body: str = RUN) -> Target:
     return Target(url, made.config)
 
 
+@pytest.mark.long(
+    "a new loop",
+    "pool of threads",
+    "anyio on uvloop",
+    "[sqlite-a thread]",
+    "a new uvloop",
+    "a thread of anyio]",
+    "the current loop",
+    "policy of",
+)
 @pytest.mark.parametrize("body", LOOPS.values(), ids=LOOPS)
 async def test_an_env_may_run_a_loop_of_any_kind(
     body: str, database_url: str, tmp_path: Path
@@ -112,6 +122,7 @@ def test_an_application_on_anyio(use_uvloop: bool, database_url: str, tmp_path: 
     assert heads(database_url) == {"r3"}
 
 
+@pytest.mark.long("[postgresql")
 async def test_an_application_in_a_worker_thread(database_url: str, tmp_path: Path) -> None:
     migrator = Migrator(target_of(database_url, tmp_path), mode="migrate")
 
@@ -120,6 +131,7 @@ async def test_an_application_in_a_worker_thread(database_url: str, tmp_path: Pa
     assert heads(database_url) == {"r3"}
 
 
+@pytest.mark.long("[postgresql")
 async def test_a_sync_application_in_a_thread(database_url: str, tmp_path: Path) -> None:
     migrator = Migrator(target_of(database_url, tmp_path), mode="migrate")
 
@@ -138,6 +150,7 @@ CALLS: dict[str, Any] = {
 }
 
 
+@pytest.mark.long("[postgresql")
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_without_an_asyncio_loop_it_says_so_and_touches_nothing(
     call: Any, database_url: str, tmp_path: Path
@@ -155,6 +168,7 @@ def test_without_an_asyncio_loop_it_says_so_and_touches_nothing(
     assert tables(database_url) == set()
 
 
+@pytest.mark.long("[postgresql")
 def test_a_trio_application_migrates_in_a_thread(database_url: str, tmp_path: Path) -> None:
     trio = pytest.importorskip("trio")
     migrator = Migrator(target_of(database_url, tmp_path), mode="migrate")

@@ -80,6 +80,7 @@ async def failure_of(target: Target) -> Failure:
     return caught.value.report.targets[0].failures[-1]
 
 
+@pytest.mark.long("[postgresql")
 @pytest.mark.parametrize("kind", ["generic", "async", "per_migration"])
 @pytest.mark.parametrize("drive", ["own", "given"])
 @pytest.mark.parametrize("body", COMMITS.values(), ids=COMMITS)
@@ -92,6 +93,7 @@ async def test_a_commit_in_the_middle_of_a_revision_is_seen(
     assert (failure.state, failure.revision) == ("partial-within-revision", "r2")
 
 
+@pytest.mark.long("a string", "savepoint-async")
 @pytest.mark.parametrize("kind", ["generic", "async", "per_migration"])
 @pytest.mark.parametrize("body", COMMITS_NOTHING.values(), ids=COMMITS_NOTHING)
 async def test_a_word_is_no_commit(
@@ -169,6 +171,15 @@ thread.join()""",
 }
 
 
+@pytest.mark.long(
+    "-async]",
+    "[commit",
+    "session-generic",
+    "connection-generic",
+    "closed-generic",
+    "autocommit-generic",
+    "in a thread",
+)
 @pytest.mark.parametrize("kind", ["generic", "async"])
 @pytest.mark.parametrize(("more", "body"), AN_ENGINE_OF_ITS_OWN.values(), ids=AN_ENGINE_OF_ITS_OWN)
 async def test_a_commit_by_an_engine_that_the_revision_makes_is_seen(
@@ -182,6 +193,7 @@ async def test_a_commit_by_an_engine_that_the_revision_makes_is_seen(
     assert failure.state == "partial-within-revision"
 
 
+@pytest.mark.long
 async def test_a_commit_by_an_async_engine_that_the_revision_makes_is_seen(
     make_target: Make, postgres_url: str
 ) -> None:
@@ -200,6 +212,7 @@ op.run_async(work)
     assert failure.state == "partial-within-revision"
 
 
+@pytest.mark.long("rolled back")
 @pytest.mark.parametrize("elsewhere", [True, False], ids=["elsewhere", "rolled back"])
 async def test_another_database_and_what_is_rolled_back_do_not_count(
     elsewhere: bool, make_target: Make, postgres_url: str, empty_databases: Any
@@ -275,6 +288,7 @@ op.get_bind().commit()
     assert failure.state == "clean"
 
 
+@pytest.mark.long("[postgresql")
 async def test_a_commit_that_a_listener_refuses_commits_nothing(
     make_target: Make, database_url: str
 ) -> None:
@@ -325,6 +339,7 @@ def engine_from_config(*_, **__):
         postgres_server.execute(f"drop role {role}")
 
 
+@pytest.mark.long
 async def test_what_was_committed_is_told_where_it_cannot_be_read_back(
     owners: Callable[..., Target], postgres_url: str
 ) -> None:
@@ -367,6 +382,7 @@ with op.batch_alter_table("users", recreate="always") as batch:
     revision(folder, "r2", "r1", upgrade=change)
 
 
+@pytest.mark.long("[postgresql", "sqlite-async")
 @pytest.mark.parametrize("kind", ["generic", "async", "swallows_errors"])
 async def test_the_first_error_is_told_and_not_the_one_of_the_clean_up(
     kind: str, make_target: Make, database_url: str
@@ -424,6 +440,7 @@ async def test_what_a_clean_up_that_fails_hides_is_told(
     assert failure.blames == "surroundings"
 
 
+@pytest.mark.long("[postgresql")
 async def test_an_error_that_a_savepoint_undid_is_not_told(
     make_target: Make, database_url: str
 ) -> None:

@@ -51,6 +51,7 @@ def execute(url: str, sql: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.long("[postgresql")
 @pytest.mark.parametrize("kind", ["generic", "async", "per_migration"])
 @pytest.mark.parametrize(
     ("before", "pending"),
@@ -97,6 +98,7 @@ async def test_two_heads_are_updated(make_target: Make, database_url: str, versi
     assert "INSERT INTO" not in plan.sql
 
 
+@pytest.mark.long("[postgresql")
 async def test_a_version_table_without_a_row_is_not_made_again(
     make_target: Make, database_url: str, other_url: str
 ) -> None:

@@ -82,6 +82,7 @@ SITUATIONS = {
 }
 
 
+@pytest.mark.long("an x argument", "an option", "the connection")
 @pytest.mark.parametrize("situation", SITUATIONS)
 async def test_a_revision_finds_what_env_py_has_set_up(situation: str, tmp_path: Path) -> None:
     alone, ours = (f"sqlite:///{tmp_path}/{name}.db" for name in ("alone", "ours"))

@@ -36,6 +36,7 @@ def third(body: str) -> Callable[[Path], None]:
     return revisions
 
 
+@pytest.mark.long("index by op", "vacuum", "value of a type")
 @pytest.mark.parametrize("kind", ["generic", "async"])
 @pytest.mark.parametrize("body", STATEMENTS.values(), ids=STATEMENTS)
 async def test_it_fails_and_names_the_remedy(
@@ -54,6 +55,7 @@ async def test_it_fails_and_names_the_remedy(
     assert heads(postgres_url) == {"r3"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["generic", "async"])
 async def test_the_remedy_helps(kind: str, make_target: Make, postgres_url: str) -> None:
     names = ("an index", "an index by op", "a vacuum")

@@ -164,6 +164,7 @@ def test_a_thread_of_an_earlier_env_py_is_the_applications_by_now() -> None:
     assert seen == [False]
 
 
+@pytest.mark.long("[postgresql")
 async def test_what_another_task_changes_while_a_revision_runs_stays(
     database_url: str, other_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,9 @@ def engine_with(encrypted: Encrypted, value: Ssl, how: str) -> AsyncEngine:
     return engine
 
 
+@pytest.mark.long(
+    "<lambda>", "trusting", "generic-unverified-TLS is not required-do_connect", "async-unverified"
+)
 @pytest.mark.parametrize("how", ["connect_args", "do_connect"])
 @pytest.mark.parametrize(
     ("value", "lacks"),
@@ -124,6 +127,7 @@ async def test_a_weaker_connection_of_env_pys_own_is_refused_and_nothing_has_cha
     assert tables(encrypted.url().render_as_string(hide_password=False)) == set()
 
 
+@pytest.mark.long("[connect_args-generic", "cookbook_async")
 @pytest.mark.parametrize("kind", ["generic", "async", "cookbook", "cookbook_async"])
 @pytest.mark.parametrize("how", ["connect_args", "do_connect"])
 async def test_another_way_that_connects_as_the_application_does_is_taken_instead(
@@ -136,6 +140,7 @@ async def test_another_way_that_connects_as_the_application_does_is_taken_instea
     assert heads(encrypted.url().render_as_string(hide_password=False)) == {"r3"}
 
 
+@pytest.mark.long("<lambda>1", "<lambda>2")
 @pytest.mark.parametrize(
     "value",
     [lambda _: "disable", lambda _: "prefer", lambda _: False],
@@ -148,6 +153,7 @@ async def test_arguments_that_prove_nothing_refuse_nothing(
     assert report.drive == "own connection (postgresql+psycopg)"
 
 
+@pytest.mark.long
 async def test_arguments_that_say_neither_who_nor_how_refuse_nothing(
     encrypted: Encrypted, tmp_path: Path
 ) -> None:
@@ -158,6 +164,7 @@ async def test_arguments_that_say_neither_who_nor_how_refuse_nothing(
     assert report.drive == "own connection (postgresql+psycopg)"
 
 
+@pytest.mark.long("generic")
 @pytest.mark.parametrize("kind", ["generic", "async"])
 @pytest.mark.parametrize("mode", ["require", "verify-ca", "verify-full"])
 async def test_a_proof_in_the_targets_url_is_in_env_pys_as_well(
@@ -170,6 +177,7 @@ async def test_a_proof_in_the_targets_url_is_in_env_pys_as_well(
     assert report.drive.startswith("own connection")
 
 
+@pytest.mark.long
 async def test_an_env_that_takes_care_of_the_proof_itself_keeps_its_connection(
     encrypted: Encrypted, tmp_path: Path
 ) -> None:
@@ -183,6 +191,7 @@ async def test_an_env_that_takes_care_of_the_proof_itself_keeps_its_connection(
     assert report.drive == "own connection (postgresql+psycopg)"
 
 
+@pytest.mark.long
 async def test_a_creator_proves_nobody_knows_what(encrypted: Encrypted, tmp_path: Path) -> None:
     url = encrypted.url().render_as_string(hide_password=False)
     dsn = url.replace("+asyncpg", "")

@@ -85,6 +85,7 @@ async def migrated(engine: AsyncEngine, env: Path, **options: Any) -> TargetRepo
     return report
 
 
+@pytest.mark.long("by_options", "by_a_listener")
 @pytest.mark.parametrize("engine", [by_arguments, by_options, by_a_listener])
 @pytest.mark.parametrize("kind", ["generic", "async"])
 async def test_a_stock_env_is_said_to_migrate_another_schema_than_the_application_reads(
@@ -97,6 +98,7 @@ async def test_a_stock_env_is_said_to_migrate_another_schema_than_the_applicatio
     assert "schema public" in note and "schema app" in note and "search_path" in note
 
 
+@pytest.mark.long
 async def test_a_schema_that_the_revision_itself_makes_counts(
     application: Any, postgres_url: str, postgres_server: Any
 ) -> None:
@@ -110,6 +112,7 @@ async def test_a_schema_that_the_revision_itself_makes_counts(
     assert "schema public" in note and "schema app" in note
 
 
+@pytest.mark.long("after configure", "for the transaction", "by its engine")
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -132,6 +135,7 @@ async def test_an_env_that_ends_in_the_applications_schema_is_not_noted(
     assert report.notes == ()
 
 
+@pytest.mark.long
 async def test_a_connection_as_the_applications_is_not_noted(
     application: Any, postgres_url: str
 ) -> None:
@@ -141,6 +145,7 @@ async def test_a_connection_as_the_applications_is_not_noted(
     assert report.notes == ()
 
 
+@pytest.mark.long
 async def test_a_schema_that_env_py_chose_is_not_noted(
     application: Any, postgres_url: str, postgres_server: Any
 ) -> None:
@@ -155,6 +160,7 @@ async def test_a_schema_that_env_py_chose_is_not_noted(
     assert report.notes == ()
 
 
+@pytest.mark.long
 async def test_revisions_that_name_the_schema_are_not_noted(
     application: Any, postgres_url: str
 ) -> None:
@@ -166,6 +172,7 @@ async def test_revisions_that_name_the_schema_are_not_noted(
     assert report.notes == ()
 
 
+@pytest.mark.long
 async def test_one_search_path_for_all_is_not_noted(
     application: Any, postgres_url: str, postgres_server: Any
 ) -> None:

@@ -205,6 +205,7 @@ both = pytest.mark.parametrize("env", [SYNC, ASYNC], ids=["pysqlite", "aiosqlite
 class TestForeignKeys:
     """They are as env.py set them."""
 
+    @pytest.mark.long("[replace", "[delete and insert", "raw-on")
     @both
     @pytest.mark.parametrize("listeners", ["", KEYS_ON], ids=["off", "on"])
     @pytest.mark.parametrize(
@@ -252,6 +253,7 @@ class TestForeignKeys:
 class TestRecreating:
     """A table made anew in batch mode: the difference on purpose."""
 
+    @pytest.mark.long("[-pysqlite", "True-aiosqlite", "True-pysqlite")
     @both
     @pytest.mark.parametrize("configure", ["", "transaction_per_migration=True"])
     async def test_no_child_is_lost_and_keys_are_on_again(
@@ -289,6 +291,7 @@ class TestRecreating:
         assert [each.revision for each in report.targets[0].applied] == ["r1", "r2", "r3"]
         assert report.targets[0].attempts == 1
 
+    @pytest.mark.long("aiosqlite", "True-replace", "replace-py", "delete and insert", "False-raw")
     @both
     @pytest.mark.parametrize(
         "body",
@@ -387,6 +390,7 @@ class TestTransactions:
     op.execute("INSERT INTO made VALUES (1)")
     """
 
+    @pytest.mark.long("[pysqlite")
     @both
     async def test_a_recipe_that_begins_for_real_is_kept(self, env: str, twins: Twins) -> None:
         twins.environment(env, RECIPE, configure="transactional_ddl=True")
@@ -409,6 +413,7 @@ class TestTransactions:
 
         await twins.assert_alike()
 
+    @pytest.mark.long("[-aiosqlite", "listeners1-pysqlite")
     @both
     @pytest.mark.parametrize("listeners", ["", RECIPE])
     async def test_a_failed_revision_leaves_no_half(
@@ -421,6 +426,7 @@ class TestTransactions:
             await twins.migrate()
         assert "made" not in whole(twins.ours)
 
+    @pytest.mark.long("executescript")
     @pytest.mark.parametrize(
         "commit",
         [
@@ -455,6 +461,7 @@ class TestTransactions:
 class TestOutsideOnly:
     """What SQLite refuses or passes over inside a transaction."""
 
+    @pytest.mark.long("journal_mode(truncate", "wal_checkpoint", "DETACH")
     @pytest.mark.parametrize("raw", [False, True], ids=["op", "raw"])
     @pytest.mark.parametrize(
         "statement",
@@ -511,6 +518,7 @@ class TestOutsideOnly:
 class TestDriver:
     """Its own calls, in a revision."""
 
+    @pytest.mark.long("body1", "body2", "body6")
     @pytest.mark.parametrize(
         "body",
         [

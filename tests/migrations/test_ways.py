@@ -117,6 +117,7 @@ async def test_looking_for_a_way_finds_what_is_pending_and_changes_nothing(
     assert alembic_projects.tables(sqlite_url) == set()
 
 
+@pytest.mark.long("swallows_unreachable", "hardcoded")
 @pytest.mark.parametrize(
     ("kind", "why"),
     [

@@ -51,21 +51,20 @@ def test_no_run_goes_on_for_ever(tmp_path: Path) -> None:
     assert violated == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mistake", "options", "found"),
     [
         ("NO_FENCE", ONE_FREEZE, "leader=="),
-        pytest.param("STEAL", ONE_FREEZE, "leader==", marks=pytest.mark.long),
-        pytest.param("NOT_LOOKED_AGAIN", ONE_DEATH, "db!=2", marks=pytest.mark.long),
-        pytest.param("PREDECESSORS_STAY", ONE_DEATH, "leader==", marks=pytest.mark.long),
-        pytest.param("CONFIRM_FIRST", ONE_FREEZE, "leader==", marks=pytest.mark.long),
-        pytest.param("UNNAMED_RECORD", ONE_FREEZE, "leader==", marks=pytest.mark.long),
-        pytest.param("ACTS_APART", ONE_DEATH, "leader==", marks=pytest.mark.long),
-        pytest.param("NO_RECORD", "-DDEATHS=0 -DFREEZES=0", "!(restored", marks=pytest.mark.long),
-        pytest.param("COUNTED_LATE", f"{ONE_DEATH} -DLIMIT=1", "tries[", marks=pytest.mark.long),
-        pytest.param(
-            "ONE_PLACE_SEARCHED", f"{ONE_DEATH} -DPLACES=2", "leader==", marks=pytest.mark.long
-        ),
+        ("STEAL", ONE_FREEZE, "leader=="),
+        ("NOT_LOOKED_AGAIN", ONE_DEATH, "db!=2"),
+        ("PREDECESSORS_STAY", ONE_DEATH, "leader=="),
+        ("CONFIRM_FIRST", ONE_FREEZE, "leader=="),
+        ("UNNAMED_RECORD", ONE_FREEZE, "leader=="),
+        ("ACTS_APART", ONE_DEATH, "leader=="),
+        ("NO_RECORD", "-DDEATHS=0 -DFREEZES=0", "!(restored"),
+        ("COUNTED_LATE", f"{ONE_DEATH} -DLIMIT=1", "tries["),
+        ("ONE_PLACE_SEARCHED", f"{ONE_DEATH} -DPLACES=2", "leader=="),
     ],
 )
 def test_a_seeded_mistake_is_found(mistake: str, options: str, found: str, tmp_path: Path) -> None:

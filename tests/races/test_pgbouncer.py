@@ -19,6 +19,7 @@ pytestmark = [
 UNPREPARED = {"connect_args": {"statement_cache_size": 0, "prepared_statement_cache_size": 0}}
 
 
+@pytest.mark.long
 def test_transaction_mode_is_refused_and_a_direct_url_for_migrations_is_the_way_out(
     raced: Raced, pooler_folder: Path
 ) -> None:

@@ -16,7 +16,7 @@ from support.notes_application import GOOD, ROWS
 from support.raced_application import Raced
 from support.starters import Start
 
-pytestmark = pytest.mark.long("[generic", "whose_network", "server_that_stops")
+pytestmark = pytest.mark.long
 
 SLOW = 'op.execute("SELECT pg_sleep(0.5)")\n'
 INSERTED = "op.execute(\"INSERT INTO notes VALUES (9, 'late')\")"

@@ -116,6 +116,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind(raced: Raced) -> N
     assert {each.name for each in set(threading.enumerate()) - threads} <= {"asyncio_0"}
 
 
+@pytest.mark.long
 def test_loops_in_threads_migrate_their_own_databases_and_no_other(
     new_application: Callable[..., Raced],
 ) -> None:
@@ -160,6 +161,7 @@ async def test_autogenerate_does_not_see_the_record_of_a_failed_leader(raced: Ra
     assert "automigrator" not in str(before)
 
 
+@pytest.mark.long
 @pytest.mark.plugins
 @on_postgres
 async def test_a_role_that_may_not_create_a_schema_gets_a_note(

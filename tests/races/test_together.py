@@ -18,6 +18,7 @@ DEPLOYED = (COUNTED, DATA_STEP, GOOD, CONCURRENTLY)
 HEAD = "r5"
 
 
+@pytest.mark.long("[postgresql")
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_one_applies_a_new_revision_and_its_data_step_runs_once(raced: Raced, round_: int) -> None:
     # slow, so that any two that both think they lead do meet

@@ -186,6 +186,7 @@ def test_of_six_processes_that_fail_together_one_is_counted(device: Raced) -> No
     assert len(device.trace) == 2
 
 
+@pytest.mark.long
 async def test_the_log_the_report_and_an_event_say_what_was_not_tried_and_what_to_do(
     device: Raced, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -222,6 +223,7 @@ async def test_the_log_the_report_and_an_event_say_what_was_not_tried_and_what_t
     assert (device.heads, device.notes()) == ({"r1"}, ROWS)
 
 
+@pytest.mark.long("recovery2")
 @pytest.mark.parametrize(
     ("last_resort", "recovery", "outcome"),
     [
@@ -267,6 +269,7 @@ async def test_a_partial_state_is_continued_on_only_when_that_is_allowed(device:
         assert (allowed.outcome, tried(allowed)) == ("degraded", False)
 
 
+@pytest.mark.long
 async def test_a_leader_that_died_half_way_through_a_revision_may_have_left_it_partial(
     device: Raced,
 ) -> None:
@@ -327,6 +330,7 @@ async def test_clear_lets_the_next_start_try_again(device: Raced) -> None:
     assert (await boot(device, limit=1)).outcome == "migrated"
 
 
+@pytest.mark.long
 async def test_a_success_forgets_the_failures_before_it(device: Raced) -> None:
     device.traced(UNIQUE)
     assert (await boot(device)).failed_starts == 1
@@ -382,6 +386,7 @@ async def test_a_failure_from_before_the_clock_was_set_back_binds_nobody(
     assert report.outcome == "migrated", report.notes
 
 
+@pytest.mark.long
 async def test_a_clock_that_was_set_back_does_not_end_the_tries_for_years(
     file_device: Raced,
 ) -> None:
@@ -403,6 +408,7 @@ async def test_a_limit_that_is_lowered_far_below_the_count_is_reached(file_devic
     assert not tried(await boot(file_device, limit=1))
 
 
+@pytest.mark.long("damage1", "damage2")
 @pytest.mark.parametrize("damage", [{"count": math.inf}, {"last": math.inf}, {"since": math.nan}])
 async def test_a_record_that_is_damaged_counts_for_nothing(
     file_device: Raced, damage: dict[str, float]
@@ -487,6 +493,7 @@ def test_a_failure_that_says_nothing_about_the_revisions_is_not_counted(device: 
     assert asyncio.run(boot(device)).failed_starts == 2
 
 
+@pytest.mark.long
 async def test_where_no_record_can_be_kept_the_report_says_that_starts_are_not_counted(
     device: Raced, request: pytest.FixtureRequest
 ) -> None:
@@ -517,6 +524,7 @@ def _drop_role(server: _postgres.Server, role: str, database: str) -> None:
     server.execute(f"DROP ROLE {role}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_purge_of_a_damaged_file_that_fails_at_every_boot_is_counted_too(
     device: Raced,
@@ -535,6 +543,7 @@ def test_a_purge_of_a_damaged_file_that_fails_at_every_boot_is_counted_too(
     assert file.read_bytes() == b"no database at all " * 300
 
 
+@pytest.mark.long
 async def test_a_database_in_memory_has_nothing_to_remember(tmp_path: Path) -> None:
     url = "sqlite+aiosqlite:///:memory:"
     device = Raced(tmp_path, url, started=False)
@@ -570,6 +579,7 @@ HELPED = "import {}\n{}.upgrade()"
 BY_HELPER = "import sqlalchemy as sa\nfrom alembic import op\n\ndef upgrade():\n    {}\n"
 
 
+@pytest.mark.long
 async def test_a_deployment_that_repairs_an_imported_helper_only_is_another_one(
     device: Raced,
 ) -> None:

@@ -189,6 +189,7 @@ async def test_the_holder_of_the_lock_is_named_and_copies_are_listed(
     assert copy.place in str(after) and after.healthy
 
 
+@pytest.mark.long
 async def test_a_table_that_a_pending_revision_creates_is_hinted_at(
     target: Target, database_url: str, versions: Path
 ) -> None:
@@ -203,6 +204,7 @@ async def test_a_table_that_a_pending_revision_creates_is_hinted_at(
     assert "t5" in tables(database_url)
 
 
+@pytest.mark.long
 async def test_the_failure_over_such_a_table_says_so(
     target: Target, database_url: str, versions: Path
 ) -> None:
@@ -217,6 +219,7 @@ async def test_the_failure_over_such_a_table_says_so(
     assert "table t5 exists already" in failure.hints[0]
 
 
+@pytest.mark.long
 async def test_a_table_that_is_dropped_first_is_not_hinted_at(
     target: Target, database_url: str, versions: Path
 ) -> None:
@@ -227,6 +230,7 @@ async def test_a_table_that_is_dropped_first_is_not_hinted_at(
     assert (await doctor(target)).hints == ()
 
 
+@pytest.mark.long
 async def test_a_schema_of_its_own_tells_two_tables_of_one_name_apart(
     server: Target, postgres_url: str, versions: Path
 ) -> None:
@@ -251,6 +255,7 @@ COPY = "CREATE TABLE _alembic_tmp_users (id INTEGER PRIMARY KEY, name TEXT"
 FILL = "INSERT INTO _alembic_tmp_users (id, name) SELECT id, name FROM users"
 
 
+@pytest.mark.long("[empty", "half filled", "new column")
 @pytest.mark.parametrize(
     "statements",
     [
@@ -278,6 +283,7 @@ async def test_a_batch_copy_whose_every_row_is_in_its_table_is_removed_on_reques
     assert contents(sqlite_url)["users"] == users
 
 
+@pytest.mark.long("[updated", "[new values", "[other", "[twice", "[case")
 @pytest.mark.parametrize(
     ("statements", "why"),
     [
@@ -349,6 +355,7 @@ async def test_nothing_is_removed_while_a_journal_is_open(
     assert "_alembic_tmp_users" in tables(sqlite_url)
 
 
+@pytest.mark.long
 async def test_nothing_is_removed_while_somebody_else_migrates(
     make_target: Make, file: Target, sqlite_url: str, versions: Path
 ) -> None:
@@ -426,6 +433,7 @@ async def test_an_invalid_index_that_a_pending_revision_is_to_make_is_removed(
     assert found.repairs == ("removed: index public.uq_name is invalid",)
 
 
+@pytest.mark.long
 async def test_an_index_that_is_being_built_is_kept(server: Target, postgres_url: str) -> None:
     reader = await connected(postgres_url)
     builder = await connected(postgres_url)

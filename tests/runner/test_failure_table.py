@@ -102,6 +102,26 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
+@pytest.mark.long(
+    "a-damaged-page-asyncpg",
+    "may-not-create-the-version-table",
+    "may-only-read",
+    "rows-that-refer",
+    "no-more-connections",
+    "another-database-aio",
+    "value-that-a-revision's-code",
+    "fails-after-another",
+    "newer-code-has",
+    "there-already-aio",
+    "folder-where",
+    "writes-to-aio",
+    "opened-to-be-read-only",
+    "rehearsal-aio",
+    "after-itself",
+    "whose-import-fails",
+    "may-not-connect",
+    "the-missing-database-asyncpg",
+)
 @pytest.mark.parametrize(("each", "driver"), CASES)
 async def test_a_failure_is_as_the_table_says(
     each: Situation,

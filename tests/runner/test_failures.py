@@ -54,6 +54,7 @@ async def failed(target: Target) -> tuple[Failure, Report, MigrationError]:
     return report.failures[-1], caught.value.report, caught.value
 
 
+@pytest.mark.long("applied0-given", "applied1-own", "applied2-given", "applied0-own")
 @pytest.mark.parametrize("drive", ["given", "own"])
 @pytest.mark.parametrize(
     ("kind", "applied"),
@@ -85,6 +86,7 @@ async def test_a_failing_statement_is_told_with_its_revision_and_what_it_left(
         assert part in str(error)
 
 
+@pytest.mark.long("ignores_connection", "sqlite-generic")
 @pytest.mark.parametrize("kind", ["generic", "async", "swallows_errors", "ignores_connection"])
 async def test_failing_code_is_told_with_its_revision(
     kind: str, make_target: Make, database_url: str
@@ -98,6 +100,7 @@ async def test_failing_code_is_told_with_its_revision(
     assert tables(database_url) <= {"alembic_version"}
 
 
+@pytest.mark.long("sqlite-generic")
 @pytest.mark.parametrize("kind", ["async", "generic"])
 async def test_a_revision_that_ends_the_process_ends_the_migration_only(
     kind: str, make_target: Make, database_url: str
@@ -108,6 +111,7 @@ async def test_a_revision_that_ends_the_process_ends_the_migration_only(
     assert tables(database_url) <= {"alembic_version"}
 
 
+@pytest.mark.long
 async def test_a_revision_that_commits_in_the_middle_is_torn(
     make_target: Make, database_url: str
 ) -> None:
@@ -137,6 +141,7 @@ with op.get_context().autocommit_block():
     assert len(failure.debris) == 1 and "one_name" in failure.debris[0]
 
 
+@pytest.mark.long
 async def test_a_repaired_revision_goes_on_from_where_the_failed_one_left(
     make_target: Make, database_url: str, versions: Path
 ) -> None:
@@ -152,6 +157,7 @@ async def test_a_repaired_revision_goes_on_from_where_the_failed_one_left(
     assert heads(database_url) == {"r3"}
 
 
+@pytest.mark.long("own")
 @pytest.mark.parametrize("drive", ["given", "own"])
 async def test_no_row_value_and_no_password_is_told(
     drive: Any,
@@ -231,6 +237,7 @@ async def test_a_database_that_somebody_writes_to_is_a_lock_timeout_and_never_co
     assert (failure.kind, failure.state) == ("lock-timeout", "clean")
 
 
+@pytest.mark.long
 async def test_a_migration_lock_that_is_not_let_go_is_a_lock_timeout(
     make_target: Make, database_url: str
 ) -> None:
@@ -249,6 +256,7 @@ async def test_a_migration_lock_that_is_not_let_go_is_a_lock_timeout(
     assert waited and "held by" in waited[0]
 
 
+@pytest.mark.long
 async def test_a_statement_that_takes_too_long_is_a_timeout(
     make_target: Make, postgres_url: str
 ) -> None:

@@ -105,6 +105,7 @@ async def test_so_is_one_of_a_server_that_is_full(
         postgres_server.execute(f"drop role {name}")
 
 
+@pytest.mark.long
 async def test_one_that_stays_out_of_sight_is_not_put_back_and_the_next_start_finds_it(
     tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

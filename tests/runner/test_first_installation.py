@@ -81,7 +81,7 @@ BOOTSTRAPS: dict[str, Callable[..., Any] | None] = {
 }
 
 
-@pytest.mark.long("plain", "from base", "create", "bootstrap-", "r1-at", "done", "r2", "whole")
+@pytest.mark.long
 @pytest.mark.parametrize("app", ["sqlite", "template"], indirect=True)
 @pytest.mark.parametrize("backup", [True, False], ids=["backup", "whole"])
 @pytest.mark.parametrize("bootstrap", BOOTSTRAPS)

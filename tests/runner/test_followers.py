@@ -161,6 +161,7 @@ class TestAFollower:
         assert [each.state for each in asked.failures] == ["clean"]
         assert notes.notes() == ROWS
 
+    @pytest.mark.long("sqlite-none", "sqlite-reverting")
     @pytest.mark.parametrize("effect", ["none", "reverting", "discarding"])
     async def test_touches_nothing_whatever_its_plugins_ask_for(
         self, notes: Application, effect: str
@@ -196,6 +197,7 @@ class TestOneThatOnlyWaits:
         who = "process " if notes.url.startswith("sqlite") else "PostgreSQL session "
         assert note.startswith(who) and " migrated it while this process waited" in note
 
+    @pytest.mark.long
     async def test_is_not_stopped_by_a_failure_of_before_and_tells_it_at_the_end(
         self, notes: Application
     ) -> None:

@@ -29,6 +29,15 @@ async def rows(engine: AsyncEngine, sql: str) -> list[tuple[object, ...]]:
         return [tuple(row) for row in (await connection.exec_driver_sql(sql)).all()]
 
 
+@pytest.mark.long(
+    "[generic-sqlite+aiosqlite://]",
+    "generic-sqlite+aiosqlite:///file",
+    "[async-sqlite+aiosqlite:///:",
+    "[async-sqlite+aiosqlite://]",
+    "[cookbook",
+    "[ignores_connection-sqlite+aiosqlite://]",
+    "[ignores_connection-sqlite+aiosqlite:///file",
+)
 @pytest.mark.filterwarnings("ignore:Selection of the StaticPool")  # by an env.py's own engine
 @pytest.mark.parametrize("url", ["sqlite+aiosqlite://", "sqlite+aiosqlite:///:memory:", SHARED])
 @pytest.mark.parametrize("kind", ["generic", "async", "cookbook", "ignores_connection"])
@@ -90,6 +99,7 @@ async def test_the_url_alone_of_a_database_in_memory_is_refused(make_target: Mak
         Migrator(target)
 
 
+@pytest.mark.long("sqlite-async", "ignores")
 @pytest.mark.parametrize("kind", ["generic", "async", "ignores_connection"])
 async def test_open_pooled_connections_see_the_migrated_database(
     kind: str, make_target: Make, database_url: str, versions: Path

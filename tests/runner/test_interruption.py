@@ -154,6 +154,7 @@ async def nothing_is_left(target: Target, url: str, versions: Path, kept: set[st
     assert report.targets[0].waited_s < 1 and time.monotonic() - began < 5
 
 
+@pytest.mark.long("sqlite-generic")
 @pytest.mark.parametrize("drive", ["given", "own"])
 @pytest.mark.parametrize(
     ("kind", "kept"), [("async", set()), ("generic", set()), ("per_migration", {"r2"})]
@@ -346,6 +347,7 @@ async def test_of_two_runs_at_once_one_migrates_and_the_other_finds_it_done(
     assert heads(database_url) == {"r3"}
 
 
+@pytest.mark.long
 async def test_alembic_is_nobody_elses_until_what_a_cancelled_run_has_begun_to_read_is_read(
     make_target: Make, sqlite_url: str, tmp_path: Path
 ) -> None:

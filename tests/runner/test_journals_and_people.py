@@ -68,6 +68,7 @@ def test_a_migration_that_was_finished_by_hand_and_went_on_is_not_undone(
     assert BY_HAND not in new.run(app.start_with(app.backup())).said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("app", ["sqlite", "template"], indirect=True)
 @pytest.mark.parametrize("further", [True, False])
 def test_neither_is_it_where_a_restore_had_begun(
@@ -89,6 +90,7 @@ def test_neither_is_it_where_a_restore_had_begun(
     assert (app.notes(), app.heads) == ([*BREAD, LATE], {"r3"} if further else {"r2"})
 
 
+@pytest.mark.long
 def test_a_backup_of_an_earlier_revision_that_somebody_put_in_is_not_undone(
     new: Release, app: Deployed
 ) -> None:
@@ -107,6 +109,7 @@ def test_a_backup_of_an_earlier_revision_that_somebody_put_in_is_not_undone(
     assert (app.notes(), app.heads) == ([*BREAD, LATE], {"r3"})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("app", ["sqlite", "template"], indirect=True)
 def test_neither_is_one_of_the_very_revision_that_the_migration_began_at(
     new: Release, app: Deployed
@@ -143,6 +146,7 @@ def live_of(app: Deployed) -> Path:
     return Path(app.url.partition("///")[2])
 
 
+@pytest.mark.long
 def test_a_killed_run_that_had_committed_nothing_undoes_nothing(
     new: Release, app: Deployed
 ) -> None:
@@ -196,6 +200,7 @@ def deploy_with_helper(app: Deployed, way: str, end: str) -> None:
     app.deploy(f"import runpy\nrunpy.run_path({str(helper)!r})['upgrade'](op)\n{end}")
 
 
+@pytest.mark.long("the driver")
 @pytest.mark.parametrize("way", COMMITS)
 def test_a_killed_run_that_had_committed_is_undone_however_it_did(
     way: str, new: Release, app: Deployed
@@ -223,6 +228,7 @@ def test_so_is_one_that_failed(way: str, new: Release, app: Deployed) -> None:
     assert (app.notes(), app.heads) == (ROWS, {"r1"})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("app", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("moment", [(), ("fsync",)], ids=["half", "whole"])
 def test_repairs_that_are_killed_leave_one_copy_of_what_they_replace(
@@ -243,6 +249,7 @@ def test_repairs_that_are_killed_leave_one_copy_of_what_they_replace(
     assert app.notes(str(kept)) == BREAD
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("app", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("original_stays", [True, False])
 def test_a_folder_that_was_copied_or_mounted_elsewhere_is_repaired_from_the_copy_in_it(
@@ -285,6 +292,7 @@ def test_no_application_starts_on_what_a_later_start_undoes(new: Release, app: D
     assert (app.notes(), app.heads) == (ROWS, {"r2"})
 
 
+@pytest.mark.long
 async def test_a_start_that_is_not_to_migrate_warns_of_an_open_journal(
     new: Release, app: Deployed
 ) -> None:

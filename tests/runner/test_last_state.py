@@ -37,6 +37,7 @@ async def test_after_a_restore_it_is_the_restored_one(application: Application) 
     assert application.notes() == ROWS
 
 
+@pytest.mark.long("[postgresql")
 async def test_after_a_restore_an_application_that_is_told_to_start_reads_it_in_the_report(
     application: Application,
 ) -> None:
@@ -45,6 +46,7 @@ async def test_after_a_restore_an_application_that_is_told_to_start_reads_it_in_
     assert report.outcome == "degraded" and "now: clean, at r1" in str(report)
 
 
+@pytest.mark.long("[postgresql")
 async def test_without_one_the_failures_own_state_is_the_last(application: Application) -> None:
     application.deploy(HALF_WAY)
     error = await failed(application)
@@ -52,12 +54,14 @@ async def test_without_one_the_failures_own_state_is_the_last(application: Appli
     assert "now:" not in str(error)
 
 
+@pytest.mark.long("[postgresql")
 async def test_what_is_clean_all_along_is_told_once(application: Application) -> None:
     application.deploy(BROKEN)
     error = await failed(application, "backup-restore")
     assert error.report.targets[0].state == "clean" and "now:" not in str(error)
 
 
+@pytest.mark.long("[postgresql")
 async def test_the_half_of_an_earlier_start_stays_known_and_a_later_restore_does_not_end_it(
     application: Application,
 ) -> None:
@@ -114,6 +118,7 @@ def test_what_is_no_record_is_none(text: str) -> None:
     assert loaded(text) is None
 
 
+@pytest.mark.long
 async def test_a_start_beside_a_damaged_record_goes_its_way(
     tmp_path: Path, sqlite_url: str
 ) -> None:
@@ -137,6 +142,7 @@ def damage(place: Path) -> None:
     place.write_text(json.dumps(data), "utf-8")
 
 
+@pytest.mark.long("[postgresql")
 async def test_one_that_waited_inherits_the_state_with_the_failure(
     application: Application,
 ) -> None:

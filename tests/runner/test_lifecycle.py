@@ -120,6 +120,7 @@ async def test_an_error_of_the_application_passes_through(
                 raise ZeroDivisionError
 
 
+@pytest.mark.long("sqlite-generic", "ignores_connection")
 @pytest.mark.parametrize("kind", ["generic", "async", "ignores_connection"])
 def test_code_without_a_loop_can_migrate(kind: str, make_target: Make, database_url: str) -> None:
     migrator = Migrator(make_target(kind=kind), mode="migrate")
@@ -129,6 +130,7 @@ def test_code_without_a_loop_can_migrate(kind: str, make_target: Make, database_
     assert migrator.run_sync().outcome == "current"
 
 
+@pytest.mark.long
 def test_code_without_a_loop_gets_the_same_error(make_target: Make, sqlite_url: str) -> None:
     migrator = Migrator(make_target(failing, database=sqlite_url), mode="migrate")
 

@@ -47,6 +47,7 @@ async def test_a_file_that_was_renamed_by_hand_is_asked_for_and_no_empty_one_is_
     assert application.notes() == ROWS
 
 
+@pytest.mark.long
 async def test_an_empty_file_made_by_hand_is_meant(tmp_path: Path, sqlite_url: str) -> None:
     application = Application(tmp_path, sqlite_url)
     application.deploy(GOOD)
@@ -93,6 +94,7 @@ def leave_log(live: Path, mode: str) -> None:
     subprocess.run([sys.executable, "-c", code, str(live), mode], check=True)
 
 
+@pytest.mark.long
 async def test_copies_of_a_neighbour_are_no_reason(tmp_path: Path, sqlite_url: str) -> None:
     application = Application(tmp_path, sqlite_url, started=False)
     live = file_of(sqlite_url)
@@ -101,6 +103,7 @@ async def test_copies_of_a_neighbour_are_no_reason(tmp_path: Path, sqlite_url: s
     assert (await application.start()).outcome == "migrated"
 
 
+@pytest.mark.long("undone")
 @pytest.mark.parametrize(
     ("upgrade", "option", "kind"),
     [(GOOD, {"snapshot": "always"}, "snapshot"), (HALF_WAY, {}, "undone")],

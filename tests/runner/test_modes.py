@@ -53,6 +53,7 @@ async def test_an_unasked_run_does_nothing_and_says_once_how_to_ask(
     assert "mode='migrate'" in warnings[0].getMessage()
 
 
+@pytest.mark.long("[true]", "[yes]", "[on]")
 @pytest.mark.parametrize("value", ["1", "true", "yes", "on", " TRUE "])
 async def test_the_environment_may_ask_for_a_migration(
     value: str, make_target: Make, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
@@ -177,6 +178,7 @@ async def test_a_rollback_is_explicit_already(make_target: Make, database_url: s
     assert again.outcome == "current"
 
 
+@pytest.mark.long("sqlite-async", "ignores_connection", "sqlite-per_migration")
 @pytest.mark.parametrize("kind", ["generic", "async", "ignores_connection", "per_migration"])
 async def test_a_rollback_that_fails_keeps_what_it_can_and_says_where_it_stands(
     kind: str, make_target: Make, database_url: str, versions: Any

@@ -147,6 +147,7 @@ def long_statement(application: Application) -> str:
     return "SELECT pg_sleep(60)"
 
 
+@pytest.mark.long("ALTER TABLE", "upgrade3", "upgrade2")
 @pytest.mark.parametrize("upgrade", [UNIQUE, REQUIRED, HALF_WAY, f"{BLOCK}\n{BROKEN}"])
 async def test_a_revision_that_fails_on_the_rows_fails_on_the_copy_and_touches_nothing(
     upgrade: str, notes: Application
@@ -168,6 +169,7 @@ async def test_a_revision_that_fails_on_the_rows_fails_on_the_copy_and_touches_n
     assert beside(notes) == []
 
 
+@pytest.mark.long("create_table")
 @pytest.mark.parametrize("body", [GOOD, BLOCK])
 async def test_a_good_revision_is_rehearsed_once_and_migrated_once(
     body: str, notes: Application
@@ -196,6 +198,7 @@ async def test_without_being_asked_nothing_is_rehearsed_and_a_targets_own_word_c
     assert report.rehearsed_s is not None and len(trace(notes)) == 3
 
 
+@pytest.mark.long
 async def test_the_rehearsal_comes_before_the_hook_that_a_migration_begins_with(
     notes: Application,
 ) -> None:
@@ -306,6 +309,7 @@ async def test_cancelled_while_it_rehearses_it_leaves_no_copy(notes: Application
     assert (contents(notes.url), beside(notes)) == (before, [])
 
 
+@pytest.mark.long("revision_timeout")
 @pytest.mark.parametrize("limit", ["statement_timeout", "revision_timeout"])
 async def test_limits_hold_for_the_rehearsal(limit: str, notes: Application) -> None:
     long = long_statement(notes)
@@ -316,6 +320,7 @@ async def test_limits_hold_for_the_rehearsal(limit: str, notes: Application) -> 
     assert (failure.statement, beside(notes)) == (long, [])
 
 
+@pytest.mark.long("hardcoded_url")
 @pytest.mark.parametrize("kind", ["env_url", "hardcoded_url"])
 async def test_an_env_py_that_cannot_be_led_to_the_copy_is_refused_before_anything_changes(
     kind: str, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
@@ -343,6 +348,7 @@ async def test_an_env_py_that_cannot_be_led_to_the_copy_is_refused_before_anythi
     assert (await migrated(application.target(), rehearse=False)).outcome == "migrated"
 
 
+@pytest.mark.long
 async def test_an_env_py_that_swallows_a_revisions_error_does_not_deceive_the_rehearsal(
     tmp_path: Path, database_url: str
 ) -> None:
@@ -366,6 +372,7 @@ async def test_an_empty_database_has_nothing_to_lose_and_is_not_rehearsed(
     assert called == ["load", "bootstrap"] and heads(database_url) == {"r3"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("baseline", ["r1", "base"])
 async def test_a_database_without_a_version_row_is_stamped_on_the_copy_too(
     baseline: str, notes: Application
@@ -396,6 +403,7 @@ class Answering:
         return Decision.RETRY
 
 
+@pytest.mark.long
 async def test_another_attempt_after_a_failed_rehearsal_is_rehearsed_again(
     notes: Application,
 ) -> None:
@@ -406,6 +414,7 @@ async def test_another_attempt_after_a_failed_rehearsal_is_rehearsed_again(
     assert len(report.failures) == 1 and report.failures[0].in_rehearsal
 
 
+@pytest.mark.long
 async def test_another_attempt_after_a_rehearsal_that_worked_is_not(notes: Application) -> None:
     class Fails:
         calls = 0
@@ -436,6 +445,7 @@ async def test_a_failed_rehearsal_leaves_a_restoring_strategy_nothing_to_do(
     assert not any("restore" in note for note in report.notes)
 
 
+@pytest.mark.long
 @pytest.mark.plugins
 async def test_a_purge_follows_a_failed_rehearsal_as_any_failed_revision(
     notes: Application,
@@ -481,6 +491,7 @@ async def test_without_room_for_a_copy_nothing_is_changed(tmp_path: Path) -> Non
         assert sorted(p.name for p in place.iterdir() if "side" in p.name) == []
 
 
+@pytest.mark.long
 async def test_functions_that_the_applications_listeners_add_are_there_on_the_copy(
     tmp_path: Path, sqlite_url: str
 ) -> None:

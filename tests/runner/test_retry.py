@@ -134,6 +134,7 @@ async def test_a_timeout_that_somebody_has_set_stays(
     assert (7, "7s") in on_postgres.notes()
 
 
+@pytest.mark.long
 async def test_a_connection_that_is_cut_within_a_revision_is_made_anew(
     on_postgres: Application,
 ) -> None:

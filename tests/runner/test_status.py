@@ -116,6 +116,7 @@ async def test_looking_at_an_absent_postgresql_database_does_not_create_it(
         assert postgres_server.databases(postgres_name) == []
 
 
+@pytest.mark.long("False-plan]", "False-checked_run", "True-check]", "True-plan")
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("wal", [False, True])
 async def test_looking_at_a_file_with_something_pending_touches_no_byte_and_leaves_no_sidecar(
@@ -139,6 +140,7 @@ async def test_looking_at_a_file_with_something_pending_touches_no_byte_and_leav
     assert everything_in(tmp_path) == before
 
 
+@pytest.mark.long("[multidb", "[version_table", "[ignores")
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_run_with_nothing_pending_touches_no_byte(
     kind: str, make_target: Make, sqlite_url: str, tmp_path: Path
@@ -152,6 +154,7 @@ async def test_a_run_with_nothing_pending_touches_no_byte(
     assert everything_in(tmp_path) == before
 
 
+@pytest.mark.long("version_table")
 @pytest.mark.parametrize("kind", ["async", "version_table"])
 async def test_a_run_with_nothing_pending_only_reads(
     kind: str, make_target: Make, database_url: str
@@ -183,6 +186,7 @@ async def test_a_run_with_nothing_pending_only_reads(
     assert not report.targets[0].leader
 
 
+@pytest.mark.long("version_table")
 @pytest.mark.parametrize("kind", SOME_KINDS)
 async def test_looking_at_a_database_with_something_pending_changes_no_row_and_no_table(
     kind: str, make_target: Make, database_url: str
@@ -197,6 +201,7 @@ async def test_looking_at_a_database_with_something_pending_changes_no_row_and_n
         assert contents(database_url) == before
 
 
+@pytest.mark.long("version_table")
 @pytest.mark.parametrize("kind", SOME_KINDS)
 async def test_a_check_tells_what_is_pending_and_then_that_nothing_is(
     kind: str, make_target: Make, database_url: str
@@ -243,6 +248,7 @@ async def test_a_check_tells_the_problem_that_a_run_would_meet(
     assert (status.problem.kind, status.problem.message) == (met.kind, met.message)
 
 
+@pytest.mark.long("version_table")
 @pytest.mark.parametrize("kind", SOME_KINDS)
 async def test_a_plan_lists_the_revisions_in_the_order_a_run_applies_them(
     kind: str, make_target: Make, database_url: str
@@ -258,6 +264,7 @@ async def test_a_plan_lists_the_revisions_in_the_order_a_run_applies_them(
     assert (plan.before, plan.after) == ((), ("r6",))
 
 
+@pytest.mark.long("pyproject")
 @pytest.mark.parametrize("kind", ["generic", "pyproject_async"])
 async def test_the_sql_of_a_plan_makes_the_database_that_a_run_makes(
     kind: str, make_target: Make, database_url: str, other_url: str

@@ -194,7 +194,7 @@ class AsyncBootstrap:
         return await async_create_all(connection)
 
 
-@pytest.mark.long("postgresql")
+@pytest.mark.long("postgresql", "bootstrap2", "bootstrap3", "version_table")
 @pytest.mark.parametrize("bootstrap", [create_all, async_create_all, Bootstrap(), AsyncBootstrap()])
 @pytest.mark.parametrize("kind", ["async", "version_table"])
 async def test_a_new_database_may_be_bootstrapped_and_is_stamped(
@@ -225,6 +225,7 @@ async def test_a_bootstrap_may_stamp_an_older_revision_and_the_rest_is_applied(
     assert heads(database_url) == {"r3"}
 
 
+@pytest.mark.long
 async def test_a_bootstrap_that_returns_none_goes_on_from_base(
     make_target: Make, database_url: str
 ) -> None:
@@ -240,6 +241,7 @@ async def test_a_bootstrap_that_returns_none_goes_on_from_base(
     assert (await run(target)).outcome == "current"
 
 
+@pytest.mark.long
 async def test_a_bootstrap_is_not_called_for_a_database_that_has_something(
     make_target: Make, database_url: str
 ) -> None:
@@ -267,6 +269,7 @@ async def test_a_bootstrap_that_fails_is_named_and_leaves_nothing(
     assert tables(database_url) == set()
 
 
+@pytest.mark.long("sqlite-3")
 @pytest.mark.parametrize("answer", ["nowhere", 3])
 async def test_a_bootstrap_that_names_no_revision_leaves_nothing(
     answer: Any, make_target: Make, database_url: str
@@ -295,6 +298,7 @@ async def test_tables_without_a_version_row_are_refused_and_left_alone(
     assert contents(database_url) == before
 
 
+@pytest.mark.long("base-applied2", "head-applied1")
 @pytest.mark.parametrize(
     ("baseline", "applied"), [("r1", ["r2", "r3"]), ("head", []), ("base", ["r1", "r2", "r3"])]
 )
@@ -340,6 +344,7 @@ async def test_attributes_and_x_arguments_reach_env(
     assert set(seen.read_text("utf-8").splitlines()) == {"acme {'colour': 'blue', 'debug': ''}"}
 
 
+@pytest.mark.long
 async def test_a_connection_attribute_of_the_applications_own_is_not_replaced(
     make_target: Make, sqlite_url: str, tmp_path: Path
 ) -> None:
@@ -355,6 +360,7 @@ def append(file: Path, text: str) -> None:
     file.write_text(f"{file.read_text('utf-8')}\n{text}", "utf-8")
 
 
+@pytest.mark.long
 async def test_each_target_may_have_a_section_of_one_ini(make_target: Make, tmp_path: Path) -> None:
     first = make_target(database=f"sqlite+aiosqlite:///{tmp_path / 'first.db'}")
     second = f"sqlite+aiosqlite:///{tmp_path / 'second.db'}"
@@ -379,6 +385,7 @@ async def test_a_section_without_a_script_location_is_named(
 # Which revision.
 
 
+@pytest.mark.long
 async def test_a_database_beyond_an_explicit_revision_is_current(
     make_target: Make, database_url: str
 ) -> None:
@@ -398,6 +405,7 @@ async def test_a_database_beyond_an_explicit_revision_is_current(
 # load.
 
 
+@pytest.mark.long("[True")
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_load_is_called_before_env_runs(
     asynchronous: bool, make_target: Make, sqlite_url: str, tmp_path: Path
@@ -477,6 +485,7 @@ async def test_another_role_may_migrate_for_an_application_without_ddl_rights(
     assert owned[0] == make_url(owner).username
 
 
+@pytest.mark.long
 async def test_a_role_without_ddl_rights_is_told_so_without_its_password(
     make_target: Make, roles: tuple[str, str]
 ) -> None:

@@ -189,6 +189,7 @@ async def test_a_server_that_is_away_is_what_a_run_waits_for(
     assert failure.kind == "timeout" and "waiting for the database server" in failure.message
 
 
+@pytest.mark.long
 async def test_the_limit_is_for_all_targets_together(
     clock: Clock, make_target: Make, tmp_path: Path
 ) -> None:
@@ -220,6 +221,7 @@ async def test_a_hook_that_is_running_is_named_and_what_is_committed_stays(
     assert heads(database_url) == {"r3"}
 
 
+@pytest.mark.long
 async def test_a_failure_before_it_stays_in_the_report_and_its_answer_is_cut_short(
     clock: Clock, make_target: Make, sqlite_url: str
 ) -> None:
@@ -274,6 +276,7 @@ class Restores:
             time.sleep(0.6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ending", ["too long", "fails, and the restore is too long"])
 async def test_half_a_revision_is_undone_by_the_next_start_where_there_is_a_copy(
     clock: Clock, ending: str, make_target: Make, database_url: str, versions: Path
@@ -362,6 +365,7 @@ async def test_a_follower_that_must_not_migrate_gives_up_with_it(
         await Migrator(target, mode="wait", run_timeout=0.5).run()
 
 
+@pytest.mark.long
 async def test_a_run_that_is_in_time_is_as_it_was(make_target: Make, database_url: str) -> None:
     migrator = Migrator(make_target(), mode="migrate", run_timeout=60)
 

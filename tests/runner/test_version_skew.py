@@ -155,6 +155,7 @@ async def test_older_code_that_is_to_serve_starts_with_a_warning_and_changes_not
     assert everything(database_url, tmp_path) == before
 
 
+@pytest.mark.long
 async def test_serving_takes_no_lock(
     old: Make, newer: Callable[..., Any], database_url: str
 ) -> None:
@@ -176,6 +177,7 @@ async def test_serving_takes_no_lock(
     assert outcome == "current"
 
 
+@pytest.mark.long
 async def test_a_target_says_otherwise_than_its_migrator(
     old: Make, newer: Callable[..., Any]
 ) -> None:
@@ -191,6 +193,7 @@ def test_only_what_is_known_can_be_asked_for(make_target: Make, database_url: st
         Migrator(make_target(folder="x"), ahead=None)  # type: ignore[arg-type]  # what is tested
 
 
+@pytest.mark.long("sqlite-wait")
 @pytest.mark.parametrize("mode", ["check", "wait"])
 async def test_the_other_modes_and_looks_agree_with_a_run(
     mode: Any, old: Make, newer: Callable[..., Any]
@@ -237,6 +240,7 @@ async def test_a_database_that_is_ahead_in_one_branch_and_behind_in_another_is_r
     assert contents(database_url) == before
 
 
+@pytest.mark.long
 async def test_ahead_in_one_branch_and_level_in_another_is_served(
     make_target: Make, newer: Callable[..., Any]
 ) -> None:
@@ -262,6 +266,7 @@ async def test_older_code_starts_on_a_database_that_declares_itself_compatible(
     assert everything(database_url, tmp_path) == before
 
 
+@pytest.mark.long("only the head", "its own", "sqlite-none", "sqlite-too new")
 @pytest.mark.parametrize(
     "floors",
     [{5: "r3"}, {4: "r3"}, {4: "r4", 5: "r3"}, {4: "r3", 5: "r4"}, {}],
@@ -290,6 +295,7 @@ async def test_code_of_another_branch_is_refused_whatever_the_floor_says(
         assert "lacks q4" in await refused(mine, ahead=ahead)
 
 
+@pytest.mark.long
 async def test_without_a_declaration_nothing_is_recorded(
     newer: Callable[..., Any], database_url: str, tmp_path: Path
 ) -> None:
@@ -319,6 +325,7 @@ async def test_a_stamp_leaves_no_declaration_that_is_believed(
     await refused(old())
 
 
+@pytest.mark.long
 async def test_newer_code_that_declares_nothing_leaves_no_declaration_that_is_believed(
     old: Make, newer: Callable[..., Any], make_target: Make
 ) -> None:
@@ -351,6 +358,7 @@ asyncio.run(Migrator(target, mode="migrate", plugins=[Dies()]).run())
     assert (await start(old())).outcome == "current"
 
 
+@pytest.mark.long
 async def test_a_failed_migration_keeps_what_was_true_before_it(
     old: Make, newer: Callable[..., Any], make_target: Make
 ) -> None:
@@ -392,6 +400,7 @@ async def test_a_database_that_was_rebuilt_declares_anew(
     assert (await start(old())).outcome == "current"
 
 
+@pytest.mark.long
 async def test_clearing_forgets_the_declaration(old: Make, newer: Callable[..., Any]) -> None:
     new = await newer(chain(5, {4: "r3", 5: "r3"}))
 
@@ -433,6 +442,7 @@ async def test_older_code_that_waited_for_newer_serves_and_leaves_its_record_alo
     assert found.record is not None and "no" in found.record.failures[0]["message"]
 
 
+@pytest.mark.long("sqlite-r5", "floor2")
 @pytest.mark.parametrize("floor", ["nowhere", "r5", ("r1",)])
 async def test_a_wrong_declaration_stops_the_migration_before_it_begins(
     floor: Any, make_target: Make, database_url: str
@@ -446,6 +456,7 @@ async def test_a_wrong_declaration_stops_the_migration_before_it_begins(
     assert heads(database_url) == set()
 
 
+@pytest.mark.long("sqlite-serve")
 @pytest.mark.parametrize("ahead", ["refuse", "serve"])
 async def test_nothing_is_ever_downgraded_by_itself(
     ahead: Any, old: Make, newer: Callable[..., Any], database_url: str

@@ -76,6 +76,7 @@ class TestWhatTheyProve:
             await dumped(access_of(url), version)
         assert server.passwords == [SECRET]
 
+    @pytest.mark.long("[sslmode=require]", "gssencmode", "sslcertmode")
     @pytest.mark.parametrize(
         "demand",
         [

@@ -20,7 +20,7 @@ from automigrator.backends.postgresql.names import note_name
 from automigrator.errors import RefusedError
 
 pytestmark = pytest.mark.long(
-    "next[template]",
+    "next[dump]",
     "folder_of_its_programs",
     "configuration_names",
     "read_by_a_superuser",

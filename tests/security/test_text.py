@@ -307,6 +307,7 @@ async def test_what_a_strategy_notes_and_raises(target_of: Any, heard: Heard) ->
     await everything(heard, target, recovery=[Noting()])
 
 
+@pytest.mark.long("Ending")
 @pytest.mark.parametrize(
     "plugin", [Raising(), Listening(), Ending()], ids=lambda it: type(it).__name__
 )

@@ -72,6 +72,7 @@ def url_of(driver: str, server: Rogue, query: str = "") -> str:
     return f"postgresql+{driver}://app:{SECRET}@127.0.0.1:{server.port}/app?{query}"
 
 
+@pytest.mark.long("TLS-psycopg")
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 async def test_the_rogue_gets_the_password_of_who_demands_nothing(
     server: Rogue, start: Callable[..., Any], driver: str
@@ -90,6 +91,7 @@ DEMANDS = [
 ]
 
 
+@pytest.mark.long("!password", "gssencmode", "sslmode=require&")
 @pytest.mark.parametrize("demand", DEMANDS)
 async def test_a_url_with_a_demand_that_the_rogue_cannot_meet_gives_it_no_password(
     server: Rogue, start: Callable[..., Any], demand: str
@@ -98,6 +100,7 @@ async def test_a_url_with_a_demand_that_the_rogue_cannot_meet_gives_it_no_passwo
     assert server.passwords == []
 
 
+@pytest.mark.long("scram", "!password", "gssencmode", "sslmode=require&")
 @pytest.mark.parametrize("demand", DEMANDS)
 async def test_nor_does_a_url_of_another_driver_of_libpq_that_is_translated(
     server: Rogue, start: Callable[..., Any], demand: str
@@ -117,6 +120,7 @@ async def test_nor_does_what_only_looks(
     assert server.asked and server.passwords == []
 
 
+@pytest.mark.long("psycopg2")
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 @pytest.mark.parametrize(
     "variable",

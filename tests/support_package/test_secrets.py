@@ -240,6 +240,9 @@ async def test_what_an_engines_own_function_connects_with_is_masked(
     assert secrets.scrubbed(f"me said {FOREIGN}", *known) == "me said ***"
 
 
+@pytest.mark.long(
+    "invalid input", "PRIVATE KEY", "--password", "[token", "PRAGMA key", "password='", '["]'
+)
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "part",

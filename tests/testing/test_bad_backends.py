@@ -170,6 +170,9 @@ def no_fixture(name: str) -> NoReturn:
     raise LookupError(name)
 
 
+@pytest.mark.long(
+    "LocksNobodyOut", "BlocksTheLoop", "LeavesItsCopies", "PrunesItsNeighbours", "ForgetsToClose"
+)
 @pytest.mark.parametrize(
     ("kind", "case", "told"),
     [

@@ -217,6 +217,13 @@ SUCCEEDS = "test_a_migration_that_succeeds_is_as_without_it"
 IN_THE_WAY = "test_rows_in_the_way_of_a_revision"
 
 
+@pytest.mark.long(
+    "ChangesDataWhenAsked",
+    "RemembersItsFirstTarget",
+    "DeletesTheOldData",
+    "LeavesTheJournal",
+    "Raises",
+)
 @pytest.mark.parametrize(
     ("strategy", "case", "told"),
     [

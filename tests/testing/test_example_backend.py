@@ -148,12 +148,14 @@ class TestAnApplication:
         assert (failure.kind, failure.revision, failure.state) == ("revision", "r4", "clean")
         assert app.heads == {"r3"} and "half" not in app.tables
 
+    @pytest.mark.long
     async def test_the_next_start_knows_of_the_failure(self, app: Application) -> None:
         await app.migrated()
         app.add("r4", BROKEN)
         await app.failed()
         assert "failed starts in a row at these revisions: 2" in str(await app.failed())
 
+    @pytest.mark.long
     @pytest.mark.plugins
     async def test_a_purge_is_refused_and_the_next_strategy_is_asked(
         self, app: Application
@@ -177,6 +179,7 @@ class TestAnApplication:
         assert "the backend of exampledb offers no snapshots; nothing was changed" in str(failure)
         assert app.heads == {"r3"}
 
+    @pytest.mark.long
     @pytest.mark.plugins
     async def test_no_snapshot_is_asked_for_where_a_failure_rolls_back_by_itself(
         self, app: Application
@@ -186,6 +189,7 @@ class TestAnApplication:
         report = await app.migrator("backup-restore", "log-and-continue").run()
         assert report.outcome == "degraded" and app.heads == {"r3"}
 
+    @pytest.mark.long
     async def test_a_rehearsal_is_refused_before_anything_changes(self, app: Application) -> None:
         await app.migrated()
         app.add("r4", "pass")
@@ -224,12 +228,14 @@ class TestWhereACreateTableCommits:
         assert failure.state == "partial-within-revision"
         assert app.heads == {"r3"} and "half" in app.tables
 
+    @pytest.mark.long
     @pytest.mark.plugins
     async def test_the_application_does_not_start_on_it(self, app: Application) -> None:
         await app.migrated()
         app.add("r4", BROKEN)
         assert (await app.failed("log-and-continue")).outcome == "failed"
 
+    @pytest.mark.long
     @pytest.mark.plugins
     async def test_a_strategy_that_would_restore_is_refused_before_anything_changes(
         self, app: Application

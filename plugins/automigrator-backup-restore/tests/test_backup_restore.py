@@ -73,6 +73,7 @@ async def test_every_row_that_half_a_revision_lost_comes_back_and_the_next_is_as
     assert f"restored from {notes.seen.snapshot}" in report.notes
 
 
+@pytest.mark.long
 async def test_whole_revisions_that_were_committed_one_by_one_are_undone(
     tmp_path: Path, database_url: str
 ) -> None:
@@ -110,6 +111,7 @@ async def test_a_database_with_nothing_to_lose_is_not_copied(
     assert notes.seen.run is not None and notes.seen.snapshot is None
 
 
+@pytest.mark.long
 async def test_without_a_copy_it_says_that_there_is_nothing_to_restore(
     notes: Application,
 ) -> None:
@@ -120,6 +122,7 @@ async def test_without_a_copy_it_says_that_there_is_nothing_to_restore(
     assert "nothing to restore: no snapshot was taken in this run" in report.notes
 
 
+@pytest.mark.long("absent")
 @pytest.mark.parametrize("failing", [BROKEN, HALF_WAY])
 async def test_it_continues_on_the_old_schema_when_told_to(
     failing: str, notes: Application
@@ -150,6 +153,7 @@ async def test_it_retries_once_and_restores_again(notes: Application) -> None:
     assert (notes.notes(), report.after) == (ROWS, ("r1",))
 
 
+@pytest.mark.long
 async def test_a_retry_that_succeeds_has_recovered(notes: Application) -> None:
     mended = notes.root / "mended"
 
@@ -165,6 +169,7 @@ async def test_a_retry_that_succeeds_has_recovered(notes: Application) -> None:
     assert notes.notes() == ROWS
 
 
+@pytest.mark.long
 async def test_it_aborts_before_the_next_is_asked_when_told_to(notes: Application) -> None:
     notes.deploy(HALF_WAY)
     after = Next()

@@ -7,7 +7,12 @@ import pytest
 from automigrator.testing import StrategyConformance
 
 pytestmark = pytest.mark.long(
-    "postgresql", "killed_at_any_moment", "cancelled_at_any_moment", "passes_before"
+    "postgresql",
+    "killed_at_any_moment",
+    "cancelled_at_any_moment",
+    "passes_before",
+    "no_secret",
+    "repaired_deployment",
 )
 
 

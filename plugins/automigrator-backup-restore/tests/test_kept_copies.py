@@ -44,6 +44,7 @@ async def test_copies_of_replaced_data_stay_unless_a_limit_is_set_for_them_alone
     assert len(postgres_server.databases(snapshots)) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limited", [False, True])
 async def test_so_do_those_beside_a_file(limited: bool, file_notes: Application) -> None:
     class Other:

@@ -7,7 +7,7 @@ from support.conformance_cases import ASKED_OF_ONE
 
 from automigrator.testing import StrategyConformance
 
-pytestmark = pytest.mark.long(*ASKED_OF_ONE)
+pytestmark = pytest.mark.long(*ASKED_OF_ONE, "nothing_pending", "rolled_back")
 
 
 class TestLogAndContinue(StrategyConformance):

@@ -41,6 +41,7 @@ async def test_the_application_starts_on_the_old_schema_and_one_record_says_so(
         assert part in text
 
 
+@pytest.mark.long
 async def test_the_record_holds_the_same_for_a_machine(
     notes: Application, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -92,6 +93,7 @@ async def test_on_a_half_migrated_database_it_is_followed_only_where_that_is_all
     assert report.outcome == "degraded"
 
 
+@pytest.mark.long
 async def test_a_failed_target_does_not_keep_the_next_one_from_migrating(
     tmp_path: Path,
 ) -> None:

@@ -147,6 +147,7 @@ async def test_a_rehearsal_is_a_span_over_the_revisions_that_ran_on_the_copy(
     assert telemetry.points("rehearsal.duration") == [(system, 1)]
 
 
+@pytest.mark.long
 async def test_a_failed_rehearsal_is_a_span_with_its_error(
     notes: Application, telemetry: Telemetry
 ) -> None:

@@ -35,6 +35,7 @@ def killed_at(event: str, application: Application, set_aside: bool) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
+@pytest.mark.long("sqlite-True")
 @pytest.mark.parametrize("event", ["recreated", "decided"])
 @pytest.mark.parametrize("set_aside", [True, False])
 def test_what_a_purge_has_replaced_is_told_by_the_next_start(

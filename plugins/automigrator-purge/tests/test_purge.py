@@ -61,6 +61,7 @@ async def test_old_data_is_deleted_only_when_that_was_asked_for(file_notes: Appl
     assert left <= {"app.db", "app.db.automigrator-lock"}
 
 
+@pytest.mark.long("options1", "options3", "options0")
 @pytest.mark.parametrize(
     ("options", "left"), [({}, 3), ({"keep": 2}, 2), ({"max_age": 365}, 1), ({"keep": 1}, 1)]
 )
@@ -79,6 +80,7 @@ async def test_the_data_of_earlier_purges_stays_unless_a_limit_was_set(
     assert file_notes.notes(set_aside(report)) == ROWS
 
 
+@pytest.mark.long
 async def test_the_next_start_after_a_purge_has_nothing_to_do(notes: Application) -> None:
     notes.deploy(UNIQUE)
     await notes.start("purge")
@@ -120,6 +122,7 @@ def deploy_behind_a_plugin_that_raises(notes: Application) -> None:
     notes.deploy(UNIQUE)
 
 
+@pytest.mark.long("sqlite-ahead", "sqlite-hook")
 @pytest.mark.parametrize(
     ("kind", "cause"),
     [
@@ -168,6 +171,7 @@ async def test_a_purge_that_did_not_help_is_not_repeated(file_notes: Application
     assert info.value.report.targets[0].attempts == 2
 
 
+@pytest.mark.long
 async def test_a_database_in_memory_is_refused_and_kept(tmp_path: Path) -> None:
     engine = create_async_engine("sqlite+aiosqlite://", poolclass=StaticPool)
     application = Application(tmp_path, "sqlite+aiosqlite://", started=False)
@@ -206,6 +210,7 @@ async def test_a_wrong_option_stops_the_run_before_anything_is_done(notes: Appli
     assert notes.heads == {"r1"}
 
 
+@pytest.mark.long
 async def test_a_target_that_shares_its_database_by_schema_is_refused_before_anything_is_built(
     tmp_path: Path, postgres_url: str
 ) -> None:

@@ -131,6 +131,7 @@ async def test_damage_that_is_only_said_is_none(file_notes: Application) -> None
     assert file_notes.notes() == ROWS
 
 
+@pytest.mark.long
 async def test_a_damaged_full_text_index_can_be_built_anew(file_notes: Application) -> None:
     file_notes.deploy("op.execute('CREATE VIRTUAL TABLE found USING fts5(text)')")
     await file_notes.start()

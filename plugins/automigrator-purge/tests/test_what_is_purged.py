@@ -89,6 +89,15 @@ CODE = {
 }
 
 
+@pytest.mark.long(
+    "missing variable",
+    "sys.exit",
+    "a database beside it",
+    "an engine of another",
+    "was dealt with",
+    "database is behind",
+    "a function that",
+)
 @pytest.mark.parametrize(
     "body", [*SURROUNDINGS.values(), *CODE.values()], ids=[*SURROUNDINGS, *CODE]
 )
@@ -131,6 +140,7 @@ async def test_an_error_of_the_revisions_own_code_is_purged_for_where_that_is_as
     assert notes.notes(set_aside(report)) == ROWS
 
 
+@pytest.mark.long("r9-newer")
 @pytest.mark.parametrize(
     ("head", "why"), [("r2", "nothing is pending"), ("r9", "newer code has migrated the database")]
 )

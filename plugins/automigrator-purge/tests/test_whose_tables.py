@@ -34,6 +34,7 @@ async def note_of(application: Application, *recovery: Any) -> str:
     return note
 
 
+@pytest.mark.long("version_b")
 @pytest.mark.parametrize("table", ["version_b", "Version_B"])
 async def test_another_history_in_the_same_database_stops_the_purge_whatever_is_named(
     table: str, notes: Application
@@ -61,6 +62,7 @@ async def test_a_table_that_nobody_knows_stops_the_purge_and_is_named(notes: App
     assert "Purge(also=['audit', 'jobs'])" in note
 
 
+@pytest.mark.long("sqlite-jobs")
 @pytest.mark.parametrize("name", ["jobs", "JOBS"])
 async def test_a_table_that_the_configuration_names_may_be_replaced(
     name: str, notes: Application
@@ -93,6 +95,7 @@ async def test_the_tables_of_the_old_heads_and_of_the_new_ones_are_known(
     assert notes.notes(set_aside(report)) == ROWS
 
 
+@pytest.mark.long
 async def test_a_table_that_the_history_has_dropped_before_is_not_known(
     notes: Application,
 ) -> None:
@@ -104,6 +107,7 @@ async def test_a_table_that_the_history_has_dropped_before_is_not_known(
     assert "jobs" in await note_of(notes)
 
 
+@pytest.mark.long
 async def test_what_half_of_a_pending_revision_left_is_known(notes: Application) -> None:
     notes.deploy(
         'op.create_table("half", sa.Column("id", sa.Integer))\n'
@@ -117,6 +121,7 @@ async def test_what_half_of_a_pending_revision_left_is_known(notes: Application)
     assert {"notes", "whole"} <= notes.tables
 
 
+@pytest.mark.long
 async def test_revisions_of_this_run_that_stay_applied_are_in_the_way_of_no_purge(
     tmp_path: Path, sqlite_url: str
 ) -> None:
@@ -135,6 +140,7 @@ def everything(connection: Connection) -> str:
     return "r3"
 
 
+@pytest.mark.long
 async def test_what_bootstrap_makes_is_known_and_what_the_old_heads_had(
     notes: Application,
 ) -> None:
@@ -166,6 +172,7 @@ async def test_the_databases_own_tables_and_those_of_a_full_text_index_are_known
     assert (await file_notes.start("purge")).outcome == "recovered"
 
 
+@pytest.mark.long
 async def test_a_full_text_index_of_somebody_else_is_named_once(file_notes: Application) -> None:
     file_notes.execute("CREATE VIRTUAL TABLE found USING fts5(text)")
     file_notes.deploy(UNIQUE)

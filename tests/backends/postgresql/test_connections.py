@@ -59,6 +59,7 @@ async def run(target: Target) -> Any:
     return (await Migrator(target, mode="migrate").run()).targets[0]
 
 
+@pytest.mark.long("generic-url", "async-engine", "generic-engine")
 @pytest.mark.parametrize("given", ["engine", "url"])
 @pytest.mark.parametrize("kind", STOCK)
 async def test_a_stock_env_migrates_with_at_most_four(
@@ -73,6 +74,7 @@ async def test_a_stock_env_migrates_with_at_most_four(
     await engine.dispose()
 
 
+@pytest.mark.long
 async def test_one_more_where_the_database_is_created(
     make_target: Make, through: URL, door: Doorkeeper, postgres_name: str
 ) -> None:
@@ -81,6 +83,7 @@ async def test_one_more_where_the_database_is_created(
     assert len(door.let_in) <= 5, door.let_in
 
 
+@pytest.mark.long("async-engine")
 @pytest.mark.parametrize("given", ["engine", "url"])
 @pytest.mark.parametrize("kind", STOCK)
 async def test_one_where_there_is_nothing_to_do(
@@ -162,6 +165,7 @@ async def test_a_cancelled_run_closes_it_too(
     assert await gone(watching)
 
 
+@pytest.mark.long
 async def test_a_process_that_waits_for_the_lock_is_connected_once(
     make_target: Make, postgres_server: Server, postgres_url: str, watching: Watching
 ) -> None:
@@ -188,6 +192,7 @@ async def pid(access: Access) -> int:
         return int((await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one())
 
 
+@pytest.mark.long("[url")
 @pytest.mark.parametrize("given", ["engine", "url"])
 async def test_it_is_used_again_while_it_is_fresh(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
@@ -206,6 +211,7 @@ async def test_it_is_used_again_while_it_is_fresh(
     await engine.dispose()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["cookbook", "async"])
 async def test_a_revision_may_change_the_column_that_was_read_before(
     make_target: Make, through: URL, door: Doorkeeper, kind: str

@@ -28,6 +28,7 @@ async def test_an_absent_database_is_an_answer_and_stays_absent(
     assert postgres_server.databases(postgres_name) == []
 
 
+@pytest.mark.long("psycopg")
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 async def test_creating_says_whether_it_did(
     postgres_server: Server, postgres_name: str, driver: str
@@ -69,6 +70,7 @@ async def test_without_a_maintenance_database_absence_is_not_believed(
     assert backend.classify(caught_too.value).kind == "unreachable"
 
 
+@pytest.mark.long
 async def test_a_database_that_is_listed_but_not_found_by_a_connection_is_not_absent(
     postgres_server: Server, live: str, postgres_name: str
 ) -> None:

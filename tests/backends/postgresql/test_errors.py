@@ -21,6 +21,13 @@ from automigrator.backends.registry import backend_for
 from automigrator.target import Target
 
 
+@pytest.mark.long(
+    "psycopg-select 1",
+    "psycopg-create",
+    "psycopg-set",
+    "psycopg-do $$ begin raise sqlstate '53100'",
+    "XX001",
+)
 @pytest.mark.parametrize(
     ("statement", "kind"),
     [
@@ -69,6 +76,7 @@ async def test_the_error_that_failed_the_transaction_decides_and_not_its_afterma
     assert backend.classify(caught.value).kind == "disk-full"
 
 
+@pytest.mark.long("psycopg-change0", "psycopg-change1", "psycopg-change4")
 @pytest.mark.parametrize(
     ("change", "kind"),
     [
@@ -112,7 +120,7 @@ def german_server() -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.long("psycopg")
+@pytest.mark.long
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 async def test_a_server_of_another_language_is_understood(
     german_server: Server, driver: str, tmp_path: Path

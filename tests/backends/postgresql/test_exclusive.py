@@ -89,6 +89,7 @@ async def test_a_database_is_created_once_and_dropped(
     assert not await databases.exists(admin, postgres_name)
 
 
+@pytest.mark.long
 async def test_of_many_that_create_at_once_exactly_one_did(
     postgres_server: Server, postgres_name: str
 ) -> None:
@@ -98,6 +99,7 @@ async def test_of_many_that_create_at_once_exactly_one_did(
     assert sorted(created) == [False] * 7 + [True]
 
 
+@pytest.mark.long("dotted", "it's", "50%", "a:b")
 @pytest.mark.parametrize(
     "odd", ['"quoted"', "dotted.Name", "it's", "a:b::c \\:d", "50%s %", "back\\slash", "naïve ☃"]
 )
@@ -297,6 +299,7 @@ async def test_a_swap_cancelled_while_it_renames_is_finished_first(
     assert await admin.scalar(text("select pg_backend_pid()")) == pid
 
 
+@pytest.mark.long
 async def test_a_swap_is_tried_again_after_a_lock_timeout(
     admin: AsyncConnection, postgres_server: Server, postgres_name: str
 ) -> None:

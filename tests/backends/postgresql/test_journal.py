@@ -71,6 +71,7 @@ async def test_the_next_start_undoes_what_a_killed_one_left(
     assert beside(postgres_server, filled) == ["snapshot", "undone"]
 
 
+@pytest.mark.long("statements0", "statements3")
 @pytest.mark.parametrize(
     ("statements", "said", "left"),
     [
@@ -120,7 +121,7 @@ async def test_the_next_start_keeps_later_writes_when_a_killed_one_left_nothing_
     assert [row[0] for row in do("select id from users order by 1")] == left
 
 
-@pytest.mark.long("update odd", "alter publication", "create server")
+@pytest.mark.long("update odd", "alter publication", "create server", "lo_put")
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
@@ -211,6 +212,7 @@ async def test_the_work_of_another_targets_leader_is_left_to_it(
     assert snapshot.place in postgres_server.databases(filled)
 
 
+@pytest.mark.long
 async def test_one_start_alone_undoes_the_work_of_another_targets_dead_leader(
     backend: PostgreSQL, postgres_url: str, filled: str, do: Callable[..., Any]
 ) -> None:
@@ -232,6 +234,7 @@ class Killed(BaseException):
     """What stands for a kill between two statements of the lock's session."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("start", "nth"),
     [

@@ -98,6 +98,7 @@ async def test_those_who_reach_other_maintenance_databases_share_the_lock(
             pass
 
 
+@pytest.mark.long
 async def test_many_in_several_maintenance_databases_take_turns(
     postgres_server: Server, postgres_name: str, postgres_url: str
 ) -> None:
@@ -168,6 +169,7 @@ async def test_a_lock_is_not_taken_for_lost_while_a_failed_rename_is_rolled_back
 NOTES = pytest.mark.parametrize("kind", ["last", "dump"])
 
 
+@pytest.mark.long("dump")
 @NOTES
 async def test_a_holder_that_was_frozen_writes_no_note_over_the_next_ones(
     backend: PostgreSQL,
@@ -198,6 +200,7 @@ async def test_a_holder_that_was_frozen_writes_no_note_over_the_next_ones(
             assert await names.read_note(hold.access, kind, hold.key) == "next"
 
 
+@pytest.mark.long("dump")
 @NOTES
 async def test_a_holder_that_has_lost_its_lock_writes_no_note(
     backend: PostgreSQL,

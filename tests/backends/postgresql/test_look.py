@@ -33,6 +33,7 @@ async def test_heads_are_seen_per_version_table_and_schema(
     assert sight.heads[odd] == ()
 
 
+@pytest.mark.long("statements1", "statements3", "statements5", "statements7", "statements8")
 @pytest.mark.parametrize(
     ("statements", "asked", "expected"),
     [

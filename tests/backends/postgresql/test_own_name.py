@@ -32,7 +32,7 @@ from automigrator.retention import Limits
 needs_programs = pytest.mark.skipif(
     shutil.which("pg_dump") is None, reason="no PostgreSQL client programs"
 )
-pytestmark = pytest.mark.long("?database=", "localhost", "-generic", "others[PGDATABASE")
+pytestmark = pytest.mark.long("?database=", "localhost", "-generic", "others[a ")
 
 
 def touch(path: Path) -> None:
@@ -83,6 +83,7 @@ def by_creator(url: str) -> Any:
 
 
 class TestEverySpelling:
+    @pytest.mark.long("a creator", "a pooler")
     async def test_meets_at_one_lock(
         self, spelled: Any, backend: PostgreSQL, postgres_url: str, live: str
     ) -> None:
@@ -151,6 +152,7 @@ class TestWithoutAMaintenanceDatabase:
             with pooled(postgres_url, pooler_folder, "session", alias="alone") as url:
                 yield url
 
+    @pytest.mark.long("a pooler")
     @pytest.mark.parametrize("kind", ["async", "generic"])
     async def test_it_is_migrated_under_a_lock_in_the_target_and_that_is_noted(
         self,
@@ -178,6 +180,7 @@ class TestWithoutAMaintenanceDatabase:
         assert (await migrator.check()).current
         assert (await migrator.doctor()).targets[0].record is None
 
+    @pytest.mark.long
     async def test_whole_databases_are_refused_in_words(
         self, alone: Any, filled: str, postgres_server: Server
     ) -> None:
@@ -186,6 +189,7 @@ class TestWithoutAMaintenanceDatabase:
                 await hold.snapshots.take("20300101T000000Z", ("r1",), ("r2",), TABLES)
         assert beside(postgres_server, filled) == []
 
+    @pytest.mark.long
     @needs_pgbouncer
     async def test_a_pooler_whose_maintenance_database_is_the_target_itself(
         self, postgres_url: str, live: str, pooler_folder: Path
@@ -227,6 +231,7 @@ class TestAnOlderRelease:
         async with made(url).lock(TABLES, 5, silent), engine.connect() as older:
             assert not await advisory.Turns(older).mine(key)
 
+    @pytest.mark.long
     async def test_cannot_begin_while_a_killed_leader_still_runs(
         self, other_name: tuple[str, str], postgres_server: Server, live: str, postgres_url: str
     ) -> None:
@@ -246,6 +251,7 @@ class TestAnOlderRelease:
             assert postgres_server.execute(held, database=live) == []
         await engine.dispose()
 
+    @pytest.mark.long
     async def test_that_left_something_is_understood(
         self, other_name: tuple[str, str], live: str, do: Do
     ) -> None:
@@ -264,6 +270,7 @@ class TestAnOlderRelease:
             await hold.leave(None)
             assert await hold.last() is None
 
+    @pytest.mark.long
     @needs_programs
     async def test_that_was_killed_with_a_dump_is_undone_and_its_dump_is_pruned(
         self,

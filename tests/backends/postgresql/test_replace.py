@@ -17,6 +17,7 @@ from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 
 
+@pytest.mark.long
 async def test_databases_set_aside_are_pruned_by_age_when_asked_and_the_newest_never(
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:
@@ -87,6 +88,7 @@ async def test_a_side_database_that_did_not_take_over_is_removed(
     assert (await backend.look(TABLES)).all_heads() == ("r1",)
 
 
+@pytest.mark.long
 async def test_a_replacement_is_refused_while_others_are_connected_and_changes_nothing(
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:
@@ -103,6 +105,7 @@ async def test_a_replacement_is_refused_while_others_are_connected_and_changes_n
         await connection.close()
 
 
+@pytest.mark.long
 async def test_a_replacement_is_refused_with_neighbours_in_the_database(
     backend: PostgreSQL, postgres_server: Server, filled: str, do: Callable[..., Any]
 ) -> None:
@@ -125,6 +128,7 @@ async def test_the_next_start_removes_a_side_database_of_a_killed_one(
     assert beside(postgres_server, filled) == []
 
 
+@pytest.mark.long
 async def test_the_next_start_sees_what_a_purge_killed_after_its_swap_would_have_dropped(
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:

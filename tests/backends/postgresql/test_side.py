@@ -53,6 +53,7 @@ def at(url: str, name: str) -> str:
     return make_url(url).set(database=name).render_as_string(hide_password=False)
 
 
+@pytest.mark.long
 @needs_programs
 @pytest.mark.parametrize("how", ["template", "dump"])
 async def test_a_copy_holds_all_that_the_target_does_and_is_dropped(
@@ -103,6 +104,7 @@ async def test_others_are_disconnected_for_a_template_copy_when_that_is_asked_fo
                 await other.fetchval("select 1")
 
 
+@pytest.mark.long
 async def test_where_no_copy_can_be_made_both_reasons_are_told(
     postgres_url: str, postgres_server: Server, live: str, tmp_path: Path
 ) -> None:
@@ -117,6 +119,7 @@ async def test_where_no_copy_can_be_made_both_reasons_are_told(
     assert beside(postgres_server, live) == []
 
 
+@pytest.mark.long("pg_restore")
 @needs_programs
 @pytest.mark.parametrize("broken", ["pg_dump", "pg_restore"])
 async def test_a_program_that_fails_is_quoted_and_what_it_made_is_dropped(

@@ -50,6 +50,7 @@ async def test_a_snapshot_is_restored_and_stays(
     assert beside(postgres_server, filled) == ["snapshot", "undone", "undone"]
 
 
+@pytest.mark.long("True")
 @pytest.mark.parametrize("disconnect_others", [False, True])
 async def test_the_copy_that_a_restore_keeps_holds_all_that_others_committed(
     backend: PostgreSQL,
@@ -133,6 +134,7 @@ async def test_our_own_pools_and_the_applications_idle_ones_do_not_stand_in_the_
     await app.dispose()
 
 
+@pytest.mark.long
 async def test_a_snapshot_is_refused_with_neighbours_in_the_database(
     backend: PostgreSQL, postgres_server: Server, filled: str, do: Callable[..., Any]
 ) -> None:
@@ -143,6 +145,7 @@ async def test_a_snapshot_is_refused_with_neighbours_in_the_database(
     assert beside(postgres_server, filled) == []
 
 
+@pytest.mark.long
 async def test_a_snapshot_of_another_revision_than_the_runs_is_refused(
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:
@@ -152,6 +155,7 @@ async def test_a_snapshot_of_another_revision_than_the_runs_is_refused(
     assert beside(postgres_server, filled) == []
 
 
+@pytest.mark.long
 async def test_a_role_that_may_not_create_databases_is_refused_a_snapshot(
     postgres_server: Server, postgres_url: str, filled: str, role: str
 ) -> None:
@@ -198,6 +202,7 @@ async def test_only_the_newest_snapshots_are_kept_and_never_one_that_is_needed(
         assert await hold.snapshots.prune(Limits(1)) == (f"{filled}__automigrator_snapshot_a2",)
 
 
+@pytest.mark.long
 async def test_copies_of_replaced_data_have_limits_of_their_own_and_this_runs_own_stay(
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:
@@ -216,6 +221,7 @@ async def test_copies_of_replaced_data_have_limits_of_their_own_and_this_runs_ow
     assert beside(postgres_server, filled) == ["snapshot", "undone", "undone"]
 
 
+@pytest.mark.long
 async def test_a_clock_that_goes_back_costs_no_copy_of_this_run(
     backend: PostgreSQL, postgres_server: Server, filled: str
 ) -> None:

@@ -47,6 +47,7 @@ class TestARoleWithCreatedbOnly:
             await hold.sides.take_over(side, "s1", TABLES)
         assert beside(postgres_server, live) == ["purged"]
 
+    @pytest.mark.long("[dump")
     @needs_programs
     @pytest.mark.parametrize("how", ["template", "dump"])
     async def test_it_is_copied_both_ways(self, url: str, how: str) -> None:
@@ -109,6 +110,7 @@ class TestAnotherVersionOfTheCollation:
                     "s1", ("r1",), ("r2",), TABLES, SnapshotOptions(how="template")
                 )
 
+    @pytest.mark.long
     @needs_programs
     async def test_a_dump_is_made_instead_and_restored(
         self, application: Application, upgraded: Callable[[str], None], live: str, tmp_path: Path
@@ -120,6 +122,7 @@ class TestAnotherVersionOfTheCollation:
         assert caught.value.report.targets[0].failures[0].revision == "r2"
         assert application.notes() == ROWS
 
+    @pytest.mark.long
     @needs_programs
     async def test_a_rehearsal_copies_by_dump(
         self, application: Application, upgraded: Callable[[str], None], live: str
@@ -172,6 +175,7 @@ class TestLogicalReplication:
                 postgres_server.execute(drop, database=name)
                 postgres_server.execute(f"drop subscription {live}_sub", database=name)
 
+    @pytest.mark.long("[slot")
     @pytest.mark.parametrize("which", ["slot", "subscription"])
     async def test_a_snapshot_that_a_swap_would_restore_is_refused(
         self, application: Application, which: str, request: pytest.FixtureRequest
@@ -183,6 +187,7 @@ class TestLogicalReplication:
         assert caught.value.report.targets[0].failures[0].kind == "hook"
         assert (application.heads, application.notes()) == ({"r1"}, ROWS)
 
+    @pytest.mark.long
     @pytest.mark.parametrize("which", ["slot", "subscription"])
     async def test_a_purge_passes_before_it_builds_anything(
         self, application: Application, which: str, request: pytest.FixtureRequest, live: str
@@ -194,6 +199,7 @@ class TestLogicalReplication:
         assert any(f"{named} would stay" in each for each in caught.value.report.targets[0].notes)
         assert (application.heads, application.notes()) == ({"r1"}, ROWS)
 
+    @pytest.mark.long
     @needs_programs
     async def test_a_dump_is_restored_in_place_and_the_slot_stays(
         self, application: Application, slot: str, live: str, tmp_path: Path, do: Do
@@ -216,6 +222,7 @@ class TestLogicalReplication:
                 await hold.snapshots.restore(snapshot)
             assert len(do("select * from users")[0]) == 2
 
+    @pytest.mark.long
     async def test_what_another_database_replicates_is_no_reason(
         self, application: Application, postgres_server: Server, live: str
     ) -> None:
@@ -232,6 +239,7 @@ class TestLogicalReplication:
         assert report.outcome == "migrated"
 
 
+@pytest.mark.long
 @needs_programs
 async def test_the_room_for_a_dump_may_be_believed_in(application: Application) -> None:
     application.deploy(GOOD)

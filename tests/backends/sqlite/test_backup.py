@@ -47,6 +47,7 @@ class Slow(sqlite3.Connection):
         super().backup(target, progress=step, **options)
 
 
+@pytest.mark.long("[delete")
 @pytest.mark.parametrize("mode", MODES)
 def test_a_copy_holds_the_same_rows_and_has_no_sidecars(tmp_path: Path, mode: str) -> None:
     live = make(tmp_path / "app.db", mode)
@@ -61,6 +62,7 @@ def test_a_copy_holds_the_same_rows_and_has_no_sidecars(tmp_path: Path, mode: st
     assert names(tmp_path) == ["app.db", "copy.db"]
 
 
+@pytest.mark.long("wal-thread", "delete-process", "delete-thread")
 @pytest.mark.parametrize("where", ["thread", "process"])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_copy_under_a_busy_writer_is_consistent_and_does_not_starve(
@@ -95,6 +97,7 @@ def test_a_copy_never_overwrites(tmp_path: Path) -> None:
     assert names(tmp_path) == ["app.db", "copy.db"]
 
 
+@pytest.mark.long("[delete")
 @pytest.mark.parametrize("mode", MODES)
 def test_a_cancelled_copy_leaves_nothing(tmp_path: Path, mode: str) -> None:
     live = make(tmp_path / "app.db", mode)
@@ -132,6 +135,7 @@ def test_a_copy_waits_for_a_lock_that_goes_away(tmp_path: Path) -> None:
     assert checksum(tmp_path / "copy.db") == checksum(live)
 
 
+@pytest.mark.long
 def test_a_killed_copy_never_appears_under_its_name(tmp_path: Path) -> None:
     live = make(tmp_path / "app.db")
     code = (

@@ -77,6 +77,7 @@ def by_a_listener_of_its_own(file: Path) -> AsyncEngine:
     return engine
 
 
+@pytest.mark.long("[vfs", "listener that fails")
 @pytest.mark.parametrize(
     "database",
     [

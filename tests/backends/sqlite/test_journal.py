@@ -13,7 +13,8 @@ import pytest
 
 from automigrator.backends.sqlite import journal
 from automigrator.backends.sqlite.files import journal_path
-from automigrator.backends.sqlite.journal import Entry
+from automigrator.backends.sqlite.journal import Entry, Progress
+from automigrator.backends.sqlite.recover import recover
 
 ENTRY = Entry("migrating", ("a1", "b2"), ("c3",), "/data/app.db.snapshot-1", 1795497300.25)
 
@@ -38,6 +39,16 @@ def test_clearing_is_idempotent(tmp_path: Path) -> None:
     journal.clear(live)
     assert journal.read(live) is None
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_progress_that_a_kill_has_left_without_its_entry_goes_with_the_next_holder(
+    tmp_path: Path,
+) -> None:
+    live = tmp_path / "app.db"
+    live.touch()
+    journal.write_progress(live, Progress("/data/app.db.snapshot-1", 1795497300.25))
+    assert await recover(live) is None
+    assert os.listdir(tmp_path) == ["app.db"]
 
 
 def test_every_name_of_a_database_leads_to_one_journal(
@@ -126,6 +137,7 @@ def test_a_half_written_entry_is_never_read(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.long
 def test_a_writer_killed_at_any_moment_leaves_a_whole_entry(tmp_path: Path) -> None:
     live = tmp_path / "app.db"
     code = (

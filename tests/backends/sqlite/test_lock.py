@@ -205,6 +205,7 @@ class TestTheNames:
             pytest.skip("this container may not mount")
         assert done.stdout.split() == ["True", "False"], done.stderr
 
+    @pytest.mark.long
     async def test_that_note_is_in_the_report(
         self, notes: Application, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -226,6 +227,7 @@ def umask() -> Iterator[None]:
 
 @pytest.mark.usefixtures("umask")
 class TestTheFilesBeside:
+    @pytest.mark.long("[432")
     @pytest.mark.parametrize("mode", [0o600, 0o660])
     async def test_have_the_modes_and_the_owner_of_the_database(
         self, notes: Application, mode: int

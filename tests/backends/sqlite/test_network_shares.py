@@ -57,6 +57,7 @@ def test_a_share_without_fsync_of_folders_and_modes_is_good_enough(
     assert report["targets"][0]["state"] == "clean"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_share_without_locks_is_told_by_path_and_file_system(
     shim: Path, application: Application, code: int
@@ -171,6 +172,7 @@ async def test_one_that_may_not_even_be_read_is_told_with_its_owner(
     assert made_by_root.heads == {"r2"}
 
 
+@pytest.mark.long
 async def test_a_lock_that_is_only_read_is_held_all_the_same(made_by_root: Application) -> None:
     lock = lock_of(made_by_root, 0o644)
     target = made_by_root.target(lock_timeout=0.3)

@@ -66,6 +66,7 @@ def test_every_acknowledged_write_of_a_busy_process_is_aside_or_in_the_new_datab
     assert len(writer.acknowledged) >= 15
 
 
+@pytest.mark.long("truncate", "persist")
 @pytest.mark.parametrize("mode", MODES)
 def test_nobody_can_write_while_the_old_contents_are_set_aside(tmp_path: Path, mode: str) -> None:
     live, new = make(tmp_path / "app.db", mode), make(tmp_path / "new.db", "delete")
@@ -170,6 +171,7 @@ def test_a_broken_schema_is_kept_page_by_page(tmp_path: Path) -> None:
         assert connection.execute("SELECT n FROM log").fetchall() == [(5,)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["wal", "delete"])
 def test_a_kill_at_any_moment_leaves_the_old_contents_or_the_new_ones(
     tmp_path: Path, mode: str

@@ -27,6 +27,7 @@ from support.sqlite_files import (
 from automigrator.backends.sqlite import backup, reader
 
 
+@pytest.mark.long("[delete")
 @pytest.mark.parametrize("mode", MODES)
 def test_a_pooled_connection_opened_before_a_restore_sees_the_restored_data(
     tmp_path: Path, mode: str

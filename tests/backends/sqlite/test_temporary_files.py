@@ -38,6 +38,7 @@ def test_no_folder_for_temporary_files_is_told_with_the_variable(application: Ap
     assert application.heads == {"r1"}
 
 
+@pytest.mark.long
 def test_with_the_variable_it_is_migrated(application: Application) -> None:
     application.deploy(LARGE)
     folder = str(Path(application.url.removeprefix("sqlite+aiosqlite:///")).parent)

@@ -164,6 +164,7 @@ quotes = st.sampled_from(["'", '"'])
 manys = st.sampled_from(["bare", "tuple", "list", "lines"])
 
 
+@pytest.mark.long
 @settings(max_examples=150, deadline=None)
 @given(histories(traps=True), quotes, manys)
 def test_an_answer_is_always_alembics(history: list[Revision], quote: str, many: str) -> None:

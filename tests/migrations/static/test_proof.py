@@ -518,6 +518,7 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.mark.long
 def test_what_is_proved_configures_once_when_alembic_runs_it(tmp_path: Path) -> None:
     proved: dict[str, Path] = {}
 

@@ -165,8 +165,7 @@ def _clear(file: Path, entry: journal.Entry | None) -> None:
     for side in copies.kept(file, "side"):
         files.remove(side, Owners.of(file))
     copies.remove_partials(file)
-    if entry is not None:
-        journal.clear(file)
+    journal.clear(file)
 
 
 def _purged(file: Path, entry: journal.Entry) -> str:

@@ -418,6 +418,7 @@ async def test_nobody_can_write_between_the_dump_of_what_is_replaced_and_its_end
     assert lines_of(kept, "users") == ["7\t\\N"]
 
 
+@pytest.mark.long
 async def test_copies_of_replaced_data_have_limits_of_their_own_and_this_runs_own_stay(
     postgres_url: str, do: Do, filled: str, tmp_path: Path
 ) -> None:
@@ -434,6 +435,7 @@ async def test_copies_of_replaced_data_have_limits_of_their_own_and_this_runs_ow
     assert files(tmp_path) == ["replaced", "replaced", "snapshot"]
 
 
+@pytest.mark.long
 async def test_this_runs_own_dump_stays_where_the_folder_is_named_from_the_working_directory(
     postgres_url: str, filled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -607,6 +609,7 @@ async def test_a_database_that_no_dump_can_put_back_is_refused_before_anything_c
     assert not await open_record(backend)
 
 
+@pytest.mark.long("[14", "[17")
 @pytest.mark.parametrize("version", [14, 17, 18])
 async def test_client_programs_that_do_not_fit_the_server_are_refused(
     postgres_url: str, filled: str, tmp_path: Path, tools: Callable[..., Path], version: int
