@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-from automigrator.report import Report, TargetReport
+from automigrator.report import Report
 from automigrator.runner.session import named, opened
 from automigrator.support.concurrency import ensure_asyncio
 
@@ -64,11 +64,12 @@ class Operations:
         ensure_asyncio()
         return await checkup(self.targets, self.ahead, repair=repair)
 
-    async def rollback(self, revision: str, *, target: str | None = None) -> TargetReport:
+    async def rollback(self, revision: str, *, target: str | None = None) -> Report:
         """Downgrade one target to `revision`, under the lock; the gate does not govern it.
 
         `target` is a target's name, needed when there are several. Only strategies that revert are
-        asked about a failure. Raises ConfigurationError, and MigrationError with the report.
+        asked about a failure. Returns a report with that target alone, `reverted` where downgrades
+        ran. Raises ConfigurationError, and MigrationError with the report.
         """
         from automigrator.runner.operations.rollback import roll_back
         from automigrator.runner.targets import succeeded
@@ -77,11 +78,10 @@ class Operations:
         chosen = named(self.targets, target)
         try:
             async with opened(chosen) as session, self._state(session) as state:
-                report = state.report(await roll_back(state, revision))
+                report = await roll_back(state, revision)
         finally:
             await self._in_house.aclose()
-        succeeded(Report((report,), report.elapsed_s))
-        return report
+        return succeeded(Report((report,), report.elapsed_s, rollback=True))
 
     async def clear(self, *, target: str | None = None) -> None:
         """Forget how leaders failed and how many starts did, so that the next one tries again,
