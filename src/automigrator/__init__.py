@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from automigrator.hooks.context import Run as Run
     from automigrator.hooks.spec import hookimpl as hookimpl
     from automigrator.migrator import Migrator as Migrator
+    from automigrator.readiness import Readiness as Readiness
     from automigrator.rehearsal import Rehearsal as Rehearsal
     from automigrator.report import Report as Report
     from automigrator.report import TargetReport as TargetReport
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from automigrator.runner.operations.checkup import Checkup as Checkup
     from automigrator.runner.operations.checkup import TargetCheckup as TargetCheckup
     from automigrator.status import Plan as Plan
+    from automigrator.status import Plans as Plans
     from automigrator.status import Status as Status
     from automigrator.status import TargetStatus as TargetStatus
     from automigrator.target import Target as Target
@@ -48,7 +50,9 @@ _MODULES = {
     "Migrator": "migrator",
     "PendingError": "errors",
     "Plan": "status",
+    "Plans": "status",
     "PluginError": "errors",
+    "Readiness": "readiness",
     "RefusedError": "errors",
     "Rehearsal": "rehearsal",
     "Report": "report",

@@ -145,7 +145,7 @@ def ended_early(
         known[each.name] = _looked_at(each)
     rest = (known.get(each.name) or TargetReport(each.name, "not-run") for each in targets)
     cut_short = isinstance(error, asyncio.CancelledError)
-    reason = "cancelled" if cut_short else said(error, ()).partition("\n")[0]
+    reason = "" if cut_short else said(error, ()).partition("\n")[0]
     return Report(tuple(rest), time.monotonic() - began, reason)
 
 
