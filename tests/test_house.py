@@ -22,7 +22,7 @@ TIERS = (
     {"hooks", "migrations"},
     {"events", "backends"},
     {"target"},
-    {"retention", "rehearsal"},
+    {"retention", "rehearsal", "timeouts"},
     {"support"},
     {"errors"},
     {"report"},

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from automigrator.status import Status as Status
     from automigrator.status import TargetStatus as TargetStatus
     from automigrator.target import Target as Target
+    from automigrator.timeouts import Timeouts as Timeouts
 
 _MODULES = {
     "AutomigratorError": "errors",
@@ -63,6 +64,7 @@ _MODULES = {
     "TargetCheckup": "runner.operations.checkup",
     "TargetReport": "report",
     "TargetStatus": "status",
+    "Timeouts": "timeouts",
     "__version__": "_version",
     "hookimpl": "hooks.spec",
 }

@@ -20,7 +20,8 @@ from automigrator.runner.fast_path import current, nothing_to_do
 from automigrator.runner.session import validated
 from automigrator.runner.signals import until_signalled
 from automigrator.support.concurrency import ensure_asyncio, in_thread, running_loop
-from automigrator.target import Target, check_limit, check_policy
+from automigrator.target import Target, check_policy
+from automigrator.timeouts import of_a_run
 
 if TYPE_CHECKING:
     from automigrator.events.notifier import Notifier
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from automigrator.runner.state import RunState
     from automigrator.runner.time_limit import RunLimit
     from automigrator.target import Ahead, LastResort
+    from automigrator.timeouts import Timeouts
 
 logger = logging.getLogger("automigrator")
 
@@ -48,13 +50,13 @@ class Migrator(Operations):
     `(name, options)` pairs, or objects; default: none.
     `plugins`: in-house objects with `@hookimpl` methods, asked before strategies; default: none.
     `allow_partial`: let a strategy continue on a half-migrated database; default False.
-    `hook_timeout`: seconds that a call of an in-house hook may take; default 60.
+    `timeouts`: limits of time, for its targets too where they say nothing; see `Timeouts`.
+    `hook_timeout`, `run_timeout`: two of these limits one by one, until 1.0.
     `max_failed_starts`: starts in a row that may fail at the same revisions before one touches
     nothing; default 5, 0 sets no limit.
     `last_resort`: what such a start does: `"ask"` the plugins (default), `"abort"`, `"continue"`.
     `ahead`: on a database that newer code has migrated, `"refuse"` to start (default) or `"serve"`.
     `rehearse`: apply the pending revisions to a copy first: True, or a `Rehearsal`; default False.
-    `run_timeout`: seconds after which a run undoes its current step and fails; default: no limit.
     `stop_on_signals`: let SIGTERM and SIGINT end a run; default True.
 
     To customise a step, override `is_enabled`, `create_database`, `migrate_target` or
@@ -68,7 +70,8 @@ class Migrator(Operations):
         recovery: Sequence[StrategySpec] = (),
         plugins: Sequence[object] = (),
         allow_partial: bool = False,
-        hook_timeout: float = 60.0,
+        timeouts: Timeouts | None = None,
+        hook_timeout: float | None = None,
         max_failed_starts: int = 5,
         last_resort: LastResort = "ask",
         ahead: Ahead = "refuse",
@@ -77,16 +80,16 @@ class Migrator(Operations):
         stop_on_signals: bool = True,
     ) -> None:
         check_policy(max_failed_starts, last_resort, ahead, rehearse)
-        check_limit("run_timeout", run_timeout)
-        self.targets = validated(targets)
+        limits = of_a_run(timeouts, hook_timeout, run_timeout)
+        self.targets = tuple(each.limited(limits) for each in validated(targets))
         self.mode = modes.validated(mode)
         self.allow_partial = allow_partial
         self.max_failed_starts, self.last_resort = max_failed_starts, last_resort
         self.ahead: Ahead = ahead
-        self.run_timeout = run_timeout
+        self.timeouts, self.run_timeout = limits, limits.run
         self.rehearse = rehearse
         self.stop_on_signals = stop_on_signals
-        self._plugins, self._hook_timeout = plugins, hook_timeout
+        self._plugins, self._hook_timeout = plugins, limits.hook
         self._recovery = {
             each.name: recovery if each.recovery is None else each.recovery for each in self.targets
         }
