@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from sqlalchemy import URL
+from sqlalchemy import URL, MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.errors import ConfigurationError
@@ -75,8 +75,9 @@ class Target(Frozen):
     `version_table`, `version_table_schema`: where the heads are; default: env.py says.
     `create`: create the database when it does not exist; default True.
     `load`: called, or awaited, before env.py is run; default: nothing.
-    `bootstrap`: called with a connection to an empty database, returns the revision to stamp, or
-    None to go on from base; default: every revision is run.
+    `bootstrap`: called with a connection to an empty database (an AsyncConnection where it is
+    async), returns the revision to stamp, or None to go on from base; `Base.metadata.create_all`
+    stamps the heads; default: every revision is run.
     `baseline`: the revision of a database with tables and no version row, `"base"` to run every
     revision on it; default: such a database is refused.
     `recovery`: this target's strategies; default: the migrator's.
@@ -151,14 +152,24 @@ class Target(Frozen):
         check_policy(**{name: value for name, value in own.items() if value is not None})
         if not isinstance(self.check_room, bool):
             raise ConfigurationError(f"check_room={self.check_room!r} is not True or False")
+        if self.baseline is not None and not (
+            isinstance(self.baseline, str) and self.baseline.strip()
+        ):
+            raise ConfigurationError(
+                f"baseline={self.baseline!r} is not a revision such as 'head' or '3f2a', 'base' to "
+                "run every revision, or None to refuse tables without a version row"
+            )
+        for part in ("load", "bootstrap"):
+            value = getattr(self, part)
+            if value is not None and not callable(value):
+                more = "; pass its create_all" if isinstance(value, MetaData) else ""
+                raise ConfigurationError(
+                    f"{part} must be callable, not a {type(value).__name__}{more}"
+                )
         if self.version is not None and not isinstance(self.version, str):
             raise ConfigurationError(f"version={self.version!r} is not a string")
-        if isinstance(self.config, str | os.PathLike) and not Path(self.config).exists():
-            raise ConfigurationError(
-                f"{os.fspath(self.config)}: no such Alembic configuration "
-                f"(looked for {Path(self.config).absolute()}); pass the path of an alembic.ini, "
-                "of a pyproject.toml with [tool.alembic], or of the script directory"
-            )
+        if isinstance(self.config, str | os.PathLike):
+            _check_config(Path(self.config))
         if not self.name:
             self._set(name=_default_name(self.application_url))
 
@@ -232,6 +243,31 @@ def check_policy(
 
         if not isinstance(rehearse, Rehearsal):
             raise ConfigurationError(f"rehearse={rehearse!r} is not True, False or a Rehearsal")
+
+
+def _check_config(path: Path) -> None:
+    """Raise ConfigurationError for a file that is absent, or cannot say where revisions are."""
+    if not path.exists():
+        raise ConfigurationError(
+            f"{path}: no such Alembic configuration (looked for {path.absolute()}); pass the path "
+            "of an alembic.ini, of a pyproject.toml with [tool.alembic], or of the script directory"
+        )
+    if path.is_dir():
+        return
+    beside = "alembic.ini" if path.suffix == ".toml" else "pyproject.toml"  # Alembic reads both
+    for file in (path, path.with_name(beside)):
+        try:
+            lines = file.read_bytes().lower().splitlines()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return  # Alembic says more
+        if any(b"script_location" in each.partition(b"#")[0] for each in lines):
+            return
+    raise ConfigurationError(
+        f"{path}: there is no script_location, so nobody knows where the revisions are; write one "
+        "into [alembic] (in a pyproject.toml into [tool.alembic]), or pass the script directory"
+    )
 
 
 def _check_choice(name: str, choice: object, choices: object) -> None:
