@@ -26,7 +26,7 @@ from automigrator import (
 from automigrator.hooks import calls, registry
 from automigrator.runner import targets
 
-pytestmark = pytest.mark.long("postgresql")
+pytestmark = pytest.mark.long("postgresql", "sqlite-exits", "sqlite-cancels")
 
 Make = Callable[..., Target]
 

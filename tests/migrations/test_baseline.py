@@ -23,7 +23,7 @@ from automigrator import (
     TargetReport,
 )
 
-pytestmark = pytest.mark.long("postgresql")
+pytestmark = pytest.mark.long("postgresql", "in a partial", "in parts")
 
 READS_THE_TABLES = 'op.add_column("users", sa.Column("email", sa.String(50)))'
 
