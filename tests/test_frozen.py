@@ -47,7 +47,8 @@ def test_wrong_arguments_are_refused_as_those_of_a_function(
 
 def test_the_signature_of_a_class_gives_its_fields_and_their_defaults() -> None:
     assert str(inspect.signature(Report)) == (
-        "(targets: 'tuple[TargetReport, ...]' = (), elapsed_s: 'float' = 0.0, reason: 'str' = '')"
+        "(targets: 'tuple[TargetReport, ...]' = (), elapsed_s: 'float' = 0.0, reason: 'str' = '', "
+        "rollback: 'bool' = False)"
     )
     parameters = inspect.signature(Target).parameters.values()
     assert [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY] == [

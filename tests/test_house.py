@@ -22,7 +22,7 @@ TIERS = (
     {"hooks", "migrations"},
     {"events", "backends"},
     {"target"},
-    {"retention", "rehearsal"},
+    {"retention", "rehearsal", "timeouts"},
     {"support"},
     {"errors"},
     {"report"},
@@ -76,6 +76,7 @@ def room(module: str) -> str:
     """The package at the root, or the root module, that a module is in."""
     rooms = {
         "operations": "migrator",
+        "readiness": "report",
         "status": "report",
         "frozen": "failure",
         "printable": "failure",

@@ -10,7 +10,7 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from support.canaries import PASSWORD
 
-from automigrator import Migrator, Target
+from automigrator import ConfigurationError, Migrator, Target
 from automigrator.support.redaction import said
 from automigrator.target import passwords_of
 
@@ -65,3 +65,44 @@ def test_a_database_without_a_password_has_none(tmp_path: Path) -> None:
 def test_help_names_every_option_by_itself(documented: type) -> None:
     options = [name for name in inspect.signature(documented).parameters if name != "self"]
     assert not [name for name in options if f"`{name}`" not in (documented.__doc__ or "")]
+
+
+@pytest.mark.parametrize(
+    ("files", "config"),
+    [
+        ({"alembic.ini": "[alembic]\nsqlalchemy.url = sqlite://\n"}, "alembic.ini"),
+        ({"alembic.ini": "[alembic]\n# script_location = migrations\n"}, "alembic.ini"),
+        ({"pyproject.toml": "[project]\nname = 'app'\n"}, "pyproject.toml"),
+        ({"alembic.ini": "", "pyproject.toml": "[tool.alembic]\n"}, "alembic.ini"),
+    ],
+)
+def test_a_configuration_that_names_no_revisions_is_refused_when_it_is_given(
+    files: dict[str, str], config: str, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, "utf-8")
+    with pytest.raises(ConfigurationError, match=f"{config}: there is no script_location"):
+        Target(PLAIN, tmp_path / config)
+
+
+@pytest.mark.parametrize(
+    ("files", "config"),
+    [
+        ({"alembic.ini": "[alembic]\nScript_Location = migrations\n"}, "alembic.ini"),
+        ({"alembic.ini": "[other]\nscript_location: migrations\n"}, "alembic.ini"),
+        (
+            {"alembic.ini": "[alembic]\n", "pyproject.toml": "tool.alembic.script_location = 'm'"},
+            "alembic.ini",
+        ),
+        (
+            {"alembic.ini": "[alembic]\nscript_location = m\n", "pyproject.toml": "[tool]\n"},
+            "pyproject.toml",
+        ),
+    ],
+)
+def test_one_that_may_name_them_is_left_to_alembic(
+    files: dict[str, str], config: str, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, "utf-8")
+    assert Target(PLAIN, tmp_path / config).config == tmp_path / config

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from automigrator.hooks.context import Run as Run
     from automigrator.hooks.spec import hookimpl as hookimpl
     from automigrator.migrator import Migrator as Migrator
+    from automigrator.readiness import Readiness as Readiness
     from automigrator.rehearsal import Rehearsal as Rehearsal
     from automigrator.report import Report as Report
     from automigrator.report import TargetReport as TargetReport
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from automigrator.runner.operations.checkup import Checkup as Checkup
     from automigrator.runner.operations.checkup import TargetCheckup as TargetCheckup
     from automigrator.status import Plan as Plan
+    from automigrator.status import Plans as Plans
     from automigrator.status import Status as Status
     from automigrator.status import TargetStatus as TargetStatus
     from automigrator.target import Target as Target
+    from automigrator.timeouts import Timeouts as Timeouts
 
 _MODULES = {
     "AutomigratorError": "errors",
@@ -48,7 +51,9 @@ _MODULES = {
     "Migrator": "migrator",
     "PendingError": "errors",
     "Plan": "status",
+    "Plans": "status",
     "PluginError": "errors",
+    "Readiness": "readiness",
     "RefusedError": "errors",
     "Rehearsal": "rehearsal",
     "Report": "report",
@@ -59,6 +64,7 @@ _MODULES = {
     "TargetCheckup": "runner.operations.checkup",
     "TargetReport": "report",
     "TargetStatus": "status",
+    "Timeouts": "timeouts",
     "__version__": "_version",
     "hookimpl": "hooks.spec",
 }

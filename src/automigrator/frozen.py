@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from itertools import takewhile
 from typing import Any, ClassVar, Self, dataclass_transform
 
@@ -55,7 +56,11 @@ class Frozen:
             except TypeError as error:  # it says which
                 raise TypeError(f"{type(self).__name__}: {error}") from None
         vars(self).update(fields)
+        self._was_given(given)
         self.__post_init__()
+
+    def _was_given(self, fields: Mapping[str, Any]) -> None:
+        """Do nothing with what was given, defaults left out; a class may note it."""
 
     def __post_init__(self) -> None:
         """Do nothing; a class may do more."""

@@ -20,7 +20,8 @@ from automigrator.runner.fast_path import current, nothing_to_do
 from automigrator.runner.session import validated
 from automigrator.runner.signals import until_signalled
 from automigrator.support.concurrency import ensure_asyncio, in_thread, running_loop
-from automigrator.target import Target, check_limit, check_policy
+from automigrator.target import Target, check_policy
+from automigrator.timeouts import of_a_run
 
 if TYPE_CHECKING:
     from automigrator.events.notifier import Notifier
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from automigrator.runner.state import RunState
     from automigrator.runner.time_limit import RunLimit
     from automigrator.target import Ahead, LastResort
+    from automigrator.timeouts import Timeouts
 
 logger = logging.getLogger("automigrator")
 
@@ -48,13 +50,13 @@ class Migrator(Operations):
     `(name, options)` pairs, or objects; default: none.
     `plugins`: in-house objects with `@hookimpl` methods, asked before strategies; default: none.
     `allow_partial`: let a strategy continue on a half-migrated database; default False.
-    `hook_timeout`: seconds that a call of an in-house hook may take; default 60.
+    `timeouts`: limits of time, for its targets too where they say nothing; see `Timeouts`.
+    `hook_timeout`, `run_timeout`: two of these limits one by one, until 1.0.
     `max_failed_starts`: starts in a row that may fail at the same revisions before one touches
     nothing; default 5, 0 sets no limit.
     `last_resort`: what such a start does: `"ask"` the plugins (default), `"abort"`, `"continue"`.
     `ahead`: on a database that newer code has migrated, `"refuse"` to start (default) or `"serve"`.
     `rehearse`: apply the pending revisions to a copy first: True, or a `Rehearsal`; default False.
-    `run_timeout`: seconds after which a run undoes its current step and fails; default: no limit.
     `stop_on_signals`: let SIGTERM and SIGINT end a run; default True.
 
     To customise a step, override `is_enabled`, `create_database`, `migrate_target` or
@@ -68,7 +70,8 @@ class Migrator(Operations):
         recovery: Sequence[StrategySpec] = (),
         plugins: Sequence[object] = (),
         allow_partial: bool = False,
-        hook_timeout: float = 60.0,
+        timeouts: Timeouts | None = None,
+        hook_timeout: float | None = None,
         max_failed_starts: int = 5,
         last_resort: LastResort = "ask",
         ahead: Ahead = "refuse",
@@ -77,30 +80,35 @@ class Migrator(Operations):
         stop_on_signals: bool = True,
     ) -> None:
         check_policy(max_failed_starts, last_resort, ahead, rehearse)
-        check_limit("run_timeout", run_timeout)
-        self.targets = validated(targets)
+        limits = of_a_run(timeouts, hook_timeout, run_timeout)
+        self.targets = tuple(each.limited(limits) for each in validated(targets))
         self.mode = modes.validated(mode)
         self.allow_partial = allow_partial
         self.max_failed_starts, self.last_resort = max_failed_starts, last_resort
         self.ahead: Ahead = ahead
-        self.run_timeout = run_timeout
+        self.timeouts, self.run_timeout = limits, limits.run
         self.rehearse = rehearse
         self.stop_on_signals = stop_on_signals
-        self._plugins, self._hook_timeout = plugins, hook_timeout
+        self._plugins, self._hook_timeout = plugins, limits.hook
         self._recovery = {
             each.name: recovery if each.recovery is None else each.recovery for each in self.targets
         }
         self._hooks: Mapping[str, Hooks] | None = None
         if plugins:
             self._in_house  # noqa: B018 - a wrong plugin is refused here
+        self.report: Report | None = None
+        """The last run's report, also where the run raised; None before the first has ended."""
         self._subscriptions: list[Subscription] = []
         self._how_far = ""
         self._states: dict[Run, RunState] = {}
 
     # What an application calls.
 
-    async def run(self) -> Report:
+    async def run(self, *, mode: modes.Mode | None = None) -> Report:
         """Bring every target to its revision, if the gate lets it; see `Report`.
+
+        `mode`: overrides the Migrator's for this run, and the gate with it; default: the
+        Migrator's. However the run ends, `report` has its report afterwards.
 
         Raises MigrationError when a target failed and no plugin said to go on, PendingError in
         mode `check`, FollowTimeoutError in mode `wait`, ConfigurationError. A cancellation stops
@@ -108,38 +116,54 @@ class Migrator(Operations):
         `stop_on_signals` is False, and StoppedError is raised.
         """
         ensure_asyncio()
+        work = self._reported(modes.validated(mode))
         if not self.stop_on_signals:
-            return await self._run()
-        return await until_signalled(self._run(), lambda: self._how_far)
+            return await work
+        return await until_signalled(work, lambda: self._how_far)
 
-    async def _run(self) -> Report:
-        self._how_far = "nothing was changed"
+    async def _reported(self, mode: modes.Mode | None) -> Report:
+        """Keep the report of a run, however it ends."""
         began = time.monotonic()
+        reports: list[TargetReport] = []
         try:
-            if not self.is_enabled():
+            self.report = await self._run(mode, began, reports)
+        except BaseException as error:
+            from automigrator.runner.targets import ended_early
+
+            self.report = ended_early(self.targets, reports, error, began)
+            raise
+        return self.report
+
+    async def _run(
+        self, mode: modes.Mode | None, began: float, reports: list[TargetReport]
+    ) -> Report:
+        self._how_far = "nothing was changed"
+        try:
+            if mode == "skip" or (mode is None and not self.is_enabled()):
                 return await modes.skipped(self._notifier(), self.targets)
-            mode = modes.resolve(self.mode)
+            mode = mode or modes.resolve(self.mode)
             if mode == "skip":  # a subclass knows better
                 mode = "migrate"
             async with AsyncExitStack() as kept:
                 quick = mode == "migrate" and not self._noticed
                 done, looked = await current(self.targets if quick else (), kept)
+                reports += done
                 if len(done) == len(self.targets):
                     return Report(done, time.monotonic() - began)
-                return await self._told(mode, began, done, looked)
+                return await self._told(mode, began, reports, looked)
         finally:
             while self._subscriptions:
                 self._subscriptions.pop().end()
             if "_in_house" in vars(self):
                 await self._in_house.aclose()
 
-    def run_sync(self) -> Report:
+    def run_sync(self, *, mode: modes.Mode | None = None) -> Report:
         """`run()` for code without an event loop. Raises what it raises."""
         if running_loop() is not None:
             raise ConfigurationError(
                 "an event loop is running here: await run() instead of run_sync()"
             )
-        return asyncio.run(self.run())
+        return asyncio.run(self.run(mode=mode))
 
     def events(self) -> Subscription:
         """Everything that happens in the run to come, or in the rest of the one under way.
@@ -228,7 +252,7 @@ class Migrator(Operations):
         return bool(heard) or overridden or self.run_timeout is not None
 
     async def _told(
-        self, mode: modes.Mode, began: float, done: tuple[TargetReport, ...], looked: Session | None
+        self, mode: modes.Mode, began: float, reports: list[TargetReport], looked: Session | None
     ) -> Report:
         from automigrator.runner.targets import looked_within, run_told, succeeded, targets_told
         from automigrator.runner.time_limit import RunLimit
@@ -237,9 +261,8 @@ class Migrator(Operations):
             if mode == "migrate":
                 limit = RunLimit(self.run_timeout)
                 state = partial(self._state, run_id=tell.run, limit=limit)
-                rest = self.targets[len(done) :]
-                reports = await targets_told(rest, looked, state)
-                return succeeded(Report(done + reports, time.monotonic() - began))
+                await targets_told(self.targets[len(reports) :], looked, state, reports)
+                return succeeded(Report(tuple(reports), time.monotonic() - began))
             if mode == "check":
                 looking = modes.checked(self.check)
             else:
@@ -260,7 +283,8 @@ class Migrator(Operations):
     ) -> AsyncIterator[RunState]:
         from automigrator.runner.state import RunState
 
-        state = RunState(self, session, self._notifier(run_id), limit, looked=looked)
+        tell = self._notifier(run_id)
+        state = RunState(self, session, tell, self._in_house, limit, looked=looked)
         self._states[state.run] = state
         try:
             yield state

@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING
 
-from automigrator.report import Report, TargetReport
+from automigrator.report import Report
 from automigrator.runner.session import named, opened
 from automigrator.support.concurrency import ensure_asyncio
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from automigrator.hooks.registry import Hooks
+    from automigrator.readiness import Readiness
     from automigrator.runner.operations.checkup import Checkup
     from automigrator.runner.operations.status import Models
     from automigrator.runner.session import Session
     from automigrator.runner.state import RunState
-    from automigrator.status import Plan, Status
+    from automigrator.status import Plans, Status
     from automigrator.target import Ahead, Target
 
 
@@ -28,6 +29,7 @@ class Operations:
 
     targets: tuple[Target, ...]
     ahead: Ahead
+    report: Report | None
 
     async def check(self, *, models: Models | None = None) -> Status:
         """How every target stands; changes nothing.
@@ -42,17 +44,18 @@ class Operations:
         await self._loaded()
         return await status(self.targets, self.ahead, models)
 
-    async def plan(self, *, sql: bool = False) -> tuple[Plan, ...]:
+    async def plan(self, *, sql: bool = False) -> Plans:
         """The pending revisions of every target, with their SQL on request; changes nothing.
 
-        Raises what looking at the database or the history raises.
+        `sql`: render the SQL, which `str` then shows; default False. Raises what looking at the
+        database or the history raises.
         """
         from automigrator.runner.operations.status import planned
+        from automigrator.status import Plans
 
         ensure_asyncio()
-        return tuple(
-            [await planned(each, each.ahead or self.ahead, sql=sql) for each in self.targets]
-        )
+        plans = [await planned(each, each.ahead or self.ahead, sql=sql) for each in self.targets]
+        return Plans(tuple(plans))
 
     async def doctor(self, *, repair: bool = False) -> Checkup:
         """A close look at every target; changes nothing, unless `repair` says so.
@@ -64,11 +67,12 @@ class Operations:
         ensure_asyncio()
         return await checkup(self.targets, self.ahead, repair=repair)
 
-    async def rollback(self, revision: str, *, target: str | None = None) -> TargetReport:
+    async def rollback(self, revision: str, *, target: str | None = None) -> Report:
         """Downgrade one target to `revision`, under the lock; the gate does not govern it.
 
         `target` is a target's name, needed when there are several. Only strategies that revert are
-        asked about a failure. Raises ConfigurationError, and MigrationError with the report.
+        asked about a failure. Returns a report with that target alone, `reverted` where downgrades
+        ran. Raises ConfigurationError, and MigrationError with the report.
         """
         from automigrator.runner.operations.rollback import roll_back
         from automigrator.runner.targets import succeeded
@@ -77,11 +81,37 @@ class Operations:
         chosen = named(self.targets, target)
         try:
             async with opened(chosen) as session, self._state(session) as state:
-                report = state.report(await roll_back(state, revision))
+                report = await roll_back(state, revision)
         finally:
             await self._in_house.aclose()
-        succeeded(Report((report,), report.elapsed_s))
-        return report
+        return succeeded(Report((report,), report.elapsed_s, rollback=True))
+
+    @property
+    def ready(self) -> bool:
+        """Whether the last run has ended, and let the application start; asks no database.
+
+        A run that the gate skipped counts, and one that ended `degraded`; see `readiness`.
+        """
+        from automigrator.readiness import serves
+
+        return serves(self.report)
+
+    async def readiness(self, *, look: bool = False, limit: float = 2.0) -> Readiness:
+        """What a health endpoint answers: true where `ready` is, with the reason in words.
+
+        `look`: ask the databases now, one SELECT each where they lack nothing: true where every one
+        is at the revision that the code expects; default False: the last run says.
+        `limit`: seconds for that; default 2. Raises nothing for what is wrong with a database.
+        """
+        from automigrator.readiness import Readiness
+
+        last = Readiness.after(self.report)
+        if not look:
+            return last
+        from automigrator.runner.operations.readiness import looked
+
+        ensure_asyncio()
+        return await looked(last, self.targets, self.check, limit)
 
     async def clear(self, *, target: str | None = None) -> None:
         """Forget how leaders failed and how many starts did, so that the next one tries again,

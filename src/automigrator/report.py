@@ -8,9 +8,21 @@ from automigrator.frozen import Frozen, as_json
 from automigrator.printable import joined
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from automigrator.failure import Failure, State
 
-Outcome = Literal["skipped", "current", "migrated", "recovered", "not-run", "degraded", "failed"]
+Outcome = Literal[
+    "skipped",
+    "current",
+    "migrated",
+    "reverted",
+    "recovered",
+    "not-run",
+    "degraded",
+    "failed",
+    "cancelled",
+]
 
 SEVERITY: tuple[Outcome, ...] = get_args(Outcome)
 
@@ -42,6 +54,8 @@ class TargetReport(Frozen):
     """The heads that the database had at the end, as far as they are known."""
     applied: tuple[Applied, ...] = ()
     """The revisions that this run applied, in order."""
+    reverted: tuple[Applied, ...] = ()
+    """The revisions that a rollback undid, in order."""
     attempts: int = 0
     """How often the run tried to apply the pending revisions."""
     failures: tuple[Failure, ...] = ()
@@ -75,6 +89,7 @@ class TargetReport(Frozen):
         if self.rehearsed_s is not None:
             lines.append(f"  rehearsed on a copy in {self.rehearsed_s:.2f} s")
         lines += [f"  applied {a.revision} in {a.seconds:.3f} s" for a in self.applied]
+        lines += [f"  reverted {a.revision} in {a.seconds:.3f} s" for a in self.reverted]
         lines += [f"  note: {note}" for note in self.notes]
         if self.failed_starts > 1:
             lines.append(f"  failed starts in a row at these revisions: {self.failed_starts}")
@@ -113,18 +128,23 @@ class Report(Frozen):
     elapsed_s: float = 0.0
     """Seconds that the run took."""
     reason: str = ""
-    """Why the run did nothing, where it was skipped; else empty."""
+    """Why the run did nothing, or ended without a failure of a target; else empty."""
+    rollback: bool = False
+    """Whether it is the report of a rollback."""
 
     @property
     def outcome(self) -> Outcome:
         """The worst of the targets' outcomes; `skipped` when the gate was closed."""
         return max((t.outcome for t in self.targets), key=SEVERITY.index, default="skipped")
 
+    def __iter__(self) -> Iterator[TargetReport]:
+        return iter(self.targets)
+
     def __getitem__(self, name: str) -> TargetReport:
         return {target.name: target for target in self.targets}[name]
 
     def __str__(self) -> str:
-        head = f"migration run: {self.outcome}"
+        head = f"{'rollback' if self.rollback else 'migration run'}: {self.outcome}"
         head += f" ({self.reason})" if self.reason else f" in {self.elapsed_s:.2f} s"
         parts = "\n".join(map(str, self.targets)).splitlines()
         return joined([head, *(f"  {line}" for line in parts)])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, overload
 
 from automigrator.failure import Failure, json_fields
 from automigrator.frozen import Frozen
-from automigrator.printable import escaped, in_a_line, joined
+from automigrator.printable import escaped, escaped_lines, in_a_line, joined
 from automigrator.report import heads_text
 
 _UNFINISHED = "a process was killed while it changed the database; the next run ends what it began"
@@ -76,6 +77,9 @@ class Status(Frozen):
         """Whether every database is at the revision the code expects."""
         return all(t.current for t in self.targets)
 
+    def __iter__(self) -> Iterator[TargetStatus]:
+        return iter(self.targets)
+
     def __getitem__(self, name: str) -> TargetStatus:
         return {target.name: target for target in self.targets}[name]
 
@@ -83,6 +87,7 @@ class Status(Frozen):
         return "\n".join(map(str, self.targets))
 
     def to_dict(self) -> dict[str, Any]:
+        """Every target's part and `current`, as JSON types."""
         return {"current": self.current, "targets": [t.to_dict() for t in self.targets]}
 
 
@@ -100,6 +105,10 @@ class PendingRevision(Frozen):
 
     def __str__(self) -> str:
         return escaped(f"{self.revision}  {in_a_line(self.doc)}".rstrip())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by its name, as JSON types."""
+        return json_fields(self)
 
 
 class Plan(Frozen):
@@ -123,4 +132,47 @@ class Plan(Frozen):
         if not self.revisions:
             head = f"nothing pending at {heads_text(self.before)}"
         lines = [f"{self.name}: {head}", *(f"  {revision}" for revision in self.revisions)]
-        return joined([*lines, *(f"  note: {note}" for note in self.notes)])
+        lines += [f"  note: {note}" for note in self.notes]
+        sql = [] if self.sql is None else ["", escaped_lines(self.sql.strip()), ""]
+        return "\n".join([joined(lines), *sql])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field by its name, as JSON types."""
+        return json_fields(self)
+
+
+class Plans(Frozen):
+    """What a run would apply to every target; `plans["name"]` is the part of that target.
+
+    It is a sequence of them, too, in the order in which they were given to the Migrator.
+    """
+
+    targets: tuple[Plan, ...]
+    """The targets' parts."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether any target has a pending revision."""
+        return any(plan.revisions for plan in self.targets)
+
+    def __iter__(self) -> Iterator[Plan]:
+        return iter(self.targets)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @overload
+    def __getitem__(self, which: str | int) -> Plan: ...
+    @overload
+    def __getitem__(self, which: slice) -> tuple[Plan, ...]: ...
+    def __getitem__(self, which: str | int | slice) -> Plan | tuple[Plan, ...]:
+        if isinstance(which, str):
+            return {target.name: target for target in self.targets}[which]
+        return self.targets[which]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.targets))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every target's plan, as JSON types."""
+        return {"pending": self.pending, "targets": [each.to_dict() for each in self.targets]}

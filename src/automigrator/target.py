@@ -6,17 +6,19 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from sqlalchemy import URL
+from sqlalchemy import URL, MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.errors import ConfigurationError
 from automigrator.frozen import Frozen
 from automigrator.support import urls
 from automigrator.support.urls import secrets_of
+from automigrator.timeouts import OF_A_RUN, Timeouts, check, once
 
 if TYPE_CHECKING:
     from dataclasses import KW_ONLY
@@ -36,6 +38,10 @@ Ahead = Literal["refuse", "serve"]
 Database = AsyncEngine | URL | str
 
 DEFAULT_SECTION = "alembic"
+
+_LIMITS = ("connect", "lock", "retry", "load", "statement", "revision")
+
+"""The limits of time that a target has."""
 
 _OF_THE_MIGRATOR = ("max_failed_starts", "last_resort", "ahead", "rehearse")
 
@@ -69,8 +75,9 @@ class Target(Frozen):
     `version_table`, `version_table_schema`: where the heads are; default: env.py says.
     `create`: create the database when it does not exist; default True.
     `load`: called, or awaited, before env.py is run; default: nothing.
-    `bootstrap`: called with a connection to an empty database, returns the revision to stamp, or
-    None to go on from base; default: every revision is run.
+    `bootstrap`: called with a connection to an empty database (an AsyncConnection where it is
+    async), returns the revision to stamp, or None to go on from base; `Base.metadata.create_all`
+    stamps the heads; default: every revision is run.
     `baseline`: the revision of a database with tables and no version row, `"base"` to run every
     revision on it; default: such a database is refused.
     `recovery`: this target's strategies; default: the migrator's.
@@ -80,13 +87,9 @@ class Target(Frozen):
     by another one; default False: it is refused.
     `drive`: `"own"` to run env.py on the connection that it makes, `"given"` on one of ours;
     default `"auto"`: on its own where that leads to the target.
-    `connect_timeout`: seconds for a server that is away; default 60.
-    `lock_timeout`: seconds for the migration lock; default 900.
-    `retry_timeout`: seconds of trying again after what passes by itself; default 60, 0: never.
-    `load_timeout`: seconds for `load`; default 60.
-    `statement_timeout`: seconds for one statement of a revision; 0 also lifts the limits of time
-    that the server or the role sets; default: no limit but those.
-    `revision_timeout`: seconds for one revision, or for `bootstrap`; default: no limit.
+    `timeouts`: limits of time, see `Timeouts`; default: the migrator's, else those of `Timeouts`.
+    `connect_timeout`, `lock_timeout`, `retry_timeout`, `load_timeout`, `statement_timeout`,
+    `revision_timeout`: the same limits one by one, until 1.0.
     `check_room`: refuse a copy where a disk seems to have too little room for it; default True.
     `max_failed_starts`, `last_resort`, `ahead`, `rehearse`: see `Migrator`; default: its own.
     `version`: the application's, for messages about newer and older code; default: none.
@@ -112,6 +115,7 @@ class Target(Frozen):
     maintenance_database: str | None = None
     allow_links: bool = False
     drive: Drive = "auto"
+    timeouts: Timeouts | None = None
     connect_timeout: float = 60.0
     lock_timeout: float = 900.0
     retry_timeout: float = 60.0
@@ -140,30 +144,61 @@ class Target(Frozen):
         _check_choice("drive", self.drive, Drive)
         if isinstance(self.x, str):
             raise ConfigurationError('x takes a list such as ["tenant=a"], not one string')
-        if self.connect_timeout <= 0 or self.lock_timeout <= 0:
-            raise ConfigurationError("connect_timeout and lock_timeout are seconds above zero")
-        if self.retry_timeout < 0:
-            raise ConfigurationError("retry_timeout is seconds; 0 tries nothing again")
+        if self.timeouts is not None:
+            self._limit(self.timeouts)
+        for name in _LIMITS:
+            check(name, f"{name}_timeout", getattr(self, f"{name}_timeout"))
         own = {name: getattr(self, name) for name in _OF_THE_MIGRATOR}
         check_policy(**{name: value for name, value in own.items() if value is not None})
-        if self.load_timeout is None:
-            raise ConfigurationError("load_timeout is seconds above zero")
-        for limit in ("load_timeout", "revision_timeout"):
-            check_limit(limit, getattr(self, limit))
-        if self.statement_timeout != 0 or self.statement_timeout is False:
-            check_limit("statement_timeout", self.statement_timeout)
         if not isinstance(self.check_room, bool):
             raise ConfigurationError(f"check_room={self.check_room!r} is not True or False")
+        if self.baseline is not None and not (
+            isinstance(self.baseline, str) and self.baseline.strip()
+        ):
+            raise ConfigurationError(
+                f"baseline={self.baseline!r} is not a revision such as 'head' or '3f2a', 'base' to "
+                "run every revision, or None to refuse tables without a version row"
+            )
+        for part in ("load", "bootstrap"):
+            value = getattr(self, part)
+            if value is not None and not callable(value):
+                more = "; pass its create_all" if isinstance(value, MetaData) else ""
+                raise ConfigurationError(
+                    f"{part} must be callable, not a {type(value).__name__}{more}"
+                )
         if self.version is not None and not isinstance(self.version, str):
             raise ConfigurationError(f"version={self.version!r} is not a string")
-        if isinstance(self.config, str | os.PathLike) and not Path(self.config).exists():
-            raise ConfigurationError(
-                f"{os.fspath(self.config)}: no such Alembic configuration "
-                f"(looked for {Path(self.config).absolute()}); pass the path of an alembic.ini, "
-                "of a pyproject.toml with [tool.alembic], or of the script directory"
-            )
+        if isinstance(self.config, str | os.PathLike):
+            _check_config(Path(self.config))
         if not self.name:
             self._set(name=_default_name(self.application_url))
+
+    def _was_given(self, fields: Mapping[str, Any]) -> None:
+        self._set(_limited=frozenset(name for name in _LIMITS if f"{name}_timeout" in fields))
+
+    def _limit(self, timeouts: Timeouts) -> None:
+        """Set the limits that are given, none of them twice. Raises ConfigurationError."""
+        if not isinstance(timeouts, Timeouts):
+            raise ConfigurationError(f"timeouts={timeouts!r} is not a Timeouts(...)")
+        for name in timeouts.given:
+            if name in OF_A_RUN:
+                raise ConfigurationError(
+                    f"Timeouts({name}=) is a limit of a whole run: give it to Migrator(timeouts=)"
+                )
+            if name in vars(self)["_limited"]:
+                raise once(name)
+            self._set(**{f"{name}_timeout": getattr(timeouts, name)})
+        self._set(_limited=vars(self)["_limited"].union(timeouts.given))
+
+    def limited(self, timeouts: Timeouts) -> Target:
+        """This target, or a copy of it with its migrator's limits where it has none of its own."""
+        own = vars(self)["_limited"]
+        rest = {n: getattr(timeouts, n) for n in timeouts.given if n in _LIMITS and n not in own}
+        if not rest:
+            return self
+        limited = copy(self)
+        limited._limit(Timeouts(**rest))
+        return limited
 
     @property
     def application_url(self) -> URL:
@@ -210,16 +245,34 @@ def check_policy(
             raise ConfigurationError(f"rehearse={rehearse!r} is not True, False or a Rehearsal")
 
 
+def _check_config(path: Path) -> None:
+    """Raise ConfigurationError for a file that is absent, or cannot say where revisions are."""
+    if not path.exists():
+        raise ConfigurationError(
+            f"{path}: no such Alembic configuration (looked for {path.absolute()}); pass the path "
+            "of an alembic.ini, of a pyproject.toml with [tool.alembic], or of the script directory"
+        )
+    if path.is_dir():
+        return
+    beside = "alembic.ini" if path.suffix == ".toml" else "pyproject.toml"  # Alembic reads both
+    for file in (path, path.with_name(beside)):
+        try:
+            lines = file.read_bytes().lower().splitlines()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return  # Alembic says more
+        if any(b"script_location" in each.partition(b"#")[0] for each in lines):
+            return
+    raise ConfigurationError(
+        f"{path}: there is no script_location, so nobody knows where the revisions are; write one "
+        "into [alembic] (in a pyproject.toml into [tool.alembic]), or pass the script directory"
+    )
+
+
 def _check_choice(name: str, choice: object, choices: object) -> None:
     if choice not in get_args(choices):
         raise ConfigurationError(f"{name}={choice!r} is not one of {get_args(choices)}")
-
-
-def check_limit(name: str, seconds: float | None) -> None:
-    """Raise ConfigurationError for what is no limit in seconds."""
-    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
-    if seconds is not None and not (number and 0 < seconds < float("inf")):
-        raise ConfigurationError(f"{name} is seconds above zero, or None for no limit")
 
 
 def _default_name(url: URL) -> str:

@@ -142,7 +142,8 @@ async def _started(start: Start, pipe: Connection) -> Ended:
     migrator = Migrator(target, **options)
     try:
         if start.rollback:
-            return Ended((await migrator.rollback(start.rollback)).to_dict())
+            report = (await migrator.rollback(start.rollback)).to_dict()
+            return Ended(report.get("targets", [report])[0])
         return Ended((await migrator.run()).to_dict()["targets"][0])
     except MigrationError as error:
         return Ended(error.report.to_dict()["targets"][0], str(error))

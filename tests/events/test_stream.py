@@ -325,7 +325,8 @@ async def test_a_rollback_tells_of_itself_to_plugins(notes: Application) -> None
         "revision-done",
         "rollback-finished",
     ]
-    assert listening.data("rollback-finished")["outcome"] == "migrated"
+    finished = listening.data("rollback-finished")
+    assert (finished["outcome"], finished["reverted"]) == ("reverted", ["r2"])
 
 
 async def test_a_rollback_that_fails_tells_why(notes: Application) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.acting_strategies import Restoring as Restores
 from support.alembic_projects import contents, heads, linear, revision, tables
 
 from automigrator import (
@@ -251,28 +252,53 @@ async def test_the_first_decision_ends_the_search(make_target: Make, sqlite_url:
     assert calls[-1] == ("first", "failure", "revision")
 
 
+class Continuing:
+    @hookimpl
+    def on_failure(self, run: Run, failure: Failure) -> Decision:
+        return Decision.CONTINUE
+
+
 @pytest.mark.long("OSError")
 @pytest.mark.parametrize(
     "error", [OSError, SystemExit, asyncio.CancelledError], ids=lambda each: each.__name__
 )
-async def test_an_on_failure_that_raises_ends_the_search(
-    make_target: Make, sqlite_url: str, error: type[BaseException]
+@pytest.mark.parametrize("place", ["plugins", "recovery"])
+async def test_a_notification_that_fails_is_noted_and_the_next_plugin_asked(
+    make_target: Make, sqlite_url: str, error: type[BaseException], place: str
 ) -> None:
-    class Raising:
+    class Notifying:
         @hookimpl
-        def on_failure(self, run: Run, failure: Failure) -> Decision:
-            raise error("half a restore")
+        def on_failure(self, run: Run, failure: Failure) -> None:
+            raise error("no such page")
 
-    class Continuing:
+    asked = {place: [Notifying(), Continuing()]}
+
+    report = await Migrator(
+        make_target(failing, database=sqlite_url), mode="migrate", **asked
+    ).run()
+
+    assert report.outcome == "degraded"
+    (note,) = report.targets[0].notes
+    assert "Notifying" in note and "no such page" in note
+    assert note.endswith("it had not acted: the next plugin was asked")
+
+
+async def test_one_that_fails_after_it_has_begun_to_act_ends_the_search(
+    make_target: Make, sqlite_url: str
+) -> None:
+    class Restoring(Restores):
         @hookimpl
-        def on_failure(self, run: Run, failure: Failure) -> Decision:
-            return Decision.CONTINUE
+        async def on_failure(self, run: Run, failure: Failure) -> Decision:
+            await super().on_failure(run, failure)
+            raise OSError("half a restore")
 
+    target = make_target(failing, kind="per_migration", database=sqlite_url)
     with pytest.raises(MigrationError, match="no luck") as caught:
-        await run(make_target(failing, database=sqlite_url), Raising(), Continuing())
+        await run(target, recovery=[Restoring(), Continuing()])
 
-    (note,) = caught.value.report.targets[0].notes
-    assert "Raising" in note and "half a restore" in note
+    *_, note = caught.value.report.targets[0].notes
+    assert "half a restore" in note and note.endswith("begun to act: no further plugin was asked")
+    assert tables(sqlite_url) == set()  # it was put back all the same
 
 
 @pytest.mark.long

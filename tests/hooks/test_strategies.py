@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.acting_strategies import Restoring
 from support.notes_application import BROKEN, GOOD, HALF_WAY, ROWS, UNIQUE, Application, set_aside
 
 from automigrator import (
@@ -51,9 +52,10 @@ class Once:
         return self.answer
 
 
-class Raising:
+class RaisingAfterIt(Restoring):
     @hookimpl
-    def on_failure(self) -> None:
+    async def on_failure(self, run: Run, failure: Failure) -> Decision:
+        await super().on_failure(run, failure)
         raise RuntimeError("half done")
 
 
@@ -142,10 +144,12 @@ async def test_a_target_with_strategies_of_its_own_is_not_purged_by_the_migrator
     assert (primary.notes(), cache.notes()) == (ROWS, [])
 
 
-async def test_a_plugin_that_raises_ends_the_search_before_a_purge(notes: Application) -> None:
-    notes.deploy(UNIQUE)
-    report = await failed(notes, Raising(), "purge", "log-and-continue")
-    assert any("on_failure of Raising raised RuntimeError" in note for note in report.notes)
+async def test_a_plugin_that_raises_after_an_act_ends_the_search_before_a_purge(
+    notes: Application,
+) -> None:
+    notes.deploy(HALF_WAY.replace(BROKEN, UNIQUE).replace("<> 'bread'", "= 'bread'"))
+    report = await failed(notes, RaisingAfterIt(), "purge", "log-and-continue")
+    assert any("on_failure of RaisingAfterIt raised RuntimeError" in note for note in report.notes)
     assert (notes.notes(), report.attempts) == (ROWS, 1)
 
 

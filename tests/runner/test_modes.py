@@ -171,7 +171,13 @@ async def test_a_rollback_is_explicit_already(make_target: Make, database_url: s
 
     report = await Migrator(target).rollback("r1")
 
-    assert (report.before, report.after) == (("r3",), ("r1",))
+    (undone,) = report
+    assert (undone.before, undone.after) == (("r3",), ("r1",))
+    assert (report.outcome, undone.applied) == ("reverted", ())
+    assert [each.revision for each in undone.reverted] == ["r3", "r2"]
+    assert str(report).startswith("rollback: reverted in ")
+    assert "reverted r3 in" in str(report) and "applied" not in str(report)
+    assert report.to_dict()["rollback"] is True
     assert heads(database_url) == {"r1"}
     assert tables(database_url) == {"users", "alembic_version"}
     again = await Migrator(target).rollback("r1")
@@ -198,4 +204,4 @@ async def test_a_rollback_that_fails_keeps_what_it_can_and_says_where_it_stands(
     assert heads(database_url) == {expected}
     assert failed.after == (expected,)
     assert failure.state == ("partial-at-boundary" if expected == "r2" else "clean")
-    assert [a.revision for a in failed.applied] == (["r3"] if expected == "r2" else [])
+    assert [a.revision for a in failed.reverted] == (["r3"] if expected == "r2" else [])

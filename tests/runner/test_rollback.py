@@ -61,7 +61,7 @@ def test_a_rollback_takes_the_snapshot_that_is_configured_and_says_so(
 
     ended = new.run(app.start_with(app.backup(), rollback="r1"))
 
-    assert (ended.outcome, app.heads) == ("migrated", {"r1"})
+    assert (ended.outcome, app.heads) == ("reverted", {"r1"})
     (copy,) = app.copies()
     assert app.notes_in(copy) == ROWS and copy in ended.said
     assert "tags" not in app.tables
@@ -118,7 +118,7 @@ def test_the_next_rollback_repairs_one_that_was_killed_too(new: Release, app: De
 
     ended = new.run(app.start_with(app.backup(), rollback="r1"))
 
-    assert ended.outcome == "migrated" and "put back from" in ended.said
+    assert ended.outcome == "reverted" and "put back from" in ended.said
     assert (app.notes(), app.heads) == (ROWS, {"r1"})
 
 
@@ -150,7 +150,7 @@ def test_whole_revisions_that_were_undone_are_told_where_nothing_reverts(
     (failure,) = ended.report["failures"]
     assert (ended.outcome, app.heads) == ("failed", {"r3"})
     assert (failure["state"], failure["applied"]) == ("partial-at-boundary", ["r4"])
-    assert [each["revision"] for each in ended.report["applied"]] == ["r4"]
+    assert [each["revision"] for each in ended.report["reverted"]] == ["r4"]
     assert failure["rollback"] and "undone: r4" in ended.error
     assert app.notes() == ROWS  # a rollback never purges
 

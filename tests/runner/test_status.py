@@ -299,6 +299,35 @@ async def test_the_sql_of_a_plan_starts_where_the_database_is(
     assert "CREATE TABLE" not in plan.sql
 
 
+async def test_answers_are_alike(make_target: Make, sqlite_url: str) -> None:
+    migrator = Migrator(
+        make_target(database=sqlite_url, name="one"),
+        make_target(database=f"{sqlite_url}2", folder="two", name="two"),
+    )
+    plans = await migrator.plan(sql=True)
+    answers: dict[str, Any] = {
+        "check": await migrator.check(),
+        "plan": plans,
+        "doctor": await migrator.doctor(),
+    }
+    answers["run"] = await migrator.run(mode="migrate")
+    answers["rollback"] = await migrator.rollback("base", target="one")
+
+    for answer in answers.values():
+        names = [part.name for part in answer]
+        assert names == ["one"] + ["two"] * (answer is not answers["rollback"])
+        assert list(answer) == list(answer.targets) == [answer[name] for name in names]
+        assert all(f"{name}: " in str(answer) for name in names)
+        told = json.loads(json.dumps(answer.to_dict()))
+        assert [part["name"] for part in told["targets"]] == names
+        with pytest.raises(KeyError):
+            answer["three"]
+    assert str(plans).count("CREATE TABLE users") == 2
+    assert "CREATE TABLE" not in str(await migrator.plan())
+    one, two = plans  # it was a tuple once
+    assert (plans[0], plans[-1], plans[:], len(plans)) == (one, two, (one, two), 2)
+
+
 async def test_the_gate_does_not_govern_looking(
     make_target: Make, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -427,6 +428,25 @@ async def test_load_is_called_before_env_runs(
     first, *rest = seen.read_text("utf-8").splitlines()
     assert first == "load"
     assert set(rest) == {"env"}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_load_sees_the_context_variables_of_who_runs_it(
+    asynchronous: bool, make_target: Make, sqlite_url: str
+) -> None:
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+    seen: list[str] = []
+
+    async def async_load() -> None:
+        seen.append(tenant.get())
+
+    load = async_load if asynchronous else lambda: seen.append(tenant.get())
+    migrator = Migrator(make_target(database=sqlite_url, load=load), mode="migrate")
+    tenant.set("a")
+
+    await migrator.run()
+
+    assert seen == ["a"]
 
 
 async def test_a_load_that_fails_is_named_and_nothing_is_changed(

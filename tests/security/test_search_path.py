@@ -216,7 +216,7 @@ async def test_looks_migrations_and_rollbacks_call_nothing_of_a_guests(
     )
     found = await migrator.doctor(repair=True)
     assert "broken" in str(found)
-    assert (await migrator.rollback("r1")).outcome == "migrated"
+    assert (await migrator.rollback("r1")).outcome == "reverted"
     engine = create_async_engine(notes.url)
     migrator = Migrator(Target(engine, notes.config, revision="r1"), mode="migrate")
     asked: list[str] = []

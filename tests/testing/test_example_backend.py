@@ -130,7 +130,7 @@ class TestAnApplication:
 
     async def test_it_rolls_back(self, app: Application) -> None:
         await app.migrated()
-        target = await app.migrator().rollback("r1")
+        (target,) = await app.migrator().rollback("r1")
         assert target.after == ("r1",) and app.heads == {"r1"}
 
     async def test_the_doctor_says_what_it_cannot_find_out(self, app: Application) -> None:

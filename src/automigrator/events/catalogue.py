@@ -176,7 +176,7 @@ _DECLARED = (
         event(
             None,
             "rollback-finished",
-            "revision outcome seconds",
+            "revision outcome reverted seconds",
             "rollback to {revision}: {outcome} in {seconds:.2f} s",
         ),
     ),

@@ -47,6 +47,10 @@ class Acts:
         last = next((act for act in reversed(self._log) if act.kind == kind), None)
         return last is not None and not last.ended
 
+    def tried(self) -> int:
+        """How many acts that change the database for a plugin have begun, however they ended."""
+        return sum(act.kind in ("restore", "recreate") for act in self._log)
+
     def count(self) -> int:
         """How many acts that change the database for a plugin have ended well."""
         return sum(act.ended and act.kind in ("restore", "recreate") for act in self._log)

@@ -34,10 +34,11 @@ It yields the function to call when the hook is left behind.
 
 _CONSEQUENCES = {
     "before_migrate": "nothing was changed",
-    "on_failure": "no further plugin was asked",
     "after_migrate": "the migration stays applied",
+    "after_run": "the outcome stays as it is",
     "on_event": "the run goes on",
 }
+"""What follows an error of a hook; that of `on_failure` depends on what the plugin has done."""
 
 
 class _ExitError(Exception):
@@ -71,6 +72,11 @@ class Impl(NamedTuple):
     hook: str
 
     @property
+    def unlimited(self) -> bool:
+        """Whether it is awaited to its end: a strategy that may act, in a restore say."""
+        return self.strategy and self.hook not in ("after_run", "on_event")
+
+    @property
     def asynchronous(self) -> bool:
         return inspect.iscoroutinefunction(inspect.unwrap(self.function))
 
@@ -79,8 +85,8 @@ class Impl(NamedTuple):
 
     def failed(self, what: str, kind: type[HookError] = HookError) -> HookError:
         """The error of a call that went wrong, with what follows."""
-        message = f"{self.hook} of {self.blame} {what}; {_CONSEQUENCES[self.hook]}"
-        return kind(message, self.blame, self.hook)
+        parts = f"{self.hook} of {self.blame} {what}", _CONSEQUENCES.get(self.hook)
+        return kind("; ".join(filter(None, parts)), self.blame, self.hook)
 
 
 class Call:
@@ -114,9 +120,9 @@ async def call(
 ) -> object:
     """Call `impl` with the arguments it accepts, and await it when it is async.
 
-    A plain function of an in-house plugin runs in a thread, a strategy's in the caller's. An
-    in-house hook that does not end within GRACE_S seconds after its cancellation is left behind,
-    and `given_up` is called; a strategy, which may be restoring, is awaited as long as it takes.
+    A plain function of an in-house plugin runs in a thread, a strategy's in the caller's. A hook
+    that does not end within GRACE_S seconds after its cancellation is left behind, and `given_up`
+    is called; a strategy, which may be restoring, is awaited as long as it takes: see `unlimited`.
     Raises HookError when the hook raises, wants to end the process, cancels itself, exceeds
     `deadline_s`, or answers `on_failure` with anything but a Decision or None.
     """
@@ -129,7 +135,7 @@ async def call(
     except asyncio.CancelledError:
         cancelled = True
     if not task.done():
-        await shielded(_end(task, current, math.inf if impl.strategy else GRACE_S, given_up))
+        await shielded(_end(task, current, math.inf if impl.unlimited else GRACE_S, given_up))
         if not cancelled:
             what = f"exceeded its deadline of {deadline_s:g} s and was cancelled"
             if not task.done():
@@ -164,7 +170,7 @@ async def _work(impl: Impl, arguments: dict[str, Any]) -> object:
         with _kept_alive():
             return impl.function(**chosen)
 
-    if impl.strategy or impl.asynchronous:
+    if impl.unlimited or impl.asynchronous:
         result = called()
     else:
         # a thread cannot be cancelled: the second cancellation leaves it behind

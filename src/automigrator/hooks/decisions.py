@@ -72,14 +72,18 @@ class Decisions:
                 continue
             if effect == "reverting" and run.failure.state == "unknown":
                 run.failure = await self.look_again(run.failure)
-            rebuilt, acts = run.rebuilt, run.acts.count()
+            rebuilt, acts, tried = run.rebuilt, run.acts.count(), run.acts.tried()
             try:
                 with run.acting(effect, python_errors=by_code):
                     answer = await self.hooks.call(impl, self.around, run=run, failure=run.failure)
             except HookError as error:
-                run.notes.append(str(error))
                 run.failure = await self.look_again(run.failure)
-                return Decision.ABORT, impl.blame
+                if run.acts.tried() != tried:
+                    # never from a restore that is half done to a purge
+                    run.notes.append(f"{error}; it had begun to act: no further plugin was asked")
+                    return Decision.ABORT, impl.blame
+                run.notes.append(f"{error}; it had not acted: the next plugin was asked")
+                continue
             if run.rebuilt and not rebuilt:
                 self.acted.add(key)
             if run.acts.count() != acts or effect == "reverting":

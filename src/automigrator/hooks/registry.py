@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automigrator.errors import HookError, OverdueError, PluginError
-from automigrator.hooks.calls import Around, Impl, blame_of, call, described, untold
-from automigrator.support.concurrency import running_loop
+from automigrator.hooks.calls import GRACE_S, Around, Impl, blame_of, call, described, untold
+from automigrator.support.concurrency import running_loop, shielded
 from automigrator.support.loggers import logger_of
 
 if TYPE_CHECKING:
@@ -90,9 +90,30 @@ class Hooks:
         notes = []
         for impl in self.impls("after_migrate"):
             try:
-                await self.call(impl, around, run=run, report=report)
+                await self.call(impl, around, run=run, report=report._replace())
             except HookError as error:
                 notes.append(str(error))
+        return tuple(notes)
+
+    async def after_run(
+        self, run: Run, report: TargetReport, around: Around = untold, within_s: float | None = None
+    ) -> tuple[str, ...]:
+        """Call every plugin, after a cancellation as well; returns their errors as notes.
+
+        `within_s`: seconds for each of them, where that is less than its deadline. Each gets a copy
+        of the report. Raises CancelledError at the end where it was cancelled.
+        """
+        notes, cancelled = [], False
+        for impl in self.impls("after_run"):
+            work = self._call(impl, around, within_s, run=run, report=report._replace())
+            try:
+                await (shielded(work) if cancelled else work)
+            except asyncio.CancelledError:
+                cancelled, within_s = True, GRACE_S
+            except HookError as error:
+                notes.append(str(error))
+        if cancelled:
+            raise asyncio.CancelledError
         return tuple(notes)
 
     def impls(self, hook: str) -> list[Impl]:
@@ -102,11 +123,17 @@ class Hooks:
     async def call(self, impl: Impl, around: Around = untold, /, **arguments: Any) -> object:
         """Call `impl` within `around`. Raises HookError.
 
-        The deadline is for in-house hooks and every `on_event`: a restore has none.
+        The deadline is for in-house hooks and for observers: a restore has none.
         """
-        no_limit = impl.strategy and impl.hook != "on_event"
+        return await self._call(impl, around, None, **arguments)
+
+    async def _call(
+        self, impl: Impl, around: Around, within_s: float | None, /, **arguments: Any
+    ) -> object:
+        limits = [within_s, None if impl.unlimited else self._deadline_s]
+        deadline_s = min((each for each in limits if each is not None), default=None)
         with around(impl.hook, impl.blame) as given_up:
-            return await call(impl, None if no_limit else self._deadline_s, given_up, arguments)
+            return await call(impl, deadline_s, given_up, arguments)
 
     def emit(self, event: Event) -> None:
         """Tell sync listeners at once and async ones soon, from the event loop's thread."""

@@ -34,8 +34,9 @@ class Hookspecs:
     def on_failure(self, run: Run, failure: Failure) -> Decision | None:
         """Answer a failure of an attempt.
 
-        Return RETRY, CONTINUE or ABORT; None passes the failure to the next plugin. An error ends
-        the search.
+        Return RETRY, CONTINUE or ABORT; None passes the failure to the next plugin. So does an
+        error, which is noted, unless the plugin had begun to act on the database: that ends the
+        search.
         """
 
     @hookspec
@@ -43,6 +44,15 @@ class Hookspecs:
         """Follow up on a committed migration; the lock is still held.
 
         An error is noted in the report, and undoes nothing.
+        """
+
+    @hookspec
+    def after_run(self, run: Run, report: TargetReport) -> None:
+        """Follow up on a target's part of a run, however it ended; the lock is released.
+
+        Called for every target that was begun, also where nothing was to do, by `rollback()` and
+        after a cancellation: then `report.outcome` is `cancelled`, and a hook has 2 seconds. It
+        cannot change the outcome; an error is noted in the report.
         """
 
     @hookspec

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any, NamedTuple
 
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
+from sqlalchemy import MetaData, Table, event
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,24 +20,94 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import ConfigurationError, JudgedError, LockLostError
 from automigrator.migrations.attachment import adopt
-from automigrator.migrations.execution import Execution, Migration
+from automigrator.migrations.execution import Configured, Execution, Migration
 from automigrator.migrations.history import History
 from automigrator.migrations.watchdog import Watch
 from automigrator.support.redaction import first_line
 
 
-async def bootstrap(migration: Migration, table: VersionTable) -> str | None:
+class Bootstrapped(NamedTuple):
+    """What was stamped, None for base, and a remark for the report where nobody has said it."""
+
+    revision: str | None
+    note: str = ""
+
+
+async def bootstrap(migration: Migration, context: Configured) -> Bootstrapped:
     """Call the target's `bootstrap` on an empty database and stamp what it returns.
 
-    Both or neither: one transaction. For None the version table is made and left empty, so that
-    a later start knows whose tables they are. Raises JudgedError for what the callable raises,
-    and ConfigurationError when it returns no revision of this history.
+    Both or neither: one transaction. None means the heads where all tables of the models were seen
+    to be created (see `Created`). Else the version table is made then and left empty, so that a
+    later start knows whose tables they are. Raises JudgedError for what the callable raises, and
+    ConfigurationError when it returns no revision of this history, or is the `create_all` of models
+    without a table.
     """
+    call, history, table = migration.target.bootstrap, migration.history, context.table
+    models = Created.of(call, context.models)
     async with _committed(migration) as connection:
-        answer = await _answer(migration, connection)
-        revision = "base" if answer is None else answer
-        await connection.run_sync(_stamp, migration.history, table, revision, "bootstrap")
-    return None if answer is None else str(answer)
+        with Created.watched(models, connection.sync_connection) as created:
+            answer = await _answer(migration, connection)
+        whole = answer is None and created.whole
+        revision = answer if answer is not None else "heads" if whole else "base"
+        await connection.run_sync(_stamp, history, table, revision, "bootstrap")
+    if not whole:
+        return Bootstrapped(None if answer is None else str(answer))
+    heads = ", ".join(history.heads)
+    return Bootstrapped(
+        heads,
+        f"bootstrap has created every table of the models and returned None: the database is "
+        f"stamped at {heads}, and no revision was run; return 'base' for those to run",
+    )
+
+
+class Created:
+    """The tables of the models that are seen to be created on one connection.
+
+    The models are those that env.py compares the database with (its `target_metadata`), so those of
+    the head; where `bootstrap` is itself a `create_all`, they are the ones that this belongs to.
+    """
+
+    def __init__(self, models: Sequence[MetaData], connection: object) -> None:
+        self._models, self._connection = models, connection
+        self._tables: set[Table] = set()
+
+    @staticmethod
+    def of(call: object, models: Sequence[MetaData]) -> Sequence[MetaData]:
+        """The models that are meant. Raises ConfigurationError where they have no table."""
+        while isinstance(call, partial):
+            call = call.func
+        if getattr(call, "__func__", None) is not MetaData.create_all:
+            return models
+        metadata: MetaData = call.__self__  # type: ignore[attr-defined]  # it is bound
+        if not metadata.tables:
+            raise ConfigurationError(
+                "bootstrap is the create_all of a MetaData without tables; import the modules of "
+                "the models before, in Target(load=...) or in env.py. Nothing was changed"
+            )
+        return (metadata,)
+
+    @classmethod
+    @contextmanager
+    def watched(cls, models: Sequence[MetaData], connection: object) -> Iterator[Created]:
+        """Context manager: watch what is created."""
+        created = cls(models, connection)
+        for each in models:
+            event.listen(each, "after_create", created._note)
+        try:
+            yield created
+        finally:
+            for each in models:
+                event.remove(each, "after_create", created._note)
+
+    def _note(self, _: MetaData, connection: Connection, tables: Any = (), **__: Any) -> None:
+        if connection is self._connection:
+            self._tables.update(tables or ())
+
+    @property
+    def whole(self) -> bool:
+        """Whether there are models, and none of their tables was left out."""
+        every = {table for each in self._models for table in each.tables.values()}
+        return bool(every) and every <= self._tables
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from typing import Any
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from alembic.util import to_tuple
+from sqlalchemy import MetaData
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
@@ -100,8 +101,15 @@ def _environment(request: Request, execution: Execution) -> EnvironmentContext:
         table = VersionTable(context.version_table, context.version_table_schema)
         several = options.get("transaction_per_migration") or not context.impl.transactional_ddl
         driver = f"{chosen.dialect.name}+{chosen.dialect.driver}"
+        models = to_tuple(context.opts.get("target_metadata"), default=())
         execution.contexts.append(
-            Configured(table, driver, one_transaction=not several, open_before=open_before)
+            Configured(
+                table,
+                driver,
+                one_transaction=not several,
+                open_before=open_before,
+                models=tuple(each for each in models if isinstance(each, MetaData)),
+            )
         )
 
     environment.configure = configure  # type: ignore[method-assign]  # a subclass breaks its proxies

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import MetaData
 from sqlalchemy.engine import Connection
 
 from automigrator.backends.contract.backend import Backend, Weaker
@@ -50,6 +51,8 @@ class Configured:
     one_transaction: bool = True
     open_before: bool = False
     """Whether env.py had begun a transaction; Alembic leaves its commit to env.py then."""
+    models: tuple[MetaData, ...] = ()
+    """env.py's `target_metadata`."""
     ran: bool = False
     led_apart: Callable[[], str] | None = None
     """See `Sessions.led_apart`."""

@@ -132,8 +132,10 @@ async def _stamped(state: RunState, finding: Finding) -> bool:
         if (snapshots := state.hold.snapshots) is not None and snapshots.untouched:
             await snapshots.committing()
         with run.acts.act("stamp"):
-            first = await bootstrap(migration, table)
-        state.tell("bootstrapped", revision=first, seconds=time.monotonic() - began)
+            done = await bootstrap(migration, finding.contexts[0])
+        state.tell("bootstrapped", revision=done.revision, seconds=time.monotonic() - began)
+        if done.note:
+            run.note(done.note)
         return True
     baseline = baseline_of(target, finding)
     if baseline is not None:

@@ -129,7 +129,7 @@ async def rebuild(
 
     async def begun(migration: Migration, way: Way, probed: Execution) -> Mapping[str, float]:
         if migration.target.bootstrap is not None:
-            await bootstrap(migration, probed.contexts[0].table)
+            await bootstrap(migration, probed.contexts[0])
             known.update(await sides.tables(migration.place))
         return await _brought_to(state, heads, sides, migration, way, known)
 

@@ -121,19 +121,21 @@ class RunState:
 
     hold: Hold
     """The lock, from when it was taken, even if it is lost; `run.hold` is set while it is held."""
-    hooks: Hooks
     decisions: Decisions
-    """The plugins, and what they decide, once the strategies are loaded."""
+    """What the plugins decide, once the strategies are loaded."""
 
     def __init__(
         self,
         owner: Owner,
         session: Session,
         progress: Notifier,
+        hooks: Hooks,
         limit: RunLimit | None = None,
         *,
         looked: bool = False,
     ) -> None:
+        self.hooks = hooks
+        """The plugins: those of the application, and the strategies once they are loaded."""
         self.looked = looked
         """Whether it is known that there is something to do."""
         self.owner = owner
@@ -321,12 +323,15 @@ class RunState:
     def report(self, outcome: Outcome) -> TargetReport:
         """Say what became of the target."""
         run = self.run
+        reached = outcome not in ("failed", "degraded", "cancelled")
+        done = tuple(self.applied)
         return TargetReport(
             run.name,
             outcome,
             before=run.before,
             after=self.after,
-            applied=tuple(self.applied),
+            applied=() if run.rollback else done,
+            reverted=done if run.rollback else (),
             attempts=run.attempt,
             failures=tuple(self.failures),
             drive=self.drive,
@@ -334,7 +339,7 @@ class RunState:
             waited_s=self.waited_s,
             elapsed_s=time.monotonic() - self.began,
             notes=tuple(run.notes),
-            failed_starts=self.start.starts.count if outcome in ("failed", "degraded") else 0,
+            failed_starts=0 if reached else self.start.starts.count,
             rehearsed_s=self.rehearsed_s,
-            state=self.lasting.state if outcome in ("failed", "degraded") else "clean",
+            state="clean" if reached else self.lasting.state,
         )

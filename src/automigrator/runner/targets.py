@@ -6,18 +6,23 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from automigrator.errors import MigrationError
+from automigrator.hooks.calls import GRACE_S
 from automigrator.printable import escaped, joined
 from automigrator.report import Report, TargetReport
 from automigrator.runner.session import Session, opened
 from automigrator.runner.state import Left, RunState
 from automigrator.runner.time_limit import TimeIsUpError
+from automigrator.support.concurrency import shielded
+from automigrator.support.redaction import said
 
 if TYPE_CHECKING:
     from automigrator.events.notifier import Notifier
+    from automigrator.report import Outcome
     from automigrator.runner.modes import Mode
+    from automigrator.status import TargetStatus
     from automigrator.target import Target
 
 
@@ -53,14 +58,14 @@ async def targets_told(
     targets: Sequence[Target],
     looked: Session | None,
     begun: Callable[..., AbstractAsyncContextManager[RunState]],
-) -> tuple[TargetReport, ...]:
+    reports: list[TargetReport],
+) -> None:
     """Do every target's part of a run, until one fails.
 
     `looked`: the session of the first, where a look has found that there is something to do.
-    `begun` gets a session and gives the state of its run. Raises what the Migrator's
-    `migrate_target` raises.
+    `begun` gets a session and gives the state of its run. `reports` gets each target's, also that
+    of one whose part is cut short. Raises what the Migrator's `migrate_target` raises.
     """
-    reports: list[TargetReport] = []
     for target in targets:
         if any(report.outcome == "failed" for report in reports):
             reports.append(TargetReport(target.name, "not-run"))
@@ -68,21 +73,53 @@ async def targets_told(
         async with AsyncExitStack() as stack:
             session = looked or await stack.enter_async_context(opened(target))
             state = await stack.enter_async_context(begun(session, looked=looked is not None))
-            reports.append(await target_told(state))
+            await target_told(state, reports)
         looked = None
-    return tuple(reports)
 
 
-async def target_told(state: RunState) -> TargetReport:
+async def target_told(state: RunState, reports: list[TargetReport]) -> None:
     """Await one target's part of a run. Raises what it raises."""
     state.tell("target-started", database=state.backend.name, url=state.target.url)
+
+    def finished(report: TargetReport) -> None:
+        reports.append(report)
+        data = report.to_dict()
+        del data["name"], data["reverted"]
+        state.tell("target-finished", **data)
+
+    await followed_up(state, _within_limit(state), finished)
+
+
+async def followed_up(
+    state: RunState, work: Awaitable[TargetReport], tell: Callable[[TargetReport], None]
+) -> TargetReport:
+    """Await a target's part of a run, or a rollback, and let `after_run` follow, however it ended.
+
+    `tell` is called with the report. Raises what the work raises.
+    """
     try:
-        report = await _within_limit(state)
+        report = await work
     except BaseException as error:
-        _target_finished(state, state.report("failed"), ended_by(error))
+        report = state.report(ended_by(error))
+        try:
+            if isinstance(error, Exception | asyncio.CancelledError):
+                report = await shielded(_noted(state, report, GRACE_S))
+        finally:
+            tell(report)
         raise
-    _target_finished(state, report, report.outcome)
+    try:
+        report = await _noted(state, report, state.limit.left_s(GRACE_S))
+    finally:
+        tell(report)
     return report
+
+
+async def _noted(state: RunState, report: TargetReport, within_s: float | None) -> TargetReport:
+    """Call `after_run`; returns the report with what its hooks noted, and their errors."""
+    run, before = state.run, len(state.run.notes)
+    errors = await state.hooks.after_run(run, report, state.hook_told, within_s)
+    more = (*run.notes[before:], *errors)
+    return report._replace(notes=(*report.notes, *more)) if more else report
 
 
 def succeeded(report: Report) -> Report:
@@ -96,15 +133,33 @@ def succeeded(report: Report) -> Report:
     return report
 
 
-def ended_by(error: BaseException) -> str:
+def ended_early(
+    targets: Sequence[Target], reports: Sequence[TargetReport], error: BaseException, began: float
+) -> Report:
+    """The report of a run that raised `error`; `reports` are the targets' parts so far."""
+    if isinstance(error, MigrationError):
+        return error.report
+    known = {each.name: each for each in reports}
+    status = getattr(error, "status", None)
+    for each in status.targets if status is not None else ():
+        known[each.name] = _looked_at(each)
+    rest = (known.get(each.name) or TargetReport(each.name, "not-run") for each in targets)
+    cut_short = isinstance(error, asyncio.CancelledError)
+    reason = "" if cut_short else said(error, ()).partition("\n")[0]
+    return Report(tuple(rest), time.monotonic() - began, reason)
+
+
+def _looked_at(status: TargetStatus) -> TargetReport:
+    """The part of a target that a run has only looked at."""
+    problem = () if status.problem is None else (status.problem,)
+    outcome: Outcome = "failed" if problem else "current" if status.current else "not-run"
+    heads = status.heads
+    return TargetReport(status.name, outcome, heads, heads, failures=problem, notes=status.notes)
+
+
+def ended_by(error: BaseException) -> Literal["cancelled", "failed"]:
     """The outcome of what raised."""
     return "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"
-
-
-def _target_finished(state: RunState, report: TargetReport, outcome: str) -> None:
-    data = {**report.to_dict(), "outcome": outcome}
-    del data["name"]
-    state.progress("target-finished", report.name, **data)
 
 
 def time_is_up(state: RunState) -> TimeIsUpError:

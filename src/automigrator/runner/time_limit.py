@@ -40,6 +40,12 @@ class RunLimit:
         self._timeout = asyncio.timeout_at(self._ends)
         return self._timeout
 
+    def left_s(self, least_s: float) -> float | None:
+        """The seconds that are left, and `least_s` at least; None where there is no limit."""
+        if self._ends is None:
+            return None
+        return max(least_s, self._ends - asyncio.get_running_loop().time())
+
     def is_over(self) -> bool:
         """Whether the time is over and nobody else ends the run; ask in the run's task."""
         timeout = self._timeout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from automigrator.backends.contract.examiner import Copy, Debris
@@ -86,6 +87,9 @@ class Checkup(Frozen):
     def healthy(self) -> bool:
         """Whether every target is healthy."""
         return all(target.healthy for target in self.targets)
+
+    def __iter__(self) -> Iterator[TargetCheckup]:
+        return iter(self.targets)
 
     def __getitem__(self, name: str) -> TargetCheckup:
         return {target.name: target for target in self.targets}[name]

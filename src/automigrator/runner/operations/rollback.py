@@ -6,40 +6,41 @@ import asyncio
 import time
 
 from automigrator.migrations.execution import Execution
-from automigrator.report import Outcome
+from automigrator.report import Outcome, TargetReport
 from automigrator.runner.attempt import bring, show
 from automigrator.runner.failures import described, read_after
 from automigrator.runner.inspection import inspect_down
 from automigrator.runner.interruption import cut_short, repair
 from automigrator.runner.pipeline import closed, load_plugins
 from automigrator.runner.state import Left, RunState
-from automigrator.runner.targets import ended_by
+from automigrator.runner.targets import followed_up
 from automigrator.support.concurrency import shielded
 
 
-async def roll_back(state: RunState, revision: str) -> Outcome:
-    """Run the downgrades from the database's heads to `revision`; `failed` with the failure.
+async def roll_back(state: RunState, revision: str) -> TargetReport:
+    """Run the downgrades from the database's heads to `revision`; a failure is in the report.
 
     Raises PluginError, nothing touched, when a strategy that is named cannot be used.
     """
     began = time.monotonic()
     database, url = state.backend.name, state.target.url
     state.tell("rollback-started", revision=revision, database=database, url=url)
-    outcome = "failed"
-    try:
-        outcome = answer = await _outcome(state, revision)
-        return answer
-    except BaseException as error:
-        outcome = ended_by(error)
-        raise
-    finally:
-        seconds = time.monotonic() - began
-        state.tell("rollback-finished", revision=revision, outcome=outcome, seconds=seconds)
+    state.run.attempt, state.run.rollback = 1, True
+
+    def finished(report: TargetReport) -> None:
+        seconds, reverted = time.monotonic() - began, [each.revision for each in report.reverted]
+        how = {"outcome": report.outcome, "reverted": reverted, "seconds": seconds}
+        state.tell("rollback-finished", revision=revision, **how)
+
+    return await followed_up(state, _reported(state, revision), finished)
+
+
+async def _reported(state: RunState, revision: str) -> TargetReport:
+    return state.report(await _outcome(state, revision))
 
 
 async def _outcome(state: RunState, revision: str) -> Outcome:
     run = state.run
-    run.attempt, run.rollback = 1, True
     await load_plugins(state)
     try:
         async with state.locked():
@@ -48,7 +49,7 @@ async def _outcome(state: RunState, revision: str) -> Outcome:
             except asyncio.CancelledError:
                 await shielded(cut_short(state))
                 raise
-            if outcome == "migrated":
+            if outcome == "reverted":
                 report = state.report(outcome)
                 run.notes += await state.hooks.after_migrate(run, report, state.hook_told)
             run.hold = None
@@ -94,4 +95,4 @@ async def _rolled_back(state: RunState, revision: str) -> Outcome:
     if run.taken is not None:
         run.note(f"what the database held before the rollback is in {run.taken.place}")
     await bring(state, finding)
-    return "migrated"
+    return "reverted"
