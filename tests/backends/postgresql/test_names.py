@@ -1,4 +1,4 @@
-"""The names of databases of ours: they need no quotes, and those of earlier releases still count."""
+"""The names of databases of ours need no quotes, and those of earlier releases still count."""
 
 from __future__ import annotations
 
