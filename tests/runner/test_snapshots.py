@@ -65,6 +65,7 @@ async def beside(app: Deployed) -> list[Snapshot]:
     return list(await migrator(app).snapshots())
 
 
+@pytest.mark.long("template", "dump")
 class TestList:
     async def test_what_is_kept_is_listed_newest_first_and_nothing_is_changed(
         self, app: Deployed
@@ -90,8 +91,8 @@ class TestList:
         snapshot = await migrator(app).take_snapshot(**{**options_of(app), "folder": where})
         assert await migrator(app).snapshots() == ()
         assert await migrator(app).snapshots(folder=where) == (snapshot,)
-        strategy = migrator(app, folder=str(where))
-        assert await strategy.snapshots() == (snapshot,)
+        strategy = ("backup-restore", {"folder": str(where)})
+        assert await Migrator(app.target(), recovery=[strategy]).snapshots() == (snapshot,)
 
     @on_sqlite
     async def test_a_copy_that_is_not_whole_is_listed_as_such_and_not_put_back(
@@ -108,6 +109,7 @@ class TestList:
         assert await contents(app) == [*ROWS, LATE]
 
 
+@pytest.mark.long("template", "dump")
 class TestTake:
     async def test_it_belongs_to_no_migration_so_the_next_start_undoes_nothing(
         self, app: Deployed
@@ -129,6 +131,7 @@ class TestTake:
         assert await contents(app, snapshot.place) == await contents(app) == ROWS
 
 
+@pytest.mark.long("dump")
 class TestRestore:
     async def test_the_copy_is_back_and_what_was_written_since_is_in_what_is_kept(
         self, app: Deployed
@@ -152,6 +155,9 @@ class TestRestore:
         assert (await migrator(app).run()).outcome == "migrated"
         assert (await contents(app), app.heads) == (ROWS, {"r2"})
 
+
+@pytest.mark.long("template", "dump")
+class TestWhateverItsState:
     async def test_a_dead_leaders_journal_is_closed_with_it(
         self, new: Release, app: Deployed
     ) -> None:
@@ -246,6 +252,7 @@ class TestRestore:
         assert await contents(app) == ROWS
 
 
+@pytest.mark.long("template", "dump")
 class TestRefused:
     """Nothing is changed, and the words say why."""
 
@@ -360,6 +367,7 @@ class TestRefused:
         await engine.dispose()
 
 
+@pytest.mark.long("template", "dump")
 class TestPrune:
     async def test_beyond_the_limits_and_never_what_was_replaced_unless_told(
         self, app: Deployed

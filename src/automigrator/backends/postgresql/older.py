@@ -193,7 +193,7 @@ def _dump(found: files.DumpFile) -> Snapshot:
         entry = journal.described(files.description(path))
         flaw = "" if entry is not None else _NOT_DESCRIBED
         if entry is not None:
-            heads = entry.before
+            heads = tuple(sorted(entry.before))
             if size != entry.size:
                 flaw = f"it has {size:,} bytes, and {entry.size:,} were written"
     except (OSError, ValueError, RefusedError):

@@ -98,7 +98,8 @@ class ServerSnapshots(Snapshots):
 
         place = await self._hold.heard(shielded(take(), stoppable.stop), "the snapshot")
         self.own.add(place)
-        return Snapshot(place, heads, stamp)
+        dumped = isinstance(self._open[place], DumpEntry)
+        return Snapshot(place, heads, stamp, "dump" if dumped else "template")
 
     @property
     def untouched(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,8 @@ async def _forgetting(hold: Hold, act: Callable[[], Awaitable[PutBack]]) -> PutB
     try:
         done = await act()
     except BaseException:
-        await hold.leave(record)
+        with suppress(Exception):  # what was raised is the one to tell
+            await hold.leave(record)
         raise
     # a database that was swapped in has what was noted when it was copied
     await hold.leave(None)

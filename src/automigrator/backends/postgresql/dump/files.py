@@ -93,7 +93,7 @@ def _owners(folder: Path) -> Owners:
 
 
 def delete(dump: DumpFile) -> None:
-    for each in (Path(dump.name), _description(Path(dump.name))):
+    for each in (_description(Path(dump.name)), Path(dump.name)):  # never one without its dump
         each.unlink(missing_ok=True)
 
 
