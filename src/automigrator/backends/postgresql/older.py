@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from automigrator.backends.contract.snapshots import PutBack, Snapshot, SnapshotKind
@@ -56,8 +58,7 @@ async def snapshots_of(
         found.append(Snapshot(each.name, heads, each.stamp, _KINDS[each.kind], size, flaw))
     for folder in folders:
         for url in dict.fromkeys((access.url.set(database=live), access.url)):
-            for dumped in await in_thread(lambda f=folder, u=url: files.found(f, u)):  # type: ignore[misc]
-                found.append(await in_thread(lambda d=dumped: _dump(d)))  # type: ignore[misc]
+            found += await in_thread(partial(_dumps, folder, url))
     return tuple(sorted(found, key=lambda each: each.stamp, reverse=True))
 
 
@@ -79,9 +80,9 @@ async def put_back(
         by_hand = f'CREATE DATABASE "{live}" TEMPLATE "{place}"'
         raise RefusedError(
             f"database {live!r} does not exist, and nothing was changed; make it"
-            + (f": {by_hand}" if snapshot.kind != "dump" else ", empty, and try again")
+            + (f": {by_hand}" if not is_dump(snapshot) else ", empty, and try again")
         )
-    if snapshot.kind == "dump":
+    if is_dump(snapshot):
         if await _opened(access):
             await recover()  # the restore's own transaction closes the journal of a dump alone
         kept = await _dump_put_back(access, snapshot, tables, disconnect_others)
@@ -93,6 +94,11 @@ async def put_back(
         if await journal.read_dump(access.access, key) is not None:
             await access.hold.write_note("dump", key, lambda _: None)
     return PutBack(place, ", ".join(kept))
+
+
+def is_dump(snapshot: Snapshot) -> bool:
+    """Whether it is a file; a database that a restore has replaced is `undone`."""
+    return snapshot.kind in ("dump", "replaced")
 
 
 async def _copy_put_back(
@@ -184,7 +190,12 @@ _NOT_DESCRIBED = (
 )
 
 
-def _dump(found: files.DumpFile) -> Snapshot:
+def _dumps(folder: Path, url: URL) -> list[Snapshot]:
+    replaced = [_dump(each, "replaced") for each in files.found(folder, url, "replaced")]
+    return replaced + [_dump(each, "dump") for each in files.found(folder, url)]
+
+
+def _dump(found: files.DumpFile, kind: SnapshotKind) -> Snapshot:
     path = Path(found.name)
     heads: tuple[str, ...] = ()
     size: int | None = None
@@ -198,4 +209,4 @@ def _dump(found: files.DumpFile) -> Snapshot:
                 flaw = f"it has {size:,} bytes, and {entry.size:,} were written"
     except (OSError, ValueError, RefusedError):
         flaw = _NOT_DESCRIBED
-    return Snapshot(found.name, heads, found.stamp, "dump", size, flaw)
+    return Snapshot(found.name, heads, found.stamp, kind, size, flaw)

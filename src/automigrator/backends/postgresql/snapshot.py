@@ -160,7 +160,7 @@ class ServerSnapshots(Snapshots):
         *,
         disconnect_others: bool = False,
     ) -> PutBack:
-        dumped = snapshot.kind == "dump"
+        dumped = older.is_dump(snapshot)
         access = self._access("dump" if dumped else "restore", apart=not dumped)
         restored = older.put_back(access, snapshot, tuple(tables), disconnect_others, self.recover)
         return await self._hold.heard(shielded(restored), "the restore")

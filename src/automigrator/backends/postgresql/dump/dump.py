@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -117,7 +117,10 @@ async def put_back(
         await access.ensure_not_replicated(act, in_place=True)
         kept = files.path_of(archive.path.parent, access.urls[0], stamp(), "replaced")
         async with files.created(kept, access.urls[0]) as replaced:
-            await restore.restore(access, entry, archive, clients, replaced)
+            held = await restore.restore(access, entry, archive, clients, replaced)
+    if held is not None:
+        with suppress(OSError, RefusedError):  # a convenience: what it holds is the dump itself
+            await in_thread(lambda: files.describe(kept, held.dumped()))
     if by_hand:
         return (str(kept),), entry
     # DDL has a new catalog now, by which another attempt's changes are told
