@@ -18,6 +18,13 @@ from automigrator.errors import RefusedError
 from automigrator.support.owned_files import Owners
 from automigrator.support.redaction import first_line
 
+_KINDS: dict[str, SnapshotKind] = {
+    "snapshot": "copy",
+    "replaced": "replaced",
+    "purged": "purged",
+    "corrupt": "corrupt",
+}
+
 
 def snapshots_of(
     live: Path, tables: Sequence[VersionTable], folders: Sequence[Path]
@@ -26,7 +33,7 @@ def snapshots_of(
     places = copies.kept(live, *copies.OF_DATA)
     for folder in folders:
         places += copies.kept(live, "snapshot", folder=folder)
-    found = [_described(live, path, tables) for path in dict.fromkeys(places)]
+    found = [_described(path, tables) for path in dict.fromkeys(places)]
     return tuple(sorted(found, key=lambda each: each.stamp, reverse=True))
 
 
@@ -65,15 +72,14 @@ def put_back(live: Path, snapshot: Snapshot, tables: tuple[str, ...], check_room
             if named != place:
                 named.rename(place)
         raise
+    for side in copies.kept(live, "side"):  # of a process that was killed
+        files.remove(side, owners)
     journal.clear(live)
     return PutBack(str(named), str(kept) if kept is not None else "")
 
 
-def _described(live: Path, path: Path, tables: Sequence[VersionTable]) -> Snapshot:
-    kind: SnapshotKind = "copy"
-    for each in ("replaced", "purged", "corrupt"):
-        if f".{each}-" in path.name[len(live.name) :]:
-            kind = each
+def _described(path: Path, tables: Sequence[VersionTable]) -> Snapshot:
+    kind = _kind_of(path)
     heads: tuple[str, ...] = ()
     size, flaw = None, ""
     try:
@@ -88,6 +94,10 @@ def _described(live: Path, path: Path, tables: Sequence[VersionTable]) -> Snapsh
     except (sqlite3.Error, OSError) as error:
         flaw = first_line(error)
     return Snapshot(str(path), heads, copies.stamp_of(path), kind, size, flaw)
+
+
+def _kind_of(path: Path) -> SnapshotKind:
+    return _KINDS[path.name.rpartition(".")[2].partition("-")[0]]
 
 
 def _is_readable(live: Path, tables: Sequence[str]) -> bool:
@@ -108,7 +118,7 @@ def _ensure_no_log(live: Path) -> None:
 
 def _as_snapshot(live: Path, place: Path) -> Path:
     """Give what was set aside the name of a snapshot: the next start puts back no other."""
-    if copies.named(live, place) == "snapshot":
+    if _kind_of(place) == "copy":
         return place
     named, number = files.beside(live.resolve(), f".snapshot-{copies.stamp_of(place)}"), 1
     while named.exists():
