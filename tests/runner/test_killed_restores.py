@@ -143,8 +143,8 @@ def every(steps: list[str]) -> Sequence[int]:
 
 
 def some(steps: list[str]) -> Iterable[int]:
-    """The writes of the journal, the begin and the end of the overwriting, and its removal."""
-    words = ("journal.json.tmp", "BEGIN EXCLUSIVE", "event restored")
+    """While the journal is written, and around the overwriting."""
+    words = ("journal.json.tmp", "BEGIN EXCLUSIVE")
     found = [[n for n, step in enumerate(steps, 1) if word in step] for word in words]
     return sorted({each for numbers in found for each in (numbers[0], numbers[-1])})
 
