@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from automigrator._version import __version__ as __version__
+    from automigrator.backends.contract.snapshots import Snapshot as Snapshot
     from automigrator.errors import AutomigratorError as AutomigratorError
     from automigrator.errors import ConfigurationError as ConfigurationError
     from automigrator.errors import FollowTimeoutError as FollowTimeoutError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from automigrator.retention import Limits as Limits
     from automigrator.runner.operations.checkup import Checkup as Checkup
     from automigrator.runner.operations.checkup import TargetCheckup as TargetCheckup
+    from automigrator.runner.operations.snapshots import Restored as Restored
     from automigrator.status import Plan as Plan
     from automigrator.status import Plans as Plans
     from automigrator.status import Status as Status
@@ -57,7 +59,9 @@ _MODULES = {
     "RefusedError": "errors",
     "Rehearsal": "rehearsal",
     "Report": "report",
+    "Restored": "runner.operations.snapshots",
     "Run": "hooks.context",
+    "Snapshot": "backends.contract.snapshots",
     "Status": "status",
     "StoppedError": "errors",
     "Target": "target",

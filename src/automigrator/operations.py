@@ -4,24 +4,31 @@ from __future__ import annotations
 
 # a start with nothing to do comes here, too: what it does not need is imported where it is used
 from abc import abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from automigrator.errors import ConfigurationError
 from automigrator.report import Report
 from automigrator.runner.session import named, opened
 from automigrator.support.concurrency import ensure_asyncio
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
+    from datetime import timedelta
+    from pathlib import Path
 
+    from automigrator.backends.contract.snapshots import Copying, Snapshot
     from automigrator.hooks.registry import Hooks
     from automigrator.readiness import Readiness
     from automigrator.runner.operations.checkup import Checkup
+    from automigrator.runner.operations.snapshots import Restored
     from automigrator.runner.operations.status import Models
     from automigrator.runner.session import Session
     from automigrator.runner.state import RunState
     from automigrator.status import Plans, Status
     from automigrator.target import Ahead, Target
+
+T = TypeVar("T")
 
 
 class Operations:
@@ -125,6 +132,103 @@ class Operations:
         for each in self.targets if target is None else (named(self.targets, target),):
             async with opened(each) as session:
                 await forget(session)
+
+    async def snapshots(
+        self, *, target: str | None = None, folder: str | Path | None = None
+    ) -> tuple[Snapshot, ...]:
+        """The copies of one target that automigrator keeps, newest first; changes nothing.
+
+        `target`: a target's name, needed when there are several. `folder`: where copies may be,
+        besides the usual place and the strategies' own folders. Raises what looking raises.
+        """
+        from automigrator.runner.operations.snapshots import listed
+
+        ensure_asyncio()
+        chosen = named(self.targets, target)
+        hooks = (await self._loaded())[chosen.name]
+        async with opened(chosen) as session:
+            return await listed(session, hooks, folder)
+
+    async def take_snapshot(
+        self,
+        *,
+        target: str | None = None,
+        folder: str | Path | None = None,
+        disconnect_others: bool = False,
+        how: Copying = "auto",
+        binaries: str | Path | None = None,
+    ) -> Snapshot:
+        """Copy one target's data under the lock, and verify the copy; no migration undoes it.
+
+        `target`: a target's name, needed when there are several. The rest is as in
+        `Run.snapshot`. What a killed process left is ended before. Raises RefusedError, and what
+        taking the lock raises.
+        """
+        from automigrator.backends.contract.snapshots import SnapshotOptions
+        from automigrator.runner.operations.snapshots import path_of, take
+
+        options = SnapshotOptions(path_of(folder), disconnect_others, how, path_of(binaries))
+        return await self._operated(target, lambda state: take(state, options))
+
+    async def restore_snapshot(
+        self,
+        place: str | Path,
+        *,
+        target: str | None = None,
+        folder: str | Path | None = None,
+        disconnect_others: bool = False,
+        any_heads: bool = False,
+        binaries: str | Path | None = None,
+    ) -> Restored:
+        """Put a copy of one target back, under the lock, and keep what it replaces.
+
+        `place`: as `snapshots` lists it. `target`: a target's name, needed when there are several.
+        `folder`: where copies may be. `disconnect_others`: end sessions in the way (PostgreSQL);
+        default False. `any_heads`: whether the copy may be at revisions that this code does not
+        know; default False. `binaries`: the folder of psql and pg_restore; default: a strategy's,
+        else the PATH. Raises RefusedError, the database as it was, and what taking the lock raises.
+        """
+        from automigrator.runner.operations.snapshots import RestoreOptions, path_of, restore
+
+        options = RestoreOptions(path_of(folder), disconnect_others, any_heads, path_of(binaries))
+        return await self._operated(target, lambda state: restore(state, str(place), options))
+
+    async def prune_snapshots(
+        self,
+        keep: int | None = None,
+        *,
+        max_age: timedelta | float | None = None,
+        keep_replaced: int | None = None,
+        keep_purged: int | None = None,
+        folder: str | Path | None = None,
+        target: str | None = None,
+    ) -> tuple[str, ...]:
+        """Delete one target's copies beyond the limits, under the lock; returns their places.
+
+        `keep`: how many of the newest snapshots stay. `max_age`: how old they may be, in days or
+        as a timedelta. `keep_replaced`, `keep_purged`: how many stay of what restores, or purges,
+        have kept; default: all. `folder`: where copies may be. `target`: a target's name, needed
+        when there are several. None sets no limit. The newest stays, and so does what an open
+        journal needs. Raises ConfigurationError without a limit, and ValueError for a wrong one.
+        """
+        from automigrator.retention import Limits
+        from automigrator.runner.operations.snapshots import prune
+
+        limits = Limits(keep, max_age), Limits(keep_replaced), Limits(keep_purged)
+        if not any(limits):
+            raise ConfigurationError(
+                "prune_snapshots needs a limit: keep=, max_age=, keep_replaced= or keep_purged="
+            )
+        return await self._operated(target, lambda state: prune(state, folder, *limits))
+
+    async def _operated(self, target: str | None, act: Callable[[RunState], Awaitable[T]]) -> T:
+        ensure_asyncio()
+        chosen = named(self.targets, target)
+        try:
+            async with opened(chosen) as session, self._state(session) as state:
+                return await act(state)
+        finally:
+            await self._in_house.aclose()
 
     # What a Migrator knows.
 

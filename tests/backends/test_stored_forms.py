@@ -74,6 +74,21 @@ def test_the_journal_of_a_template_copy() -> None:
     assert postgresql._loaded(postgresql.CopyEntry, entry.dumped()) == entry
 
 
+def test_a_restore_by_hand_has_a_journal_that_ends_where_it_begins() -> None:
+    """Of no key of its own: an earlier release follows it, too."""
+    entry = postgresql.CopyEntry("restoring", ("a",), ("a",), tables=(TABLE,), oid=7)
+    assert entry.by_hand and not entry._replace(after=("b",)).by_hand
+    assert not entry._replace(state="migrating").by_hand
+
+
+def test_a_dump_is_described_by_its_journal_in_a_file_beside_it() -> None:
+    entry = postgresql.DumpEntry(
+        *("migrating", ("a",), ("b",)), tables=(TABLE,), path="/d", host="h", server=15, size=7
+    )
+    assert postgresql.described(entry.dumped().encode()) == entry
+    assert postgresql.described(b"{}") is None is postgresql.described(b"\xff")
+
+
 def test_an_open_journal_is_found_by_how_its_text_begins() -> None:
     for state in ("migrating", "restoring"):
         entry = postgresql.CopyEntry(state, ("a",), ("b",), tables=(TABLE,))  # type: ignore[arg-type]

@@ -209,6 +209,8 @@ class Database:
             kind = databases.get(_kind_in(name))
             found.append(("stray" if unfinished else kind or "stray", name))
         for path in sorted(self.copies.iterdir()) if self.copies.exists() else []:
+            if path.suffix == ".json" and path.with_suffix("").exists():
+                continue  # what that dump holds
             kind = files.get(_kind_in(path.name)) if path.suffix == ".dump" else None
             found.append((kind or "stray", path.name))
         records = self._server.execute(

@@ -78,6 +78,13 @@ class Hooks:
         given = (getattr(impl.plugin, "binaries", None) for impl in self._impls if impl.strategy)
         return next((Path(each) for each in given if isinstance(each, str | Path)), None)
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of copies that strategies have as `folder`."""
+        given = (getattr(impl.plugin, "folder", None) for impl in self._impls if impl.strategy)
+        found = [Path(each) for each in given if isinstance(each, str | Path)]
+        return tuple(dict.fromkeys(found))
+
     async def before_migrate(self, run: Run, around: Around = untold) -> None:
         """Call every plugin. Raises the first HookError."""
         for impl in self.impls("before_migrate"):

@@ -80,7 +80,8 @@ class BackupRestore:
         self._always = snapshot == "always"
         self._then = _DECISIONS[then]
         self._limits, self._replaced = Limits(keep, max_age), Limits(keep_replaced)
-        self._folder = Path(folder) if folder is not None else None
+        self.folder = Path(folder) if folder is not None else None
+        """Read by the core as well, to list the copies."""
         self._disconnect_others = disconnect_others
         self._copy: Copy = copy
         self.binaries = Path(binaries) if binaries is not None else None
@@ -92,7 +93,7 @@ class BackupRestore:
         if not run.pending or (run.transactional and (run.empty or not self._always)):
             return
         await run.snapshot(
-            folder=self._folder,
+            folder=self.folder,
             disconnect_others=self._disconnect_others,
             how=self._copy,
             binaries=self.binaries,
@@ -117,6 +118,6 @@ class BackupRestore:
         """Delete old copies: a migration that came after them has succeeded."""
         if run.taken is not None:
             limits = self._limits
-            await run.prune_snapshots(limits.keep, max_age=limits.max_age, folder=self._folder)
+            await run.prune_snapshots(limits.keep, max_age=limits.max_age, folder=self.folder)
             if self._replaced:
-                await run.prune_replaced(self._replaced.keep, folder=self._folder)
+                await run.prune_replaced(self._replaced.keep, folder=self.folder)

@@ -8,9 +8,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from automigrator.backends.access import CLOSE_S, Access, connected, emptied
+from automigrator.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
+    from pathlib import Path
 
     from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.examiner import Examiner
     from automigrator.backends.contract.lock import Hold
     from automigrator.backends.contract.sessions import Sessions
+    from automigrator.backends.contract.snapshots import Snapshot
     from automigrator.backends.contract.values import Place, Sight, Verdict, VersionTable
     from automigrator.failure import FailureKind
 
@@ -118,6 +121,15 @@ class Backend(ABC):
     def examiner(self, tables: Sequence[VersionTable]) -> Examiner | None:
         """Return what looks closely at the target; None where the backend offers no such look."""
         return None
+
+    async def snapshots(
+        self, tables: Sequence[VersionTable], folders: Sequence[Path] = ()
+    ) -> tuple[Snapshot, ...]:
+        """List the target's copies that are ours, newest first, without the lock.
+
+        `folders`: where they may be besides the usual place. Raises RefusedError.
+        """
+        raise RefusedError(f"the backend of {self.name} lists no snapshots; nothing was changed")
 
     async def refresh(self) -> None:
         """Let the application's pool forget what a migration made stale."""

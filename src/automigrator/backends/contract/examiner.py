@@ -10,6 +10,7 @@ from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.record import Record
 from automigrator.frozen import Frozen
 from automigrator.printable import escaped
+from automigrator.support.sizes import sized
 
 TableName = tuple[str | None, str]
 
@@ -26,7 +27,7 @@ class Copy(Frozen):
 
     def __str__(self) -> str:
         since = f", since {self.at:%Y-%m-%d %H:%M:%S} UTC" if self.at is not None else ""
-        return escaped(f"{self.kind} {self.place}: {_sized(self.size)}{since}")
+        return escaped(f"{self.kind} {self.place}: {sized(self.size)}{since}")
 
     def to_dict(self) -> dict[str, Any]:
         at = self.at.isoformat() if self.at is not None else None
@@ -83,12 +84,3 @@ class Examiner(Protocol):
 
     async def rebuild(self, debris: Debris) -> str | None:
         """Make whole what an applied revision made, under the lock; why not, if it could not be."""
-
-
-def _sized(size: int) -> str:
-    amount = float(size)
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if amount < 1000 or unit == "GB":
-            break
-        amount /= 1000
-    return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"

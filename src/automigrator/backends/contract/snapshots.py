@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from automigrator.backends.contract.values import VersionTable
+from automigrator.errors import RefusedError
 from automigrator.frozen import Frozen
-from automigrator.retention import Limits
+from automigrator.printable import escaped
+from automigrator.retention import Limits, at_of
+from automigrator.support.sizes import sized
 
 Copying = Literal["auto", "template", "dump"]
 """How a copy is made, where a database knows more than one way."""
@@ -32,12 +36,68 @@ class SnapshotOptions(Frozen):
 DEFAULT = SnapshotOptions()
 
 
+SnapshotKind = Literal["copy", "template", "dump", "replaced", "undone", "purged", "corrupt"]
+"""The first three are snapshots: a SQLite copy, a template copy, a dump. A restore has kept what is
+`replaced` or `undone`, a purge what is `purged` or `corrupt`."""
+
+
 class Snapshot(Frozen):
-    """A verified copy of a target's data at `heads`; `place` is a file or a database."""
+    """A copy of a target's data that automigrator keeps.
+
+    `place`: a file, or the name of a database. `heads`: the revisions that it is at. `stamp`: when
+    it was made, as in its name. `size`: bytes; None where that would cost too much. `flaw`: why it
+    is not whole; empty where it seems to be, which is looked at closely only when it is put back.
+    """
 
     place: str
     heads: tuple[str, ...]
     stamp: str
+    kind: SnapshotKind = "copy"
+    size: int | None = None
+    flaw: str = ""
+
+    @property
+    def at(self) -> datetime | None:
+        """When it was made, in UTC; None where its name does not say."""
+        return at_of(self.stamp.partition("-")[0])
+
+    @property
+    def whole(self) -> bool:
+        """Whether it seems to be whole."""
+        return not self.flaw
+
+    def __str__(self) -> str:
+        said = [f"{self.kind} {self.place}", "; at ", ", ".join(self.heads) or "base"]
+        if self.flaw:
+            said[1:] = [f"; not whole: {self.flaw}"]
+        if self.size is not None:
+            said.append(f"; {sized(self.size)}")
+        if self.at is not None:
+            said.append(f"; {self.at:%Y-%m-%d %H:%M:%S} UTC")
+        return escaped("".join(said))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON types."""
+        return {
+            "place": self.place,
+            "kind": self.kind,
+            "heads": list(self.heads),
+            "at": self.at.isoformat() if self.at is not None else None,
+            "size": self.size,
+            "whole": self.whole,
+            "flaw": self.flaw,
+        }
+
+
+class PutBack(Frozen):
+    """A snapshot that was put back: where it is now, and where the replaced data is kept.
+
+    What a restore or purge had kept is a snapshot from then on. `replaced` is "" where there was
+    nothing to replace.
+    """
+
+    place: str
+    replaced: str
 
 
 class Snapshots(ABC):
@@ -100,6 +160,23 @@ class Snapshots(ABC):
 
         Returns where the replaced data is kept; None where only the migration had written to it.
         """
+
+    async def put_back(
+        self,
+        snapshot: Snapshot,
+        tables: Sequence[VersionTable],
+        *,
+        disconnect_others: bool = False,
+    ) -> PutBack:
+        """Put back a snapshot of an earlier run, because a person asks for it.
+
+        It replaces whatever the target holds, and closes what was open of other migrations. A
+        process that is killed in the middle has put it back, or not, or the next holder's
+        `recover` does. Raises RefusedError where the snapshot is not whole.
+        """
+        raise RefusedError(
+            "the backend of this database puts back a run's own snapshot only; nothing was changed"
+        )
 
     @abstractmethod
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:

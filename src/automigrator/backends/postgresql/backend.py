@@ -20,12 +20,14 @@ from automigrator.support.concurrency import in_thread
 if TYPE_CHECKING:
     from collections.abc import Hashable
     from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
 
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from automigrator.backends.contract.backend import Waiting, Weaker
     from automigrator.backends.contract.sessions import Sessions
+    from automigrator.backends.contract.snapshots import Snapshot
     from automigrator.backends.postgresql.doctor import ServerExaminer
     from automigrator.backends.postgresql.hold import ServerHold
     from automigrator.backends.postgresql.maintenance import Maintenance
@@ -154,6 +156,13 @@ class PostgreSQL(Backend):
             self.access.shared() as connection,
         ):
             return await doctor.failed_builds(connection)
+
+    async def snapshots(
+        self, tables: Sequence[VersionTable], folders: Sequence[Path] = ()
+    ) -> tuple[Snapshot, ...]:
+        from automigrator.backends.postgresql.older import snapshots_of
+
+        return await snapshots_of(self._maintenance, tables, folders)
 
     def examiner(self, tables: Sequence[VersionTable]) -> ServerExaminer:
         from automigrator.backends.postgresql.doctor import ServerExaminer

@@ -60,6 +60,11 @@ class CopyEntry(Entry):
     key: int | None = None
     oid: int | None = None
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person asked for this restore: no migration ends where it begins."""
+        return self.state == "restoring" and self.before == self.after
+
 
 class DumpEntry(Entry):
     """A migration that the dump `path` on `host` undoes.
@@ -116,6 +121,11 @@ async def read_dump(access: Access, key: int) -> DumpEntry | None:
 
 async def forget_dump(hold: SessionHold) -> None:
     await hold.write_note("dump", hold.dump_key, lambda _: None)
+
+
+def described(text: bytes) -> DumpEntry | None:
+    """Return what the file beside a dump says of it; None for anything else."""
+    return _loaded(DumpEntry, text.decode(errors="replace"))
 
 
 def _loaded(kind: type[E], comment: str | None) -> E | None:

@@ -85,6 +85,12 @@ _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
 
 _STAMP = "[0-9A-Za-z]{1,28}"
 
+_TIME = "[0-9]{8}t[0-9]{6,12}z"
+"""A time of ours, as a name that needs no quotes has it."""
+
+_PLAIN = "[a-z_][a-z0-9_]*"
+"""What needs no quotes."""
+
 _NAMED = rf".*__automigrator_({'|'.join(get_args(Kind))})_({_STAMP})"
 
 
@@ -177,24 +183,40 @@ def among(names: Iterable[str], live: str) -> list[Ours]:
     found = []
     for name in names:
         if match := re.fullmatch(_NAMED, name, re.DOTALL):
-            each = Ours(name, cast(Kind, match[1]), match[2])
+            kind, told = cast(Kind, match[1]), match[2]
             # made again rather than taken apart: a neighbour's name may begin like ours
-            if name == name_beside(live, each.kind, each.stamp):
-                found.append(each)
+            if name in (name_beside(live, kind, told), _quoted_name_beside(live, kind, told)):
+                stamp = told.upper() if re.fullmatch(_TIME, told) else told
+                found.append(Ours(name, kind, stamp))
     return sorted(found, key=lambda each: (each.stamp, each.kind))
 
 
 def name_beside(live: str, kind: Kind, stamp: str) -> str:
-    """Name a database of this kind beside `live`; `stamp` is 1 to 28 letters and digits."""
+    """Name a database of this kind beside `live`; `stamp` is 1 to 28 letters and digits.
+
+    The name needs no quotes: lower case letters, digits and underscores.
+    """
     if not re.fullmatch(_STAMP, stamp):
         raise ValueError(f"stamp {stamp!r} is not 1 to 28 letters and digits")
+    tail = f"__automigrator_{kind}_{stamp.lower()}"
+    if re.fullmatch(_PLAIN, live) and len(live + tail) <= _NAME_LIMIT:
+        return live + tail
+    plain = re.sub("[^a-z0-9]+", "_", live.lower()) if not re.fullmatch(_PLAIN, live) else live
+    return _cut(plain if re.match(_PLAIN, plain) else f"_{plain}", live, tail)
+
+
+def _quoted_name_beside(live: str, kind: Kind, stamp: str) -> str:
+    """The name that earlier releases give: it may need quotes."""
     tail = f"__automigrator_{kind}_{stamp}"
-    room = _NAME_LIMIT - len(tail)
-    if len(live.encode()) > room:
-        digest = hashlib.blake2b(live.encode(), digest_size=5).hexdigest()
-        cut = live.encode()[: room - len(digest) - 1].decode(errors="ignore")
-        live = f"{cut}_{digest}"
-    return live + tail
+    fits = len((live + tail).encode()) <= _NAME_LIMIT
+    return live + tail if fits else _cut(live, live, tail)
+
+
+def _cut(beginning: str, live: str, tail: str) -> str:
+    """Shorten a name, with a digest that tells `live` from others that begin like it."""
+    digest = hashlib.blake2b(live.encode(), digest_size=5).hexdigest()
+    room = _NAME_LIMIT - len(tail) - len(digest) - 1
+    return f"{beginning.encode()[:room].decode(errors='ignore')}_{digest}{tail}"
 
 
 Note = Literal["last", "works_with", "dump"]

@@ -11,12 +11,13 @@ from automigrator.backends.contract.journal import Repairs, Replaced
 from automigrator.backends.contract.snapshots import (
     DEFAULT,
     Copying,
+    PutBack,
     Snapshot,
     SnapshotOptions,
     Snapshots,
 )
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import databases, journal, template_copy
+from automigrator.backends.postgresql import databases, journal, older, template_copy
 from automigrator.backends.postgresql.dump import dump, files
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
@@ -97,7 +98,8 @@ class ServerSnapshots(Snapshots):
 
         place = await self._hold.heard(shielded(take(), stoppable.stop), "the snapshot")
         self.own.add(place)
-        return Snapshot(place, heads, stamp)
+        dumped = isinstance(self._open[place], DumpEntry)
+        return Snapshot(place, heads, stamp, "dump" if dumped else "template")
 
     @property
     def untouched(self) -> bool:
@@ -150,6 +152,18 @@ class ServerSnapshots(Snapshots):
         kept, self._open[place] = done
         self.own.update(kept)
         return ", ".join(kept)
+
+    async def put_back(
+        self,
+        snapshot: Snapshot,
+        tables: Sequence[VersionTable],
+        *,
+        disconnect_others: bool = False,
+    ) -> PutBack:
+        dumped = older.is_dump(snapshot)
+        access = self._access("dump" if dumped else "restore", apart=not dumped)
+        restored = older.put_back(access, snapshot, tuple(tables), disconnect_others, self.recover)
+        return await self._hold.heard(shielded(restored), "the restore")
 
     async def close(self) -> None:
         """See `Hold.close_journal`."""
@@ -213,7 +227,8 @@ class ServerSnapshots(Snapshots):
         access = self._access("drop snapshots of", apart=False)
         beside = await ours(access.admin, access.live)
         opened = await journal.read(access.admin, [each.name for each in beside])
-        spared = {*self.own, *opened, *self._open}
+        dumped = [await journal.read_dump(access.access, key) for key in self._hold.all_keys]
+        spared = {*self.own, *opened, *self._open, *(each.path for each in dumped if each)}
         deleted = []
         for kind in kinds:
             found: list[Ours | files.DumpFile] = [each for each in beside if each.kind == kind]

@@ -97,15 +97,16 @@ async def put_back(
     except BaseException:
         await access.discard(side)
         raise
-    known = entry.oid is not None
+    known, by_hand = entry.oid is not None, entry.by_hand
+    kept = await _kept(access, replaced, "undone") if by_hand else None
     entry = entry._replace(
-        state="migrating",
+        state="kept" if by_hand else "migrating",
         committed=False if entry.steps is not None else None,
         transactions=(),
         oid=await databases.oid(admin, live) if known else None,
     )
     await journal.write(admin, name, entry)
-    places = (earlier, await _kept(access, replaced, "undone"))
+    places = (earlier, kept or await _kept(access, replaced, "undone"))
     return tuple(each for each in places if each), entry
 
 
@@ -152,7 +153,7 @@ async def _recovered(
         done = []
         stamps = {copies[name] for name in opened}
         if opened:
-            newest = max(opened, key=lambda name: copies[name])
+            newest = max(opened, key=lambda name: (opened[name].by_hand, copies[name]))
             stamp = copies[newest]
             there = any(each.kind == "replaced" and each.stamp == stamp for each in found)
             done.append(await _finished(access, newest, stamp, opened[newest], there))
@@ -183,9 +184,9 @@ async def _recovered(
 async def _finished(
     access: ExclusiveAccess, name: str, stamp: str, entry: CopyEntry, replaced: bool
 ) -> str:
-    if entry.state == "restoring" and replaced:
-        return f"the database had been put back from {name} when a process was killed"
     oid = await databases.oid(access.admin, access.live)
+    if entry.state == "restoring" and (replaced or (entry.by_hand and oid != entry.oid)):
+        return f"the database had been put back from {name} when a process was killed"
     replaced_by_hand = entry.state == "migrating" and entry.oid not in (None, oid)
     async with access.connection() as live:
         entry = await settled(live, entry)
@@ -201,7 +202,10 @@ async def _finished(
                 return values is not None and values == await digests.values(copy)
 
         foreign = "another database has its name now" if replaced_by_hand else ""
-        done = await needs_nothing(live, entry, unchanged, place=name, foreign=foreign)
+        if entry.by_hand:
+            done = None
+        else:
+            done = await needs_nothing(live, entry, unchanged, place=name, foreign=foreign)
     if done is not None:
         return done
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from automigrator.backends.contract.backend import Waiting
+    from automigrator.backends.contract.snapshots import Snapshot
     from automigrator.backends.sqlite.doctor import FileExaminer
     from automigrator.backends.sqlite.hold import SQLiteHold
     from automigrator.failure import FailureKind
@@ -140,6 +141,16 @@ class SQLite(Backend):
         from automigrator.backends.sqlite.doctor import left_over
 
         return await in_thread(partial(left_over, self.file))
+
+    async def snapshots(
+        self, tables: Sequence[VersionTable], folders: Sequence[Path] = ()
+    ) -> tuple[Snapshot, ...]:
+        await self._settle()
+        if self.file is None:
+            return ()
+        from automigrator.backends.sqlite.older import snapshots_of
+
+        return await in_thread(partial(snapshots_of, self.file, tables, folders))
 
     def examiner(self, tables: Sequence[VersionTable]) -> FileExaminer:
         from automigrator.backends.sqlite.doctor import FileExaminer

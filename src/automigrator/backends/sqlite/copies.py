@@ -12,10 +12,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, get_args
 
-from automigrator.backends.sqlite import files, reader
+from automigrator.backends.sqlite import codes, files, reader
+from automigrator.backends.sqlite.journal import Entry
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits, is_future
-from automigrator.support.owned_files import Owners
+from automigrator.support.owned_files import NotOursError, Owners
 
 Kind = Literal["snapshot", "purged", "corrupt", "replaced", "side"]
 
@@ -174,6 +175,41 @@ def _prefix(file: Path, folder: Path | None) -> str:
 def stamp_of(path: Path) -> str:
     """Return the stamp in a copy's name, and the number of one of several of the same second."""
     return path.name.rpartition(".")[2].partition("-")[2]
+
+
+def flaw_of(place: Path, entry: Entry, owners: Owners, digest: str) -> str | None:
+    """Say why a copy cannot be put back; None when it can. Raises what reading raises.
+
+    `digest`: what it had when it was made; "" where nobody noted it.
+    """
+    try:
+        found = files.digest(place, owners)
+    except FileNotFoundError:
+        return "it is gone"
+    except NotOursError as error:
+        return str(error)
+    if digest and found != digest:
+        return "it is not what was copied: somebody has written to it, or it is damaged"
+    return unsound(place, entry)
+
+
+def unsound(place: Path, entry: Entry) -> str | None:
+    """Say why the contents of a copy are not those of its entry; None when they seem to be."""
+    try:
+        found = reader.verify(place, entry.tables)
+    except sqlite3.DatabaseError as error:
+        if not codes.is_damage(error):
+            raise
+        # of the copy, or of a page of the live file that nobody has read yet
+        return f"it did not pass its check: {error}"
+    if not set(found) <= set(entry.before) or (entry.before and not found):
+        before = ", ".join(entry.before) or "base"
+        return f"it is at {', '.join(found) or 'base'}, the database at {before}"
+    return None
+
+
+def unusable(place: Path, flaw: str) -> RefusedError:
+    return RefusedError(f"the snapshot {place} cannot be used ({flaw}); nothing was changed")
 
 
 def unchanged(file: Path, place: Path, *, rows: bool) -> bool:

@@ -17,7 +17,6 @@ from automigrator.backends.contract.journal import (
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
 from automigrator.backends.sqlite.files import journal_path
-from automigrator.backends.sqlite.snapshot import flaw_of
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import in_thread
 from automigrator.support.owned_files import NotOursError, Owners
@@ -122,7 +121,7 @@ def _put_back(file: Path, entry: journal.Entry, digest: str) -> str:
     """Restore the copy, and keep what it replaces: somebody may have written since the kill."""
     place, owners = Path(entry.snapshot), Owners.of(file)
     try:
-        flaw = flaw_of(place, entry, owners, digest)
+        flaw = copies.flaw_of(place, entry, owners, digest)
     except (sqlite3.DatabaseError, OSError) as error:
         raise _refused(place, file, str(error)) from error
     if flaw is not None:

@@ -12,16 +12,22 @@ from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from automigrator.backends.contract.snapshots import DEFAULT, Snapshot, SnapshotOptions, Snapshots
+from automigrator.backends.contract.snapshots import (
+    DEFAULT,
+    PutBack,
+    Snapshot,
+    SnapshotOptions,
+    Snapshots,
+)
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
+from automigrator.backends.sqlite import backup, copies, files, journal, older
 from automigrator.backends.sqlite.connections import files_of
 from automigrator.backends.sqlite.watch import Watch
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits
 from automigrator.support.concurrency import in_thread, shielded
 from automigrator.support.loggers import logger_of
-from automigrator.support.owned_files import NotOursError, Owners
+from automigrator.support.owned_files import Owners
 
 logger = logger_of(__name__)
 
@@ -70,7 +76,9 @@ class FileSnapshots(Snapshots):
             await ensure_alone(engine, "a snapshot would not hold what revisions change there")
         finally:
             await shielded(engine.dispose())
-        place = copies.snapshot_path(self.file, stamp, options.folder)
+        # a number tells the copy of a person, who knows its name, from those of migrations
+        number = "-1" if heads == wanted else ""
+        place = copies.snapshot_path(self.file, stamp + number, options.folder)
         names = tuple(table.name for table in tables)
         entry = journal.Entry("migrating", heads, wanted, str(place), time.time(), names, atomic)
         cancelled = threading.Event()
@@ -105,7 +113,8 @@ class FileSnapshots(Snapshots):
         backup.copy(self.file, place, cancelled=cancelled)
         try:
             digest = files.digest(place, owners)
-            _ensure_sound(place, entry)
+            if flaw := copies.unsound(place, entry):
+                raise copies.unusable(place, flaw)
             inodes = self.file.stat().st_ino, place.stat().st_ino
             progress = journal.Progress(
                 entry.snapshot, entry.at, steps, inodes=inodes, digest=digest
@@ -119,7 +128,10 @@ class FileSnapshots(Snapshots):
         self._verified = place, _identity(place)
         # a convenience, whose failure must not cost the migration
         with suppress(OSError):
-            copies.drop_twin(place, copies.kept(self.file, "snapshot", folder=folder), owners)
+            others = copies.kept(self.file, "snapshot", folder=folder)
+            if entry.before != entry.after:
+                others = [each for each in others if "-" not in copies.stamp_of(each)]
+                copies.drop_twin(place, others, owners)
 
     @property
     def untouched(self) -> bool:
@@ -162,8 +174,8 @@ class FileSnapshots(Snapshots):
             raise RefusedError(f"{place} is no snapshot of this run; nothing was changed")
         if not place.exists() or self._verified != (place, _identity(place)):
             digest = self._progress.digest if self._progress is not None else ""
-            if flaw := flaw_of(place, entry, Owners.of(self.file), digest):
-                raise _unusable(place, flaw)
+            if flaw := copies.flaw_of(place, entry, Owners.of(self.file), digest):
+                raise copies.unusable(place, flaw)
         watch, self.watch = self.watch, None
 
         def keep(through: sqlite3.Connection | None) -> Path | None:
@@ -183,9 +195,27 @@ class FileSnapshots(Snapshots):
         journal.write(self.file, entry)
         return kept
 
+    async def put_back(
+        self,
+        snapshot: Snapshot,
+        tables: Sequence[VersionTable],
+        *,
+        disconnect_others: bool = False,
+    ) -> PutBack:
+        names = tuple(table.name for table in tables)
+        act = partial(older.put_back, self.file, snapshot, names, self.check_room)
+        with self.replacing():
+            return await shielded(in_thread(act))
+
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
         good = self._verified[0] if self._verified is not None else None
-        prune = partial(copies.prune, self.file, ("snapshot",), limits, folder, good=good)
+
+        def prune() -> tuple[str, ...]:
+            opened = journal.read(self.file)
+            spared = [Path(opened.snapshot)] if opened is not None else []
+            kinds: tuple[copies.Kind] = ("snapshot",)
+            return copies.prune(self.file, kinds, limits, folder, good=good, spared=spared)
+
         return await shielded(in_thread(prune))
 
     async def prune_replaced(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
@@ -233,45 +263,6 @@ def ensure_kept(owners: Owners, folder: Path) -> None:
             f"write to, a sub-folder say, or let nobody replace others' files (`chmod +t {folder}`"
             "); a snapshot may be elsewhere (folder=)"
         )
-
-
-def _ensure_sound(place: Path, entry: journal.Entry) -> None:
-    if flaw := _flaw(place, entry):
-        raise _unusable(place, flaw)
-
-
-def _unusable(place: Path, flaw: str) -> RefusedError:
-    return RefusedError(f"the snapshot {place} cannot be used ({flaw}); nothing was changed")
-
-
-def flaw_of(place: Path, entry: journal.Entry, owners: Owners, digest: str) -> str | None:
-    """Say why a copy cannot be put back; None when it can. Raises what reading raises.
-
-    `digest`: what it had when it was made; "" where nobody noted it.
-    """
-    try:
-        found = files.digest(place, owners)
-    except FileNotFoundError:
-        return "it is gone"
-    except NotOursError as error:
-        return str(error)
-    if digest and found != digest:
-        return "it is not what was copied: somebody has written to it, or it is damaged"
-    return _flaw(place, entry)
-
-
-def _flaw(place: Path, entry: journal.Entry) -> str | None:
-    try:
-        found = reader.verify(place, entry.tables)
-    except sqlite3.DatabaseError as error:
-        if not codes.is_damage(error):
-            raise
-        # of the copy, or of a page of the live file that nobody has read yet
-        return f"it did not pass its check: {error}"
-    if not set(found) <= set(entry.before) or (entry.before and not found):
-        before = ", ".join(entry.before) or "base"
-        return f"it is at {', '.join(found) or 'base'}, the database at {before}"
-    return None
 
 
 def _identity(place: Path) -> tuple[int, ...]:

@@ -262,7 +262,8 @@ async def test_a_limit_for_transactions_does_not_end_a_dump_or_a_restore(
 
 def files(folder: Path) -> list[str]:
     """The kinds of dumps in a folder."""
-    return sorted(each.name.split("__automigrator_")[1].split("_")[0] for each in folder.iterdir())
+    names = [each.name for each in folder.iterdir() if each.suffix != ".json"]
+    return sorted(each.split("__automigrator_")[1].split("_")[0] for each in names)
 
 
 async def open_record(backend: PostgreSQL) -> bool:
@@ -724,7 +725,7 @@ async def test_a_killed_restore_leaves_no_list_and_the_next_one_clears_the_rest(
     next_start = made(postgres_url)
     async with next_start.lock(TABLES, 30, silent) as next_start_hold:
         assert "put back" in (await next_start_hold.recover() or "")
-    assert {path.suffix for path in dumps.iterdir()} == {".dump"}
+    assert {path.suffix for path in dumps.iterdir()} == {".dump", ".json"}
 
 
 async def test_an_engine_with_a_creator_of_its_own_is_refused_a_dump(
@@ -775,7 +776,8 @@ async def test_old_dumps_go_where_old_databases_have_to_stay(
 
 
 def files_but(folder: Path, name: str) -> list[str]:
-    return sorted(each.name.split("_")[-1] for each in folder.iterdir() if each.name != name)
+    names = [each.name for each in folder.glob("*.dump") if each.name != name]
+    return sorted(each.split("_")[-1] for each in names)
 
 
 def clients_of_this_machine() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -94,18 +94,22 @@ async def take(
         ):
             await journal.write_dump(access.hold, None)
         await in_thread(lambda: files.publish(archive))
+        await in_thread(lambda: files.describe(path, dump.dumped()))
         return dump.path, await _opened(access, dump)
 
 
 async def put_back(
-    access: ExclusiveAccess, entry: DumpEntry, *, killed: bool = False
+    access: ExclusiveAccess, entry: DumpEntry, *, killed: bool = False, by_hand: bool = False
 ) -> tuple[tuple[str, ...], DumpEntry]:
     """Put the dump's data back, all or nothing; it may be repeated.
+
+    `by_hand`: a person asked for it, so that no journal is open afterwards.
 
     Returns where a dump of what it replaces is kept: that nobody has written since cannot be
     proved. And the entry that is written now. Raises RefusedError, the database as it was.
     """
-    async with _intact(access, Path(entry.path), entry) as archive:
+    way_out = "" if by_hand else _way_out(access)
+    async with _intact(access, Path(entry.path), entry, way_out) as archive:
         clients = await access.clients(entry.server, access.hold.binaries)
         act = f"restore database {access.live!r}"
         await _ensure_alone(access, act, entry, DEAD_LEADER_S if killed else GRACE_S)
@@ -113,7 +117,12 @@ async def put_back(
         await access.ensure_not_replicated(act, in_place=True)
         kept = files.path_of(archive.path.parent, access.urls[0], stamp(), "replaced")
         async with files.created(kept, access.urls[0]) as replaced:
-            await restore.restore(access, entry, archive, clients, replaced)
+            held = await restore.restore(access, entry, archive, clients, replaced)
+    if held is not None:
+        with suppress(OSError, RefusedError):  # a convenience: what it holds is the dump itself
+            await in_thread(lambda: files.describe(kept, held.dumped()))
+    if by_hand:
+        return (str(kept),), entry
     # DDL has a new catalog now, by which another attempt's changes are told
     fresh = entry._replace(committed=False if entry.steps is not None else None, transactions=())
     return (str(kept),), await _opened(access, fresh)
@@ -216,10 +225,9 @@ def _way_out(access: ExclusiveAccess) -> str:
 
 @asynccontextmanager
 async def _intact(
-    access: ExclusiveAccess, path: Path, entry: DumpEntry
+    access: ExclusiveAccess, path: Path, entry: DumpEntry, way_out: str
 ) -> AsyncIterator[files.Archive]:
     """Context manager: the open dump. Raises RefusedError when it is not what was written."""
-    way_out = _way_out(access)
     opened = AsyncExitStack()
     try:
         archive = await opened.enter_async_context(files.opened(path))

@@ -93,7 +93,25 @@ def _owners(folder: Path) -> Owners:
 
 
 def delete(dump: DumpFile) -> None:
-    Path(dump.name).unlink(missing_ok=True)
+    for each in (_description(Path(dump.name)), Path(dump.name)):  # never one without its dump
+        each.unlink(missing_ok=True)
+
+
+def describe(path: Path, text: str) -> None:
+    """Write down, beside a dump that has its name, what it holds: its journal is closed one day."""
+    with open(_owners(path.parent).create(_description(path)), "wb") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def description(path: Path) -> bytes:
+    """Read what was written down. Raises NotOursError, OSError and ValueError."""
+    return _owners(path.parent).read(_description(path))
+
+
+def _description(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
 
 
 def partial(path: Path) -> Path:

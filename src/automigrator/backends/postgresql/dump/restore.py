@@ -16,6 +16,7 @@ from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import DumpEntry
 from automigrator.backends.postgresql.names import note_statement
 from automigrator.backends.postgresql.sql import SERVER, literal, quoted_name, rows_of
+from automigrator.backends.postgresql.verdict import heads_of
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import in_thread
 
@@ -109,13 +110,14 @@ _BESIDE_SCHEMAS = """
 
 async def restore(
     access: ExclusiveAccess, entry: DumpEntry, archive: Archive, clients: Path, kept: Archive
-) -> None:
+) -> DumpEntry | None:
     """Replace all that the database holds by the dump, and close its journal, or do nothing.
 
-    A dump of what is replaced is written to `kept`, while nobody else can write. Raises
-    RefusedError; then the transaction was rolled back, or never begun.
+    A dump of what is replaced is written to `kept`, while nobody else can write. Returns what that
+    holds, None where it could not be put back by hand. Raises RefusedError; then the transaction
+    was rolled back, or never begun.
     """
-    async with _emptied(access, entry, archive, clients, kept) as (psql, chosen):
+    async with _emptied(access, entry, archive, clients, kept) as (psql, chosen, replaced):
         await psql.restore(archive, chosen)
         await _compare(psql, entry, data=True)
         closed = entry._replace(state="kept")
@@ -124,13 +126,14 @@ async def restore(
         await in_thread(lambda: files.publish(kept))
         await access.hold.confirm()  # or another process may be at the database by now
         await psql.ask("COMMIT;")
+    return replaced
 
 
 async def rehearse(
     access: ExclusiveAccess, entry: DumpEntry, archive: Archive, clients: Path
 ) -> None:
     """Restore the dump's schema without its rows, and roll that back: it proves that it can be."""
-    async with _emptied(access, entry, archive, clients) as (psql, chosen):
+    async with _emptied(access, entry, archive, clients) as (psql, chosen, _):
         await psql.restore(archive, chosen, "--section=pre-data", "--section=post-data")
         await _compare(psql, entry, data=False)
 
@@ -142,19 +145,20 @@ async def _emptied(
     archive: Archive,
     clients: Path,
     kept: Archive | None = None,
-) -> AsyncIterator[tuple[Psql, Choice]]:
+) -> AsyncIterator[tuple[Psql, Choice, DumpEntry | None]]:
     """Context manager: a transaction in which the target is locked and empty.
 
     Yields what pg_restore is to put back as well. With `kept`, what the target holds is dumped
-    there first, when nobody else can write.
+    there first, when nobody else can write, and what that dump holds is yielded, too.
     """
     async with transaction(clients, await access.environment()) as psql:
         await _ensure_same_database(access, psql)
         await psql.ask(f"SET LOCAL lock_timeout = '{LOCK_S}s';")
+        replaced: DumpEntry | None = None
         if kept is not None:
             await _lock(access, psql, entry, "EXCLUSIVE")  # which lets pg_dump read
             shape = await psql.ask(digests.SHAPE + ";")
-            await _keep(access, kept, clients)
+            replaced = await _keep(access, entry._replace(shape="".join(shape)), kept, clients)
         await _lock(access, psql, entry, "ACCESS EXCLUSIVE")
         if kept is not None and await psql.ask(digests.SHAPE + ";") != shape:
             raise RefusedError(
@@ -188,15 +192,37 @@ async def _emptied(
             rf"{_ENTRY}(?:(?:ACL|COMMENT|SECURITY LABEL) - SCHEMA {_one_of(staying)} "
             rf"|SCHEMA - {_one_of([*staying, *first])} |EXTENSION - |COMMENT - EXTENSION )"
         )
-        yield psql, lambda line: left_out.match(line) is None
+        yield psql, lambda line: left_out.match(line) is None, replaced
 
 
-async def _keep(access: ExclusiveAccess, kept: Archive, clients: Path) -> None:
-    """Dump what is to be replaced, while writers are kept out."""
+async def _keep(
+    access: ExclusiveAccess, entry: DumpEntry, kept: Archive, clients: Path
+) -> DumpEntry | None:
+    """Dump what is to be replaced, while writers are kept out; returns what the dump holds.
+
+    `entry` is that of the dump which is put back, with the shape that the database has now.
+    """
     async with access.connection() as connection:
         ((size,),) = await rows_of(connection, digests.SIZE)
+        heads = await heads_of(connection, entry.tables)
+        extensions = await rows_of(connection, digests.EXTENSIONS)
+        large = await rows_of(connection, digests.LARGE_OBJECTS)
     # it could queue behind a session that waits for the restore's locks, for ever
     await files.write(access, kept, size, clients, f"--lock-wait-timeout={LOCK_S}s")
+    if large:
+        return None
+    size, digest = await in_thread(kept.measured)
+    return DumpEntry(
+        *("migrating", heads, heads),
+        tables=entry.tables,
+        path=str(kept.path),
+        host=entry.host,
+        server=entry.server,
+        size=size,
+        digest=digest,
+        shape=entry.shape,
+        extensions=tuple(tuple(each) for each in extensions),
+    )
 
 
 async def _lock(access: ExclusiveAccess, psql: Psql, entry: DumpEntry, mode: str) -> None:
@@ -234,7 +260,7 @@ async def _ensure_same_database(access: ExclusiveAccess, psql: Psql) -> None:
 async def _compare(psql: Psql, entry: DumpEntry, *, data: bool) -> None:
     await psql.ask("SET LOCAL search_path = pg_catalog;")
     same = await psql.ask(digests.SHAPE + ";") == [entry.shape]
-    if same and data:
+    if same and data and entry.rows:  # nobody reads all rows of what is replaced
         await psql.ask("SET LOCAL row_security = off;")
         tables = await psql.ask(digests.TABLES + ";")
         same = await psql.ask(digests.rows_query(tables) + ";") == [entry.rows]
