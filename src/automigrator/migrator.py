@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from automigrator.errors import ConfigurationError
+from automigrator.errors import ConfigurationError, MigrationError
 from automigrator.operations import Operations
 from automigrator.report import Report, TargetReport
 from automigrator.runner import modes
@@ -23,6 +23,7 @@ from automigrator.support.concurrency import ensure_asyncio, in_thread, running_
 from automigrator.target import Target, check_limit, check_policy
 
 if TYPE_CHECKING:
+    from automigrator.events.announcer import Announcer
     from automigrator.events.notifier import Notifier
     from automigrator.events.stream import Subscription
     from automigrator.hooks.context import Run
@@ -56,6 +57,8 @@ class Migrator(Operations):
     `rehearse`: apply the pending revisions to a copy first: True, or a `Rehearsal`; default False.
     `run_timeout`: seconds after which a run undoes its current step and fails; default: no limit.
     `stop_on_signals`: let SIGTERM and SIGINT end a run; default True.
+    `announce`: tell people on stderr what a run does: True, False, or None (default), which does
+    so where the application has set up no logging that automigrator's records reach.
 
     To customise a step, override `is_enabled`, `create_database`, `migrate_target` or
     `recreate_database` in a subclass. Raises ConfigurationError.
@@ -75,8 +78,11 @@ class Migrator(Operations):
         rehearse: bool | Rehearsal = False,
         run_timeout: float | None = None,
         stop_on_signals: bool = True,
+        announce: bool | None = None,
     ) -> None:
         check_policy(max_failed_starts, last_resort, ahead, rehearse)
+        if announce not in (None, True, False):
+            raise ConfigurationError(f"announce must be True, False or None, not {announce!r}")
         check_limit("run_timeout", run_timeout)
         self.targets = validated(targets)
         self.mode = modes.validated(mode)
@@ -86,6 +92,7 @@ class Migrator(Operations):
         self.run_timeout = run_timeout
         self.rehearse = rehearse
         self.stop_on_signals = stop_on_signals
+        self.announce = announce
         self._plugins, self._hook_timeout = plugins, hook_timeout
         self._recovery = {
             each.name: recovery if each.recovery is None else each.recovery for each in self.targets
@@ -108,9 +115,12 @@ class Migrator(Operations):
         `stop_on_signals` is False, and StoppedError is raised.
         """
         ensure_asyncio()
-        if not self.stop_on_signals:
-            return await self._run()
-        return await until_signalled(self._run(), lambda: self._how_far)
+        try:
+            if not self.stop_on_signals:
+                return await self._run()
+            return await until_signalled(self._run(), lambda: self._how_far)
+        except MigrationError as error:
+            raise error.with_traceback(None) from None  # it says all; how we came there is no help
 
     async def _run(self) -> Report:
         self._how_far = "nothing was changed"
@@ -218,6 +228,13 @@ class Migrator(Operations):
             self._hooks = await in_thread(partial(self._in_house.by_target, self._recovery))
         return self._hooks
 
+    @cached_property
+    def _announcer(self) -> Announcer | None:
+        """What tells people; None where only the log is to."""
+        from automigrator.events.announcer import Announcer
+
+        return None if self.announce is False else Announcer(always=self.announce is True)
+
     # The modes of run().
 
     @property
@@ -273,4 +290,4 @@ class Migrator(Operations):
     def _notifier(self, run_id: str = "") -> Notifier:
         from automigrator.events.notifier import Notifier
 
-        return Notifier(self._subscriptions, self._in_house, run_id)
+        return Notifier(self._subscriptions, self._in_house, run_id, self._announcer)

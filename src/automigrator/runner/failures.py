@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import traceback
 
 from automigrator.errors import EnvError, JudgedError, LockLostError
 from automigrator.failure import Decision, Failure
 from automigrator.migrations.created_tables import there_already
+from automigrator.printable import escaped, escaped_lines
 from automigrator.report import Applied, Outcome
 from automigrator.runner.diagnosis import failure_of
 from automigrator.runner.read_back import TRANSIENT
@@ -14,6 +17,8 @@ from automigrator.runner.state import Left, RunState
 from automigrator.support.error_chain import chain
 from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
+from automigrator.support.secrets import scrubbed
+from automigrator.target import passwords_of
 
 logger = logger_of(__name__)
 
@@ -51,9 +56,18 @@ async def answered(state: RunState, error: Exception) -> Outcome | None:
 async def failed(state: RunState, error: Exception, within_s: float | None = None) -> Failure:
     """Make an error a failure of this attempt, and tell; see `described`."""
     failure = await described(state, error, within_s)
-    state.failed(failure, f"attempt {state.run.attempt} failed: {failure}")
+    told(state, failure, f"attempt {state.run.attempt} failed")
     state.attempt_finished("failed")
     return failure
+
+
+def told(state: RunState, failure: Failure, what: str) -> None:
+    """Tell a failure in a line; the exception, or the report, has all of it for a person."""
+    state.failed(failure, f"{what}: {failure.headline}; state: {failure.state}")
+    if failure.error is not None and logger.isEnabledFor(logging.DEBUG):
+        text = "".join(traceback.format_exception(failure.error)).rstrip()
+        text = escaped_lines(scrubbed(text, *passwords_of(state.target)))
+        logger.debug(f"{escaped(state.run.name)}: what was raised:\n{text}")
 
 
 async def described(state: RunState, error: Exception, within_s: float | None = None) -> Failure:

@@ -215,6 +215,7 @@ class RunState:
     def enter(self, what: str, kind: FailureKind | None = None, *, revisions: bool = False) -> None:
         """Enter a phase; one without a kind is a part of the phase before it."""
         self.phase = Phase(what, kind or self.phase.kind, revisions)
+        self.progress.enter(self.run.name, what)
 
     @contextmanager
     def at(self, what: str, kind: FailureKind) -> Iterator[None]:
@@ -337,4 +338,5 @@ class RunState:
             failed_starts=self.start.starts.count if outcome in ("failed", "degraded") else 0,
             rehearsed_s=self.rehearsed_s,
             state=self.lasting.state if outcome in ("failed", "degraded") else "clean",
+            snapshot=run.taken.place if run.taken is not None else None,
         )
