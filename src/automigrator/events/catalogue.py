@@ -122,6 +122,7 @@ _DECLARED = (
         ),
         info("revision-done", "revision seconds", "revision {revision} done in {seconds:.3f} s"),
     ),
+    debug("progress", "phase done total", "{phase}, {done} of {total}"),
     info(
         "retrying",
         "seconds kind what",

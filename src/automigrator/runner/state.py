@@ -17,7 +17,7 @@ from automigrator.target import chosen
 if TYPE_CHECKING:  # a start with nothing to do needs none of it
     from automigrator.backends.contract.lock import Hold
     from automigrator.backends.contract.record import Record
-    from automigrator.backends.contract.values import Place, Sight, VersionTable
+    from automigrator.backends.contract.values import Place, Sight, StatementProgress, VersionTable
     from automigrator.events.notifier import Notifier
     from automigrator.failure import Failure, FailureKind, State
     from automigrator.hooks.acts import Kind
@@ -269,6 +269,10 @@ class RunState:
         """Tell that a revision begins; `index` counts from 1."""
         self.tell("revision-started", revision=revision, index=index, total=total)
 
+    def server_says(self, found: StatementProgress) -> None:
+        """Tell how far a long statement is."""
+        self.tell("progress", phase=found.phase, done=found.done, total=found.total)
+
     def done(self, revision: str, seconds: float) -> None:
         """Count a revision as applied, and tell."""
         # one that was rolled back may have been run anew
@@ -303,7 +307,7 @@ class RunState:
 
         down = down_to is not None
         revision = down_to or self.target.revision
-        command = Command(revision, apply=True, down=down, started=self.started, done=done)
+        command = Command(revision, True, down, self.started, done, self.server_says)
         await drive(migration, way, command, execution)
 
     def undone(self, act: Kind) -> None:
