@@ -120,7 +120,8 @@ class Migrator(Operations):
                 return await self._run()
             return await until_signalled(self._run(), lambda: self._how_far)
         except MigrationError as error:
-            raise error.with_traceback(None) from None  # it says all; how we came there is no help
+            # it says all that a person needs; how we came there is no help
+            raise error.with_traceback(None) from None
 
     async def _run(self) -> Report:
         self._how_far = "nothing was changed"

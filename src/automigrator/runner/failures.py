@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import traceback
 
 from automigrator.errors import EnvError, JudgedError, LockLostError
 from automigrator.failure import Decision, Failure
 from automigrator.migrations.created_tables import there_already
-from automigrator.printable import escaped, escaped_lines
 from automigrator.report import Applied, Outcome
 from automigrator.runner.diagnosis import failure_of
 from automigrator.runner.read_back import TRANSIENT
@@ -17,8 +14,6 @@ from automigrator.runner.state import Left, RunState
 from automigrator.support.error_chain import chain
 from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
-from automigrator.support.secrets import scrubbed
-from automigrator.target import passwords_of
 
 logger = logger_of(__name__)
 
@@ -64,10 +59,8 @@ async def failed(state: RunState, error: Exception, within_s: float | None = Non
 def told(state: RunState, failure: Failure, what: str) -> None:
     """Tell a failure in a line; the exception, or the report, has all of it for a person."""
     state.failed(failure, f"{what}: {failure.headline}; state: {failure.state}")
-    if failure.error is not None and logger.isEnabledFor(logging.DEBUG):
-        text = "".join(traceback.format_exception(failure.error)).rstrip()
-        text = escaped_lines(scrubbed(text, *passwords_of(state.target)))
-        logger.debug(f"{escaped(state.run.name)}: what was raised:\n{text}")
+    if failure.error is not None:
+        logger.debug("%s: what was raised", state.run.name, exc_info=failure.error)
 
 
 async def described(state: RunState, error: Exception, within_s: float | None = None) -> Failure:

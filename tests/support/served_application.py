@@ -44,6 +44,12 @@ with suppress(ImportError):
     async def migrate_before_start(app: Any) -> None:
         await migrator.run()
 
+    @sanic.get("/")
+    async def index(request: Any) -> Any:
+        from sanic import empty
+
+        return empty()
+
 
 def aiohttp_application() -> Any:
     from aiohttp import web

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,25 +26,32 @@ from support import alembic_projects  # noqa: E402 - found by the line above
 
 PAGE = ROOT / "docs" / "what-you-see.md"
 
+BEGIN = "<!-- written by `python tests/support/server_starts.py --write-page`: begin -->"
+END = "<!-- end -->"
+
 LIMIT_S = 90.0
 
+SITUATIONS = ("migrates", "nothing to do", "waits", "fails")
+
+PRINTED = {"Quart (Hypercorn)": 3}
+"""How often a server prints an exception by itself."""
+
 SERVERS: Mapping[str, tuple[str, str]] = {
-    "a plain script": ("alembic", "application.py"),
-    "uvicorn": ("uvicorn", "-m uvicorn application:asgi --port {port}"),
+    "a plain script": ("alembic", "served_application.py"),
+    "uvicorn": ("uvicorn", "-m uvicorn served_application:asgi --port {port}"),
     "gunicorn": (
         "uvicorn_worker",
-        "-m gunicorn application:asgi -k uvicorn_worker.UvicornWorker -b 127.0.0.1:{port}",
+        "-m gunicorn served_application:asgi -k uvicorn_worker.UvicornWorker -b 127.0.0.1:{port}",
     ),
-    "aiohttp": ("aiohttp", "application.py {port}"),
-    "Quart (Hypercorn)": ("hypercorn", "-m hypercorn application:quart -b 127.0.0.1:{port}"),
+    "aiohttp": ("aiohttp", "served_application.py {port}"),
+    "Quart (Hypercorn)": ("hypercorn", "-m hypercorn served_application:quart -b 127.0.0.1:{port}"),
     "Sanic": (
         "sanic",
-        "-m sanic application:sanic --single-process --port {port} --no-motd",
+        "-m sanic served_application:sanic --single-process --port {port} --no-motd",
     ),
 }
 """From a name to the module that it needs, and the arguments of Python."""
 
-SLOW = "import time\ntime.sleep({seconds})"
 BROKEN = 'op.execute("SELECT * FROM absent")'
 
 
@@ -117,52 +124,74 @@ def _await_serving(process: subprocess.Popen[str], port: int) -> None:
         time.sleep(0.05)
 
 
-def seen(server: str, folder: Path, wait_s: float = 12.0) -> dict[str, list[str]]:
-    """What starts print that have nothing to do, migrate, wait for a leader, and fail."""
+def seen(server: str, folder: Path, wait_s: float = 25.0) -> dict[str, list[str]]:
+    """What starts print that migrate, have nothing to do, wait for a leader, and fail."""
     found: dict[str, list[str]] = {}
     deployment = Deployment(folder)
     found["migrates"] = deployment.lines(server)
     found["nothing to do"] = deployment.lines(server)
-    deployment.deploy(SLOW.format(seconds=wait_s))
-    with deployment.start("a plain script"):
-        time.sleep(min(wait_s / 3, 4.0))
-        found["waits"] = deployment.lines(server)
+    found["waits"] = while_another_migrates(deployment, server, wait_s)
     deployment = Deployment(folder / "failing")
     deployment.deploy(BROKEN)
     found["fails"] = deployment.lines(server)
     return found
 
 
-def ours(lines: Sequence[str]) -> list[str]:
-    """Those lines that automigrator wrote, or that are about its error."""
-    return [line for line in lines if "automigrator" in line]
+def while_another_migrates(deployment: Deployment, server: str, seconds: float) -> list[str]:
+    """What a start prints while another process migrates for so long."""
+    begun = Path(deployment.url.partition(":///")[2]).with_name("begun")
+    slow = f"import pathlib, time\npathlib.Path({str(begun)!r}).touch()\ntime.sleep({seconds})"
+    deployment.deploy(slow)
+    with deployment.start("a plain script"):
+        deadline = time.monotonic() + LIMIT_S
+        while not begun.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return deployment.lines(server)
 
 
 def written(line: str, folder: Path) -> str:
     """A line without what differs between two runs."""
-    line = line.replace(str(folder), "/srv/app").replace(str(ROOT), "/srv/automigrator")
-    line = line.replace(sys.prefix, "/srv/venv").replace(sys.base_prefix, "/usr")
+    for before, after in (
+        (str(folder), "/srv/app"),
+        (str(ROOT), "/srv/automigrator"),
+        (sys.prefix, "/srv/venv"),
+        (sys.base_prefix, "/usr"),
+    ):
+        line = line.replace(before, after)
     line = re.sub(r"process \d+ on \S+ since [\d:]+", "process 4711 on web-1 since 07:00:00", line)
-    return re.sub(r"\b\d{3,7}\b(?= \(|\])|(?<=process \[)\d+", "4711", line)
+    line = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( [+-]\d{4})?", "2026-03-01 07:00:00", line)
+    line = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8000", line)
+    return re.sub(r"\[\d{2,7}\]", "[4711]", line).rstrip()
+
+
+def page(found: Mapping[str, Mapping[str, list[str]]]) -> str:
+    """The table and the texts of the page."""
+    rows = ["| server | " + " | ".join(SITUATIONS) + " |", "|---|" + "---|" * len(SITUATIONS)]
+    rows += [
+        f"| {server} | " + " | ".join(str(len(each[what])) for what in SITUATIONS) + " |"
+        for server, each in found.items()
+    ]
+    parts = ["\n".join(rows)]
+    for server, each in found.items():
+        parts.append(f"## {server[0].upper()}{server[1:]}")
+        for what in ("migrates", "waits", "fails"):
+            parts.append(f"A start that {what}:\n\n```text\n" + "\n".join(each[what]) + "\n```")
+    return "\n\n".join(parts)
 
 
 def main() -> None:
-    counts, texts = [], {}
+    found: dict[str, dict[str, list[str]]] = {}
     for server in installed():
         with tempfile.TemporaryDirectory() as folder:
-            found = seen(server, Path(folder))
-            texts[server] = {
+            found[server] = {
                 what: [written(line, Path(folder)) for line in lines]
-                for what, lines in found.items()
+                for what, lines in seen(server, Path(folder)).items()
             }
-        counts.append(
-            f"| {server} | " + " | ".join(str(len(each)) for each in found.values()) + " |"
-        )
-        print(counts[-1], flush=True)
-    if sys.argv[1:]:
-        import json
-
-        Path(sys.argv[1]).write_text(json.dumps(texts, indent=1))
+        counts = " | ".join(str(len(lines)) for lines in found[server].values())
+        print(f"| {server} | {counts} |", flush=True)
+    if "--write-page" in sys.argv:
+        head, begin, rest = PAGE.read_text("utf-8").partition(BEGIN)
+        PAGE.write_text(f"{head}{begin}\n{page(found)}\n{END}{rest.partition(END)[2]}", "utf-8")
 
 
 if __name__ == "__main__":
