@@ -156,6 +156,7 @@ def written(line: str, folder: Path) -> str:
         (str(ROOT), "/srv/automigrator"),
         (sys.prefix, "/srv/venv"),
         (sys.base_prefix, "/usr"),
+        (str(Path.home()), "/home/app"),
     ):
         line = line.replace(before, after)
     line = re.sub(r"process \d+ on \S+ since [\d:]+", "process 4711 on web-1 since 07:00:00", line)
