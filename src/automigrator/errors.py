@@ -85,7 +85,8 @@ class StoppedError(AutomigratorError):
 class MigrationError(AutomigratorError):
     """Raised when a target failed and no strategy told the run to go on.
 
-    `report` holds every target's result, the failed one's failures included.
+    Its text is what a person needs. `report` holds every target's result, the failed one's failures
+    included: `report["<target>"].failures[-1].error` is the exception behind it.
     """
 
     def __init__(self, message: str, report: Report) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from automigrator.frozen import Frozen, as_json
-from automigrator.printable import in_a_line, joined
+from automigrator.printable import escaped, in_a_line, joined
 
 FailureKind = Literal[
     "unreachable",
@@ -103,25 +103,41 @@ class Failure(Frozen):
     def _compared(self) -> dict[str, Any]:
         return {**super()._compared(), "error": None}
 
-    def __str__(self) -> str:
+    @property
+    def headline(self) -> str:
+        """What happened, and where, in a line."""
         where = f" in revision {self.revision}" if self.revision else ""
-        lines = [f"{self.kind}{where}: {self.message}"]
+        return escaped(f"{self.kind}{where}: {self.message}")
+
+    def __str__(self) -> str:
+        return self.screen()
+
+    def screen(self, now: str = "", besides: Sequence[str] = ()) -> str:
+        """What a person needs of it: what happened, the state, what to do.
+
+        `now`: the state, where it is another one since; `besides`: further lines.
+        """
+        lines = [self.headline]
         if self.database:
             lines.append(f"database: {self.database}")
         if self.statement:
             lines.append(f"statement: {in_a_line(self.statement)}")
-        means = (_DOWN if self.rollback else _MEANS)[self.state]
-        lines.append(
-            f"state: {self.state} ({_REHEARSED if self.in_rehearsal else means})"
-            + (f", debris: {', '.join(self.debris)}" if self.debris else "")
-        )
+        lines.append(f"state: {now or self._left}")
         lines += [f"found besides: {hint}" for hint in self.hints]
         if self.applied:
             kept = "undone" if self.rollback else "applied and kept"
             lines.append(f"{kept}: {', '.join(self.applied)}")
+        lines += besides
         if self.advice:
             lines.append(f"what to do: {self.advice}")
         return joined(lines)
+
+    @property
+    def _left(self) -> str:
+        """The state, and what it means."""
+        means = (_DOWN if self.rollback else _MEANS)[self.state]
+        debris = f", debris: {', '.join(self.debris)}" if self.debris else ""
+        return f"{self.state} ({_REHEARSED if self.in_rehearsal else means}){debris}"
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by its name, as JSON types; of the exception only its type's name."""

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from automigrator.errors import ConfigurationError
+from automigrator.errors import ConfigurationError, MigrationError
 from automigrator.operations import Operations
 from automigrator.report import Report, TargetReport
 from automigrator.runner import modes
@@ -24,6 +24,7 @@ from automigrator.target import Target, check_policy
 from automigrator.timeouts import of_a_run
 
 if TYPE_CHECKING:
+    from automigrator.events.announcer import Announcer
     from automigrator.events.notifier import Notifier
     from automigrator.events.stream import Subscription
     from automigrator.hooks.context import Run
@@ -58,6 +59,8 @@ class Migrator(Operations):
     `ahead`: on a database that newer code has migrated, `"refuse"` to start (default) or `"serve"`.
     `rehearse`: apply the pending revisions to a copy first: True, or a `Rehearsal`; default False.
     `stop_on_signals`: let SIGTERM and SIGINT end a run; default True.
+    `announce`: tell people on stderr what a run does: True, False, or None (default), which does
+    so where the application has set up no logging that automigrator's records reach.
 
     To customise a step, override `is_enabled`, `create_database`, `migrate_target` or
     `recreate_database` in a subclass. Raises ConfigurationError.
@@ -78,8 +81,11 @@ class Migrator(Operations):
         rehearse: bool | Rehearsal = False,
         run_timeout: float | None = None,
         stop_on_signals: bool = True,
+        announce: bool | None = None,
     ) -> None:
         check_policy(max_failed_starts, last_resort, ahead, rehearse)
+        if announce not in (None, True, False):
+            raise ConfigurationError(f"announce must be True, False or None, not {announce!r}")
         limits = of_a_run(timeouts, hook_timeout, run_timeout)
         self.targets = tuple(each.limited(limits) for each in validated(targets))
         self.mode = modes.validated(mode)
@@ -89,6 +95,7 @@ class Migrator(Operations):
         self.timeouts, self.run_timeout = limits, limits.run
         self.rehearse = rehearse
         self.stop_on_signals = stop_on_signals
+        self.announce = announce
         self._plugins, self._hook_timeout = plugins, limits.hook
         self._recovery = {
             each.name: recovery if each.recovery is None else each.recovery for each in self.targets
@@ -117,9 +124,13 @@ class Migrator(Operations):
         """
         ensure_asyncio()
         work = self._reported(modes.validated(mode))
-        if not self.stop_on_signals:
-            return await work
-        return await until_signalled(work, lambda: self._how_far)
+        try:
+            if not self.stop_on_signals:
+                return await work
+            return await until_signalled(work, lambda: self._how_far)
+        except MigrationError as error:
+            # it says all that a person needs; how we came there is no help
+            raise error.with_traceback(None) from None
 
     async def _reported(self, mode: modes.Mode | None) -> Report:
         """Keep the report of a run, however it ends."""
@@ -242,6 +253,13 @@ class Migrator(Operations):
             self._hooks = await in_thread(partial(self._in_house.by_target, self._recovery))
         return self._hooks
 
+    @cached_property
+    def _announcer(self) -> Announcer | None:
+        """What tells people; None where only the log is to."""
+        from automigrator.events.announcer import Announcer
+
+        return None if self.announce is False else Announcer(always=self.announce is True)
+
     # The modes of run().
 
     @property
@@ -297,4 +315,4 @@ class Migrator(Operations):
     def _notifier(self, run_id: str = "") -> Notifier:
         from automigrator.events.notifier import Notifier
 
-        return Notifier(self._subscriptions, self._in_house, run_id)
+        return Notifier(self._subscriptions, self._in_house, run_id, self._announcer)

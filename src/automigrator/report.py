@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from automigrator.frozen import Frozen, as_json
-from automigrator.printable import joined
+from automigrator.printable import escaped, joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +76,8 @@ class TargetReport(Frozen):
     """Seconds that rehearsals on a copy took, failed ones included; None where there was none."""
     state: State = "clean"
     """What failed attempts left in the database at the end, after what strategies did."""
+    snapshot: str | None = None
+    """Where the snapshot of this run is: a file or a database; None where none was taken."""
 
     def __str__(self) -> str:
         head = f"{self.name}: {self.outcome}"
@@ -100,20 +102,29 @@ class TargetReport(Frozen):
             head = f"attempt {failure.attempt} failed" if failure.attempt else "not tried"
             lines.append(f"  {head}: {first}")
             lines += [f"    {line}" for line in rest]
-        if self.now:
-            lines.append(f"  {self.now}")
+        if self._now:
+            lines.append(f"  now: {self._now}")
         return joined(lines)
 
+    def screen(self) -> str:
+        """What a person needs of a target that failed: its last failure, and how it stands now."""
+        besides = [f"note: {note}" for note in self.notes]
+        if self.failed_starts > 1:
+            besides.append(f"failed starts in a row at these revisions: {self.failed_starts}")
+        if self.snapshot is not None and not any(self.snapshot in note for note in self.notes):
+            besides.append(f"the snapshot of this run: {self.snapshot}")
+        return f"{escaped(self.name)}: {self.failures[-1].screen(self._now, besides)}"
+
     @property
-    def now(self) -> str:
+    def _now(self) -> str:
         """The state at the end, where it is not the one that the last failure tells; or empty."""
         known = not self.failures or self.state == self.failures[-1].state
         if known or self.outcome not in ("failed", "degraded"):
             return ""
         left = "what the failure left was undone" if self.state == "clean" else "see the notes"
         if self.state == "unknown":
-            return f"now: unknown ({_UNKNOWN})"
-        return f"now: {self.state}, at {heads_text(self.after)} ({left})"
+            return f"unknown ({_UNKNOWN})"
+        return f"{self.state}, at {heads_text(self.after)} ({left})"
 
     def to_dict(self) -> dict[str, Any]:
         """Every field by its name, as JSON types."""

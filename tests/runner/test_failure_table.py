@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 from support import postgres_server
+from support.canaries import printed
 from support.failure_scene import PASSWORD, ROW, Scene
 from support.failure_situations import SITUATIONS, Situation
 from support.table import Row, Table
 
 from automigrator import Event, Failure, MigrationError, Migrator, Run, Target, hookimpl
 from automigrator.hooks.effects import Effect, may_act
-from automigrator.support.error_chain import chain
 
 pytestmark = pytest.mark.long(
     "session-has-locked-asyncpg",
@@ -190,7 +190,7 @@ def assert_nothing_leaked(
     told = [
         repr(error),
         "".join(traceback.format_exception(error)),
-        *(f"{each} {each!r}" for each in chain(error)),
+        printed(error),
         f"{error.report} {error.report!r} {error.report.to_dict()}",
         *(f"{event} {event!r} {event.to_dict()}" for event in events),
         *(f"{record.getMessage()} {record.__dict__}" for record in caplog.records),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,16 @@ def test_a_url_that_cannot_be_parsed_is_not_repeated(host: str, tmp_path: Path) 
     with pytest.raises(ConfigurationError, match="%40") as caught:
         Target(f"postgresql://me:{PASSWORD}@{host}{ROW}/app", tmp_path)
     assert caught.value.__context__ is None
+
+
+async def test_the_tracebacks_are_in_the_log_at_debug_without_rows(
+    tmp_path: Path, sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes = Application(tmp_path, sqlite_url)
+    notes.deploy(TWICE)
+    with caplog.at_level(logging.DEBUG, "automigrator"), pytest.raises(MigrationError):
+        await notes.start()
+    (raised,) = [each for each in caplog.records if each.getMessage().endswith("what was raised")]
+    assert raised.levelno == logging.DEBUG and raised.exc_info is not None
+    error = raised.exc_info[1]
+    assert error is not None and "IntegrityError" in printed(error) and ROW not in printed(error)

@@ -114,8 +114,7 @@ async def test_after_a_failed_target_the_later_ones_are_not_run(
         ("two", "failed"),
         ("three", "not-run"),
     ]
-    assert isinstance(caught.value.__cause__, LookupError)
-    assert report["two"].failures[0].error is caught.value.__cause__
+    assert isinstance(report["two"].failures[0].error, LookupError)
     assert heads(urls["one"]) == {"r3"}
     assert tables(urls["three"]) == set()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import make_url
 
+from automigrator.errors import MigrationError
 from automigrator.support.error_chain import chain
 from automigrator.testing.databases import CANARY
 
@@ -61,5 +62,10 @@ WATCH = Watch()
 def printed(error: BaseException) -> str:
     """An error and all that led to it, as a traceback and `%r` print them, less the source code."""
     # a revision's author may write anything in its source: that is no row
-    lines = traceback.TracebackException.from_exception(error, limit=0).format()
-    return "".join([*lines, *(f"{each!r}\n" for each in chain(error))])
+    reports = error.report.targets if isinstance(error, MigrationError) else ()
+    behind = [failure.error for report in reports for failure in report.failures]
+    told: list[str] = []
+    for one in filter(None, [error, *behind]):
+        told += traceback.TracebackException.from_exception(one, limit=0).format()
+        told += [f"{each!r}\n" for each in chain(one)]
+    return "".join(told)

@@ -69,7 +69,7 @@ _DECLARED = (
         debug(
             "target-finished",
             "outcome before after applied attempts failures drive leader waited_s elapsed_s "
-            "notes failed_starts rehearsed_s state",
+            "notes failed_starts rehearsed_s state snapshot",
             "{outcome} in {elapsed_s:.2f} s",
         ),
     ),
@@ -109,7 +109,9 @@ _DECLARED = (
         ),
     ),
     *step(
-        info("attempt-started", "attempt pending", "attempt {attempt}, {pending} pending"),
+        info(
+            "attempt-started", "attempt pending", "attempt {attempt}, revisions pending: {pending}"
+        ),
         debug("attempt-finished", "attempt outcome seconds", "attempt {attempt} {outcome}"),
     ),
     *step(
@@ -120,6 +122,7 @@ _DECLARED = (
         ),
         info("revision-done", "revision seconds", "revision {revision} done in {seconds:.3f} s"),
     ),
+    debug("progress", "phase done total", "{phase}, {done} of {total}"),
     info(
         "retrying",
         "seconds kind what",

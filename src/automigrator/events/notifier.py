@@ -15,6 +15,7 @@ from automigrator.support.concurrency import running_loop
 from automigrator.support.loggers import logger_of
 
 if TYPE_CHECKING:
+    from automigrator.events.announcer import Announcer
     from automigrator.events.event import Event
     from automigrator.events.stream import Subscription
     from automigrator.target import Target
@@ -33,19 +34,46 @@ class Listeners(Protocol):
         """Tell every plugin, from the event loop's thread; raises nothing."""
 
 
+class Patience:
+    """Which of the events of a long wait are worth a line: ever fewer of them."""
+
+    AFTER_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+    """Seconds of waiting; from then on every minute."""
+
+    def __init__(self) -> None:
+        self._last_s: dict[object, float] = {}
+
+    def is_due(self, what: object, seconds: float) -> bool:
+        """Whether to say that `what` has been waited for so many seconds."""
+        last_s = self._last_s.get(what, 0.0)
+        if seconds < last_s:
+            last_s = 0.0  # another wait
+        minutes = (last_s // 60 + 1) * 60
+        due = seconds >= next((each for each in self.AFTER_S if each > last_s), minutes)
+        self._last_s[what] = seconds if due else last_s
+        return due
+
+
 class Notifier:
     """Reports one run's events, in order; calls from other threads go to the event loop's.
 
     The events are declared in `catalogue`; `run` tells the runs of a process apart. Subscriptions
-    may be added, and `listeners` be replaced, while the run goes on.
+    may be added, and `listeners` be replaced, while the run goes on. `announcer` tells people in
+    the place of the log, where it speaks; None: never.
     """
 
     def __init__(
-        self, subscriptions: list[Subscription], listeners: Listeners, run: str = ""
+        self,
+        subscriptions: list[Subscription],
+        listeners: Listeners,
+        run: str = "",
+        announcer: Announcer | None = None,
     ) -> None:
         self._subscriptions = subscriptions
         self.listeners = listeners
         self.run = run or os.urandom(8).hex()
+        self._announcer = announcer
+        self._patience = Patience()
         self._loop, self._thread = running_loop(), threading.get_ident()
 
     def __call__(
@@ -58,7 +86,15 @@ class Notifier:
             return
         declared = CATALOGUE.get(name)
         level = declared.level_for(data) if declared is not None else logging.DEBUG
-        logged = declared is not None and logger.isEnabledFor(level)
+        due = name != "waiting" or self._patience.is_due(data.get("on"), data["seconds"])
+        logged = declared is not None and due and logger.isEnabledFor(level)
+        if declared is not None and self._announcer is not None:
+            self._announcer.begin(name, logs=logger.hasHandlers())
+            if self._announcer.speaks:
+                # without a handler Python itself would write it there, too
+                logged = logged and self._announcer.logs
+                text = declared.said(target, data, told)
+                self._announcer.tell(declared, target, data, text, due)
         if not logged and not self._listened:
             return
         from automigrator.events.event import Event  # local: nobody may be listening
@@ -70,6 +106,11 @@ class Notifier:
         for subscription in self._subscriptions:
             subscription.put(event)
         self.listeners.emit(event)
+
+    def enter(self, target: str, what: str) -> None:
+        """Note what a target's run is doing, for a person who watches; it is no event."""
+        if self._announcer is not None and self._announcer.speaks:
+            self._announcer.enter(target, what)
 
     @contextmanager
     def step(

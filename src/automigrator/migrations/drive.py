@@ -49,7 +49,9 @@ async def drive(
 
 async def _drive(migration: Migration, way: Way, command: Command, execution: Execution) -> None:
     target, backend, _, place, hold = migration
-    watch = Watch(target, backend, hold if command.apply else None, execution)
+    watch = Watch(
+        target, backend, hold if command.apply else None, execution, progress=command.progress
+    )
     loop = asyncio.get_running_loop()
     awaited = Bridge(loop)
 

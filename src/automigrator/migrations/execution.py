@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from automigrator.backends.contract.backend import Backend, Weaker
 from automigrator.backends.contract.lock import Hold
-from automigrator.backends.contract.values import Place, VersionTable
+from automigrator.backends.contract.values import Place, StatementProgress, VersionTable
 from automigrator.errors import UnknownRevisionError
 from automigrator.frozen import Frozen
 from automigrator.migrations.history import History
@@ -74,6 +74,8 @@ class Command(NamedTuple):
     """Called for each revision, on the event loop, with its number and how many there are."""
     done: Callable[[str, float], None] = _nothing
     """Called for each revision, on the event loop, with the seconds that it took."""
+    progress: Callable[[StatementProgress], None] = _nothing
+    """Called now and then while a statement takes long, where the server says how far it is."""
     compare: Callable[[MigrationContext], None] | None = None
     """Called for each context that env.py configures, when nothing is applied."""
 

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.lock import Hold
-from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.contract.values import StatementProgress, VersionTable
 from automigrator.errors import JudgedError, NoAnswerError
 from automigrator.migrations.attachment import make_interruptible
 from automigrator.migrations.execution import Execution, Stopped
@@ -32,6 +32,9 @@ logger = logger_of(__name__)
 T = TypeVar("T")
 
 TICK_S = 0.05
+
+PROGRESS_S = 3.0
+"""Seconds after which a statement takes long, and between two questions how far it is."""
 
 INTERRUPT_PAUSES_S = (0.4, 0.2, 2.0)
 
@@ -50,6 +53,8 @@ class Watch:
     execution: Execution
     what: str = "revision"
     """The word before a revision's name; `bootstrap` has no name besides."""
+    progress: Callable[[StatementProgress], None] | None = None
+    """Called with what the server says of a statement that takes long."""
     stopping: threading.Event = field(default_factory=threading.Event)
     reached: BaseException | None = None
     """Why it was told to stop: the limit that was reached, or the cancellation."""
@@ -89,6 +94,7 @@ class Watch:
                 self._until_overdue(),
                 self.hold.until_lost() if self.hold is not None else self._until_out_of_reach(),
                 cancelled.wait(),
+                self._tell_progress(),
                 end=end,
                 pauses=itertools.chain(INTERRUPT_PAUSES_S, itertools.repeat(last_s)),
                 on_cancel=cancel,
@@ -150,6 +156,20 @@ class Watch:
             await asyncio.sleep(TICK_S)
             self._tell()
             self.reached = self.reached or self.overdue()
+
+    async def _tell_progress(self) -> None:
+        """Tell how far a long statement is, as long as the server says that; never ends."""
+        hold, progress = self.hold, self.progress
+        try:
+            while hold is not None and progress is not None:
+                await asyncio.sleep(PROGRESS_S)
+                if _passed(self.execution.statement_since, PROGRESS_S):
+                    found = await hold.progress()
+                    if found is not None:
+                        progress(found)
+        except Exception as error:  # noqa: BLE001 - a lost lock is noticed where it is watched
+            logger.debug("how far the statement is: %s", first_line(error))
+        await asyncio.Event().wait()
 
     async def _until_out_of_reach(self) -> None:
         """Wait until the database no longer answers a look. Raises NoAnswerError then."""

@@ -150,7 +150,7 @@ async def last_resort(state: RunState, record: Record) -> Outcome:
         "outcome": outcome,
         "failure": failure.to_dict(),
     }
-    state.tell("crash-loop", told=f"{failure}\n{then}", **facts)
+    state.tell("crash-loop", told=f"{failure.headline}; {then}", **facts)
     await read_after(state)
     return outcome
 

@@ -51,9 +51,16 @@ async def answered(state: RunState, error: Exception) -> Outcome | None:
 async def failed(state: RunState, error: Exception, within_s: float | None = None) -> Failure:
     """Make an error a failure of this attempt, and tell; see `described`."""
     failure = await described(state, error, within_s)
-    state.failed(failure, f"attempt {state.run.attempt} failed: {failure}")
+    told(state, failure, f"attempt {state.run.attempt} failed")
     state.attempt_finished("failed")
     return failure
+
+
+def told(state: RunState, failure: Failure, what: str) -> None:
+    """Tell a failure in a line; the exception, or the report, has all of it for a person."""
+    state.failed(failure, f"{what}: {failure.headline}; state: {failure.state}")
+    if failure.error is not None:
+        logger.debug("%s: what was raised", state.run.name, exc_info=failure.error)
 
 
 async def described(state: RunState, error: Exception, within_s: float | None = None) -> Failure:

@@ -57,7 +57,7 @@ def resolve(mode: Mode | None) -> Mode:
 
 logger = logger_of("automigrator")
 
-POLL_S, TELL_S = 0.5, 10.0
+POLL_S, TELL_S = 0.5, 1.0
 
 SKIP_S = 2.0
 """Seconds for the look of a run that was not asked for."""

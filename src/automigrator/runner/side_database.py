@@ -175,7 +175,7 @@ async def _brought_to(
     ran: dict[str, float] = {}
     for head in heads:
         execution = Execution()
-        command = Command(head, apply=True, started=state.started, done=state.ran)
+        command = Command(head, True, False, state.started, state.ran, state.server_says)
         await drive(migration, way, command, execution)
         if execution.error is not None:
             raise execution.error

@@ -17,7 +17,7 @@ from automigrator.target import chosen
 if TYPE_CHECKING:  # a start with nothing to do needs none of it
     from automigrator.backends.contract.lock import Hold
     from automigrator.backends.contract.record import Record
-    from automigrator.backends.contract.values import Place, Sight, VersionTable
+    from automigrator.backends.contract.values import Place, Sight, StatementProgress, VersionTable
     from automigrator.events.notifier import Notifier
     from automigrator.failure import Failure, FailureKind, State
     from automigrator.hooks.acts import Kind
@@ -217,6 +217,7 @@ class RunState:
     def enter(self, what: str, kind: FailureKind | None = None, *, revisions: bool = False) -> None:
         """Enter a phase; one without a kind is a part of the phase before it."""
         self.phase = Phase(what, kind or self.phase.kind, revisions)
+        self.progress.enter(self.run.name, what)
 
     @contextmanager
     def at(self, what: str, kind: FailureKind) -> Iterator[None]:
@@ -270,6 +271,10 @@ class RunState:
         """Tell that a revision begins; `index` counts from 1."""
         self.tell("revision-started", revision=revision, index=index, total=total)
 
+    def server_says(self, found: StatementProgress) -> None:
+        """Tell how far a long statement is."""
+        self.tell("progress", phase=found.phase, done=found.done, total=found.total)
+
     def done(self, revision: str, seconds: float) -> None:
         """Count a revision as applied, and tell."""
         # one that was rolled back may have been run anew
@@ -304,7 +309,7 @@ class RunState:
 
         down = down_to is not None
         revision = down_to or self.target.revision
-        command = Command(revision, apply=True, down=down, started=self.started, done=done)
+        command = Command(revision, True, down, self.started, done, self.server_says)
         await drive(migration, way, command, execution)
 
     def undone(self, act: Kind) -> None:
@@ -324,14 +329,13 @@ class RunState:
         """Say what became of the target."""
         run = self.run
         reached = outcome not in ("failed", "degraded", "cancelled")
-        done = tuple(self.applied)
         return TargetReport(
             run.name,
             outcome,
             before=run.before,
             after=self.after,
-            applied=() if run.rollback else done,
-            reverted=done if run.rollback else (),
+            applied=() if run.rollback else tuple(self.applied),
+            reverted=tuple(self.applied) if run.rollback else (),
             attempts=run.attempt,
             failures=tuple(self.failures),
             drive=self.drive,
@@ -342,4 +346,5 @@ class RunState:
             failed_starts=0 if reached else self.start.starts.count,
             rehearsed_s=self.rehearsed_s,
             state="clean" if reached else self.lasting.state,
+            snapshot=run.taken.place if run.taken is not None else None,
         )

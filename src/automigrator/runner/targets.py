@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from automigrator.errors import MigrationError
 from automigrator.hooks.calls import GRACE_S
-from automigrator.printable import escaped, joined
+from automigrator.printable import escaped
 from automigrator.report import Report, TargetReport
 from automigrator.runner.session import Session, opened
 from automigrator.runner.state import Left, RunState
@@ -126,10 +126,7 @@ def succeeded(report: Report) -> Report:
     """Return the report, unless a target failed. Raises MigrationError then."""
     for target in report.targets:
         if target.outcome == "failed":
-            failure = target.failures[-1]
-            lines = f"{escaped(target.name)}: {failure}".splitlines()
-            message = joined([*lines, target.now] if target.now else lines)
-            raise MigrationError(message, report) from failure.error
+            raise MigrationError(target.screen(), report)
     return report
 
 
@@ -186,7 +183,7 @@ async def _within_limit(state: RunState) -> TargetReport:
     from automigrator.runner.diagnosis import failure_of  # local: only a failure needs it
 
     failure = failure_of(state, time_is_up(state), left)
-    state.failed(failure, failure)
+    state.failed(failure, failure.headline)
     return state.report("failed")
 
 

@@ -34,7 +34,7 @@ class LogAndContinue:
 
     @hookimpl
     def on_failure(self, run: Run, failure: Failure) -> Decision | None:
-        """Log what failed, what is at risk and what to do; for a machine in `extra`."""
+        """Log what failed and what is at risk; for a machine in `extra`, with all that is known."""
         if not self._starts_on.get(failure.kind, True):
             run.note(
                 f"log-and-continue passes: the application starts on such a database only with "
@@ -46,7 +46,7 @@ class LogAndContinue:
             "%s could not be migrated; the application starts anyway.\n"
             "what failed: %s\nwhat is at risk: %s",
             escaped(run.name),
-            failure,
+            failure.headline,  # the run's report says the rest, at the end of the run
             escaped(risk),
             extra={
                 "automigrator": {

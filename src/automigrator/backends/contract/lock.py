@@ -15,7 +15,7 @@ from automigrator.backends.contract.journal import Counting
 from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.sides import Sides
 from automigrator.backends.contract.snapshots import Snapshots
-from automigrator.backends.contract.values import Sight, VersionTable
+from automigrator.backends.contract.values import Sight, StatementProgress, VersionTable
 
 
 class Hold(ABC):
@@ -68,6 +68,13 @@ class Hold(ABC):
     def blockers(self) -> AbstractAsyncContextManager[Callable[[], tuple[str, ...]]]:
         """Context manager: watch who holds what the migration waits for; the call names them."""
         return nullcontext(lambda: ())
+
+    async def progress(self) -> StatementProgress | None:
+        """Ask how far the statement is that the migration runs; None where nothing tells that.
+
+        Called every few seconds while a statement takes long. Must not endanger the lock.
+        """
+        return None
 
     @abstractmethod
     async def last(self) -> Record | None:

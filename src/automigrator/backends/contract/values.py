@@ -43,6 +43,14 @@ class Sight(Frozen):
         return tuple(sorted({head for heads in self.heads.values() for head in heads or ()}))
 
 
+class StatementProgress(Frozen):
+    """What a server says of a statement that runs: `done` of `total`, which is 0 if not known."""
+
+    phase: str
+    done: int = 0
+    total: int = 0
+
+
 class Place(Frozen):
     """The database to migrate, and an engine of ours that leads there."""
 

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from automigrator.backends.contract.values import Sight, VersionTable
+from automigrator.backends.contract.values import Sight, StatementProgress, VersionTable
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
+from automigrator.backends.postgresql.locking.progress import ProgressReader
 from automigrator.backends.postgresql.locking.session import SessionHold
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.maintenance import Maintenance
@@ -32,9 +33,13 @@ class ServerHold(SessionHold):
         super().__post_init__()
         self.snapshots: ServerSnapshots = ServerSnapshots(self, self.exclusive)
         self.sides = ServerSides(self, self.exclusive, self.snapshots)
+        self._reader = ProgressReader()
 
     async def look(self, tables: Sequence[VersionTable]) -> Sight:
         return await self.sights.look(tables, self)
+
+    async def progress(self) -> StatementProgress | None:
+        return await self._reader.read(self)
 
     async def recover(self) -> str | None:
         for each in self.claims:

@@ -8,7 +8,7 @@ import time
 from automigrator.migrations.execution import Execution
 from automigrator.report import Outcome, TargetReport
 from automigrator.runner.attempt import bring, show
-from automigrator.runner.failures import described, read_after
+from automigrator.runner.failures import described, read_after, told
 from automigrator.runner.inspection import inspect_down
 from automigrator.runner.interruption import cut_short, repair
 from automigrator.runner.pipeline import closed, load_plugins
@@ -75,7 +75,7 @@ async def _answered(state: RunState, revision: str) -> Outcome:
 
 async def _failed(state: RunState, error: Exception) -> None:
     failure = await described(state, error)
-    state.failed(failure, f"rollback failed: {failure}")
+    told(state, failure, "rollback failed")
 
 
 async def _rolled_back(state: RunState, revision: str) -> Outcome:
