@@ -19,6 +19,7 @@ from automigrator.cli.invocation import Call, answered, answered_without
 from automigrator.cli.loading import named
 from automigrator.cli.options import Group, Options, common
 from automigrator.cli.output import Answer, json_of
+from automigrator.cli.snapshots import snapshots
 from automigrator.errors import ConfigurationError, RefusedError
 from automigrator.failure import KINDS
 from automigrator.printable import escaped
@@ -305,3 +306,6 @@ def explain(context: click.Context, code: str | None) -> int:
     CODE is what a report calls it; without it, all kinds are listed.
     """
     return answered_without(context, partial(explanation.explained, code))
+
+
+automigrator.add_command(snapshots)

@@ -22,8 +22,8 @@ class UnansweredError(StoppedError):
 def confirm(output: Output, options: Options, names: Sequence[str], what: str, shown: str) -> None:
     """Have each target's name typed, unless `--yes` was given.
 
-    `what` says what is about to happen, `shown` how the targets stand. Raises RefusedError for another answer, UsageError where
-    nobody is there to answer, UnansweredError for a signal.
+    `what` says what is about to happen, `shown` how the targets stand. Raises RefusedError for
+    another answer, UsageError where nobody is there to answer, UnansweredError for a signal.
     """
     if options.yes:
         return
