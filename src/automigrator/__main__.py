@@ -17,10 +17,11 @@ def main() -> int:
         from automigrator.cli.commands import automigrator
         from automigrator.cli.invocation import invoked
     except ModuleNotFoundError as error:
-        if error.name not in NEEDED:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in NEEDED:
             raise
         print(
-            f"the command line needs {error.name}, which is not installed; nothing was done: "
+            f"the command line needs {missing}, which is not installed; nothing was done: "
             'pip install "automigrator[cli]"',
             file=sys.stderr,
         )

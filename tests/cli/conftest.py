@@ -11,16 +11,20 @@ from support.terminal import Shell
 
 APPLICATION = """
 import os
-from automigrator import Migrator, Target
+from automigrator import Decision, Migrator, Target, hookimpl
 from sqlalchemy.ext.asyncio import create_async_engine
 
-migrator = Migrator(Target(create_async_engine(os.environ["APP_URL"]), "alembic.ini", name="app"))
+class Continue:
+    @hookimpl
+    def on_failure(self, run, failure):
+        return Decision.CONTINUE
 
-def factory():
-    return migrator
+class Never(Migrator):
+    def is_enabled(self):
+        return False
 
-async def async_factory():
-    return migrator
+engine = create_async_engine(os.environ["APP_URL"])
+migrator = {migrator}(Target(engine, "alembic.ini", name="app", {target}), {options})
 """
 SLOW = {
     "sqlite": "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) "
@@ -36,9 +40,14 @@ class Application:
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url = folder, url
         self.kind = make_url(url).get_backend_name()
-        self.shell = Shell(folder, {"APP_URL": url})
+        self.automigrator = Shell(folder, {"APP_URL": url, "AUTOMIGRATOR_APP": "app:migrator"})
         self.project: Project = project(folder, "async", url, revisions=linear)
-        (folder / "app.py").write_text(APPLICATION, "utf-8")
+        self.configure()
+
+    def configure(self, options: str = "", *, target: str = "", migrator: str = "Migrator") -> None:
+        """Write `app.py` with these options of the Migrator and of its Target."""
+        text = APPLICATION.format(options=options, target=target, migrator=migrator)
+        (self.folder / "app.py").write_text(text, "utf-8")
 
     def deploy(self, upgrade: str) -> None:
         """Add the revision r4."""
@@ -47,6 +56,10 @@ class Application:
     def deploy_slow(self) -> None:
         """Add a revision that takes for ever."""
         self.deploy(f'op.execute("{SLOW[self.kind]}")')
+
+    def deploy_broken(self) -> None:
+        """Add a revision that fails."""
+        self.deploy('op.execute("SELECT * FROM absent")')
 
 
 @pytest.fixture

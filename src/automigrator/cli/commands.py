@@ -20,9 +20,9 @@ from automigrator.cli.loading import named
 from automigrator.cli.options import Group, Options, common
 from automigrator.cli.output import Answer, json_of
 from automigrator.cli.snapshots import snapshots
-from automigrator.errors import ConfigurationError, RefusedError
-from automigrator.failure import KINDS
-from automigrator.printable import escaped
+from automigrator.errors import AutomigratorError, ConfigurationError, RefusedError
+from automigrator.failure import KINDS, FailureKind
+from automigrator.printable import escaped, escaped_lines
 from automigrator.report import Report, heads_text
 from automigrator.runner.modes import Mode
 from automigrator.status import Status, TargetStatus
@@ -187,7 +187,11 @@ def plan(context: click.Context, sql: bool) -> int:
         except ConfigurationError:
             raise
         except Exception as error:
-            raise await _explained(call, error) from error
+            # what looking raises is for programs; for people there is what `check` makes of it
+            problem = _problem(await call.migrator.check())
+            if problem is None:
+                raise
+            raise problem from error
         plans = getattr(answer, "targets", answer)
         text = "\n".join(f"-- {each}\n{each.sql}" if each.sql else str(each) for each in plans)
         return Answer({"targets": json_of(plans)}, text)
@@ -195,14 +199,22 @@ def plan(context: click.Context, sql: bool) -> int:
     return answered(context, work)
 
 
-async def _explained(call: Call, error: Exception) -> Exception:
-    """What `check` says of a target that could not be looked at; else the error itself."""
-    for each in (await call.migrator.check()).targets:
-        if each.problem is not None and each.problem.kind != "lock-timeout":
-            found = RuntimeError(str(each))
-            found.__cause__ = error
-            return found
-    return error
+class NoPlanError(AutomigratorError):
+    """Raised where a target has a problem, and no plan therefore."""
+
+    def __init__(self, message: str, kind: FailureKind) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return escaped_lines(*self.args)
+
+
+def _problem(status: Status) -> NoPlanError | None:
+    for each in status.targets:
+        if each.problem is not None:
+            return NoPlanError(str(each), each.problem.kind)
+    return None
 
 
 @automigrator.command(context_settings={"ignore_unknown_options": True})

@@ -185,8 +185,9 @@ class Picture:
         self._live.stop()
 
     def __rich__(self) -> Table:
-        width = self._output.errors.width
-        table = Table.grid(padding=(0, 1), expand=True)
+        width = self._output.errors.width - len("^C ")  # a terminal echoes it, and may wrap
+        table = Table.grid(padding=(0, 1))
+        table.width = width
         table.add_column(width=1)
         table.add_column(no_wrap=True, overflow="ellipsis", max_width=max(8, width // 4))
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
