@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from rich.console import CONSOLE_SVG_FORMAT, Console
 from rich.text import Text
 from support.alembic_projects import heads
 
@@ -113,16 +113,40 @@ def test_a_password_is_asked_for_and_not_shown(on_sqlite) -> None:
 
 
 def test_the_recording_shows_a_session(on_sqlite, request: pytest.FixtureRequest) -> None:
-    session = (["status"], ["plan"], ["run"], ["check"], ["explain", "unversioned"])
     if request.config.getoption("--write-table"):
-        console = Console(record=True, width=100, file=io.StringIO())
-        for words in session:
-            terminal = on_sqlite.automigrator.terminal(*words)
-            terminal.ended()
-            console.print(Text(f"$ automigrator {' '.join(words)}", style="bold"))
-            console.print(Text(terminal.screen + "\n"))
-        RECORDING.parent.mkdir(exist_ok=True)
-        svg = console.export_svg(title="automigrator", unique_id="recording")
-        RECORDING.write_text(svg, "utf-8")
+        record(on_sqlite)
     shown = RECORDING.read_text("utf-8").replace("&#160;", " ")
-    assert all(f"$ automigrator {' '.join(words)}" in shown for words in session)
+    for words in ("status", "plan", "run", "check", "explain unversioned"):
+        assert f"$ automigrator {words}" in shown
+    assert "revision 1 of 1, r4" in shown and "stopped by SIGINT" in shown
+    assert "http" not in re.sub('xmlns="[^"]*"', "", shown), "it loads nothing from elsewhere"
+
+
+def record(application) -> None:
+    """Write the recording: commands, what they print, and the progress of one that is stopped."""
+    console = Console(record=True, width=100, file=io.StringIO())
+
+    def show(words: str, screen: str) -> None:
+        console.print(Text(f"$ automigrator {words}\n", style="bold"), Text(screen + "\n"), sep="")
+
+    for words in ("status", "plan", "run", "check"):
+        terminal = application.automigrator.terminal(*words.split())
+        terminal.ended()
+        show(words, terminal.screen)
+    application.deploy_slow()
+    terminal = application.automigrator.terminal("run")
+    terminal.wait_for(" 2 s")
+    show("run", terminal.screen)
+    before = len(terminal.screen.splitlines()) - 1
+    terminal.interrupt()
+    terminal.ended()
+    console.print(Text("^C\n" + "\n".join(terminal.screen.splitlines()[before:]) + "\n"))
+    terminal = application.automigrator.terminal("explain", "unversioned")
+    terminal.ended()
+    show("explain unversioned", terminal.screen)
+    RECORDING.parent.mkdir(exist_ok=True)
+    plain = re.sub(r",\s*url\([^)]*\) format\([^)]*\)", "", CONSOLE_SVG_FORMAT)
+    plain = re.sub(r"<!--.*?-->", "", plain)
+    RECORDING.write_text(
+        console.export_svg(title="automigrator", code_format=plain, unique_id="recording"), "utf-8"
+    )

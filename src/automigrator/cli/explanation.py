@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.text import Text
+
 from automigrator.cli.output import Answer
 from automigrator.errors import AutomigratorError
 
@@ -26,7 +28,7 @@ def explained(kind: str | None) -> Answer:
     if kind is None:
         width = max(map(len, meanings))
         lines = [f"{name:{width}}  {meaning}" for name, meaning in meanings.items()]
-        return Answer({"kinds": meanings}, "\n".join(lines))
+        return _wrapped({"kinds": meanings}, lines)
     situations = _situations(page, kind)
     told = [f"{kind}: {meanings[kind]}"]
     for each in situations:
@@ -39,7 +41,12 @@ def explained(kind: str | None) -> Answer:
             f"  what to do: {each['what to do']}",
         ]
     value = {"kind": kind, "meaning": meanings[kind], "situations": situations}
-    return Answer(value, "\n".join(told))
+    return _wrapped(value, told)
+
+
+def _wrapped(value: object, lines: list[str]) -> Answer:
+    text = "\n".join(lines)
+    return Answer(value, text, table=lambda: Text(text))
 
 
 def _situations(page: str, kind: str) -> list[dict[str, str]]:

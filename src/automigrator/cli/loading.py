@@ -52,8 +52,8 @@ def checked(value: object, source: Source) -> Migrator:
         return value
     kind = value.__name__ if inspect.isclass(value) else type(value).__name__
     raise ConfigurationError(
-        f"{source.app} of {source.origin} is of the type {kind}, and should be a Migrator, or a function "
-        "without arguments that returns one; nothing was done"
+        f"{source.app} of {source.origin} is of the type {kind}, and should be a Migrator, or a "
+        "function without arguments that returns one; nothing was done"
     )
 
 

@@ -130,7 +130,7 @@ class Output:
         lines = Text.assemble(("error: ", "bold red"), self.safe(text))
         if advice:
             lines.append_text(Text.assemble("\n", ("next: ", "bold"), self.safe(advice)))
-        self.errors.print(lines, soft_wrap=True, highlight=False)
+        self.errors.print(lines, soft_wrap=not self._stderr.isatty())
         return code
 
     def _document(self, code: Exit, value: object, error: Mapping[str, Any] | None) -> int:
