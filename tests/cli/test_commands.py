@@ -8,6 +8,7 @@ from support.alembic_projects import heads
 from automigrator import Migrator
 
 on_each = pytest.mark.long("postgresql")
+"""On SQLite in the quick suite, on PostgreSQL in the long one."""
 
 
 def test_a_life_of_an_application_at_the_command_line(application) -> None:
@@ -104,6 +105,7 @@ def test_plugins_tells_what_is_named_and_what_each_may_do(on_sqlite) -> None:
     assert told["backup-restore"].endswith("restores this run's own snapshot")
 
 
+@on_each
 @pytest.mark.skipif(not hasattr(Migrator, "snapshots"), reason="no snapshots as an operation yet")
 def test_snapshots_are_taken_listed_restored_and_pruned(application) -> None:
     automigrator = application.automigrator

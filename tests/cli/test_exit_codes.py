@@ -53,6 +53,15 @@ def test_5_for_a_run_that_takes_too_long(on_sqlite) -> None:
     assert "timeout" in answer.err and heads(on_sqlite.url) == {"r3"}
 
 
+def test_5_for_a_command_that_takes_too_long(on_sqlite) -> None:
+    text = "import asyncio\nasync def migrator(): await asyncio.sleep(60)\n"
+    (on_sqlite.folder / "app.py").write_text(text)
+    for command in ("check", "run"):
+        answer = on_sqlite.automigrator(command, "--timeout", "0.5")
+        assert answer.code == 5
+        assert f"error: {command} took longer than --timeout 0.5 and was " in answer.err
+
+
 def test_6_for_a_lock_that_another_process_holds(on_sqlite) -> None:
     on_sqlite.configure(target="lock_timeout=0.5")
     on_sqlite.automigrator("run")
@@ -74,9 +83,11 @@ def test_7_for_what_is_refused(on_sqlite) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)],
+    ids=["SIGINT", "SIGTERM", "SIGHUP"],
 )
-@pytest.mark.long("postgresql-SIGINT", "sqlite-SIGTERM")
+@pytest.mark.long("postgresql-SIGINT", "sqlite-SIGTERM", "SIGHUP")
 def test_130_and_143_for_a_signal_which_undoes_the_current_step(
     application, number: signal.Signals, code: int
 ) -> None:
@@ -87,7 +98,8 @@ def test_130_and_143_for_a_signal_which_undoes_the_current_step(
     running.signal(number)
     answer = running.ended()
     assert (answer.code, answer.document["outcome"]) == (code, "interrupted")
-    assert f"run: stopped by {number.name}; app: " in answer.document["error"]["message"]
+    name = signal.Signals(code - 128).name
+    assert f"run: stopped by {name}; app: " in answer.document["error"]["message"]
     assert heads(application.url) == {"r3"}
 
 

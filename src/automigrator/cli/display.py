@@ -158,9 +158,9 @@ class Picture:
         )
 
     def tell(self, event: Event) -> None:
-        if event.target is None:
+        if event.target is None and event.name != "waiting":
             return
-        row = self._rows.setdefault(event.target, Row())
+        row = self._rows.setdefault(event.target or "all", Row())
         text = sentence(event)
         if event.name == "failed":
             text = f"failed: {event.data['kind']}"

@@ -132,26 +132,28 @@ def _done(options: Options, output: Output, command: str, work: Work, mode: Mode
             return "nothing was changed"
         return migrator._how_far or "automigrator status shows how the database stands"
 
-    async def call() -> Answer:
+    async def call(limit: asyncio.Timeout) -> Answer:
         nonlocal migrator
         migrator = await loading.awaited(value, source)
         try:
             loading.narrowed(migrator, options.target, options.x)
             output.secrets += tuple(_secrets(migrator))
-            loading.prepared(migrator, mode, left() if command in ("run", "wait") else None)
+            if command in ("run", "wait"):
+                run_s = left()  # the run's own limit tells more, and undoes what is under way
+                limit.reschedule(None)
+            else:
+                run_s = None
+            loading.prepared(migrator, mode, run_s)
             return await work(Call(migrator, options, output))
         finally:
             await loading.close(migrator)
 
     async def limited() -> Answer:
-        limit = left()
-        if limit is not None and command in ("run", "wait"):
-            limit += GRACE_S  # they have a limit of their own, which tells more
         try:
-            async with asyncio.timeout(limit) as timeout:
-                return await call()
+            async with asyncio.timeout(left()) as limit:
+                return await call(limit)
         except TimeoutError as error:
-            if not timeout.expired():
+            if not limit.expired():
                 raise
             seconds = f"--timeout {options.timeout:g}"
             raise OvertimeError(
@@ -173,10 +175,6 @@ def _done(options: Options, output: Output, command: str, work: Work, mode: Mode
             name = signal.Signals(error.signal).name
             text = f"{command}: stopped by {name}; {how_far()}"
             raise StoppedError(text, error.signal) from None
-
-
-GRACE_S = 30.0
-"""Seconds for a run whose time is over to tell so."""
 
 
 def _source(options: Options, output: Output) -> Source:
@@ -202,20 +200,22 @@ def _secrets(migrator: Migrator) -> Iterator[str]:
 def _deferred_signals() -> Iterator[list[int]]:
     """Context manager: a signal does not end the process, which still has to answer.
 
-    Yields those that came; what is ignored stays ignored.
+    Yields those that came. A terminal that goes away is a SIGTERM; what is ignored, as `nohup`
+    does, stays ignored.
     """
     came: list[int] = []
 
     def noted(number: int, frame: FrameType | None) -> None:
         came.append(number)
 
-    before: dict[int, Any] = {
-        each: signal.getsignal(each)
-        for each in STOPPING
-        if signal.getsignal(each) is not signal.SIG_IGN
-    }
+    def gone(number: int, frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    handlers = {**dict.fromkeys(STOPPING, noted), signal.SIGHUP: gone}
+    before: dict[int, Any] = {each: signal.getsignal(each) for each in handlers}
+    before = {each: found for each, found in before.items() if found is not signal.SIG_IGN}
     for number in before:
-        signal.signal(number, noted)
+        signal.signal(number, handlers[signal.Signals(number)])
     try:
         yield came
     finally:
