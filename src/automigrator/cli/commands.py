@@ -25,7 +25,7 @@ from automigrator.failure import KINDS, FailureKind
 from automigrator.printable import escaped, escaped_lines
 from automigrator.report import Report, heads_text
 from automigrator.runner.modes import Mode
-from automigrator.status import Status, TargetStatus
+from automigrator.status import Plan, Status, TargetStatus
 
 _ENDINGS = (
     "Exit codes: 0 done, 2 misconfigured or wrong usage, 3 pending, 4 degraded, 5 failed, "
@@ -193,10 +193,16 @@ def plan(context: click.Context, sql: bool) -> int:
                 raise
             raise problem from error
         plans = getattr(answer, "targets", answer)
-        text = "\n".join(f"-- {each}\n{each.sql}" if each.sql else str(each) for each in plans)
+        text = "\n".join(map(_sql_of if sql else str, plans))
         return Answer({"targets": json_of(plans)}, text)
 
     return answered(context, work)
+
+
+def _sql_of(plan: Plan) -> str:
+    """The SQL of a plan as a script: all else is a comment."""
+    lines = str(plan._replace(sql=None)).splitlines()
+    return "\n".join([*(f"-- {line}" for line in lines), plan.sql or ""])
 
 
 class NoPlanError(AutomigratorError):

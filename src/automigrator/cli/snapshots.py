@@ -14,6 +14,9 @@ from automigrator.cli.options import Group, common
 from automigrator.cli.output import Answer, json_of
 from automigrator.printable import escaped, joined
 
+KINDS = ("copy", "template", "dump")
+"""Kinds of snapshots; what restores and purges have kept is listed beside them, and stays."""
+
 
 @click.group(cls=Group)
 @common
@@ -102,7 +105,7 @@ def restore(context: click.Context, place: str, disconnect_others: bool) -> int:
 
 @snapshots.command()
 @click.option(
-    "--keep", type=click.IntRange(min=0), required=True, metavar="N", help="How many stay."
+    "--keep", type=click.IntRange(min=1), required=True, metavar="N", help="How many stay."
 )
 @common
 @click.pass_context
@@ -113,12 +116,15 @@ def prune(context: click.Context, keep: int) -> int:
     """
 
     async def work(call: Call) -> Answer:
-        found = await _of_all(call)
-        full = [name for name, copies in found.items() if len(copies) > keep]
+        doomed = {
+            name: [each for each in copies if each.kind in KINDS][keep:]
+            for name, copies in (await _of_all(call)).items()
+        }
+        doomed = {name: copies for name, copies in doomed.items() if copies}
         migrator: Any = call.migrator
-        if full:
-            shown = joined(f"{name}: {each}" for name in full for each in found[name])
-            call.confirm(f"All but the newest {keep} are deleted", *full, shown=shown)
+        if doomed:
+            shown = joined(f"{name}: {each}" for name in doomed for each in doomed[name])
+            call.confirm("These snapshots are deleted", *doomed, shown=shown)
         gone: dict[str, Any] = {}
         for name in call.names:
             gone[name] = await migrator.prune_snapshots(keep=keep, target=name)
