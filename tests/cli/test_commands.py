@@ -84,7 +84,7 @@ def test_a_look_makes_no_file(on_sqlite) -> None:
 def test_a_plan_that_cannot_be_made_says_why(on_sqlite) -> None:
     (on_sqlite.folder / "app.db").write_bytes(b"no database " * 1000)
     answer = on_sqlite.automigrator("plan")
-    assert answer.code == 5
+    assert answer.code == 5, answer
     assert "corrupt" in answer.err and "restore a backup" in answer.err
 
 
