@@ -169,6 +169,7 @@ def alone(session: nox.Session) -> None:
         prove_enough(session, core)
         without_pytest = "import automigrator.testing"  # it says what it needs
         session.run("python", "-c", without_pytest, success_codes=[1], silent=True)
+        session.run("python", "-m", "automigrator", success_codes=[2], silent=True)  # so does this
         for plugin in PLUGINS:
             with installed(session, plugin) as module:
                 prove_enough(session, module)

@@ -16,7 +16,7 @@ ROOT = Path(automigrator.__file__).parent
 PACKAGE = "automigrator"
 
 TIERS = (
-    {"__init__", "testing"},
+    {"__init__", "testing", "cli"},
     {"migrator"},
     {"runner"},
     {"hooks", "migrations"},
@@ -75,6 +75,7 @@ def arrows() -> Mapping[str, set[str]]:
 def room(module: str) -> str:
     """The package at the root, or the root module, that a module is in."""
     rooms = {
+        "__main__": "cli",
         "operations": "migrator",
         "readiness": "report",
         "status": "report",

@@ -29,9 +29,10 @@ _PRELOADED += [
 ]
 _PRELOADED += ["automigrator.migrations.ways", "automigrator.migrations.baseline", "psycopg"]
 _PRELOADED += ["automigrator_purge", "automigrator_backup_restore", "automigrator_log_and_continue"]
+_PRELOADED += ["automigrator.cli.commands"]
 # a fork server: to start Python and import all that takes a second, to fork takes milliseconds
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(_PRELOADED)
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(_PRELOADED)
 
 LIMIT_S = 90.0
 """Nothing here takes so long; what does is killed, and its result says so."""
@@ -86,8 +87,8 @@ class Processes:
         self._all: list[tuple[BaseProcess, Connection]] = []
         self._plain = any(start.plain for start in starts)
         for start in starts:
-            ours, theirs = _context.Pipe()
-            process = _context.Process(target=_process, args=(theirs, start, logs), daemon=True)
+            ours, theirs = FORKSERVER.Pipe()
+            process = FORKSERVER.Process(target=_process, args=(theirs, start, logs), daemon=True)
             process.start()
             theirs.close()
             self._all.append((process, ours))

@@ -117,8 +117,8 @@ async def followed(check: Check, targets: Sequence[Target], tell: Notifier, limi
         now = time.monotonic()
         if now - began > limit:
             raise FollowTimeoutError(
-                f"no other process has migrated within {limit:g} s, and {VARIABLE}=wait "
-                f"says that this one must not; nothing was changed\n{status}{leaders.said()}",
+                f"no other process has migrated within {limit:g} s, and in the mode "
+                f"'wait' this one must not; nothing was changed\n{status}{leaders.said()}",
                 status,
             )
         if now - told > TELL_S or told == began:

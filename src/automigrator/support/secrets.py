@@ -6,7 +6,7 @@ import html
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from urllib.parse import quote, quote_plus
 
@@ -62,15 +62,24 @@ def scrubbed(text: str, *secrets: str) -> str:
 
     Of a longer text the first `LIMIT` characters are kept.
     """
-    spelled = sorted({each for secret in secrets for each in _spellings(secret)}, key=len)
-    for each in reversed(spelled):
-        text = text.replace(each, "***")
-    text = cut(text)
-    for each in reversed(spelled):
+    text = cut(masked(text, *secrets))
+    for each in _longest_first(secrets):
         text = _without_parts(text, each)
     text = re.sub(_PEM, "***", text)
     text = re.sub(_URL_PASSWORD, r"\1:***@", re.sub(_URL_TOKEN, "***", text))
     return re.sub(_NAMED, r"\1***", re.sub(_BARE_PASSWORD, r"\1:***@", text))
+
+
+def masked(text: str, *secrets: str) -> str:
+    """The whole text with these secrets masked, however they are spelled, and nothing else."""
+    for each in _longest_first(secrets):
+        text = text.replace(each, "***")
+    return text
+
+
+def _longest_first(secrets: Iterable[str]) -> list[str]:
+    spelled = {each for secret in secrets for each in _spellings(secret)}
+    return sorted(spelled, key=len, reverse=True)
 
 
 def cut(text: str) -> str:

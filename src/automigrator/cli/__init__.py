@@ -1,0 +1,1 @@
+"""The command `automigrator`: a run, and what an operator asks of databases besides."""

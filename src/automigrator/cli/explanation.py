@@ -1,0 +1,86 @@
+"""The page of a kind of failure, out of `docs/failures.md`, which the tests write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.text import Text
+
+from automigrator.cli.output import Answer
+from automigrator.errors import AutomigratorError
+
+PAGE = "failures.md"
+
+_HERE = Path(__file__).parent
+
+PLACES = (_HERE / PAGE, _HERE.parents[2] / "docs" / PAGE)
+"""Where the page is in a wheel, and in the repository."""
+
+MEANINGS, SITUATIONS = "| kind | what it means |", "| what happened | database |"
+"""How the page's two tables begin."""
+
+
+def explained(kind: str | None) -> Answer:
+    """What a kind of failure means, and what is done about it; of all kinds without one."""
+    page = _page()
+    meanings = {each["kind"].strip("`"): each["what it means"] for each in _rows(page, MEANINGS)}
+    if kind is None:
+        width = max(map(len, meanings))
+        lines = [f"{name:{width}}  {meaning}" for name, meaning in meanings.items()]
+        return _wrapped({"kinds": meanings}, lines)
+    situations = _situations(page, kind)
+    told = [f"{kind}: {meanings[kind]}"]
+    for each in situations:
+        told += [
+            "",
+            f"{each['what happened']} ({each['database']})",
+            f"  it says: {each['what it says']}",
+            f"  state: {each['state']}; tried again: {each['tried again']}; "
+            f"strategies that may act: {each['may act']}",
+            f"  what to do: {each['what to do']}",
+        ]
+    value = {"kind": kind, "meaning": meanings[kind], "situations": situations}
+    return _wrapped(value, told)
+
+
+def _wrapped(value: object, lines: list[str]) -> Answer:
+    text = "\n".join(lines)
+    return Answer(value, text, table=lambda: Text(text))
+
+
+def _situations(page: str, kind: str) -> list[dict[str, str]]:
+    """What happened in the tests; what differs in the database alone is told once."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in _rows(page, SITUATIONS):
+        if row.pop("kind").strip("`") != kind:
+            continue
+        plain = {name: cell.replace("`", "") for name, cell in row.items()}
+        key = plain["what happened"], plain["what to do"]
+        if key in found:
+            found[key]["database"] += f", {plain['database']}"
+        else:
+            found[key] = plain
+    return list(found.values())
+
+
+def _page() -> str:
+    for path in PLACES:
+        if path.is_file():
+            return path.read_text("utf-8")
+    raise AutomigratorError(f"the page {PAGE} is missing: install automigrator anew")
+
+
+def _rows(page: str, begin: str) -> Iterator[dict[str, str]]:
+    """The rows of the table that begins so, by the names of its columns."""
+    lines = iter(page[page.index(begin) :].splitlines())
+    names = _cells(next(lines))
+    next(lines)
+    for line in lines:
+        if not line.startswith("| "):
+            return
+        yield dict(zip(names, _cells(line), strict=True))
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip().replace("\\|", "|") for cell in line.strip("| ").split(" | ")]

@@ -1,0 +1,251 @@
+"""One call of the command, from its arguments to its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from automigrator.cli import loading
+from automigrator.cli.confirmation import UnansweredError, confirm
+from automigrator.cli.display import shown
+from automigrator.cli.exits import Exit, of_error
+from automigrator.cli.options import Options
+from automigrator.cli.output import Answer, Output, text_of
+from automigrator.cli.source import Found, Source, found
+from automigrator.errors import AutomigratorError, MigrationError, StoppedError
+from automigrator.migrator import Migrator
+from automigrator.runner.modes import Mode
+from automigrator.runner.signals import STOPPING, until_signalled
+from automigrator.support import urls
+
+LOOKS = frozenset({"check", "status", "plan", "doctor", "plugins", "explain"})
+"""Commands that change nothing, whenever they are stopped."""
+
+
+class OvertimeError(AutomigratorError):
+    """Raised when a command took longer than `--timeout`."""
+
+    kind = "timeout"
+
+
+class Call:
+    """What a command's work is given: the migrator, what was asked for, where to print."""
+
+    def __init__(self, migrator: Migrator, options: Options, output: Output) -> None:
+        self.migrator, self.options, self.output = migrator, options, output
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the targets that the command is about."""
+        return tuple(target.name for target in self.migrator.targets)
+
+    def only_target(self) -> str:
+        """The name of the one target that the command is about. Raises UsageError."""
+        if len(self.names) > 1:
+            raise click.UsageError(f"say which with --target: {', '.join(self.names)}")
+        return self.names[0]
+
+    def confirm(self, what: str, *names: str, shown: object = "") -> None:
+        """Have the names of targets typed before something is changed; see `confirm`.
+
+        `what`: the act. `shown`: how the targets stand. `names`: default: all targets'.
+        """
+        confirm(self.output, self.options, names or self.names, what, str(shown))
+
+    def shown(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Context manager: show what happens."""
+        return shown(self.migrator, self.output)
+
+
+Work = Callable[[Call], Awaitable[Answer]]
+
+
+def answered(context: click.Context, work: Work, mode: Mode = "migrate") -> int:
+    """Make the migrator, let the work be done, print the answer; returns the exit code."""
+    options = context.ensure_object(Options)
+    command = name_of(context)
+    output = Output(options, command)
+    try:
+        answer = _done(options, output, command, work, mode)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - any error is an answer
+        return told(output, error, command)
+    return output.answer(answer)
+
+
+def answered_without(context: click.Context, work: Callable[[], Answer]) -> int:
+    """The same for work that needs no migrator."""
+    output = Output(context.ensure_object(Options), name_of(context))
+    try:
+        answer = work()
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - as above
+        return told(output, error, name_of(context))
+    return output.answer(answer)
+
+
+def name_of(context: click.Context) -> str:
+    """The command's name, `snapshots list`, say."""
+    return context.command_path.partition(" ")[2]
+
+
+def told(output: Output, error: BaseException, command: str) -> int:
+    """Print an error; returns the exit code."""
+    code = of_error(error)
+    if isinstance(error, KeyboardInterrupt):
+        return output.failure(error, code, f"{command}: interrupted; nothing was done")
+    advice = str(getattr(error, "advice", ""))
+    if isinstance(error, MigrationError) and code is not Exit.OK:
+        failed = next(each for each in error.report.targets if each.outcome == "failed")
+        advice = (
+            f"automigrator explain {failed.failures[-1].kind}; automigrator doctor looks closer, "
+            "and --traceback shows the errors behind this one"
+        )
+    return output.failure(error, code, text_of(error), advice)
+
+
+def _done(options: Options, output: Output, command: str, work: Work, mode: Mode) -> Answer:
+    began = time.monotonic()
+    # without a handler of the application's, records of ours would be printed a second time
+    logging.getLogger("automigrator").addHandler(logging.NullHandler())
+    source = _source(options, output)
+    value = loading.made(source)
+
+    def left() -> float | None:
+        spent = time.monotonic() - began
+        return None if options.timeout is None else max(options.timeout - spent, 0.001)
+
+    migrator: Migrator | None = None
+
+    def how_far() -> str:
+        if migrator is None or command in LOOKS:
+            return "nothing was changed"
+        return migrator._how_far or "automigrator status shows how the database stands"
+
+    async def call(limit: asyncio.Timeout) -> Answer:
+        nonlocal migrator
+        migrator = await loading.awaited(value, source)
+        try:
+            loading.narrowed(migrator, options.target, options.x)
+            output.secrets += tuple(_secrets(migrator))
+            if command in ("run", "wait"):
+                run_s = left()  # the run's own limit tells more, and undoes what is under way
+                limit.reschedule(None)
+            else:
+                run_s = None
+            loading.prepared(migrator, mode, run_s)
+            return await work(Call(migrator, options, output))
+        finally:
+            await loading.close(migrator)
+
+    async def limited() -> Answer:
+        try:
+            async with asyncio.timeout(left()) as limit:
+                return await call(limit)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            seconds = f"--timeout {options.timeout:g}"
+            raise OvertimeError(
+                f"{command} took longer than {seconds} and was cancelled; {how_far()}"
+            ) from error
+
+    with _deferred_signals() as early:
+
+        async def listening() -> Answer:
+            if early:
+                raise StoppedError("", early[0])
+            return await until_signalled(limited(), lambda: "")
+
+        try:
+            return asyncio.run(listening())
+        except UnansweredError:
+            raise
+        except StoppedError as error:
+            name = signal.Signals(error.signal).name
+            text = f"{command}: stopped by {name}; {how_far()}"
+            raise StoppedError(text, error.signal) from None
+
+
+def _source(options: Options, output: Output) -> Source:
+    """Find the migrator's description, and say which files are read and which are not."""
+    seen: Found = found(options, os.environ, Path.cwd())
+    source = seen.source
+    for each in seen.ignored:
+        output.note(each)
+    if options.verbose or source.always_told:
+        what = source.app or f"{source.config} for {urls.rendered(source.url)}"  # type: ignore[arg-type]
+        output.note(f"using {what} ({source.origin})")
+    return source
+
+
+def _secrets(migrator: Migrator) -> Iterator[str]:
+    from automigrator.target import passwords_of
+
+    for target in migrator.targets:
+        yield from passwords_of(target)
+
+
+@contextmanager
+def _deferred_signals() -> Iterator[list[int]]:
+    """Context manager: a signal does not end the process, which still has to answer.
+
+    Yields those that came. A terminal that goes away is a SIGTERM; what is ignored, as `nohup`
+    does, stays ignored.
+    """
+    came: list[int] = []
+
+    def noted(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+
+    def gone(number: int, frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    handlers = {**dict.fromkeys(STOPPING, noted), signal.SIGHUP: gone}
+    before: dict[int, Any] = {each: signal.getsignal(each) for each in handlers}
+    before = {each: found for each, found in before.items() if found is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handlers[signal.Signals(number)])
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def invoked(group: click.Group, arguments: Sequence[str]) -> int:
+    """Do what the arguments say; returns the exit code."""
+    try:
+        code = group.main(list(arguments), prog_name="automigrator", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return Exit.MISCONFIGURED
+    except (click.ClickException, click.Abort) as error:
+        return _misused(error, arguments)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    return int(code or 0)
+
+
+def _misused(error: click.ClickException | click.Abort, arguments: Sequence[str]) -> int:
+    """Print what is wrong with the arguments, as JSON where they ask for it."""
+    options = Options()
+    options.json = "--json" in arguments
+    context = getattr(error, "ctx", None)
+    output = Output(options, name_of(context) if context is not None else "")
+    if isinstance(error, click.Abort):
+        return output.failure(error, Exit.INTERRUPTED, "interrupted; nothing was done")
+    if context is not None and not options.json:
+        output.note(context.get_usage())
+        output.note(f"Try '{context.command_path} --help' for help.\n")
+    return output.failure(error, Exit.MISCONFIGURED, error.format_message())

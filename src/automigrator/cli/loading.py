@@ -1,0 +1,127 @@
+"""Makes the Migrator that a source describes, and narrows it to what the command is about."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from automigrator.cli.source import Source
+from automigrator.errors import ConfigurationError
+from automigrator.migrator import Migrator
+from automigrator.support.entry_points import described, suggestion
+from automigrator.target import Target
+
+
+def made(source: Source) -> Migrator | Awaitable[object]:
+    """The Migrator, or what an async factory of it is awaited for.
+
+    It is called outside an event loop, as a module that is imported may start one of its own.
+    Raises ConfigurationError.
+    """
+    if source.app is None:
+        assert source.url is not None and source.config is not None
+        return Migrator(Target(source.url, os.fspath(source.config), name=source.name))
+    value = named(source.app, source.folder, f"the migrator that {source.origin} names")
+    if isinstance(value, Migrator) or not callable(value) or inspect.isclass(value):
+        return checked(value, source)
+    with _blamed(f"{source.app} of {source.origin} cannot be called without arguments"):
+        value = value()
+    return value if inspect.isawaitable(value) else checked(value, source)
+
+
+async def awaited(value: Migrator | Awaitable[object], source: Source) -> Migrator:
+    """The Migrator itself. Raises ConfigurationError."""
+    if isinstance(value, Migrator):
+        return value
+    with _blamed(f"{source.app} of {source.origin} failed"):
+        value = await value  # type: ignore[assignment]
+    return checked(value, source)
+
+
+def checked(value: object, source: Source) -> Migrator:
+    """A value that is a Migrator. Raises ConfigurationError."""
+    if isinstance(value, Migrator):
+        return value
+    kind = value.__name__ if inspect.isclass(value) else type(value).__name__
+    raise ConfigurationError(
+        f"{source.app} of {source.origin} is of the type {kind}, and should be a Migrator, or a "
+        "function without arguments that returns one; nothing was done"
+    )
+
+
+def named(path: str, folder: Path, what: str) -> Any:
+    """The object that `module:name` leads to, with `folder` first on the module search path.
+
+    Raises ConfigurationError.
+    """
+    module, _, name = path.partition(":")
+    if os.fspath(folder) not in sys.path:
+        sys.path.insert(0, os.fspath(folder))
+    with _blamed(f"{what} cannot be imported from {module} (looked in {folder} first)"):
+        value: Any = importlib.import_module(module)
+    for part in name.split("."):
+        if not hasattr(value, part):
+            hint = suggestion(part, [each for each in dir(value) if not each.startswith("_")])
+            raise ConfigurationError(f"{module} has no {name!r}; {hint}nothing was done")
+        value = getattr(value, part)
+    return value
+
+
+@contextmanager
+def _blamed(what: str) -> Iterator[None]:
+    """Context manager: what the application's code raises is a ConfigurationError.
+
+    `sys.exit()` is no answer either.
+    """
+    try:
+        yield
+    except ConfigurationError:
+        raise
+    except (Exception, SystemExit) as error:  # any error is the application's own
+        raise ConfigurationError(f"{what}: {described(error)}; nothing was done") from error
+
+
+def narrowed(migrator: Migrator, names: Sequence[str], x: Sequence[str]) -> None:
+    """Leave the targets that are named, all without a name; with what `-x` gives env.py.
+
+    Raises ConfigurationError for a name that no target has.
+    """
+    known = [target.name for target in migrator.targets]
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(
+                f"there is no target {name!r}; the targets are {', '.join(known)}"
+            )
+    migrator.targets = tuple(
+        target._replace(x=(*target.x, *x)) if x else target
+        for target in migrator.targets
+        if not names or target.name in names
+    )
+
+
+def prepared(migrator: Migrator, mode: Any, seconds: float | None) -> None:
+    """Let a run do what the command asks for, whatever the gate says.
+
+    The command shows what happens by itself, so the core's own announcements stay off; it listens
+    for signals itself as well.
+    """
+    migrator.mode, migrator.stop_on_signals = mode, False
+    migrator.announce = False
+    limits = [each for each in (migrator.run_timeout, seconds) if each is not None]
+    migrator.run_timeout = min(limits, default=None)
+
+
+async def close(migrator: Migrator) -> None:
+    """Close what the application's engines still hold: a thread of theirs keeps a process."""
+    for target in migrator.targets:
+        for each in (target.database, target.migrate_with):
+            if isinstance(each, AsyncEngine):
+                await each.dispose()

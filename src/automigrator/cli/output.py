@@ -1,0 +1,196 @@
+"""What the command prints: its answer on stdout, all else on stderr, whoever reads along."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any, cast
+
+import click
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from automigrator.cli.exits import Exit
+from automigrator.cli.options import Options
+from automigrator.errors import MigrationError, StoppedError, _StatusError
+from automigrator.frozen import Frozen, as_json
+from automigrator.printable import escaped_lines
+from automigrator.support.redaction import hide_secrets, said
+from automigrator.support.secrets import masked
+
+VERSION = 1
+"""Of the JSON document: it changes where a key goes or means something else."""
+
+NARROW = 72
+"""Columns below which a table is harder to read than lines."""
+
+_SHORTEST = 5
+"""Characters from which on the value of `-x` is masked by itself: `a` is in every word."""
+
+
+class Answer(Frozen):
+    """What a command has to say."""
+
+    value: object
+    """For `--json`: what is a value of ours, or JSON types."""
+    text: str
+    """For a person, and for programs that read lines."""
+    code: Exit = Exit.OK
+    table: Callable[[], RenderableType] | None = None
+    """In the place of the text on a terminal that is wide enough."""
+
+
+class Stream:
+    """A file that text is written to as long as somebody reads it: a closed pipe is no error."""
+
+    encoding = "utf-8"
+    errors = "backslashreplace"
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._encoding = getattr(sys.stderr, "encoding", None) or self.encoding
+        self.encoding = self._encoding
+
+    def write(self, text: str) -> int:
+        left = text.encode(self._encoding, self.errors)
+        while left and self._descriptor >= 0:
+            try:
+                left = left[os.write(self._descriptor, left) :]
+            except BlockingIOError:
+                continue
+            except OSError:  # a closed pipe, a terminal that is gone
+                self._descriptor = -1
+        return len(text)
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return self._descriptor >= 0 and os.isatty(self._descriptor)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+
+class Output:
+    """Where one command prints; stdout holds its answer alone, whatever env.py prints there."""
+
+    def __init__(self, options: Options, command: str) -> None:
+        self._options, self._command = options, command
+        self.secrets = tuple(_of_x(options.x))
+        try:
+            answers = os.dup(1)
+            os.dup2(2, 1)
+        except OSError:  # somebody has closed one of them
+            answers = -1
+        self._stdout, self._stderr = Stream(answers), Stream(2)
+        self.console = _console(self._stdout)
+        self.errors = _console(self._stderr)
+
+    @property
+    def live(self) -> bool:
+        """Whether stderr is a terminal that can be written to again and again."""
+        return self._stderr.isatty() and not self.errors.is_dumb_terminal
+
+    @property
+    def asks(self) -> bool:
+        """Whether somebody is there to answer a question."""
+        return self._stderr.isatty() and sys.stdin is not None and sys.stdin.isatty()
+
+    def note(self, text: str) -> None:
+        """Tell a person a line or more."""
+        self._stderr.write(self.safe(text) + "\n")
+
+    def safe(self, text: str) -> str:
+        """A text without the secrets of this command, and without what drives a terminal."""
+        return escaped_lines(masked(text, *self.secrets))
+
+    def answer(self, answer: Answer) -> int:
+        """Print the answer; returns the exit code."""
+        if self._options.json:
+            return self._document(answer.code, answer.value, None)
+        wide = self._stdout.isatty() and self.console.width >= NARROW
+        if answer.table is not None and wide:
+            self.console.print(answer.table())
+        else:
+            self._stdout.write(self.safe(answer.text).rstrip("\n") + "\n")
+        return answer.code
+
+    def failure(self, error: BaseException, code: Exit, text: str, advice: str = "") -> int:
+        """Print what went wrong; returns the exit code."""
+        if self._options.traceback:
+            hide_secrets(error, self.secrets)
+            self.note("".join(traceback.format_exception(error)).rstrip())
+        if self._options.json:
+            found = _value_of(error)
+            told = {"type": type(error).__name__, "message": text, "advice": advice or None}
+            return self._document(code, found, told)
+        lines = Text.assemble(("error: ", "bold red"), self.safe(text))
+        if advice:
+            lines.append_text(Text.assemble("\n", ("next: ", "bold"), self.safe(advice)))
+        self.errors.print(lines, soft_wrap=not self._stderr.isatty())
+        return code
+
+    def _document(self, code: Exit, value: object, error: Mapping[str, Any] | None) -> int:
+        document = {
+            "version": VERSION,
+            "command": self._command,
+            "exit_code": int(code),
+            "outcome": code.outcome,
+            "result": json_of(value),
+            "error": error,
+        }
+        self._stdout.write(json.dumps(self._masked(document), indent=2) + "\n")
+        return code
+
+    def _masked(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return masked(value, *self.secrets)
+        if isinstance(value, dict):
+            return {key: self._masked(each) for key, each in value.items()}
+        return [self._masked(each) for each in value] if isinstance(value, list) else value
+
+
+def text_of(error: BaseException) -> str:
+    """What went wrong, for a person: no row's value, no password."""
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    return said(error, ())
+
+
+def json_of(value: object) -> Any:
+    """A value of ours, or several, as JSON types."""
+    if isinstance(value, Frozen) and not hasattr(value, "to_dict"):
+        return {name: json_of(each) for name, each in vars(value).items()}
+    if isinstance(value, dict):
+        return {name: json_of(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_of(each) for each in value]
+    return as_json(value)
+
+
+def _value_of(error: BaseException) -> object:
+    """What an error knows besides its text."""
+    if isinstance(error, MigrationError):
+        return error.report
+    if isinstance(error, StoppedError):
+        return None
+    return error.status if isinstance(error, _StatusError) else None
+
+
+def _of_x(given: Sequence[str]) -> list[str]:
+    values = [each.partition("=")[2] for each in given]
+    return [*given, *(each for each in values if len(each) >= _SHORTEST)]
+
+
+def _console(stream: Stream) -> Console:
+    """A console that writes ANSI to terminals alone, and none where `NO_COLOR` is set."""
+    return Console(
+        file=cast("IO[str]", stream),
+        force_terminal=stream.isatty(),
+        highlight=False,
+        emoji=False,
+        markup=False,
+    )

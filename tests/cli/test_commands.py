@@ -1,0 +1,129 @@
+"""Every command on each kind of database, at pipes: what it prints, and what it does."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from support.alembic_projects import heads
+
+on_each = pytest.mark.long("postgresql")
+"""On SQLite in the quick suite, on PostgreSQL in the long one."""
+
+
+def test_a_life_of_an_application_at_the_command_line(application) -> None:
+    automigrator = application.automigrator
+    pending = {
+        "sqlite": "app: does not exist; 3 pending to r3\n",
+        "postgresql": "app: at base, 3 pending to r3: r1, r2, r3\n",
+    }
+    answer = automigrator("check")
+    assert (answer.code, answer.out) == (3, pending[application.kind])
+
+    answer = automigrator("plan", "--sql")
+    assert answer.code == 0
+    head, *rest = re.split("\n(?!--)", answer.out, maxsplit=1)
+    assert head == "-- app: base -> r3\n--   r1  r1\n--   r2  r2\n--   r3  r3"
+    assert "CREATE TABLE users" in rest[0]
+
+    answer = automigrator("run")
+    assert (answer.code, heads(application.url)) == (0, {"r3"})
+    assert answer.out.startswith("migration run: migrated in ")
+    assert "app: revision 2 of 3, r2\n" in answer.err
+
+    assert automigrator("wait").code == 0
+    assert automigrator("check").out == "app: current at r3\n"
+
+    answer = automigrator("status", "--json")
+    assert answer.document["result"]["targets"][0]["heads"] == ["r3"]
+
+    answer = automigrator("rollback", "-1", "--yes")
+    assert (answer.code, heads(application.url)) == (0, {"r2"})
+
+    answer = automigrator("doctor")
+    assert (answer.code, answer.out.splitlines()[0]) == (0, "app: at r2, 1 pending to r3: r3")
+
+    answer = automigrator("clear", "--yes")
+    assert (answer.code, answer.out) == (0, "app: cleared; the next start tries again\n")
+
+
+@on_each
+def test_a_failure_is_one_screen_that_says_what_to_do(application) -> None:
+    application.deploy_broken()
+    answer = application.automigrator("run")
+    assert (answer.code, answer.out) == (5, "")
+    lines = answer.err.splitlines()
+    (error,) = (number for number, line in enumerate(lines) if line.startswith("error: "))
+    assert len(lines[error:]) < 20 and answer.err.count("what to do:") == 1
+    assert "state: " in answer.err and "Traceback" not in answer.err
+    assert lines[-1].startswith("next: automigrator explain revision;")
+
+    shown = application.automigrator("run", "--traceback").err
+    assert "Traceback (most recent call last)" in shown and "MigrationError" in shown
+
+
+@on_each
+def test_check_compares_models_with_the_database(application) -> None:
+    (application.folder / "models.py").write_text(
+        "import sqlalchemy as sa\nmetadata = sa.MetaData()\n"
+        'sa.Table("new", metadata, sa.Column("id", sa.Integer, primary_key=True))\n'
+    )
+    application.automigrator("run")
+    answer = application.automigrator("check", "--models", "models:metadata")
+    assert (answer.code, "models: differ" in answer.out) == (3, True)
+
+
+def test_a_look_makes_no_file(on_sqlite) -> None:
+    for command in ("status", "plan", "doctor"):
+        assert on_sqlite.automigrator(command).code == 0
+    assert not (on_sqlite.folder / "app.db").exists()
+
+
+def test_a_plan_that_cannot_be_made_says_why(on_sqlite) -> None:
+    (on_sqlite.folder / "app.db").write_bytes(b"no database " * 1000)
+    answer = on_sqlite.automigrator("plan")
+    assert answer.code == 5, answer
+    assert "corrupt" in answer.err and "restore a backup" in answer.err
+
+
+def test_run_is_not_skipped_by_what_the_gate_says(on_sqlite) -> None:
+    on_sqlite.configure("mode='skip'")
+    answer = on_sqlite.automigrator("run", RUN_MIGRATIONS="0")
+    assert (answer.code, heads(on_sqlite.url)) == (0, {"r3"})
+
+
+@pytest.mark.plugins
+def test_plugins_tells_what_is_named_and_what_each_may_do(on_sqlite) -> None:
+    on_sqlite.configure("recovery=['purge'], plugins=[Continue()]")
+    lines = on_sqlite.automigrator("plugins").out.splitlines()
+    told = {line.partition(":")[0]: line for line in lines}
+    assert "strategy of automigrator-purge " in told["purge"]
+    assert told["purge"].endswith("replaces the database by a fresh one; asked for app")
+    assert told["backup-restore"].endswith("not loaded, as nobody names it")
+    assert told["Continue"] == "Continue: hooks of app; implements on_failure; asked for app"
+
+    lines = on_sqlite.automigrator("plugins", "--all", AUTOMIGRATOR_APP="").out.splitlines()
+    told = {line.partition(":")[0]: line for line in lines}
+    assert told["backup-restore"].endswith("restores this run's own snapshot")
+
+
+@on_each
+def test_snapshots_are_taken_listed_restored_and_pruned(application) -> None:
+    automigrator = application.automigrator
+    automigrator("run")
+    taken = automigrator("snapshots", "take", "--json")
+    assert taken.code == 0, taken.err
+    (listed,) = automigrator("snapshots", "list", "--json").document["result"]["targets"]
+    (snapshot,) = listed["snapshots"]
+    assert taken.document["result"]["targets"][0]["snapshot"]["place"] == snapshot["place"]
+
+    automigrator("rollback", "base", "--yes")
+    answer = automigrator("snapshots", "restore", snapshot["place"])
+    assert answer.code == 2 and "Add --yes" in answer.err
+    answer = automigrator("snapshots", "restore", snapshot["place"], "--yes")
+    assert answer.code == 0, answer.err
+    assert heads(application.url) == {"r3"}
+
+    automigrator("snapshots", "take")
+    answer = automigrator("snapshots", "prune", "--keep", "1", "--yes")
+    assert (answer.code, snapshot["place"] in answer.out) == (0, True)

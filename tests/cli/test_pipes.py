@@ -1,0 +1,124 @@
+"""What programs read: one JSON document, a pipe that closes, an installation without the extra."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.alembic_projects import heads
+
+from automigrator.cli.exits import Exit
+from automigrator.cli.output import VERSION
+
+KEYS = ["version", "command", "exit_code", "outcome", "result", "error"]
+SECRET = "tenant-4711-secret"
+
+
+def document(answer) -> dict:
+    """The document, checked against what every one has."""
+    found = answer.document
+    assert list(found) == KEYS
+    assert (found["version"], found["exit_code"]) == (VERSION, answer.code)
+    assert found["outcome"] == Exit(answer.code).outcome
+    error = found["error"]
+    assert error is None or list(error) == ["type", "message", "advice"]
+    return found
+
+
+def test_stdout_holds_one_document_whatever_else_is_printed(on_sqlite) -> None:
+    env = on_sqlite.folder / "migrations" / "env.py"
+    env.write_text("print('printed by env.py')\n" + env.read_text())
+    automigrator = on_sqlite.automigrator
+
+    assert document(automigrator("--json", "check"))["result"]["current"] is False
+    assert document(automigrator("plan", "--json"))["result"]["targets"][0]["after"] == ["r3"]
+    answer = automigrator("run", "--json")
+    assert document(answer)["result"]["outcome"] == "migrated"
+    assert "printed by env.py" in answer.err
+
+
+@pytest.mark.long
+def test_every_other_command_prints_a_document_as_well(on_sqlite) -> None:
+    automigrator = on_sqlite.automigrator
+    automigrator("run")
+    assert document(automigrator("wait", "--json"))["result"]["outcome"] == "current"
+    assert document(automigrator("status", "--json"))["result"]["current"] is True
+    assert document(automigrator("doctor", "--json"))["result"]["healthy"] is True
+    assert document(automigrator("clear", "--yes", "--json"))["result"] == {"cleared": ["app"]}
+    found = document(automigrator("rollback", "base", "--json", "--yes"))
+    assert found["result"] is not None
+    assert document(automigrator("plugins", "--json"))["result"]["plugins"] is not None
+    assert "auth" in document(automigrator("explain", "--json"))["result"]["kinds"]
+
+
+def test_an_error_is_a_document_as_well(on_sqlite) -> None:
+    found = document(on_sqlite.automigrator("--json", "no-such-command"))
+    assert (found["exit_code"], found["result"]) == (2, None)
+
+    found = document(on_sqlite.automigrator("status", "--json", AUTOMIGRATOR_APP=""))
+    assert found["error"]["type"] == "ConfigurationError"
+
+    on_sqlite.deploy_broken()
+    found = document(on_sqlite.automigrator("run", "--json"))
+    assert found["error"]["type"] == "MigrationError"
+    (target,) = found["result"]["targets"]
+    assert (found["result"]["outcome"], target["failures"][0]["kind"]) == ("failed", "revision")
+
+
+def test_what_a_reader_leaves_unread_stops_no_migration(on_sqlite) -> None:
+    answer = on_sqlite.automigrator.begun("run", closed=True).ended()
+    assert (answer.code, heads(on_sqlite.url)) == (0, {"r3"})
+
+
+def test_what_x_gives_to_env_py_is_shown_nowhere(on_sqlite) -> None:
+    env = on_sqlite.folder / "migrations" / "env.py"
+    env.write_text(
+        "from alembic import context as c\n"
+        "assert c.get_x_argument(as_dictionary=True)['tenant'] != 'x', 'no tenant'\n"
+        "raise RuntimeError(str(c.get_x_argument()))\n" + env.read_text()
+    )
+    for words in (["run", "--traceback"], ["status", "--json"]):
+        answer = on_sqlite.automigrator("-x", f"tenant={SECRET}", *words)
+        assert "RuntimeError" in answer.out + answer.err
+        assert SECRET not in answer.out + answer.err
+
+
+def test_text_of_others_drives_no_terminal(on_sqlite) -> None:
+    env = on_sqlite.folder / "migrations" / "env.py"
+    env.write_text("raise RuntimeError('\\x1b[2J\\x9b\\u202e')\n")
+    for words in (["status", "--json"], ["run", "--traceback"]):
+        answer = on_sqlite.automigrator(*words)
+        assert "RuntimeError" in answer.out + answer.err
+        assert not {"\x1b", "\x9b", "\u202e"} & set(answer.out + answer.err)
+
+
+@pytest.mark.parametrize("missing", ["click", "rich"])
+@pytest.mark.long("rich")
+def test_without_the_extra_one_sentence_names_it(missing: str, tmp_path: Path) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from automigrator.__main__ import main; "
+    ended = subprocess.run(
+        [sys.executable, "-c", code + "sys.exit(main())"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1 and 'pip install "automigrator[cli]"' in ended.stderr
+
+
+def test_python_m_is_the_same_command(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "automigrator", "explain", "auth", "--json"],
+        cwd=tmp_path,
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(ended.stdout)["result"]
+    assert (found["kind"], found["situations"][0]["database"]) == ("auth", "PostgreSQL")

@@ -1,0 +1,165 @@
+"""What a person sees at a terminal: progress, tables, questions, and 40 columns of them."""
+
+from __future__ import annotations
+
+import io
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from rich.console import CONSOLE_SVG_FORMAT, Console
+from rich.text import Text
+from support.alembic_projects import heads
+
+RECORDING = Path(__file__).parents[2] / "docs" / "images" / "command-line.svg"
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3|4|9|10)\d(?:;\d+)*m")
+
+
+@pytest.mark.parametrize("columns", [40, 100])
+@pytest.mark.long("[100]")
+def test_a_run_shows_how_far_it_is_and_ctrl_c_undoes_the_current_step(
+    on_sqlite, columns: int
+) -> None:
+    on_sqlite.automigrator("run")
+    on_sqlite.deploy_slow()
+    terminal = on_sqlite.automigrator.terminal("run", columns=columns)
+    terminal.wait_for("revision 1 of 1, r4")
+    terminal.wait_for(" 1 s")
+    line = next(line for line in terminal.screen.splitlines() if "revision 1 of 1" in line)
+    assert " app " in line and len(line) <= columns
+    terminal.interrupt()
+    assert terminal.ended() == 130
+    assert "revision 1 of 1" not in terminal.screen, "the progress is gone at the end"
+    words = " ".join(terminal.screen.split())
+    assert "error: run: stopped by SIGINT; app: " in words
+    assert heads(on_sqlite.url) == {"r3"}
+
+
+def test_waiting_is_shown(on_sqlite) -> None:
+    on_sqlite.configure(target="lock_timeout=2")
+    terminal = on_sqlite.automigrator.terminal("wait")
+    terminal.wait_for("waiting for another process to migrate")
+    assert terminal.ended() == 3
+
+
+def test_the_report_stays_on_the_screen(on_sqlite) -> None:
+    terminal = on_sqlite.automigrator.terminal("run")
+    assert terminal.ended() == 0
+    first, *rest = terminal.screen.splitlines()
+    assert first == "using app:migrator (AUTOMIGRATOR_APP)"
+    assert rest[0].startswith("migration run: migrated in ")
+    assert [line.split()[:2] for line in rest[2:]] == [
+        ["applied", "r1"],
+        ["applied", "r2"],
+        ["applied", "r3"],
+    ]
+
+
+def test_a_dumb_terminal_gets_lines(on_sqlite) -> None:
+    terminal = on_sqlite.automigrator.terminal("run", TERM="dumb")
+    assert terminal.ended() == 0
+    assert "app: revision 2 of 3, r2" in terminal.screen and "\x1b" not in terminal.raw
+
+
+@pytest.mark.long
+def test_a_pipe_gets_no_colour_even_where_it_is_forced(on_sqlite) -> None:
+    answer = on_sqlite.automigrator("run", FORCE_COLOR="1", TTY_COMPATIBLE="1")
+    assert "\x1b" not in answer.out + answer.err
+
+
+def test_status_is_a_table_where_there_is_room_and_lines_elsewhere(on_sqlite) -> None:
+    wide = on_sqlite.automigrator.terminal("status")
+    assert wide.ended() == 0
+    assert ["target", "state", "at", "wanted", "pending"] in map(str.split, wide.screen.split("\n"))
+    narrow = on_sqlite.automigrator.terminal("status", columns=40)
+    assert narrow.ended() == 0
+    assert "app: does not exist; 3 pending to r3" in narrow.screen
+
+
+def test_no_color_is_heard(on_sqlite) -> None:
+    (on_sqlite.folder / "app.py").write_text("raise RuntimeError('no settings')")
+    coloured, plain = (
+        on_sqlite.automigrator.terminal("status", **more) for more in ({}, {"NO_COLOR": "1"})
+    )
+    assert (coloured.ended(), plain.ended()) == (2, 2)
+    assert "no settings" in plain.screen
+    assert COLOUR.search(coloured.raw) and not COLOUR.search(plain.raw)
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "left"),
+    [("app", 0, set()), ("other", 7, {"r3"}), ("", 7, {"r3"})],
+    ids=["its name", "another", "nothing"],
+)
+@pytest.mark.long("nothing")
+def test_a_rollback_wants_the_targets_name_typed(
+    on_sqlite, typed: str, code: int, left: set[str]
+) -> None:
+    on_sqlite.automigrator("run")
+    terminal = on_sqlite.automigrator.terminal("rollback", "base")
+    terminal.wait_for("Type the target's name (app) to go on")
+    assert "app: current at r3" in terminal.screen
+    terminal.type(typed)
+    assert (terminal.ended(), heads(on_sqlite.url)) == (code, left)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.long("SIGTERM")
+def test_a_signal_ends_a_question(on_sqlite, number: signal.Signals) -> None:
+    on_sqlite.automigrator("run")
+    terminal = on_sqlite.automigrator.terminal("clear")
+    terminal.wait_for("Type the target's name (app) to go on")
+    terminal.signal(number)
+    assert terminal.ended() == 128 + number
+    assert "nothing was changed" in terminal.screen
+
+
+def test_a_password_is_asked_for_and_not_shown(on_sqlite) -> None:
+    terminal = on_sqlite.automigrator.terminal(
+        "status", "--url", "postgresql://somebody@127.0.0.1:1/app", "--ask-password", "--timeout=2"
+    )
+    terminal.wait_for("Password:")
+    terminal.type("canary-typed")
+    assert terminal.ended() in (0, 5)
+    assert "canary-typed" not in terminal.raw
+
+
+def test_the_recording_shows_a_session(on_sqlite, request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--write-table"):
+        record(on_sqlite)
+    shown = RECORDING.read_text("utf-8").replace("&#160;", " ")
+    for words in ("status", "plan", "run", "check", "explain unversioned"):
+        assert f"$ automigrator {words}" in shown
+    assert "revision 1 of 1, r4" in shown and "stopped by SIGINT" in shown
+    assert "http" not in re.sub('xmlns="[^"]*"', "", shown), "it loads nothing from elsewhere"
+
+
+def record(application) -> None:
+    """Write the recording: commands, what they print, and the progress of one that is stopped."""
+    console = Console(record=True, width=100, file=io.StringIO())
+
+    def show(words: str, screen: str) -> None:
+        console.print(Text(f"$ automigrator {words}\n", style="bold"), Text(screen + "\n"), sep="")
+
+    for words in ("status", "plan", "run", "check"):
+        terminal = application.automigrator.terminal(*words.split())
+        terminal.ended()
+        show(words, terminal.screen)
+    application.deploy_slow()
+    terminal = application.automigrator.terminal("run")
+    terminal.wait_for(" 2 s")
+    show("run", terminal.screen)
+    before = len(terminal.screen.splitlines()) - 1
+    terminal.interrupt()
+    terminal.ended()
+    console.print(Text("^C\n" + "\n".join(terminal.screen.splitlines()[before:]) + "\n"))
+    terminal = application.automigrator.terminal("explain", "unversioned")
+    terminal.ended()
+    show("explain unversioned", terminal.screen)
+    RECORDING.parent.mkdir(exist_ok=True)
+    plain = re.sub(r",\s*url\([^)]*\) format\([^)]*\)", "", CONSOLE_SVG_FORMAT)
+    plain = re.sub(r"<!--.*?-->", "", plain)
+    RECORDING.write_text(
+        console.export_svg(title="automigrator", code_format=plain, unique_id="recording"), "utf-8"
+    )
