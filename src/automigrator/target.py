@@ -9,7 +9,7 @@ from contextlib import suppress
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args
 
 from sqlalchemy import URL, MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -189,6 +189,12 @@ class Target(Frozen):
                 raise once(name)
             self._set(**{f"{name}_timeout": getattr(timeouts, name)})
         self._set(_limited=vars(self)["_limited"].union(timeouts.given))
+
+    def _replace(self, **fields: Any) -> Self:
+        """Another target with these fields, which are not checked anew; its limits stay."""
+        replaced = copy(self)
+        replaced._set(**fields)
+        return replaced
 
     def limited(self, timeouts: Timeouts) -> Target:
         """This target, or a copy of it with its migrator's limits where it has none of its own."""

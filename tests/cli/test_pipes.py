@@ -88,6 +88,7 @@ def test_what_x_gives_to_env_py_is_shown_nowhere(on_sqlite) -> None:
 
 
 def test_text_of_others_drives_no_terminal(on_sqlite) -> None:
+    on_sqlite.automigrator("run")  # of an absent database env.py is not asked
     env = on_sqlite.folder / "migrations" / "env.py"
     env.write_text("raise RuntimeError('\\x1b[2J\\x9b\\u202e')\n")
     for words in (["status", "--json"], ["run", "--traceback"]):

@@ -24,7 +24,7 @@ WITH_PASSWORD = "postgresql://user:canary-argv@server/app"
 def folder(tmp_path: Path) -> Path:
     """A folder with an alembic.ini that is nobody else's."""
     tmp_path.chmod(0o700)
-    write(tmp_path / "alembic.ini", "[alembic]\n")
+    write(tmp_path / "alembic.ini", "[alembic]\nscript_location = migrations\n")
     return tmp_path
 
 

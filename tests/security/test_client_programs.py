@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def access_of(database: str | AsyncEngine) -> Access:
-    return Access(Target(database, Path(__file__)))
+    return Access(Target(database, Path(__file__).parent))
 
 
 async def clients_for(access: Access, server: int, binaries: Path | None = None) -> Path:

@@ -141,7 +141,7 @@ async def test_dumps_of_another_user_and_of_the_future_cost_no_real_one(
     application.deploy(GOOD)
     await application.start(dumping(shared_folder, keep=1))
     assert len(of_nobody(shared_folder)) == 3
-    assert len(os.listdir(shared_folder)) == 3 + 2, "and the new one, and that of the future"
+    assert len(os.listdir(shared_folder)) == 3 + 3, "the new one is described"
     assert "others may write to the folder of the dumps" in caplog.text
     assert f"belongs to user {NOBODY}" in caplog.text
 

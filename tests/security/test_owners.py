@@ -154,12 +154,12 @@ class TestADatabaseBeside:
         async with made(scene.superusers_url).lock(TABLES, 5, silent) as hold:
             await hold.snapshots.take(STAMP_OF_OURS, ("r1",), ("r2",), TABLES)
         scene.do("create table half ()")
-        await scene.plant_database("replaced", STAMP_OF_OURS)
+        planted = await scene.plant_database("replaced", STAMP_OF_OURS)
         async with made(scene.superusers_url).lock(TABLES, 5, silent) as hold:
             with pytest.raises(RefusedError, match=f"belongs to role '{scene.guest}'"):
                 await hold.recover()
         assert scene.do("select to_regclass('half')::text") == [("half",)]
-        scene.server.drop(f"{scene.live}__automigrator_replaced_{STAMP_OF_OURS}")
+        scene.server.drop(planted)
         async with made(scene.superusers_url).lock(TABLES, 5, silent) as hold:
             assert "put back" in (await hold.recover() or "")
 

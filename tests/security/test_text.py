@@ -212,7 +212,7 @@ def hostile(kind: type[Frozen], values: Mapping[str, type[Frozen]]) -> Frozen:
         if filled is not None:
             vars(made)[name] = (filled,) if hint.startswith("tuple") else filled
         elif default is inspect.Parameter.empty:
-            vars(made)[name] = {"int": 1, "bool": True, "Outcome": "failed"}.get(hint)
+            vars(made)[name] = {"int": 1, "float": 1.0, "bool": True, "Outcome": "failed"}.get(hint)
         else:
             vars(made)[name] = default
     return made

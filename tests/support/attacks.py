@@ -19,7 +19,7 @@ from automigrator.backends.contract.record import FailedStarts, Record
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.journal import CopyEntry
 from automigrator.backends.postgresql.locking.advisory import keys
-from automigrator.backends.postgresql.names import note_name
+from automigrator.backends.postgresql.names import Kind, name_beside, note_name
 
 STAMP = "20260101T000000000000Z"
 
@@ -71,9 +71,9 @@ class Scene:
         await self.roles.does(role or self.guest, self.live, *statements)
         return name
 
-    async def plant_database(self, kind: str, stamp: str = STAMP, comment: str = "") -> str:
+    async def plant_database(self, kind: Kind, stamp: str = STAMP, comment: str = "") -> str:
         """Let the guest make a database of one of our names, with a table of its own."""
-        name = f"{self.live}__automigrator_{kind}_{stamp}"
+        name = name_beside(self.live, kind, stamp)
         await self.plant(f'create database "{name}"', database="postgres")
         if comment:
             await self.plant(f"comment on database \"{name}\" is '{comment}'", database="postgres")

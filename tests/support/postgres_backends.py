@@ -22,7 +22,7 @@ VERSIONS = "create table {} (version_num varchar(32) primary key)"
 
 
 def made(url: Any, maintenance: str | None = None) -> PostgreSQL:
-    return PostgreSQL(Access(Target(url, Path(__file__))), maintenance)
+    return PostgreSQL(Access(Target(url, Path(__file__).parent)), maintenance)
 
 
 def silent(seconds: float, leader: str) -> None:

@@ -245,7 +245,7 @@ IN_THE_WAY = "test_rows_in_the_way_of_a_revision"
         (DeletesTheOldData, IN_THE_WAY, "the database was replaced, and the old data is in none"),
         pytest.param(
             *(TellsRows, "test_no_secret_is_told", "<the secret>"),
-            marks=pytest.mark.leaks("event", "log", "report"),
+            marks=pytest.mark.leaks("error", "event", "log", "report"),
         ),
         (
             SwallowsItsCancellation,

@@ -26,6 +26,6 @@ async def test_the_applications_pool_forgets_its_plans(
 
     assert await read() == 1
     do("alter table t add b int")
-    await PostgreSQL(Access(Target(app, Path(__file__))), None).refresh()
+    await PostgreSQL(Access(Target(app, Path(__file__).parent)), None).refresh()
     assert await read() == 2
     await app.dispose()

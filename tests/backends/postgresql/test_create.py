@@ -34,7 +34,7 @@ async def test_creating_says_whether_it_did(
     postgres_server: Server, postgres_name: str, driver: str
 ) -> None:
     url = make_url(postgres_server.url(postgres_name)).set(drivername=f"postgresql+{driver}")
-    backend = PostgreSQL(Access(Target(create_async_engine(url), Path(__file__))), None)
+    backend = PostgreSQL(Access(Target(create_async_engine(url), Path(__file__).parent)), None)
     assert not (await backend.look(TABLES)).exists
     assert await backend.create()
     assert not await backend.create()

@@ -102,7 +102,7 @@ async def test_a_refused_connection_is_told_apart_from_a_missing_server(
         postgres_server.execute(f"revoke connect on database {live} from public")
         url = url.set(database=live, username=role)
     app = create_async_engine(url)
-    backend = backend_for(Access(Target(app, Path(__file__))))
+    backend = backend_for(Access(Target(app, Path(__file__).parent)))
     assert backend.access.url.drivername == f"postgresql+{driver}"
     with pytest.raises((DBAPIError, OSError)) as caught:
         await backend.look(TABLES)

@@ -119,7 +119,7 @@ async def test_our_own_pools_and_the_applications_idle_ones_do_not_stand_in_the_
     postgres_url: str, filled: str
 ) -> None:
     app = create_async_engine(postgres_url)
-    backend = PostgreSQL(Access(Target(app, Path(__file__))), None)
+    backend = PostgreSQL(Access(Target(app, Path(__file__).parent)), None)
     engine = backend.engine()
     for each in (app, engine):
         async with each.connect():

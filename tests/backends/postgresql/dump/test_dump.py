@@ -736,7 +736,7 @@ async def test_an_engine_with_a_creator_of_its_own_is_refused_a_dump(
         "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn), poolclass=NullPool
     )
     with pytest.raises(RefusedError, match="creator of its own"):
-        await libpq.environment(Access(Target(engine, Path(__file__))), "x")
+        await libpq.environment(Access(Target(engine, Path(__file__).parent)), "x")
     await engine.dispose()
 
 
