@@ -16,7 +16,6 @@ from automigrator.target import chosen
 
 if TYPE_CHECKING:  # a start with nothing to do needs none of it
     from automigrator.backends.contract.lock import Hold
-    from automigrator.backends.contract.record import Record
     from automigrator.backends.contract.values import Place, Sight, StatementProgress, VersionTable
     from automigrator.events.notifier import Notifier
     from automigrator.failure import Failure, FailureKind, State
@@ -29,6 +28,7 @@ if TYPE_CHECKING:  # a start with nothing to do needs none of it
     from automigrator.report import Outcome
     from automigrator.runner.inspection import Finding
     from automigrator.runner.session import Session
+    from automigrator.runner.start import Start
     from automigrator.target import Ahead, LastResort, Target
 
     class Owner(Protocol):
@@ -100,22 +100,6 @@ class Served(NamedTuple):
     note: str
 
 
-class Start:
-    """How this start counts among those that failed in a row at the same revisions."""
-
-    def __init__(self) -> None:
-        self.stage: Literal["not counted", "begun", "counted"] = "not counted"
-        """`begun`: it was compared with those before it; `counted`: and written down as failed."""
-        self.found: Record | None = None
-        """The record of earlier leaders, as this one found it."""
-        from automigrator.backends.contract.record import FailedStarts  # local: only this needs it
-
-        self.starts = FailedStarts()
-        """Those that failed, this one included."""
-        self.first = False
-        """Whether the database was empty when the first of them began."""
-
-
 class RunState:
     """Everything about one target's part of a run that its steps share."""
 
@@ -180,6 +164,7 @@ class RunState:
         """Names those who were in the way, once that is watched."""
         self.after: tuple[str, ...] = ()
         self.applied: list[Applied] = []
+        self._counted: set[str] = set()
         self.failures: list[Failure] = []
         self.earlier = Left()
         """The half that an earlier start left at the same revisions, as its record says."""
@@ -195,6 +180,8 @@ class RunState:
     @cached_property
     def start(self) -> Start:
         """How this start counts."""
+        from automigrator.runner.start import Start  # local: only what migrates needs it
+
         return Start()
 
     @property
@@ -277,8 +264,9 @@ class RunState:
 
     def done(self, revision: str, seconds: float) -> None:
         """Count a revision as applied, and tell."""
-        # one that was rolled back may have been run anew
-        self.applied[:] = [each for each in self.applied if each.revision != revision]
+        if revision in self._counted:  # it was rolled back, and run anew
+            self.applied[:] = [each for each in self.applied if each.revision != revision]
+        self._counted.add(revision)
         self.applied.append(Applied(revision, seconds))
         self.ran(revision, seconds)
 
