@@ -307,7 +307,7 @@ def crowded(postgres_url: str) -> Iterator[str]:
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("most", "said"),
-    [(0, "is full; waiting to be let in"), (1, "trying again in")],
+    [(0, "waiting to be let in for the lock"), (1, "waiting to be let in beside the lock")],
     ids=["for_the_lock", "beside_the_lock"],
 )
 async def test_a_server_that_is_full_for_a_while_is_waited_for(

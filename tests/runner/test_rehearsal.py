@@ -524,20 +524,6 @@ async def test_an_engine_that_always_leads_to_its_own_database_is_refused(
     assert (notes.heads, trace(notes), beside(notes)) == ({"r1"}, [], [])
 
 
-@pytest.mark.long
-async def test_a_revision_that_the_async_driver_refuses_is_rehearsed_by_the_sync_one_on_a_new_copy(
-    tmp_path: Path, postgres_url: str
-) -> None:
-    application = Application(tmp_path, postgres_url)
-    two = 'op.execute("CREATE TABLE one (id int); CREATE TABLE two (id int)")'
-    application.deploy(traced(application, two))
-    report = await migrated(application.target())
-    assert (report.outcome, beside(application)) == ("migrated", [])
-    refused, copied, *live = trace(application)
-    assert "side" in refused and "side" in copied
-    assert live == [make_url(postgres_url).database] * 2
-
-
 async def test_a_refused_rehearsal_is_no_failed_start(tmp_path: Path, postgres_url: str) -> None:
     """What it is refused for can be mended while the revisions stay the same."""
     application = Application(tmp_path, postgres_url)

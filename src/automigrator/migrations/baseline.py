@@ -135,17 +135,24 @@ async def _answer(migration: Migration, connection: AsyncConnection) -> Any:
     execution = Execution(current="bootstrap", began=time.monotonic())
     watch = Watch(target, backend, hold, execution, what="bootstrap")
 
-    forget = await connection.run_sync(watch.follow)
+    async def answer() -> Any:
+        # followed in this task: an interrupt cancels the one that follows
+        forget = await connection.run_sync(watch.follow)
+        try:
+            if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(
+                type(call).__call__
+            ):
+                return await call(connection)
+            return await connection.run_sync(call)
+        finally:
+            await connection.run_sync(lambda _: forget())
+
     try:
-        if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__):
-            return await watch.await_end(call(connection), cancellable=True)
-        return await watch.await_end(connection.run_sync(call), cancellable=True)
+        return await watch.await_end(answer(), cancellable=True)
     except (JudgedError, LockLostError):
         raise
     except Exception as error:
         raise blamed("bootstrap", error, backend) from error
-    finally:
-        await connection.run_sync(lambda _: forget())
 
 
 async def stamp(migration: Migration, table: VersionTable, revision: str) -> None:

@@ -115,7 +115,14 @@ async def lock(
         hold.waited_s = await poll(acquire, timeout_s, waiting, leader, f"database {live!r}")
         able = partial(sights.able, tables=tables)
         await _end_predecessors(hold, able, timeout_s - hold.waited_s, waiting)
-        hold.claims = await sights.claims_of(hold.all_keys, tables)
+        full = _Full(live, "beside the lock's session", maintenance.access.connect_timeout)
+        while True:
+            try:
+                hold.claims = await sights.claims_of(hold.all_keys, tables)
+                break
+            except Exception as refusal:  # noqa: BLE001 - raised again, unless room may come
+                full.note(refusal)
+            await asyncio.sleep(random.uniform(0, 1))
         hold.notes += neighbours.notes(each for each in hold.claims if not each.refused)
         # every holder takes this key shared, so nobody waits
         shared = "select pg_try_advisory_lock_shared(cast(:key as bigint))"
@@ -145,8 +152,9 @@ async def _proven_session(
     Behind a pooler the proof takes a second session. A process that holds the first and gets no
     second gives the first back: the pooler may have too few for all that ask at once.
     """
-    access, live, told = maintenance.access, maintenance.name.own, False
-    waiting, full = Deadline(timeout_s), Deadline(min(timeout_s, access.connect_timeout))
+    access, live = maintenance.access, maintenance.name.own
+    waiting = Deadline(timeout_s)
+    full = _Full(live, "for the lock", min(timeout_s, access.connect_timeout))
     while True:
         try:
             async with AsyncExitStack() as trying:
@@ -163,22 +171,36 @@ async def _proven_session(
                 else:
                     await stack.enter_async_context(trying.pop_all())
                     return admin, why_inside
-        except Exception as error:
-            if code_of(error) != TOO_MANY:
-                raise
-            if full.is_over():
-                raise ServerError(
-                    "unreachable",
-                    f"the server of database {live!r} is full: for {full.seconds:g} s it has taken "
-                    "no more connections, and a migration needs about four; nothing was changed. "
-                    "Raise max_connections or the role's or the database's CONNECTION LIMIT, or "
-                    "let the application keep fewer open",
-                ) from error
-            if not told:
-                told = True
-                logger.info("the server of database %r is full; waiting to be let in", live)
-                await access.let_go()  # or those that wait would take the room of each other
+        except Exception as error:  # noqa: BLE001 - raised again, unless room may come
+            full.note(error)
+            await access.let_go()  # or those that wait would take the room of each other
         await asyncio.sleep(random.uniform(0, 1))
+
+
+class _Full:
+    """A server that takes no more connections: told once, and endured for a while."""
+
+    def __init__(self, live: str, what: str, limit_s: float) -> None:
+        self._live, self._what, self._told = live, what, False
+        self._limit = Deadline(limit_s)
+
+    def note(self, error: Exception) -> None:
+        """Note that it is full. Raises any other error, and ServerError where it stays so."""
+        if code_of(error) != TOO_MANY:
+            raise error
+        if self._limit.is_over():
+            raise ServerError(
+                "unreachable",
+                f"the server of database {self._live!r} is full: for {self._limit.seconds:g} s it "
+                "has taken no more connections, and a migration needs about four; nothing was "
+                "changed. Raise max_connections or the role's or the database's CONNECTION LIMIT, "
+                "or let the application keep fewer open",
+            ) from error
+        if not self._told:
+            self._told = True
+            logger.info(
+                "the server of database %r is full; waiting to be let in %s", self._live, self._what
+            )
 
 
 async def _opened(maintenance: Maintenance, stack: AsyncExitStack) -> tuple[AsyncConnection, str]:
