@@ -11,6 +11,7 @@ import json
 import os
 import pty
 import select
+import signal
 import struct
 import sys
 import termios
@@ -195,6 +196,8 @@ def _called(
     files: list[Connection],
     terminal: bool,
 ) -> None:
+    # a shell that starts the tests in the background has it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if terminal:
         os.setsid()
     for number, each in enumerate(files):
