@@ -12,7 +12,7 @@ from support.alembic_projects import heads
 from support.other_user import NOBODY
 
 from automigrator import ConfigurationError, Migrator
-from automigrator.cli.loading import awaited, made
+from automigrator.cli.factory import awaited, made
 from automigrator.cli.options import Options
 from automigrator.cli.source import Found, Source, found
 

@@ -23,7 +23,7 @@ from automigrator.events import announcer
 from automigrator.events.announcer import LINES, Announcer
 from automigrator.events.catalogue import CATALOGUE
 from automigrator.events.notifier import Patience
-from automigrator.events.output import cut
+from automigrator.events.standard_error import cut
 
 UNTIL = """
 import pathlib, time

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from automigrator.cli import loading
+from automigrator.cli import factory
 from automigrator.cli.confirmation import UnansweredError, confirm
 from automigrator.cli.display import shown
 from automigrator.cli.exits import Exit, of_error
@@ -85,7 +85,7 @@ def answered(context: click.Context, work: Work, mode: Mode = "migrate") -> int:
 
 
 def answered_without(context: click.Context, work: Callable[[], Answer]) -> int:
-    """The same for work that needs no migrator."""
+    """Print the answer of work that needs no migrator; returns the exit code."""
     output = Output(context.ensure_object(Options), name_of(context))
     try:
         answer = work()
@@ -119,7 +119,7 @@ def _done(options: Options, output: Output, command: str, work: Work, mode: Mode
     # without a handler of the application's, records of ours would be printed a second time
     logging.getLogger("automigrator").addHandler(logging.NullHandler())
     source = _source(options, output)
-    value = loading.made(source)
+    value = factory.made(source)
 
     def left() -> float | None:
         spent = time.monotonic() - began
@@ -134,19 +134,19 @@ def _done(options: Options, output: Output, command: str, work: Work, mode: Mode
 
     async def call(limit: asyncio.Timeout) -> Answer:
         nonlocal migrator
-        migrator = await loading.awaited(value, source)
+        migrator = await factory.awaited(value, source)
         try:
-            loading.narrowed(migrator, options.target, options.x)
+            factory.narrowed(migrator, options.target, options.x)
             output.secrets += tuple(_secrets(migrator))
             if command in ("run", "wait"):
                 run_s = left()  # the run's own limit tells more, and undoes what is under way
                 limit.reschedule(None)
             else:
                 run_s = None
-            loading.prepared(migrator, mode, run_s)
+            factory.prepared(migrator, mode, run_s)
             return await work(Call(migrator, options, output))
         finally:
-            await loading.close(migrator)
+            await factory.close(migrator)
 
     async def limited() -> Answer:
         try:

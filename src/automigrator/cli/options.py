@@ -103,7 +103,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of commands, the same."""
+    """A group of commands whose help lists its own options first."""
 
     command_class = Command
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from automigrator.cli.exits import Exit
 from automigrator.cli.options import Options
-from automigrator.errors import MigrationError, StoppedError, _StatusError
+from automigrator.errors import MigrationError
 from automigrator.frozen import Frozen, as_json
 from automigrator.printable import escaped_lines
 from automigrator.support.redaction import hide_secrets, said
@@ -175,9 +175,7 @@ def _value_of(error: BaseException) -> object:
     """What an error knows besides its text."""
     if isinstance(error, MigrationError):
         return error.report
-    if isinstance(error, StoppedError):
-        return None
-    return error.status if isinstance(error, _StatusError) else None
+    return getattr(error, "status", None)
 
 
 def _of_x(given: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from automigrator.events.activity import Activity
-from automigrator.events.output import Output, standard_error
+from automigrator.events.standard_error import Output, standard_error
 from automigrator.report import heads_text
 
 if TYPE_CHECKING:

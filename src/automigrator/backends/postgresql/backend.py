@@ -160,7 +160,7 @@ class PostgreSQL(Backend):
     async def snapshots(
         self, tables: Sequence[VersionTable], folders: Sequence[Path] = ()
     ) -> tuple[Snapshot, ...]:
-        from automigrator.backends.postgresql.older import snapshots_of
+        from automigrator.backends.postgresql.kept_copies import snapshots_of
 
         return await snapshots_of(self._maintenance, tables, folders)
 

@@ -17,7 +17,7 @@ from automigrator.backends.contract.snapshots import (
     Snapshots,
 )
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import databases, journal, older, template_copy
+from automigrator.backends.postgresql import databases, journal, kept_copies, template_copy
 from automigrator.backends.postgresql.dump import dump, files
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
@@ -160,9 +160,11 @@ class ServerSnapshots(Snapshots):
         *,
         disconnect_others: bool = False,
     ) -> PutBack:
-        dumped = older.is_dump(snapshot)
+        dumped = kept_copies.is_dump(snapshot)
         access = self._access("dump" if dumped else "restore", apart=not dumped)
-        restored = older.put_back(access, snapshot, tuple(tables), disconnect_others, self.recover)
+        restored = kept_copies.put_back(
+            access, snapshot, tuple(tables), disconnect_others, self.recover
+        )
         return await self._hold.heard(shielded(restored), "the restore")
 
     async def close(self) -> None:

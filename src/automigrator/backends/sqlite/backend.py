@@ -148,7 +148,7 @@ class SQLite(Backend):
         await self._settle()
         if self.file is None:
             return ()
-        from automigrator.backends.sqlite.older import snapshots_of
+        from automigrator.backends.sqlite.kept_copies import snapshots_of
 
         return await in_thread(partial(snapshots_of, self.file, tables, folders))
 

@@ -20,7 +20,7 @@ from automigrator.backends.contract.snapshots import (
     Snapshots,
 )
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import backup, copies, files, journal, older
+from automigrator.backends.sqlite import backup, copies, files, journal, kept_copies
 from automigrator.backends.sqlite.connections import files_of
 from automigrator.backends.sqlite.watch import Watch
 from automigrator.errors import RefusedError
@@ -203,7 +203,7 @@ class FileSnapshots(Snapshots):
         disconnect_others: bool = False,
     ) -> PutBack:
         names = tuple(table.name for table in tables)
-        act = partial(older.put_back, self.file, snapshot, names, self.check_room)
+        act = partial(kept_copies.put_back, self.file, snapshot, names, self.check_room)
         with self.replacing():
             return await shielded(in_thread(act))
 
