@@ -256,7 +256,7 @@ inline ask(what) {
     }
 }
 
-inline note(what) { /* lock_session.py: _keep */
+inline note(what) { /* locking/session.py: _keep */
 #ifdef UNNAMED_RECORD
     confirm();
     atomic { forget(_pid); work[_pid] = IDLE }
@@ -317,7 +317,7 @@ active [NPROC] proctype client() provided (!(frozen & BIT(_pid))) {
     }
 
 take:
-    /* lock.py: Turns; lock_files.py: taken */
+    /* locking/advisory.py: Turns; lock_files.py: taken */
     if
     :: atomic {
         FREE(_pid) && MAY(_pid, LOCKED) -> HAS(_pid);
@@ -344,7 +344,7 @@ take:
     od;
 #endif
 
-    /* lock.py: _end_predecessors */
+    /* locking/lock.py: _end_predecessors */
 #ifdef PREDECESSORS_STAY
     leader = _pid;
 #else
