@@ -40,6 +40,8 @@ from automigrator.target import Target
         ("do $$ begin raise sqlstate '53100'; end $$", "disk-full"),
         ("do $$ begin raise sqlstate 'XX001'; end $$", "corrupt"),
         ("do $$ begin raise sqlstate '40P01'; end $$", "lock-timeout"),
+        ("execute not_prepared", None),
+        ("do $$ begin raise 'no \"__asyncpg_1\"' using errcode = '26000'; end $$", "unreachable"),
     ],
 )
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])

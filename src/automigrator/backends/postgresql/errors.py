@@ -144,6 +144,18 @@ _NETWORK = frozenset(
 # the last: of several hosts none is the primary, or what else the URL asks for
 _ASYNCPG_UNANSWERED = {"InterfaceError", "InternalClientError", "TargetServerAttributeNotMatched"}
 
+_PREPARED = ("26000", "42P05")
+"""A prepared statement that is not there, or is there already."""
+
+# how asyncpg and psycopg name what they prepare by themselves
+_A_DRIVERS_OWN = re.compile(r'"(?:__asyncpg_|_pg3_)\w+"')
+
+_POOLED = Verdict(
+    "unreachable",
+    "a pooler in transaction mode (PgBouncer, say) gave the driver another session: give "
+    "migrations a direct URL of the server, Target(migrate_with='postgresql+asyncpg://...')",
+)
+
 
 _OF_DATA = frozenset({"22", "23", "42"})
 """Classes of SQLSTATEs: data, integrity, and what is there or is not."""
@@ -176,12 +188,14 @@ def _judged(error: BaseException) -> Verdict:
     errors = list(chain(error))
     code = code_of(error)
     verdict = _VERDICTS.get(code or "") or _VERDICTS.get((code or "")[:2], Verdict())
+    if code in _PREPARED and any(_A_DRIVERS_OWN.search(cut(str(each))) for each in errors):
+        return _POOLED
     ours = next((each for each in errors if isinstance(each, ServerError | LockTimeoutError)), None)
     if ours is not None:
         return verdict._replace(kind=getattr(ours, "kind", "lock-timeout"))
-    cut = any(isinstance(each, DBAPIError) and each.connection_invalidated for each in errors)
+    lost = any(isinstance(each, DBAPIError) and each.connection_invalidated for each in errors)
     silent = code is None and any(_never_answered(each) for each in errors)
-    if verdict.kind is None and (cut or silent):
+    if verdict.kind is None and (lost or silent):
         return verdict._replace(kind="unreachable")
     return verdict
 

@@ -129,13 +129,16 @@ async def lock(
         for each in name.all:
             await hold.in_time(rows_of(admin, shared, key=advisory.key_of(each)))
         # or the session would be silent for longer than its lease
-        async with background(hold.until_lost()) as beating:
-            yield hold
-        if (error := error_of(beating)) is not None:
-            logger.warning("%s", error)
-        # at once, and not when the server notices that the connection was closed
-        with contextlib.suppress(Exception):
-            await shielded(hold.in_time(rows_of(admin, "select pg_advisory_unlock_all()")))
+        try:
+            async with background(hold.until_lost()) as beating:
+                yield hold
+            if (error := error_of(beating)) is not None:
+                logger.warning("%s", error)
+        finally:
+            # at once, and not when the server notices that the connection was closed; a server
+            # that does not answer is told nothing more
+            with contextlib.suppress(Exception):
+                await shielded(hold.in_time(rows_of(admin, "select pg_advisory_unlock_all()")))
 
 
 async def _let_go(access: Access) -> None:

@@ -30,8 +30,8 @@ from automigrator.backends.postgresql.errors import (
 from automigrator.backends.postgresql.names import OURS, Note, read_note, write_note
 from automigrator.backends.postgresql.neighbours import Claim
 from automigrator.backends.postgresql.sql import SERVER, rows_of
-from automigrator.backends.postgresql.watchdog import answering, severing, until_silent
-from automigrator.errors import LockLostError, NoAnswerError
+from automigrator.backends.postgresql.watchdog import answering, severing, silent, until_silent
+from automigrator.errors import LockLostError
 from automigrator.support.concurrency import background, shielded
 
 T = TypeVar("T")
@@ -102,6 +102,8 @@ class SessionHold(Hold):
     dump_key: int = field(init=False)
     """The key of the dump's journal: that of an older release's while it is followed."""
     _progress: str = ""
+    _silent: str = ""
+    """What the server did not answer within its time; empty as long as it answers."""
 
     def __post_init__(self) -> None:
         self.dump_key = self.key
@@ -137,8 +139,8 @@ class SessionHold(Hold):
             if isinstance(error, DBAPIError) and own_code(error.orig) == FAILED_TRANSACTION:
                 return  # the session lives: a rename has just failed in it, and is rolled back
             what = f"is gone ({type(error).__name__})"
-            if isinstance(error, NoAnswerError):
-                what = f"is no longer answered by the server ({error})"
+            if self._silent:  # the error may only say that we have cut the session
+                what = f"is no longer answered by the server ({self._silent})"
             raise self._lose(
                 f"the session that held the migration lock {what}; "
                 "another process may migrate by now. What was not committed is rolled back"
@@ -228,6 +230,7 @@ class SessionHold(Hold):
         def cut() -> bool:
             alone = not self.acts  # else another act keeps the session busy
             if alone:
+                self._silent = str(silent(limit_s, what))
                 connections.cut(self.admin)
             return alone
 
