@@ -277,7 +277,7 @@ class Restores:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("ending", ["too long", "fails, and the restore is too long"])
+@pytest.mark.parametrize("ending", ["too long", "fails, and a restore was to begin"])
 async def test_half_a_revision_is_undone_by_the_next_start_where_there_is_a_copy(
     clock: Clock, ending: str, make_target: Make, database_url: str, versions: Path
 ) -> None:
@@ -297,7 +297,7 @@ async def test_half_a_revision_is_undone_by_the_next_start_where_there_is_a_copy
 
     kinds = [each.kind for each in error.report.targets[0].failures]
     assert kinds == (["timeout"] if ending == "too long" else ["revision", "timeout"])
-    assert ("half" in tables(database_url)) == (ending == "too long")  # a restore is finished
+    assert "half" in tables(database_url)
     assert "the next start" in " ".join(error.report.targets[0].notes)
     assert (await Migrator(target).check()).targets[0].unfinished
     revision(versions, "r3", "r2", upgrade='op.create_table("half", sa.Column("id", sa.Integer))')

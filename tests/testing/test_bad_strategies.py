@@ -287,7 +287,7 @@ def test_one_that_repairs_nothing_after_a_kill_is_told_what_was_to_be_there(
     assert "killed 0 ms after 'failed' and started again, there is" in told
 
 
-@pytest.mark.leaks("event", "log", "report")
+@pytest.mark.leaks("error", "event", "log", "report")
 def test_the_password_is_a_secret_on_postgresql(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -18,11 +18,12 @@ LOOK_S = 1.0
 
 
 async def cut_short(state: RunState) -> None:
-    """Forget that the start began, undo what a snapshot was taken for, and tell."""
+    """Forget that the start began, undo or finish what a journal is open for, and tell."""
     state.hold.hurry()
     await take_back(state)
     done: str | None = None
-    if state.run.acts.began("snapshot"):
+    acts = state.run.acts
+    if acts.began("snapshot") or acts.began("recreate"):
         # the application may go on and write: a later undo would lose that
         try:
             done = await repair(state)
