@@ -237,6 +237,17 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def servers(session: nox.Session) -> None:
+    """Starts under the usual servers; `-- --write-page` writes what they print into the docs."""
+    install_editable(session, *group("test"))
+    session.install("gunicorn", "uvicorn-worker", "aiohttp", "quart", "hypercorn", "sanic")
+    if session.posargs:
+        session.run("python", "tests/support/server_starts.py", *session.posargs)
+    else:
+        pytest(session, "tests/events/test_servers.py", "--long")
+
+
+@nox.session
 def faithful(session: nox.Session) -> None:
     """Pairs of plain Alembic and ours, AUTOMIGRATOR_FAITHFUL of them: 3,000 unless set."""
     resumed(session, "faithful")

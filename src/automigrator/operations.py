@@ -161,8 +161,9 @@ class Operations:
         """Copy one target's data under the lock, and verify the copy; no migration undoes it.
 
         `target`: a target's name, needed when there are several. The rest is as in
-        `Run.snapshot`. What a killed process left is ended before. Raises RefusedError, and what
-        taking the lock raises.
+        `Run.snapshot`, but a dump is made beside whoever works on the database; only where nobody
+        does, it is tried whether it can be put back. What a killed process left is ended before.
+        Raises RefusedError, and what taking the lock raises.
         """
         from automigrator.backends.contract.snapshots import SnapshotOptions
         from automigrator.runner.operations.snapshots import path_of, take

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from sqlalchemy import create_engine, make_url, text
 from support.alembic_projects import heads
 
 on_each = pytest.mark.long("postgresql")
@@ -127,3 +128,48 @@ def test_snapshots_are_taken_listed_restored_and_pruned(application) -> None:
     automigrator("snapshots", "take")
     answer = automigrator("snapshots", "prune", "--keep", "1", "--yes")
     assert (answer.code, snapshot["place"] in answer.out) == (0, True)
+
+
+@pytest.mark.long
+def test_a_dump_goes_to_a_folder_beside_whoever_works_there(application) -> None:
+    if application.kind != "postgresql":
+        pytest.skip("SQLite has one kind of copy")
+    automigrator, folder = application.automigrator, application.folder / "backups"
+    automigrator("run")
+    engine = create_engine(make_url(application.url).set(drivername="postgresql+psycopg"))
+    with engine.connect() as other:
+        other.execute(text("SELECT 1"))
+        refused = automigrator("snapshots", "take", "--how", "template")
+        assert refused.code == 7 and "allow it with --disconnect-others" in refused.err, refused
+        answer = automigrator("snapshots", "take", "--how", "dump")
+        assert answer.code == 7 and "name it with --folder" in answer.err, answer
+        assert automigrator("snapshots", "take", "--folder", str(folder)).code == 0
+        (dump,) = folder.glob("*.dump")
+        listed = automigrator("snapshots", "list", "--folder", str(folder)).out
+        assert str(dump) in listed and "no copy is kept" in automigrator("snapshots", "list").out
+        answer = automigrator("snapshots", "restore", str(dump), "--yes")
+        assert answer.code == 7 and "allow it with --disconnect-others" in answer.err, answer
+    engine.dispose()
+    assert automigrator("snapshots", "restore", str(dump), "--yes").code == 0
+    assert heads(application.url) == {"r3"}
+
+
+def test_prune_wants_a_limit_and_takes_an_age(on_sqlite) -> None:
+    automigrator = on_sqlite.automigrator
+    answer = automigrator("snapshots", "prune", "--yes")
+    assert (answer.code, "--keep, --max-age" in answer.err) == (2, True)
+    automigrator("run")
+    for _ in range(2):
+        automigrator("snapshots", "take")
+    answer = automigrator("snapshots", "prune", "--max-age", "1")
+    assert answer.code == 2 and "Of these, what is beyond --max-age 1 is deleted" in answer.err
+    answer = automigrator("snapshots", "prune", "--max-age", "1", "--yes")
+    assert (answer.code, answer.out) == (0, "nothing was to be deleted\n")
+
+
+def test_the_next_step_after_a_crash_loop_is_a_command(on_sqlite) -> None:
+    on_sqlite.configure("max_failed_starts=1")
+    on_sqlite.deploy_broken()
+    on_sqlite.automigrator("run")
+    answer = on_sqlite.automigrator("run")
+    assert answer.code == 5 and "call `automigrator clear` once the cause is gone" in answer.err

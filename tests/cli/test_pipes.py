@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +124,27 @@ def test_python_m_is_the_same_command(tmp_path: Path) -> None:
     )
     found = json.loads(ended.stdout)["result"]
     assert (found["kind"], found["situations"][0]["database"]) == ("auth", "PostgreSQL")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("sn", {"snapshots"}), ("snapshots re", {"restore"}), ("run --time", {"--timeout"})],
+)
+def test_a_shell_completes_commands_and_options(on_sqlite, typed: str, offered: set[str]) -> None:
+    words = ["automigrator", *typed.split()]
+    answer = on_sqlite.automigrator(
+        _AUTOMIGRATOR_COMPLETE="bash_complete",
+        COMP_WORDS=" ".join(words),
+        COMP_CWORD=str(len(words) - 1),
+    )
+    assert {line.partition(",")[2] for line in answer.out.splitlines()} == offered
+
+
+@pytest.mark.long
+def test_a_long_step_is_told_again_every_ten_seconds(on_sqlite) -> None:
+    on_sqlite.automigrator("run")
+    on_sqlite.deploy_slow()
+    running = on_sqlite.automigrator.begun("run")
+    running.wait_for("app: revision 1 of 1, r4, 10 s so far")
+    running.signal(signal.SIGTERM)
+    assert running.ended().code == 143

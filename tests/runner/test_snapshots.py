@@ -121,6 +121,19 @@ class TestTake:
         assert (await migrator(app).run()).outcome == "current"
         assert await contents(app) == [*ROWS, LATE]
 
+    @pytest.mark.parametrize("app", ["dump"], indirect=True)
+    async def test_a_dump_is_made_beside_whoever_works_there(self, app: Deployed) -> None:
+        dsn = make_url(app.url).set(drivername="postgresql")
+        other = await asyncpg.connect(dsn.render_as_string(hide_password=False))
+        try:
+            async with other.transaction():
+                await other.execute(f"INSERT INTO notes VALUES {LATE}")
+                snapshot = await taken(app)
+        finally:
+            await other.close()
+        assert await contents(app, snapshot.place) == ROWS
+        assert await contents(app) == [*ROWS, LATE]
+
     @on_sqlite
     async def test_what_a_killed_process_left_is_ended_before(
         self, new: Release, app: Deployed

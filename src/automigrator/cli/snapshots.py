@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, get_args
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from automigrator.backends.contract.snapshots import Snapshot
+from automigrator.backends.contract.snapshots import Copying, Snapshot
 from automigrator.cli.invocation import Call, answered
 from automigrator.cli.options import Group, common
 from automigrator.cli.output import Answer, json_of
 from automigrator.printable import escaped, joined
 
-KINDS = ("copy", "template", "dump")
-"""Kinds of snapshots; what restores and purges have kept is listed beside them, and stays."""
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NUMBER = click.IntRange(min=1)
+
+
+def folder_option(command: F) -> F:
+    """Give a command the option that says where else copies are."""
+    return click.option(
+        "--folder",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Where copies are, besides the usual place and the strategies' own folders.",
+    )(command)
+
+
+def disconnect_option(command: F) -> F:
+    """Give a command the option that ends sessions."""
+    return click.option(
+        "--disconnect-others",
+        is_flag=True,
+        help="End the sessions that are in the way (PostgreSQL).",
+    )(command)
 
 
 @click.group(cls=Group)
@@ -25,26 +48,27 @@ def snapshots() -> None:
 
 
 @snapshots.command("list")
+@folder_option
 @common
 @click.pass_context
-def list_snapshots(context: click.Context) -> int:
+def list_snapshots(context: click.Context, folder: Path | None) -> int:
     """List the copies that are kept.
 
     The newest first. Nothing is changed.
     """
-    return answered(context, _listed)
+    return answered(context, partial(_listed, folder=folder))
 
 
-async def _listed(call: Call) -> Answer:
-    found = await _of_all(call)
+async def _listed(call: Call, folder: Path | None) -> Answer:
+    found = await _of_all(call, folder)
     lines = [f"{name}: {each}" for name, copies in found.items() for each in copies]
     lines += [f"{name}: no copy is kept" for name, copies in found.items() if not copies]
     value = {"targets": [{"name": name, "snapshots": c} for name, c in json_of(found).items()]}
     return Answer(value, joined(lines), table=partial(_table, found))
 
 
-async def _of_all(call: Call) -> dict[str, tuple[Snapshot, ...]]:
-    return {name: await call.migrator.snapshots(target=name) for name in call.names}
+async def _of_all(call: Call, folder: Path | None) -> dict[str, tuple[Snapshot, ...]]:
+    return {name: await call.migrator.snapshots(target=name, folder=folder) for name in call.names}
 
 
 def _table(found: dict[str, tuple[Snapshot, ...]]) -> Table:
@@ -56,14 +80,31 @@ def _table(found: dict[str, tuple[Snapshot, ...]]) -> Table:
 
 
 @snapshots.command()
+@click.option(
+    "--how",
+    type=click.Choice(get_args(Copying)),
+    default="auto",
+    help="A copy on the server, or a file of pg_dump; default: what can be made (PostgreSQL).",
+)
+@disconnect_option
+@folder_option
 @common
 @click.pass_context
-def take(context: click.Context) -> int:
-    """Copy every target's data, and verify the copy."""
+def take(context: click.Context, how: Copying, disconnect_others: bool, folder: Path | None) -> int:
+    """Copy every target's data, and verify the copy.
+
+    A copy on the server needs a database that nobody is connected to; --how dump with --folder does
+    not, and goes on beside the application.
+    """
 
     async def work(call: Call) -> Answer:
         async with call.shown():
-            taken = {name: await call.migrator.take_snapshot(target=name) for name in call.names}
+            taken = {
+                name: await call.migrator.take_snapshot(
+                    target=name, how=how, disconnect_others=disconnect_others, folder=folder
+                )
+                for name in call.names
+            }
         lines = [f"{name}: {each}" for name, each in taken.items()]
         made = [{"name": name, "snapshot": each} for name, each in json_of(taken).items()]
         return Answer({"targets": made}, joined(lines))
@@ -74,11 +115,19 @@ def take(context: click.Context) -> int:
 @snapshots.command()
 @click.argument("place")
 @click.option(
-    "--disconnect-others", is_flag=True, help="End the sessions that are in the way (PostgreSQL)."
+    "--any-heads", is_flag=True, help="Even a copy at revisions that this code does not know."
 )
+@disconnect_option
+@folder_option
 @common
 @click.pass_context
-def restore(context: click.Context, place: str, disconnect_others: bool) -> int:
+def restore(
+    context: click.Context,
+    place: str,
+    any_heads: bool,
+    disconnect_others: bool,
+    folder: Path | None,
+) -> int:
     """Put a copy back, and keep what it replaces.
 
     PLACE is what the list calls the copy. Stop the application before.
@@ -93,7 +142,11 @@ def restore(context: click.Context, place: str, disconnect_others: bool) -> int:
         )
         async with call.shown():
             restored = await call.migrator.restore_snapshot(
-                place, target=name, disconnect_others=disconnect_others
+                place,
+                target=name,
+                any_heads=any_heads,
+                disconnect_others=disconnect_others,
+                folder=folder,
             )
         return Answer(restored, str(restored))
 
@@ -101,27 +154,38 @@ def restore(context: click.Context, place: str, disconnect_others: bool) -> int:
 
 
 @snapshots.command()
+@click.option("--keep", type=_NUMBER, metavar="N", help="How many of the newest snapshots stay.")
+@click.option("--max-age", type=float, metavar="DAYS", help="How old a snapshot may be.")
 @click.option(
-    "--keep", type=click.IntRange(min=1), required=True, metavar="N", help="How many stay."
+    "--keep-replaced", type=_NUMBER, metavar="N", help="How many stay of what restores have kept."
 )
+@click.option(
+    "--keep-purged", type=_NUMBER, metavar="N", help="How many stay of what purges have kept."
+)
+@folder_option
 @common
 @click.pass_context
-def prune(context: click.Context, keep: int) -> int:
-    """Delete the oldest copies.
+def prune(context: click.Context, /, folder: Path | None, **limits: Any) -> int:
+    """Delete copies beyond the limits.
 
-    The newest N snapshots of every target stay.
+    The newest of each kind stays, and so does what an open journal needs.
     """
+    given = {name: value for name, value in limits.items() if value is not None}
 
     async def work(call: Call) -> Answer:
-        doomed = {
-            name: [each for each in copies if each.kind in KINDS][keep:]
-            for name, copies in (await _of_all(call)).items()
+        if not given:
+            raise click.UsageError("say how many stay, or how old they may be: --keep, --max-age")
+        kept = {name: copies for name, copies in (await _of_all(call, folder)).items() if copies}
+        if kept:
+            said = ", ".join(
+                f"--{name.replace('_', '-')} {value:g}" for name, value in given.items()
+            )
+            shown = joined(f"{name}: {each}" for name in kept for each in kept[name])
+            call.confirm(f"Of these, what is beyond {said} is deleted", *kept, shown=shown)
+        gone = {
+            name: await call.migrator.prune_snapshots(target=name, folder=folder, **given)
+            for name in call.names
         }
-        doomed = {name: copies for name, copies in doomed.items() if copies}
-        if doomed:
-            shown = joined(f"{name}: {each}" for name in doomed for each in doomed[name])
-            call.confirm("These snapshots are deleted", *doomed, shown=shown)
-        gone = {name: await call.migrator.prune_snapshots(keep, target=name) for name in call.names}
         lines = [f"{name}: deleted {each}" for name, places in gone.items() for each in places]
         value = {"targets": [{"name": name, "deleted": p} for name, p in json_of(gone).items()]}
         return Answer(value, joined(lines) or "nothing was to be deleted")

@@ -32,7 +32,10 @@ from automigrator.backends.postgresql.watchdog import Stoppable
 from automigrator.errors import RefusedError
 from automigrator.retention import stamp
 from automigrator.support.concurrency import in_thread
+from automigrator.support.loggers import logger_of
 from automigrator.support.owned_files import NotOursError
+
+logger = logger_of(__name__)
 
 _BY_HAND = (
     'To restore it by hand: CREATE DATABASE "{live}_restored"; run `pg_restore --exit-on-error -d '
@@ -50,7 +53,12 @@ async def take(
     options: SnapshotOptions,
     stoppable: Stoppable,
 ) -> tuple[str, DumpEntry]:
-    """Dump the target, prove that the dump can be put back, and open the journal."""
+    """Dump the target, prove that the dump can be put back, and open the journal.
+
+    One that belongs to no migration is made beside whoever works there. It is proved only where
+    nobody does, and opens no journal: nothing undoes what was written since.
+    """
+    migrates = entry.before != entry.after
     if options.folder is None:
         raise RefusedError(
             "a dump needs a folder that the next start can read as well: name it with folder="
@@ -73,7 +81,14 @@ async def take(
     await access.ensure_unshared(act, entry.tables)
     await access.ensure_not_replicated(f"{act} to restore it", in_place=True)
     clients = await stoppable(access.clients(dump.server, options.binaries))
-    await _ensure_alone(access, act, dump, GRACE_S)
+    alone = True
+    try:
+        await _ensure_alone(access, act, dump, GRACE_S)
+    except RefusedError as refusal:
+        if migrates:
+            raise
+        alone = False
+        logger.info("it is not tried whether the dump can be put back: %s", refusal)
     async with files.created(path, access.urls[0]) as archive:
         async with access.connection() as connection:
             await begin_reading(connection)  # one state of the database, which pg_dump shares
@@ -86,16 +101,18 @@ async def take(
             await end_reading(connection)
         size, digest = await stoppable(in_thread(archive.measured))
         dump = dump._replace(size=size, digest=digest)
-        await restore.rehearse(access, dump, archive, clients)
-        with refusing(
-            NO_PRIVILEGE,
-            f"this role may not keep a journal in database {access.live!r}",
-            f"Grant it CREATE on the database, or on its schema {SCHEMA_OF_OURS!r}",
-        ):
-            await journal.write_dump(access.hold, None)
+        if alone:
+            await restore.rehearse(access, dump, archive, clients)
+        if migrates:
+            with refusing(
+                NO_PRIVILEGE,
+                f"this role may not keep a journal in database {access.live!r}",
+                f"Grant it CREATE on the database, or on its schema {SCHEMA_OF_OURS!r}",
+            ):
+                await journal.write_dump(access.hold, None)
         await in_thread(lambda: files.publish(archive))
         await in_thread(lambda: files.describe(path, dump.dumped()))
-        return dump.path, await _opened(access, dump)
+        return dump.path, await _opened(access, dump) if migrates else dump
 
 
 async def put_back(
