@@ -73,6 +73,22 @@ async def test_the_copy_that_a_restore_keeps_holds_all_that_others_committed(
     assert not (await backend.look(TABLES)).unfinished
 
 
+async def test_a_copy_that_a_kill_kept_from_being_finished_goes_with_the_next_start(
+    backend: PostgreSQL, postgres_server: Server, filled: str, do: Callable[..., Any]
+) -> None:
+    async with backend.lock(TABLES, 5, silent) as hold:
+        snapshot = await hold.snapshots.take("s1", ("r1",), ("r1",), TABLES)
+        await hold.close_journal()
+    do(
+        f"alter database {snapshot.place} allow_connections false",  # by hand: it is whole
+        f"create database {filled}__automigrator_snapshot_s2 allow_connections false",
+    )
+    async with backend.lock(TABLES, 5, silent) as hold:
+        assert await hold.recover() is None
+    left = [row[0] for row in do(f"select datname from pg_database where datname ~ '{filled}__'")]
+    assert left == [snapshot.place]
+
+
 async def test_a_snapshot_does_not_open_the_data_to_more_roles(
     backend: PostgreSQL, postgres_server: Server, filled: str, do: Callable[..., Any]
 ) -> None:

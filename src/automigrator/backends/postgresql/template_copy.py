@@ -162,10 +162,11 @@ async def _recovered(
         told = [taken_over(name) for name in purges]
         for name, entry in {**opened, **purges}.items():
             await journal.write(admin, name, entry._replace(state="kept"))
+        halves = await databases.unfinished(admin, list(copies))
         for each in found:
             if not alone and each.stamp not in stamps:
                 continue
-            if each.kind == "side":
+            if each.kind == "side" or each.name in halves:
                 await access.drop(each.name)
             elif each.kind == "replaced":
                 # a restore that was repeated above has kept it
