@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import os
@@ -40,6 +39,7 @@ class History:
         self.script = directory(config)
         self._roots = [os.path.abspath(each) for each in config.get_prepend_sys_paths_list() or ()]
         self.heads: tuple[str, ...] = ()
+        self._digests: dict[tuple[str, ...], str] = {}
         if read:
             self.heads = _heads(self.script)
 
@@ -50,6 +50,7 @@ class History:
         """
         try:
             self.script, self.heads = script, _heads(script)
+            self._digests.clear()
         except RevisionImportError as error:
             # one that adds a table to the application's metadata can be read once in a process
             if not (self.heads and isinstance(error.__cause__, InvalidRequestError)):
@@ -149,17 +150,19 @@ class History:
 
         It tells two deployments apart. The modules are those of the application.
         """
-        hashed = hashlib.blake2b(digest_size=16)
-        paths = [str(self._environment)]
-        paths += [self._script(revision).path for revision in revisions]
-        contents = [_content(path) for path in paths]
-        for name, place in imported(paths, self._roots).items():
-            with contextlib.suppress(OSError):  # it was there a moment ago
-                contents += [name.encode(), place.read_bytes()]
-        for content in contents:
-            hashed.update(len(content).to_bytes(8))
-            hashed.update(content)
-        return hashed.hexdigest()
+        ids = tuple(revisions)
+        if ids not in self._digests:
+            paths = [str(self._environment), *(self._script(each).path for each in ids)]
+            texts = {path: _content(path) for path in paths}
+            contents = list(texts.values())
+            for name, content in imported(texts, self._roots).items():
+                contents += [name.encode(), content]
+            hashed = hashlib.blake2b(digest_size=16)
+            for content in contents:
+                hashed.update(len(content).to_bytes(8))
+                hashed.update(content)
+            self._digests[ids] = hashed.hexdigest()
+        return self._digests[ids]
 
     def describe(self, revisions: Iterable[str]) -> tuple[PendingRevision, ...]:
         return tuple(

@@ -36,7 +36,7 @@ def found(root: Path, text: str, *, at: str = "env.py") -> list[str]:
     path = root / at
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
-    return list(imported([str(path)], [str(root)]))
+    return list(imported({str(path): path.read_bytes()}, [str(root)]))
 
 
 @pytest.mark.parametrize(
@@ -73,16 +73,15 @@ def test_an_application_that_is_installed_as_a_package_is_its_own(root: Path) ->
         path.write_text("import stranger", "utf-8")
     env = installed / "shop" / "migrations" / "env.py"
     env.parent.mkdir()
-    env.write_text("import shop.tables, stranger", "utf-8")
-    assert list(imported([str(env)], [str(installed)])) == ["shop", "shop.tables"]
-    (root / "env.py").write_text("import shop.tables, stranger", "utf-8")
-    assert list(imported([str(root / "env.py")], [str(installed)])) == []
+    text = b"import shop.tables, stranger"
+    assert list(imported({str(env): text}, [str(installed)])) == ["shop", "shop.tables"]
+    assert list(imported({str(root / "env.py"): text}, [str(installed)])) == []
 
 
 def test_a_module_on_the_path_of_the_process_is_found(root: Path) -> None:
     code = (
         "from automigrator.migrations.static.imports import imported\n"
-        f"print(*imported([{str(root / 'app' / 'models.py')!r}], []))"
+        f"print(*imported({{{str(root / 'app' / 'models.py')!r}: b'import helper'}}, []))"
     )
     (root / "app" / "models.py").write_text("import helper", "utf-8")
     command = [sys.executable, "-c", f"import sys; sys.path.append({str(root)!r})\n{code}"]

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 _IMPORT = re.compile(
@@ -26,24 +26,31 @@ _MOST = 2000
 """Files that are read; an application with more has changed in one of these, most likely."""
 
 
-def imported(paths: Iterable[str], roots: Sequence[str]) -> dict[str, Path]:
+def imported(files: Mapping[str, bytes], roots: Sequence[str]) -> dict[str, bytes]:
     """Return the application's modules that these files import, and those import, by their names.
 
-    `roots` are searched before `sys.path`. Neither the standard library nor what is installed is
-    the application's, unless it is the package that the first of the files lies in.
+    `files` are paths with what is in them, and so are the modules; one that cannot be read is
+    empty. `roots` are searched before `sys.path`. Neither the standard library nor what is
+    installed is the application's, unless it is the package that the first of the files lies in.
     """
-    paths = list(paths)
-    search = _Search(roots, Path(paths[0]))
-    found: dict[str, Path] = {}
-    todo = [(Path(path), "") for path in paths]
+    search = _Search(roots, Path(next(iter(files))))
+    found: dict[str, bytes] = {}
+    todo = [(text, "") for text in files.values()]
     while todo and len(found) < _MOST:
-        path, package = todo.pop()
-        for name, place in search.imports_of(path, package):
+        text, package = todo.pop()
+        for name, place in search.imports_of(text, package):
             if name not in found:
-                found[name] = place
+                found[name] = _content(place)
                 inside = place.name == "__init__.py"
-                todo.append((place, name if inside else name.rpartition(".")[0]))
+                todo.append((found[name], name if inside else name.rpartition(".")[0]))
     return dict(sorted(found.items()))
+
+
+def _content(place: Path) -> bytes:
+    try:
+        return place.read_bytes()
+    except OSError:
+        return b""
 
 
 class _Search:
@@ -55,12 +62,8 @@ class _Search:
         self._own = _installed_as(first.resolve())
         self._found = functools.cache(self._find)
 
-    def imports_of(self, path: Path, package: str) -> Iterator[tuple[str, Path]]:
-        """Yield the application's modules that a file of this package imports."""
-        try:
-            text = path.read_bytes()
-        except OSError:
-            return
+    def imports_of(self, text: bytes, package: str) -> Iterator[tuple[str, Path]]:
+        """Yield the application's modules that a text of this package imports."""
         for name in _names(text, package):
             parts = name.split(".")
             for length in range(1, len(parts) + 1):  # importing one imports its parents
