@@ -37,6 +37,15 @@ def test_3_for_pending_revisions_and_for_a_leader_that_did_not_come(on_sqlite) -
     assert (answer.code, "no other process has migrated" in answer.err) == (3, True)
 
 
+def test_a_wait_has_its_own_time_and_ends_at_once_where_it_is_of_no_use(on_sqlite) -> None:
+    answer = on_sqlite.automigrator("wait", "--timeout", "1")
+    assert (answer.code, "has migrated within 0." in answer.err) == (3, True), answer
+    on_sqlite.automigrator("run")
+    (on_sqlite.project.versions / "r3_.py").unlink()
+    answer = on_sqlite.automigrator("wait")
+    assert (answer.code, "ahead" in answer.err) == (5, True), answer
+
+
 def test_4_for_an_application_that_starts_on_the_old_schema(on_sqlite) -> None:
     on_sqlite.configure("plugins=[Continue()]")
     on_sqlite.deploy_broken()

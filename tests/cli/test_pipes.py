@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,74 @@ def test_a_long_step_is_told_again_every_ten_seconds(on_sqlite) -> None:
     running.wait_for("app: revision 1 of 1, r4, 10 s so far")
     running.signal(signal.SIGTERM)
     assert running.ended().code == 143
+
+
+def test_a_stderr_that_nobody_reads_stops_no_migration(on_sqlite) -> None:
+    read, write = os.pipe()
+    while True:
+        os.set_blocking(write, False)
+        try:
+            os.write(write, b"x" * 65536)
+        except BlockingIOError:
+            break
+    os.set_blocking(write, True)
+    ended = subprocess.run(
+        [sys.executable, "-m", "automigrator", "run"],
+        cwd=on_sqlite.folder,
+        env={**os.environ, **on_sqlite.automigrator.variables},
+        stdout=subprocess.PIPE,
+        stderr=write,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    os.close(read)
+    os.close(write)
+    assert ended.stdout.startswith("migration run: migrated in ")
+    assert heads(on_sqlite.url) == {"r3"}
+
+
+def test_the_document_is_alone_on_stdout_where_stderr_is_closed(on_sqlite) -> None:
+    ended = subprocess.run(
+        ["bash", "-c", '"$0" -m automigrator status --json 2>&-', sys.executable],
+        cwd=on_sqlite.folder,
+        env={**os.environ, **on_sqlite.automigrator.variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(ended.stdout)["command"] == "status"
+
+
+def test_a_password_in_the_place_of_a_command_is_not_repeated(on_sqlite) -> None:
+    for more in ([], ["--json"]):
+        answer = on_sqlite.automigrator("status", "postgresql://u:canary-argv@h/db", *more)
+        assert answer.code == 2 and "canary-argv" not in answer.out + answer.err
+
+
+def test_an_option_that_would_do_nothing_is_refused(on_sqlite) -> None:
+    for option in (["--config", "nowhere.ini"], ["--name", "other"], ["--ask-password"]):
+        answer = on_sqlite.automigrator("check", *option)
+        assert answer.code == 2 and f"drop {option[0]}" in answer.err, answer
+    answer = on_sqlite.automigrator("snapshots", "prune", "--max-age=-1", "--yes")
+    assert answer.code == 2 and "it is days above zero" in answer.err, answer
+
+
+def test_a_password_is_asked_for_once_and_only_where_somebody_can_type_it(on_sqlite) -> None:
+    answer = on_sqlite.automigrator(
+        "plugins", "--url", "sqlite:///a.db", "--ask-password", AUTOMIGRATOR_APP=""
+    )
+    assert (answer.code, answer.err.count("Password:")) == (2, 1), answer
+    assert "no password was typed" in answer.err
+
+
+def test_a_signal_while_the_application_is_imported_ends_the_command(on_sqlite) -> None:
+    (on_sqlite.folder / "app.py").write_text(
+        "import time\nopen('begun', 'w').close()\ntime.sleep(60)\n"
+    )
+    running = on_sqlite.automigrator.begun("run")
+    while not (on_sqlite.folder / "begun").exists():
+        time.sleep(0.01)
+    running.signal(signal.SIGTERM)
+    answer = running.ended()
+    assert (answer.code, "stopped by SIGTERM; nothing was changed" in answer.err) == (143, True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import CONSOLE_SVG_FORMAT, Console
 from rich.text import Text
-from support.alembic_projects import heads
+from support.alembic_projects import heads, revision
 
 RECORDING = Path(__file__).parents[2] / "docs" / "images" / "command-line.svg"
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3|4|9|10)\d(?:;\d+)*m")
@@ -75,6 +75,13 @@ def test_status_is_a_table_where_there_is_room_and_lines_elsewhere(on_sqlite) ->
     narrow = on_sqlite.automigrator.terminal("status", columns=40)
     assert narrow.ended() == 0
     assert "app: does not exist; 3 pending to r3" in narrow.screen
+
+
+def test_what_x_gives_is_in_no_table(on_sqlite) -> None:
+    revision(on_sqlite.project.versions, "tenant4711", "r3")
+    terminal = on_sqlite.automigrator.terminal("-x", "tenant=tenant4711", "status")
+    assert terminal.ended() == 0
+    assert "wanted" in terminal.screen and "tenant4711" not in terminal.raw
 
 
 def test_no_color_is_heard(on_sqlite) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
@@ -51,7 +50,7 @@ def automigrator() -> None:
 def run(context: click.Context) -> int:
     """Migrate every target.
 
-    RUN_MIGRATIONS is not asked: the command is the word of a person. The exit code says how it
+    RUN_MIGRATIONS is ignored: calling the command is the permission. The exit code says how it
     ended.
     """
     return answered(context, partial(_run, mode="migrate"), "migrate")
@@ -107,14 +106,13 @@ def check(context: click.Context, models: tuple[str, ...]) -> int:
 
 def _models(given: Sequence[str], call: Call) -> dict[str, Any]:
     """The models of each target. Raises ConfigurationError."""
-    folder = call.options.app_dir or Path.cwd()
     found: dict[str, Any] = {}
     for each in given:
         target, equals, path = each.rpartition("=")
         target = target if equals else call.only_target()
         if ":" not in path:
             raise click.UsageError(f"--models {each}: should be package.module:Base")
-        value = named(path, folder.absolute(), "the models that --models names")
+        value = named(path, call.folder, "the models that --models names")
         value = getattr(value, "metadata", value)
         if not hasattr(value, "sorted_tables"):
             raise ConfigurationError(
@@ -144,18 +142,18 @@ def _of_status(status: Status, code: Exit) -> Answer:
     return Answer(status, str(status), code, partial(_status_table, status))
 
 
-def _status_table(status: Status) -> Table:
+def _status_table(status: Status, cell: Callable[[object], Text]) -> Table:
     table = Table("target", "state", "at", "wanted", "pending", box=None, header_style="bold")
     for each in status.targets:
         pending = f"{len(each.pending)}: {', '.join(each.pending)}" if each.pending else ""
         cells = [each.name, _state(each), heads_text(each.heads), heads_text(each.wanted), pending]
-        table.add_row(*(Text(escaped(cell)) for cell in cells))
+        table.add_row(*map(cell, cells))
     grid = Table.grid()
     grid.add_row(table)
     for each in status.targets:
         if each.problem is not None or each.notes or each.drift or each.unfinished:
             grid.add_row(Text(""))
-            grid.add_row(Text(str(each)))
+            grid.add_row(cell(each))
     return grid
 
 
@@ -314,15 +312,15 @@ def list_plugins(context: click.Context, load: bool) -> int:
 
 
 @automigrator.command()
-@click.argument("code", type=click.Choice(sorted(KINDS)), required=False)
+@click.argument("kind", type=click.Choice(sorted(KINDS)), required=False, metavar="[KIND]")
 @common
 @click.pass_context
-def explain(context: click.Context, code: str | None) -> int:
+def explain(context: click.Context, kind: str | None) -> int:
     """Explain a kind of failure.
 
-    CODE is what a report calls it; without it, all kinds are listed.
+    KIND is what a report calls it; without it, all kinds are listed.
     """
-    return answered_without(context, partial(explanation.explained, code))
+    return answered_without(context, partial(explanation.explained, kind))
 
 
 automigrator.add_command(snapshots)

@@ -32,6 +32,7 @@ def confirm(output: Output, options: Options, names: Sequence[str], what: str, s
             f"{what}, and there is no terminal to ask on; nothing was done. Add --yes to do it"
         )
     output.note("\n".join(filter(None, (shown, f"{what}."))))
+    output.flush()
     for name in names:
         with _interruptible():
             typed = click.prompt(

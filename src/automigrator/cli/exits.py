@@ -43,8 +43,6 @@ def of_report(report: Report) -> Exit:
     """The code of a run that has ended."""
     if report.outcome == "failed":
         return _of_failed(next(each for each in report.targets if each.outcome == "failed"))
-    if report.outcome == "skipped":
-        return Exit.REFUSED  # it was asked for, and `is_enabled` of a subclass said no
     return Exit.DEGRADED if report.outcome == "degraded" else Exit.OK
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.text import Text
-
 from automigrator.cli.output import Answer
 from automigrator.errors import AutomigratorError
 
@@ -46,7 +44,7 @@ def explained(kind: str | None) -> Answer:
 
 def _wrapped(value: object, lines: list[str]) -> Answer:
     text = "\n".join(lines)
-    return Answer(value, text, table=lambda: Text(text))
+    return Answer(value, text, table=lambda cell: cell(text))
 
 
 def _situations(page: str, kind: str) -> list[dict[str, str]]:

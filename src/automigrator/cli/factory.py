@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.cli.source import Source
@@ -18,6 +19,9 @@ from automigrator.errors import ConfigurationError
 from automigrator.migrator import Migrator
 from automigrator.support.entry_points import described, suggestion
 from automigrator.target import Target
+
+LAST_LOOK_S = 5.0
+"""Seconds for which a wait whose time is over may still look at a server that does not answer."""
 
 
 def made(source: Source) -> Migrator | Awaitable[object]:
@@ -28,13 +32,24 @@ def made(source: Source) -> Migrator | Awaitable[object]:
     """
     if source.app is None:
         assert source.url is not None and source.config is not None
-        return Migrator(Target(source.url, os.fspath(source.config), name=source.name))
+        url = source.url.set(password=_typed()) if source.asks_password else source.url
+        return Migrator(Target(url, os.fspath(source.config), name=source.name))
     value = named(source.app, source.folder, f"the migrator that {source.origin} names")
     if isinstance(value, Migrator) or not callable(value) or inspect.isclass(value):
         return checked(value, source)
     with _blamed(f"{source.app} of {source.origin} cannot be called without arguments"):
         value = value()
     return value if inspect.isawaitable(value) else checked(value, source)
+
+
+def _typed() -> str:
+    """The password, typed by a person. Raises UsageError where nobody types one."""
+    try:
+        return str(click.prompt("Password", hide_input=True, err=True))
+    except click.Abort:
+        raise click.UsageError(
+            "no password was typed, as --ask-password wants; nothing was done"
+        ) from None
 
 
 async def awaited(value: Migrator | Awaitable[object], source: Source) -> Migrator:
@@ -115,6 +130,9 @@ def prepared(migrator: Migrator, mode: Any, seconds: float | None) -> None:
     """
     migrator.mode, migrator.stop_on_signals = mode, False
     migrator.announce = False
+    if mode == "wait" and seconds is not None:
+        migrator.targets = tuple(each._replace(lock_timeout=seconds) for each in migrator.targets)
+        seconds += LAST_LOOK_S
     limits = [each for each in (migrator.run_timeout, seconds) if each is not None]
     migrator.run_timeout = min(limits, default=None)
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -43,8 +43,10 @@ class OvertimeError(AutomigratorError):
 class Call:
     """What a command's work is given: the migrator, what was asked for, where to print."""
 
-    def __init__(self, migrator: Migrator, options: Options, output: Output) -> None:
+    def __init__(self, migrator: Migrator, options: Options, output: Output, folder: Path) -> None:
         self.migrator, self.options, self.output = migrator, options, output
+        self.folder = folder
+        """Where the application's modules are imported from."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,22 +78,22 @@ def answered(context: click.Context, work: Work, mode: Mode = "migrate") -> int:
     """Make the migrator, let the work be done, print the answer; returns the exit code."""
     options = context.ensure_object(Options)
     command = name_of(context)
-    output = Output(options, command)
-    try:
-        answer = _done(options, output, command, work, mode)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - any error is an answer
-        return told(output, error, command)
-    return output.answer(answer)
+    with closing(output := Output(options, command)):
+        try:
+            answer = _done(options, output, command, work, mode)
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - any error is an answer
+            return told(output, error, command)
+        return output.answer(answer)
 
 
 def answered_without(context: click.Context, work: Callable[[], Answer]) -> int:
     """Print the answer of work that needs no migrator; returns the exit code."""
-    output = Output(context.ensure_object(Options), name_of(context))
-    try:
-        answer = work()
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - as above
-        return told(output, error, name_of(context))
-    return output.answer(answer)
+    with closing(output := Output(context.ensure_object(Options), name_of(context))):
+        try:
+            answer = work()
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - as above
+            return told(output, error, name_of(context))
+        return output.answer(answer)
 
 
 def name_of(context: click.Context) -> str:
@@ -134,8 +136,6 @@ def _done(options: Options, output: Output, command: str, work: Work, mode: Mode
     began = time.monotonic()
     # without a handler of the application's, records of ours would be printed a second time
     logging.getLogger("automigrator").addHandler(logging.NullHandler())
-    source = _source(options, output)
-    value = factory.made(source)
 
     def left() -> float | None:
         spent = time.monotonic() - began
@@ -160,7 +160,7 @@ def _done(options: Options, output: Output, command: str, work: Work, mode: Mode
             else:
                 run_s = None
             factory.prepared(migrator, mode, run_s)
-            return await work(Call(migrator, options, output))
+            return await work(Call(migrator, options, output, source.folder))
         finally:
             await factory.close(migrator)
 
@@ -176,11 +176,20 @@ def _done(options: Options, output: Output, command: str, work: Work, mode: Mode
                 f"{command} took longer than {seconds} and was cancelled; {how_far()}"
             ) from error
 
-    with _deferred_signals() as early:
+    # not later: the first process of a container has no other handler while it imports
+    with _Early() as early:
+        try:
+            source = _source(options, output)
+            value = factory.made(source)
+        except (Exception, KeyboardInterrupt):
+            if not early.came:
+                raise
+            raise _stopped(command, early.came[0], how_far()) from None
+        early.raises = False
 
         async def listening() -> Answer:
-            if early:
-                raise StoppedError("", early[0])
+            if early.came:
+                raise StoppedError("", early.came[0])
             return await until_signalled(limited(), lambda: "")
 
         try:
@@ -188,9 +197,11 @@ def _done(options: Options, output: Output, command: str, work: Work, mode: Mode
         except UnansweredError:
             raise
         except StoppedError as error:
-            name = signal.Signals(error.signal).name
-            text = f"{command}: stopped by {name}; {how_far()}"
-            raise StoppedError(text, error.signal) from None
+            raise _stopped(command, error.signal, how_far()) from None
+
+
+def _stopped(command: str, number: int, how_far: str) -> StoppedError:
+    return StoppedError(f"{command}: stopped by {signal.Signals(number).name}; {how_far}", number)
 
 
 def _source(options: Options, output: Output) -> Source:
@@ -202,6 +213,7 @@ def _source(options: Options, output: Output) -> Source:
     if options.verbose or source.always_told:
         what = source.app or f"{source.config} for {urls.rendered(source.url)}"  # type: ignore[arg-type]
         output.note(f"using {what} ({source.origin})")
+    output.flush()  # what follows may ask for a password
     return source
 
 
@@ -212,31 +224,37 @@ def _secrets(migrator: Migrator) -> Iterator[str]:
         yield from passwords_of(target)
 
 
-@contextmanager
-def _deferred_signals() -> Iterator[list[int]]:
+class _Early:
     """Context manager: a signal does not end the process, which still has to answer.
 
-    Yields those that came. A terminal that goes away is a SIGTERM; what is ignored, as `nohup`
-    does, stays ignored.
+    While `raises`, it interrupts what the process does, an import, say; then it only counts. A
+    terminal that goes away is a SIGTERM; what is ignored, as `nohup` does, stays ignored.
     """
-    came: list[int] = []
 
-    def noted(number: int, frame: FrameType | None) -> None:
-        came.append(number)
+    def __init__(self) -> None:
+        self.raises = True
+        self.came: list[int] = []
+        self._before: dict[int, Any] = {}
 
-    def gone(number: int, frame: FrameType | None) -> None:
-        signal.raise_signal(signal.SIGTERM)
+    def __enter__(self) -> _Early:
+        for number in (*STOPPING, signal.SIGHUP):
+            before = signal.getsignal(number)
+            if before is not signal.SIG_IGN:
+                self._before[number] = before
+                signal.signal(number, self._gone if number == signal.SIGHUP else self._noted)
+        return self
 
-    handlers = {**dict.fromkeys(STOPPING, noted), signal.SIGHUP: gone}
-    before: dict[int, Any] = {each: signal.getsignal(each) for each in handlers}
-    before = {each: found for each, found in before.items() if found is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, handlers[signal.Signals(number)])
-    try:
-        yield came
-    finally:
-        for number, handler in before.items():
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _noted(self, number: int, frame: FrameType | None) -> None:
+        self.came.append(number)
+        if self.raises:
+            raise KeyboardInterrupt
+
+    def _gone(self, number: int, frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def invoked(group: click.Group, arguments: Sequence[str]) -> int:
@@ -258,10 +276,10 @@ def _misused(error: click.ClickException | click.Abort, arguments: Sequence[str]
     options = Options()
     options.json = "--json" in arguments
     context = getattr(error, "ctx", None)
-    output = Output(options, name_of(context) if context is not None else "")
-    if isinstance(error, click.Abort):
-        return output.failure(error, Exit.INTERRUPTED, "interrupted; nothing was done")
-    if context is not None and not options.json:
-        output.note(context.get_usage())
-        output.note(f"Try '{context.command_path} --help' for help.\n")
-    return output.failure(error, Exit.MISCONFIGURED, error.format_message())
+    with closing(Output(options, name_of(context) if context is not None else "")) as output:
+        if isinstance(error, click.Abort):
+            return output.failure(error, Exit.INTERRUPTED, "interrupted; nothing was done")
+        if context is not None and not options.json:
+            output.note(context.get_usage())
+            output.note(f"Try '{context.command_path} --help' for help.\n")
+        return output.failure(error, Exit.MISCONFIGURED, text_of(error))

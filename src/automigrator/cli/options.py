@@ -122,7 +122,8 @@ def _write_options(
         records = [
             record
             for each in command.get_params(ctx)
-            if isinstance(each, CommonOption) is of_all
+            if isinstance(each, click.Option)
+            and isinstance(each, CommonOption) is of_all
             and (record := each.get_help_record(ctx)) is not None
         ]
         if records:

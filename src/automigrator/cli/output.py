@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import queue
+import select
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, cast
@@ -19,10 +23,16 @@ from automigrator.errors import MigrationError
 from automigrator.frozen import Frozen, as_json
 from automigrator.printable import escaped_lines
 from automigrator.support.redaction import hide_secrets, said
-from automigrator.support.secrets import masked
+from automigrator.support.secrets import masked, scrubbed
 
 VERSION = 1
 """Of the JSON document: it changes where a key goes or means something else."""
+
+UNREAD_S = 2.0
+"""Seconds for which an answer or a question waits for somebody to read the lines before it."""
+
+_UNREAD_LIMIT = 10_000
+"""Texts that are kept for a reader; what comes on top is lost."""
 
 NARROW = 72
 """Columns below which a table is harder to read than lines."""
@@ -39,8 +49,8 @@ class Answer(Frozen):
     text: str
     """For a person, and for programs that read lines."""
     code: Exit = Exit.OK
-    table: Callable[[], RenderableType] | None = None
-    """In the place of the text on a terminal that is wide enough."""
+    table: Callable[[Callable[[object], Text]], RenderableType] | None = None
+    """In the place of the text on a terminal that is wide enough; made of cells without secrets."""
 
 
 class Stream:
@@ -60,7 +70,7 @@ class Stream:
             try:
                 left = left[os.write(self._descriptor, left) :]
             except BlockingIOError:
-                continue
+                select.select([], [self._descriptor], [])
             except OSError:  # a closed pipe, a terminal that is gone
                 self._descriptor = -1
         return len(text)
@@ -74,20 +84,51 @@ class Stream:
         return self._descriptor
 
 
+class Unhurried(Stream):
+    """A stream that a thread writes: where nobody reads, a migration does not wait for it."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._texts: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
+        self._read = True
+        threading.Thread(target=self._write_all, daemon=True).start()
+
+    def write(self, text: str) -> int:
+        if self._texts.qsize() < _UNREAD_LIMIT:
+            self._texts.put(text)
+        return len(text)
+
+    def drain(self) -> None:
+        """Wait until all is written; where nobody reads, for a while, and only once."""
+        if self._read:
+            written = threading.Event()
+            self._texts.put(written)
+            self._read = written.wait(UNREAD_S)
+
+    def _write_all(self) -> None:
+        while True:
+            text = self._texts.get()
+            if isinstance(text, str):
+                super().write(text)
+            else:
+                text.set()
+
+
 class Output:
     """Where one command prints; stdout holds its answer alone, whatever env.py prints there."""
 
     def __init__(self, options: Options, command: str) -> None:
         self._options, self._command = options, command
         self.secrets = tuple(_of_x(options.x))
-        try:
-            answers = os.dup(1)
-            os.dup2(2, 1)
-        except OSError:  # somebody has closed one of them
-            answers = -1
-        self._stdout, self._stderr = Stream(answers), Stream(2)
+        self._stdout, self._stderr = Stream(_kept_apart()), Unhurried(2)
         self.console = _console(self._stdout)
         self.errors = _console(self._stderr)
+
+    def flush(self) -> None:
+        """Let the lines so far be written before something else is."""
+        self._stderr.drain()
+
+    close = flush
 
     @property
     def live(self) -> bool:
@@ -109,11 +150,12 @@ class Output:
 
     def answer(self, answer: Answer) -> int:
         """Print the answer; returns the exit code."""
+        self.flush()
         if self._options.json:
             return self._document(answer.code, answer.value, None)
         wide = self._stdout.isatty() and self.console.width >= NARROW
         if answer.table is not None and wide:
-            self.console.print(answer.table())
+            self.console.print(answer.table(lambda text: Text(self.safe(str(text)))))
         else:
             self._stdout.write(self.safe(answer.text).rstrip("\n") + "\n")
         return answer.code
@@ -156,7 +198,7 @@ class Output:
 def text_of(error: BaseException) -> str:
     """What went wrong, for a person: no row's value, no password."""
     if isinstance(error, click.ClickException):
-        return error.format_message()
+        return scrubbed(error.format_message())
     return said(error, ())
 
 
@@ -181,6 +223,29 @@ def _value_of(error: BaseException) -> object:
 def _of_x(given: Sequence[str]) -> list[str]:
     values = [each.partition("=")[2] for each in given]
     return [*given, *(each for each in values if len(each) >= _SHORTEST)]
+
+
+def _kept_apart() -> int:
+    """Give what is printed to stdout to stderr; returns the descriptor of stdout itself, or -1.
+
+    A standard file that somebody has closed becomes one that takes nothing, or the next that is
+    opened would have its number.
+    """
+    closed = [number for number in range(3) if not _is_open(number)]
+    while (nothing := os.open(os.devnull, os.O_RDWR)) in closed:
+        pass
+    os.close(nothing)
+    answers = -1 if 1 in closed else fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.dup2(2, 1)
+    return answers
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
 
 
 def _console(stream: Stream) -> Console:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def listed(migrator: Migrator | None, load: bool) -> Answer:
     """The installed plugins, and those that the migrator was given."""
     there = [*_installed(migrator, load), *_given(migrator)]
     text = "\n".join(map(str, there)) or "no plugin is installed, and none is given"
-    return Answer({"plugins": json_of(there)}, text, table=lambda: _table(there))
+    return Answer({"plugins": json_of(there)}, text, table=partial(_table, there))
 
 
 def _installed(migrator: Migrator | None, load: bool) -> Iterator[Plugin]:
@@ -115,11 +116,11 @@ def _hooks_of(plugin: Any) -> str:
     return ", ".join(name for name in known if hasattr(plugin, name)) or "no hook"
 
 
-def _table(there: list[Plugin]) -> Table:
+def _table(there: list[Plugin], cell: Callable[[object], Text]) -> Table:
     table = Table("name", "kind", "from", "may do", "asked for", box=None, header_style="bold")
     for each in there:
         cells = [each.name, each.kind, each.origin, each.may, ", ".join(each.named_by)]
-        table.add_row(*(Text(escaped(cell)) for cell in cells))
+        table.add_row(*map(cell, cells))
     return table
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -16,10 +17,19 @@ from automigrator.cli.invocation import Call, answered
 from automigrator.cli.options import Group, common
 from automigrator.cli.output import Answer, json_of
 from automigrator.printable import escaped, joined
+from automigrator.retention import Limits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NUMBER = click.IntRange(min=1)
+
+
+def _days(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    try:
+        Limits(None, value)
+    except (ValueError, OverflowError):
+        raise click.BadParameter("it is days above zero") from None
+    return value
 
 
 def folder_option(command: F) -> F:
@@ -39,6 +49,17 @@ def disconnect_option(command: F) -> F:
         is_flag=True,
         help="End the sessions that are in the way (PostgreSQL).",
     )(command)
+
+
+@contextmanager
+def _telling(call: Call, lines: Sequence[str]) -> Iterator[None]:
+    """Context manager: where the act for one target fails, tell what was done for others."""
+    try:
+        yield
+    except BaseException:
+        for line in lines:
+            call.output.note(line)
+        raise
 
 
 @click.group(cls=Group)
@@ -71,11 +92,11 @@ async def _of_all(call: Call, folder: Path | None) -> dict[str, tuple[Snapshot, 
     return {name: await call.migrator.snapshots(target=name, folder=folder) for name in call.names}
 
 
-def _table(found: dict[str, tuple[Snapshot, ...]]) -> Table:
+def _table(found: dict[str, tuple[Snapshot, ...]], cell: Callable[[object], Text]) -> Table:
     table = Table("target", "copy", box=None, header_style="bold")
     for name, copies in found.items():
         for each in copies or ("none",):
-            table.add_row(Text(escaped(name)), Text(escaped(each)))
+            table.add_row(cell(name), cell(each))
     return table
 
 
@@ -98,15 +119,16 @@ def take(context: click.Context, how: Copying, disconnect_others: bool, folder: 
     """
 
     async def work(call: Call) -> Answer:
+        made: list[Any] = []
+        lines: list[str] = []
         async with call.shown():
-            taken = {
-                name: await call.migrator.take_snapshot(
-                    target=name, how=how, disconnect_others=disconnect_others, folder=folder
-                )
-                for name in call.names
-            }
-        lines = [f"{name}: {each}" for name, each in taken.items()]
-        made = [{"name": name, "snapshot": each} for name, each in json_of(taken).items()]
+            for name in call.names:
+                with _telling(call, lines):
+                    taken = await call.migrator.take_snapshot(
+                        target=name, how=how, disconnect_others=disconnect_others, folder=folder
+                    )
+                made.append({"name": name, "snapshot": json_of(taken)})
+                lines.append(f"{name}: {taken}")
         return Answer({"targets": made}, joined(lines))
 
     return answered(context, work)
@@ -155,7 +177,9 @@ def restore(
 
 @snapshots.command()
 @click.option("--keep", type=_NUMBER, metavar="N", help="How many of the newest snapshots stay.")
-@click.option("--max-age", type=float, metavar="DAYS", help="How old a snapshot may be.")
+@click.option(
+    "--max-age", type=float, callback=_days, metavar="DAYS", help="How old a snapshot may be."
+)
 @click.option(
     "--keep-replaced", type=_NUMBER, metavar="N", help="How many stay of what restores have kept."
 )
@@ -182,12 +206,13 @@ def prune(context: click.Context, /, folder: Path | None, **limits: Any) -> int:
             )
             shown = joined(f"{name}: {each}" for name in kept for each in kept[name])
             call.confirm(f"Of these, what is beyond {said} is deleted", *kept, shown=shown)
-        gone = {
-            name: await call.migrator.prune_snapshots(target=name, folder=folder, **given)
-            for name in call.names
-        }
-        lines = [f"{name}: deleted {each}" for name, places in gone.items() for each in places]
-        value = {"targets": [{"name": name, "deleted": p} for name, p in json_of(gone).items()]}
-        return Answer(value, joined(lines) or "nothing was to be deleted")
+        gone: list[Any] = []
+        lines: list[str] = []
+        for name in call.names:
+            with _telling(call, lines):
+                places = await call.migrator.prune_snapshots(target=name, folder=folder, **given)
+            gone.append({"name": name, "deleted": list(places)})
+            lines += [f"{name}: deleted {each}" for each in places]
+        return Answer({"targets": gone}, joined(lines) or "nothing was to be deleted")
 
     return answered(context, work)

@@ -42,8 +42,10 @@ class Source(Frozen):
     app: str | None = None
     """`module:name` of the application's own; None for a database and its configuration."""
     folder: Path = Path()
-    """Where `app` is imported from."""
+    """Where `app` is imported from, and models are."""
     url: URL | None = None
+    asks_password: bool = False
+    """Whether a person is asked for the URL's password."""
     config: Path | None = None
     name: str = ""
     always_told: bool = False
@@ -67,18 +69,18 @@ def found(options: Options, environment: Mapping[str, str], here: Path) -> Found
     one = {"--url": options.url, "--url-file": options.url_file}
     named = [name for name, value in one.items() if value is not None]
     if options.app is not None:
-        if wrong := [*named, *(["--config"] if options.config else [])]:
+        if named:
             raise click.UsageError(
-                f"--app names a Migrator with targets of its own: drop {wrong[0]}"
+                f"--app names a Migrator with targets of its own: drop {named[0]}"
             )
-        return Found(_application(options.app, "--app", options.app_dir or here))
+        return Found(_application(options.app, "--app", options, here))
     if len(named) > 1:
         raise click.UsageError("--url and --url-file name the same thing: drop one")
     if named:
         url = _of_argument(options.url) if options.url else _of_file(options.url_file)
         return Found(_database(url, options, here, named[0]))
     if app := environment.get(APP):
-        source = _application(app, APP, options.app_dir or here)
+        source = _application(app, APP, options, here)
         return Found(source._replace(always_told=True))
     ignored: list[str] = []
     for path, table in tables(here, ignored):
@@ -92,23 +94,30 @@ def found(options: Options, environment: Mapping[str, str], here: Path) -> Found
     raise ConfigurationError(NOTHING)
 
 
-def _application(app: str, origin: str, folder: Path) -> Source:
+def _application(app: str, origin: str, options: Options, folder: Path) -> Source:
+    of_a_url = {
+        "--config": options.config,
+        "--name": options.name,
+        "--ask-password": options.ask_password,
+    }
+    if wrong := next((name for name, value in of_a_url.items() if value), None):
+        raise click.UsageError(f"{origin} names a Migrator with targets of its own: drop {wrong}")
     module, _, name = app.partition(":")
     if not module or not name:
         raise ConfigurationError(
             f"{origin} is {app!r}, and should be package.module:migrator, a module that can be "
             "imported and the name of the Migrator in it"
         )
-    return Source(origin, app=app, folder=folder.absolute())
+    return Source(origin, app=app, folder=(options.app_dir or folder).absolute())
 
 
 def _database(url: URL, options: Options, here: Path, origin: str) -> Source:
-    if options.ask_password:
-        url = url.set(password=click.prompt("Password", hide_input=True, err=True))
     config = options.config
     return Source(
         origin,
+        folder=(options.app_dir or here).absolute(),
         url=url,
+        asks_password=options.ask_password,
         config=config if config is not None else _configuration_in(here),
         name=options.name or "",
     )
@@ -142,7 +151,7 @@ def _of_table(path: Path, table: Any, options: Options, environment: Mapping[str
         )
     folder = path.parent
     if "app" in table:
-        source = _application(table["app"], origin, options.app_dir or folder)
+        source = _application(table["app"], origin, options, folder)
         return source._replace(always_told=True)
     if options.config is None:
         options.config = folder / table.get("config", "alembic.ini")

@@ -15,6 +15,9 @@ from automigrator.support.concurrency import in_thread
 from automigrator.support.loggers import logger_of
 from automigrator.target import Target
 
+LASTING = frozenset({"ahead", "history"})
+"""Kinds of problems that no migration of another process ends."""
+
 logger = logger_of(__name__)
 
 
@@ -34,19 +37,27 @@ class Leaders:
         return ", ".join(dict.fromkeys(self._holders.values()))
 
     async def failed(self, status: Status) -> Report | None:
-        """Look who leads; the report of failure where a leader has failed since the first look."""
+        """Look who leads; the report of failure where a leader has failed since the first look.
+
+        So it is where waiting is of no use.
+        """
         for each in status.targets:
             if each.current:
                 continue
-            async with opened(self._targets[each.name]) as session:
-                try:
-                    failed = await self._looked(session, each)
-                except Exception as error:  # noqa: BLE001 - the status says what is wrong
-                    logger.debug("%s: who leads: %s", each.name, type(error).__name__)
-                    continue
-            if failed is not None:
+            if (failed := await self._failed(each)) is not None:
                 return Report(tuple(failed if e is each else _not_run(e) for e in status.targets))
         return None
+
+    async def _failed(self, status: TargetStatus) -> TargetReport | None:
+        """The report of a target for which there is no use in waiting."""
+        if status.problem is not None and status.problem.kind in LASTING:
+            return _failed(status, (status.problem,))
+        async with opened(self._targets[status.name]) as session:
+            try:
+                return await self._looked(session, status)
+            except Exception as error:  # noqa: BLE001 - the status says what is wrong
+                logger.debug("%s: who leads: %s", status.name, type(error).__name__)
+                return None
 
     async def _looked(self, session: Session, status: TargetStatus) -> TargetReport | None:
         examiner = session.examiner()
@@ -63,14 +74,9 @@ class Leaders:
         history = await session.history()
         if record.plan != await in_thread(partial(history.digest, status.pending)):
             return None  # it tried something else: another deployment's
-        return TargetReport(
-            name,
-            "failed",
-            before=status.heads,
-            after=status.heads,
-            failures=tuple(Failure.from_dict(each) for each in record.failures),
-            notes=(f"{record.leader} led while this process waited, and ended {record.outcome}",),
-        )
+        failures = tuple(Failure.from_dict(each) for each in record.failures)
+        note = f"{record.leader} led while this process waited, and ended {record.outcome}"
+        return _failed(status, failures, note)
 
     def reported(self, status: TargetStatus, waited_s: float) -> TargetReport:
         """The report of a target that is current now."""
@@ -93,6 +99,11 @@ class Leaders:
                     + (f"; the last failure: {why}" if why else "")
                 )
         return joined(["", *told])
+
+
+def _failed(status: TargetStatus, failures: tuple[Failure, ...], *notes: str) -> TargetReport:
+    heads = status.heads
+    return TargetReport(status.name, "failed", heads, heads, failures=failures, notes=notes)
 
 
 def _not_run(status: TargetStatus) -> TargetReport:
