@@ -31,7 +31,7 @@ migrator = Migrator(
         name="shop",
         migrate_with=os.environ.get("MIGRATION_URL"),
     ),
-    timeouts=Timeouts(lock=1500, run=1500),
+    timeouts=Timeouts(lock=1200, run=1500),
 )
 app = FastAPI(lifespan=migrator.lifespan)
 
