@@ -117,7 +117,7 @@ async def followed(check: Check, targets: Sequence[Target], tell: Notifier, limi
         now = time.monotonic()
         if now - began > limit:
             raise FollowTimeoutError(
-                f"no other process has migrated within {limit:g} s, and in the mode "
+                f"no other process has migrated within {limit:.3g} s, and in the mode "
                 f"'wait' this one must not; nothing was changed\n{status}{leaders.said()}",
                 status,
             )
