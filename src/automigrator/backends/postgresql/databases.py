@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 
 from sqlalchemy.exc import DBAPIError
@@ -87,20 +87,6 @@ async def create(
             raise in_use(f"copy database {source!r}", await others(admin, source)) from None
         raise
     return True
-
-
-async def unfinished(admin: AsyncConnection, names: Sequence[str]) -> frozenset[str]:
-    """Return those that `create` made as `closed`, and that a kill kept from being finished.
-
-    One that somebody has closed by hand has a comment.
-    """
-    rows = await rows_of(
-        admin,
-        "select datname::text from pg_database where datname = any(cast(:names as text[])) "
-        "and not datallowconn and shobj_description(oid, 'pg_database') is null",
-        names=list(names),
-    )
-    return frozenset(row[0] for row in rows)
 
 
 async def open_up(admin: AsyncConnection, name: str) -> None:

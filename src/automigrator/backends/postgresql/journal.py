@@ -109,6 +109,20 @@ async def read(admin: AsyncConnection, copies: Sequence[str]) -> dict[str, CopyE
     return {name: entry for name, comment in rows if (entry := _loaded(CopyEntry, comment))}
 
 
+async def unfinished(admin: AsyncConnection, copies: Sequence[str]) -> frozenset[str]:
+    """Return those that a kill kept from being finished: nobody may connect to them as yet.
+
+    One that somebody has closed by hand has a comment.
+    """
+    rows = await rows_of(
+        admin,
+        "select datname::text from pg_database where datname = any(cast(:names as text[])) "
+        "and not datallowconn and shobj_description(oid, 'pg_database') is null",
+        names=list(copies),
+    )
+    return frozenset(row[0] for row in rows)
+
+
 async def write_dump(hold: SessionHold, entry: DumpEntry | None) -> None:
     """Replace a dump's journal; with None it is there, and empty."""
     text = entry.dumped() if entry is not None else ""

@@ -162,7 +162,7 @@ async def _recovered(
         told = [taken_over(name) for name in purges]
         for name, entry in {**opened, **purges}.items():
             await journal.write(admin, name, entry._replace(state="kept"))
-        halves = await databases.unfinished(admin, list(copies))
+        halves = await journal.unfinished(admin, list(copies))
         for each in found:
             if not alone and each.stamp not in stamps:
                 continue
