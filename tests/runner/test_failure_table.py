@@ -153,7 +153,7 @@ async def test_a_failure_is_as_the_table_says(
     assert_nothing_leaked(error, events, caplog)
     if each.transient:
         await assert_retried(target, scene)
-    tried = "yes: `retry_timeout`" if each.transient else waited(events)
+    tried = "yes: `Timeouts(retry=)`" if each.transient else waited(events)
     acting = [probe.effect for probe in probes if probe.may_act]
     row = (
         each.says,
@@ -220,8 +220,8 @@ def waited(events: list[Event]) -> str:
     assert "retrying" not in {event.name for event in events}
     for event in events:
         if event.name == "waiting":
-            limit = "lock_timeout" if "lock" in event.data["what"] else "connect_timeout"
-            return f"waited for: `{limit}`"
+            limit = "lock" if "lock" in event.data["what"] else "connect"
+            return f"waited for: `Timeouts({limit}=)`"
     return "no"
 
 

@@ -217,7 +217,7 @@ BACKENDS = {
     ("whose", "kind", "says"),
     [
         ("lock", "lock-timeout", "no longer answered by the server"),
-        ("revision", "timeout", "ran for longer than revision_timeout=1 s"),
+        ("revision", "timeout", "ran for longer than Timeouts(revision=1)"),
     ],
 )
 async def test_a_backend_of_the_server_that_is_stopped_ends_the_run(

@@ -138,7 +138,7 @@ async def test_the_revision_under_way_is_undone_and_named_and_later_targets_are_
     failure = error.report.targets[0].failures[-1]
     assert (failure.kind, failure.revision) == ("timeout", "r3")
     assert failure.statement == LONG[kind(database_url)]
-    assert "longer than run_timeout=60 s; when its time was over it was running revision r3" in (
+    assert "longer than Timeouts(run=60); when its time was over it was running revision r3" in (
         str(error)
     )
     assert [each.outcome for each in error.report.targets] == ["failed", "not-run"]
@@ -361,7 +361,7 @@ async def test_a_follower_that_must_not_migrate_gives_up_with_it(
 ) -> None:
     target = make_target(database=sqlite_url)
 
-    with pytest.raises((MigrationError, FollowTimeoutError), match=r"run_timeout=0\.5 s"):
+    with pytest.raises((MigrationError, FollowTimeoutError), match=r"Timeouts\(run=0\.5\)"):
         await Migrator(target, mode="wait", run_timeout=0.5).run()
 
 

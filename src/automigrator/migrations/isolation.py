@@ -65,9 +65,10 @@ async def _have_alembic(target: Target) -> None:
         if deadline.is_over():
             raise JudgedError(
                 "lock-timeout",
-                f"another migration of this process, of target {_holder!r}, has had Alembic to "
-                f"itself for lock_timeout={target.lock_timeout:g} s; nothing was changed",
-                "migrate a process's databases one after another, or raise Target(lock_timeout=)",
+                f"another migration of this process, of target {_holder!r}, has had Alembic "
+                f"to itself for longer than Timeouts(lock={target.lock_timeout:g}); nothing was "
+                "changed",
+                "migrate a process's databases one after another, or raise Timeouts(lock=)",
             )
         if not told:
             told = True

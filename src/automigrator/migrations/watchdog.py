@@ -135,17 +135,17 @@ class Watch:
             self.target.statement_timeout or None,
         )
         if _passed(execution.began, revision_s):
-            name, limit = "revision_timeout", revision_s
+            name, limit = "revision", revision_s
             what = f"{named} ran"
         elif not self.limited_by_server and _passed(execution.statement_since, statement_s):
-            name, limit = "statement_timeout", statement_s
+            name, limit = "statement", statement_s
             what = f"{named}: a statement ran"
         else:
             return None
         where = "in a statement" if execution.statement_since is not None else "between statements"
         return JudgedError(
             "timeout",
-            f"{what} for longer than {name}={limit:g} s, and was stopped {where}",
+            f"{what} for longer than Timeouts({name}={limit:g}), and was stopped {where}",
             _ADVICE,
             execution.statement,
         )

@@ -97,7 +97,7 @@ def diagnose(
     hide_secrets(error, secrets)
     message = said(error, secrets)
     if kind == "timeout" and not advice and target.statement_timeout:
-        message += f" (the target's statement_timeout={target.statement_timeout:g} s, or less)"
+        message += f" (the target's Timeouts(statement={target.statement_timeout:g}), or less)"
     if backend is not None and kind not in _NOT_THE_DATABASES and not refused:
         advice = advice or backend.classify(error).advice or backend.advice.get(kind, "")
     if kind == "unreachable" and left.revision is not None:

@@ -91,8 +91,8 @@ class Session:
                 raise JudgedError(
                     "timeout",
                     "load of the target took longer than "
-                    f"load_timeout={self.target.load_timeout:g} s; nothing was changed",
-                    "find out what Target(load=...) waits for, or raise Target(load_timeout=)",
+                    f"Timeouts(load={self.target.load_timeout:g}); nothing was changed",
+                    "find out what Target(load=...) waits for, or raise Timeouts(load=)",
                 ) from error
             raise blamed("load", error, self.backend) from error
 

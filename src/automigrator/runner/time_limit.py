@@ -8,17 +8,17 @@ from automigrator.errors import JudgedError
 
 _ADVICE = (
     "start again: it goes on from where the database is now. If that is no help, raise "
-    "Migrator(run_timeout=), or find out what it waited for"
+    "Timeouts(run=), or find out what it waited for"
 )
 
 
 class TimeIsUpError(JudgedError):
-    """Raised when a run took longer than its `run_timeout`."""
+    """Raised when a run took longer than its `Timeouts(run=)`."""
 
     def __init__(self, seconds: float, what: str, statement: str | None = None) -> None:
         super().__init__(
             "timeout",
-            f"the run took longer than run_timeout={seconds:g} s; when its time was over it was "
+            f"the run took longer than Timeouts(run={seconds:g}); when its time was over it was "
             f"{what}",
             _ADVICE,
             statement,

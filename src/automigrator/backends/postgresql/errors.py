@@ -46,7 +46,7 @@ _RESTART = "start again: nothing of the attempt was committed"
 
 _IDLE = (
     "the server, the database or the role limits how long a session may be idle, or a transaction "
-    "may take: Target(statement_timeout=0) lifts such limits for migrations"
+    "may take: Timeouts(statement=0) lifts such limits for migrations"
 )
 
 _VERDICTS: dict[str, Verdict] = {
@@ -63,7 +63,7 @@ _VERDICTS: dict[str, Verdict] = {
     "57P03": Verdict(
         "unreachable",
         "the server is starting, stopping or recovering: wait for it and start again, or raise "
-        "Target(connect_timeout=)",
+        "Timeouts(connect=)",
     ),
     "28P01": Verdict("auth", "check the password in the URL, and that it is this server's"),
     NO_PRIVILEGE: Verdict(
@@ -74,7 +74,7 @@ _VERDICTS: dict[str, Verdict] = {
     "55P03": Verdict(
         "lock-timeout",
         "end the session that holds the lock (pg_stat_activity), or start again when it is gone; "
-        "Target(retry_timeout=) says how long it is tried",
+        "Timeouts(retry=) says how long it is tried",
     ),
     "40P01": Verdict(
         "lock-timeout",
@@ -88,7 +88,7 @@ _VERDICTS: dict[str, Verdict] = {
     "57014": Verdict(
         "timeout",
         "raise statement_timeout for the migrating role (ALTER ROLE ... SET), lift it for "
-        "migrations with Target(statement_timeout=0), or split the revision; if nobody set it, "
+        "migrations with Timeouts(statement=0), or split the revision; if nobody set it, "
         "somebody cancelled the statement",
     ),
     **dict.fromkeys(("25P03", "25P04"), Verdict("timeout", _IDLE)),

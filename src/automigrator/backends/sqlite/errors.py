@@ -15,7 +15,7 @@ from automigrator.support.error_chain import chain
 _BUSY = Verdict(
     "lock-timeout",
     "end the process or the transaction that writes to the file, or start again when it is done; "
-    "Target(retry_timeout=) says how long it is tried",
+    "Timeouts(retry=) says how long it is tried",
 )
 
 _FULL = Verdict("disk-full")
