@@ -31,7 +31,7 @@ def test_transaction_mode_is_refused_and_a_direct_url_for_migrations_is_the_way_
         assert outcomes(refused) == {"failed": PROCESSES}
         for each in refused:
             assert each.kinds == ["unreachable"]
-            assert "pooler in transaction mode" in each.text
+            assert "is reached through a pooler" in each.text
             assert "Target(migrate_with=" in each.text
         assert raced.trace == []
         raced.url = url

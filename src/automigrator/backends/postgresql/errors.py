@@ -150,10 +150,13 @@ _PREPARED = ("26000", "42P05")
 # how asyncpg and psycopg name what they prepare by themselves
 _A_DRIVERS_OWN = re.compile(r'"(?:__asyncpg_|_pg3_)\w+"')
 
+DIRECT = (
+    "Give migrations a direct URL of the server: Target(migrate_with='postgresql+asyncpg://...')"
+)
+
 _POOLED = Verdict(
     "unreachable",
-    "a pooler in transaction mode (PgBouncer, say) gave the driver another session: give "
-    "migrations a direct URL of the server, Target(migrate_with='postgresql+asyncpg://...')",
+    f"a pooler in transaction mode (PgBouncer, say) gave the driver another session. {DIRECT}",
 )
 
 

@@ -7,10 +7,9 @@ one and a revision wait for each other.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -21,12 +20,7 @@ from automigrator.backends.contract.backend import Waiting
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.lock_wait import poll
 from automigrator.backends.postgresql import neighbours, watchdog
-from automigrator.backends.postgresql.errors import (
-    TOO_MANY,
-    ServerError,
-    code_of,
-    listed,
-)
+from automigrator.backends.postgresql.errors import DIRECT, TOO_MANY, ServerError, code_of, listed
 from automigrator.backends.postgresql.locking import advisory
 from automigrator.backends.postgresql.locking.session import SessionHold
 from automigrator.backends.postgresql.looks import Sights
@@ -137,7 +131,7 @@ async def lock(
         finally:
             # at once, and not when the server notices that the connection was closed; a server
             # that does not answer is told nothing more
-            with contextlib.suppress(Exception):
+            with suppress(Exception):
                 await shielded(hold.in_time(rows_of(admin, "select pg_advisory_unlock_all()")))
 
 
@@ -169,8 +163,10 @@ async def _proven_session(
                         await _refuse_transaction_pooling(access, admin, beside, live)
                 except TimeoutError as error:
                     if waiting.is_over():
-                        what = f"a second session beside that of the lock of database {live!r}"
-                        raise watchdog.silent(timeout_s, what) from error
+                        how = (
+                            f"that gave no second session in {timeout_s:g} s to learn how it pools"
+                        )
+                        raise _pooled(live, how) from error
                 else:
                     await stack.enter_async_context(trying.pop_all())
                     return admin, why_inside
@@ -244,12 +240,12 @@ async def _refuse_transaction_pooling(
             await asyncio.sleep(random.uniform(0, _PAUSE_S))  # many may try at the same moment
         else:
             return  # each connection keeps its session
-    raise ServerError(
-        "unreachable",
-        f"database {live!r} is reached through a pooler in transaction mode (PgBouncer, say), "
-        "where no lock can be held; nothing was changed. Give migrations a direct URL of the "
-        "server: Target(migrate_with='postgresql+asyncpg://...')",
-    )
+    raise _pooled(live, "in transaction mode (PgBouncer, say), where no lock can be held")
+
+
+def _pooled(live: str, how: str) -> ServerError:
+    text = f"database {live!r} is reached through a pooler {how}; nothing was changed. {DIRECT}"
+    return ServerError("unreachable", text)
 
 
 async def _pid(connection: AsyncConnection) -> int:

@@ -22,6 +22,7 @@ from automigrator.backends.lock_wait import this_process
 from automigrator.backends.postgresql import connections
 from automigrator.backends.postgresql.connections import LOCK_TIMEOUT_MS
 from automigrator.backends.postgresql.errors import (
+    DIRECT,
     FAILED_TRANSACTION,
     NO_PRIVILEGE,
     Session,
@@ -149,8 +150,7 @@ class SessionHold(Hold):
             raise self._lose(
                 "the session that held the migration lock is another one by now, as behind a "
                 "pooler in transaction mode (PgBouncer, say), where no lock can be held. What was "
-                "not committed is rolled back. Give migrations a direct URL of the server: "
-                "Target(migrate_with='postgresql+asyncpg://...')"
+                f"not committed is rolled back. {DIRECT}"
             )
 
     def rule(self, server: int, age_s: float | None = None, *, database: str = "") -> None:
