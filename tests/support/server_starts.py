@@ -33,7 +33,7 @@ LIMIT_S = 90.0
 
 SITUATIONS = ("migrates", "nothing to do", "waits", "fails")
 
-PRINTED = {"Quart (Hypercorn)": 3}
+PRINTED = {"Quart (Hypercorn)": 3, "Sanic": 2}
 """How often a server prints an exception by itself."""
 
 SERVERS: Mapping[str, tuple[str, str]] = {
