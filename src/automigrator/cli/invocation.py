@@ -113,23 +113,7 @@ def told(output: Output, error: BaseException, command: str) -> int:
             f"automigrator explain {failed.failures[-1].kind}; automigrator doctor looks closer, "
             "and --traceback shows the errors behind this one"
         )
-    return output.failure(error, code, _as_typed(text_of(error), command), advice)
-
-
-_TYPED = {"await migrator.clear()": "automigrator clear"}
-_OPTIONS = {
-    "disconnect_others=True": "--disconnect-others",
-    "any_heads=True": "--any-heads",
-    "folder=": "--folder",
-}
-
-
-def _as_typed(text: str, command: str) -> str:
-    """A text that names calls and arguments, with the command's own words for them."""
-    words = _TYPED | (_OPTIONS if command.startswith("snapshots") else {})
-    for call, typed in words.items():
-        text = text.replace(call, typed)
-    return text
+    return output.failure(error, code, text_of(error), advice)
 
 
 def _done(options: Options, output: Output, command: str, work: Work, mode: Mode) -> Answer:

@@ -34,6 +34,13 @@ UNREAD_S = 2.0
 _UNREAD_LIMIT = 10_000
 """Texts that are kept for a reader; what comes on top is lost."""
 
+_TYPED = {"await migrator.clear()": "automigrator clear"}
+_OPTIONS = {
+    "disconnect_others=True": "--disconnect-others",
+    "any_heads=True": "--any-heads",
+    "folder=": "--folder",
+}
+
 NARROW = 72
 """Columns below which a table is harder to read than lines."""
 
@@ -145,8 +152,17 @@ class Output:
         self._stderr.write(self.safe(text) + "\n")
 
     def safe(self, text: str) -> str:
-        """A text without the secrets of this command, and without what drives a terminal."""
-        return escaped_lines(masked(text, *self.secrets))
+        """A text without the secrets of this command, and without what drives a terminal.
+
+        What it names as a call or an argument is named as it is typed.
+        """
+        return escaped_lines(masked(self._typed(text), *self.secrets))
+
+    def _typed(self, text: str) -> str:
+        words = _TYPED | (_OPTIONS if self._command.startswith("snapshots") else {})
+        for call, typed in words.items():
+            text = text.replace(call, typed)
+        return text
 
     def answer(self, answer: Answer) -> int:
         """Print the answer; returns the exit code."""
@@ -167,7 +183,8 @@ class Output:
             self.note("".join(traceback.format_exception(error)).rstrip())
         if self._options.json:
             found = _value_of(error)
-            told = {"type": type(error).__name__, "message": text, "advice": advice or None}
+            message = self._typed(text)
+            told = {"type": type(error).__name__, "message": message, "advice": advice or None}
             return self._document(code, found, told)
         lines = Text.assemble(("error: ", "bold red"), self.safe(text))
         if advice:
