@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # a start with nothing to do comes here, too: what it does not need is imported where it is used
 import asyncio
+import copy
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -203,6 +204,15 @@ class Migrator(Operations):
                 yield state
 
         return migrated
+
+    def without_recovery(self) -> Migrator:
+        """The same migrator with its plugins, but without any recovery strategy.
+
+        It is a copy: what it reports is not this one's `report`.
+        """
+        bare = copy.copy(self)
+        bare._recovery, bare._hooks = dict.fromkeys(self._recovery, ()), None
+        return bare
 
     # What a subclass may override.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.alembic_projects import heads
 
-from automigrator.cli.exits import Exit
+from automigrator.exits import Exit
 from automigrator.cli.output import VERSION
 
 KEYS = ["version", "command", "exit_code", "outcome", "result", "error"]

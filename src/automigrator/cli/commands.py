@@ -13,7 +13,7 @@ from rich.text import Text
 
 from automigrator._version import __version__
 from automigrator.cli import explanation, plugins
-from automigrator.cli.exits import Exit, of_report, of_status
+from automigrator.exits import Exit, of_report, of_status
 from automigrator.cli.factory import named
 from automigrator.cli.invocation import Call, answered, answered_without
 from automigrator.cli.options import Group, Options, common

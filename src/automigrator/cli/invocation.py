@@ -20,7 +20,7 @@ import click
 from automigrator.cli import factory
 from automigrator.cli.confirmation import UnansweredError, confirm
 from automigrator.cli.display import shown
-from automigrator.cli.exits import Exit, of_error
+from automigrator.exits import Exit, of_error
 from automigrator.cli.options import Options
 from automigrator.cli.output import Answer, Output, text_of
 from automigrator.cli.source import Found, Source, found
@@ -103,7 +103,7 @@ def name_of(context: click.Context) -> str:
 
 def told(output: Output, error: BaseException, command: str) -> int:
     """Print an error; returns the exit code."""
-    code = of_error(error)
+    code = Exit.MISCONFIGURED if isinstance(error, click.UsageError) else of_error(error)
     if isinstance(error, KeyboardInterrupt):
         return output.failure(error, code, f"{command}: interrupted; nothing was done")
     advice = str(getattr(error, "advice", ""))

@@ -17,7 +17,7 @@ import click
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from automigrator.cli.exits import Exit
+from automigrator.exits import Exit
 from automigrator.cli.options import Options
 from automigrator.errors import MigrationError
 from automigrator.frozen import Frozen, as_json

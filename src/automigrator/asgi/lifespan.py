@@ -1,0 +1,97 @@
+"""Runs the lifespan of an application when its databases are ready, not when the server asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+from automigrator.asgi.protocol import Application, Message
+from automigrator.errors import AutomigratorError
+from automigrator.support.concurrency import error_of, shielded, started
+
+
+class ApplicationError(AutomigratorError):
+    """Raised when the application itself has failed to start, or to end."""
+
+
+class Lifespan:
+    """The lifespan of one application.
+
+    `state`: what it may fill for its requests; None where the server has no such thing.
+    """
+
+    def __init__(self, app: Application, state: MutableMapping[str, Any] | None) -> None:
+        self._app = app
+        self._scope: dict[str, Any] = {
+            "type": "lifespan",
+            "asgi": {"version": "3.0", "spec_version": "2.0"},
+            "state": {} if state is None else state,
+        }
+        self._received, self._ending = False, asyncio.Event()
+        self._answers: dict[str, asyncio.Future[Message]] = {}
+        self._task: asyncio.Future[None] | None = None
+
+    @property
+    def state(self) -> MutableMapping[str, Any]:
+        """What the application has filled for its requests."""
+        state: MutableMapping[str, Any] = self._scope["state"]
+        return state
+
+    async def start(self) -> None:
+        """Start the application. Raises ApplicationError.
+
+        One that raises before it asks for its first event has no lifespan, and that is all right.
+        """
+        answer = self._answer("startup")
+        self._task = started(self._app(self._scope, self._receive, self._send))
+        await self._until(answer, "start")
+
+    async def end(self) -> None:
+        """End the application, where it has started. Raises ApplicationError."""
+        if self._task is None or self._task.done():
+            return
+        answer = self._answer("shutdown")
+        self._ending.set()
+        await self._until(answer, "end")
+
+    async def _until(self, answer: asyncio.Future[Message], what: str) -> None:
+        task = self._task
+        assert task is not None
+        both: set[asyncio.Future[Any]] = {answer, task}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            task.cancel()
+            await shielded(asyncio.wait({task}))
+            raise
+        if answer.done():
+            message = answer.result()
+            if not message["type"].endswith(".failed"):
+                return
+            task.cancel()  # one that has raised is done by now
+            await shielded(asyncio.wait({task}))
+            text = message.get("message") or f"it said that it did not {what}"
+            raise ApplicationError(f"the application did not {what}: {text}") from error_of(task)
+        answer.cancel()
+        if self._received and (error := error_of(task)) is not None:
+            text = f"the application did not {what}: {type(error).__name__}: {error}"
+            raise ApplicationError(text) from error
+
+    def _answer(self, event: str) -> asyncio.Future[Message]:
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        for way in ("complete", "failed"):
+            self._answers[f"lifespan.{event}.{way}"] = answer
+        return answer
+
+    async def _receive(self) -> Message:
+        if not self._received:
+            self._received = True
+            return {"type": "lifespan.startup"}
+        await self._ending.wait()
+        return {"type": "lifespan.shutdown"}
+
+    async def _send(self, message: Message) -> None:
+        answer = self._answers.get(message["type"])
+        if answer is not None and not answer.done():
+            answer.set_result(message)
