@@ -20,11 +20,11 @@ import click
 from automigrator.cli import factory
 from automigrator.cli.confirmation import UnansweredError, confirm
 from automigrator.cli.display import shown
-from automigrator.exits import Exit, of_error
 from automigrator.cli.options import Options
 from automigrator.cli.output import Answer, Output, text_of
 from automigrator.cli.source import Found, Source, found
 from automigrator.errors import AutomigratorError, MigrationError, StoppedError
+from automigrator.exits import Exit, of_error
 from automigrator.migrator import Migrator
 from automigrator.runner.modes import Mode
 from automigrator.runner.signals import STOPPING, until_signalled
