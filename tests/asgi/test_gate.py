@@ -220,6 +220,15 @@ class TestAfterwards:
             await server.ready()
             assert (await server.get("/")).status == 204
 
+    async def test_it_can_be_started_again(self, gate_of: GateOf) -> None:
+        app = Application()
+        gate = gate_of(app)
+        for _ in range(2):
+            async with served(gate) as server:
+                await server.ready()
+                await server.get("/users")
+        assert app.calls == ["started", "/users", "ended"] * 2
+
     async def test_a_start_with_nothing_to_do_is_over_before_the_server_binds(
         self, make_target: MakeTarget
     ) -> None:
@@ -303,6 +312,18 @@ class TestFailure:
 
         app = Application()
         async with served(gate_of(app, half, on_failure="serve")) as server:
+            await server.state_is("failed")
+        assert app.calls == []
+
+    async def test_serve_stays_where_a_killed_process_has_left_half_a_migration(
+        self, gate_of: GateOf, tmp_path: Path
+    ) -> None:
+        app = Application()
+        gate = gate_of(app, broken, on_failure="serve")
+        journal = tmp_path / "app.db.automigrator-journal.json"
+        journal.write_text("{")
+        (tmp_path / "app.db").touch()
+        async with served(gate) as server:
             await server.state_is("failed")
         assert app.calls == []
 

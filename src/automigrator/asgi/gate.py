@@ -103,11 +103,9 @@ class Gate:
             raise ConfigurationError(f"on_failure={on_failure!r} is not stay, exit or serve")
         if (retry_every is not None and retry_every <= 0) or retry_after < 0 or head_start < 0:
             raise ConfigurationError("retry_every, retry_after and head_start are seconds, above 0")
-        self._app, self._migrator, self._details = app, migrator, details
+        self._application, self._migrator, self._details = app, migrator, details
         self._page, self._prefix = Page(page), prefix
         self._retry_after, self._head_start = str(retry_after), head_start
-        self._progress = Progress([target.name for target in migrator.targets])
-        self._streams = EventStreams(self._progress)
         self._button = Button() if development else None
         followers = []
         answers: list[tuple[str | None, Answer]] = [
@@ -125,17 +123,24 @@ class Gate:
         self._answers = _by_path(answers)
         self._own = frozenset({None, *self._answers})
         """Paths that are never the application's; None is the lifespan's."""
-        self._open = False
-        self._startup = Startup(
+        self._startup_of = partial(
+            Startup,
             app,
             migrator,
-            self._progress,
-            tuple(followers),
+            followers=tuple(followers),
             on_failure=on_failure,
             retry_every=retry_every,
             button=self._button,
             opened=self._opened,
         )
+        self._close_again()
+
+    def _close_again(self) -> None:
+        """Be as before the first start: a test may start one application many times."""
+        self._open, self._app = False, self._application
+        self._progress = Progress([target.name for target in self._migrator.targets])
+        self._streams = EventStreams(self._progress)
+        self._startup = self._startup_of(self._progress)
 
     @property
     def ready(self) -> bool:
@@ -164,7 +169,7 @@ class Gate:
             except RequestRefusedError as error:
                 return await _refuse(scope, send, error)
         if kind == "websocket":
-            return await self._close(scope, receive, send)
+            return await self._refuse(scope, receive, send)
         if kind != "http":
             raise ConfigurationError(f"the gate does not know connections of type {kind!r}")
         await (answer or self._wait)(scope, receive, send)
@@ -177,6 +182,7 @@ class Gate:
             self._migrator.is_enabled()
         except ConfigurationError as error:
             return await send({"type": "lifespan.startup.failed", "message": str(error)})
+        self._close_again()
         self._startup.begin(scope.get("state"))
         await self._startup.settled(self._head_start)
         await send({"type": "lifespan.startup.complete"})
@@ -232,7 +238,7 @@ class Gate:
             body = as_json(_problem(HTTPStatus.SERVICE_UNAVAILABLE, self._sentence, **told))
         await respond(scope, send, HTTPStatus.SERVICE_UNAVAILABLE, body, headers)
 
-    async def _close(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a websocket: with 503 where the server can, else before the handshake."""
         await receive()
         if "websocket.http.response" in scope.get("extensions", {}):

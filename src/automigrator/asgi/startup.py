@@ -69,8 +69,8 @@ class Startup:
         app: Application,
         migrator: Migrator,
         progress: Progress,
-        followers: tuple[Follower, ...],
         *,
+        followers: tuple[Follower, ...],
         on_failure: OnFailure,
         retry_every: float | None,
         button: Button | None,
@@ -145,7 +145,7 @@ class Startup:
                 return False
             except Exception as error:  # noqa: BLE001 - nobody awaits it
                 self._progress.end(self._migrator.report, error)
-                if self._on_failure == "serve" and _serves(error, self._migrator):
+                if self._on_failure == "serve" and await self._serves(error):
                     logger.critical("the application starts nevertheless: %s", _said(error))
                     return True
                 passing = self._on_failure == "stay" and self._retry_every and _passes(error)
@@ -187,6 +187,23 @@ class Startup:
         button.announce(sum(len(plan.revisions) for plan in plans))
         await self._asked
 
+    async def _serves(self, error: Exception) -> bool:
+        """Whether the application may start on the databases as they are: none is half done.
+
+        That is looked for anew: a database that cannot be looked at may be.
+        """
+        if isinstance(error, MigrationError):
+            clean = all(each.state == "clean" for each in _last(error))
+            if not (clean or self._migrator.allow_partial):
+                return False
+        elif not isinstance(error, PendingError | FollowTimeoutError):
+            return False
+        with suppress(Exception):
+            status = await self._migrator.check()
+            seen = all(each.problem is None or each.problem.kind not in _PASSING for each in status)
+            return seen and not any(each.unfinished for each in status)
+        return False
+
     async def _follow(self, subscription: Subscription) -> None:
         async for event in subscription:
             if event.name in _BUSY:
@@ -203,13 +220,6 @@ class Startup:
             again = f"; it is tried again in {more['retry_in_s']:g} s" if more else ""
             logger.critical("the application does not serve%s: %s", again, _said(error))
             logger.debug("the error behind it", exc_info=error)
-
-
-def _serves(error: Exception, migrator: Migrator) -> bool:
-    """Whether an application may start on databases as they are: not on one that is half done."""
-    if not isinstance(error, MigrationError):
-        return isinstance(error, PendingError | FollowTimeoutError)
-    return migrator.allow_partial or all(each.state == "clean" for each in _last(error))
 
 
 def _passes(error: Exception) -> bool:
