@@ -16,7 +16,7 @@ ROOT = Path(automigrator.__file__).parent
 PACKAGE = "automigrator"
 
 TIERS = (
-    {"__init__", "testing", "cli"},
+    {"__init__", "testing", "cli", "asgi"},
     {"migrator"},
     {"runner"},
     {"hooks", "migrations"},
@@ -30,7 +30,7 @@ TIERS = (
 )
 """From the top down; a module imports its own tier's packages only where they are its own."""
 
-FACES = {"__init__", "testing"}
+FACES = {"__init__", "testing", "asgi"}
 """What users import from; their modules pass on what others define."""
 
 LONGEST, LARGEST = 350, 26
