@@ -19,7 +19,6 @@ from automigrator.errors import (
     PendingError,
     StoppedError,
 )
-from automigrator.events.event import Event
 from automigrator.exits import of_error
 from automigrator.printable import escaped_lines
 from automigrator.support.concurrency import background, shielded, started
@@ -28,6 +27,7 @@ from automigrator.support.loggers import logger_of
 if TYPE_CHECKING:
     from automigrator.asgi.progress import Progress
     from automigrator.asgi.protocol import Application
+    from automigrator.events.event import Event
     from automigrator.events.stream import Subscription
     from automigrator.failure import Failure
     from automigrator.migrator import Migrator
@@ -179,8 +179,7 @@ class Startup:
         if not plans.pending:
             return
         for plan in plans:
-            revisions = [each.to_dict() for each in plan.revisions]
-            self._progress.follow(Event("planned", plan.name, {"revisions": revisions}))
+            self._progress.expect(plan.name, plan.revisions)
         self._asked = asyncio.get_running_loop().create_future()
         self._progress.enter("pending")
         self._settled.set()
@@ -214,7 +213,7 @@ class Startup:
     def _fail(
         self, error: Exception, phase: Literal["failed", "stopped"] = "failed", **more: Any
     ) -> None:
-        self._progress.enter(phase, reason=_said(error), **more)
+        self._progress.enter(phase, reason=_said(error).partition("\n")[0], **more)
         self._settled.set()
         if phase == "failed":
             again = f"; it is tried again in {more['retry_in_s']:g} s" if more else ""

@@ -74,7 +74,7 @@ _DECLARED = (
         ),
     ),
     *step(
-        info("waiting", "on what seconds", "waiting for {what}, {seconds:.0f} s so far"),
+        info("waiting", "on what seconds progress", "waiting for {what}, {seconds:.0f} s so far"),
         info("reached", "waited_s", "the database server answers after {waited_s:.1f} s"),
         info("locked", "waited_s", "migration lock held"),
     ),
@@ -101,6 +101,7 @@ _DECLARED = (
         "leader outcome",
         "{leader} tried the same while this process waited; it was not repeated",
     ),
+    debug("planned", "revisions"),
     *step(
         info("rehearsal-started", "pending", "rehearsing {pending} pending on a copy"),
         info("rehearsed", "pending seconds", "rehearsed on a copy in {seconds:.2f} s"),
