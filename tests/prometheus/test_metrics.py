@@ -199,6 +199,10 @@ class TestRuns:
 
 
 class TestWaits:
+    def test_nobody_waits_before_the_first_run(self, scraped: Scraped) -> None:
+        told = scraped.labelled("waiting_seconds", 0)
+        assert told == [{"on": "server"}, {"on": "lock"}, {"on": "leader"}]
+
     async def test_a_follower_says_how_long_it_waits_for_the_lock(
         self, notes: Application, scraped: Scraped
     ) -> None:
@@ -362,8 +366,9 @@ class TestTheAnswer:
         body, content_type = scraped.metrics.answer()
         assert content_type.startswith("text/plain")
         assert b"# TYPE automigrator_runs_total counter" in body
-        body, content_type = scraped.metrics.answer("application/openmetrics-text;version=1.0.0")
-        assert content_type.startswith("application/openmetrics-text")
+        asked = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,*/*;q=0.1"
+        body, content_type = scraped.metrics.answer(asked)
+        assert content_type.startswith("application/openmetrics-text; version=1.0.0")
         assert body.endswith(b"# EOF\n")
 
     @pytest.mark.parametrize("version", ["abc", "1.0.0\r\nSet-Cookie: a=b", "2.<b>", "1.0.\udcff"])
