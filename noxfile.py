@@ -113,6 +113,14 @@ def pytest(session: nox.Session, *arguments: str) -> None:
     session.run("python", "-m", "pytest", *arguments, *session.posargs)
 
 
+def skip_without(session: nox.Session, *tools: str, package: str) -> None:
+    """Skip a session where a program is missing, and say where there is one."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        names = " and ".join(missing)
+        session.skip(f"{names} not installed; Debian has what is needed: apt install {package}")
+
+
 def resumed(session: nox.Session, name: str) -> None:
     """A campaign that appends each result to a file in the cache, and goes on from there."""
     install_editable(session, *group("test"))
@@ -170,6 +178,8 @@ def alone(session: nox.Session) -> None:
         without_pytest = "import automigrator.testing"  # it says what it needs
         session.run("python", "-c", without_pytest, success_codes=[1], silent=True)
         session.run("python", "-m", "automigrator", success_codes=[2], silent=True)  # so does this
+        without_client = "import automigrator.prometheus"  # and this
+        session.run("python", "-c", without_client, success_codes=[1], silent=True)
         for plugin in PLUGINS:
             with installed(session, plugin) as module:
                 prove_enough(session, module)
@@ -208,13 +218,17 @@ def races(session: nox.Session) -> None:
 @nox.session
 def model(session: nox.Session) -> None:
     """The lock protocol, checked by spin for every order of its steps."""
-    missing = [tool for tool in ("spin", "gcc") if shutil.which(tool) is None]
-    if missing:
-        session.skip(
-            f"{' and '.join(missing)} not installed; Debian has them: apt install spin gcc"
-        )
+    skip_without(session, "spin", "gcc", package="spin gcc")
     install_editable(session, *group("test"))
     pytest(session, "tests/model", "--long", "-rP", "--timeout=0")
+
+
+@nox.session
+def monitoring(session: nox.Session) -> None:
+    """The metrics, and each alert of examples/monitoring in a real Prometheus after a real run."""
+    skip_without(session, "prometheus", "promtool", package="prometheus")
+    install_editable(session, *group("test"))
+    pytest(session, "tests/prometheus", "tests/examples/test_monitoring.py", "--long")
 
 
 @nox.session

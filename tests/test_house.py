@@ -17,6 +17,7 @@ PACKAGE = "automigrator"
 
 TIERS = (
     {"__init__", "testing", "cli", "asgi"},
+    {"prometheus"},
     {"migrator"},
     {"runner"},
     {"hooks", "migrations"},
@@ -30,7 +31,7 @@ TIERS = (
 )
 """From the top down; a module imports its own tier's packages only where they are its own."""
 
-FACES = {"__init__", "testing", "asgi"}
+FACES = {"__init__", "testing", "asgi", "prometheus"}
 """What users import from; their modules pass on what others define."""
 
 LONGEST, LARGEST = 350, 26

@@ -371,3 +371,14 @@ class TestOptions:
     ) -> None:
         with pytest.raises(ConfigurationError, match=words):
             gate_of(Application(), **options)
+
+
+async def test_metrics_are_answered_at_all_times_where_they_are_asked_for(gate_of: GateOf) -> None:
+    async with served(gate_of(Application(), metrics="/metrics")) as server:
+        before = await server.get("/metrics")
+        await server.ready()
+        after = await server.get("/metrics")
+    assert before.headers["content-type"].startswith("text/plain")
+    assert b"\nautomigrator_ready 0.0\n" in before.body
+    assert b"\nautomigrator_ready 1.0\n" in after.body
+    assert b'automigrator_runs_total{outcome="migrated"}' in after.body

@@ -9,6 +9,7 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
+from urllib.parse import parse_qs
 
 from automigrator.asgi.development import Button, RequestRefusedError, ensure_local
 from automigrator.asgi.event_stream import EventStreams
@@ -28,11 +29,12 @@ from automigrator.asgi.protocol import (
 )
 from automigrator.asgi.startup import OnFailure, Startup
 from automigrator.errors import ConfigurationError
-from automigrator.support.concurrency import ensure_asyncio
+from automigrator.support.concurrency import ensure_asyncio, in_thread
 from automigrator.support.loggers import logger_of
 
 if TYPE_CHECKING:
     from automigrator.migrator import Migrator
+    from automigrator.prometheus import Metrics
 
 Details = bool | Callable[[Scope], bool | Awaitable[bool]]
 
@@ -107,7 +109,6 @@ class Gate:
         self._page, self._prefix = Page(page), prefix
         self._retry_after, self._head_start = str(retry_after), head_start
         self._button = Button() if development else None
-        followers = []
         answers: list[tuple[str | None, Answer]] = [
             (livez, self._livez),
             (readyz, self._readyz),
@@ -115,11 +116,9 @@ class Gate:
             (f"{prefix}/events", self._events),
             (f"{prefix}/run" if development else None, self._run),
         ]
-        if metrics is not None:
-            from automigrator.asgi.metrics import Metrics  # local: an extra
-
-            followers.append(Metrics())
-            answers.append((metrics, partial(_measured, followers[0])))
+        self._metrics = None if metrics is None else _metrics()
+        if self._metrics is not None:
+            answers.append((metrics, partial(_measured, self._metrics)))
         self._answers = _by_path(answers)
         self._own = frozenset({None, *self._answers})
         """Paths that are never the application's; None is the lifespan's."""
@@ -127,7 +126,7 @@ class Gate:
             Startup,
             app,
             migrator,
-            followers=tuple(followers),
+            followers=() if self._metrics is None else (self._metrics,),
             on_failure=on_failure,
             retry_every=retry_every,
             button=self._button,
@@ -138,6 +137,8 @@ class Gate:
     def _close_again(self) -> None:
         """Be as before the first start: a test may start one application many times."""
         self._open, self._app = False, self._application
+        if self._metrics is not None:
+            self._metrics.ready(False)
         self._progress = Progress([target.name for target in self._migrator.targets])
         self._streams = EventStreams(self._progress)
         self._startup = self._startup_of(self._progress)
@@ -198,6 +199,8 @@ class Gate:
             # a server may have given its connections copies before there was anything in it
             self._app = partial(_with_state, self._app, state)
         self._open = True
+        if self._metrics is not None:
+            self._metrics.ready(True)
 
     # The answers.
 
@@ -299,8 +302,17 @@ async def _with_state(
     await app(scope, receive, send)
 
 
-async def _measured(metrics: Any, scope: Scope, receive: Receive, send: Send) -> None:
-    body, kind = metrics.answer(header(scope, b"accept"))
+def _metrics() -> Metrics:
+    """The metrics of runs. Raises ConfigurationError where the extra is not installed."""
+    from automigrator.prometheus import Metrics  # local: an extra
+
+    return Metrics()
+
+
+async def _measured(metrics: Metrics, scope: Scope, receive: Receive, send: Send) -> None:
+    names = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("name[]", [])
+    answer = partial(metrics.answer, header(scope, b"accept"), names)
+    body, kind = await in_thread(answer)
     await respond(scope, send, HTTPStatus.OK, body, {"content-type": kind})
 
 
