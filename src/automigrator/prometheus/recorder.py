@@ -30,7 +30,8 @@ OUTCOMES = tuple(each for each in SEVERITY if each not in ("skipped", "reverted"
 """How a target's part of a run may end."""
 
 _REACHED = ("current", "migrated", "recovered")
-_BEGIN, _END = ("run-started", "rollback-started"), ("run-finished", "rollback-finished")
+_BEGIN = ("run-started", "rollback-started")
+_END = ("run-finished", "rollback-finished", "skipped")
 _WAITED = {name for name, declared in CATALOGUE.items() if "waiting" in declared.ends}
 
 REMEMBERED = 1000
