@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TargetPhase = Literal["queued", "running", "waiting", "ended", "failed"]
 """`queued`: its turn has not come. `waiting`: another process migrates it. `failed` or degraded."""
 
-ROWS, ROWS_BEFORE = 25, 8
+ROWS, ROWS_BEFORE = 15, 5
 """Revisions that are told, and how many of them stand before the one that runs."""
 
 DOINGS_LIMIT = 50
@@ -27,9 +27,9 @@ DOINGS_LIMIT = 50
 
 _DOINGS = frozenset(
     """
-    created repaired repair-failed bootstrapped stamped followed rehearsed rehearsal-failed
-    decided passed hook-failed hook-left snapshot-taken snapshot-failed restored
-    restore-failed recreated recreate-failed
+    repaired repair-failed bootstrapped stamped rehearsed rehearsal-failed decided passed
+    hook-failed hook-left snapshot-taken snapshot-failed restored restore-failed recreated
+    recreate-failed
     """.split()  # noqa: SIM905 - a list of words, a word each
 )
 """The events that say what strategies and the core did besides running revisions."""
@@ -172,7 +172,7 @@ class TargetProgress:
             "after": len(revisions) - last,
             "failure": self.failure,
             "strategies": self._doings,
-            "notes": self._notes,
+            "notes": [each for each in self._notes if each not in self._doings],
         }
 
     def _elapsed(self) -> float:
@@ -218,8 +218,8 @@ class TargetProgress:
             "advice": escaped(failure.advice),
         }
         self._stays(applied)
-        if failure.revision is not None:
-            self._revision(failure.revision).state = "failed"
+        if failure.revision in self._revisions:  # another process may have met it
+            self._revisions[failure.revision].state = "failed"
 
     def _finish(self, data: Mapping[str, Any]) -> None:
         self._elapsed_s = data["elapsed_s"]

@@ -1,0 +1,44 @@
+"""The shop behind its gate, for the browser: `SHOP` names its folder, `GATE` the gate's options."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from stand_in import StandIn
+
+from automigrator import Migrator, Target
+
+FOLDER = Path(os.environ["SHOP"])
+OPTIONS = json.loads(os.environ["GATE"])
+PAGE = (
+    b'<!doctype html><html lang="en"><title>Shop</title><link rel="icon" href="data:,">'
+    b"<main><h1>Welcome to the shop</h1></main>"
+)
+
+names = OPTIONS.pop("names", ["shop"])
+mode = OPTIONS.pop("mode", "migrate")
+
+
+def database(name: str) -> str:
+    return f"sqlite+aiosqlite:///{FOLDER / f'{name}.db'}"
+
+
+migrator = Migrator(
+    *(Target(database(name), FOLDER / "alembic.ini", name=name) for name in names), mode=mode
+)
+
+
+async def shop(scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "lifespan":
+        while (await receive())["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        return await send({"type": "lifespan.shutdown.complete"})
+    headers = [(b"content-type", b"text/html; charset=utf-8")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": PAGE})
+
+
+app = StandIn(shop, migrator, **OPTIONS)
