@@ -263,7 +263,7 @@ class TestFailure:
             problem = (await server.get("/")).json
             assert (await server.get("/livez")).status == 200
         assert problem["status"] == 503
-        assert problem["detail"] == "The application could not be brought up to date."
+        assert problem["detail"] == "The application could not be started."
         assert app.calls == []
 
     async def test_nobody_sees_names_or_errors_unless_that_is_asked_for(

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 from automigrator.asgi.development import Button, RequestRefusedError, ensure_local
 from automigrator.asgi.event_stream import EventStreams
 from automigrator.asgi.lifespan import ApplicationError
-from automigrator.asgi.page import Page
+from automigrator.asgi.page import Page, policy, sentence
 from automigrator.asgi.progress import Progress
 from automigrator.asgi.protocol import (
     TRY_AGAIN_LATER,
@@ -40,22 +40,6 @@ Details = bool | Callable[[Scope], bool | Awaitable[bool]]
 
 Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_POLICY = (
-    "default-src 'none'; style-src 'nonce-{0}'; script-src 'nonce-{0}'; connect-src 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-)
-
-_SENTENCES = {
-    "failed": "The application could not be brought up to date.",
-    "pending": "Migrations are pending, and wait for somebody to run them.",
-    "application": "The application is starting.",
-    "stopped": "The application is stopping.",
-    "ready": "The application is ready.",
-}
-"""What everybody may know of a phase."""
-
-_OTHERWISE = "The application is being brought up to date."
-
 _PATH = re.compile(r"(/[\w.~-]+)+", re.ASCII)
 
 logger = logger_of("automigrator.asgi")
@@ -76,7 +60,7 @@ class Gate:
     `retry_every`: seconds; default 30, None: never.
     `details`: who sees names, revisions and errors: True everybody, False nobody (default), or a
     callable that is given the ASGI scope, sync or async.
-    `page`: a template for the page, its text or the path of a file; default: ours.
+    `page`: the file of a template for the page; default: ours.
     `retry_after`: seconds after which clients are told to come again; default 5.
     `head_start`: seconds that a start with nothing to do has before the server binds; default 0.5.
     `development`: ask a person before anything is migrated, on loopback only; default False.
@@ -235,7 +219,7 @@ class Gate:
                 run_path=f"{self._prefix}/run" if pending else None,
             )
             headers["content-type"] = "text/html; charset=utf-8"
-            headers["content-security-policy"] = _POLICY.format(nonce)
+            headers["content-security-policy"] = policy(nonce)
         else:
             headers["content-type"] = "application/problem+json"
             body = as_json(_problem(HTTPStatus.SERVICE_UNAVAILABLE, self._sentence, **told))
@@ -264,7 +248,7 @@ class Gate:
 
     @property
     def _sentence(self) -> str:
-        return _SENTENCES.get(self._progress.phase, _OTHERWISE)
+        return sentence(self._progress.told(details=False))
 
     async def _detailed(self, scope: Scope) -> bool:
         """Whether this client sees names, revisions and errors."""

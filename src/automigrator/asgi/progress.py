@@ -42,11 +42,6 @@ class Progress:
         self._targets = self._fresh()
         self._news = asyncio.Event()
 
-    @property
-    def phase(self) -> Phase:
-        """The phase that was entered last."""
-        return self._phase
-
     async def changed(self, version: int) -> None:
         """Wait for a change since `version`; return at once where there was one."""
         while self.version == version:
