@@ -211,12 +211,13 @@ class Gate:
         told = self._progress.told(details=details)
         headers = {"retry-after": self._retry_after, "vary": "accept"}
         if prefers_html(header(scope, b"accept")):
+            root = scope.get("root_path", "")
             pending = self._button is not None and told["phase"] == "pending"
             body, nonce = self._page.rendered(
                 told,
-                root=scope.get("root_path", ""),
+                root=root,
                 prefix=self._prefix,
-                run_path=f"{self._prefix}/run" if pending else None,
+                run_path=f"{root}{self._prefix}/run" if pending else None,
             )
             headers["content-type"] = "text/html; charset=utf-8"
             headers["content-security-policy"] = policy(nonce)
