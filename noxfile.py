@@ -262,6 +262,15 @@ def servers(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The page in a real Chromium; `-- --write-images` writes it into the docs."""
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        session.skip("no Chromium found; Debian has it: apt install chromium")
+    install_editable(session, *group("test", "browser"))
+    pytest(session, "tests/browser")
+
+
+@nox.session
 def faithful(session: nox.Session) -> None:
     """Pairs of plain Alembic and ours, AUTOMIGRATOR_FAITHFUL of them: 3,000 unless set."""
     resumed(session, "faithful")

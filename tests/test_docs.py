@@ -27,7 +27,7 @@ TEXTS = sorted(
 )
 PAGES = [path for path in TEXTS if "```" in path.read_text("utf-8")]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-SHOWN = {"text", "mermaid"}
+SHOWN = {"text", "mermaid", "html"}
 """Languages of blocks that only show something: no test runs them."""
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")

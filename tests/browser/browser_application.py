@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ PAGE = (
     b"<main><h1>Welcome to the shop</h1></main>"
 )
 
+socket.gethostname = lambda: "web-1"  # for the images of the docs
 names = OPTIONS.pop("names", ["shop"])
 mode = OPTIONS.pop("mode", "migrate")
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from support.alembic_projects import project, revision
 
@@ -64,6 +65,11 @@ class Shop:
     def let_go(self, *revisions: str) -> None:
         for each in revisions:
             self._hold(each).unlink(missing_ok=True)
+
+    def said_by(self, url: str) -> Any:
+        """What the server at this URL says of its state."""
+        with urlopen(f"{url}.automigrator/state", timeout=60) as answer:
+            return json.load(answer)
 
     def _hold(self, revision: str) -> Path:
         return self.folder / f"hold-{revision}"

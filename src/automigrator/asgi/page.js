@@ -65,9 +65,7 @@
     const title = seen("title").pop();
     const text = title && title.dataset.title.replace(/\{(\w+)\}/g, (_, name) => now[name] ?? "");
     if (text && document.title !== text) document.title = text;
-    for (const each of all("since")) {
-      put(each, seconds(Number(each.dataset.since) + (GOING.includes(now.phase) ? since() : 0)));
-    }
+    for (const each of all("began")) put(each, seconds((performance.now() - each.dataset.began) / 1000));
   }
 
   let announced = "";
@@ -223,7 +221,7 @@
     const doing = running && target.activity === running.revision
       ? `running revision ${running.revision}` : target.activity;
     const activity = doing && make("p", { class: "activity" }, `${doing}, `,
-      make("span", { class: "number", "data-since": target.activity_s }));
+      make("span", { class: "number", "data-began": at - 1000 * target.activity_s }));
     const doings = !target.failure && target.strategies.length
       ? make("ul", { class: "doings" }, ...target.strategies.map((each) => make("li", {}, each))) : null;
     return make("section", { class: "target", "aria-labelledby": id }, header, activity || null,
