@@ -8,9 +8,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from stand_in import StandIn
-
 from automigrator import Migrator, Target
+from automigrator.asgi import Gate
 
 FOLDER = Path(os.environ["SHOP"])
 OPTIONS = json.loads(os.environ["GATE"])
@@ -20,17 +19,12 @@ PAGE = (
 )
 
 socket.gethostname = lambda: "web-1"  # for the images of the docs
-names = OPTIONS.pop("names", ["shop"])
 mode = OPTIONS.pop("mode", "migrate")
+streams = OPTIONS.pop("streams", True)
 
 
-def database(name: str) -> str:
-    return f"sqlite+aiosqlite:///{FOLDER / f'{name}.db'}"
-
-
-migrator = Migrator(
-    *(Target(database(name), FOLDER / "alembic.ini", name=name) for name in names), mode=mode
-)
+url = f"sqlite+aiosqlite:///{FOLDER / 'shop.db'}"
+migrator = Migrator(Target(url, FOLDER / "alembic.ini"), mode=mode)
 
 
 async def shop(scope: Any, receive: Any, send: Any) -> None:
@@ -43,4 +37,15 @@ async def shop(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": PAGE})
 
 
-app = StandIn(shop, migrator, **OPTIONS)
+gate = Gate(shop, migrator, **OPTIONS)
+
+
+async def without_streams(scope: Any, receive: Any, send: Any) -> None:
+    """A proxy that lets no stream through."""
+    if not scope.get("path", "").endswith("/events"):
+        return await gate(scope, receive, send)
+    await send({"type": "http.response.start", "status": 503, "headers": []})
+    await send({"type": "http.response.body"})
+
+
+app = gate if streams else without_streams

@@ -20,7 +20,6 @@ expect.set_options(timeout=30_000)
 
 DOCS = Path(__file__).parents[2] / "docs"
 THIRD, SIXTH = "c0ffe1d3", "77aa02b6"
-TOKEN = "correct-horse"
 PHONE = {"viewport": {"width": 360, "height": 740}}
 READY = """data: {"phase": "ready", "elapsed_s": 3, "done": 7, "total": 7, "waiting": false,
 data: "statement": null, "retry_in_s": null, "failed": null, "details": false}\n\n"""
@@ -58,7 +57,14 @@ def failed(folder: Path, **options: Any) -> Iterator[str]:
 @contextmanager
 def pending(folder: Path, **options: Any) -> Iterator[str]:
     """Context manager: a shop that waits for its button."""
-    with Shop(folder).served(details=True, development=True, **options) as url:
+    with Shop(folder).served(development=True, mode=None, **options) as url:
+        yield url
+
+
+@contextmanager
+def not_yet(folder: Path, **options: Any) -> Iterator[str]:
+    """Context manager: a shop that may not migrate, and looks again whether somebody has."""
+    with Shop(folder).served(mode="check", retry_every=90, **options) as url:
         yield url
 
 
@@ -66,8 +72,9 @@ STATES: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     "migrating": (migrating, {}, "Step 3 of 7"),
     "migrating, public": (migrating, {"details": False}, "Step 3 of 7"),
     "waiting": (waiting, {}, "Step 3 of 7"),
-    "failed": (failed, {"retry_in_s": 90}, "What to do"),
+    "failed": (failed, {}, "What to do"),
     "failed, public": (failed, {"details": False}, "could not be brought up to date"),
+    "tried again": (not_yet, {}, "It is tried again in"),
     "pending": (pending, {}, "7 migrations are pending"),
 }
 """Each state of the page: what brings it about, the gate's options, and a text of it."""
@@ -203,7 +210,7 @@ class TestWhenItHasFailed:
         expect(page).to_have_title("Not started")
 
     def test_it_counts_down_to_the_next_try(self, shown: Callable[..., Any]) -> None:
-        page = shown("failed").page
+        page = shown("tried again").page
         left = page.locator("[data-field=retry]")
         expect(left).to_have_text(re.compile(r"\d+ s$"))
         expect(left).not_to_have_text(left.inner_text())
@@ -216,21 +223,24 @@ class TestWhenItHasFailed:
 
 class TestTheButtonOfDevelopment:
     def test_it_runs_the_migrations_for_whoever_has_the_token(
-        self, shown: Callable[..., Any]
+        self, shown: Callable[..., Any], tmp_path: Path
     ) -> None:
         visited = shown("pending")
+        typed = Shop.token_in(tmp_path / "shop")
         page = visited.page
         expect(page.get_by_role("listitem")).to_have_count(len(HISTORY))
         token = page.get_by_label("Token, as the terminal prints it")
         button = page.get_by_role("button", name="Run 7 migrations")
         token.fill("guessed")
         button.click()
-        expect(page.get_by_role("alert")).to_have_text("That is not the token of this process.")
+        expect(page.get_by_role("alert")).to_have_text(
+            "this is not the token that the terminal shows"
+        )
         assert "403" in visited.complaints.pop()
-        token.fill(TOKEN)
+        token.fill(typed)
         button.click()
         expect(heading(page, "Welcome to the shop")).to_be_visible()
-        assert not [each for each in visited.requests if TOKEN in each]
+        assert not [each for each in visited.requests if typed in each]
 
     def test_without_it_there_is_no_form(self, shown: Callable[..., Any]) -> None:
         page = shown("migrating").page
@@ -247,7 +257,7 @@ class TestWithoutServerSentEvents:
         assert asked == {"", ".automigrator/state"}
 
     def test_a_server_that_refuses_them_is_polled(self, visit: Visits, slow_shop: Slow) -> None:
-        url, shop = slow_shop(events=False)
+        url, shop = slow_shop(streams=False)
         visited = visit(url)
         shop.let_go(THIRD)
         expect(heading(visited.page, "Welcome to the shop")).to_be_visible()

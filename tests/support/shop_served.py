@@ -26,6 +26,9 @@ HISTORY: tuple[tuple[str, tuple[str, ...], str], ...] = (
 )
 """A branch and its merge: ids, what they follow, and docstrings."""
 
+PRINTED = "printed"
+"""The file that stands for the terminal of its servers."""
+
 _WAITS = """
 while os.path.exists({hold!r}):
     time.sleep(0.02)
@@ -71,6 +74,11 @@ class Shop:
         with urlopen(f"{url}.automigrator/state", timeout=60) as answer:
             return json.load(answer)
 
+    @staticmethod
+    def token_in(folder: Path) -> str:
+        """What the terminal of the shop in this folder shows for the button."""
+        return (folder / PRINTED).read_text("utf-8").split()[-1]
+
     def _hold(self, revision: str) -> Path:
         return self.folder / f"hold-{revision}"
 
@@ -89,9 +97,14 @@ class Shop:
                 "SHOP": str(self.folder),
                 "GATE": json.dumps(options),
             }
-            server = subprocess.Popen(
-                [sys.executable, *command], env=environment, pass_fds=[file], cwd=self.folder
-            )
+            with (self.folder / PRINTED).open("ab") as printed:
+                server = subprocess.Popen(
+                    [sys.executable, *command],
+                    env=environment,
+                    pass_fds=[file],
+                    cwd=self.folder,
+                    stderr=printed,
+                )
         try:
             yield f"http://127.0.0.1:{port}/"
         finally:
