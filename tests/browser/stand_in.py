@@ -31,12 +31,10 @@ class StandIn:
         details: bool = False,
         page: str | None = None,
         development: bool = False,
-        retry_in_s: float | None = None,
-        events: bool = True,
     ) -> None:
         self._app, self._migrator = app, migrator
-        self._details, self._page, self._events = details, Page(page), events
-        self._development, self._retry_in_s = development, retry_in_s
+        self._details, self._page = details, Page(page)
+        self._development = development
         self._progress = Progress([each.name for each in migrator.targets])
         self._pressed = asyncio.Event()
 
@@ -46,7 +44,7 @@ class StandIn:
         path, told = scope["path"], self._progress.told(details=self._details)
         if path == f"{PREFIX}/state":
             return await answer(send, 200, "application/json", json.dumps(told).encode())
-        if path == f"{PREFIX}/events" and self._events:
+        if path == f"{PREFIX}/events":
             return await self._stream(send)
         if told["phase"] == "ready":
             return await self._app(scope, receive, send)
@@ -83,10 +81,7 @@ class StandIn:
             error = raised
         await following
         progress.end(report, error)
-        if error is None:
-            progress.enter("ready")
-        else:
-            progress.enter("failed", retry_in_s=self._retry_in_s)
+        progress.enter("ready" if error is None else "failed")
 
     async def _follow(self, events: Any) -> None:
         async for event in events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +23,15 @@ DOCS = Path(__file__).parents[2] / "docs"
 THIRD, SIXTH = "c0ffe1d3", "77aa02b6"
 TOKEN = "correct-horse"
 PHONE = {"viewport": {"width": 360, "height": 740}}
-READY = """data: {"phase": "ready", "elapsed_s": 3, "done": 7, "total": 7, "waiting": false,
-data: "statement": null, "retry_in_s": null, "failed": null, "details": false}\n\n"""
+TOLD = {"elapsed_s": 3, "done": 7, "total": 7, "waiting": False, "statement": None}
+TOLD |= {"retry_in_s": None, "failed": None, "details": False}
+
+
+def streamed(**told: Any) -> dict[str, Any]:
+    """The answer to the page's request for events that tells one state."""
+    body = f"data: {json.dumps({**TOLD, **told})}\n\n"
+    return {"content_type": "text/event-stream", "body": body}
+
 
 Visits = Callable[..., Any]
 Slow = Callable[..., tuple[str, Shop]]
@@ -66,7 +74,7 @@ STATES: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     "migrating": (migrating, {}, "Step 3 of 7"),
     "migrating, public": (migrating, {"details": False}, "Step 3 of 7"),
     "waiting": (waiting, {}, "Step 3 of 7"),
-    "failed": (failed, {"retry_in_s": 90}, "What to do"),
+    "failed": (failed, {}, "What to do"),
     "failed, public": (failed, {"details": False}, "could not be brought up to date"),
     "pending": (pending, {}, "7 migrations are pending"),
 }
@@ -202,8 +210,10 @@ class TestWhenItHasFailed:
         expect(page.locator("li.failed")).to_contain_text("Every order refers to a customer")
         expect(page).to_have_title("Not started")
 
-    def test_it_counts_down_to_the_next_try(self, shown: Callable[..., Any]) -> None:
-        page = shown("failed").page
+    def test_it_counts_down_to_the_next_try(self, visit: Visits, slow_shop: Slow) -> None:
+        url, _ = slow_shop()
+        again = streamed(phase="failed", failed="unreachable", retry_in_s=90)
+        page = visit(url, answers={"**/events": again}).page
         left = page.locator("[data-field=retry]")
         expect(left).to_have_text(re.compile(r"\d+ s$"))
         expect(left).not_to_have_text(left.inner_text())
@@ -247,8 +257,8 @@ class TestWithoutServerSentEvents:
         assert asked == {"", ".automigrator/state"}
 
     def test_a_server_that_refuses_them_is_polled(self, visit: Visits, slow_shop: Slow) -> None:
-        url, shop = slow_shop(events=False)
-        visited = visit(url)
+        url, shop = slow_shop()
+        visited = visit(url, answers={"**/events": {"status": 503}})
         shop.let_go(THIRD)
         expect(heading(visited.page, "Welcome to the shop")).to_be_visible()
         assert f"{url}.automigrator/state" in visited.requests
@@ -283,13 +293,10 @@ def test_where_another_worker_still_migrates_the_page_is_not_reloaded_in_a_fast_
     visit: Visits, slow_shop: Slow
 ) -> None:
     url, _ = slow_shop()
-    visited = visit(url)
-    stream = {"content_type": "text/event-stream", "body": READY}
-    visited.page.route("**/events", lambda route: route.fulfill(**stream))
-    visited.page.reload()
+    visited = visit(url, answers={"**/events": streamed(phase="ready")})
     visited.page.wait_for_timeout(5000)
     # at once, and after 1 s and 2 s more
-    assert 3 <= visited.documents() <= 5
+    assert 2 <= visited.documents() <= 5
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
