@@ -20,7 +20,6 @@ PAGE = (
 
 socket.gethostname = lambda: "web-1"  # for the images of the docs
 mode = OPTIONS.pop("mode", "migrate")
-streams = OPTIONS.pop("streams", True)
 
 
 url = f"sqlite+aiosqlite:///{FOLDER / 'shop.db'}"
@@ -37,15 +36,4 @@ async def shop(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": PAGE})
 
 
-gate = Gate(shop, migrator, **OPTIONS)
-
-
-async def without_streams(scope: Any, receive: Any, send: Any) -> None:
-    """A proxy that lets no stream through."""
-    if not scope.get("path", "").endswith("/events"):
-        return await gate(scope, receive, send)
-    await send({"type": "http.response.start", "status": 503, "headers": []})
-    await send({"type": "http.response.body"})
-
-
-app = gate if streams else without_streams
+app = Gate(shop, migrator, **OPTIONS)

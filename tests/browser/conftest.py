@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage
+    from playwright.sync_api import Browser, ConsoleMessage, Route
+
+Answers = Mapping[str, Mapping[str, Any]]
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = """
@@ -42,7 +46,9 @@ def chromium() -> Iterator[Browser]:
 class Visit:
     """One visitor's page, and all that it asked for and complained about."""
 
-    def __init__(self, browser: Browser, url: str, script: str, **options: Any) -> None:
+    def __init__(
+        self, browser: Browser, url: str, script: str, answers: Answers, **options: Any
+    ) -> None:
         self.url = url
         self.requests: list[str] = []
         self.complaints: list[str] = []
@@ -53,6 +59,8 @@ class Visit:
         self.page.on("console", self._hear)
         if script:
             self.page.add_init_script(script)
+        for pattern, answer in answers.items():
+            self.page.route(pattern, partial(_answered, answer))
 
     def _hear(self, message: ConsoleMessage) -> None:
         document = message.location["url"] == self.url and UNAVAILABLE in message.text
@@ -71,6 +79,10 @@ class Visit:
         return self.requests.count(self.url)
 
 
+def _answered(answer: Mapping[str, Any], route: Route) -> None:
+    route.fulfill(**answer)
+
+
 @pytest.fixture
 def servers() -> Iterator[ExitStack]:
     """What serves for as long as the browser looks at it."""
@@ -80,14 +92,17 @@ def servers() -> Iterator[ExitStack]:
 
 @pytest.fixture
 def visit(chromium: Browser, servers: ExitStack) -> Iterator[Callable[..., Visit]]:
-    """`visit(url, script="", **options of the context)`; no visit may complain or go elsewhere.
+    """`visit(url, **options of the context)`; no visit may complain or go elsewhere.
 
-    A test that provokes a complaint takes it out of `complaints`.
+    `script` runs before the page's own; `answers` are given in the server's place to requests for
+    a pattern. A test that provokes a complaint takes it out of `complaints`.
     """
     visits: list[Visit] = []
 
-    def opened(url: str, script: str = "", **options: Any) -> Visit:
-        visits.append(Visit(chromium, url, script, **options))
+    def opened(
+        url: str, script: str = "", answers: Answers = MappingProxyType({}), **options: Any
+    ) -> Visit:
+        visits.append(Visit(chromium, url, script, answers, **options))
         visits[-1].page.goto(url)
         return visits[-1]
 
