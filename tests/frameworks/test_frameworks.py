@@ -1,4 +1,4 @@
-"""Every application of `docs/frameworks.md` serves, or takes a task, only on a migrated database."""
+"""Every application of `docs/frameworks.md` serves or works only on a migrated database."""
 
 from __future__ import annotations
 

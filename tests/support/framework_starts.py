@@ -64,7 +64,9 @@ _ROUTES = {
         'app.router.add_get("/", index)'
     ),
     "Quart": '@app.route("/")\nasync def index():\n    return heads()',
-    "Sanic": 'from sanic import text\n@app.get("/")\nasync def index(request):\n    return text(heads())',
+    "Sanic": (
+        'from sanic import text\n@app.get("/")\nasync def index(request):\n    return text(heads())'
+    ),
     "Flask": '@app.route("/")\ndef index():\n    return heads()',
     "FastStream": '@broker.subscriber(list="tasks")\nasync def task(number: int):\n    keep()',
     "Taskiq": '@broker.task(task_name="task")\nasync def task():\n    keep()',
@@ -197,9 +199,9 @@ class Deployment:
     def __init__(self, folder: Path, framework: Framework, *, before: str = "") -> None:
         self.folder, self.framework = folder, framework
         self.ports = {usual: str(_free_port()) for usual in ("8000", "6379", "5555")}
-        url = f"sqlite+aiosqlite:///{folder / 'app.db'}"
+        self.url = f"sqlite+aiosqlite:///{folder / 'app.db'}"
         project = alembic_projects.project(
-            folder, "generic", url, revisions=lambda at: alembic_projects.linear(at, 2)
+            folder, "generic", self.url, revisions=lambda at: alembic_projects.linear(at, 2)
         )
         self.versions = project.versions
         if "target_of" in framework.source:
