@@ -34,3 +34,10 @@ def test_the_first_request_or_task_finds_the_database_at_its_head(
         deployment.start(framework.command) as start,
     ):
         assert start.first_answer() == starts.HEAD, start.printed()
+
+
+def test_every_application_of_the_page_is_started() -> None:
+    blocks = starts.PAGE.read_text("utf-8").count("```python\n")
+    assert len(frameworks()) == blocks > 10
+    for each in frameworks().values():
+        compile(each.source + each.asks, each.name, "exec")
