@@ -163,7 +163,7 @@ class TestWhatATargetIsMadeOf:
         config = make(SQLAlchemySyncConfig, connection_string=url, engine_config=arguments)
         assert target_of(config).database == sa.make_url(url)
 
-    def test_a_connection_that_the_url_does_not_tell_is_refused_but_on_sqlite(
+    def test_a_connection_that_the_url_does_not_tell_is_refused_on_a_server(
         self, make: Callable[..., Any]
     ) -> None:
         arguments = EngineConfig(connect_args={"sslmode": "verify-full"})
