@@ -19,7 +19,7 @@ from support.table import Row, Table
 TABLE = Table(
     "frameworks.md",
     "nox -s frameworks -- --write-table",
-    ("server", "command", "ends with", "its failing workers", "says"),
+    ("server", "application", "command", "ends with", "its failing workers", "says"),
 )
 
 FAILED = 5
@@ -51,7 +51,7 @@ class Server:
     """Those that it may end with, where that is not always the same."""
 
     def __str__(self) -> str:
-        return self.command
+        return f"{self.framework}: {self.command}"
 
 
 SERVERS = (
@@ -75,6 +75,7 @@ SERVERS = (
         "LifespanFailureError: Lifespan failure in startup.",
         2,
     ),
+    Server("hypercorn", "Quart", HYPERCORN, "LifespanFailureError: Lifespan failure in startup."),
     Server("granian", "FastAPI", GRANIAN, r"Unexpected exit from worker-\d"),
     Server("granian", "FastAPI", f"{GRANIAN} --workers 2", r"Unexpected exit from worker-\d", 2),
     Server(
@@ -94,7 +95,7 @@ SERVERS = (
         2,
     ),
     Server(
-        "automigrator-advanced-alchemy",
+        "litestar",
         "Litestar with advanced-alchemy",
         f"{LITESTAR} --web-concurrency 2",
         "",
@@ -144,6 +145,7 @@ def outcome(server: Server, folder: Path) -> Row:
     again = "are started again" if deployment.starts() > server.workers else "are not started again"
     return (
         f"{server.package} {version(server.package)}",
+        server.framework,
         f"`{server.command}`",
         ended(code, server.codes),
         again,
@@ -188,8 +190,9 @@ def test_the_page_holds_what_was_found(
 ) -> None:
     if request.config.getoption("--write-table") and len(results) == len(SERVERS):
         TABLE.write([results[server] for server in SERVERS])
-    commands = [row[1] for row in TABLE.rows()]
-    assert commands == [f"`{server.command}`" for server in SERVERS]
+    assert [row[1:3] for row in TABLE.rows()] == [
+        (server.framework, f"`{server.command}`") for server in SERVERS
+    ]
 
 
 @pytest.mark.long
@@ -236,6 +239,10 @@ WorkerManager.THRESHOLD = WorkerProcess.THRESHOLD = 80
             Server("uvicorn", "FastAPI", f"{UVICORN} --workers 2", ""),
             Server("gunicorn", "FastAPI", f"{GUNICORN} --timeout 1", ""),
             Server("granian", "FastAPI", f"{GRANIAN} --workers 2", ""),
+            Server("aiohttp", "Aiohttp", "python main.py", ""),
+            Server("faststream", "FastStream", "faststream run main:app --workers 2", ""),
+            Server("taskiq", "Taskiq", f"{TASKIQ} --workers 2", ""),
+            Server("arq", "Arq", "arq main.WorkerSettings", ""),
             Server("sanic", "Sanic", f"{SANIC} --workers 2", ""),
         ],
         ids=str,
@@ -247,7 +254,11 @@ WorkerManager.THRESHOLD = WorkerProcess.THRESHOLD = 80
         before = self.LOWERED if server.package == "sanic" else ""
         deployment = Deployment(tmp_path, framework, before=before)
         deployment.deploy(self.SLOW)
-        with deployment.start(f"RUN_MIGRATIONS=1 {server.command}") as start:
+        with (
+            deployment.services(),
+            deployment.asked(),
+            deployment.start(f"RUN_MIGRATIONS=1 {server.command}") as start,
+        ):
             assert start.first_answer() == starts.HEAD, start.printed()
 
     def test_hypercorn_ends_it(self, tmp_path: Path) -> None:
