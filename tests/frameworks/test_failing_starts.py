@@ -130,7 +130,11 @@ def outcome(server: Server, folder: Path) -> Row:
     """What a start on a database that cannot be migrated comes to."""
     deployment = Deployment(folder, frameworks()[server.framework], before=starts.COUNT)
     deployment.deploy(starts.BROKEN)
-    with deployment.services(), deployment.start(f"RUN_MIGRATIONS=1 {server.command}") as start:
+    with (
+        deployment.services(),
+        deployment.asked(),
+        deployment.start(f"RUN_MIGRATIONS=1 {server.command}") as start,
+    ):
         deadline = time.monotonic() + starts.LIMIT_S
         while start.process.poll() is None and deployment.starts() < server.workers * ROUNDS:
             assert time.monotonic() < deadline, start.printed()
@@ -140,6 +144,7 @@ def outcome(server: Server, folder: Path) -> Row:
         printed = start.printed()
     assert "MigrationError" in printed and "no such table: absent" in printed, printed
     assert printed.count("attempt 1 failed") >= 1, printed
+    assert not (folder / "first").exists(), "it does a task"
     said = re.findall(server.says, printed)
     assert said, printed
     again = "are started again" if deployment.starts() > server.workers else "are not started again"
