@@ -195,6 +195,31 @@ async def test_what_was_asked_for_needs_no_button(
     assert heads(database_url) == {"r3"}
 
 
+@pytest.mark.parametrize("pending", [True, False])
+async def test_what_a_killed_process_has_left_is_not_for_a_button(
+    make_target: MakeTarget,
+    app: Application,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    pending: bool,
+) -> None:
+    """To undo it may put an older copy back: a run that was asked for in earnest does."""
+    monkeypatch.delenv("RUN_MIGRATIONS", raising=False)
+    migrator = Migrator(make_target(), announce=False)
+    if not pending:
+        await migrator.run(mode="migrate")
+    (tmp_path / "app.db").touch()
+    journal = tmp_path / "app.db.automigrator-journal.json"
+    journal.write_text("{")
+    server = Server(Gate(app, migrator, development=True))
+    await server.start()
+    state = await server.state_is("failed")
+    await server.stop()
+    assert state["reason"] == "migrations are needed; nothing was changed"
+    assert journal.read_text() == "{"
+    assert app.calls == []
+
+
 class Discarding:
     """A strategy that would rebuild the database."""
 

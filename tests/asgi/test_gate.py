@@ -16,39 +16,11 @@ from automigrator.asgi import Gate
 
 MakeTarget = Callable[..., Target]
 
-SLOW = "import time\ntime.sleep(0.4)\nop.execute('CREATE TABLE slow (id INTEGER)')"
 BROKEN = "op.execute('INSERT INTO absent VALUES (1)')"
-
-
-def slow(folder: Path) -> None:
-    projects.revision(folder, "r1", None, upgrade=SLOW)
 
 
 def broken(folder: Path) -> None:
     projects.revision(folder, "r1", None, upgrade=BROKEN)
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'app.db'}"
-
-
-@pytest.fixture
-def database_url(url: str) -> str:
-    return url
-
-
-@pytest.fixture
-def gate_of(make_target: MakeTarget) -> Callable[..., Gate]:
-    """`gate_of(app, revisions, mode=…, **options of Gate)`; names are shown to everybody."""
-
-    def make(
-        app: Any, revisions: Any = slow, *, mode: Any = "migrate", more: Any = None, **options: Any
-    ) -> Gate:
-        migrator = Migrator(make_target(revisions), mode=mode, announce=False, **(more or {}))
-        return Gate(app, migrator, **{"details": True, "head_start": 0.0, **options})
-
-    return make
 
 
 GateOf = Callable[..., Gate]
@@ -232,7 +204,7 @@ class TestAfterwards:
     async def test_a_start_with_nothing_to_do_is_over_before_the_server_binds(
         self, make_target: MakeTarget
     ) -> None:
-        migrator = Migrator(make_target(slow), mode="migrate", announce=False)
+        migrator = Migrator(make_target(), mode="migrate", announce=False)
         await migrator.run()
         app = Application()
         async with served(Gate(app, migrator, head_start=30.0)) as server:

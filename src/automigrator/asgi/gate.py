@@ -165,11 +165,12 @@ class Gate:
         try:
             ensure_asyncio()
             self._migrator.is_enabled()
-        except ConfigurationError as error:
-            return await send({"type": "lifespan.startup.failed", "message": str(error)})
+        except ConfigurationError as wrong:
+            return await send({"type": "lifespan.startup.failed", "message": str(wrong)})
         self._close_again()
         self._startup.begin(scope.get("state"))
-        await self._startup.settled(self._head_start)
+        if (error := await self._startup.settled(self._head_start)) is not None:
+            return await send({"type": "lifespan.startup.failed", "message": str(error)})
         await send({"type": "lifespan.startup.complete"})
         await receive()
         try:

@@ -8,7 +8,9 @@ from typing import Any
 
 from automigrator.asgi.protocol import Application, Message
 from automigrator.errors import AutomigratorError
+from automigrator.printable import in_a_line
 from automigrator.support.concurrency import error_of, shielded, started
+from automigrator.support.redaction import said
 
 
 class ApplicationError(AutomigratorError):
@@ -71,12 +73,16 @@ class Lifespan:
                 return
             task.cancel()  # one that has raised is done by now
             await shielded(asyncio.wait({task}))
-            text = message.get("message") or f"it said that it did not {what}"
-            raise ApplicationError(f"the application did not {what}: {text}") from error_of(task)
-        answer.cancel()
-        if self._received and (error := error_of(task)) is not None:
-            text = f"the application did not {what}: {type(error).__name__}: {error}"
-            raise ApplicationError(text) from error
+            error = error_of(task)
+            text = in_a_line(message.get("message") or "") or "it does not say why"
+        else:
+            answer.cancel()
+            error, text = error_of(task), ""
+            if error is None or not self._received:
+                return
+        # frameworks send a whole traceback, and raise what it is about
+        text = text if error is None else said(error, ())
+        raise ApplicationError(f"the application did not {what}: {text}") from error
 
     def _answer(self, event: str) -> asyncio.Future[Message]:
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
