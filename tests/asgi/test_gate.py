@@ -150,6 +150,16 @@ class TestWhileItMigrates:
         assert (await server.get("/users")).body == b"the application"
         assert app.calls == ["started", "/users"]
 
+    def test_a_client_with_a_loop_for_each_request_is_served_where_there_is_nothing_to_do(
+        self, gate_of: GateOf
+    ) -> None:
+        """A test client that is no context manager."""
+        app = Application()
+        server = Server(gate_of(app, mode="skip", head_start=30.0))
+        for _ in range(2):
+            assert asyncio.run(server.get("/users")).body == b"the application"
+        assert app.calls == ["started", "/users", "/users"]
+
     async def test_the_server_s_end_stops_the_migration(self, gate_of: GateOf, url: str) -> None:
         app = Application()
         async with served(gate_of(app)) as server:

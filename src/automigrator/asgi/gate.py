@@ -145,9 +145,11 @@ class Gate:
             return await self._live(scope, receive, send)
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         answer = self._answers.get(path) if kind == "http" else None
+        if self._startup.begin():  # a server may have no lifespan
+            self._startup.bound = True
+            await self._startup.settled(self._head_start)
         if self._open and answer is None:
             return await self._app(scope, receive, send)
-        self._startup.begin()  # a server may have no lifespan
         if self._button is not None and not self._open:
             try:
                 ensure_local(scope)
@@ -171,6 +173,7 @@ class Gate:
         self._startup.begin(scope.get("state"))
         if (error := await self._startup.settled(self._head_start)) is not None:
             return await send({"type": "lifespan.startup.failed", "message": str(error)})
+        self._startup.bound = True
         await send({"type": "lifespan.startup.complete"})
         await receive()
         try:

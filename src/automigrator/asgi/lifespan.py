@@ -10,7 +10,10 @@ from automigrator.asgi.protocol import Application, Message
 from automigrator.errors import AutomigratorError
 from automigrator.printable import in_a_line
 from automigrator.support.concurrency import error_of, shielded, started
-from automigrator.support.redaction import said
+from automigrator.support.loggers import logger_of
+from automigrator.support.redaction import hide_secrets, said
+
+logger = logger_of("automigrator.asgi")
 
 
 class ApplicationError(AutomigratorError):
@@ -48,6 +51,7 @@ class Lifespan:
         answer = self._answer("startup")
         self._task = started(self._app(self._scope, self._receive, self._send))
         await self._until(answer, "start")
+        self._task.add_done_callback(self._over)
 
     async def end(self) -> None:
         """End the application, where it has started. Raises ApplicationError."""
@@ -83,6 +87,12 @@ class Lifespan:
         # frameworks send a whole traceback, and raise what it is about
         text = text if error is None else said(error, ())
         raise ApplicationError(f"the application did not {what}: {text}") from error
+
+    def _over(self, task: asyncio.Future[None]) -> None:
+        """Tell what nobody else does: a server does not look at a lifespan while it serves."""
+        if not self._ending.is_set() and (error := error_of(task)) is not None:
+            hide_secrets(error, ())
+            logger.error("the lifespan of the application has ended", exc_info=error)
 
     def _answer(self, event: str) -> asyncio.Future[Message]:
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()

@@ -86,22 +86,26 @@ class Startup:
         self._followers = (progress, *followers)
         self._on_failure, self._retry_every = on_failure, retry_every
         self._button, self._opened = button, opened
+        self.bound = False
+        """Whether the server serves: it is not told of an application that does not start, so that
+        ends the process."""
         self._lifespan: Lifespan | None = None
         self._task: asyncio.Future[None] | None = None
         self._settled = asyncio.Event()
-        self._bound = False
         self._error: ApplicationError | None = None
         self._asked: asyncio.Future[None] | None = None
         """Done when somebody has pressed the button; None while there is none to press."""
 
-    def begin(self, state: MutableMapping[str, Any] | None = None) -> None:
-        """Begin in the background, on the loop that runs; once.
+    def begin(self, state: MutableMapping[str, Any] | None = None) -> bool:
+        """Begin in the background, on the loop that runs; False where it has begun already.
 
         `state`: what the server passes on to every request.
         """
-        if self._task is None:
-            self._lifespan = Lifespan(self._app, state)
-            self._task = started(self._start(self._lifespan))
+        if self._task is not None:
+            return False
+        self._lifespan = Lifespan(self._app, state)
+        self._task = started(self._start(self._lifespan))
+        return True
 
     def ask(self) -> None:
         """Press the button. Raises RequestRefusedError where there is nothing to run."""
@@ -112,13 +116,11 @@ class Startup:
     async def settled(self, limit_s: float) -> ApplicationError | None:
         """Wait for a start that is over soon: until it is, or has something to do, or the limit.
 
-        Returns the error of an application that has failed to start by then; nobody is told of a
-        later one, so it ends the process.
+        Returns the error of an application that has failed to start by then.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._settled.wait()
-        self._bound = True
         return self._error
 
     async def end(self) -> None:
@@ -140,7 +142,7 @@ class Startup:
             self._error = error
             self._fail(error)
             # in another thread the process is somebody else's: a test's, say
-            if self._bound and threading.current_thread() is threading.main_thread():
+            if self.bound and threading.current_thread() is threading.main_thread():
                 _exit(BROKEN)
             return
         self._opened(lifespan.state)
