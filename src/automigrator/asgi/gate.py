@@ -202,17 +202,17 @@ class Gate:
         await _as_json(scope, send, status, told, **more)
 
     async def _state(self, scope: Scope, receive: Receive, send: Send) -> None:
-        told = self._progress.told(details=await self._detailed(scope))
-        await _as_json(scope, send, HTTPStatus.OK, told)
+        told = self._progress.recent(details=await self._detailed(scope))
+        headers = {"content-type": "application/json"}
+        await respond(scope, send, HTTPStatus.OK, told.json, headers)
 
     async def _events(self, scope: Scope, receive: Receive, send: Send) -> None:
-        told = partial(self._progress.told, details=await self._detailed(scope))
-        await self._streams.answer(scope, receive, send, told)
+        details = await self._detailed(scope)
+        await self._streams.answer(scope, receive, send, details=details)
 
     async def _wait(self, scope: Scope, receive: Receive, send: Send) -> None:
         """503 in the client's language: the page for a browser, a problem for a program."""
-        details = await self._detailed(scope)
-        told = self._progress.told(details=details)
+        told = self._progress.recent(details=await self._detailed(scope)).state
         headers = {"retry-after": self._retry_after, "vary": "accept"}
         if prefers_html(header(scope, b"accept")):
             root = scope.get("root_path", "")
@@ -253,7 +253,7 @@ class Gate:
 
     @property
     def _sentence(self) -> str:
-        return sentence(self._progress.told(details=False))
+        return sentence(self._progress.recent(details=False).state)
 
     async def _detailed(self, scope: Scope) -> bool:
         """Whether this client sees names, revisions and errors."""
