@@ -86,6 +86,8 @@ class TestWhileItMigrates:
         async with served(gate_of(Application())) as server:
             page = await server.get("/<script>", {"accept": "text/html", "host": "<evil>"})
             answers = [await server.get(path) for path in ("/livez", "/readyz", "/x")]
+        for answer in answers:
+            assert answer.headers["content-security-policy"].startswith("default-src 'none'; ")
         for answer in (page, *answers):
             assert answer.headers["cache-control"] == "no-store"
             assert answer.headers["x-content-type-options"] == "nosniff"
@@ -259,7 +261,7 @@ class TestFailure:
                     assert b"absent" not in answer.body
                     assert b"r1" not in answer.body
 
-    @pytest.mark.parametrize("kind", ["sync", "async", "raising"])
+    @pytest.mark.parametrize("kind", ["sync", "async", "raising", "careless"])
     async def test_a_callable_says_who_sees_them(self, gate_of: GateOf, kind: str) -> None:
         def sync(scope: Any) -> bool:
             return (b"x-key", b"1") in scope["headers"]
@@ -270,13 +272,16 @@ class TestFailure:
         def raising(scope: Any) -> bool:
             raise RuntimeError
 
-        details = {"sync": sync, "async": awaited, "raising": raising}[kind]
+        def careless(scope: Any) -> Any:
+            return "False"
+
+        details = {"sync": sync, "async": awaited, "raising": raising, "careless": careless}[kind]
         async with served(gate_of(Application(), broken, details=details)) as server:
             await server.state_is("failed")
             stranger = await server.get("/.automigrator/state")
             known = await server.get("/.automigrator/state", {"x-key": "1"})
         assert "reason" not in stranger.json
-        assert ("reason" in known.json) is (kind != "raising")
+        assert ("reason" in known.json) is (kind in ("sync", "async"))
 
     async def test_serve_starts_the_application_on_the_old_schema(self, gate_of: GateOf) -> None:
         app = Application()
@@ -346,6 +351,9 @@ class TestOptions:
             ({"livez": "/h", "readyz": "/h"}, "two answers for the path /h"),
             ({"retry_every": 0}, "seconds"),
             ({"head_start": -1}, "seconds"),
+            ({"retry_after": 0.5}, "whole seconds"),
+            ({"details": "no"}, "details='no' is not True, False or a callable"),
+            ({"development": "0"}, "development='0' is not True or False"),
         ],
     )
     def test_a_wrong_option_is_refused(

@@ -87,8 +87,15 @@ class Gate:
     ) -> None:
         if on_failure not in get_args(OnFailure):
             raise ConfigurationError(f"on_failure={on_failure!r} is not stay, exit or serve")
-        if (retry_every is not None and retry_every <= 0) or retry_after < 0 or head_start < 0:
-            raise ConfigurationError("retry_every, retry_after and head_start are seconds, above 0")
+        if retry_every is not None and not retry_every > 0:
+            raise ConfigurationError(f"retry_every={retry_every!r} is not seconds above 0, or None")
+        if not (isinstance(retry_after, int) and retry_after >= 0 and head_start >= 0):
+            raise ConfigurationError("retry_after is whole seconds, and head_start is seconds")
+        # a word of the environment is true, whatever it says
+        if not (isinstance(details, bool) or callable(details)):
+            raise ConfigurationError(f"details={details!r} is not True, False or a callable")
+        if not isinstance(development, bool):
+            raise ConfigurationError(f"development={development!r} is not True or False")
         self._application, self._migrator, self._details = app, migrator, details
         self._page, self._prefix = Page(page), prefix
         self._retry_after, self._head_start = str(retry_after), head_start
