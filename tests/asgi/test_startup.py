@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support import alembic_projects as projects
+from support import postgres_server
 from support.asgi_calls import Application, Server, served
 
 from automigrator import MigrationError, Migrator, Run, Target, TargetReport, Timeouts
@@ -164,6 +165,28 @@ class TestAnotherTry:
             folder.unlink()
             await server.ready()
         assert projects.heads(database.replace("+aiosqlite", "")) == {"r3"}
+
+    @pytest.mark.long
+    async def test_a_server_that_comes_up_later_is_migrated(
+        self, make_target: Callable[..., Target]
+    ) -> None:
+        with postgres_server.stoppable() as (postgres, stop):
+            database = postgres.url("postgres")
+            restart = stop()
+            target = make_target(database=database, timeouts=Timeouts(connect=0.5))
+            migrator = Migrator(target, mode="migrate", announce=False)
+            app = Application()
+            async with served(Gate(app, migrator, retry_every=0.2, details=True)) as server:
+                for _ in range(2):
+                    state = await server.state_is("failed")
+                    assert state["failed"] == "unreachable"
+                    assert state["targets"][0]["failure"]["state"] == "clean"
+                    await server.state_is("migrating")
+                await asyncio.to_thread(restart)
+                await server.ready()
+            version = postgres.execute("select version_num from alembic_version")
+            assert version == [("r3",)]
+            assert app.calls == ["started", "ended"]
 
     async def test_who_only_looks_finds_what_others_have_repaired(
         self, gate_of: GateOf, url: str, tmp_path: Path
