@@ -11,7 +11,7 @@ from support import alembic_projects as projects
 from support.asgi_calls import Application, Server
 
 from automigrator import Decision, Failure, Migrator, Run, Target, hookimpl
-from automigrator.asgi import Gate
+from automigrator.asgi import Gate, development
 
 MakeTarget = Callable[..., Target]
 RUN = "/.automigrator/run"
@@ -89,13 +89,24 @@ FOREIGN = [
     ({"origin": "http://localhost:8000"}, 403),
     ({"sec_fetch_site": "cross-site"}, 403),
     ({"sec_fetch_site": "same-site"}, 403),
+    ({"sec_fetch_site": "none"}, 403),
+    ({"origin": f"https://{HOST}"}, 403),
     ({"host": "evil.example"}, 421),
     ({"host": "127.0.0.1:8001"}, 421),
     ({"host": ""}, 421),
+    ({"host": "127.0.0.1.:8000"}, 421),
+    ({"host": "127.0.0.1:8000@evil.example"}, 421),
+    ({"host": "l\xf6calhost:8000"}, 421),
+    ({"host": "[::ffff:127.0.0.1]:8000"}, 421),
+    ({"host": "0.0.0.0:8000"}, 421),
     ({"x_forwarded_for": "10.0.0.7"}, 403),
     ({"forwarded": "for=10.0.0.7"}, 403),
     ({"x_real_ip": "10.0.0.7"}, 403),
     ({"via": "1.1 proxy"}, 403),
+    ({"X_Forwarded_Host": "127.0.0.1"}, 403),
+    ({"x_original_forwarded_for": "10.0.0.7"}, 403),
+    ({"cf_connecting_ip": "10.0.0.7"}, 403),
+    ({"true_client_ip": "10.0.0.7"}, 403),
     ({"content_length": "9"}, 400),
 ]
 
@@ -137,6 +148,7 @@ async def test_no_page_shows_the_token(server: Any) -> None:
         {"server": ("192.168.1.7", 8000)},
         {"server": ("/run/app.sock", None)},
         {"server": None},
+        {"server": ("::ffff:127.0.0.1", 8000), "client": ("::ffff:127.0.0.1", 4711)},
         {"client": ("192.168.1.9", 4711)},
         {"client": None},
     ],
@@ -153,6 +165,69 @@ async def test_off_loopback_nothing_is_answered(server: Server, scope: Any) -> N
 async def test_a_rebound_name_is_refused_before_anything_is_routed(server: Server) -> None:
     for path in ("/", "/livez", "/.automigrator/state", RUN):
         assert (await server.get(path, {"host": "rebound.example:8000"})).status == 421
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [(b"host", b"evil.example")],
+        [(b"HOST", HOST.encode())],
+        [(b"origin", b"http://evil.example")],
+        [(b"x_forwarded_for", b"10.0.0.7")],
+        [(b"X-FORWARDED-FOR", b"10.0.0.7")],
+        [(b"sec-fetch-site", b"same-origin")],
+        [(b"x-automigrator-token", b"guessed")],
+    ],
+    ids=str,
+)
+async def test_a_header_that_comes_twice_or_in_disguise_is_no_other_one(
+    server: Any, database_url: str, more: list[tuple[bytes, bytes]]
+) -> None:
+    once = [(k.encode(), v.encode()) for k, v in pressed(server).items()]
+    for headers in ([*once, *more], [*more, *once]):
+        answer = await server.get(RUN, method="POST", raw_headers=headers)
+        assert answer.status in (403, 421)
+    assert heads(database_url) == set()
+
+
+async def test_a_page_over_tls_has_an_origin_of_its_own(server: Any) -> None:
+    headers = pressed(server, origin=f"https://{HOST}")
+    answer = await server.get(RUN, headers, method="POST", scheme="https")
+    assert answer.status == 202
+
+
+async def test_a_rebound_name_opens_no_websocket(server: Server) -> None:
+    answer = await server.get(RUN, {"host": "rebound.example:8000"}, type="websocket")
+    assert answer.messages == [
+        {"type": "websocket.close", "code": 1008, "reason": "in development the host is localhost"}
+    ]
+
+
+async def test_a_websocket_presses_no_button(server: Any, database_url: str) -> None:
+    answer = await server.get(RUN, pressed(server), type="websocket")
+    assert answer.messages[0]["code"] == 1013
+    assert heads(database_url) == set()
+
+
+async def test_the_token_is_compared_in_constant_time(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+    digest = development.hmac.compare_digest
+    monkeypatch.setattr(
+        development.hmac, "compare_digest", lambda *both: compared.append(both) or digest(*both)
+    )
+    await server.get(RUN, pressed(server, x_automigrator_token="guessed"), method="POST")
+    assert compared == [(b"guessed", server.token.encode())]
+
+
+async def test_the_token_is_in_no_log_and_another_one_in_each_gate(
+    server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await server.get(RUN, pressed(server), method="POST")
+    await server.ready()
+    assert server.token not in caplog.text
+    assert len({development.Button().token for _ in range(100)}) == 100
 
 
 async def test_ipv6_and_localhost_are_this_machine_too(server: Server) -> None:
@@ -193,6 +268,31 @@ async def test_what_was_asked_for_needs_no_button(
     await server.ready()
     await server.stop()
     assert heads(database_url) == {"r3"}
+
+
+@pytest.mark.parametrize("pending", [True, False])
+async def test_what_a_killed_process_has_left_is_not_for_a_button(
+    make_target: MakeTarget,
+    app: Application,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    pending: bool,
+) -> None:
+    """To undo it may put an older copy back: a run that was asked for in earnest does."""
+    monkeypatch.delenv("RUN_MIGRATIONS", raising=False)
+    migrator = Migrator(make_target(), announce=False)
+    if not pending:
+        await migrator.run(mode="migrate")
+    (tmp_path / "app.db").touch()
+    journal = tmp_path / "app.db.automigrator-journal.json"
+    journal.write_text("{")
+    server = Server(Gate(app, migrator, development=True))
+    await server.start()
+    state = await server.state_is("failed")
+    await server.stop()
+    assert state["reason"] == "migrations are needed; nothing was changed"
+    assert journal.read_text() == "{"
+    assert app.calls == []
 
 
 class Discarding:

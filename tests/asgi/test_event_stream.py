@@ -24,13 +24,12 @@ class Reader:
 
     def __init__(self, streams: EventStreams, progress: Progress, method: str = "GET") -> None:
         self.messages: list[Any] = []
+        self.stalled = False
         self.left = asyncio.Event()
         self._more = asyncio.Event()
         self._requests = iter([{"type": "http.request", "body": b""}])
         scope = {"type": "http", "method": method}
-        answer = streams.answer(
-            scope, self._receive, self._send, lambda: progress.told(details=True)
-        )
+        answer = streams.answer(scope, self._receive, self._send, details=True)
         self.task = asyncio.create_task(answer)
 
     async def _receive(self) -> Any:
@@ -40,6 +39,8 @@ class Reader:
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Any) -> None:
+        if self.stalled:
+            await asyncio.Event().wait()
         self.messages.append(message)
         self._more.set()
 
@@ -111,6 +112,34 @@ async def test_a_client_that_leaves_frees_its_place(
     await third.until("starting")
     third.left.set()
     await third.task
+
+
+async def test_a_client_that_reads_nothing_loses_its_place(
+    progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "STREAM_S", 0.05)
+    monkeypatch.setattr(event_stream, "STALLED_S", 0.05)
+    streams = EventStreams(progress)
+    reader = Reader(streams, progress)
+    reader.stalled = True
+    await reader.task
+    assert streams._open == 0
+
+
+async def test_a_state_is_made_once_for_all_streams(progress: Progress) -> None:
+    """Of thousands of targets it takes long to make, and the loop serves the health checks, too."""
+    made = []
+    told = progress.told
+    progress.told = lambda *, details: made.append(details) or told(details=details)  # type: ignore
+    streams = EventStreams(progress)
+    readers = [Reader(streams, progress) for _ in range(20)]
+    for each in readers:
+        await each.until("starting")
+    progress.enter("ready")
+    for each in readers:
+        await each.task
+        assert each.phases[-1] == "ready"
+    assert len(made) == 2
 
 
 async def test_a_slow_client_misses_what_is_over_and_gets_the_last_state(

@@ -16,39 +16,11 @@ from automigrator.asgi import Gate
 
 MakeTarget = Callable[..., Target]
 
-SLOW = "import time\ntime.sleep(0.4)\nop.execute('CREATE TABLE slow (id INTEGER)')"
 BROKEN = "op.execute('INSERT INTO absent VALUES (1)')"
-
-
-def slow(folder: Path) -> None:
-    projects.revision(folder, "r1", None, upgrade=SLOW)
 
 
 def broken(folder: Path) -> None:
     projects.revision(folder, "r1", None, upgrade=BROKEN)
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite+aiosqlite:///{tmp_path / 'app.db'}"
-
-
-@pytest.fixture
-def database_url(url: str) -> str:
-    return url
-
-
-@pytest.fixture
-def gate_of(make_target: MakeTarget) -> Callable[..., Gate]:
-    """`gate_of(app, revisions, mode=…, **options of Gate)`; names are shown to everybody."""
-
-    def make(
-        app: Any, revisions: Any = slow, *, mode: Any = "migrate", more: Any = None, **options: Any
-    ) -> Gate:
-        migrator = Migrator(make_target(revisions), mode=mode, announce=False, **(more or {}))
-        return Gate(app, migrator, **{"details": True, "head_start": 0.0, **options})
-
-    return make
 
 
 GateOf = Callable[..., Gate]
@@ -114,6 +86,8 @@ class TestWhileItMigrates:
         async with served(gate_of(Application())) as server:
             page = await server.get("/<script>", {"accept": "text/html", "host": "<evil>"})
             answers = [await server.get(path) for path in ("/livez", "/readyz", "/x")]
+        for answer in answers:
+            assert answer.headers["content-security-policy"].startswith("default-src 'none'; ")
         for answer in (page, *answers):
             assert answer.headers["cache-control"] == "no-store"
             assert answer.headers["x-content-type-options"] == "nosniff"
@@ -178,6 +152,16 @@ class TestWhileItMigrates:
         assert (await server.get("/users")).body == b"the application"
         assert app.calls == ["started", "/users"]
 
+    def test_a_client_with_a_loop_for_each_request_is_served_where_there_is_nothing_to_do(
+        self, gate_of: GateOf
+    ) -> None:
+        """A test client that is no context manager."""
+        app = Application()
+        server = Server(gate_of(app, mode="skip", head_start=30.0))
+        for _ in range(2):
+            assert asyncio.run(server.get("/users")).body == b"the application"
+        assert app.calls == ["started", "/users", "/users"]
+
     async def test_the_server_s_end_stops_the_migration(self, gate_of: GateOf, url: str) -> None:
         app = Application()
         async with served(gate_of(app)) as server:
@@ -232,7 +216,7 @@ class TestAfterwards:
     async def test_a_start_with_nothing_to_do_is_over_before_the_server_binds(
         self, make_target: MakeTarget
     ) -> None:
-        migrator = Migrator(make_target(slow), mode="migrate", announce=False)
+        migrator = Migrator(make_target(), mode="migrate", announce=False)
         await migrator.run()
         app = Application()
         async with served(Gate(app, migrator, head_start=30.0)) as server:
@@ -277,7 +261,7 @@ class TestFailure:
                     assert b"absent" not in answer.body
                     assert b"r1" not in answer.body
 
-    @pytest.mark.parametrize("kind", ["sync", "async", "raising"])
+    @pytest.mark.parametrize("kind", ["sync", "async", "raising", "careless"])
     async def test_a_callable_says_who_sees_them(self, gate_of: GateOf, kind: str) -> None:
         def sync(scope: Any) -> bool:
             return (b"x-key", b"1") in scope["headers"]
@@ -288,13 +272,16 @@ class TestFailure:
         def raising(scope: Any) -> bool:
             raise RuntimeError
 
-        details = {"sync": sync, "async": awaited, "raising": raising}[kind]
+        def careless(scope: Any) -> Any:
+            return "False"
+
+        details = {"sync": sync, "async": awaited, "raising": raising, "careless": careless}[kind]
         async with served(gate_of(Application(), broken, details=details)) as server:
             await server.state_is("failed")
             stranger = await server.get("/.automigrator/state")
             known = await server.get("/.automigrator/state", {"x-key": "1"})
         assert "reason" not in stranger.json
-        assert ("reason" in known.json) is (kind != "raising")
+        assert ("reason" in known.json) is (kind in ("sync", "async"))
 
     async def test_serve_starts_the_application_on_the_old_schema(self, gate_of: GateOf) -> None:
         app = Application()
@@ -364,6 +351,9 @@ class TestOptions:
             ({"livez": "/h", "readyz": "/h"}, "two answers for the path /h"),
             ({"retry_every": 0}, "seconds"),
             ({"head_start": -1}, "seconds"),
+            ({"retry_after": 0.5}, "whole seconds"),
+            ({"details": "no"}, "details='no' is not True, False or a callable"),
+            ({"development": "0"}, "development='0' is not True or False"),
         ],
     )
     def test_a_wrong_option_is_refused(

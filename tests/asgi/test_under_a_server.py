@@ -135,7 +135,7 @@ def test_it_is_alive_and_not_ready_until_the_application_serves(deployed: Deploy
     ("options", "environment", "code"),
     [
         pytest.param('on_failure="exit"', {}, 5, id="a-migration"),
-        pytest.param("", {"BROKEN": "1"}, 1, id="the-application"),
+        pytest.param("", {"BROKEN": "1"}, 3, id="the-application"),
     ],
 )
 def test_a_start_that_fails_ends_the_process_with_a_code_of_its_own(

@@ -60,9 +60,10 @@ class Server:
         headers: Mapping[str, str] | None = None,
         *,
         method: str = "GET",
+        raw_headers: Any = None,
         **scope: Any,
     ) -> Answer:
-        """The whole answer to one request."""
+        """The whole answer to one request; `raw_headers` are instead of `headers`."""
         answer = Answer()
         sent = iter([{"type": "http.request", "body": b"", "more_body": False}])
 
@@ -84,7 +85,7 @@ class Server:
             "method": method,
             "path": path,
             "query_string": b"",
-            "headers": [(k.lower().encode(), v.encode()) for k, v in lines.items()],
+            "headers": raw_headers or [(k.lower().encode(), v.encode()) for k, v in lines.items()],
             "state": dict(self.state),
             **self.scope,
             **scope,

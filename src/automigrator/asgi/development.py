@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 import secrets
 from contextlib import suppress
 from http import HTTPStatus
@@ -18,7 +19,10 @@ from automigrator.events.standard_error import standard_error
 
 TOKEN_HEADER = b"x-automigrator-token"
 
-_FORWARDING = ("forwarded", "via", "x-real-ip", "true-client-ip", "cf-connecting-ip")
+_FORWARDING = re.compile(
+    r"via|cdn-loop|.*(forwarded|client-ip|connecting-ip|real-ip|original-host).*"
+)
+"""Headers by which proxies and tunnels say that they ask for somebody else."""
 
 _NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -50,7 +54,8 @@ class Button:
             raise RequestRefusedError("only POST runs migrations", HTTPStatus.METHOD_NOT_ALLOWED)
         if scope.get("query_string") or header(scope, b"content-length") not in ("", "0"):
             raise RequestRefusedError("this takes no parameters", HTTPStatus.BAD_REQUEST)
-        if header(scope, b"origin") != f"http://{header(scope, b'host')}":
+        origin = f"{scope.get('scheme', 'http')}://{header(scope, b'host')}"
+        if header(scope, b"origin") != origin:
             raise RequestRefusedError("another site's page must not run migrations")
         if header(scope, b"sec-fetch-site") not in ("", "same-origin"):
             raise RequestRefusedError("another site's page must not run migrations")
@@ -65,7 +70,7 @@ def ensure_local(scope: Scope) -> None:
     A proxy on this machine is refused as well: it asks for somebody else.
     """
     names = [key.decode("latin-1").lower() for key, _ in scope.get("headers", ())]
-    if any(each.startswith("x-forwarded") or each in _FORWARDING for each in names):
+    if any(_FORWARDING.fullmatch(each.replace("_", "-")) for each in names):
         raise RequestRefusedError("in development a proxy is not answered")
     server, client = scope.get("server"), scope.get("client")
     if not (server and client and _is_loopback(server[0]) and _is_loopback(client[0])):
@@ -81,5 +86,7 @@ def ensure_local(scope: Scope) -> None:
 
 def _is_loopback(address: str) -> bool:
     with suppress(ValueError):
-        return ipaddress.ip_address(address).is_loopback
+        found = ipaddress.ip_address(address)
+        # an IPv4 address as an IPv6 one comes of a server that is bound to all addresses
+        return found.is_loopback and getattr(found, "ipv4_mapped", None) is None
     return False

@@ -87,8 +87,15 @@ class Gate:
     ) -> None:
         if on_failure not in get_args(OnFailure):
             raise ConfigurationError(f"on_failure={on_failure!r} is not stay, exit or serve")
-        if (retry_every is not None and retry_every <= 0) or retry_after < 0 or head_start < 0:
-            raise ConfigurationError("retry_every, retry_after and head_start are seconds, above 0")
+        if retry_every is not None and not retry_every > 0:
+            raise ConfigurationError(f"retry_every={retry_every!r} is not seconds above 0, or None")
+        if not (isinstance(retry_after, int) and retry_after >= 0 and head_start >= 0):
+            raise ConfigurationError("retry_after is whole seconds, and head_start is seconds")
+        # a word of the environment is true, whatever it says
+        if not (isinstance(details, bool) or callable(details)):
+            raise ConfigurationError(f"details={details!r} is not True, False or a callable")
+        if not isinstance(development, bool):
+            raise ConfigurationError(f"development={development!r} is not True or False")
         self._application, self._migrator, self._details = app, migrator, details
         self._page, self._prefix = Page(page), prefix
         self._retry_after, self._head_start = str(retry_after), head_start
@@ -145,9 +152,11 @@ class Gate:
             return await self._live(scope, receive, send)
         path = scope.get("path", "").removeprefix(scope.get("root_path", ""))
         answer = self._answers.get(path) if kind == "http" else None
+        if self._startup.begin():  # a server may have no lifespan
+            self._startup.bound = True
+            await self._startup.settled(self._head_start)
         if self._open and answer is None:
             return await self._app(scope, receive, send)
-        self._startup.begin()  # a server may have no lifespan
         if self._button is not None and not self._open:
             try:
                 ensure_local(scope)
@@ -165,11 +174,13 @@ class Gate:
         try:
             ensure_asyncio()
             self._migrator.is_enabled()
-        except ConfigurationError as error:
-            return await send({"type": "lifespan.startup.failed", "message": str(error)})
+        except ConfigurationError as wrong:
+            return await send({"type": "lifespan.startup.failed", "message": str(wrong)})
         self._close_again()
         self._startup.begin(scope.get("state"))
-        await self._startup.settled(self._head_start)
+        if (error := await self._startup.settled(self._head_start)) is not None:
+            return await send({"type": "lifespan.startup.failed", "message": str(error)})
+        self._startup.bound = True
         await send({"type": "lifespan.startup.complete"})
         await receive()
         try:
@@ -198,17 +209,17 @@ class Gate:
         await _as_json(scope, send, status, told, **more)
 
     async def _state(self, scope: Scope, receive: Receive, send: Send) -> None:
-        told = self._progress.told(details=await self._detailed(scope))
-        await _as_json(scope, send, HTTPStatus.OK, told)
+        told = self._progress.recent(details=await self._detailed(scope))
+        headers = {"content-type": "application/json"}
+        await respond(scope, send, HTTPStatus.OK, told.json, headers)
 
     async def _events(self, scope: Scope, receive: Receive, send: Send) -> None:
-        told = partial(self._progress.told, details=await self._detailed(scope))
-        await self._streams.answer(scope, receive, send, told)
+        details = await self._detailed(scope)
+        await self._streams.answer(scope, receive, send, details=details)
 
     async def _wait(self, scope: Scope, receive: Receive, send: Send) -> None:
         """503 in the client's language: the page for a browser, a problem for a program."""
-        details = await self._detailed(scope)
-        told = self._progress.told(details=details)
+        told = self._progress.recent(details=await self._detailed(scope)).state
         headers = {"retry-after": self._retry_after, "vary": "accept"}
         if prefers_html(header(scope, b"accept")):
             root = scope.get("root_path", "")
@@ -249,7 +260,7 @@ class Gate:
 
     @property
     def _sentence(self) -> str:
-        return sentence(self._progress.told(details=False))
+        return sentence(self._progress.recent(details=False).state)
 
     async def _detailed(self, scope: Scope) -> bool:
         """Whether this client sees names, revisions and errors."""

@@ -8,7 +8,12 @@ from typing import Any
 
 from automigrator.asgi.protocol import Application, Message
 from automigrator.errors import AutomigratorError
+from automigrator.printable import in_a_line
 from automigrator.support.concurrency import error_of, shielded, started
+from automigrator.support.loggers import logger_of
+from automigrator.support.redaction import hide_secrets, said
+
+logger = logger_of("automigrator.asgi")
 
 
 class ApplicationError(AutomigratorError):
@@ -46,6 +51,7 @@ class Lifespan:
         answer = self._answer("startup")
         self._task = started(self._app(self._scope, self._receive, self._send))
         await self._until(answer, "start")
+        self._task.add_done_callback(self._over)
 
     async def end(self) -> None:
         """End the application, where it has started. Raises ApplicationError."""
@@ -71,12 +77,22 @@ class Lifespan:
                 return
             task.cancel()  # one that has raised is done by now
             await shielded(asyncio.wait({task}))
-            text = message.get("message") or f"it said that it did not {what}"
-            raise ApplicationError(f"the application did not {what}: {text}") from error_of(task)
-        answer.cancel()
-        if self._received and (error := error_of(task)) is not None:
-            text = f"the application did not {what}: {type(error).__name__}: {error}"
-            raise ApplicationError(text) from error
+            error = error_of(task)
+            text = in_a_line(message.get("message") or "") or "it does not say why"
+        else:
+            answer.cancel()
+            error, text = error_of(task), ""
+            if error is None or not self._received:
+                return
+        # frameworks send a whole traceback, and raise what it is about
+        text = text if error is None else said(error, ())
+        raise ApplicationError(f"the application did not {what}: {text}") from error
+
+    def _over(self, task: asyncio.Future[None]) -> None:
+        """Tell what nobody else does: a server does not look at a lifespan while it serves."""
+        if not self._ending.is_set() and (error := error_of(task)) is not None:
+            hide_secrets(error, ())
+            logger.error("the lifespan of the application has ended", exc_info=error)
 
     def _answer(self, event: str) -> asyncio.Future[Message]:
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from automigrator.asgi.protocol import as_json
 from automigrator.asgi.target_progress import TargetProgress
 from automigrator.printable import escaped
 from automigrator.support.redaction import said
@@ -23,6 +24,19 @@ starts. `ready`. `failed`: it stays so, or is tried again. `pending`: the button
 
 UNDER_WAY: frozenset[Phase] = frozenset({"starting", "migrating", "application"})
 """The phases in which the time goes on."""
+
+RECENT_S = 0.25
+"""Seconds for which a state that was told is told again: with thousands of targets it takes long to
+make, and everybody may ask."""
+
+
+class Told(NamedTuple):
+    """What was told: the version, the state and its JSON; `at` is the clock's time."""
+
+    version: int
+    state: dict[str, Any]
+    json: bytes
+    at: float
 
 
 class Progress:
@@ -41,6 +55,7 @@ class Progress:
         self._began, self._ended = clock(), 0.0
         self._targets = self._fresh()
         self._news = asyncio.Event()
+        self._recent: dict[bool, Told] = {}
 
     async def changed(self, version: int) -> None:
         """Wait for a change since `version`; return at once where there was one."""
@@ -62,6 +77,7 @@ class Progress:
         self._phase = phase
         self._reason = escaped(reason) or self._reason
         self._retry_at = None if retry_in_s is None else now + retry_in_s
+        self._recent.clear()
         self._tell()
 
     def expect(self, target: str, pending: Iterable[PendingRevision]) -> None:
@@ -118,6 +134,14 @@ class Progress:
         if details:
             told |= {"targets": [each.told() for each in targets], "reason": self._reason}
         return told
+
+    def recent(self, *, details: bool) -> Told:
+        """What `told` returns, or did a moment ago; a phase is never an old one."""
+        now, made = self._clock(), self._recent.get(details)
+        if made is None or now - made.at >= RECENT_S:
+            state = self.told(details=details)
+            made = self._recent[details] = Told(self.version, state, as_json(state), now)
+        return made
 
     def _fresh(self) -> dict[str, TargetProgress]:
         return {name: TargetProgress(name, self._clock) for name in self._names}

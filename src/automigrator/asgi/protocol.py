@@ -21,8 +21,10 @@ ALWAYS: Headers = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
 }
-"""What every answer of the gate carries: none is worth keeping."""
+"""What every answer of the gate carries: none is worth keeping, and only the page does anything."""
 
 TRY_AGAIN_LATER = 1013
 """The code that closes a websocket; IANA's registry, after RFC 6455."""
