@@ -13,7 +13,7 @@ import nox
 
 GROUPS = nox.project.load_toml("pyproject.toml")
 PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
-BENCHMARKS = ["nothing_to_do", "recovery", "applying", "stalls"]
+BENCHMARKS = ["gate", "nothing_to_do", "recovery", "applying", "stalls"]
 NEWER = [
     *("--numprocesses=2", "-k", "not postgres and (not as_plain or autocommit or beside_it)"),
     *("tests/hooks/test_calls.py", "tests/support_package/test_concurrency.py"),
@@ -113,6 +113,14 @@ def pytest(session: nox.Session, *arguments: str) -> None:
     session.run("python", "-m", "pytest", *arguments, *session.posargs)
 
 
+def skip_without(session: nox.Session, *tools: str, package: str) -> None:
+    """Skip a session where a program is missing, and say where there is one."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        names = " and ".join(missing)
+        session.skip(f"{names} not installed; Debian has what is needed: apt install {package}")
+
+
 def resumed(session: nox.Session, name: str) -> None:
     """A campaign that appends each result to a file in the cache, and goes on from there."""
     install_editable(session, *group("test"))
@@ -170,6 +178,8 @@ def alone(session: nox.Session) -> None:
         without_pytest = "import automigrator.testing"  # it says what it needs
         session.run("python", "-c", without_pytest, success_codes=[1], silent=True)
         session.run("python", "-m", "automigrator", success_codes=[2], silent=True)  # so does this
+        without_client = "import automigrator.prometheus"  # and this
+        session.run("python", "-c", without_client, success_codes=[1], silent=True)
         for plugin in PLUGINS:
             with installed(session, plugin) as module:
                 prove_enough(session, module)
@@ -208,13 +218,17 @@ def races(session: nox.Session) -> None:
 @nox.session
 def model(session: nox.Session) -> None:
     """The lock protocol, checked by spin for every order of its steps."""
-    missing = [tool for tool in ("spin", "gcc") if shutil.which(tool) is None]
-    if missing:
-        session.skip(
-            f"{' and '.join(missing)} not installed; Debian has them: apt install spin gcc"
-        )
+    skip_without(session, "spin", "gcc", package="spin gcc")
     install_editable(session, *group("test"))
     pytest(session, "tests/model", "--long", "-rP", "--timeout=0")
+
+
+@nox.session
+def monitoring(session: nox.Session) -> None:
+    """The metrics, and each alert of examples/monitoring in a real Prometheus after a real run."""
+    skip_without(session, "prometheus", "promtool", package="prometheus")
+    install_editable(session, *group("test"))
+    pytest(session, "tests/prometheus", "tests/examples/test_monitoring.py", "--long")
 
 
 @nox.session
@@ -237,14 +251,27 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
-def servers(session: nox.Session) -> None:
-    """Starts under the usual servers; `-- --write-page` writes what they print into the docs."""
-    install_editable(session, *group("test"))
-    session.install("gunicorn", "uvicorn-worker", "aiohttp", "quart", "hypercorn", "sanic")
-    if session.posargs:
+def frameworks(session: nox.Session) -> None:
+    """Every framework and server of the docs, started; a test skips what is not installed.
+
+    `-- --write-table` writes what they do when every start fails, `-- --write-page` what they
+    print.
+    """
+    install_editable(session, *group("test", "frameworks"))
+    if "--write-page" in session.posargs:
         session.run("python", "tests/support/server_starts.py", *session.posargs)
     else:
-        pytest(session, "tests/events/test_servers.py", "--long")
+        plugin = "plugins/automigrator-advanced-alchemy"
+        pytest(session, "tests/frameworks", "tests/events/test_servers.py", plugin, "--long")
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The page in a real Chromium; `-- --write-images` writes it into the docs."""
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
+        session.skip("no Chromium found; Debian has it: apt install chromium")
+    install_editable(session, *group("test", "browser"))
+    pytest(session, "tests/browser")
 
 
 @nox.session

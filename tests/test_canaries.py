@@ -12,12 +12,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from prometheus_client import CollectorRegistry
 from support.canaries import PASSWORD, ROW, Watch
 
-from automigrator import Failure, Migrator, Target, TargetReport
+from automigrator import Event, Failure, Migrator, Target, TargetReport
 from automigrator.backends.contract.record import Record
 from automigrator.events.notifier import Notifier
 from automigrator.hooks.registry import Hooks
+from automigrator.prometheus import Metrics
 
 LOUD = logging.getLogger("automigrator.loud")
 """As any module's."""
@@ -101,6 +103,13 @@ async def test_an_error_that_led_to_one_of_ours(
     monkeypatch.setattr("automigrator.runner.targets.run_told", look)
     with pytest.raises(RuntimeError):
         await migrator.run()
+
+
+@pytest.mark.leaks("metric")
+def test_a_label_of_a_metric() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.follow(Event("failed", ROW, {"kind": "revision"}))
+    metrics.answer()
 
 
 @pytest.mark.leaks("output")

@@ -16,7 +16,8 @@ ROOT = Path(automigrator.__file__).parent
 PACKAGE = "automigrator"
 
 TIERS = (
-    {"__init__", "testing", "cli"},
+    {"__init__", "testing", "cli", "asgi"},
+    {"prometheus"},
     {"migrator"},
     {"runner"},
     {"hooks", "migrations"},
@@ -30,7 +31,7 @@ TIERS = (
 )
 """From the top down; a module imports its own tier's packages only where they are its own."""
 
-FACES = {"__init__", "testing"}
+FACES = {"__init__", "testing", "asgi", "prometheus"}
 """What users import from; their modules pass on what others define."""
 
 LONGEST, LARGEST = 350, 26
@@ -76,6 +77,7 @@ def room(module: str) -> str:
     """The package at the root, or the root module, that a module is in."""
     rooms = {
         "__main__": "cli",
+        "exits": "errors",
         "operations": "migrator",
         "readiness": "report",
         "status": "report",

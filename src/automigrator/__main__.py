@@ -12,7 +12,7 @@ NEEDED = frozenset({"click", "rich"})
 
 
 def main() -> int:
-    """Do what the process's arguments say; returns the exit code, see `cli.exits.Exit`."""
+    """Do what the process's arguments say; returns the exit code, see `exits.Exit`."""
     try:
         from automigrator.cli.commands import automigrator
         from automigrator.cli.invocation import invoked

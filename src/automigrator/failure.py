@@ -122,7 +122,7 @@ class Failure(Frozen):
             lines.append(f"database: {self.database}")
         if self.statement:
             lines.append(f"statement: {in_a_line(self.statement)}")
-        lines.append(f"state: {now or self._left}")
+        lines.append(f"state: {now or self.left}")
         lines += [f"found besides: {hint}" for hint in self.hints]
         if self.applied:
             kept = "undone" if self.rollback else "applied and kept"
@@ -133,7 +133,7 @@ class Failure(Frozen):
         return joined(lines)
 
     @property
-    def _left(self) -> str:
+    def left(self) -> str:
         """The state, and what it means."""
         means = (_DOWN if self.rollback else _MEANS)[self.state]
         debris = f", debris: {', '.join(self.debris)}" if self.debris else ""

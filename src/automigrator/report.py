@@ -102,8 +102,8 @@ class TargetReport(Frozen):
             head = f"attempt {failure.attempt} failed" if failure.attempt else "not tried"
             lines.append(f"  {head}: {first}")
             lines += [f"    {line}" for line in rest]
-        if self._now:
-            lines.append(f"  now: {self._now}")
+        if self.now:
+            lines.append(f"  now: {self.now}")
         return joined(lines)
 
     def screen(self) -> str:
@@ -113,10 +113,10 @@ class TargetReport(Frozen):
             besides.append(f"failed starts in a row at these revisions: {self.failed_starts}")
         if self.snapshot is not None and not any(self.snapshot in note for note in self.notes):
             besides.append(f"the snapshot of this run: {self.snapshot}")
-        return f"{escaped(self.name)}: {self.failures[-1].screen(self._now, besides)}"
+        return f"{escaped(self.name)}: {self.failures[-1].screen(self.now, besides)}"
 
     @property
-    def _now(self) -> str:
+    def now(self) -> str:
         """The state at the end, where it is not the one that the last failure tells; or empty."""
         known = not self.failures or self.state == self.failures[-1].state
         if known or self.outcome not in ("failed", "degraded"):

@@ -7,7 +7,7 @@ import signal
 import pytest
 from support.alembic_projects import heads
 
-from automigrator.cli.exits import Exit
+from automigrator.exits import Exit
 
 
 def test_2_for_wrong_usage_and_for_a_wrong_configuration(on_sqlite) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from support.alembic_projects import heads
 
-from automigrator.cli.exits import Exit
 from automigrator.cli.output import VERSION
+from automigrator.exits import Exit
 
 KEYS = ["version", "command", "exit_code", "outcome", "result", "error"]
 SECRET = "tenant-4711-secret"

@@ -26,6 +26,7 @@ from automigrator import (
     Target,
     hookimpl,
 )
+from automigrator.backends.lock_wait import progress_of
 from automigrator.events import event as event_module
 from automigrator.events.catalogue import CATALOGUE
 from automigrator.events.notifier import Notifier
@@ -154,6 +155,7 @@ async def test_a_migration_tells_of_every_step_in_order(notes: Application) -> N
         "run-started",
         "target-started",
         "locked",
+        "planned",
         "attempt-started",
         "revision-started",
         "revision-done",
@@ -169,6 +171,34 @@ async def test_a_migration_tells_of_every_step_in_order(notes: Application) -> N
     }
 
 
+async def test_what_is_pending_is_told_by_its_names_before_it_runs(notes: Application) -> None:
+    notes.deploy(GOOD)
+    listening = Listening()
+    await started(notes, listening)
+    r2 = {"revision": "r2", "down_revision": ["r1"], "doc": "r2"}
+    assert listening.data("planned") == {"revisions": [r2]}
+
+
+def test_what_nobody_is_told_needs_no_data() -> None:
+    nobody, somebody = Notifier([], Hooks([], [])), Notifier([Subscription()], Hooks([], []))
+    assert not nobody.wanted("planned") and somebody.wanted("planned")
+    with logged(logging.DEBUG):
+        assert nobody.wanted("planned")
+
+
+@pytest.mark.parametrize(
+    ("leader", "progress"),
+    [
+        ("process 4711 on web-1 since 12:00:01 UTC, at 3/7 r3", "3/7 r3"),
+        ("PostgreSQL session 5 (role a, automigrator web-1:4711 3/7 r3, from ::1)", "3/7 r3"),
+        ("process 4711 on web-1 since 12:00:01 UTC", ""),
+        ("a/b 1/c, 1/2", ""),
+    ],
+)
+def test_how_far_a_leader_is_can_be_read_in_what_it_says(leader: str, progress: str) -> None:
+    assert progress_of(leader) == progress
+
+
 @pytest.mark.long
 async def test_a_restore_tells_of_the_snapshot_the_failure_and_the_decision(
     notes: Application,
@@ -182,6 +212,7 @@ async def test_a_restore_tells_of_the_snapshot_the_failure_and_the_decision(
     told = [name for name in listening.names if not name.startswith(aside)]
     assert told == [
         "locked",
+        "planned",
         "hook-started",
         "snapshot-started",
         "snapshot-taken",

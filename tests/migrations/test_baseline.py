@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,21 @@ async def test_a_bootstrap_that_returns_none_is_followed_by_every_revision(
     assert report.outcome == "migrated" and heads(database_url) == {"r1"}
     assert tables(database_url) == {"users", "alembic_version"}
     assert (await run(database_url, history)).outcome == "current"
+
+
+async def test_a_plain_bootstrap_does_not_hold_up_the_event_loop(
+    database_url: str, tmp_path: Path
+) -> None:
+    threads = []
+
+    def called(connection: Connection) -> None:
+        create_all(connection)
+        threads.append(threading.current_thread())
+
+    target = Target(database_url, made(tmp_path, database_url, "pass").config, bootstrap=called)
+    await Migrator(target, mode="migrate").run()
+
+    assert threads != [threading.current_thread()]
 
 
 @pytest.mark.long

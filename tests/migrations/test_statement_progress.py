@@ -26,6 +26,18 @@ op.execute("create index on numbers (slow(n))")
 """
 
 
+UNTIL_TOLD = """
+import pathlib, time
+for _ in range(500):
+    if ", \\"progress\\": \\"2/2 r3\\"" in pathlib.Path("{file}").read_text():
+        break
+    time.sleep(0.01)
+else:
+    raise RuntimeError("the lock's file does not say 2/2 r3")
+"""
+"""Both revisions begin within the time in which only the first one is told at once."""
+
+
 @pytest.fixture
 def application(tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Application:
     monkeypatch.setattr(watchdog, "PROGRESS_S", 0.1)
@@ -57,6 +69,15 @@ async def test_a_question_that_fails_disturbs_nothing_and_is_not_repeated(
         report = await Migrator(application.target(), mode="migrate").run()
     assert report.outcome == "migrated"
     assert caplog.text.count("how far the statement is: ") == 1
+
+
+async def test_those_who_wait_learn_which_revision_takes_long(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "PROGRESS_S", 0.01)
+    application = Application(tmp_path, sqlite_url)
+    application.deploy("pass", UNTIL_TOLD.format(file=tmp_path / "app.db.automigrator-lock"))
+    await Migrator(application.target(), mode="migrate").run()
 
 
 @pytest.mark.parametrize(("acts", "lost"), [(1, ""), (0, "gone")])

@@ -208,6 +208,7 @@ async def test_the_rehearsal_comes_before_the_hook_that_a_migration_begins_with(
     revisions = ["revision-started", "revision-done"]
     assert told.names == [
         "locked",
+        "planned",
         "rehearsal-started",
         *revisions,
         "rehearsed",
@@ -225,6 +226,7 @@ async def test_a_failed_rehearsal_is_told_and_no_migration_begins(notes: Applica
     await migrated(notes.target(), plugins=[told])
     assert told.names == [
         "locked",
+        "planned",
         "rehearsal-started",
         "revision-started",
         "rehearsal-failed",

@@ -65,6 +65,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     if "opentelemetry.sdk" in sys.modules:
         watch_telemetry()
+    if "automigrator.prometheus" in sys.modules:
+        metrics = sys.modules["automigrator.prometheus"].Metrics
+        _after(metrics, "answer", lambda _, told: WATCH.look("metric", told[0].decode(), told[1]))
 
 
 # The verdict

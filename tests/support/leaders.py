@@ -10,13 +10,18 @@ from automigrator import Migrator, Run, Target, hookimpl
 
 
 @asynccontextmanager
-async def leading(target: Target) -> AsyncIterator[None]:
-    """Within, another run leads, and has changed nothing yet; then it migrates."""
+async def leading(target: Target, progress: str = "") -> AsyncIterator[None]:
+    """Within, another run leads, and has changed nothing yet; then it migrates.
+
+    `progress`: how far it says that it is.
+    """
     held, done = asyncio.Event(), asyncio.Event()
 
     class Holding:
         @hookimpl
         async def before_migrate(self, run: Run) -> None:
+            assert run.hold is not None
+            await run.hold.confirm(progress)
             held.set()
             await done.wait()
 

@@ -13,13 +13,13 @@ from rich.text import Text
 
 from automigrator._version import __version__
 from automigrator.cli import explanation, plugins
-from automigrator.cli.exits import Exit, of_report, of_status
 from automigrator.cli.factory import named
 from automigrator.cli.invocation import Call, answered, answered_without
 from automigrator.cli.options import Group, Options, common
 from automigrator.cli.output import Answer
 from automigrator.cli.snapshots import snapshots
 from automigrator.errors import AutomigratorError, ConfigurationError, RefusedError
+from automigrator.exits import Exit, of_report, of_status
 from automigrator.failure import KINDS, FailureKind
 from automigrator.printable import escaped, escaped_lines
 from automigrator.report import Report, heads_text

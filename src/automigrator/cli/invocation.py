@@ -20,11 +20,11 @@ import click
 from automigrator.cli import factory
 from automigrator.cli.confirmation import UnansweredError, confirm
 from automigrator.cli.display import shown
-from automigrator.cli.exits import Exit, of_error
 from automigrator.cli.options import Options
 from automigrator.cli.output import Answer, Output, text_of
 from automigrator.cli.source import Found, Source, found
 from automigrator.errors import AutomigratorError, MigrationError, StoppedError
+from automigrator.exits import Exit, of_error
 from automigrator.migrator import Migrator
 from automigrator.runner.modes import Mode
 from automigrator.runner.signals import STOPPING, until_signalled
@@ -103,7 +103,7 @@ def name_of(context: click.Context) -> str:
 
 def told(output: Output, error: BaseException, command: str) -> int:
     """Print an error; returns the exit code."""
-    code = of_error(error)
+    code = Exit.MISCONFIGURED if isinstance(error, click.UsageError) else of_error(error)
     if isinstance(error, KeyboardInterrupt):
         return output.failure(error, code, f"{command}: interrupted; nothing was done")
     advice = str(getattr(error, "advice", ""))

@@ -17,9 +17,9 @@ import click
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from automigrator.cli.exits import Exit
 from automigrator.cli.options import Options
 from automigrator.errors import MigrationError
+from automigrator.exits import Exit
 from automigrator.frozen import Frozen, as_json
 from automigrator.printable import escaped_lines
 from automigrator.support.redaction import hide_secrets, said

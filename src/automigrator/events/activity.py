@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from automigrator.printable import escaped
@@ -23,30 +23,45 @@ class _Step(NamedTuple):
     since: float
 
 
-class Activity:
-    """What is under way, the innermost last."""
+class Now(NamedTuple):
+    """What is under way: the revision that runs, else empty; what it is at; for how many seconds.
 
-    def __init__(self) -> None:
+    `share`: how much of its statement is done, in percent; None where the server does not say.
+    """
+
+    revision: str
+    what: str
+    seconds: float
+    share: int | None
+
+
+class Activity:
+    """What is under way, the innermost last; `clock` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._target: str | None = None
         self._steps: dict[str, _Step] = {}
-        self._phase = _Step("looking at the database", time.monotonic())
+        self._phase = _Step("looking at the database", clock())
         self._revision = ""
         self._server = _Step("", 0.0)
+        self._share: int | None = None
 
     def enter(self, target: str, what: str) -> None:
         """Note what a target's run is doing, where no event says it."""
         self._target = target
         if what != self._phase.what:
-            self._phase = _Step(what, time.monotonic())
+            self._phase = _Step(what, self._clock())
 
     def follow(self, declared: Declared, target: str | None, data: Mapping[str, Any]) -> None:
         """Note what an event begins, and what it ends."""
-        name, now = declared.name, time.monotonic()
+        name, now = declared.name, self._clock()
         for each in declared.ends:
             self._steps.pop(each, None)
         if name == "progress":
             total, phase = data["total"], data["phase"]
-            share = f", {min(100 * data['done'] // total, 100)} %" if total else ""
+            self._share = min(100 * data["done"] // total, 100) if total else None
+            share = f", {self._share} %" if self._share is not None else ""
             self._server = _Step(f"{phase}{share}", now)
         elif name in ("target-started", "target-finished"):
             self._steps.clear()
@@ -60,16 +75,21 @@ class Activity:
         elif name.endswith("-started") and name not in _FRAMES:
             self._steps[name] = _Step(declared.sentence.format(**data), now)
 
+    @property
+    def now(self) -> Now:
+        """What is under way at this moment."""
+        now = self._clock()
+        name, step = next(reversed(self._steps.items()), ("", self._phase))
+        what, share = step.what, None
+        fresh = now - self._server.since < PROGRESS_S
+        if name == "revision-started" and fresh and self._server.what:
+            what, share = f"{what}, {self._server.what}", self._share
+        revision = self._revision if "revision-started" in self._steps else ""
+        return Now(revision, escaped(what), now - step.since, share)
+
     def __str__(self) -> str:
         """The line: what a narrow terminal cuts off is at its end."""
-        now = time.monotonic()
-        name, step = next(reversed(self._steps.items()), ("", self._phase))
-        server = self._server if now - self._server.since < PROGRESS_S else None
-        where, what = [], [step.what]
-        if "revision-started" in self._steps:
-            where.append(self._revision)
-            if name == "revision-started" and server is not None:
-                what.append(server.what)
-        where.append(f"{now - step.since:.0f} s")
-        line = f"{', '.join(where)}: {', '.join(what)}"
-        return escaped(f"{self._target}: {line}" if self._target else line)
+        now = self.now
+        where = [now.revision, f"{now.seconds:.0f} s"]
+        line = f"{', '.join(filter(None, where))}: {now.what}"
+        return f"{escaped(self._target)}: {line}" if self._target else line

@@ -74,7 +74,7 @@ _DECLARED = (
         ),
     ),
     *step(
-        info("waiting", "on what seconds", "waiting for {what}, {seconds:.0f} s so far"),
+        info("waiting", "on what seconds progress", "waiting for {what}, {seconds:.0f} s so far"),
         info("reached", "waited_s", "the database server answers after {waited_s:.1f} s"),
         info("locked", "waited_s", "migration lock held"),
     ),
@@ -101,6 +101,7 @@ _DECLARED = (
         "leader outcome",
         "{leader} tried the same while this process waited; it was not repeated",
     ),
+    debug("planned", "revisions"),
     *step(
         info("rehearsal-started", "pending", "rehearsing {pending} pending on a copy"),
         info("rehearsed", "pending seconds", "rehearsed on a copy in {seconds:.2f} s"),
@@ -138,7 +139,7 @@ _DECLARED = (
     ),
     event(CRITICAL, "crash-loop", "failed_starts since tries_again_at outcome failure"),
     info("decided", "plugin decision", "{plugin} decided to {decision}"),
-    info("passed", "", "nobody decided"),
+    info("passed", "", "no plugin decided what to do"),
     *step(
         debug("hook-started", "hook plugin", "{hook} of {plugin} called"),
         debug(

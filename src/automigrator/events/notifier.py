@@ -152,6 +152,11 @@ class Notifier:
             yield left
         self("hook-finished", target.name, **asked, seconds=seconds())
 
+    def wanted(self, name: str) -> bool:
+        """Whether anybody is told such an event; else its data need not be made."""
+        level = CATALOGUE[name].level
+        return self._listened or (level is not None and logger.isEnabledFor(level))
+
     @property
     def _listened(self) -> bool:
         return bool(self._subscriptions) or self.listeners.listened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -23,6 +24,8 @@ from automigrator.migrations.attachment import adopt
 from automigrator.migrations.execution import Configured, Execution, Migration
 from automigrator.migrations.history import History
 from automigrator.migrations.watchdog import Watch
+from automigrator.support.bridge import Bridge
+from automigrator.support.concurrency import in_thread
 from automigrator.support.redaction import first_line
 
 
@@ -135,24 +138,37 @@ async def _answer(migration: Migration, connection: AsyncConnection) -> Any:
     execution = Execution(current="bootstrap", began=time.monotonic())
     watch = Watch(target, backend, hold, execution, what="bootstrap")
 
-    async def answer() -> Any:
+    async def awaited() -> Any:
         # followed in this task: an interrupt cancels the one that follows
         forget = await connection.run_sync(watch.follow)
         try:
-            if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(
-                type(call).__call__
-            ):
-                return await call(connection)
-            return await connection.run_sync(call)
+            return await call(connection)
         finally:
             await connection.run_sync(lambda _: forget())
 
+    def called() -> Any:
+        sync = connection.sync_connection
+        assert sync is not None
+        forget = watch.follow(sync)
+        try:
+            return call(sync)
+        finally:
+            forget()
+
     try:
-        return await watch.await_end(answer(), cancellable=True)
+        if _is_async(call):
+            return await watch.await_end(awaited(), cancellable=True)
+        bridge = Bridge(asyncio.get_running_loop())
+        execution.cancel = bridge.cancel
+        return await watch.await_end(in_thread(partial(bridge.run, called)))
     except (JudgedError, LockLostError):
         raise
     except Exception as error:
         raise blamed("bootstrap", error, backend) from error
+
+
+def _is_async(call: Any) -> bool:
+    return any(map(inspect.iscoroutinefunction, (call, type(call).__call__)))
 
 
 async def stamp(migration: Migration, table: VersionTable, revision: str) -> None:

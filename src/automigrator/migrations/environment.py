@@ -157,9 +157,10 @@ def _applied(
         execution.began = time.monotonic()
         execution.observed.begins(revision)
         step.migration_fn = _recorded(step.migration_fn, execution, request.migration.backend)
-        if execution.began - told > TELL_S:
+        execution.position = f"{index}/{len(steps)} {revision}"
+        if execution.began - told > TELL_S:  # what is left out here, the watch tells
             told = execution.began
-            request.confirm(f"{index}/{len(steps)} {revision}")
+            request.confirm(execution.position)
         request.tell(request.command.started, revision, index, len(steps))
         began = time.perf_counter()
         yield step

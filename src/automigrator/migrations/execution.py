@@ -119,6 +119,8 @@ class Execution:
     error: BaseException | None = None
     began: float | None = None
     """When `current` began, on the monotonic clock; None between revisions."""
+    position: str = ""
+    """How far it is, for those who wait: as in "3/7 r3"."""
     statement: str | None = None
     """The last one that a revision ran, without its parameters."""
     statement_since: float | None = None

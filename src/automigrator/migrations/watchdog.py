@@ -158,11 +158,14 @@ class Watch:
             self.reached = self.reached or self.overdue()
 
     async def _tell_progress(self) -> None:
-        """Tell how far a long statement is, as long as the server says that; never ends."""
-        hold, progress = self.hold, self.progress
+        """Tell those who wait which revision runs, and how far a long statement is; never ends."""
+        hold, progress, told = self.hold, self.progress, ""
         try:
             while hold is not None and progress is not None:
                 await asyncio.sleep(PROGRESS_S)
+                if self.execution.position != told:
+                    told = self.execution.position
+                    await hold.confirm(told)
                 if _passed(self.execution.statement_since, PROGRESS_S):
                     found = await hold.progress()
                     if found is not None:

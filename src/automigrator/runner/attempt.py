@@ -102,6 +102,7 @@ async def _found(state: RunState) -> Finding:
     # it reads every pending file, and what those import
     state.plan = await in_thread(partial(history.digest, finding.pending))
     await show(state, finding)
+    state.planned()
     return finding
 
 

@@ -104,7 +104,9 @@ async def followed(check: Check, targets: Sequence[Target], tell: Notifier, limi
 
     Raises FollowTimeoutError after `limit` seconds.
     """
-    from automigrator.runner.leaders import Leaders  # local: no other mode needs it
+    # local: no other mode needs them
+    from automigrator.backends.lock_wait import progress_of
+    from automigrator.runner.leaders import Leaders
 
     leaders = Leaders(targets)
     began = told = time.monotonic()
@@ -123,7 +125,8 @@ async def followed(check: Check, targets: Sequence[Target], tell: Notifier, limi
             )
         if now - told > TELL_S or told == began:
             what = f"{leaders.now or 'another process'} to migrate"
-            tell("waiting", on="leader", what=what, seconds=now - began)
+            progress = progress_of(leaders.now)
+            tell("waiting", on="leader", what=what, seconds=now - began, progress=progress)
             told = now
         await asyncio.sleep(min(POLL_S, limit))
 

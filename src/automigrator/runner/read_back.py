@@ -34,5 +34,5 @@ async def read_back(state: RunState) -> Sight:
             if kind not in TRANSIENT or pause > deadline.left():
                 raise
             what = f"the database to answer ({first_line(error)})"
-            state.tell("waiting", on="server", what=what, seconds=deadline.elapsed())
+            state.tell("waiting", on="server", what=what, seconds=deadline.elapsed(), progress="")
         await asyncio.sleep(pause)

@@ -110,5 +110,5 @@ async def reach(state: RunState, *, to_write: bool = False) -> Sight:
                 return sight
         waited_s = deadline.elapsed()
         state.enter(f"waiting for {what}")
-        state.tell("waiting", on="server", what=what, seconds=waited_s)
+        state.tell("waiting", on="server", what=what, seconds=waited_s, progress="")
         await asyncio.sleep(pause)

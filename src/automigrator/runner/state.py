@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from automigrator.hooks.calls import GRACE_S
 from automigrator.hooks.context import Rebuild, Run
+from automigrator.printable import escaped
 from automigrator.report import Applied, TargetReport
 from automigrator.runner.time_limit import RunLimit
 from automigrator.target import chosen
@@ -238,9 +239,20 @@ class RunState:
 
     def waiting(self, seconds: float, leader: str) -> None:
         """Tell that another process holds the lock."""
+        from automigrator.backends.lock_wait import progress_of  # local: only a follower needs it
+
         what = f"the migration lock, held by {leader}"
         self.enter(f"waiting for {what}")
-        self.tell("waiting", on="lock", what=what, seconds=seconds)
+        self.tell("waiting", on="lock", what=what, seconds=seconds, progress=progress_of(leader))
+
+    def planned(self) -> None:
+        """Tell which revisions are pending, where somebody listens."""
+        if not self.progress.wanted("planned"):
+            return
+        keys = ("revision", "down_revision", "doc")
+        revisions = [{key: each.to_dict()[key] for key in keys} for each in self.run.pending]
+        told = ", ".join(escaped(each["revision"]) for each in revisions) or "none"
+        self.tell("planned", told=f"revisions pending: {told}", revisions=revisions)
 
     def attempt_started(self, pending: int) -> None:
         """Tell that the pending revisions are about to run."""

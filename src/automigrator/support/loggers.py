@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 
+from automigrator.errors import Shown
 from automigrator.printable import escaped
 
 
 def logger_of(name: str) -> logging.Logger:
     """The logger of that name, which escapes what its records are filled with.
 
-    An event's sentence, which may have lines of its own, was escaped where it was made.
+    An event's sentence and an error of ours, which may have lines of their own, have escaped
+    themselves.
     """
     logger = logging.getLogger(name)
     logger.addFilter(_escaped)
@@ -19,7 +21,11 @@ def logger_of(name: str) -> logging.Logger:
 
 def _escaped(record: logging.LogRecord) -> bool:
     if isinstance(record.args, tuple) and not hasattr(record, "automigrator"):
-        record.args = tuple(
-            each if isinstance(each, int | float) else escaped(each) for each in record.args
-        )
+        record.args = tuple(map(_safe, record.args))
     return True
+
+
+def _safe(value: object) -> object:
+    if isinstance(value, int | float):
+        return value
+    return str(value) if isinstance(value, Shown) else escaped(value)

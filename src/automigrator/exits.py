@@ -1,11 +1,9 @@
-"""How a command ends: the exit codes, and what each answer or error ends with."""
+"""How a process ends: the exit codes, and what each report, answer or error ends with."""
 
 from __future__ import annotations
 
 import enum
 import signal
-
-import click
 
 from automigrator.errors import (
     ConfigurationError,
@@ -21,7 +19,7 @@ from automigrator.status import Status
 
 
 class Exit(enum.IntEnum):
-    """The exit codes; 1 is what Python ends with when the command itself has a defect."""
+    """The exit codes; 1 is what Python ends with when the program itself has a defect."""
 
     OK = 0
     MISCONFIGURED = 2
@@ -66,9 +64,9 @@ def of_status(status: Status) -> Exit:
 
 
 def of_error(error: BaseException) -> Exit:
-    """The code of a command that raised."""
+    """The code of a process whose work raised."""
     match error:
-        case click.UsageError() | ConfigurationError():
+        case ConfigurationError():
             return Exit.MISCONFIGURED
         case MigrationError():
             return of_report(error.report)
@@ -78,7 +76,7 @@ def of_error(error: BaseException) -> Exit:
             return Exit.REFUSED
         case StoppedError():
             return Exit(128 + error.signal)
-        case KeyboardInterrupt() | click.Abort():
+        case KeyboardInterrupt():
             return Exit.INTERRUPTED
         case LockTimeoutError():
             return Exit.LOCKED
