@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import alembic_projects as projects
 
 APPLICATION = """
-import os
+import asyncio, os
 from automigrator import Migrator, Target
 from automigrator.asgi import Gate
 from fastapi import FastAPI
@@ -26,6 +27,8 @@ from contextlib import asynccontextmanager
 
 @asynccontextmanager
 async def lifespan(app):
+    if "SLOW" in os.environ:
+        await asyncio.sleep(600)
     if "BROKEN" in os.environ:
         raise RuntimeError("no cache")
     yield {"greeting": "hello"}
@@ -36,7 +39,8 @@ app = FastAPI(lifespan=lifespan)
 async def users() -> list[str]:
     return ["one"]
 
-gate = Gate(app, Migrator(Target(URL, CONFIG), mode="migrate"), OPTIONS)
+mode = None if "RUN_MIGRATIONS" in os.environ else "migrate"
+gate = Gate(app, Migrator(Target(URL, CONFIG), mode=mode), OPTIONS)
 """
 
 WAIT = "import pathlib, time\nwhile not pathlib.Path(GO).exists():\n    time.sleep(0.01)"
@@ -88,6 +92,9 @@ class Deployment:
             return answer.status, answer.read()
         finally:
             connection.close()
+
+    def state(self) -> Any:
+        return json.loads(self.get("/.automigrator/state")[1])
 
     def until(self, path: str, status: int) -> bytes:
         """The first answer with that status; until the server binds there is none."""
@@ -159,6 +166,31 @@ def test_sigterm_ends_a_migration_that_somebody_watches(deployed: Deployed) -> N
         process.wait(timeout=60)
     assert told[-1]["phase"] == "stopped"
     assert projects.heads(deployment.url.replace("+aiosqlite", "")) == set()
+
+
+@pytest.mark.parametrize(
+    ("phase", "upgrade", "options", "environment"),
+    [
+        pytest.param("failed", BROKEN, "details=True", {}, id="failed"),
+        pytest.param("application", "pass", "details=True", {"SLOW": "1"}, id="application"),
+        pytest.param("pending", "pass", "development=True", {"RUN_MIGRATIONS": ""}, id="pending"),
+    ],
+)
+def test_sigterm_ends_what_somebody_watches_in_every_phase(
+    deployed: Deployed, phase: str, upgrade: str, options: str, environment: dict[str, str]
+) -> None:
+    """A page that is open must not keep a server that is told to end."""
+    deployment = deployed(upgrade)
+    with deployment.started(options, **environment) as process:
+        deployment.until("/livez", 200)
+        while deployment.state()["phase"] != phase:
+            time.sleep(0.02)
+        with deployment.stream() as stream:
+            process.send_signal(signal.SIGTERM)
+            told = [json.loads(x[6:]) for x in stream.read().splitlines() if x[:1] == b"d"]
+        process.wait(timeout=60)
+    assert told[-1]["phase"] == "stopped"
+    assert told[-1]["reason"].startswith("stopped by SIGTERM ")
 
 
 @pytest.mark.long

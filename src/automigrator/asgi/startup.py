@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Coroutine, MutableMapping
 from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -22,6 +23,7 @@ from automigrator.errors import (
 )
 from automigrator.exits import of_error
 from automigrator.runner import modes
+from automigrator.runner.signals import until_signalled
 from automigrator.support.concurrency import background, shielded, started
 from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import hide_secrets, said
@@ -134,10 +136,11 @@ class Startup:
 
     async def _start(self, lifespan: Lifespan) -> None:
         try:
-            if not await self._migrated():
-                return
+            await self._migrated()
             self._progress.enter("application")
-            await lifespan.start()
+            await self._stoppable(lifespan.start(), "while the application started")
+        except StoppedError as error:
+            return self._fail(error, "stopped")
         except ApplicationError as error:
             self._error = error
             self._fail(error)
@@ -149,29 +152,24 @@ class Startup:
         self._progress.enter("ready")
         self._settled.set()
 
-    async def _migrated(self) -> bool:
-        """Run the migrator until the application may start; False where it may not."""
+    async def _migrated(self) -> None:
+        """Run the migrator until the application may start. Raises StoppedError."""
         while True:
             try:
-                await self._run()
-                return True
-            except StoppedError as error:
-                self._fail(error, "stopped")
-                return False
+                return await self._run()
+            except StoppedError:
+                raise
             except Exception as error:  # noqa: BLE001 - nobody awaits it
                 self._progress.end(self._migrator.report, error)
                 if self._on_failure == "serve" and await self._serves(error):
-                    self._log("the application starts nevertheless", error)
-                    return True
+                    return self._log("the application starts nevertheless", error)
                 pause = self._retry_every
                 if self._on_failure == "exit" or not self._passes(error):
                     pause = None
                 self._fail(error, retry_in_s=pause)
                 if self._on_failure == "exit":
                     _exit(of_error(error))
-                if pause is None:
-                    return False
-                await asyncio.sleep(pause)
+            await self._stoppable(_pause(pause), "after it had failed")
 
     async def _run(self) -> None:
         migrator = self._migrator
@@ -203,8 +201,21 @@ class Startup:
         self._progress.enter("pending")
         self._settled.set()
         button.announce(sum(len(plan.revisions) for plan in plans))
-        await self._asked
+        await self._stoppable(_of(self._asked), "while migrations were pending")
         return True
+
+    async def _stoppable(self, work: Coroutine[Any, Any, None], when: str) -> None:
+        """Await what is no run, which listens itself; a signal ends it, and with it the streams.
+
+        A server that is told to end waits for them, and tells nobody. Raises StoppedError.
+        """
+        if not self._migrator.stop_on_signals:
+            return await work
+        try:
+            await until_signalled(work, lambda: "")
+        except StoppedError as error:
+            name = signal.Signals(error.signal).name
+            raise StoppedError(f"stopped by {name} {when}", error.signal) from None
 
     async def _serves(self, error: Exception) -> bool:
         """Whether the application may start on the databases as they are: none is half done.
@@ -267,6 +278,17 @@ class Startup:
 def _last(error: MigrationError) -> list[Failure]:
     """The last failure of each target that has failed."""
     return [each.failures[-1] for each in error.report.targets if each.outcome == "failed"]
+
+
+async def _pause(seconds: float | None) -> None:
+    """Wait so long; None: until this is cancelled."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await asyncio.Event().wait()
+
+
+async def _of(answer: asyncio.Future[None]) -> None:
+    await answer
 
 
 def _exit(code: int) -> None:
