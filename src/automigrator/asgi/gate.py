@@ -53,11 +53,11 @@ class Gate:
     `livez`, `readyz`: paths of the health checks, answered at all times; None: the application's.
     `prefix`: of the paths of the page's own; default `/.automigrator`.
     `metrics`: a path for metrics in Prometheus's format (extra `prometheus`); default None: none.
-    `on_failure`: `"stay"` answers 503 with the reason (default), and tries again every
-    `retry_every` seconds where the database could not be reached or locked; `"exit"` ends the
-    process with the command line's exit code; `"serve"` starts the application on databases of
-    which none is half migrated, and stays where one is.
-    `retry_every`: seconds; default 30, None: never.
+    `on_failure`: `"stay"` answers 503 with the reason (default); `"exit"` ends the process with
+    the command line's exit code; `"serve"` starts the application on databases that were seen and
+    of which none is half migrated, and stays where one is not so.
+    `retry_every`: seconds after which who stays tries again where a database could not be reached
+    or locked, or where the mode only looks; default 30, None: never.
     `details`: who sees names, revisions and errors: True everybody, False nobody (default), or a
     callable that is given the ASGI scope, sync or async.
     `page`: the file of a template for the page; default: ours.
@@ -161,7 +161,7 @@ class Gate:
             try:
                 ensure_local(scope)
             except RequestRefusedError as error:
-                return await _refuse(scope, send, error)
+                return await _forbid(scope, send, error)
         if kind == "websocket":
             return await self._refuse(scope, receive, send)
         if kind != "http":
@@ -255,7 +255,7 @@ class Gate:
             self._button.ensure_pressed(scope)
             self._startup.ask()
         except RequestRefusedError as error:
-            return await _refuse(scope, send, error)
+            return await _forbid(scope, send, error)
         await _as_json(scope, send, HTTPStatus.ACCEPTED, {"running": True})
 
     @property
@@ -319,7 +319,7 @@ async def _as_json(
     await respond(scope, send, status, as_json(told), {**kind, **headers})
 
 
-async def _refuse(scope: Scope, send: Send, error: RequestRefusedError) -> None:
+async def _forbid(scope: Scope, send: Send, error: RequestRefusedError) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": str(error)})
         return
