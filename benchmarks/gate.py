@@ -2,10 +2,10 @@
 
     python benchmarks/gate.py [--rounds 16] [--seconds 2] [--migration 30] [--write-docs]
 
-Requests a second by wrk against the application and the application behind the gate, under uvicorn
-in a process each, which are new for each round; medians, and the median of the rounds' ratios. Then
-the longest time between two answers of `/livez` while a migration burns the processor, and while it
-blocks in a driver.
+Requests a second by wrk against an application that migrates in its lifespan, and the same one
+behind the gate, under uvicorn in a process each, which are new for each round; medians, and the
+median of the rounds' ratios. Then the longest time between two answers of `/livez` in a migration
+that burns the processor, and then blocks in a driver.
 """
 
 from __future__ import annotations
