@@ -251,14 +251,18 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
-def servers(session: nox.Session) -> None:
-    """Starts under the usual servers; `-- --write-page` writes what they print into the docs."""
-    install_editable(session, *group("test"))
-    session.install("gunicorn", "uvicorn-worker", "aiohttp", "quart", "hypercorn", "sanic")
-    if session.posargs:
+def frameworks(session: nox.Session) -> None:
+    """Every framework and server of the docs, started; a test skips what is not installed.
+
+    `-- --write-table` writes what they do when every start fails, `-- --write-page` what they
+    print.
+    """
+    install_editable(session, *group("test", "frameworks"))
+    if "--write-page" in session.posargs:
         session.run("python", "tests/support/server_starts.py", *session.posargs)
     else:
-        pytest(session, "tests/events/test_servers.py", "--long")
+        plugin = "plugins/automigrator-advanced-alchemy"
+        pytest(session, "tests/frameworks", "tests/events/test_servers.py", plugin, "--long")
 
 
 @nox.session

@@ -1,10 +1,11 @@
 """What the gate costs when the application serves, and how long a health check waits before that.
 
-    python benchmarks/gate.py [--rounds 9] [--seconds 4] [--migration 30] [--write-docs]
+    python benchmarks/gate.py [--rounds 16] [--seconds 2] [--migration 30] [--write-docs]
 
 Requests a second by wrk against the application and the application behind the gate, under uvicorn
-in a process each, in turn; medians of the rounds, and the median of their ratios. Then the longest
-time between two answers of `/livez` while a migration burns the processor, and blocks in a driver.
+in a process each, which are new for each round; medians, and the median of the rounds' ratios. Then
+the longest time between two answers of `/livez` while a migration burns the processor, and while it
+blocks in a driver.
 """
 
 from __future__ import annotations
@@ -83,14 +84,15 @@ def requests_a_second(port: int, seconds: int) -> float:
 def cost(kind: str, environment: dict[str, str], rounds: int, seconds: int) -> str:
     """One line of the table."""
     rates: dict[str, list[float]] = {"bare": [], "gated": []}
-    ports = {name: free_port() for name in rates}
-    with ExitStack() as stack:
-        for name, port in ports.items():
-            stack.enter_context(served(name, port, {**environment, "KIND": kind}))
-            while answers(port, "/") != 200:
-                time.sleep(0.05)
-            requests_a_second(port, 1)
-        for _ in range(rounds):
+    for number in range(rounds):
+        # processes anew: two of the same program differ by several per cent
+        ports = {name: free_port() for name in sorted(rates, reverse=number % 2 == 1)}
+        with ExitStack() as stack:
+            for name, port in ports.items():
+                stack.enter_context(served(name, port, {**environment, "KIND": kind}))
+                while answers(port, "/") != 200:
+                    time.sleep(0.05)
+                requests_a_second(port, 1)
             for name, port in ports.items():
                 rates[name].append(requests_a_second(port, seconds))
     ratio = statistics.median(g / b for g, b in zip(rates["gated"], rates["bare"], strict=True))
@@ -127,8 +129,8 @@ def environment_of(folder: Path, *upgrades: str) -> dict[str, str]:
 
 def main() -> None:
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--rounds", type=int, default=9)
-    arguments.add_argument("--seconds", type=int, default=4, help="of each measurement")
+    arguments.add_argument("--rounds", type=int, default=16)
+    arguments.add_argument("--seconds", type=int, default=2, help="of each measurement")
     arguments.add_argument("--migration", type=int, default=30, help="seconds that it takes")
     arguments.add_argument("--write-docs", action="store_true")
     options = arguments.parse_args()

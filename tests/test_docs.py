@@ -27,6 +27,9 @@ TEXTS = sorted(
 )
 PAGES = [path for path in TEXTS if "```" in path.read_text("utf-8")]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+STARTED = ROOT / "docs" / "frameworks.md"
+"""Its blocks are applications, which `tests/frameworks` starts in processes of their own."""
+
 SHOWN = {"text", "mermaid", "html"}
 """Languages of blocks that only show something: no test runs them."""
 
@@ -115,7 +118,11 @@ def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page != STARTED],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 async def test_the_python_of_a_page_runs(page: Path, application: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for number, source in enumerate(blocks(page, "python"), 1):

@@ -9,9 +9,9 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from automigrator.errors import ConfigurationError, MigrationError
 from automigrator.operations import Operations
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("automigrator")
 
-Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
+P = ParamSpec("P")
+State = TypeVar("State")
 
 
 class Migrator(Operations):
@@ -189,18 +190,28 @@ class Migrator(Operations):
         return self._subscriptions[-1]
 
     @asynccontextmanager
-    async def lifespan(self, app: Any) -> AsyncIterator[None]:
-        """An ASGI lifespan: `FastAPI(lifespan=migrator.lifespan)`."""
+    async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
+        """Context manager: an application's lifespan, as `FastAPI(lifespan=migrator.lifespan)`.
+
+        `app`: what a framework passes; it is not used. Raises what `run()` raises.
+        """
         await self.run()
         yield
 
-    def wrap(self, lifespan: Lifespan) -> Lifespan:
-        """A lifespan that migrates before `lifespan` starts the application."""
+    def wrap(
+        self, lifespan: Callable[P, AbstractAsyncContextManager[State]]
+    ) -> Callable[P, AbstractAsyncContextManager[State]]:
+        """A lifespan that migrates before `lifespan` starts the application.
 
+        It takes what `lifespan` takes, and passes it on.
+        """
+
+        # FastStream reads the signature and passes what it asks for
         @asynccontextmanager
-        async def migrated(app: Any) -> AsyncIterator[Any]:
+        @wraps(lifespan)
+        async def migrated(*args: P.args, **kwargs: P.kwargs) -> AsyncIterator[State]:
             await self.run()
-            async with lifespan(app) as state:
+            async with lifespan(*args, **kwargs) as state:
                 yield state
 
         return migrated

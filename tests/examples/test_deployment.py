@@ -130,12 +130,32 @@ class TestKubernetes:
             assert server.answer("/ready")[0] == 200
             assert server.get("/products") == (200, ["Tea", "tea", "Coffee"])
 
+    @pytest.mark.long
+    def test_behind_the_gate_it_is_alive_while_it_migrates(self, on_sqlite: Shop) -> None:
+        (container,) = pod(resources("kubernetes/behind-the-gate.yaml")["Deployment"])["containers"]
+        alive, ready = (
+            container[f"{each}Probe"]["httpGet"]["path"] for each in ("liveness", "readiness")
+        )
+        on_sqlite.deploy(2)
+        command, told = on_a_free_port(container["command"]), variables(container)
+        with on_sqlite.served(command, **told, **NEVER) as server:
+            assert server.answer(alive)[0] == 200
+            while_it_migrates(on_sqlite)
+            assert (server.get(alive)[0], server.get(ready)[0]) == (200, 503)
+            assert server.get("/products")[0] == 503
+        assert heads(on_sqlite.environment["DATABASE_URL"]) == {"0001"}
+
+        with on_sqlite.served(command, **told, **AT_ONCE) as server:
+            while server.get(ready)[0] != 200:
+                time.sleep(0.05)
+            assert server.get("/products") == (200, ["Tea", "tea", "Coffee"])
+
     def test_probes_and_rollouts_allow_more_than_the_runs_own_limit(self) -> None:
         (container,) = pod(resources("kubernetes/at-startup.yaml")["Deployment"])["containers"]
         probe = container["startupProbe"]
         assert probe["periodSeconds"] * probe["failureThreshold"] > RUN_LIMIT_S
         assert variables(container) == {"RUN_MIGRATIONS": "1"}
-        for name in ("at-startup", "init-container", "job"):
+        for name in ("at-startup", "behind-the-gate", "init-container", "job"):
             spec = resources(f"kubernetes/{name}.yaml")["Deployment"]["spec"]
             assert spec["progressDeadlineSeconds"] > RUN_LIMIT_S
 

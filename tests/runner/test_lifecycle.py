@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -103,6 +104,32 @@ async def test_a_wrapped_lifespan_does_not_start_when_the_migration_fails(
     with pytest.raises(MigrationError, match="no luck"):
         async with migrator.wrap(lifespan)(FastAPI()):
             pass
+
+
+async def test_a_lifespan_needs_no_application(make_target: Make, sqlite_url: str) -> None:
+    async with Migrator(make_target(database=sqlite_url), mode="migrate").lifespan():
+        assert heads(sqlite_url) == {"r3"}
+
+
+async def test_a_wrapped_lifespan_is_called_with_what_the_framework_passes(
+    make_target: Make, sqlite_url: str
+) -> None:
+    @asynccontextmanager
+    async def alone() -> AsyncIterator[str]:
+        yield "no argument"
+
+    @asynccontextmanager
+    async def asking(broker: str, *, debug: bool) -> AsyncIterator[tuple[str, bool]]:
+        yield broker, debug
+
+    migrator = Migrator(make_target(database=sqlite_url), mode="migrate")
+
+    async with migrator.wrap(alone)() as state:
+        assert state == "no argument"
+    # FastStream looks at the parameters to know what to pass
+    assert inspect.signature(migrator.wrap(asking)) == inspect.signature(asking)
+    async with migrator.wrap(asking)("redis", debug=True) as passed:
+        assert passed == ("redis", True)
 
 
 async def test_an_error_of_the_application_passes_through(

@@ -100,8 +100,7 @@ class Deployment:
             try:
                 yield lines
                 _await_serving(process, port)
-                process.send_signal(signal.SIGTERM)
-                lines += process.communicate(timeout=LIMIT_S)[0].splitlines()
+                lines += _end(process).splitlines()
             finally:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -111,6 +110,16 @@ class Deployment:
         with self.start(server) as lines:
             pass
         return lines
+
+
+def _end(process: subprocess.Popen[str]) -> str:
+    """What a server has printed when it has ended."""
+    for limit_s in (20, LIMIT_S):
+        process.send_signal(signal.SIGTERM)
+        # Sanic ignores a signal that comes at the moment in which it begins to serve
+        with suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=limit_s)[0]
+    raise AssertionError("a server does not end")
 
 
 def _await_serving(process: subprocess.Popen[str], port: int) -> None:

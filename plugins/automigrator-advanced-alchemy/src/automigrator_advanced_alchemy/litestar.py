@@ -1,0 +1,35 @@
+"""The plugin for Litestar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from litestar import Litestar
+from litestar.config.app import AppConfig
+from litestar.plugins import CLIPlugin, InitPluginProtocol
+
+from automigrator import Migrator
+
+
+class AutomigratorPlugin(InitPluginProtocol, CLIPlugin):
+    """Plugin: migrate before anything of the application starts.
+
+    `litestar run` migrates once, before it starts a worker. Under every server the migration comes
+    first in the application's lifespan, where a worker mostly finds nothing to do.
+    `migrator`: what runs.
+    """
+
+    def __init__(self, migrator: Migrator) -> None:
+        self.migrator = migrator
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        """Put the migration before every other lifespan, those of other plugins included."""
+        app_config.lifespan.insert(0, self.migrator.lifespan)
+        return app_config
+
+    @contextmanager
+    def server_lifespan(self, app: Litestar) -> Iterator[None]:
+        """Context manager: migrate before `litestar run` starts its server."""
+        self.migrator.run_sync()
+        yield

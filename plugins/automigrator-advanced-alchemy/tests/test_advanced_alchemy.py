@@ -1,0 +1,243 @@
+"""advanced-alchemy's configuration gives what advanced-alchemy's own command gives.
+
+The plugin for Litestar migrates before anything of the application starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from advanced_alchemy.config import EngineConfig, SQLAlchemyAsyncConfig, SQLAlchemySyncConfig
+from automigrator_advanced_alchemy import target_of
+from histories import alchemy
+from histories.schema import described, rows
+from sqlalchemy.ext.asyncio import create_async_engine
+from support.alembic_projects import heads, linear, project, revision, with_sync_driver
+
+from automigrator import ConfigurationError, MigrationError, Migrator, Target
+
+pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found")  # in its alembic.ini
+
+MODELS = """
+from advanced_alchemy.base import BigIntBase
+from sqlalchemy.orm import Mapped
+
+class Note(BigIntBase):
+    text: Mapped[str]
+"""
+CONFIGURATION = """
+import os
+from advanced_alchemy.config import AlembicAsyncConfig, SQLAlchemyAsyncConfig
+from models import Note
+
+alchemy = SQLAlchemyAsyncConfig(
+    connection_string=os.environ["URL"],
+    bind_key=None,
+    metadata=Note.metadata,
+    alembic_config=AlembicAsyncConfig(
+        script_config="settings/alembic.ini",
+        script_location="database/migrations",
+        version_table_name="applied",
+        version_table_schema=os.environ.get("SCHEMA"),
+    ),
+)
+"""
+OURS = """
+import asyncio
+from configuration import alchemy
+from automigrator import Migrator
+from automigrator_advanced_alchemy import target_of
+
+print(asyncio.run(Migrator(target_of(alchemy), mode="migrate").run()).outcome)
+"""
+
+
+@pytest.fixture
+def another_url(database_url: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of the same kind, for advanced-alchemy's own command."""
+    if database_url.startswith("sqlite"):
+        return f"sqlite+aiosqlite:///{tmp_path / 'plain.db'}"
+    server = request.getfixturevalue("postgres_server")
+    name = request.getfixturevalue("postgres_name")
+    server.create(name)
+    return str(server.url(name))
+
+
+def shown(url: str) -> tuple[Any, Any]:
+    """The schema and the rows of a database."""
+    engine = sa.create_engine(with_sync_driver(url), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        return described(connection), rows(connection)
+
+
+@pytest.mark.long("postgresql")
+@pytest.mark.parametrize("way", ["async", "sync"])
+async def test_every_revision_gives_what_the_command_gives(
+    way: str, database_url: str, another_url: str, tmp_path: Path
+) -> None:
+    with_driver = alchemy.with_async_driver if way == "async" else with_sync_driver
+    commands = await asyncio.to_thread(alchemy.commands, with_driver(database_url), tmp_path)
+    plain = await asyncio.to_thread(alchemy.commands, with_driver(another_url), tmp_path)
+    await asyncio.to_thread(plain.upgrade)
+
+    target = target_of(commands.sqlalchemy_config)
+    report = await Migrator(target, mode="migrate").run()
+
+    assert (report.outcome, len(report.targets[0].applied)) == ("migrated", 3)
+    assert shown(database_url) == shown(another_url)
+    assert (await Migrator(target, mode="migrate").run()).outcome == "current"
+    if way == "async":
+        await commands.sqlalchemy_config.get_engine().dispose()
+        await plain.sqlalchemy_config.get_engine().dispose()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("schema", [None, "versions"])
+def test_a_project_of_the_command_line_is_migrated_as_it_stands(
+    schema: str | None, database_url: str, another_url: str, tmp_path: Path
+) -> None:
+    if schema is not None:
+        if database_url.startswith("sqlite"):
+            pytest.skip("SQLite has no schemas")
+        for url in (database_url, another_url):
+            engine = sa.create_engine(with_sync_driver(url), poolclass=sa.NullPool)
+            with engine.begin() as connection:
+                connection.execute(sa.schema.CreateSchema(schema))
+    for name, text in {"models": MODELS, "configuration": CONFIGURATION, "ours": OURS}.items():
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text), "utf-8")
+    (tmp_path / "settings").mkdir()
+
+    def called(url: str, *command: str) -> str:
+        environment = os.environ | {"URL": url} | ({"SCHEMA": schema} if schema else {})
+        python = [sys.executable, *command]
+        return subprocess.run(
+            python, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    program = ["-m", "advanced_alchemy", "--config", "configuration.alchemy"]
+    called(another_url, *program, "init", "--no-prompt", "database/migrations")
+    called(another_url, *program, "make-migrations", "--no-prompt", "--message", "notes")
+    called(another_url, *program, "upgrade", "--no-prompt")
+
+    assert called(database_url, "ours.py").split() == ["migrated"]
+    assert shown(database_url) == shown(another_url)
+    assert "note" in shown(database_url)[0]
+    assert called(database_url, "ours.py").split() == ["current"]
+
+
+class TestWhatATargetIsMadeOf:
+    @pytest.fixture
+    def make(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+        monkeypatch.chdir(tmp_path)
+        return lambda kind=SQLAlchemyAsyncConfig, **options: kind(
+            **{"connection_string": "sqlite+aiosqlite:///app.db", **options}
+        )
+
+    def test_the_engine_is_the_applications_sqlite(self, make: Callable[..., Any]) -> None:
+        config = make()
+        assert target_of(config).database is config.get_engine()
+
+    def test_a_bind_key_is_the_name_of_sqlite(self, make: Callable[..., Any]) -> None:
+        assert target_of(make()).name == "app"
+        assert target_of(make(bind_key="archive")).name == "archive"
+        assert target_of(make(bind_key="archive"), name="old").name == "old"
+
+    def test_options_are_those_of_a_target_sqlite(self, make: Callable[..., Any]) -> None:
+        target = target_of(make(), revision="r1", recovery=["purge"])
+        assert (target.revision, target.recovery) == ("r1", ["purge"])
+
+    def test_a_synchronous_engine_gives_its_url_sqlite(self, make: Callable[..., Any]) -> None:
+        arguments = EngineConfig(connect_args={"timeout": 3})
+        url = "sqlite:///app.db"
+        config = make(SQLAlchemySyncConfig, connection_string=url, engine_config=arguments)
+        assert target_of(config).database == sa.make_url(url)
+
+    def test_a_connection_that_the_url_does_not_tell_is_refused_on_a_server(
+        self, make: Callable[..., Any]
+    ) -> None:
+        arguments = EngineConfig(connect_args={"sslmode": "verify-full"})
+        url = "postgresql+psycopg://app@127.0.0.1/app"
+        config = make(SQLAlchemySyncConfig, connection_string=url, engine_config=arguments)
+        with pytest.raises(ConfigurationError, match="connect_args, which its URL does not tell"):
+            target_of(config)
+        engine = create_async_engine("postgresql+asyncpg://app@127.0.0.1/app")
+        assert target_of(config, database=engine).database is engine
+
+
+def broken(folder: Path) -> None:
+    linear(folder, 2)
+    revision(folder, "r3", "r2", upgrade='raise LookupError("no luck")')
+
+
+class Application:
+    """A Litestar application that notes what of it starts, and where the database is then."""
+
+    def __init__(self, folder: Path, url: str, revisions: Callable[[Path], object]) -> None:
+        from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyPlugin
+        from automigrator_advanced_alchemy.litestar import AutomigratorPlugin
+        from litestar import Litestar
+
+        self.url, self.began = url, dict[str, set[str]]()
+        config = project(folder, "async", url, revisions=revisions).config
+        self.plugin = AutomigratorPlugin(Migrator(Target(url, config), mode="migrate"))
+        alchemy = SQLAlchemyAsyncConfig(connection_string=url)
+        self.app = Litestar(
+            plugins=[SQLAlchemyPlugin(config=alchemy), self.plugin],
+            lifespan=[self.lifespan],
+            on_startup=[self.on_startup],
+            logging_config=None,  # it would stay behind
+        )
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:
+        self.began["lifespan"] = heads(self.url)
+        yield
+
+    def on_startup(self, app: Any) -> None:
+        self.began["on_startup"] = heads(self.url)
+
+
+@pytest.mark.skipif(find_spec("litestar") is None, reason="litestar is not installed")
+@pytest.mark.long("postgresql")
+class TestLitestar:
+    async def test_lifespans_and_hooks_find_a_migrated_database(
+        self, tmp_path: Path, database_url: str
+    ) -> None:
+        application = Application(tmp_path, database_url, linear)
+        async with application.app.lifespan():
+            assert application.began == {"lifespan": {"r3"}, "on_startup": {"r3"}}
+
+    async def test_nothing_of_the_application_starts_when_the_migration_fails(
+        self, tmp_path: Path, database_url: str
+    ) -> None:
+        application = Application(tmp_path, database_url, broken)
+        with pytest.RaisesGroup(MigrationError, allow_unwrapped=True):
+            async with application.app.lifespan():
+                pass
+        assert not application.began
+
+    def test_the_parent_of_workers_migrates_before_it_starts_them(
+        self, tmp_path: Path, database_url: str
+    ) -> None:
+        application = Application(tmp_path, database_url, linear)
+        with application.plugin.server_lifespan(application.app):
+            assert heads(database_url) == {"r3"}
+        assert not application.began
+
+    def test_the_parent_starts_no_worker_when_the_migration_fails(
+        self, tmp_path: Path, database_url: str
+    ) -> None:
+        application = Application(tmp_path, database_url, broken)
+        with pytest.raises(MigrationError), application.plugin.server_lifespan(application.app):
+            raise AssertionError("started")
