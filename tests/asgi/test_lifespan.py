@@ -50,6 +50,17 @@ class TestTheStart:
             await server.ready()
             assert (await server.get("/users")).status == 204
 
+    async def test_what_is_no_asgi_application_is_told_by_its_first_request(
+        self, gate_of: GateOf
+    ) -> None:
+        def app(environ: Any, start_response: Any) -> Any:
+            return []
+
+        async with served(gate_of(app, mode="skip")) as server:
+            await server.ready()
+            with pytest.raises(TypeError, match="positional"):
+                await server.get("/users")
+
     @pytest.mark.parametrize("says", [True, False])
     async def test_one_that_returns_early_is_served(self, gate_of: GateOf, says: bool) -> None:
         async def lifespan(receive: Any, send: Any) -> None:

@@ -2,120 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import alembic_projects as projects
+from support.gated_deployment import BROKEN, WAIT, Deployment
 
-APPLICATION = """
-import asyncio, os
-from automigrator import Migrator, Target
-from automigrator.asgi import Gate
-from fastapi import FastAPI
-from contextlib import asynccontextmanager
-
-@asynccontextmanager
-async def lifespan(app):
-    if "SLOW" in os.environ:
-        await asyncio.sleep(600)
-    if "BROKEN" in os.environ:
-        raise RuntimeError("no cache")
-    yield {"greeting": "hello"}
-
-app = FastAPI(lifespan=lifespan)
-
-@app.get("/users")
-async def users() -> list[str]:
-    return ["one"]
-
-mode = None if "RUN_MIGRATIONS" in os.environ else "migrate"
-gate = Gate(app, Migrator(Target(URL, CONFIG), mode=mode), OPTIONS)
-"""
-
-WAIT = "import pathlib, time\nwhile not pathlib.Path(GO).exists():\n    time.sleep(0.01)"
 BURN = "import time\nend = time.monotonic() + 3\nwhile time.monotonic() < end:\n    pass"
-BROKEN = "op.execute('INSERT INTO absent VALUES (1)')"
-
-
-class Deployment:
-    """An application under uvicorn, on a port of its own."""
-
-    def __init__(self, root: Path, upgrade: str) -> None:
-        self.root, self.go = root, root / "go"
-        text = upgrade.replace("GO", repr(str(self.go)))
-        self.url = f"sqlite+aiosqlite:///{root / 'app.db'}"
-        self._project = projects.project(
-            root,
-            "generic",
-            self.url,
-            revisions=lambda folder: projects.revision(folder, "r1", None, upgrade=text),
-        )
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            self.port: int = server.getsockname()[1]
-
-    @contextmanager
-    def started(
-        self, options: str = "details=True", **environment: str
-    ) -> Iterator[subprocess.Popen[bytes]]:
-        text = APPLICATION.replace("URL", repr(self.url)).replace("OPTIONS", options)
-        text = text.replace("CONFIG", repr(str(self._project.config)))
-        (self.root / "application.py").write_text(text)
-        arguments = ["-m", "uvicorn", "application:gate", "--port", str(self.port)]
-        process = subprocess.Popen(
-            [sys.executable, *arguments, "--log-level", "warning"],
-            cwd=self.root,
-            env={**os.environ, **environment},
-            stderr=subprocess.PIPE,
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.communicate()
-
-    def get(self, path: str, accept: str = "*/*") -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        try:
-            connection.request("GET", path, headers={"accept": accept})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-    def state(self) -> Any:
-        return json.loads(self.get("/.automigrator/state")[1])
-
-    def until(self, path: str, status: int) -> bytes:
-        """The first answer with that status; until the server binds there is none."""
-        while True:
-            try:
-                found, body = self.get(path)
-            except OSError:
-                found = 0
-            if found == status:
-                return body
-            time.sleep(0.02)
-
-    @contextmanager
-    def stream(self) -> Iterator[http.client.HTTPResponse]:
-        """Context manager: an event stream that has begun, and stays open."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        with closing(connection):
-            connection.request("GET", "/.automigrator/events")
-            answer = connection.getresponse()
-            assert answer.readline() == b"retry: 1000\n"
-            yield answer
 
 
 @pytest.fixture
@@ -150,9 +47,9 @@ def test_a_start_that_fails_ends_the_process_with_a_code_of_its_own(
 ) -> None:
     deployment = deployed("pass" if environment else BROKEN)
     with deployment.started(options, **environment) as process:
-        _, printed = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert (b"no cache" if environment else b"no such table: absent") in printed
+        assert process.wait(timeout=60) == code
+    said = "no cache" if environment else "no such table: absent"
+    assert said in deployment.printed
 
 
 def test_sigterm_ends_a_migration_that_somebody_watches(deployed: Deployed) -> None:

@@ -49,7 +49,7 @@ class Lifespan:
         One that raises before it asks for its first event has no lifespan, and that is all right.
         """
         answer = self._answer("startup")
-        self._task = started(self._app(self._scope, self._receive, self._send))
+        self._task = started(self._called())
         await self._until(answer, "start")
         self._task.add_done_callback(self._over)
 
@@ -87,6 +87,9 @@ class Lifespan:
         # frameworks send a whole traceback, and raise what it is about
         text = text if error is None else said(error, ())
         raise ApplicationError(f"the application did not {what}: {text}") from error
+
+    async def _called(self) -> None:
+        await self._app(self._scope, self._receive, self._send)
 
     def _over(self, task: asyncio.Future[None]) -> None:
         """Tell what nobody else does: a server does not look at a lifespan while it serves."""

@@ -148,6 +148,8 @@ class Startup:
             if self.bound and threading.current_thread() is threading.main_thread():
                 _exit(BROKEN)
             return
+        except Exception as error:  # noqa: BLE001 - nobody awaits it
+            return self._fail(error)
         self._opened(lifespan.state)
         self._progress.enter("ready")
         self._settled.set()
@@ -267,10 +269,16 @@ class Startup:
             self._log(f"the application does not serve{again}", error)
 
     def _log(self, what: str, error: Exception) -> None:
-        """Tell an error once; with its traceback, where its text is not all that is needed."""
-        ours = isinstance(error, AutomigratorError)
-        behind = error.__cause__ if isinstance(error, ApplicationError) else None if ours else error
-        logger.critical("%s: %s", what, error if ours else said(error, ()), exc_info=behind)
+        """Tell an error once; with a traceback, where its text is not all that is needed."""
+        text: object = error
+        match error:
+            case ApplicationError():
+                behind = error.__cause__
+            case AutomigratorError():
+                behind = None
+            case _:
+                text, behind = said(error, ()), error
+        logger.critical("%s: %s", what, text, exc_info=behind)
         if behind is None:
             logger.debug("the error behind it", exc_info=error)
 
