@@ -2,15 +2,16 @@
 
     python benchmarks/gate.py [--rounds 16] [--seconds 2] [--migration 30] [--write-docs]
 
-Requests a second by wrk against an application that migrates in its lifespan, and the same one
-behind the gate, under uvicorn in a process each, which are new for each round; medians, and the
-median of the rounds' ratios. Then the longest time between two answers of `/livez` in a migration
-that burns the processor, and then blocks in a driver.
+Requests a second by wrk against an application and the same one behind the gate, under uvicorn in
+one process, in turn; medians, and the median of the rounds' ratios. What the gate adds to a call,
+without a server. And the longest time between two answers of `/livez` in a migration that burns the
+processor, and then blocks in a driver.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import http.client
 import os
 import platform
@@ -23,11 +24,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import page
-from support import alembic_projects
+from support import alembic_projects, asgi_calls
+
+from automigrator import Migrator, Target
+from automigrator.asgi import Gate
 
 FOLDER = Path(__file__).parent
 HEAD = [
@@ -46,20 +51,20 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(name: str, port: int, environment: dict[str, str]) -> Iterator[None]:
-    """Context manager: one side under uvicorn, once it answers."""
-    arguments = ["-m", "uvicorn", f"gate_side:{name}", "--port", str(port), "--no-access-log"]
+def served(environment: dict[str, str]) -> Iterator[tuple[int, int]]:
+    """Context manager: both sides, once each of them answers; yields their ports."""
+    bare, gated = free_port(), free_port()
     env = {**os.environ, **environment}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     process = subprocess.Popen(
-        [sys.executable, *arguments, "--log-level", "critical"], cwd=FOLDER, env=env
+        [sys.executable, "gate_side.py", str(bare), str(gated)], cwd=FOLDER, env=env
     )
     try:
-        while not answers(port, "/"):
+        while not answers(gated, "/"):
             time.sleep(0.02)
-        yield
+        yield bare, gated
     finally:
-        process.terminate()
+        process.kill()
         process.wait()
 
 
@@ -84,26 +89,45 @@ def requests_a_second(port: int, seconds: int) -> float:
 def cost(kind: str, environment: dict[str, str], rounds: int, seconds: int) -> str:
     """One line of the table."""
     rates: dict[str, list[float]] = {"bare": [], "gated": []}
-    for number in range(rounds):
-        # processes anew: two of the same program differ by several per cent
-        ports = {name: free_port() for name in sorted(rates, reverse=number % 2 == 1)}
-        with ExitStack() as stack:
-            for name, port in ports.items():
-                stack.enter_context(served(name, port, {**environment, "KIND": kind}))
-                while answers(port, "/") != 200:
-                    time.sleep(0.05)
-                requests_a_second(port, 1)
-            for name, port in ports.items():
-                rates[name].append(requests_a_second(port, seconds))
+    with served({**environment, "KIND": kind}) as both:
+        ports = dict(zip(rates, both, strict=True))
+        for port in both:
+            while answers(port, "/") != 200:
+                time.sleep(0.05)
+            requests_a_second(port, 1)
+        for number in range(rounds):
+            for name in sorted(ports, reverse=number % 2 == 1):  # neither is always the first
+                rates[name].append(requests_a_second(ports[name], seconds))
     ratio = statistics.median(g / b for g, b in zip(rates["gated"], rates["bare"], strict=True))
     cells = [f"{statistics.median(each):,.0f}" for each in rates.values()]
     return f"| {kind} | {' | '.join(cells)} | **{ratio:.3f}** |"
 
 
+async def nothing(scope: Any, receive: Any, send: Any) -> None:
+    """The least that an application can do."""
+
+
+async def call_ns(app: Any, calls: int = 200_000) -> float:
+    """Nanoseconds that one call of an application takes."""
+    scope = {"type": "http", "path": "/", "root_path": "", "headers": []}
+    began = time.perf_counter_ns()
+    for _ in range(calls):
+        await app(scope, None, None)
+    return (time.perf_counter_ns() - began) / calls
+
+
+async def added_ns(environment: dict[str, str], rounds: int) -> float:
+    """Nanoseconds that the gate adds to a call, when the application serves."""
+    migrator = Migrator(Target(environment["URL"], environment["CONFIG"]), mode="migrate")
+    async with asgi_calls.served(Gate(nothing, migrator)) as server:
+        await server.ready()
+        pairs = [(await call_ns(server.app), await call_ns(nothing)) for _ in range(rounds)]
+    return statistics.median(gated - bare for gated, bare in pairs)
+
+
 def longest_gap(environment: dict[str, str]) -> tuple[float, float]:
     """Seconds of a migration, and the longest of them without an answer of `/livez`."""
-    port = free_port()
-    with served("gated", port, {**environment, "KIND": "plain ASGI"}):
+    with served({**environment, "KIND": "plain ASGI"}) as (_, port):
         began = last = time.monotonic()
         longest = 0.0
         while answers(port, "/readyz") == 503:
@@ -145,7 +169,10 @@ def main() -> None:
         half = options.migration / 2
         slow = ["import time\n" + each.format(half) for each in (BURNS, BLOCKS)]
         took, gap = longest_gap(environment_of(Path(root) / "slow", *slow))
+        added = asyncio.run(added_ns(environment_of(Path(root) / "called", "pass"), options.rounds))
     lines += [
+        "",
+        f"A call through the gate takes {added:.0f} ns longer than one without it.",
         "",
         f"A migration of {took:.0f} s, half of it in Python and half in the driver: between two "
         f"answers of `/livez` there were at most {gap * 1000:.0f} ms.",
