@@ -38,10 +38,10 @@ async def server(
     """One whose gate waits for the button; `scope["token"]` is what the terminal showed."""
     monkeypatch.delenv("RUN_MIGRATIONS", raising=False)
     migrator = Migrator(make_target(), announce=False)
-    server = Server(Gate(app, migrator, development=True))
+    server: Any = Server(Gate(app, migrator, development=True))
     await server.start()
     await server.state_is("pending")
-    server.token = capfd.readouterr().err.split()[-1]  # type: ignore[attr-defined]
+    server.token = capfd.readouterr().err.split()[-1]
     yield server
     await server.stop()
 

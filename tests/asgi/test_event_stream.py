@@ -126,11 +126,18 @@ async def test_a_client_that_reads_nothing_loses_its_place(
     assert streams._open == 0
 
 
-async def test_a_state_is_made_once_for_all_streams(progress: Progress) -> None:
+async def test_a_state_is_made_once_for_all_streams(
+    progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of thousands of targets it takes long to make, and the loop serves the health checks, too."""
     made = []
     told = progress.told
-    progress.told = lambda *, details: made.append(details) or told(details=details)  # type: ignore
+
+    def counted(*, details: bool) -> dict[str, Any]:
+        made.append(details)
+        return told(details=details)
+
+    monkeypatch.setattr(progress, "told", counted)
     streams = EventStreams(progress)
     readers = [Reader(streams, progress) for _ in range(20)]
     for each in readers:

@@ -11,6 +11,7 @@ from opentelemetry.trace import StatusCode
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from support.acting_strategies import Rebuilding, Restoring
+from support.listened_runs import cancel_in_a_revision
 from support.notes_application import GOOD, HALF_WAY, UNIQUE, Application
 from support.telemetry import Telemetry, start
 
@@ -166,14 +167,7 @@ async def test_a_cancelled_run_leaves_no_span_open_and_is_no_error(
 ) -> None:
     notes.deploy(SLEEP)
     migrator = Migrator(notes.target(), mode="migrate", plugins=[telemetry.plugin])
-    events = migrator.events()
-    running = asyncio.create_task(migrator.run())
-    async for event in events:
-        if event.name == "revision-started":
-            break
-    running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    await cancel_in_a_revision(migrator)
     assert telemetry.tree() == ["run", "  target", "    attempt", "      revision"]
     assert telemetry.opened.spans == set()
     (run,) = telemetry.named("run")
