@@ -45,6 +45,8 @@ class ServerHold(SessionHold):
         for each in self.claims:
             if each.refused:
                 raise RefusedError(each.refused)
+        if self.bare:
+            return None
         return await self.heard(self.snapshots.recover(), "the repair of a killed migration")
 
     async def forget_repairs(self) -> None:
@@ -58,7 +60,7 @@ class ServerHold(SessionHold):
 
         Raises RefusedError where the lock is in the database itself, unless `apart` is False.
         """
-        database = self.database
+        self.bare, database = False, self.database
         if apart and not self.apart:
             raise RefusedError(
                 f"cannot {act} database {database!r}: its lock had to be taken in the "

@@ -260,18 +260,24 @@ class Sights:
 
     async def claims_of(
         self, keys: Sequence[int], tables: Sequence[VersionTable]
-    ) -> tuple[Claim, ...]:
-        """Return what has a name of ours; of notes, those of these lock keys."""
+    ) -> tuple[Claim, ...] | None:
+        """Return what has a name of ours; of notes, those of these lock keys.
+
+        None where the database is not there.
+        """
+        from automigrator.backends.postgresql import neighbours
         from automigrator.backends.postgresql.errors import NO_DATABASE, code_of
 
         try:
-            async with self.access.shared(reading=True) as connection:
+            async with self.access.shared() as connection:
+                if not await neighbours.any_claim(connection):
+                    return ()
                 await self._find(connection, tables)
                 found = await self.claims(connection)
         except Exception as error:
             if code_of(error) != NO_DATABASE:
                 raise
-            return ()
+            return None
         ends = tuple(f"_{key % 2**64:016x}" for key in keys)
         return tuple(c for c in found if c.kind != "domain" or c.name.endswith(ends))
 

@@ -112,7 +112,7 @@ async def lock(
         full = _Full(live, "beside the lock's session", maintenance.access.connect_timeout)
         while True:
             try:
-                hold.claims = await sights.claims_of(hold.all_keys, tables)
+                hold.found(await sights.claims_of(hold.all_keys, tables))
                 break
             except Exception as refusal:  # noqa: BLE001 - raised again, unless room may come
                 full.note(refusal)

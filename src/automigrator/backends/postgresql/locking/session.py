@@ -37,14 +37,10 @@ from automigrator.support.concurrency import background, shielded
 
 T = TypeVar("T")
 
-
 HURRY_S = 2.0
-
 """Seconds to wait for a silent server once the end of the run has been asked for."""
 
-
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
-
 
 _WATCH_S = 0.1
 
@@ -100,6 +96,8 @@ class SessionHold(Hold):
     """The time that a statement which migrates waits for a lock; longer for an autovacuum's."""
     claims: tuple[Claim, ...] = ()
     """What had a name of ours when the lock was taken, whoever owns it."""
+    bare: bool = False
+    """Whether there is neither a note nor a copy of ours, and no act has begun that leaves one."""
     dump_key: int = field(init=False)
     """The key of the dump's journal: that of an older release's while it is followed."""
     _progress: str = ""
@@ -175,6 +173,11 @@ class SessionHold(Hold):
             )
         if age_s is not None:
             self.access.prove(age_s)
+
+    def found(self, claims: tuple[Claim, ...] | None) -> None:
+        """Note what has a name of ours; None where the database is not there."""
+        self.claims = claims or ()
+        self.bare = claims is not None and all(c.kind == "schema" and c.ours for c in claims)
 
     def _lose(self, why: str) -> LockLostError:
         self.lost = why
@@ -259,6 +262,8 @@ class SessionHold(Hold):
             self.acts -= 1
 
     async def last(self) -> Record | None:
+        if self.bare:
+            return None
         async with self._answering("the question how the last leader ended"):
             texts = [await read_note(self.access, "last", key) for key in self.all_keys]
         return newest(texts)
@@ -282,6 +287,7 @@ class SessionHold(Hold):
 
     async def write_note(self, kind: Note, key: int, text: Callable[[float], str | None]) -> None:
         """Replace a note in a session that the next holder of the lock would end first."""
+        self.bare = False
         async with self.access.shared() as connection:
             ((server, before, _),) = await rows_of(connection, _NAMED, name=self.tag)
             try:
