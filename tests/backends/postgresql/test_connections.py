@@ -31,7 +31,7 @@ TWO = partial(alembic_projects.linear, n=2)
 STOCK = ["generic", "async"]
 """Alembic's own templates: a sync env.py and an async one."""
 
-MOST_TRIPS = 125
+MOST_TRIPS = 112
 """Round trips of a first start with two revisions; plain Alembic makes about twenty."""
 
 
