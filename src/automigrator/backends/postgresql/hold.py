@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from automigrator.backends.contract.values import Sight, StatementProgress, VersionTable
 from automigrator.backends.postgresql.locking.progress import ProgressReader
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from automigrator.backends.postgresql.snapshot import ServerSnapshots
 
 
-@dataclass(eq=False, kw_only=True)
 class ServerHold(SessionHold):
     """The lock's session, and what runs in it.
 
@@ -29,12 +27,15 @@ class ServerHold(SessionHold):
     the way of an act on the whole database.
     """
 
-    sights: Sights
-    maintenance: Maintenance
-    empty_pools: Callable[[], Awaitable[None]]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def __init__(
+        self,
+        *of: Any,
+        sights: Sights,
+        maintenance: Maintenance,
+        empty_pools: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__(*of)
+        self.sights, self.maintenance, self.empty_pools = sights, maintenance, empty_pools
         self._reader = ProgressReader()
 
     # Most starts take no copy, and need none of the modules that do.

@@ -58,7 +58,7 @@ _BLOCKERS = """
 """
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class SessionHold(Hold):
     """See `Hold`. `apart` says whether the session is connected to a database beside the target.
 
