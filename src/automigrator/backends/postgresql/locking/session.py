@@ -303,16 +303,18 @@ class SessionHold(Hold):
 
         Each with its pid, its name, its role, and whether that role is ours.
         """
+        tags = [tag_of(key) for key in self.all_keys]
+        found = """from pg_stat_activity where pid <> pg_backend_pid() and exists (
+            select from unnest(cast(:tags as text[])) as t(tag)
+            where starts_with(application_name, t.tag))"""
+        there = rows_of(self.admin, f"select exists (select {found})", tags=tags)
+        if not (await self.in_time(there))[0][0]:
+            return ()  # mostly; whose they are takes longer to ask
         query = f"""
             select pid, application_name, coalesce(usename::text, ''),
                    usename is null or usesysid in {OURS}  -- a login may be dropped meanwhile
-            from pg_stat_activity
-            where exists (select from unnest(cast(:tags as text[])) as t(tag)
-                          where starts_with(application_name, t.tag))
-                  and pid <> pg_backend_pid()
-            order by pid
+            {found} order by pid
         """
-        tags = [tag_of(key) for key in self.all_keys]
         return await self.in_time(rows_of(self.admin, query, tags=tags, live=self.database))
 
     async def end(self, pid: int, name: str, role: str) -> tuple[str, bool]:
