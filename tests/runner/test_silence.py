@@ -53,7 +53,7 @@ def waits(connection: Connection) -> None:
 SLOW = 'op.execute("SELECT pg_sleep(60)")'
 STEPS = [
     Step("run-started", "no answer from the database within 1 s"),
-    Step("locked", "this run was finishing or undoing what was begun before"),
+    Step("locked", "this run was asking env.py how the database stands"),
     Step("hook-started", "this run was looking for what lies about already"),
     Step("snapshot-started", "this run was in before_migrate of Freezes", copies=True),
     Step("attempt-started", "this run was running env.py"),

@@ -1,4 +1,4 @@
-"""A TCP proxy before a PostgreSQL server that notes every session the server lets in."""
+"""A TCP proxy before a PostgreSQL server: it notes each session let in, and counts the answers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ _CANCEL = 80877102
 
 
 class Doorkeeper:
-    """`port` of this machine leads to the server; `let_in` are the databases of its sessions."""
+    """`port` of this machine leads to the server; `let_in` are the databases of its sessions.
+
+    `trips` are the round trips in them: how often the server was ready for a query again.
+    """
 
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self.let_in: list[str] = []
+        self.trips = 0
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -52,18 +56,20 @@ class Doorkeeper:
             if code != _CANCEL:
                 words = packet[8:].split(b"\0")
                 given = dict(zip(words[::2], words[1::2], strict=False))
-                self._await_verdict(client, server, given[b"database"].decode())
+                self._answer(client, server, given[b"database"].decode())
         _forward(server, client)
 
-    def _await_verdict(self, client: socket.socket, server: socket.socket, database: str) -> None:
+    def _answer(self, client: socket.socket, server: socket.socket, database: str) -> None:
+        begun = False
         while True:
             kind = exactly(server, 1)
             packet = _packet(server)
-            if kind == b"Z":  # ready for a query: the session exists
+            if kind == b"Z" and begun:
+                self.trips += 1
+            elif kind == b"Z":  # ready for the first query: the session exists
                 self.let_in.append(database)
+                begun = True
             client.sendall(kind + packet)
-            if kind in (b"Z", b"E"):
-                return
 
 
 def _packet(source: socket.socket) -> bytes:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CLOSE_S = 10.0
 """Seconds for taking leave of a server; one out of reach takes no leave."""
 
-_KEPT: dict[str, Any] = {"pool_size": 1, "max_overflow": -1, "pool_pre_ping": True}
+_KEPT: dict[str, Any] = {"pool_size": 1, "max_overflow": -1}
 """A pool that keeps one connection, and opens more where several are wanted at the same time."""
 
 _NO_SUCH_SETTING = "42704"

@@ -11,10 +11,11 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 FRESH_S = 1.0
-"""Seconds for which it is believed where the database's address leads.
+"""Seconds for which it is believed that a connection is alive, and where the address leads.
 
 After a fail-over a connection may live on at the old server, while every new one leads to the
-promoted one: what was opened longer ago proves nothing.
+promoted one: what was opened longer ago proves nothing. To ask costs more than a new connection
+would now and then: four round trips before each use.
 """
 
 
@@ -27,23 +28,32 @@ class SharedConnection:
 
     def __init__(self, engine: AsyncEngine, *, beside: bool = False) -> None:
         self.engine = _beside(engine) if beside else engine
-        self._records: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._used_at: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
         self._proved_at = 0.0
-        event.listen(self.engine.sync_engine.pool, "connect", self._connected)
+        pool = self.engine.sync_engine.pool
+        event.listen(pool, "connect", self._connected)
+        event.listen(pool, "checkin", self._used)
 
     def prove(self, age_s: float) -> None:
         """Note that a connection opened `age_s` seconds ago led to the same server as this one."""
         self._proved_at = max(self._proved_at, time.monotonic() - age_s)
 
     def freshen(self) -> None:
-        """Let the next use open a new connection where the idle one may lead elsewhere by now."""
-        if time.monotonic() - self._proved_at > FRESH_S:
-            for record in self._records:
+        """Let the next use open a new connection where the idle one may be gone or lead elsewhere.
+
+        An idle one that has died since its last use, a moment ago, fails as it would in its use.
+        """
+        since = time.monotonic() - FRESH_S
+        for record, used_at in self._used_at.items():
+            if min(used_at, self._proved_at) < since:
                 record.invalidate(soft=True)
 
     def _connected(self, connection: DBAPIConnection, record: Any) -> None:
-        self._records.add(record)
+        self._used(connection, record)
         self.prove(0)
+
+    def _used(self, connection: DBAPIConnection | None, record: Any) -> None:
+        self._used_at[record] = time.monotonic()
 
 
 def _beside(given: AsyncEngine) -> AsyncEngine:
@@ -57,7 +67,5 @@ def _beside(given: AsyncEngine) -> AsyncEngine:
         made.detach()  # it counts no longer against the size of the source
         return connection
 
-    pool = AsyncAdaptedQueuePool(
-        connect, pool_size=1, max_overflow=-1, pre_ping=True, dialect=given.dialect
-    )
+    pool = AsyncAdaptedQueuePool(connect, pool_size=1, max_overflow=-1, dialect=given.dialect)
     return AsyncEngine(Engine(pool, given.dialect, given.url))

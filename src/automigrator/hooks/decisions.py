@@ -28,7 +28,7 @@ _NOT_OF_DATA = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Decisions:
     """The decisions of one target's plugins over its whole run; plugins keep no state of their own.
 

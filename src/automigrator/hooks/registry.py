@@ -58,11 +58,13 @@ class Hooks:
 
         They are told events in one queue. Raises PluginError for a strategy that cannot be used.
         """
-        from automigrator.hooks import strategies  # local: it reads what is installed
-
         joined: dict[str, Hooks] = {}
         for target, specs in recovery.items():
-            own = [(name, strategy, True) for name, strategy in strategies.load(specs)]
+            own: list[tuple[str, object, bool]] = []
+            if specs not in ((), []):
+                from automigrator.hooks import strategies  # local: it reads what is installed
+
+                own = [(name, strategy, True) for name, strategy in strategies.load(specs)]
             joined[target] = copy.copy(self)
             joined[target]._impls = self._impls + _registered(own, self._impls)
         return joined

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from automigrator.backends.access import connected
 from automigrator.backends.contract.backend import Weaker
+from automigrator.backends.contract.snapshots import Snapshots
 from automigrator.migrations.config import alembic_config
 from automigrator.migrations.environment import execute
 from automigrator.migrations.execution import Command, Execution, Migration, Request
@@ -59,10 +60,12 @@ async def _drive(migration: Migration, way: Way, command: Command, execution: Ex
         if hold is not None:
             Bridge(loop).result(hold.confirm(progress))
 
-    snapshots = hold.snapshots if hold is not None and command.apply else None
+    def untouched() -> Snapshots | None:
+        """The snapshots with an open journal, which tells that nothing was committed yet."""
+        return hold.snapshots if hold is not None and command.apply and hold.untouched else None
 
     def began(connection: Connection) -> None:
-        if snapshots is None or not snapshots.untouched:
+        if (snapshots := untouched()) is None:
             return
         name = None
         with suppress(Exception):  # a transaction that cannot be asked is not committed either
@@ -71,7 +74,7 @@ async def _drive(migration: Migration, way: Way, command: Command, execution: Ex
             Bridge(loop).result(snapshots.began(name))
 
     def committing() -> None:
-        if snapshots is not None and snapshots.untouched:
+        if (snapshots := untouched()) is not None:
             Bridge(loop).result(snapshots.committing())
 
     def executed(connection: Connection | None, identity: Hashable, weaker: Weaker) -> None:

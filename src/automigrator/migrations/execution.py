@@ -38,7 +38,7 @@ class Migration(NamedTuple):
     """The target's lock; a look may be without."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Configured:
     """The result of one `context.configure` of env.py."""
 
@@ -108,7 +108,7 @@ class Request(Frozen):
     """Notes in the journal that a revision is about to commit."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Execution:
     """The record of what env.py did; `current` is the revision that ran when `error` arose."""
 

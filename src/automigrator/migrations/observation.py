@@ -22,7 +22,7 @@ from automigrator.support.concurrency import running_loop
 from automigrator.support.error_chain import chain
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Observation:
     """The record of one execution of an env.py."""
 

@@ -43,7 +43,7 @@ INTERRUPT_PAUSES_S = (0.4, 0.2, 2.0)
 _ADVICE = "raise the limit that the message names, or split the revision"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Watch:
     """One execution of an env.py, or of a `bootstrap`: whether it is to stop, and its limits."""
 

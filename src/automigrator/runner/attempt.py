@@ -130,8 +130,9 @@ async def _stamped(state: RunState, finding: Finding) -> bool:
         began = time.monotonic()
         state.enter("running bootstrap")
         state.tell("bootstrap-started")
-        if (snapshots := state.hold.snapshots) is not None and snapshots.untouched:
-            await snapshots.committing()
+        if state.hold.untouched:
+            assert state.hold.snapshots is not None
+            await state.hold.snapshots.committing()
         with run.acts.act("stamp"):
             done = await bootstrap(migration, finding.contexts[0])
         state.tell("bootstrapped", revision=done.revision, seconds=time.monotonic() - began)

@@ -13,6 +13,7 @@ from automigrator.hooks.context import Rebuild, Run
 from automigrator.printable import escaped
 from automigrator.report import Applied, TargetReport
 from automigrator.runner.time_limit import RunLimit
+from automigrator.support.concurrency import in_thread
 from automigrator.target import chosen
 
 if TYPE_CHECKING:  # a start with nothing to do needs none of it
@@ -226,6 +227,9 @@ class RunState:
             self.tell("locked", waited_s=hold.waited_s)
             for note in hold.notes:
                 self.run.note(note)
+            if any(map(self.hooks.impls, ("before_migrate", "on_failure"))):
+                # what they act with is imported while files can be opened
+                await in_thread(lambda: (hold.snapshots, hold.sides))
             yield hold
 
     def tell(self, event: str, /, **data: Any) -> None:

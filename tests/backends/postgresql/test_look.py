@@ -70,7 +70,7 @@ async def test_a_locked_version_table_ends_a_look_with_a_lock_timeout(
     from automigrator.backends.postgresql import looks
 
     stamped(postgres_server, live, "r1")
-    monkeypatch.setattr(looks, "_PLACES", looks._PLACES.replace("'10s'", "'100ms'"))
+    monkeypatch.setattr(looks, "BUSY_S", 0.1)
     engine = create_async_engine(postgres_server.url(live), poolclass=NullPool)
     async with engine.connect() as other:
         await other.execute(text("lock table alembic_version in access exclusive mode"))

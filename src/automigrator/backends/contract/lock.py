@@ -40,6 +40,11 @@ class Hold(ABC):
     snapshots: Snapshots | None = None
     sides: Sides | None = None
 
+    @property
+    def untouched(self) -> bool:
+        """Whether a journal of this run is open, and tells that nothing was committed yet."""
+        return self.snapshots is not None and self.snapshots.untouched
+
     @abstractmethod
     async def look(self, tables: Sequence[VersionTable]) -> Sight:
         """Read the heads under the lock.

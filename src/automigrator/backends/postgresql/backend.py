@@ -125,7 +125,7 @@ class PostgreSQL(Backend):
     async def identity(self, place: Place) -> Hashable:
         if place.url != self.access.url:
             return await super().identity(place)
-        async with self.access.shared(reading=True) as connection:
+        async with self.access.shared() as connection:
             return await connection.run_sync(self.sessions.identity)
 
     def lock(

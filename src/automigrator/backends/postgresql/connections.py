@@ -36,7 +36,6 @@ from automigrator.support.postgresql_urls import (
 )
 
 DEAF_CALLS = 5
-
 """The number of interrupts of a statement after which its server is given up."""
 
 
@@ -45,21 +44,29 @@ def tagged(
 ) -> Callable[[], None]:
     """Name the session `tag`, so that a later holder of the lock finds it; returns the undoing.
 
-    `rule` gets the server and the connection's age in seconds first, and raises where the server
-    is the wrong one.
+    `rule` gets the server and the connection's age in seconds, and raises for the wrong server.
     """
-    before, server, age_s = _asked(
-        connection,
-        f"""
-        select pg_catalog.current_setting('application_name'), {SERVER},
-               (select extract(epoch from pg_catalog.clock_timestamp()
-                       operator(pg_catalog.-) backend_start)::pg_catalog.float8
-                from pg_catalog.pg_stat_activity
-                where pid operator(pg_catalog.=) pg_catalog.pg_backend_pid())
-        """,
-    )
-    rule(server, age_s)
-    return _set(connection, "application_name", tag, before)
+    outside = not connection.in_transaction()
+    server, age_s, before, _ = connection.execute(_NAME, {"name": tag}).one()
+    if outside:
+        connection.commit()
+    undo = _undoing(connection, "application_name", before)
+    try:
+        rule(server, age_s)
+    except BaseException:
+        undo()
+        raise
+    return undo
+
+
+_NAME = text(f"""
+    select {SERVER}, (select extract(epoch from pg_catalog.clock_timestamp()
+                          operator(pg_catalog.-) backend_start)::pg_catalog.float8
+                      from pg_catalog.pg_stat_activity
+                      where pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()),
+           pg_catalog.current_setting('application_name'),
+           pg_catalog.set_config('application_name', :name, false)
+""")
 
 
 def sharing(connection: Connection, key: int) -> Callable[[], None]:
@@ -89,9 +96,15 @@ def _asked(connection: Connection, query: str) -> tuple[Any, ...]:
 
 def _set(connection: Connection, name: str, value: str, before: str) -> Callable[[], None]:
     """Set a session's setting, and return the call that sets it back to `before`."""
+    outside = not connection.in_transaction()
+    connection.execute(_SET, {"name": name, "value": value})
+    if outside:
+        connection.commit()  # or a rollback would take it back
+    return _undoing(connection, name, before)
 
-    def change(new: str) -> None:
-        connection.execute(_SET, {"name": name, "value": new})
+
+def _undoing(connection: Connection, name: str, before: str) -> Callable[[], None]:
+    """The call that sets a session's setting back to `before`."""
 
     def undo() -> None:
         with contextlib.suppress(SQLAlchemyError):
@@ -100,13 +113,9 @@ def _set(connection: Connection, name: str, value: str, before: str) -> Callable
             if connection.in_transaction():
                 connection.rollback()
             connection.connection.rollback()  # a COMMIT that a listener refused leaves it open
-            change(before)
+            connection.execute(_SET, {"name": name, "value": before})
             connection.commit()
 
-    outside = not connection.in_transaction()
-    change(value)
-    if outside:
-        connection.commit()  # or a rollback would take it back
     return undo
 
 
@@ -167,7 +176,6 @@ def _cancel_of_current_task() -> Callable[[], object]:
 
 
 LOCK_TIMEOUT_MS = 500
-
 """Short: while an ALTER queues for a lock, everybody else queues behind it, readers too."""
 
 

@@ -47,41 +47,49 @@ _OPENED = """
            and s.description operator(pg_catalog.~~) any (cast(:open as pg_catalog.text[]))))
 """
 
-_PLACES = f"""
-    with {PATH}, found as (
-        select array_agg(n.nspname::text order by a.number) as places,
-               array_agg(c.oid::bigint) as oids,
-               min(format('%I.%I', n.nspname, c.relname)) filter (where c.relkind = 'v') as view
+_LOOK = f"""
+    with {PATH}, asked as (
+        select a.*, c.oid, c.relkind, c.relname, n.nspname
         from ours cross join unnest(cast(:names as text[]), cast(:schemas as text[]))
              with ordinality as a(name, schema, number)
         left join pg_class c on c.oid = {FIRST_OF_PLACE}
-        left join pg_namespace n on n.oid = c.relnamespace)
-    select set_config('lock_timeout', '{BUSY_S}s', :reading), setting, schemas, visible,
-           places, oids, view, {_OPENED}, {SERVER}, pg_is_in_recovery(), {IS_OPEN}, {NAME}
-    from ours cross join found
+        left join pg_namespace n on n.oid = c.relnamespace),
+    found as (
+        select array_agg(nspname::text order by number) as places,
+               min(format('%I.%I', nspname, relname)) filter (where relkind = 'v') as view
+        from asked)
+    {{filled}}
+    select set_config('lock_timeout', :busy, :reading), setting, schemas, visible,
+           places, view, is_filled, {_OPENED}, {SERVER}, pg_is_in_recovery(), {IS_OPEN}, {NAME}
+    from ours cross join found cross join filled
 """
 
-_FILLED = """
-    with own as (select coalesce(a.schema, cast(:first as text)) as schema
-                 from unnest(cast(:schemas as text[])) as a(schema)),
-    found as (
+_FILLED = """,
+    own as (select coalesce(asked.schema, ours.schemas[1]) as schema from asked cross join ours),
+    tables as (
         select n.nspname::text as schema, c.relnatts = 1 and exists (
                    select from pg_attribute a
                    where a.attrelid = c.oid and a.attnum = 1 and a.attname = 'version_num'
                ) as is_history
-        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace cross join ours
         where c.relkind in ('r', 'p')
-          and (n.nspname = cast(:first as text) or n.nspname in (select schema from own))
-          and c.oid <> all(cast(:asked as bigint[])::oid[])
+          and (n.nspname = ours.schemas[1] or n.nspname in (select schema from own))
+          and not exists (select from asked where asked.oid = c.oid)
           and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass
-                          and d.objid = c.oid and d.deptype = 'e'))
-    select exists (select from found where schema in (select schema from own))
+                          and d.objid = c.oid and d.deptype = 'e')),
+    filled as (
+        select exists (select from tables where schema in (select schema from own))
         -- an explicit schema for the version table alone: the tables are where they usually are
-        or coalesce((select bool_and(not is_history) from found
-                     where schema = cast(:first as text)), false)
+        or coalesce((select bool_and(not is_history) from tables
+                     where schema = ours.schemas[1]), false) as is_filled
+        from ours)
 """
 
 """Whether the target has tables; what a neighbour keeps in another schema is not its own."""
+
+_PLACES = _LOOK.format(filled=", filled as (select false as is_filled)")
+
+_PLACES_AND_FILLED = _LOOK.format(filled=_FILLED)
 
 
 class View(NamedTuple):
@@ -114,12 +122,13 @@ async def look(
 
     `unread`: only find the version tables, which this role may have no right to read.
     """
-    ((_, *path, found, oids, view, opened, server, standby, dump_open, name),) = await rows_of(
+    ((_, *path, found, view, filled, opened, server, standby, dump_open, name),) = await rows_of(
         connection,
-        _PLACES,
+        _PLACES if heads_only else _PLACES_AND_FILLED,
         names=[table.name for table in tables],
         schemas=[table.schema for table in tables],
         open=list(OPEN),
+        busy=f"{BUSY_S}s",
         reading=reading,
     )
     if view is not None:
@@ -136,13 +145,6 @@ async def look(
     for table, schema in () if unread else places.items():
         ((found,),) = await rows_of(connection, f"select {_heads_in(schema, table.name)}")
         heads[table] = tuple(sorted(found))
-    filled = False
-    if not heads_only:
-        asked = [oid for oid in oids or () if oid is not None]
-        own = [table.schema for table in tables]
-        ((filled,),) = await rows_of(
-            connection, _FILLED, schemas=own, asked=asked, first=where.first
-        )
     sight = Sight(True, heads, filled, writable=not standby)
     return View(sight, where, opened, places, server, dump_open, name)
 
@@ -258,18 +260,24 @@ class Sights:
 
     async def claims_of(
         self, keys: Sequence[int], tables: Sequence[VersionTable]
-    ) -> tuple[Claim, ...]:
-        """Return what has a name of ours; of notes, those of these lock keys."""
+    ) -> tuple[Claim, ...] | None:
+        """Return what has a name of ours; of notes, those of these lock keys.
+
+        None where the database is not there.
+        """
+        from automigrator.backends.postgresql import neighbours
         from automigrator.backends.postgresql.errors import NO_DATABASE, code_of
 
         try:
-            async with self.access.shared(reading=True) as connection:
+            async with self.access.shared() as connection:
+                if not await neighbours.any_claim(connection):
+                    return ()
                 await self._find(connection, tables)
                 found = await self.claims(connection)
         except Exception as error:
             if code_of(error) != NO_DATABASE:
                 raise
-            return ()
+            return None
         ends = tuple(f"_{key % 2**64:016x}" for key in keys)
         return tuple(c for c in found if c.kind != "domain" or c.name.endswith(ends))
 

@@ -251,9 +251,10 @@ async def read_note(access: Access, kind: Note, key: int) -> str | None:
 
 
 _WRITER = f"""
+    with ours as materialized (select oid from {OURS_HERE} as o)
     select extract(epoch from clock_timestamp())::float8, pg_get_userbyid(n.nspowner)::text,
-           coalesce(n.nspowner in {OURS_HERE}, true), pg_has_role(n.nspowner, 'USAGE'),
-           pg_get_userbyid(t.typowner)::text, coalesce(t.typowner in {OURS_HERE}, true),
+           coalesce(n.nspowner in (select oid from ours), true), pg_has_role(n.nspowner, 'USAGE'),
+           pg_get_userbyid(t.typowner)::text, coalesce(t.typowner in (select oid from ours), true),
            pg_has_role(t.typowner, 'USAGE'), current_user::text,
            case when pg_has_role(d.datdba, '{{right}}') then pg_get_userbyid(d.datdba)::text
            when pg_has_role(n.nspowner, '{{right}}') then pg_get_userbyid(n.nspowner)::text

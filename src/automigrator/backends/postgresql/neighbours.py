@@ -245,6 +245,16 @@ def _of(places: Mapping[VersionTable, str]) -> dict[str, list[str]]:
     return {"schemas": list(places.values()), "tables": [table.name for table in places]}
 
 
+async def any_claim(connection: AsyncConnection) -> bool:
+    """Whether something has a name of ours; to judge it takes far longer."""
+    query = f"""
+        select exists (select from pg_database where datname ~ '__automigrator_')
+            or exists (select from pg_namespace where nspname = '{SCHEMA_OF_OURS}')
+    """
+    ((found,),) = await rows_of(connection, query)
+    return bool(found)
+
+
 async def claims(
     connection: AsyncConnection, places: Mapping[VersionTable, str]
 ) -> tuple[Claim, ...]:

@@ -158,17 +158,17 @@ async def application_path(connection: AsyncConnection) -> SearchPath:
 
 async def begin_reading(connection: AsyncConnection) -> None:
     """Begin a transaction that sees one state of the database, without a limit of time."""
-    if _handed_on(connection):
+    if handed_on(connection):
         await run(connection, "ROLLBACK")
     await run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-    if _handed_on(connection):
+    if handed_on(connection):
         await run(connection, _SETTLE.format(local=True))
     await run(connection, NO_LIMITS)
 
 
 async def end_reading(connection: AsyncConnection) -> None:
     """End what `begin_reading` began."""
-    if _handed_on(connection):
+    if handed_on(connection):
         await renew(connection)
     else:
         await run(connection, "ROLLBACK")
@@ -176,7 +176,7 @@ async def end_reading(connection: AsyncConnection) -> None:
 
 async def renew(connection: AsyncConnection) -> None:
     """Begin anew, after an error, the transaction that a use behind a pooler is."""
-    if _handed_on(connection):
+    if handed_on(connection):
         await run(connection, "ROLLBACK")
         await _begin(connection)
 
@@ -189,8 +189,11 @@ async def _begin(connection: AsyncConnection) -> None:
 _HANDED_ON = "automigrator_handed_on"
 
 
-def _handed_on(connection: AsyncConnection) -> bool:
-    """Whether a pooler may hand the session to others, who must not find it changed."""
+def handed_on(connection: AsyncConnection) -> bool:
+    """Whether a pooler may hand the session to others, who must not find it changed.
+
+    False where the server has called the process by the id that the client was told.
+    """
     assert connection.sync_connection is not None
     return bool(connection.sync_connection.info.get(_HANDED_ON))
 
@@ -224,7 +227,7 @@ class OwnPath:
         self, connection: AsyncConnection, *, autocommit: bool, acting: bool
     ) -> AsyncIterator[None]:
         """See `Settling`."""
-        if not _handed_on(connection):
+        if not handed_on(connection):
             yield
         elif not autocommit:
             await run(connection, _SETTLE.format(local=True))
@@ -246,7 +249,7 @@ class OwnPath:
     async def proves(self, connection: AsyncConnection) -> None:
         """Note that no pooler hands the sessions of this connection's database to others."""
         self.proved.add(connection.engine.url.database)
-        if _handed_on(connection):
+        if handed_on(connection):
             await settle(connection)
 
 

@@ -40,7 +40,7 @@ async def only_leader(admin: AsyncConnection, live: str, names: Iterable[str]) -
     return all(alone for ((alone,),) in found)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Turns:
     """Tries for keys that others may hold in another database: advisory locks are per database.
 

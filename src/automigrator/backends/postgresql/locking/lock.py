@@ -25,7 +25,7 @@ from automigrator.backends.postgresql.locking import advisory
 from automigrator.backends.postgresql.locking.session import SessionHold
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.maintenance import Maintenance
-from automigrator.backends.postgresql.sql import SERVER, OwnPath, rows_of, told_pid
+from automigrator.backends.postgresql.sql import SERVER, OwnPath, handed_on, rows_of, told_pid
 from automigrator.errors import LockTimeoutError
 from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import background, error_of, shielded
@@ -112,7 +112,7 @@ async def lock(
         full = _Full(live, "beside the lock's session", maintenance.access.connect_timeout)
         while True:
             try:
-                hold.claims = await sights.claims_of(hold.all_keys, tables)
+                hold.found(await sights.claims_of(hold.all_keys, tables))
                 break
             except Exception as refusal:  # noqa: BLE001 - raised again, unless room may come
                 full.note(refusal)
@@ -228,7 +228,7 @@ async def _refuse_transaction_pooling(
     pooler. Otherwise a second connection holds a transaction open: in transaction mode it has, or
     takes, the session that the first one has just used.
     """
-    if await _told(admin) == await _pid(admin):
+    if not handed_on(admin) or await _told(admin) == await _pid(admin):
         return
     async with access.connection(beside) as other:
         for _ in range(_TRIES):

@@ -37,14 +37,10 @@ from automigrator.support.concurrency import background, shielded
 
 T = TypeVar("T")
 
-
 HURRY_S = 2.0
-
 """Seconds to wait for a silent server once the end of the run has been asked for."""
 
-
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1
-
 
 _WATCH_S = 0.1
 
@@ -62,7 +58,7 @@ _BLOCKERS = """
 """
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class SessionHold(Hold):
     """See `Hold`. `apart` says whether the session is connected to a database beside the target.
 
@@ -100,6 +96,8 @@ class SessionHold(Hold):
     """The time that a statement which migrates waits for a lock; longer for an autovacuum's."""
     claims: tuple[Claim, ...] = ()
     """What had a name of ours when the lock was taken, whoever owns it."""
+    bare: bool = False
+    """Whether there is neither a note nor a copy of ours, and no act has begun that leaves one."""
     dump_key: int = field(init=False)
     """The key of the dump's journal: that of an older release's while it is followed."""
     _progress: str = ""
@@ -175,6 +173,11 @@ class SessionHold(Hold):
             )
         if age_s is not None:
             self.access.prove(age_s)
+
+    def found(self, claims: tuple[Claim, ...] | None) -> None:
+        """Note what has a name of ours; None where the database is not there."""
+        self.claims = claims or ()
+        self.bare = claims is not None and all(c.kind == "schema" and c.ours for c in claims)
 
     def _lose(self, why: str) -> LockLostError:
         self.lost = why
@@ -259,6 +262,8 @@ class SessionHold(Hold):
             self.acts -= 1
 
     async def last(self) -> Record | None:
+        if self.bare:
+            return None
         async with self._answering("the question how the last leader ended"):
             texts = [await read_note(self.access, "last", key) for key in self.all_keys]
         return newest(texts)
@@ -282,6 +287,7 @@ class SessionHold(Hold):
 
     async def write_note(self, kind: Note, key: int, text: Callable[[float], str | None]) -> None:
         """Replace a note in a session that the next holder of the lock would end first."""
+        self.bare = False
         async with self.access.shared() as connection:
             ((server, before, _),) = await rows_of(connection, _NAMED, name=self.tag)
             try:
@@ -297,16 +303,18 @@ class SessionHold(Hold):
 
         Each with its pid, its name, its role, and whether that role is ours.
         """
+        tags = [tag_of(key) for key in self.all_keys]
+        found = """from pg_stat_activity where pid <> pg_backend_pid() and exists (
+            select from unnest(cast(:tags as text[])) as t(tag)
+            where starts_with(application_name, t.tag))"""
+        there = rows_of(self.admin, f"select exists (select {found})", tags=tags)
+        if not (await self.in_time(there))[0][0]:
+            return ()  # mostly; whose they are takes longer to ask
         query = f"""
             select pid, application_name, coalesce(usename::text, ''),
                    usename is null or usesysid in {OURS}  -- a login may be dropped meanwhile
-            from pg_stat_activity
-            where exists (select from unnest(cast(:tags as text[])) as t(tag)
-                          where starts_with(application_name, t.tag))
-                  and pid <> pg_backend_pid()
-            order by pid
+            {found} order by pid
         """
-        tags = [tag_of(key) for key in self.all_keys]
         return await self.in_time(rows_of(self.admin, query, tags=tags, live=self.database))
 
     async def end(self, pid: int, name: str, role: str) -> tuple[str, bool]:
