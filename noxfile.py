@@ -224,6 +224,16 @@ def model(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The site, warnings as errors, under docs/_build/html; then every link to another host."""
+    install_editable(session, *group("docs", "cli", "prometheus"))
+    build = ["sphinx-build", "--fail-on-warning", "--keep-going", "--fresh-env", "--quiet"]
+    session.run(*build, "-b", "html", "docs", "docs/_build/html")
+    if "linkcheck" in session.posargs:
+        session.run(*build, "-b", "linkcheck", "docs", "docs/_build/linkcheck")
+
+
+@nox.session
 def monitoring(session: nox.Session) -> None:
     """The metrics, and each alert of examples/monitoring in a real Prometheus after a real run."""
     skip_without(session, "prometheus", "promtool", package="prometheus")
