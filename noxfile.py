@@ -14,6 +14,7 @@ import nox
 GROUPS = nox.project.load_toml("pyproject.toml")
 PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
 BENCHMARKS = ["gate", "nothing_to_do", "recovery", "applying", "stalls"]
+TEXTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs", "plugins"]
 NEWER = [
     *("--numprocesses=2", "-k", "not postgres and (not as_plain or autocommit or beside_it)"),
     *("tests/hooks/test_calls.py", "tests/support_package/test_concurrency.py"),
@@ -139,6 +140,8 @@ def lint(session: nox.Session) -> None:
     session.install(*group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("codespell", *TEXTS, "src", "examples", "benchmarks", "noxfile.py")
+    session.run("proselint", "check", "--config", "docs/proselint.json", *TEXTS)
 
 
 @nox.session
