@@ -197,6 +197,16 @@ def alone(session: nox.Session) -> None:
                 pytest(session, f"{plugin}/tests/test_{name}.py", *ALONE)
 
 
+@nox.session(requires=["wheels"])
+def release(session: nox.Session) -> None:
+    """All distributions as they would be uploaded: metadata, contents, one version for all."""
+    session.install("twine", "check-wheel-contents")
+    files = sorted(map(str, built(session).iterdir()))
+    session.run("twine", "check", "--strict", *files)
+    session.run("check-wheel-contents", *(each for each in files if each.endswith(".whl")))
+    session.run("python", "tests/support/distributions.py", *files)
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     install_editable(session)
