@@ -238,8 +238,16 @@ def model(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The site, warnings as errors, under docs/_build/html; then every link to another host."""
+    """The site, under docs/_build/html, warnings as errors.
+
+    `-- charts` draws its pictures anew, from the tables; `-- linkcheck` tries every link to
+    another host.
+    """
     install_editable(session, *group("docs", "cli", "prometheus"))
+    if "charts" in session.posargs:
+        session.install("matplotlib")
+        session.run("python", "docs/charts.py")
+        session.run("python", "docs/diagram.py")
     build = ["sphinx-build", "--fail-on-warning", "--keep-going", "--fresh-env", "--quiet"]
     session.run(*build, "-b", "html", "docs", "docs/_build/html")
     if "linkcheck" in session.posargs:
