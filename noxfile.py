@@ -298,10 +298,13 @@ def frameworks(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """The page in a real Chromium; `-- --write-images` writes it into the docs."""
+    """The page, and the site of the docs, in a real Chromium.
+
+    `-- --write-images` writes the page into the docs.
+    """
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         session.skip("no Chromium found; Debian has it: apt install chromium")
-    install_editable(session, *group("test", "browser"))
+    install_editable(session, *group("test", "browser", "docs"))
     pytest(session, "tests/browser")
 
 
