@@ -210,12 +210,12 @@ def test_the_guides_strategy_passes_the_suite_in_both_forms(
 
 
 def test_the_readmes_second_command_is_what_ci_runs() -> None:
-    _, suite = blocks(ROOT / "README.md", "sh")
+    _, suite, *_ = blocks(ROOT / "README.md", "sh")
     assert suite.strip() in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
 def test_the_readmes_first_command_shows_a_recovery() -> None:
-    first, _ = blocks(ROOT / "README.md", "sh")
+    first, *_ = blocks(ROOT / "README.md", "sh")
     *_, command = first.strip().split(" && ")
     interpreter, script = command.split()
     assert interpreter == ".venv/bin/python"
