@@ -18,7 +18,7 @@ from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisi
 from automigrator.migrations.config import alembic_config
 from automigrator.migrations.execution import Migration
 from automigrator.migrations.history import History
-from automigrator.migrations.isolation import alone_in_thread
+from automigrator.migrations.isolation import in_turn
 from automigrator.migrations.offline_sql import run_offline
 from automigrator.migrations.probe import probe
 from automigrator.migrations.process import guarded_path
@@ -40,9 +40,9 @@ async def load_history(
             return History(config, read=now)
 
     try:
-        return await alone_in_thread(target, partial(read, True))
+        return await in_turn(target, partial(read, True), alone=False)
     except RevisionImportError as error:
-        history = await alone_in_thread(target, partial(read, False))
+        history = await in_turn(target, partial(read, False), alone=False)
         migration = Migration(target, backend, history, place())
         met = await _offline(migration)
         if met is not None and (await backend.look([table])).exists:
@@ -63,7 +63,7 @@ async def _offline(migration: Migration) -> BaseException | None:
 
     work = partial(run_offline, migration, steps, io.StringIO(), {})
     try:
-        await alone_in_thread(migration.target, work)
+        await in_turn(migration.target, work, alone=True)
     except Exception as error:  # noqa: BLE001 - any error only rules out this mode
         return None if read else error
     return None if read else RuntimeError("env.py's offline mode ran no migrations")
