@@ -64,6 +64,7 @@ def migrate(connection):
 
 
 {online}
+switch("end")
 """
 
 ONLINE = {
@@ -137,11 +138,14 @@ class Turnstile(ModuleType):
         """Places where a tenant stays until the event is set."""
         self.reached: set[tuple[str, str]] = set()
         self._last = ""
-        self._passed = threading.Condition()
+        self._passed = threading.Condition(threading.RLock())
 
     def passes(self, tenant: str, place: str) -> None:
         with self._passed:
             self.reached.add((tenant, place))
+            if place == "end":
+                self.left(tenant)
+                return
             self.under_way.add(tenant)
             self.together |= {frozenset(pair) for pair in itertools.combinations(self.under_way, 2)}
             self._last = tenant

@@ -20,8 +20,8 @@ from automigrator.errors import EnvError
 from automigrator.migrations.config import alembic_config
 from automigrator.migrations.environment import execute
 from automigrator.migrations.execution import Command, Execution, Migration, Request
-from automigrator.migrations.inside import NeedsToBeAlone
 from automigrator.migrations.isolation import alembic_to_ourselves
+from automigrator.migrations.process.inside import NeedsToBeAlone
 from automigrator.migrations.watchdog import Watch
 from automigrator.migrations.ways import Way
 from automigrator.support.bridge import Bridge

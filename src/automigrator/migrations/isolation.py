@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from automigrator.errors import JudgedError
 from automigrator.migrations import alembic_private
-from automigrator.migrations.inside import NeedsToBeAlone
-from automigrator.migrations.process import guarded
+from automigrator.migrations.process.guards import guarded
+from automigrator.migrations.process.inside import NeedsToBeAlone
 from automigrator.migrations.proxy_trial import proxies_are_apart
 from automigrator.migrations.turns import Turn, history_of, holder
 from automigrator.support.backoff import Deadline

@@ -25,8 +25,8 @@ from automigrator.migrations import alembic_private
 from automigrator.migrations.config import alembic_config
 from automigrator.migrations.execution import Migration
 from automigrator.migrations.history import directory
-from automigrator.migrations.inside import replaced
 from automigrator.migrations.isolation import in_turn, running_env
+from automigrator.migrations.process.inside import replaced
 from automigrator.support.redaction import first_line
 
 Heads = tuple[str, ...]

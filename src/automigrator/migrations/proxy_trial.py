@@ -14,7 +14,7 @@ from alembic.runtime.environment import EnvironmentContext
 from sqlalchemy import create_engine, inspect
 
 from automigrator.migrations import alembic_private
-from automigrator.migrations.inside import Inside, entered
+from automigrator.migrations.process.inside import Inside, entered
 from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
 
@@ -42,6 +42,7 @@ def _tried() -> bool:
     except Exception as error:  # noqa: BLE001 - whatever it is, this Alembic is another one
         failed = [error]
     for each in failed[:1]:
+        alembic_private.remove_operations_proxy()
         logger.warning(
             "this release of Alembic cannot serve several migrations of a process at once: %s: %s; "
             "they are run one after another",

@@ -9,7 +9,7 @@ from itertools import takewhile
 
 from alembic.config import Config
 
-from automigrator.migrations.inside import Acts, Inside
+from automigrator.migrations.process.inside import Acts, Inside
 from automigrator.support.loggers import logger_of
 from automigrator.target import Target
 
@@ -45,6 +45,7 @@ class Turn:
                 return False
             _waiting.remove(self)
             _having.append(self)
+            _holders[:] = _having
             acts = _acts.get(self.history)
             self.known = acts if self.may_share and isinstance(acts, dict) else None
             return True
@@ -89,10 +90,9 @@ class Turn:
 
 
 def holder() -> str:
-    """The name of the target whose turn it is, for a person."""
+    """The name of a target whose turn it is, or was last, for a person."""
     with _lock:
-        names = [each.target.name for each in _having]
-    return names[0] if names else ""
+        return _holders[0].target.name if _holders else ""
 
 
 def history_of(target: Target) -> Hashable:
@@ -106,6 +106,8 @@ def history_of(target: Target) -> Hashable:
 
 _lock = threading.Lock()
 _having: list[Turn] = []
+_holders: list[Turn] = []
+"""Those whose turn it was when it came to the last one."""
 _waiting: list[Turn] = []
 _acts: dict[Hashable, Acts | str] = {}
 """What the env.py of each history does to its process, or why it must be alone."""

@@ -19,12 +19,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from automigrator.migrations.inside import Acts, Inside, Patches, entered, inside_env, replaced
-from automigrator.migrations.logging_setup import guarded_logging
-from automigrator.migrations.noted import Changes, NotedList, given_back, noted
+from automigrator.migrations.process.inside import (
+    Acts,
+    Inside,
+    Patches,
+    entered,
+    inside_env,
+    replaced,
+)
+from automigrator.migrations.process.logging_setup import guarded_logging
+from automigrator.migrations.process.noted import Changes, NotedList, given_back, noted
 
 _NOT_THEIRS = (
-    str(Path(__file__).parents[1]),
+    str(Path(__file__).parents[2]),
     *({*sysconfig.get_paths().values()} - {sysconfig.get_path("data")}),
 )
 """Where code is of which the application's is none: a driver's threads are no env.py's own."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from typing import Any
 
-from automigrator.migrations.inside import Inside, inside_env
+from automigrator.migrations.process.inside import Inside, inside_env
 
 _lock = threading.RLock()
 """For a change and its note. Nothing that takes a lock of the logging module is called under it."""
@@ -122,9 +123,13 @@ class Changes:
     """What runs have changed, by key, so that it can be put back."""
 
     def __init__(self, read: Callable[[Any], Any], write: Callable[[Any, Any], object]) -> None:
-        self._read = read
+        self._reader = read
         self._write = write
         self._seen: dict[Any, _Change] = {}
+
+    def _read(self, key: Any) -> Any:
+        """As nobody's: a run beside others does not see what they have changed."""
+        return Context().run(self._reader, key)
 
     def note(self, inside: Inside, key: Any, change: Callable[[], object]) -> None:
         """Let a run make a change, and note it."""
@@ -154,7 +159,11 @@ class Changes:
         if not self._seen:
             return self._seen
         with _lock:
-            return {k: seen.before for k, seen in self._seen.items() if inside not in seen.runs}
+            return {
+                key: seen.before
+                for key, seen in self._seen.items()
+                if inside not in seen.runs and seen.left == self._read(key)
+            }
 
 
 class _Change:
