@@ -17,7 +17,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
+from alembic.util.langhelpers import ModuleClsProxy
 from sqlalchemy import create_engine, inspect
+from sqlalchemy.ext.asyncio import create_async_engine
 from support.alembic_projects import heads, tables
 from support.process_state import unchanged_process
 from support.tenants import R1, Tenants, Turnstile, turnstile
@@ -54,9 +56,9 @@ async def repeated(tenants: Tenants, names: list[str], rounds: int, expected: ob
         assert tenants.content(names) == expected
 
 
-@pytest.mark.long("60", "two-async")
+@pytest.mark.long("60", "two-async", "two-given")
 @pytest.mark.parametrize("rounds", [1, 60])
-@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("kind", ["sync", "async", "given"])
 @pytest.mark.parametrize("count", [2, 8], ids=["two", "eight"])
 async def test_every_file_is_what_plain_alembic_makes_of_it(
     count: int, kind: str, rounds: int, passed: Turnstile, tmp_path: Path
@@ -78,6 +80,20 @@ async def test_every_schema_is_what_plain_alembic_makes_of_it(
     expected = tenants.plainly(names, postgres_url)
     with unchanged_process():
         await repeated(tenants, names, rounds, expected)
+    assert passed.together == {frozenset(each) for each in combinations(names, 2)}
+
+
+@pytest.mark.parametrize("kind", ["given", "async"])
+async def test_every_schema_may_be_migrated_by_the_one_engine_of_the_application(
+    kind: str, passed: Turnstile, tmp_path: Path, postgres_url: str
+) -> None:
+    names = EIGHT[:3]
+    expected = Tenants(tmp_path, kind, postgres_url).plainly(names, postgres_url)
+    engine = create_async_engine(postgres_url)
+    tenants = Tenants(tmp_path / "ours", kind, postgres_url, engine=engine)
+    with unchanged_process():
+        await repeated(tenants, names, 1, expected)
+    await engine.dispose()
     assert passed.together == {frozenset(each) for each in combinations(names, 2)}
 
 
@@ -285,9 +301,10 @@ async def test_an_alembic_that_cannot_be_kept_apart_is_had_by_one_after_another(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """As one would be that had renamed what its proxies are installed by."""
+    """As one would be that installs its proxies in another way."""
     proxy_trial._tried.cache_clear()
-    monkeypatch.setattr(proxy_trial.alembic_private, "dispatched", nullcontext)
+    install = vars(ModuleClsProxy)["_install_proxy"]
+    monkeypatch.setattr(Operations, "_install_proxy", install, raising=False)
     tenants, names = Tenants(tmp_path, "sync"), EIGHT[:3]
     expected = tenants.plainly(names)
     try:

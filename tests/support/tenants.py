@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
 from support.alembic_projects import contents, project, query, revision, with_sync_driver
 from support.checksums import checksums
 from support.plain_alembic import upgraded
@@ -83,6 +84,14 @@ async def online():
 asyncio.run(online())
 """,
 }
+ONLINE["given"] = f"""
+given = config.attributes.get("connection")
+if given is not None:
+    migrate(given)
+else:
+    {ONLINE["sync"].strip().replace(chr(10), chr(10) + "    ")}
+"""
+"""Ways to come to the database; `given` takes the connection that it is offered."""
 
 R1 = """
 switch("r1")
@@ -186,6 +195,8 @@ class Tenants:
     beginning: str = ""
     r1: str = R1
     r2: str = R2
+    engine: AsyncEngine | None = None
+    """The application's own, which all schemas are migrated by; else each has its URL."""
 
     def __post_init__(self) -> None:
         made = project(self.root, "generic", self.server or "sqlite://", revisions=self._revisions)
@@ -208,8 +219,10 @@ class Tenants:
     def target(self, name: str, **options: Any) -> Target:
         if self.server is not None:
             options["version_table_schema"] = name
-        url = self.url(name)
-        return Target(url, self.config, name=name, x=[f"tenant={name}"], **options)
+        if self.kind == "given":
+            options["drive"] = "given"
+        database = self.engine or self.url(name)
+        return Target(database, self.config, name=name, x=[f"tenant={name}"], **options)
 
     async def brought(self, name: str, **options: Any) -> Report:
         """One tenant, beside those that others bring."""
