@@ -21,7 +21,7 @@ from sqlalchemy import Connection, create_engine
 
 from automigrator.migrations import alembic_private, proxy_trial
 from automigrator.migrations.history import revision_id
-from automigrator.migrations.process.inside import Inside, NeedsToBeAlone, entered
+from automigrator.migrations.runs.inside import Inside, NeedsToBeAlone, entered
 
 T = TypeVar("T")
 
@@ -144,16 +144,15 @@ def test_an_operation_that_a_run_registers_is_every_runs() -> None:
 def test_the_trial_says_whether_runs_are_kept_apart(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    proxy_trial._tried.cache_clear()
+    monkeypatch.setattr(proxy_trial, "_apart", None)
     with unchanged_modules():
         assert proxy_trial.proxies_are_apart()
     assert not caplog.records
-    proxy_trial._tried.cache_clear()
+    monkeypatch.setattr(proxy_trial, "_apart", None)
     # as another release may do it
     install = vars(ModuleClsProxy)["_install_proxy"]
     monkeypatch.setattr(Operations, "_install_proxy", install, raising=False)
     with unchanged_modules():
         assert not proxy_trial.proxies_are_apart()
-    proxy_trial._tried.cache_clear()
     (record,) = caplog.records
     assert "this release of Alembic cannot serve several" in record.getMessage()

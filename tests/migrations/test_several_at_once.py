@@ -25,7 +25,7 @@ from support.process_state import unchanged_process
 from support.tenants import R1, Tenants, Turnstile, turnstile
 
 from automigrator import MigrationError, Migrator, Report
-from automigrator.migrations import alembic_private, isolation, proxy_trial
+from automigrator.migrations import alembic_private, proxy_trial
 
 EIGHT = [*"abcdefgh"]
 
@@ -103,7 +103,7 @@ async def test_without_what_keeps_alembic_apart_they_would_not_be(
     tenants, names = Tenants(tmp_path, "sync"), EIGHT[:2]
     expected = tenants.plainly(names)
     await observed(tenants)
-    monkeypatch.setattr(isolation, "proxies_are_apart", lambda: True)
+    monkeypatch.setattr(proxy_trial, "_apart", True)
     monkeypatch.setattr(alembic_private, "dispatched", nullcontext)
     held = passed.held["a", "filled"] = threading.Event()
     bringing = asyncio.create_task(tenants.all_brought(names))
@@ -302,16 +302,13 @@ async def test_an_alembic_that_cannot_be_kept_apart_is_had_by_one_after_another(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """As one would be that installs its proxies in another way."""
-    proxy_trial._tried.cache_clear()
+    monkeypatch.setattr(proxy_trial, "_apart", None)
     install = vars(ModuleClsProxy)["_install_proxy"]
     monkeypatch.setattr(Operations, "_install_proxy", install, raising=False)
     tenants, names = Tenants(tmp_path, "sync"), EIGHT[:3]
     expected = tenants.plainly(names)
-    try:
-        with unchanged_process():
-            await repeated(tenants, names, 1, expected)
-    finally:
-        proxy_trial._tried.cache_clear()
+    with unchanged_process():
+        await repeated(tenants, names, 1, expected)
     assert passed.together == set()
     assert "cannot serve several migrations of a process at once" in caplog.text
     assert "they are run one after another" in caplog.text

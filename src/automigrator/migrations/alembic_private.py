@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import alembic.op
 from alembic.util.langhelpers import ModuleClsProxy, _ModuleClsMeta
 
-from automigrator.migrations.process.inside import Patches, inside_env, replaced
+from automigrator.migrations.runs.inside import Patches, inside_env, replaced
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext

@@ -20,7 +20,7 @@ from automigrator.backends.model_engine import arguments_of
 from automigrator.errors import EnvError
 from automigrator.migrations.engines import AS_OURS, ensure_as_strong
 from automigrator.migrations.execution import Execution, Migration, Request
-from automigrator.migrations.process.inside import inside_env
+from automigrator.migrations.runs.inside import inside_env
 from automigrator.support import urls
 from automigrator.support.concurrency import running_loop
 

@@ -21,7 +21,7 @@ from automigrator.migrations.config import alembic_config
 from automigrator.migrations.environment import execute
 from automigrator.migrations.execution import Command, Execution, Migration, Request
 from automigrator.migrations.isolation import alembic_to_ourselves
-from automigrator.migrations.process.inside import NeedsToBeAlone
+from automigrator.migrations.runs.inside import NeedsToBeAlone
 from automigrator.migrations.watchdog import Watch
 from automigrator.migrations.ways import Way
 from automigrator.support.bridge import Bridge

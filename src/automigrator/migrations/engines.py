@@ -24,7 +24,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 from automigrator.backends.contract.backend import Backend, Weaker
 from automigrator.backends.model_engine import as_arguments, recipe_of
 from automigrator.errors import EnvError
-from automigrator.migrations.process.inside import Patches, inside_env, replaced
+from automigrator.migrations.runs.inside import Patches, inside_env, replaced
 from automigrator.support.concurrency import running_loop
 from automigrator.support.postgresql_urls import PLACE, PROOF, named
 

@@ -18,10 +18,10 @@ from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisi
 from automigrator.migrations.config import alembic_config
 from automigrator.migrations.execution import Migration
 from automigrator.migrations.history import History
-from automigrator.migrations.isolation import in_turn
+from automigrator.migrations.isolation import alone_in_thread
 from automigrator.migrations.offline_sql import run_offline
 from automigrator.migrations.probe import probe
-from automigrator.migrations.process.guards import guarded_path
+from automigrator.migrations.process import guarded_path
 from automigrator.target import Target
 
 
@@ -40,9 +40,9 @@ async def load_history(
             return History(config, read=now)
 
     try:
-        return await in_turn(target, partial(read, True), alone=False)
+        return await alone_in_thread(target, partial(read, True), beside=True)
     except RevisionImportError as error:
-        history = await in_turn(target, partial(read, False), alone=False)
+        history = await alone_in_thread(target, partial(read, False), beside=True)
         migration = Migration(target, backend, history, place())
         met = await _offline(migration)
         if met is not None and (await backend.look([table])).exists:
@@ -63,7 +63,7 @@ async def _offline(migration: Migration) -> BaseException | None:
 
     work = partial(run_offline, migration, steps, io.StringIO(), {})
     try:
-        await in_turn(migration.target, work, alone=True)
+        await alone_in_thread(migration.target, work)
     except Exception as error:  # noqa: BLE001 - any error only rules out this mode
         return None if read else error
     return None if read else RuntimeError("env.py's offline mode ran no migrations")

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from automigrator.errors import JudgedError
 from automigrator.migrations import alembic_private
-from automigrator.migrations.process.guards import guarded
-from automigrator.migrations.process.inside import NeedsToBeAlone
-from automigrator.migrations.proxy_trial import proxies_are_apart
+from automigrator.migrations.process import guarded
+from automigrator.migrations.proxy_trial import proxies_are_apart, proxies_known_apart
+from automigrator.migrations.runs.inside import NeedsToBeAlone
 from automigrator.migrations.turns import Turn, history_of, holder
 from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import in_thread
@@ -60,10 +60,11 @@ async def alembic_to_ourselves(target: Target, *, alone: bool = False) -> AsyncI
         turn.over()
 
 
-async def in_turn(target: Target, function: Callable[[], T], *, alone: bool) -> T:
-    """Run in a thread that has its turn until its end, even when the caller is cancelled.
+async def alone_in_thread(target: Target, function: Callable[[], T], *, beside: bool = False) -> T:
+    """Run in a thread that has Alembic until its end, even when the caller is cancelled.
 
-    Raises what `alembic_to_ourselves` raises.
+    `beside`: in `beside_others` it may be had together with runs of the same history. Raises what
+    `alembic_to_ourselves` raises.
     """
 
     def work() -> T:
@@ -73,13 +74,13 @@ async def in_turn(target: Target, function: Callable[[], T], *, alone: bool) -> 
         finally:
             turn.over()
 
-    turn = await _turn_of(target, alone=alone)
+    turn = await _turn_of(target, alone=not beside)
     return await in_thread(work)
 
 
 async def _turn_of(target: Target, *, alone: bool) -> Turn:
     history = None
-    if _beside.get() and await in_thread(proxies_are_apart):
+    if _beside.get() and await _can_share():
         history = history_of(target)
     turn = Turn(target, history, alone=alone)
     deadline = Deadline(target.lock_timeout)
@@ -102,6 +103,11 @@ async def _turn_of(target: Target, *, alone: bool) -> Turn:
         turn.over()
         raise
     return turn
+
+
+async def _can_share() -> bool:
+    known = proxies_known_apart()
+    return await in_thread(proxies_are_apart) if known is None else known
 
 
 @contextmanager

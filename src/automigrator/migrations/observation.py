@@ -18,7 +18,7 @@ from sqlalchemy.exc import PendingRollbackError
 
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.sessions import in_autocommit
-from automigrator.migrations.process.inside import Patches, inside_env, replaced
+from automigrator.migrations.runs.inside import Patches, inside_env, replaced
 from automigrator.support.concurrency import running_loop
 from automigrator.support.error_chain import chain
 

@@ -25,8 +25,8 @@ from automigrator.migrations import alembic_private
 from automigrator.migrations.config import alembic_config
 from automigrator.migrations.execution import Migration
 from automigrator.migrations.history import directory
-from automigrator.migrations.isolation import in_turn, running_env
-from automigrator.migrations.process.inside import replaced
+from automigrator.migrations.isolation import alone_in_thread, running_env
+from automigrator.migrations.runs.inside import replaced
 from automigrator.support.redaction import first_line
 
 Heads = tuple[str, ...]
@@ -49,7 +49,7 @@ async def rendered(migration: Migration, rows: Rows) -> str:
 
     render = partial(run_offline, migration, steps, buffer, rows)
     try:
-        await in_turn(target, render, alone=True)
+        await alone_in_thread(target, render)
     except (JudgedError, EnvError, HistoryError, RevisionImportError, UnknownRevisionError):
         raise
     except Exception as error:

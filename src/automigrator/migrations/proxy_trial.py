@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 
 import alembic.context
@@ -14,7 +13,7 @@ from alembic.runtime.environment import EnvironmentContext
 from sqlalchemy import create_engine, inspect
 
 from automigrator.migrations import alembic_private
-from automigrator.migrations.process.inside import Inside, entered
+from automigrator.migrations.runs.inside import Inside, entered
 from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
 
@@ -31,11 +30,21 @@ def proxies_are_apart() -> bool:
 
     Tried on databases in memory, when first asked.
     """
+    global _apart
     with _lock:
-        return _tried()
+        if _apart is None:
+            _apart = _tried()
+        return _apart
 
 
-@functools.cache
+def proxies_known_apart() -> bool | None:
+    """What the trial has shown; None before it."""
+    return _apart
+
+
+_apart: bool | None = None
+
+
 def _tried() -> bool:
     try:
         failed = _errors()

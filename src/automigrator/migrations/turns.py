@@ -9,7 +9,7 @@ from itertools import takewhile
 
 from alembic.config import Config
 
-from automigrator.migrations.process.inside import Acts, Inside
+from automigrator.migrations.runs.inside import Acts, Inside
 from automigrator.support.loggers import logger_of
 from automigrator.target import Target
 

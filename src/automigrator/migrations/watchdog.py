@@ -22,7 +22,7 @@ from automigrator.backends.contract.values import StatementProgress, VersionTabl
 from automigrator.errors import JudgedError, NoAnswerError
 from automigrator.migrations.attachment import make_interruptible
 from automigrator.migrations.execution import Execution, Stopped
-from automigrator.migrations.process.inside import NeedsToBeAlone
+from automigrator.migrations.runs.inside import NeedsToBeAlone
 from automigrator.support.concurrency import beside
 from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Any
 
-from automigrator.migrations.process.inside import Inside, inside_env
+from automigrator.migrations.runs.inside import Inside, inside_env
 
 _lock = threading.RLock()
 """For a change and its note. Nothing that takes a lock of the logging module is called under it."""

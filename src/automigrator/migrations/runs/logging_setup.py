@@ -10,8 +10,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
-from automigrator.migrations.process.inside import Inside, Patches, inside_env, replaced
-from automigrator.migrations.process.noted import Changes, given_back, noted
+from automigrator.migrations.runs.inside import Inside, Patches, inside_env, replaced
+from automigrator.migrations.runs.noted import Changes, given_back, noted
 
 _known: set[Any] = set()
 """The loggers that were there before a run that lasts, and their manager."""

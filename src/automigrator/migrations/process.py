@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from automigrator.migrations.process.inside import (
+from automigrator.migrations.runs.inside import (
     Acts,
     Inside,
     Patches,
@@ -27,11 +27,11 @@ from automigrator.migrations.process.inside import (
     inside_env,
     replaced,
 )
-from automigrator.migrations.process.logging_setup import guarded_logging
-from automigrator.migrations.process.noted import Changes, NotedList, given_back, noted
+from automigrator.migrations.runs.logging_setup import guarded_logging
+from automigrator.migrations.runs.noted import Changes, NotedList, given_back, noted
 
 _NOT_THEIRS = (
-    str(Path(__file__).parents[2]),
+    str(Path(__file__).parents[1]),
     *({*sysconfig.get_paths().values()} - {sysconfig.get_path("data")}),
 )
 """Where code is of which the application's is none: a driver's threads are no env.py's own."""
