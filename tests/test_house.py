@@ -17,7 +17,7 @@ PACKAGE = "automigrator"
 
 TIERS = (
     {"__init__", "testing", "cli", "asgi"},
-    {"prometheus"},
+    {"prometheus", "fleet"},
     {"migrator"},
     {"runner"},
     {"hooks", "migrations"},
@@ -31,7 +31,7 @@ TIERS = (
 )
 """From the top down; a module imports its own tier's packages only where they are its own."""
 
-FACES = {"__init__", "testing", "asgi", "prometheus"}
+FACES = {"__init__", "testing", "asgi", "prometheus", "fleet"}
 """What users import from; their modules pass on what others define."""
 
 LONGEST, LARGEST = 350, 26

@@ -20,6 +20,7 @@ from automigrator.backends.model_engine import arguments_of
 from automigrator.errors import EnvError
 from automigrator.migrations.engines import AS_OURS, ensure_as_strong
 from automigrator.migrations.execution import Execution, Migration, Request
+from automigrator.migrations.runs.inside import inside_env
 from automigrator.support import urls
 from automigrator.support.concurrency import running_loop
 
@@ -106,6 +107,7 @@ def _fence(request: Request, execution: Execution, connection: Connection) -> Ca
     """
 
     def commit(*_: object) -> None:
+        _ensure_not_ended()
         request.check()
         request.confirm("")
         if execution.met_a_revision:
@@ -115,6 +117,7 @@ def _fence(request: Request, execution: Execution, connection: Connection) -> Ca
 
     def statement(conn: Connection, *_: Any) -> None:
         nonlocal known
+        _ensure_not_ended()
         if in_autocommit(conn):
             request.confirm("")
             if execution.met_a_revision:
@@ -137,6 +140,11 @@ def _fence(request: Request, execution: Execution, connection: Connection) -> Ca
         event.listen(connection, name, listener)
         undo.callback(event.remove, connection, name, listener)
     return undo.close
+
+
+def _ensure_not_ended() -> None:
+    if inside := inside_env.get():
+        inside.ensure_not_ended()
 
 
 def make_interruptible(backend: Backend, execution: Execution, connection: Connection) -> None:

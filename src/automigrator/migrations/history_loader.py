@@ -40,9 +40,9 @@ async def load_history(
             return History(config, read=now)
 
     try:
-        return await alone_in_thread(target, partial(read, True))
+        return await alone_in_thread(target, partial(read, True), beside=True)
     except RevisionImportError as error:
-        history = await alone_in_thread(target, partial(read, False))
+        history = await alone_in_thread(target, partial(read, False), beside=True)
         migration = Migration(target, backend, history, place())
         met = await _offline(migration)
         if met is not None and (await backend.look([table])).exists:

@@ -26,7 +26,7 @@ from automigrator.migrations.config import alembic_config
 from automigrator.migrations.execution import Migration
 from automigrator.migrations.history import directory
 from automigrator.migrations.isolation import alone_in_thread, running_env
-from automigrator.migrations.process import replaced
+from automigrator.migrations.runs.inside import replaced
 from automigrator.support.redaction import first_line
 
 Heads = tuple[str, ...]

@@ -1,278 +1,217 @@
 """What an env.py changes in the process is undone after it; what others change meanwhile stays.
 
-The code of env.py is known by `inside_env`, a context variable that its threads have as well.
-What cannot be told apart from the application's own changes is left.
+Several may run at once. What cannot be kept apart then is noticed before it is done, and the run
+is done again alone. What cannot be told apart from the application's own changes is left.
 """
 
 from __future__ import annotations
 
-import logging
-import logging.config
 import os
 import sys
+import sysconfig
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import Context, copy_context
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-_ABSENT = object()
+from automigrator.migrations.runs.inside import (
+    Acts,
+    Inside,
+    Patches,
+    entered,
+    inside_env,
+    replaced,
+)
+from automigrator.migrations.runs.logging_setup import guarded_logging
+from automigrator.migrations.runs.noted import Changes, NotedList, given_back, noted
 
-
-class Inside:
-    """True while the run of an env.py lasts, in every thread that it started."""
-
-    lasts = True
-
-    def __bool__(self) -> bool:
-        return self.lasts
-
-
-inside_env: ContextVar[Inside | None] = ContextVar("automigrator_inside_env", default=None)
-
-"""Whether an env.py has called this code."""
+_NOT_THEIRS = (
+    str(Path(__file__).parents[1]),
+    *({*sysconfig.get_paths().values()} - {sysconfig.get_path("data")}),
+)
+"""Where code is of which the application's is none: a driver's threads are no env.py's own."""
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
-    """Context manager: code of an env.py runs here; what it does to the process is undone."""
+def guarded(known: Acts | None = None, did: Acts | None = None) -> Iterator[Inside]:
+    """Context manager: code of an env.py runs here; what it does to the process is undone.
+
+    `known`: where others run beside, what the first run of their history did; None where it is
+    alone. `did`: where it is alone, what earlier runs are known to do. Yields the run.
+    """
+    inside = Inside(known, did)
     with ExitStack() as stack:
-        for part in (_path, _environ, _folder, _loggers, _calls, _inside):
-            stack.enter_context(part())
-        yield
+        stack.enter_context(_path(inside))
+        stack.enter_context(_calls.needed())
+        stack.callback(_folder.undo, inside)
+        stack.callback(_environ.undo, inside)
+        stack.enter_context(guarded_logging(inside))
+        stack.enter_context(entered(inside))
+        yield inside
 
 
 @contextmanager
 def guarded_path() -> Iterator[None]:
     """Context manager: undo what `prepend_sys_path` adds to `sys.path` at every load."""
-    with _path(), _inside():
-        yield
-
-
-@contextmanager
-def _inside() -> Iterator[None]:
     inside = Inside()
-    token = inside_env.set(inside)
-    try:
+    with _path(inside), entered(inside):
         yield
-    finally:
-        inside_env.reset(token)
-        inside.lasts = False
 
 
-class NotedList(list[Any]):
-    """A list that notes what env.py puts in and takes out."""
+class _Path(NotedList):
+    def about_to(self, inside: Inside, put: Counter[Any], taken: Counter[Any]) -> None:
+        for item in put:
+            inside.does("path", str(item), True, "it adds to sys.path")
+        for item, count in taken.items():
+            if count > self.put_by(inside, item):
+                inside.must_be_alone("it takes from sys.path")
 
-    def __init__(self, original: list[Any]) -> None:
-        super().__init__(original)
-        self.original = original
-        self.before: list[Any] | None = None
-        """What there was before env.py."""
-        self.balance: Counter[Any] = Counter()
-        """How many of each it has put in, less those that it has taken out."""
-
-    def restored(self) -> list[Any]:
-        """The original list, with what others have done to this one."""
-        items = list(self)
-        for item, count in self.balance.items():
-            for _ in range(count):
-                if item in items:
-                    items.remove(item)
-            for _ in range(-count):
-                assert self.before is not None
-                items.insert(self.before.index(item), item)
-        if self.original != items:
-            self.original[:] = items
-        return self.original
-
-
-def _noting(name: str) -> Callable[..., Any]:
-    change = getattr(list, name)
-
-    def changed(items: NotedList, *arguments: Any, **options: Any) -> Any:
-        if not inside_env.get():
-            return change(items, *arguments, **options)
-        before = list(items)
-        result = change(items, *arguments, **options)
-        if items.before is None:
-            items.before = before
-        items.balance.update(items)
-        items.balance.subtract(before)
-        return result
-
-    return changed
-
-
-for _name in ("append", "insert", "extend", "remove", "pop", "clear", "__setitem__"):
-    setattr(NotedList, _name, _noting(_name))
-for _name in ("__delitem__", "__iadd__", "__imul__"):
-    setattr(NotedList, _name, _noting(_name))
+    def __contains__(self, item: object) -> bool:
+        inside = inside_env.get()
+        if inside and inside.shares:  # one that only others have put in goes away with them
+            return self.count(item) > self.put_by_others(inside, item)
+        return super().__contains__(item)
 
 
 @contextmanager
-def _path() -> Iterator[None]:
-    noted, given = NotedList(sys.path), list(sys.path)
-    sys.path = noted
+def _path(inside: Inside) -> Iterator[None]:
+    items = noted(sys, "path", inside, _Path)
     try:
         yield
     finally:
-        # what was added to the list itself, by a name that somebody had for it
-        noted += [each for each in noted.original if each not in given and each not in noted]
-        if sys.path is noted:
-            sys.path = noted.restored()
+        if sys.path is not items:
+            inside.why_alone = inside.why_alone or "it replaces sys.path"
+        given_back(sys, "path", items, inside)
+
+
+def _write(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+_environ = Changes(os.environ.get, _write)
+
+
+def _go_to(folder: str) -> None:
+    if folder != os.getcwd():  # a process may be where it may not go, so only a change is undone
+        os.chdir(folder)
+
+
+_folder = Changes(lambda _: os.getcwd(), lambda _, folder: _go_to(folder))
 
 
 @contextmanager
-def replaced(owner: Any, name: str, by: Any) -> Iterator[None]:
-    """Context manager: let a module's, class's or object's attribute be something else."""
-    own = vars(owner).get(name, _ABSENT)
-    setattr(owner, name, by)
-    try:
-        yield
-    finally:
-        if own is not _ABSENT:
-            setattr(owner, name, own)
-        elif name in vars(owner):
-            delattr(owner, name)
+def _environ_noted() -> Iterator[None]:
+    """A run beside others does not see what they have set, and itself has not yet."""
+    kind = type(os.environ)
+    set_, delete, get, names = (
+        *(kind.__setitem__, kind.__delitem__, kind.__getitem__, kind.__iter__),
+    )
 
-
-class _Changes:
-    """What env.py has changed, by key, so that it can be put back."""
-
-    def __init__(self, read: Callable[[Any], Any], write: Callable[[Any, Any], object]) -> None:
-        self._read = read
-        self._write = write
-        self._seen: dict[Any, tuple[Any, Any]] = {}
-        """What there was before env.py, and what it left."""
-
-    def note(self, key: Any, change: Callable[[], object]) -> None:
-        """Make a change, and note it where env.py makes it."""
-        if not inside_env.get():
+    def changed(key: Any, value: Any, change: Callable[[], object]) -> None:
+        inside, name = inside_env.get(), os.fsdecode(key)
+        if not inside:
             change()
             return
-        before = self._seen[key][0] if key in self._seen else self._read(key)
-        change()
-        self._seen[key] = before, self._read(key)
-
-    def undo(self) -> bool:
-        """Put back what nobody else has changed since; return whether env.py changed anything."""
-        for key, (before, left) in self._seen.items():
-            if left == self._read(key):
-                self._write(key, before)
-        return bool(self._seen)
-
-
-@contextmanager
-def _environ() -> Iterator[None]:
-    kind = type(os.environ)
-    set_, delete = kind.__setitem__, kind.__delitem__
-
-    def write(name: str, value: str | None) -> None:
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-
-    changes = _Changes(os.environ.get, write)
+        effect = None if value is None else os.fsdecode(value)
+        inside.does("environ", name, effect, f"it sets the environment variable {name}")
+        _environ.note(inside, name, change)
 
     def setitem(environ: Any, key: Any, value: Any) -> None:
-        changes.note(os.fsdecode(key), lambda: set_(environ, key, value))
+        changed(key, value, lambda: set_(environ, key, value))
 
     def delitem(environ: Any, key: Any) -> None:
-        changes.note(os.fsdecode(key), lambda: delete(environ, key))
+        changed(key, None, lambda: delete(environ, key))
 
-    try:
-        with replaced(kind, "__setitem__", setitem), replaced(kind, "__delitem__", delitem):
-            yield
-    finally:
-        changes.undo()
+    def hidden() -> dict[Any, Any]:
+        inside = inside_env.get()
+        return dict(_environ.of_others(inside)) if inside and inside.shares else {}
 
+    def getitem(environ: Any, key: Any) -> Any:
+        others = hidden()
+        if not others or (name := os.fsdecode(key)) not in others:
+            return get(environ, key)
+        if others[name] is None:
+            raise KeyError(key)
+        return os.fsencode(others[name]) if isinstance(key, bytes) else others[name]
 
-@contextmanager
-def _folder() -> Iterator[None]:
-    """The working directory; a process may be where it may not go, so only a change is undone."""
-    chdir = os.chdir
-    changes = _Changes(
-        lambda _: os.getcwd(), lambda _, folder: folder == os.getcwd() or chdir(folder)
-    )
-    try:
-        with replaced(os, "chdir", lambda path: changes.note("", lambda: chdir(path))):
-            yield
-    finally:
-        changes.undo()
+    def iterated(environ: Any) -> Iterator[Any]:
+        as_key: Callable[[str], Any] = os.fsencode if environ is not os.environ else str
+        there = {as_key(name): value is not None for name, value in hidden().items()}
+        yield from (key for key in names(environ) if key not in there)
+        yield from (key for key, is_there in there.items() if is_there)
 
-
-@contextmanager
-def _loggers() -> Iterator[None]:
-    """Levels, switches and handlers of loggers that were there before env.py."""
-    manager = logging.root.manager
-    known = {logging.root, *manager.loggerDict.values(), manager}
-    changes = _Changes(
-        lambda key: getattr(key[0], key[1], None), lambda key, value: setattr(key[0], key[1], value)
-    )
-
-    def set_(owner: Any, name: str, value: Any) -> None:
-        change = partial(object.__setattr__, owner, name, value)
-        if owner in known:
-            changes.note((owner, name), change)
-        else:
-            change()
-
-    lists = {
-        logger: NotedList(logger.handlers) for logger in known if isinstance(logger, logging.Logger)
-    }
-    for logger, noted in lists.items():
-        logger.handlers = noted
-    try:
-        with (
-            replaced(logging.Logger, "__setattr__", set_),
-            replaced(logging.Manager, "__setattr__", set_),
-        ):
-            yield
-    finally:
-        if changes.undo():
-            manager._clear_cache()  # type: ignore[attr-defined]  # isEnabledFor's
-        for logger, noted in lists.items():
-            if logger.handlers is noted:
-                logger.handlers = noted.restored()
+    with (
+        replaced(kind, "__setitem__", setitem),
+        replaced(kind, "__delitem__", delitem),
+        replaced(kind, "__getitem__", getitem),
+        replaced(kind, "__iter__", iterated),
+    ):
+        yield
 
 
 @contextmanager
-def _calls() -> Iterator[None]:
-    """Keep env.py from setting up logging, and let its threads know that they are its own.
+def _folder_noted() -> Iterator[None]:
+    change = os.chdir
 
-    The functions of `logging.config` may be bound to other names long since, so what they call
-    is replaced as well. No handler that was there before is closed, whoever closes it.
+    def chdir(path: Any) -> None:
+        inside = inside_env.get()
+        if not inside or _is_here(path):
+            change(path)
+            return
+        inside.must_be_alone("it changes the working directory")
+        _folder.note(inside, "", lambda: change(path))
+
+    with replaced(os, "chdir", chdir):
+        yield
+
+
+def _is_here(path: Any) -> bool:
+    try:
+        return os.path.samefile(path, os.curdir)
+    except OSError:
+        return False
+
+
+@contextmanager
+def _threads_known() -> Iterator[None]:
+    """Let the threads of an env.py know that they are its own, and an executor's whose work it is.
+
+    An executor keeps its threads, and whoever comes next is served by them.
     """
-    start = threading.Thread.start
+    start, submit = threading.Thread.start, ThreadPoolExecutor.submit
 
     def started(thread: threading.Thread) -> None:
-        if inside_env.get():
+        if inside := inside_env.get():
+            if not sys._getframe(1).f_code.co_filename.startswith(_NOT_THEIRS):
+                inside.must_be_alone("it starts threads of its own")
             vars(thread)["run"] = partial(copy_context().run, thread.run)
         start(thread)
 
-    skipped: list[tuple[Any, str, Any]] = [
-        (logging.config, "fileConfig", None),
-        (logging.config, "dictConfig", None),
-        (logging.config.DictConfigurator, "configure", None),
-        (logging.config, "_clearExistingHandlers", None),
-        (logging.config, "_install_handlers", {}),
-        (logging.config, "_install_loggers", None),
-    ]
-    there = (ref() for ref in logging._handlerList)  # type: ignore[attr-defined]  # the only list of all
-    skipped += [(handler, "close", None) for handler in there if handler is not None]
-    with ExitStack() as stack:
-        for owner, name, instead in skipped:
-            if own := getattr(owner, name, None):
-                stack.enter_context(replaced(owner, name, _skipped_in_env(own, instead)))
-        stack.enter_context(replaced(threading.Thread, "start", started))
+    def submitted(executor: Any, function: Any, /, *arguments: Any, **options: Any) -> Any:
+        if not inside_env.get():
+            return submit(executor, function, *arguments, **options)
+        within = partial(copy_context().run, function)
+        return Context().run(submit, executor, within, *arguments, **options)
+
+    with (
+        replaced(threading.Thread, "start", started),
+        replaced(ThreadPoolExecutor, "submit", submitted),
+    ):
         yield
 
 
-def _skipped_in_env(function: Callable[..., Any], instead: Any) -> Callable[..., Any]:
-    def called(*arguments: Any, **options: Any) -> Any:
-        return instead if inside_env.get() else function(*arguments, **options)
+@contextmanager
+def _every_call() -> Iterator[None]:
+    with _environ_noted(), _folder_noted(), _threads_known():
+        yield
 
-    return called
+
+_calls = Patches(_every_call)
