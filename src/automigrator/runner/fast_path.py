@@ -62,19 +62,31 @@ async def nothing_to_do(session: Session) -> tuple[str, ...]:
     """
     try:
         target = session.target
+        if session.commons is not None and target.name in session.commons.behind:
+            return ()
         if not isinstance(target.config, str | os.PathLike):
             return ()
         sight = await session.backend.look([session.table], heads_only=True)
         heads = sight.all_heads()
-        if sight.unfinished or not heads:
+        if sight.unfinished or not (heads or session.commons):
             return ()
         seen = _SEEN.get(_key(target))
         # a thread costs more than a few dozen stats
         few = seen is not None and len(seen[2]) <= _FEW_FILES
         wanted = _wanted(target) if few else await in_thread(lambda: _wanted(target))
+        if session.commons is not None and sight.exists and _is_behind(target, heads, wanted):
+            session.commons.behind.add(target.name)
     except Exception:  # noqa: BLE001 - met again by the steps that follow
         return ()
-    return heads if frozenset(heads) == wanted else ()
+    return heads if heads and frozenset(heads) == wanted else ()
+
+
+def _is_behind(target: Target, heads: tuple[str, ...], wanted: frozenset[str] | None) -> bool:
+    """Whether a database at these heads lacks something for certain."""
+    known, _ = _SEEN[_key(target)][3] if wanted is not None else (None, None)
+    if known is None or target.revision not in ("head", "heads"):
+        return False
+    return known.known.issuperset(heads) and not known.heads.issubset(heads)
 
 
 def _wanted(target: Target) -> frozenset[str] | None:

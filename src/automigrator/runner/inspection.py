@@ -24,6 +24,8 @@ class Finding(NamedTuple):
     contexts: tuple[Configured, ...]
     way: Way | None = None
     """The way env.py was found to reach the database; None when it was not needed to tell."""
+    assumed: bool = False
+    """Whether the way is another target's, and env.py was not asked yet."""
     begun: bool = False
     """Whether the target's `bootstrap` made the tables and the revisions from base are to come."""
     notes: tuple[str, ...] = ()
@@ -84,11 +86,13 @@ async def inspect(
     *,
     sight: Sight | None = None,
     needs_way: bool = False,
+    assume: bool = False,
 ) -> Finding:
     """Compare heads with history, under the lock where it is held; env.py is asked if it must be.
 
     `sight`: what a look just now has found; there is another look without it.
     `needs_way`: how env.py reaches the database is to be found, where something is pending.
+    `assume`: take the way that another target's env.py took, where there is one.
     Raises what looking raises, UnknownRevisionError, HistoryError and EnvError.
     """
     target, table, history = session.target, session.table, await session.history()
@@ -105,6 +109,11 @@ async def inspect(
         _all_known((context,))
         if not (needs_way and context.pending):
             return Finding(sight, (context,), begun=_begun(target, sight), notes=_notes(history))
+        if assume and session.common is not None:
+            known = session.common.way(target, session.backend, session.place, context)
+            if known is not None:
+                way, context = known
+                return Finding(sight, (context,), way, assumed=True)
     way, execution = await probe(await session.migration(hold))
     folders.check(history.script)
     contexts = tuple(execution.contexts)
@@ -118,6 +127,8 @@ async def inspect(
     tables = list(dict.fromkeys(context.table for context in contexts))
     if tables != [table]:
         sight = await look(tables)
+    elif session.common is not None and len(contexts) == 1:
+        session.common.note(target, session.backend, way, contexts[0])
     return Finding(sight, contexts, way, _begun(target, sight), _notes(history))
 
 

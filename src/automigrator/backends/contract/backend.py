@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from automigrator.backends.access import CLOSE_S, Access, connected, emptied
+from automigrator.backends.access import Access, connected
+from automigrator.backends.closing import CLOSE_S, emptied
 from automigrator.errors import RefusedError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Literal, NamedTuple, cast, get_args
 
@@ -17,7 +17,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
-from automigrator.backends.postgresql.sql import literal, quoted_name, rows_of, run, server_version
+from automigrator.backends.postgresql.sql import (
+    SERVER,
+    literal,
+    quoted_name,
+    rows_of,
+    run,
+    run_together,
+    server_version,
+)
 from automigrator.errors import RefusedError
 from automigrator.support.json_object import LIMIT
 
@@ -252,7 +260,9 @@ async def read_note(access: Access, kind: Note, key: int) -> str | None:
 
 _WRITER = f"""
     with ours as materialized (select oid from {OURS_HERE} as o)
-    select extract(epoch from clock_timestamp())::float8, pg_get_userbyid(n.nspowner)::text,
+    select {SERVER}, current_setting('application_name'),
+           set_config('application_name', :session, false),
+           extract(epoch from clock_timestamp())::float8, pg_get_userbyid(n.nspowner)::text,
            coalesce(n.nspowner in (select oid from ours), true), pg_has_role(n.nspowner, 'USAGE'),
            pg_get_userbyid(t.typowner)::text, coalesce(t.typowner in (select oid from ours), true),
            pg_has_role(t.typowner, 'USAGE'), current_user::text,
@@ -266,24 +276,68 @@ _WRITER = f"""
 
 
 async def write_note(
-    connection: AsyncConnection, kind: Note, key: int, text: Callable[[float], str | None]
+    connection: AsyncConnection,
+    kind: Note,
+    key: int,
+    text: Callable[[float], str | None],
+    session: str,
+    ready: Callable[[int], Awaitable[None]],
 ) -> None:
     """Replace a text, whole or not at all; None removes it.
 
-    `text` gets the time on the server's clock. It is written as the database's owner where this
-    role may act as it, else as the schema's: the application's next login finds it then. Raises
-    RefusedError where the place is not ours.
+    `text` gets the time on the server's clock. `session` is what the connection's is called
+    meanwhile; `ready` is awaited then, gets its server (`sql.SERVER`), and may raise. It is written
+    as the database's owner where this role may act as it, else as the schema's: the application's
+    next login finds it then. Raises RefusedError where the place is not ours.
     """
-    qualified = note_name(kind, key)
     right = "SET" if server_version(connection) >= (16,) else "MEMBER"
-    ((now, holder, kept, mine, owner, own, owned, me, writer),) = await rows_of(
-        connection, _WRITER.format(right=right), name=qualified
+    query = _WRITER.format(right=right)
+    ((server, before, _, *found),) = await rows_of(
+        connection, query, name=note_name(kind, key), session=session
     )
+    name_back = named_again(before)
+    try:
+        await ready(server)
+        if statements := _writing(kind, key, text, *found):
+            await run_together(connection, [*statements, name_back])
+            return
+    except BaseException:
+        with suppress(SQLAlchemyError, OSError):
+            await run(connection, "ROLLBACK")
+        with suppress(SQLAlchemyError, OSError):
+            await run(connection, name_back)
+        raise
+    await run(connection, name_back)
+
+
+def named_again(name: str) -> str:
+    """The statement that gives a session its name back.
+
+    Safe under any path: behind a pooler a COMMIT has given the session its own back.
+    """
+    return f"select pg_catalog.set_config('application_name', {literal(name)}, false)"
+
+
+def _writing(
+    kind: Note,
+    key: int,
+    text: Callable[[float], str | None],
+    now: float,
+    holder: str | None,
+    kept: bool,
+    mine: bool | None,
+    owner: str | None,
+    own: bool,
+    owned: bool | None,
+    me: str,
+    writer: str,
+) -> list[str]:
+    """The statements that replace a text; the owners are as `_WRITER` has found them."""
+    qualified = note_name(kind, key)
     new = text(now)
     if new is None:
-        if owner is not None and own and kept:
-            await run(connection, f"DROP DOMAIN IF EXISTS {qualified}")
-        return
+        there = owner is not None and own and kept
+        return [f"DROP DOMAIN IF EXISTS {qualified}"] if there else []
     if not (own and kept):
         what, whose = ("domain", owner) if kept else ("schema", holder)
         named = qualified if kept else SCHEMA_OF_OURS
@@ -299,7 +353,7 @@ async def write_note(
             f"may not change it; that role or a superuser can: ALTER DOMAIN {qualified} OWNER TO "
             f"{to}, and ALTER SCHEMA {SCHEMA_OF_OURS} OWNER TO {to}"
         )
-    statements = []
+    statements = ["BEGIN"]
     # left by a login of before, or by a superuser
     if holder not in (None, writer) and mine and writer != me:
         statements.append(f"ALTER SCHEMA {SCHEMA_OF_OURS} OWNER TO {to}")
@@ -311,13 +365,4 @@ async def write_note(
         statements.append(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA_OF_OURS}")
     if owner is None:
         statements.append(f"CREATE DOMAIN {qualified} AS text")
-    statements.append(note_statement(kind, key, new))
-    await run(connection, "BEGIN")
-    try:
-        for each in statements:
-            await run(connection, each)
-        await run(connection, "COMMIT")
-    except BaseException:
-        with suppress(SQLAlchemyError, OSError):
-            await run(connection, "ROLLBACK")
-        raise
+    return [*statements, note_statement(kind, key, new), "COMMIT"]
