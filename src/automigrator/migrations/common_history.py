@@ -120,7 +120,7 @@ class CommonHistories:
         """
         if not isinstance(target.config, str | os.PathLike):
             return None
-        key = os.path.abspath(target.config), target.section
+        key = _key(target.config, target.section)
         known = self._read.get(key)
         if known is not None:
             # a thread costs more than a few dozen stats
@@ -149,6 +149,10 @@ def _read(target: Target, backend: Backend) -> CommonHistory | None:
         found = CommonHistory(history, target)  # before it is read: a change is noticed then
         history.adopt(history.script)
     return found
+
+
+def _key(config: str | os.PathLike[str], section: str) -> Key:
+    return os.path.abspath(config), section
 
 
 def _files_of(target: Target) -> tuple[Path, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextvars import ContextVar
 from functools import cached_property, partial
 from importlib import import_module
@@ -16,13 +17,17 @@ if TYPE_CHECKING:
     from automigrator.target import Target
 
 
+BELIEVED_S = 60.0
+"""Seconds for which a target that lacked something need not be looked at before its lock is taken.
+"""
+
+
 class Commons:
     """Histories that were read, ways that were found, and connections that are open."""
 
     def __init__(self) -> None:
-        self._histories: CommonHistories | None = None
-        self.behind: set[str] = set()
-        """Names of targets that a look has just found to lack something."""
+        self.histories: CommonHistories | None = None
+        self._behind: dict[str, float] = {}
 
     @cached_property
     def connections(self) -> CommonConnections:
@@ -32,13 +37,24 @@ class Commons:
 
     async def history(self, target: Target, backend: Backend) -> CommonHistory | None:
         """See `CommonHistories.of`."""
-        if self._histories is None:
+        if self.histories is None:
             # Alembic comes with it
             await in_thread(partial(import_module, "automigrator.migrations.common_history"))
             from automigrator.migrations.common_history import CommonHistories
 
-            self._histories = self._histories or CommonHistories()
-        return await self._histories.of(target, backend)
+            self.histories = self.histories or CommonHistories()
+        return await self.histories.of(target, backend)
+
+    def note_behind(self, target: Target) -> None:
+        """Note that a look has just found a target to lack something."""
+        self._behind[target.name] = time.monotonic()
+
+    def is_behind(self, target: Target, *, forget: bool = False) -> bool:
+        """Whether a look has found it to lack something, and that not long ago."""
+        at = self._behind.get(target.name)
+        if forget:
+            self._behind.pop(target.name, None)
+        return at is not None and time.monotonic() - at < BELIEVED_S
 
     async def close(self) -> None:
         """Close the connections."""

@@ -24,14 +24,14 @@ class Finding(NamedTuple):
     contexts: tuple[Configured, ...]
     way: Way | None = None
     """The way env.py was found to reach the database; None when it was not needed to tell."""
-    assumed: bool = False
-    """Whether the way is another target's, and env.py was not asked yet."""
     begun: bool = False
     """Whether the target's `bootstrap` made the tables and the revisions from base are to come."""
     notes: tuple[str, ...] = ()
     """Remarks for the report, for what is no failure and hardly meant."""
     down_to: str | None = None
     """Where a rollback is to lead: what is `pending` is to be undone then."""
+    assumed: bool = False
+    """Whether the way is another target's, and env.py was not asked yet."""
 
     @property
     def tables(self) -> tuple[VersionTable, ...]:

@@ -97,8 +97,7 @@ async def load_plugins(state: RunState) -> None:
 async def _at_head(state: RunState) -> bool:
     """Look without the lock, and create what is missing; return whether nothing is to do."""
     session, run = state.session, state.run
-    if session.commons is not None and run.name in session.commons.behind:
-        session.commons.behind.remove(run.name)
+    if session.commons is not None and session.commons.is_behind(state.target, forget=True):
         return False  # a look has just told; all else is looked at under the lock
     try:
         sight = await reach(state)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.backend import Backend, Waiting
     from automigrator.backends.contract.examiner import Examiner
     from automigrator.backends.contract.lock import Hold
-    from automigrator.migrations.execution import Migration
     from automigrator.migrations.common_history import CommonHistory
+    from automigrator.migrations.execution import Migration
     from automigrator.migrations.history import History
     from automigrator.runner.commons import Commons
 

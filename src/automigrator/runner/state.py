@@ -309,8 +309,8 @@ class RunState:
     ) -> None:
         """Run env.py up to what the target asks for, or `down_to` a revision, as long as locked.
 
-        `expected` is what it must configure; `execution` is filled in; `done` is called for each revision. Raises what env.py raises,
-        and LockLostError.
+        `expected` is what it must configure; `execution` is filled in; `done` is called for each
+        revision. Raises what env.py raises, and LockLostError.
         """
         # local: they import Alembic
         from automigrator.migrations.drive import drive

@@ -62,6 +62,21 @@ class Backend(ABC):
         `has_tables` and `writable` need not be right then.
         """
 
+    @property
+    def together(self) -> Hashable:
+        """Equal for targets whose heads `heads_of` reads together; None where it reads its own."""
+        return None
+
+    async def heads_of(
+        self, targets: Sequence[tuple[Backend, VersionTable]]
+    ) -> list[tuple[str, ...] | None]:
+        """Read the heads of targets that are `together`, as a look at `heads_only` does.
+
+        None for each of which only a look can tell more. Raises what reading raises.
+        """
+        sights = [await each.look([table], heads_only=True) for each, table in targets]
+        return [None if each.unfinished else each.all_heads() for each in sights]
+
     @abstractmethod
     async def create(self) -> bool:
         """Create the database; return False when it was there already."""

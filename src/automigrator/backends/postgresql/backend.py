@@ -68,6 +68,28 @@ class PostgreSQL(Backend):
         await in_thread(_load)
         return await self._sights.look(tables, None)
 
+    @property
+    def together(self) -> Hashable:
+        if self.access.alike is None:
+            return None
+        return self.access.alike, self.access.common_url.database
+
+    async def heads_of(
+        self, targets: Sequence[tuple[Backend, VersionTable]]
+    ) -> list[tuple[str, ...] | None]:
+        from automigrator.backends.postgresql import roster, watchdog
+
+        asked = [
+            roster.Asked(table, settling.path if isinstance(settling, OwnPath) else None)
+            for settling, table in ((each.access.settling, table) for each, table in targets)
+        ]
+        limit = self.access.connect_timeout
+        async with (
+            watchdog.answering(limit, "the question for many heads"),
+            self.access.shared() as connection,
+        ):
+            return await roster.heads_of(connection, asked)
+
     async def create(self) -> bool:
         from sqlalchemy.exc import DBAPIError
 

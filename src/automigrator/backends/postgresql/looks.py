@@ -39,7 +39,7 @@ BUSY_S = 10
 
 # a swap that restores nothing has no journal: what it replaced shows that it is unfinished;
 # safe under any path
-_OPENED = """
+OPENED = """
     (select pg_catalog.array_agg(d.datname::pg_catalog.text) from pg_catalog.pg_database d
      where d.datname::pg_catalog.text operator(pg_catalog.~) '__automigrator_replaced_' or exists (
          select from pg_catalog.pg_shdescription s
@@ -61,7 +61,7 @@ _LOOK = f"""
         from asked)
     {{filled}}
     select set_config('lock_timeout', :busy, :local), setting, schemas, visible,
-           places, view, is_filled, {_OPENED},
+           places, view, is_filled, {OPENED},
            (select oid::int8 from pg_database where datname = current_database()), {SERVER},
            pg_is_in_recovery(), {IS_OPEN}, {NAME}
     from ours cross join found cross join filled
@@ -125,7 +125,9 @@ async def look(
 
     `unread`: only find the version tables, which this role may have no right to read.
     """
-    ((_, *path, found, view, filled, opened, oid, server, standby, dump_open, name),) = await rows_of(
+    (
+        (_, *path, found, view, filled, opened, oid, server, standby, dump_open, name),
+    ) = await rows_of(
         connection,
         _PLACES if heads_only else _PLACES_AND_FILLED,
         names=[table.name for table in tables],
@@ -146,13 +148,13 @@ async def look(
     places = {each: place for each, place in zip(tables, found or (), strict=True) if place}
     heads: dict[VersionTable, tuple[str, ...] | None] = dict.fromkeys(tables)
     for table, schema in () if unread else places.items():
-        ((found,),) = await rows_of(connection, f"select {_heads_in(schema, table.name)}")
+        ((found,),) = await rows_of(connection, f"select {heads_in(schema, table.name)}")
         heads[table] = tuple(sorted(found))
     sight = Sight(True, heads, filled, writable=not standby)
     return View(sight, where, opened, places, server, dump_open, name, oid)
 
 
-def _heads_in(schema: str, name: str) -> str:
+def heads_in(schema: str, name: str) -> str:
     """The SQL of an array of the heads in a version table.
 
     As text: a plan that the connection keeps fails when a revision changes the column's type. Safe
@@ -233,7 +235,7 @@ class Sights:
                 idle = await stack.enter_async_context(idle_connection(self._application))
             if idle is not None and schema is not None:
                 # by one SELECT that leaves nothing on the connection
-                query = f"select {_heads_in(schema, table.name)}, {_OPENED}, {IS_OPEN}, {NAME}"
+                query = f"select {heads_in(schema, table.name)}, {OPENED}, {IS_OPEN}, {NAME}"
                 ((heads, opened, dump, name),) = await rows_of(idle, query, open=list(OPEN))
                 sight = Sight(True, {table: tuple(heads)})
                 view = View(sight, SearchPath(), opened, {}, 0, dump, name)

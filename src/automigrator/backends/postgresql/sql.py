@@ -91,10 +91,13 @@ _PATH_SET = "automigrator_path_set"
 
 """The path that its session keeps, where that was set since it connected."""
 
+USUAL_PATH = f"coalesce(current_setting('{_KEPT}', true), current_setting('search_path'))"
+
+"""The application's search path. In a session of ours alone."""
+
 # each is read whole before the next, as none of them is a subquery that could be drawn in
 PATH = f"""
-    theirs as materialized (select set_config('search_path',
-        coalesce(current_setting('{_KEPT}', true), current_setting('search_path')), true)),
+    theirs as materialized (select set_config('search_path', {USUAL_PATH}, true)),
     path as materialized (select current_setting('search_path') as setting,
         current_schemas(false)::text[] as schemas, current_schemas(true)::text[] as visible
         from theirs),
@@ -242,6 +245,7 @@ class OwnPath:
 
     def __init__(self, path: str | None = None) -> None:
         self.proved: set[str | None] = set()
+        self.path = path
         self._path = literal(path) if path is not None else None
 
     def connected(self, connection: Any, record: Any) -> None:

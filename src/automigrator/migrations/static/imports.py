@@ -32,8 +32,9 @@ def imported(
     """Return the application's modules that these files import, and those import, by their names.
 
     `files` are paths with what is in them, and so are the modules; one that cannot be read is
-    empty. `roots` are searched before `sys.path`. `seen` gets each file before it is read. Neither the standard library nor what is
-    installed is the application's, unless it is the package that the first of the files lies in.
+    empty. `roots` are searched before `sys.path`. `seen` gets each module's file before it is read.
+    Neither the standard library nor what is installed is the application's, unless it is the
+    package that the first of the files lies in.
     """
     search = _Search(roots, Path(next(iter(files))))
     found: dict[str, bytes] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -31,7 +31,6 @@ from automigrator.errors import LockTimeoutError
 from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import background, error_of, shielded
 from automigrator.support.loggers import logger_of
-from automigrator.support.redaction import first_line
 
 H = TypeVar("H", bound=SessionHold)
 
