@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import URL
 
 from automigrator.backends.contract.backend import Backend
-from automigrator.backends.contract.values import Place
+from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import RevisionImportError
 from automigrator.migrations import alembic_private
 from automigrator.migrations.config import alembic_config, url_named
@@ -31,13 +31,33 @@ Key = tuple[str, str]
 """The configuration's file or folder, and its section."""
 
 
+class Like(NamedTuple):
+    """What env.py configured for one target, and is to configure for another one."""
+
+    table: VersionTable
+    driver: str
+    one_transaction: bool
+    open_before: bool
+
+    def of(self, context: Configured) -> Configured:
+        """What is known of the other one, with this."""
+        return replace(
+            context,
+            driver=self.driver,
+            one_transaction=self.one_transaction,
+            open_before=self.open_before,
+        )
+
+
 class _Found(NamedTuple):
-    """The way that env.py was found to take for one target, and what it configured there."""
+    """The way that env.py was found to take for one target."""
 
     ours: bool
     offer: Offer
     drivername: str
-    context: Configured
+    names_schema: bool
+    """Whether the schema of the version table is what the target says; else the usual one."""
+    like: Like
 
 
 class CommonHistory:
@@ -74,16 +94,19 @@ class CommonHistory:
 
     def note(self, target: Target, backend: Backend, way: Way, context: Configured) -> None:
         """Note the way that a probe has found, for the next target."""
-        context = replace(context, models=())
-        drivername = way.url.drivername
-        self._found[_alike(target, backend)] = _Found(way.ours, way.offer, drivername, context)
+        table = context.table
+        if table.name != (target.version_table or VersionTable().name):
+            return
+        if table.schema not in (None, target.version_table_schema):
+            return
+        like = Like(table, context.driver, context.one_transaction, context.open_before)
+        how = way.ours, way.offer, way.url.drivername
+        self._found[_alike(target, backend)] = _Found(*how, table.schema is not None, like)
 
-    def way(
-        self, target: Target, backend: Backend, place: Place, context: Configured
-    ) -> tuple[Way, Configured] | None:
+    def way(self, target: Target, backend: Backend, place: Place) -> tuple[Way, Like] | None:
         """The way that was found for a target like this one, and what it is to configure here.
 
-        Nobody has asked env.py yet whether it does. `context`: what is known of this target.
+        Nobody has asked env.py yet whether it does.
         """
         found = self._found.get(_alike(target, backend))
         if found is None:
@@ -94,13 +117,9 @@ class CommonHistory:
         for way in ways(target, backend, place, self._environment, named):
             same = (way.ours, way.offer, way.url.drivername) == found[:3]
             if same and way.refusal is None:
-                like = found.context
-                return way, replace(
-                    context,
-                    driver=like.driver,
-                    one_transaction=like.one_transaction,
-                    open_before=like.open_before,
-                )
+                schema = target.version_table_schema if found.names_schema else None
+                table = VersionTable(found.like.table.name, schema)
+                return way, found.like._replace(table=table)
         return None
 
 

@@ -99,7 +99,11 @@ async def _found(state: RunState) -> Finding:
     """Look and judge, and note what the hooks are shown of it."""
     history = await state.session.history()
     finding = await inspect(
-        state.session, state.run.hold, needs_way=True, assume=_may_assume(state)
+        state.session,
+        state.run.hold,
+        needs_way=True,
+        assume=_may_assume(state),
+        ask=state.asks_env,
     )
     if finding.unversioned:
         await ensure_whole(state)
@@ -179,8 +183,10 @@ async def _along(state: RunState, finding: Finding) -> None:
         logger.debug("%s: env.py is asked after all: %s", state.run.name, first_line(error))
     # nothing was applied but what the plan says, by a first context of several
     done = [Applied(each, execution.done.get(each, 0.0)) for each in execution.observed.committed]
-    state.asks_env, state.execution = True, Execution()
+    state.asks_env, state.drive, state.execution = True, None, Execution()
     again = await _found(state)
+    if not done and not state.run.acts.done("stamp"):
+        state.run.before = state.after = again.heads
     state.applied[first:] = done
     await bring(state, again)
 
