@@ -14,7 +14,7 @@ from support.leaders import leading
 from support.postgres_server import Server
 from support.tenants import Connections, Tenants, brought
 
-from automigrator import Event, Migrator, Run, Target, TargetReport, hookimpl
+from automigrator import Event, Run, Target, TargetReport, hookimpl
 from automigrator.cohort import Cohort
 from automigrator.runner.fast_path import wanted_rows
 
@@ -42,6 +42,18 @@ class Heard:
     @hookimpl
     def on_event(self, event: Event) -> None:
         self.names.append(event.name)
+
+
+class Waiting:
+    """A plugin that knows when its run waits for another one."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+
+    @hookimpl
+    def on_event(self, event: Event) -> None:
+        if event.name == "waiting":
+            self.begun.set()
 
 
 class TestShared:
@@ -317,9 +329,9 @@ class TestLock:
         await brought(cohort, tenants.schema("a"))
         target = tenants.schema("b")
         async with leading(target):
-            waits = asyncio.create_task(brought(cohort, target))
-            while not self.held(tenants, waiting=True):
-                await asyncio.sleep(0.01)
+            waiting = Waiting()
+            waits = asyncio.create_task(brought(cohort, target, plugins=[waiting]))
+            await waiting.begun.wait()
             assert not waits.done()
         report = await waits
         assert (report.outcome, report.leader) == ("current", False)
@@ -338,9 +350,9 @@ class TestLock:
 
         leads = asyncio.create_task(brought(cohort, target, plugins=[Holding()]))
         await held.wait()
-        hears = Heard()
-        waits = asyncio.create_task(brought(None, target, plugins=[hears], recovery=[]))
-        await asyncio.sleep(0.3)
+        waiting = Waiting()
+        waits = asyncio.create_task(brought(None, target, plugins=[waiting]))
+        await waiting.begun.wait()
         done.set()
         assert (await leads).outcome == "migrated"
         assert (await waits).outcome == "current"
@@ -351,7 +363,8 @@ class TestLock:
         await brought(cohort, tenants.schema("a"))
         (sessions,) = cohort._commons.connections._sessions.values()
         assert len(sessions) == 1
-        assert not self.held(tenants)
+        found = tenants.execute("select count(*) from pg_locks where locktype = 'advisory'")
+        assert found == [(0,)]
 
     async def test_one_that_is_gone_is_replaced(
         self, tenants: Tenants, postgres_server: Server, cohort: Cohort
@@ -386,19 +399,6 @@ class TestLock:
         assert report.outcome == "failed"
         assert tenants.tables("b") == set()
         assert (await brought(cohort, target)).outcome == "migrated"
-
-    @staticmethod
-    def held(tenants: Tenants, *, waiting: bool = False) -> int:
-        """How many advisory locks of this kind are held; or how many processes wait for one."""
-        database = "postgres"
-        if waiting:
-            found = tenants.execute(
-                "select count(*) from pg_stat_activity where query like '%pg_try_advisory_lock(%' "
-                f"and datname = '{database}' and state = 'idle'"
-            )
-        else:
-            found = tenants.execute("select count(*) from pg_locks where locktype = 'advisory'")
-        return int(found[0][0])
 
 
 def state_of(cohort: Cohort, run: Run) -> str:

@@ -94,14 +94,6 @@ class Phase(NamedTuple):
 _LOOKING = Phase("looking at the database", "unreachable")
 
 
-class Served(NamedTuple):
-    """The database is newer, at `heads`, and this code may start on it; `note` says why."""
-
-    heads: tuple[str, ...]
-    wanted: tuple[str, ...]
-    note: str
-
-
 class RunState:
     """Everything about one target's part of a run that its steps share."""
 

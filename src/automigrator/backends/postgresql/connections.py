@@ -111,7 +111,7 @@ def _undoing(connection: Connection, name: str, before: str) -> Callable[[], Non
             if connection.closed or connection.invalidated:
                 return
             if isinstance(connection.engine.pool, NullPool):
-                return  # the session ends with this use of it
+                return  # its session ends now
             if connection.in_transaction():
                 connection.rollback()
             connection.connection.rollback()  # a COMMIT that a listener refused leaves it open

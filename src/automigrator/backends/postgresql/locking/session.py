@@ -28,8 +28,9 @@ from automigrator.backends.postgresql.errors import (
     Session,
     own_code,
 )
-from automigrator.backends.postgresql.names import OURS, Note, read_note, write_note
+from automigrator.backends.postgresql.names import OURS
 from automigrator.backends.postgresql.neighbours import Claim
+from automigrator.backends.postgresql.notes import Note, read_note, write_note
 from automigrator.backends.postgresql.sql import rows_of
 from automigrator.backends.postgresql.watchdog import answering, severing, silent, until_silent
 from automigrator.errors import LockLostError
