@@ -170,6 +170,7 @@ INTERNAL = {
     "CrashLoopError",
     "SideError",
     "Stopped",
+    "WayDiffersError",
     "UnfitError",
     "_ExitError",
     "_Recipe",

@@ -21,7 +21,13 @@ from automigrator.errors import EnvError, RevisionExitError, UnknownRevisionErro
 from automigrator.migrations.attachment import adopted, attach, leads, untouched
 from automigrator.migrations.causes import too_long
 from automigrator.migrations.engines import engines_apart
-from automigrator.migrations.execution import Configured, Execution, Request, Stopped
+from automigrator.migrations.execution import (
+    Configured,
+    Execution,
+    Request,
+    Stopped,
+    WayDiffersError,
+)
 from automigrator.migrations.history import directory, revision_id
 from automigrator.migrations.isolation import running_env
 
@@ -128,6 +134,8 @@ def _steps(
         configured.table = request.migration.backend.sessions.resolve(
             context.connection, configured.table
         )
+    if command.expected is not None:
+        _ensure(sorted(heads) == sorted(command.expected.heads))
     try:
         steps = history.steps(command.revision, heads, down=command.down)
     except UnknownRevisionError as error:
@@ -135,14 +143,29 @@ def _steps(
             raise
         configured.ran, configured.ahead = True, error
         return ()  # the other version tables are looked at as well
-    configured.ran = True
     configured.pending = history.ids(steps)
     configured.wanted = history.wanted(heads, steps) if not command.down else ()
+    if command.expected is not None:
+        alike = [_compared(each) for each in (*execution.contexts, command.expected)]
+        _ensure(len(alike) == 2 and alike[0] == alike[1])
+    configured.ran = True
     if command.apply:
         return _applied(request, execution, steps, context.connection)
     if command.compare is not None:
         command.compare(context)
     return ()
+
+
+def _ensure(same: bool) -> None:
+    """Raise WayDiffersError where env.py configures something else than was expected."""
+    if not same:
+        raise WayDiffersError
+
+
+def _compared(context: Configured) -> tuple[object, ...]:
+    """What is known of a context before env.py was asked."""
+    how = context.driver, context.one_transaction, context.open_before
+    return context.table, context.pending, context.wanted, how
 
 
 def _applied(

@@ -27,6 +27,13 @@ class Stopped(BaseException):
     """Ends an upgrade between two revisions after a cancellation; env.py must not swallow it."""
 
 
+class WayDiffersError(BaseException):
+    """Raised where env.py does not what another target's did, before anything was applied.
+
+    env.py must not swallow it.
+    """
+
+
 class Migration(NamedTuple):
     """A history, and the database to bring along it: the target's own, or one on the side."""
 
@@ -78,6 +85,8 @@ class Command(NamedTuple):
     """Called now and then while a statement takes long, where the server says how far it is."""
     compare: Callable[[MigrationContext], None] | None = None
     """Called for each context that env.py configures, when nothing is applied."""
+    expected: Configured | None = None
+    """What it must configure, and nothing else; None where that was asked for before."""
 
 
 class Request(Frozen):

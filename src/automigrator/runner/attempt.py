@@ -6,11 +6,11 @@ import time
 from contextlib import suppress
 from functools import partial
 
-from automigrator.errors import EnvError, JudgedError, UnknownRevisionError
+from automigrator.errors import EnvError, JudgedError, LockLostError, UnknownRevisionError
 from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
 from automigrator.migrations.causes import left_open
-from automigrator.migrations.execution import Execution
+from automigrator.migrations.execution import Execution, WayDiffersError
 from automigrator.report import Applied, Outcome, heads_text
 from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import count, ensure_whole
@@ -22,7 +22,10 @@ from automigrator.runner.read_back import read_back
 from automigrator.runner.rehearsal import rehearse
 from automigrator.runner.state import RunState
 from automigrator.support.concurrency import in_thread
+from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
+
+logger = logger_of(__name__)
 
 RUNNING = "running env.py"
 
@@ -81,7 +84,7 @@ async def attempt(state: RunState) -> Outcome:
     if await _stamped(state, finding):
         finding = await _found(state)
         await version_skew.declare(state, finding)
-    await bring(state, finding)
+    await _along(state, finding)
     return _reached(state)
 
 
@@ -95,7 +98,13 @@ def _reached(state: RunState) -> Outcome:
 async def _found(state: RunState) -> Finding:
     """Look and judge, and note what the hooks are shown of it."""
     history = await state.session.history()
-    finding = await inspect(state.session, state.run.hold, needs_way=True)
+    finding = await inspect(
+        state.session,
+        state.run.hold,
+        needs_way=True,
+        assume=_may_assume(state),
+        ask=state.asks_env,
+    )
     if finding.unversioned:
         await ensure_whole(state)
     judge(state.target, finding)
@@ -145,6 +154,41 @@ async def _stamped(state: RunState, finding: Finding) -> bool:
             await stamp(migration, table, baseline)
         state.tell("stamped", revision=baseline)
     return baseline is not None
+
+
+def _may_assume(state: RunState) -> bool:
+    """Whether env.py may be taken to do what another target's did, until it does it.
+
+    A hook that acts before it is told what env.py was seen to do: it chooses by that.
+    """
+    told = state.rehearse or state.target.bootstrap or any(state.hooks.impls("before_migrate"))
+    return not (state.asks_env or told)
+
+
+async def _along(state: RunState, finding: Finding) -> None:
+    """Bring the database along the way that was found; where it was assumed, and is not, ask."""
+    if not finding.assumed:
+        return await bring(state, finding)
+    first = len(state.applied)
+    try:
+        return await bring(state, finding)
+    except LockLostError:
+        raise
+    except (Exception, WayDiffersError) as error:
+        execution = state.execution
+        assert execution is not None
+        told = execution.met_a_revision or any(context.ran for context in execution.contexts)
+        if told and isinstance(error, Exception):
+            raise
+        logger.debug("%s: env.py is asked after all: %s", state.run.name, first_line(error))
+    # nothing was applied but what the plan says, by a first context of several
+    done = [Applied(each, execution.done.get(each, 0.0)) for each in execution.observed.committed]
+    state.asks_env, state.drive, state.execution = True, None, Execution()
+    again = await _found(state)
+    if not done and not state.run.acts.done("stamp"):
+        state.run.before = state.after = again.heads
+    state.applied[first:] = done
+    await bring(state, again)
 
 
 async def bring(state: RunState, finding: Finding) -> None:
@@ -229,7 +273,12 @@ async def _apply(state: RunState, finding: Finding) -> None:
     state.enter(RUNNING, "revision", revisions=True)
     try:
         await state.run_revisions(
-            await state.migration(), way, execution, state.done, finding.down_to
+            await state.migration(),
+            way,
+            execution,
+            state.done,
+            finding.down_to,
+            finding.contexts[0] if finding.assumed else None,
         )
     except BaseException:
         if not execution.met_a_revision:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # a start with nothing to do needs none of it
     from automigrator.hooks.acts import Kind
     from automigrator.hooks.decisions import Decisions
     from automigrator.hooks.registry import Hooks
-    from automigrator.migrations.execution import Execution, Migration
+    from automigrator.migrations.execution import Configured, Execution, Migration
     from automigrator.migrations.ways import Way
     from automigrator.rehearsal import Rehearsal
     from automigrator.report import Outcome
@@ -92,14 +92,6 @@ class Phase(NamedTuple):
 
 
 _LOOKING = Phase("looking at the database", "unreachable")
-
-
-class Served(NamedTuple):
-    """The database is newer, at `heads`, and this code may start on it; `note` says why."""
-
-    heads: tuple[str, ...]
-    wanted: tuple[str, ...]
-    note: str
 
 
 class RunState:
@@ -177,6 +169,8 @@ class RunState:
         self.how_far = "nothing was migrated"
         """How far a run came that was cancelled."""
         self.drive: str | None = None
+        self.asks_env = False
+        """Whether env.py is asked how it reaches the database, whatever other targets' did."""
         self._attempt_began: float | None = None
 
     @cached_property
@@ -260,6 +254,8 @@ class RunState:
 
     def attempt_started(self, pending: int) -> None:
         """Tell that the pending revisions are about to run."""
+        if self._attempt_began is not None:
+            return
         self._attempt_began = time.monotonic()
         self.tell("attempt-started", attempt=self.run.attempt, pending=pending)
 
@@ -301,11 +297,12 @@ class RunState:
         execution: Execution,
         done: Callable[[str, float], None],
         down_to: str | None = None,
+        expected: Configured | None = None,
     ) -> None:
         """Run env.py up to what the target asks for, or `down_to` a revision, as long as locked.
 
-        `execution` is filled in; `done` is called for each revision. Raises what env.py raises,
-        and LockLostError.
+        `expected` is what it must configure; `execution` is filled in; `done` is called for each
+        revision. Raises what env.py raises, and LockLostError.
         """
         # local: they import Alembic
         from automigrator.migrations.drive import drive
@@ -313,7 +310,8 @@ class RunState:
 
         down = down_to is not None
         revision = down_to or self.target.revision
-        command = Command(revision, True, down, self.started, done, self.server_says)
+        told = self.started, done, self.server_says
+        command = Command(revision, True, down, *told, expected=expected)
         await drive(migration, way, command, execution)
 
     def undone(self, act: Kind) -> None:

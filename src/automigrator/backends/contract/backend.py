@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from automigrator.backends.access import CLOSE_S, Access, connected, emptied
+from automigrator.backends.access import Access, connected
+from automigrator.backends.closing import CLOSE_S, emptied
 from automigrator.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -60,6 +61,21 @@ class Backend(ABC):
         `heads_only`: as cheaply as possible, an idle connection of the application's will do;
         `has_tables` and `writable` need not be right then.
         """
+
+    @property
+    def together(self) -> Hashable:
+        """Equal for targets whose heads `heads_of` reads together; None where it reads its own."""
+        return None
+
+    async def heads_of(
+        self, targets: Sequence[tuple[Backend, VersionTable]]
+    ) -> list[tuple[str, ...] | None]:
+        """Read the heads of targets that are `together`, as a look at `heads_only` does.
+
+        None for each of which only a look can tell more. Raises what reading raises.
+        """
+        sights = [await each.look([table], heads_only=True) for each, table in targets]
+        return [None if each.unfinished else each.all_heads() for each in sights]
 
     @abstractmethod
     async def create(self) -> bool:

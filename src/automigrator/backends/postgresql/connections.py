@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import event, text
+from sqlalchemy import NullPool, event, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -110,6 +110,8 @@ def _undoing(connection: Connection, name: str, before: str) -> Callable[[], Non
         with contextlib.suppress(SQLAlchemyError):
             if connection.closed or connection.invalidated:
                 return
+            if isinstance(connection.engine.pool, NullPool):
+                return  # its session ends now
             if connection.in_transaction():
                 connection.rollback()
             connection.connection.rollback()  # a COMMIT that a listener refused leaves it open

@@ -245,14 +245,25 @@ def _of(places: Mapping[VersionTable, str]) -> dict[str, list[str]]:
     return {"schemas": list(places.values()), "tables": [table.name for table in places]}
 
 
-async def any_claim(connection: AsyncConnection) -> bool:
-    """Whether something has a name of ours; to judge it takes far longer."""
+async def any_claim(connection: AsyncConnection, keys: Sequence[int]) -> bool:
+    """Whether something beside our own schema has a name of ours; to judge it takes far longer.
+
+    Of notes those of these lock keys.
+    """
     query = f"""
         select exists (select from pg_database where datname ~ '__automigrator_')
-            or exists (select from pg_namespace where nspname = '{SCHEMA_OF_OURS}')
+            or exists (select from pg_namespace n where n.nspname = '{SCHEMA_OF_OURS}' and (
+                n.nspowner not in {OURS_HERE} or exists (
+                    select from pg_type t where t.typnamespace = n.oid
+                    and right(t.typname, 17) = any(cast(:ends as text[])))))
     """
-    ((found,),) = await rows_of(connection, query)
+    ((found,),) = await rows_of(connection, query, ends=[*map(ending_of, keys)])
     return bool(found)
+
+
+def ending_of(key: int) -> str:
+    """How the notes of a lock key end."""
+    return f"_{key % 2**64:016x}"
 
 
 async def claims(

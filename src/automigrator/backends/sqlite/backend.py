@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import event
 
-from automigrator.backends.access import Access, emptied, keep_none_idle
+from automigrator.backends.access import Access
+from automigrator.backends.closing import emptied, keep_none_idle
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.sessions import Sessions, in_autocommit
 from automigrator.backends.contract.values import Sight, Verdict, VersionTable

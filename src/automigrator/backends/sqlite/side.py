@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from automigrator.backends.access import Access, emptied
+from automigrator.backends.access import Access
+from automigrator.backends.closing import emptied
 from automigrator.backends.contract.examiner import TableName
 from automigrator.backends.contract.sides import Known, Side, Sides
 from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
