@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -10,6 +12,11 @@ from typing import Any
 
 from support.alembic_projects import linear, project, revision
 from support.postgres_server import Server
+from support.starters import FORKSERVER
+
+from automigrator.fleet import Fleet, files
+from automigrator.fleet.control import store_of
+from automigrator.fleet.ledger import Ledger
 
 SCHEMA_ENV = """
 from alembic import context
@@ -93,3 +100,38 @@ def with_schemas(server: Server, database: str, names: Sequence[str]) -> Iterato
 def outcomes(report: Any) -> dict[str, str]:
     """Each tenant's outcome."""
     return {each.name: each.outcome for each in report}
+
+
+def in_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """A process that runs `asyncio.run(work(*arguments))`, started."""
+    process = FORKSERVER.Process(target=_run, args=(work, arguments), daemon=True)
+    process.start()
+    return process
+
+
+def _run(work: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    asyncio.run(work(*arguments))
+
+
+async def write_entries(control: str, names: Sequence[str], rounds: int) -> None:
+    """Write the same rows again and again, as a replica does."""
+    store = store_of(control, "fleet")
+    ledger = Ledger(store)
+    await ledger.open(nobody)
+    async with ledger.writing():
+        for number in range(rounds):
+            for name in names:
+                state: Any = "failed" if (number + len(name)) % 2 else "quarantined"
+                told = {"kind": "revision", "message": str(number)}
+                await ledger.note(name, "plan", state, told)
+            await ledger.note(f"own-{os.getpid()}", "plan", "done")
+    assert not ledger.problem, ledger.problem
+
+
+async def nobody() -> None:
+    """There is no tenant that could live in the control database."""
+
+
+async def run_files(folder: Path, ini: Path, control: str) -> None:
+    """Run a fleet of SQLite files, one tenant at a time."""
+    await Fleet(files(folder, ini), mode="migrate", control=control, concurrency=1).run()

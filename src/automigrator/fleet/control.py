@@ -227,7 +227,7 @@ class InFile(Control):
         await self._transacted(self._make)
 
     def _is_there(self) -> bool:
-        return os.path.lexists(self._path) and os.stat(self._path).st_size > 0
+        return self._path.is_file() and self._path.stat().st_size > 0
 
     def _ensure_ours(self) -> None:
         path = self._path
