@@ -1,6 +1,7 @@
 """Fleets: many tenants, each a database or a schema of its own, brought to one revision."""
 
 from automigrator.fleet.fleet import Fleet
+from automigrator.fleet.middleware import TenantGate
 from automigrator.fleet.report import FleetError, FleetReport, TenantReport
 from automigrator.fleet.sources import databases, files, schemas
 from automigrator.fleet.tenants import SourceError, Tenant
@@ -11,6 +12,7 @@ __all__ = [
     "FleetReport",
     "SourceError",
     "Tenant",
+    "TenantGate",
     "TenantReport",
     "databases",
     "files",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from automigrator.failure import Failure
@@ -114,14 +115,16 @@ class Looks:
             return TenantProblem(tenant.name, kind, said(error, passwords_of(tenant.target)))
 
     async def _looked(self, tenant: Tenant) -> Lacking | TenantProblem | None:
+        key: Key | None = None
         async with opened(tenant.target) as session:
             if await nothing_to_do(session):
                 return None
-            sight = await session.backend.look([session.table])
-            heads = sight.all_heads()
-            unclear = sight.unfinished or not sight.exists or (sight.has_tables and not heads)
-        key: Key = (key_of(tenant.target), session.table.name, heads, sight.exists)
-        if not unclear and (known := self._lacks.get(key)):
+            with suppress(Exception):  # the full look says what is wrong
+                sight = await session.backend.look([session.table])
+                heads = sight.all_heads()
+                if sight.exists and not sight.unfinished and (heads or not sight.has_tables):
+                    key = key_of(tenant.target), session.table.name, heads
+        if key is not None and (known := self._lacks.get(key)):
             return known._replace(tenants=(tenant.name,))
         target = tenant.target
         found = await standing(target, target.ahead or self._ahead)
@@ -129,9 +132,8 @@ class Looks:
             return _problem(tenant, found.problem)
         if found.current:
             return None
-        pending = found.pending
-        lacking = Lacking(found.heads, found.wanted, pending, (tenant.name,))
-        if not unclear and found.heads == heads and pending:
+        lacking = Lacking(found.heads, found.wanted, found.pending, (tenant.name,))
+        if key is not None and found.heads == heads and found.pending:
             self._lacks[key] = lacking  # env.py keeps its heads where they were looked for
         return lacking
 

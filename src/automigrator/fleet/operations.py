@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from automigrator.fleet.ledger import Ledger
 from automigrator.fleet.looks import Looks, at_head
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 POLL_S = 2.0
 """Seconds between two looks of one who waits for another process."""
+
+
+Standing = Literal["ready", "not yet", "out of service", "unknown"]
 
 
 class Operations:
@@ -124,6 +127,19 @@ class Operations:
         strategy has told the application to go on.
         """
         return self._members.ready(name)
+
+    def standing(self, name: str) -> Standing:
+        """Why the application may not serve a tenant yet, in a word; in memory, as `ready`.
+
+        `ready`; `not yet`: no run has seen it at head; `out of service`: it failed, or is in
+        quarantine; `unknown`: the tenants were read, and none has this name.
+        """
+        if self.ready(name):
+            return "ready"
+        if self._members.was_read and name not in self._members.known:
+            return "unknown"
+        failed = self._members.outcome(name) in ("failed", "quarantined")
+        return "out of service" if failed else "not yet"
 
     async def until_ready(self, name: str, limit: float = 60.0) -> bool:
         """Wait until a tenant is ready, `limit` seconds at most; returns whether it is.
