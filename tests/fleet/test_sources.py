@@ -82,7 +82,7 @@ class TestFiles:
         with pytest.raises(SourceError, match="No such file"):
             await found(files(folder / "absent", ini))
 
-    @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "x/../../a", "a\0b", ""])
+    @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "x/../../a", "x/../a", "a\0b", ""])
     def test_no_name_leads_out_of_the_folder(self, name: str, folder: Path, ini: Path) -> None:
         with pytest.raises(ConfigurationError):
             files(folder, ini).tenant(name)

@@ -108,6 +108,7 @@ class Fleet(Operations):
             Target("sqlite+aiosqlite:///absent", Path(__file__).parent), **self._options
         )
         self._options |= {"mode": "migrate", "stop_on_signals": False}
+        self.stop_on_signals = self._model.stop_on_signals
         self.mode, self.ahead = self._model.mode, self._model.ahead
         self._executor = executor or Local(self.rules.most_at_once)
         self._members = Members(read(tenants))
@@ -137,9 +138,9 @@ class Fleet(Operations):
         """
         ensure_asyncio()
         work = self._ran(modes.validated(mode))
-        if not self._model.stop_on_signals:
+        if not self.stop_on_signals:
             return await work
-        return await until_signalled(work, self._how_far)
+        return await until_signalled(work, self.how_far)
 
     async def _ran(self, mode: modes.Mode | None) -> FleetReport:
         if self._under_way:
@@ -258,7 +259,8 @@ class Fleet(Operations):
             except Exception as error:  # noqa: BLE001 - it goes on as it was
                 logger.debug("the ledger was not read: %s", said(error, ()))
 
-    def _how_far(self) -> str:
+    def how_far(self) -> str:
+        """How many tenants the run has done, for one that is stopped."""
         progress = self.progress
         return f"{progress.done} of {progress.total} tenants were done"
 

@@ -63,6 +63,13 @@ class Members:
             raise ConfigurationError(f"{name!r} names no tenant: {found.why}")
         raise ConfigurationError(f"the fleet has no tenant {name!r}")
 
+    async def ensure(self, *names: str) -> None:
+        """Raise ConfigurationError for a name that the source does not have now."""
+        if any(name not in self.known for name in names):
+            await self.read()
+        if unknown := [name for name in names if name not in self.known]:
+            raise ConfigurationError(f"the fleet has no tenant {unknown[0]!r}; nothing was done")
+
     def add(self, tenant: Tenant) -> None:
         """Count a tenant in that was just made."""
         self.known[tenant.name] = tenant

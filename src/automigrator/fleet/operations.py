@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
+from automigrator.fleet.control import Control
 from automigrator.fleet.ledger import Ledger
 from automigrator.fleet.looks import Looks, at_head
 from automigrator.fleet.members import Apart, Members
@@ -14,7 +15,7 @@ from automigrator.fleet.progress import Progress
 from automigrator.fleet.rollout import Rollout, Rules
 from automigrator.fleet.status import FleetPlan, FleetStatus, LedgerStatus
 from automigrator.fleet.tenants import Tenant
-from automigrator.target import Ahead
+from automigrator.target import Ahead, Target
 
 if TYPE_CHECKING:
     from automigrator.events.stream import Subscription
@@ -79,9 +80,7 @@ class Operations:
         """
         await self._opened_for_reading()
         held = {each.tenant for each in self.ledger.quarantined()}
-        for name in names:
-            if name not in held:
-                await self._members.get(name)
+        await self._members.ensure(*(name for name in names if name not in held))
         released = [each for each in (names or sorted(held)) if await self.ledger.release(each)]
         return tuple(released)
 
@@ -90,8 +89,7 @@ class Operations:
 
         Raises ConfigurationError for a name that no tenant has.
         """
-        for name in names:
-            await self._members.get(name)
+        await self._members.ensure(*names)
         await self._opened_for_reading()
         for name in names:
             await self.ledger.order(name)
@@ -158,6 +156,13 @@ class Operations:
                         async with asyncio.timeout(POLL_S):
                             await self._members.until_changed()
         return self.ready(name)
+
+    def targets(self) -> list[Target]:
+        """The targets of the tenants that are known, and that of the ledger."""
+        known = self._members.known.values()
+        found = [each.target for each in known if isinstance(each, Tenant)]
+        store = self.ledger.store
+        return [*found, *([store.target] if isinstance(store, Control) else [])]
 
     def _looks(self) -> Looks:
         return Looks(self.ahead, self.rules.most_at_once, self.rules.per_server)

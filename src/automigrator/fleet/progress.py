@@ -59,6 +59,13 @@ CATALOGUE: Mapping[str, Declared] = {each.name: each for each in _DECLARED}
 """Every event of a rollout by its name; `docs/fleets.md` has the table."""
 
 
+def sentence(told: Event) -> str:
+    """What an event says to a person."""
+    left = told.data.get("seconds_left")
+    more = {"left": "" if left is None else f", about {left:.0f} s left"}
+    return CATALOGUE[told.name].said(told.target, {**told.data, **more}, None)
+
+
 class Progress:
     """What is known of a rollout while it goes on; it grows with no tenant.
 
@@ -133,10 +140,7 @@ class Progress:
             return
         told = Event(name, tenant, data, run=self._run)
         if logged:
-            left = data.get("seconds_left")
-            more = {"left": "" if left is None else f", about {left:.0f} s left"}
-            text = declared.said(tenant, {**data, **more}, None)
-            logger.log(level, "%s", text, extra={"automigrator": told.to_log()})
+            logger.log(level, "%s", sentence(told), extra={"automigrator": told.to_log()})
         for subscription in self._subscriptions:
             subscription.put(told)
 

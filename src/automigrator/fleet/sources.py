@@ -236,7 +236,10 @@ class Files:
         inside = path.is_relative_to(self.folder) and path != self.folder
         if why_no_name(name) or not inside or OURS.search(path.name):
             raise ConfigurationError(f"{name!r} names no file in {self.folder}")
-        return _ensured(self._tenant(path))
+        tenant = _ensured(self._tenant(path))
+        if tenant.name != name:
+            raise ConfigurationError(f"{name!r} names no file in {self.folder}: {tenant.name!r} is")
+        return tenant
 
     def _tenant(self, path: Path) -> Found:
         name = path.relative_to(self.folder).as_posix().removesuffix(path.suffix)
