@@ -14,7 +14,7 @@ from support.alembic_projects import linear, project, revision
 from support.postgres_server import Server
 from support.starters import FORKSERVER
 
-from automigrator.fleet import Fleet, files
+from automigrator.fleet import Fleet, databases, files
 from automigrator.fleet.control import store_of
 from automigrator.fleet.ledger import Ledger
 
@@ -135,3 +135,17 @@ async def nobody() -> None:
 async def run_files(folder: Path, ini: Path, control: str) -> None:
     """Run a fleet of SQLite files, one tenant at a time."""
     await Fleet(files(folder, ini), mode="migrate", control=control, concurrency=1).run()
+
+
+async def add_files(folder: Path, ini: Path, prefix: str) -> None:
+    """Add tenants until the process is killed."""
+    fleet = Fleet(files(folder, ini), mode="migrate")
+    for number in range(1000):
+        await fleet.add(f"{prefix}{number}")
+
+
+async def add_databases(server: str, ini: Path, prefix: str) -> None:
+    """Add tenants until the process is killed."""
+    fleet = Fleet(databases(server, config=ini, like="%"), mode="migrate")
+    for number in range(1000):
+        await fleet.add(f"{prefix}{number}")

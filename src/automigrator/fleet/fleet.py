@@ -15,6 +15,7 @@ from automigrator.errors import (
     MigrationError,
     PendingError,
 )
+from automigrator.fleet.adding import Adding
 from automigrator.fleet.control import store_of
 from automigrator.fleet.executors.contract import Executor, Work
 from automigrator.fleet.executors.local import Local
@@ -25,7 +26,7 @@ from automigrator.fleet.operations import POLL_S, Operations
 from automigrator.fleet.progress import Progress, quietly
 from automigrator.fleet.report import FleetError, FleetReport, TenantReport
 from automigrator.fleet.rollout import Limit, Rollout, Rules, staged
-from automigrator.fleet.tenants import Tenant, Tenants, read, why_no_name
+from automigrator.fleet.tenants import Making, Refusal, Tenant, Tenants, read, settled, why_no_name
 from automigrator.migrator import Migrator
 from automigrator.runner import modes
 from automigrator.runner.signals import until_signalled
@@ -119,6 +120,7 @@ class Fleet(Operations):
         """How far the run is: `total`, `done`, `failed`, `running`, `seconds_left`."""
         self.report: FleetReport | None = None
         """The last run's report, also where the run raised; None before the first has ended."""
+        self._adding = Adding(self.migrator_of, self.bring)
         self._rollout: Rollout | None = None
         self._under_way = False
 
@@ -273,18 +275,23 @@ class Fleet(Operations):
             found = await self._members.get(tenant)
             secrets = passwords_of(found.target)
             await self._apart.ensure(found)
-            with quietly():
-                report = await self._migrated(self.migrator_of(found))
-            return TenantReport.of(report)
-        except MigrationError as error:
-            return TenantReport.of(error.report.targets[0])
+            report = await self._migrated(found)
+            if report.failure is not None and report.failure["kind"] == "unversioned":
+                new = await found.as_base()
+                report = report if new is None else await self._migrated(new)
+            return report
         except Exception as error:  # noqa: BLE001 - one tenant does not stop the others
             kind = getattr(error, "kind", None) or "env"
             advice = str(getattr(error, "advice", ""))
             return TenantReport.failed(tenant, kind, said(error, secrets), advice)
 
-    async def _migrated(self, migrator: Migrator) -> Any:
-        return (await migrator.run(mode="migrate")).targets[0]
+    async def _migrated(self, tenant: Tenant) -> TenantReport:
+        with quietly():
+            try:
+                report = await self.migrator_of(tenant).run(mode="migrate")
+            except MigrationError as error:
+                report = error.report
+        return TenantReport.of(report.targets[0])
 
     async def work(self) -> Work:
         """What another process needs to bring tenants. Raises ConfigurationError."""
@@ -297,6 +304,45 @@ class Fleet(Operations):
         targets = [each.target for each in known if isinstance(each, Tenant)]
         plans = sorted({await self._members.plan(each) for each in targets})
         return Work(self.source, ",".join(plans), __version__)
+
+    async def add(self, tenant: str | Tenant | Target) -> TenantReport:
+        """Make a new tenant, at head, and count it in; the gate does not govern it.
+
+        `tenant`: a name, where the tenants come from `schemas`, `databases` or `files`; else its
+        target. A database is copied of a template, which is made once for each state of the files;
+        a schema, and a database whose `x` or `attributes` tell env.py of the tenant, takes as long
+        as all revisions do. What is killed leaves no tenant that seems to be at head.
+
+        Raises RefusedError where there is one already, FleetError where its revisions fail,
+        MigrationError where those of the template do, and ConfigurationError.
+        """
+        ensure_asyncio()
+        found = settled(self._named(tenant) if isinstance(tenant, str) else tenant)
+        if isinstance(found, Refusal):
+            raise ConfigurationError(f"{found.name!r} names no tenant: {found.why}")
+        self._members.add(found)
+        try:
+            if found.schema is not None:
+                report = await self._adding.schema(found, found.schema)
+            else:
+                plan = await self._members.plan(found.target)
+                report = await self._adding.database(found, plan)
+        except BaseException:
+            self._members.forget(found)
+            raise
+        self._members.note(found.name, report.outcome)
+        if not report.at_head:
+            raise FleetError(str(report), FleetReport((report,), report.seconds))
+        return report
+
+    def _named(self, name: str) -> Tenant:
+        source = self._members.source
+        if not isinstance(source, Making):
+            raise ConfigurationError(
+                "this fleet's tenants come from a list or a function, so nobody knows the target "
+                f"of {name!r}: pass a Target"
+            )
+        return source.tenant(name)
 
     def migrator_of(self, tenant: Tenant) -> Migrator:
         """The migrator of one tenant; a subclass may make another one."""

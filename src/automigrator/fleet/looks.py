@@ -128,6 +128,9 @@ class Looks:
             return known._replace(tenants=(tenant.name,))
         target = tenant.target
         found = await standing(target, target.ahead or self._ahead)
+        unversioned = found.problem is not None and found.problem.kind == "unversioned"
+        if unversioned and (new := await tenant.as_base()) is not None:
+            found = await standing(new.target, target.ahead or self._ahead)
         if found.problem is not None:
             return _problem(tenant, found.problem)
         if found.current:

@@ -74,6 +74,11 @@ class Members:
         """Count a tenant in that was just made."""
         self.known[tenant.name] = tenant
 
+    def forget(self, tenant: Tenant) -> None:
+        """Take back `add`."""
+        if self.known.get(tenant.name) is tenant:
+            del self.known[tenant.name]
+
     async def plan(self, target: Target) -> str:
         """The digest of what a target's migration may run, read once a run for each history."""
         key = key_of(target)

@@ -100,7 +100,7 @@ class Schemas:
         assert isinstance(name, str)
         fields = _named(self._options, "{schema}", name)
         target = self._target._replace(name=name, **fields)
-        return Tenant(name, target, _group(self._group, name, group))
+        return Tenant(name, target, _group(self._group, name, group), schema=name)
 
 
 def databases(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 from automigrator.errors import AutomigratorError, ConfigurationError
+from automigrator.fleet.schema import is_empty
 from automigrator.frozen import Frozen
 from automigrator.target import Target
 
@@ -18,12 +19,25 @@ class Tenant(Frozen):
     """One tenant of a fleet.
 
     `name`: what the fleet calls it. `target`: its database, or the schema that the target's options
-    tell env.py of. `group`: the one that it is rolled out with; default: the rest.
+    tell env.py of. `group`: the one that it is rolled out with; default: the rest. `schema`: the
+    PostgreSQL schema that is all of it, in a database that it shares with others; default: none.
     """
 
     name: str
     target: Target
     group: str = ""
+    schema: str | None = None
+
+    async def as_base(self) -> Tenant | None:
+        """This tenant with every revision to run, where its schema is empty; None where not.
+
+        Tables that all tenants share, without a history of their own, are no reason to refuse it.
+        """
+        if self.schema is None or self.target.baseline is not None:
+            return None
+        if not await is_empty(self.target, self.schema):
+            return None
+        return self._replace(target=self.target._replace(baseline="base"))
 
     @property
     def server(self) -> str:
