@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from automigrator import ConfigurationError, Target
-from automigrator.fleet import Tenant, TenantReport
+from automigrator.fleet import Fleet, Tenant, TenantReport
 from automigrator.fleet.executors.contract import Bringing, Executor
 from automigrator.fleet.executors.local import Local
 from automigrator.fleet.progress import Progress
@@ -205,3 +206,23 @@ def test_wrong_rules_are_refused(wrong: Any) -> None:
 def test_a_canary_is_a_tenant(tenants: Any) -> None:
     with pytest.raises(ConfigurationError, match="no tenant of that name"):
         staged(tenants("a b"), Rules(canary=["c"]))
+
+
+async def test_a_tenant_takes_less_than_ten_kilobytes(ini: Path) -> None:
+    async def many() -> AsyncIterator[Target]:
+        for number in range(1000):
+            url = f"postgresql+asyncpg://u:p@h/t{number}"
+            yield Target(url, ini, name=f"t{number}", x=[f"tenant=t{number}"])
+
+    class Many(Fleet):
+        async def bring(self, tenant: str) -> TenantReport:
+            return TenantReport(tenant, "migrated", ("r1",), ("r3",), 2, 0.1, 1)
+
+    fleet = Many(many, mode="migrate")
+    tracemalloc.start()
+    try:
+        report = await fleet.run()
+        assert report.counts == {"migrated": 1000}
+        assert tracemalloc.get_traced_memory()[1] < 1000 * 10_000
+    finally:
+        tracemalloc.stop()

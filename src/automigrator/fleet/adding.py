@@ -51,11 +51,13 @@ class Adding:
                             f"there is a database of {tenant.name!r} already; it was not touched"
                         )
                     return await self._bring(tenant.name)
-                async with self._one:
-                    if not await templates.made(plan):
-                        async with templates.making(plan) as url:
-                            await self._migrated(tenant, url)
-                await templates.copy(plan)
+                if not await templates.copy(plan):
+                    async with self._one:
+                        if not await templates.made(plan):
+                            async with templates.making(plan) as url:
+                                await self._migrated(tenant, url)
+                    if not await templates.copy(plan):
+                        raise RefusedError("the template was removed; nothing was made of it")
         except Exception as error:
             hide_secrets(error, passwords_of(target))
             raise

@@ -211,7 +211,7 @@ class Fleet(Operations):
         if self.ledger.problem:
             self.report = report = report._replace(notes=(self.ledger.problem,))
         told = {"outcome": report.outcome, "counts": report.counts, "seconds": report.elapsed_s}
-        self.progress.tell("fleet-finished", **told)
+        self.progress.say("fleet-finished", **told)
         if rollout.stopped:
             raise FleetError(str(report), report)
         return report

@@ -85,12 +85,12 @@ class Progress:
         self._ended_at.clear()
         self._ended_at.append(time.monotonic())
         self._run, self._loud = os.urandom(8).hex(), 0
-        self.tell("fleet-started", tenants=total, groups=groups)
+        self.say("fleet-started", tenants=total, groups=groups)
 
     def started(self, name: str, group: str, server: str) -> None:
         """A tenant was given to the executor."""
         self.running += 1
-        self.tell("tenant-started", name, group=group, server=server)
+        self.say("tenant-started", name, group=group, server=server)
 
     def ended(self, report: TenantReport, *, ran: bool = True) -> None:
         """A tenant's report is there. `ran`: whether the executor had it."""
@@ -99,7 +99,7 @@ class Progress:
             self.running -= 1
             self._ended_at.append(time.monotonic())
         told = report.to_dict()
-        self.tell("tenant-finished", told.pop("name"), **told)
+        self.say("tenant-finished", told.pop("name"), **told)
         if report.outcome not in ("failed", "degraded"):
             return
         self.failed += 1
@@ -108,7 +108,7 @@ class Progress:
             failure = {key: (report.failure or {}).get(key) for key in ("kind", "message")}
             revision = (report.failure or {}).get("revision")
             loud = {"outcome": report.outcome, **failure, "revision": revision}
-            self.tell("tenant-failed", report.name, **loud)
+            self.say("tenant-failed", report.name, **loud)
 
     @property
     def seconds_left(self) -> float | None:
@@ -129,9 +129,9 @@ class Progress:
         """Tell how far the rollout is, every few seconds, until cancelled."""
         while True:
             await asyncio.sleep(TELL_S)
-            self.tell("fleet-progress", **self.counts())
+            self.say("fleet-progress", **self.counts())
 
-    def tell(self, name: str, tenant: str | None = None, /, **data: Any) -> None:
+    def say(self, name: str, tenant: str | None = None, /, **data: Any) -> None:
         """Report an event to the log and to those who subscribed."""
         declared = CATALOGUE[name]
         level = declared.level_for(data)

@@ -175,14 +175,14 @@ class Rollout:
         """Begin no further tenant, or go on."""
         if paused != self.paused:
             self.paused = paused
-            self._progress.tell("fleet-paused" if paused else "fleet-resumed")
+            self._progress.say("fleet-paused" if paused else "fleet-resumed")
             self._changed.set()
 
     async def _fed(self) -> AsyncGenerator[str, None]:
         """The names of the tenants, each when there is room for it; groups follow each other."""
         for stage in self._stages:
             began = time.monotonic()
-            self._progress.tell("group-started", group=stage.name, tenants=stage.total)
+            self._progress.say("group-started", group=stage.name, tenants=stage.total)
             while stage.waiting or self._running:
                 tenant = None if self.stopped else self._next(stage)
                 if tenant is None:
@@ -197,7 +197,7 @@ class Rollout:
                 yield tenant.name
             seconds = time.monotonic() - began
             told = {"group": stage.name, "done": stage.done, "failed": stage.failed}
-            self._progress.tell("group-finished", **told, seconds=seconds)
+            self._progress.say("group-finished", **told, seconds=seconds)
             if self.stopped:
                 return
 
@@ -240,4 +240,4 @@ class Rollout:
                 self.stopped = (
                     f"{failed} of {total} tenants {whose} failed, and max_failures lets {share}fail"
                 )
-                self._progress.tell("fleet-stopped", reason=self.stopped)
+                self._progress.say("fleet-stopped", reason=self.stopped)

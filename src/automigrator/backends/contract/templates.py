@@ -27,8 +27,8 @@ class Templates(ABC):
         """
 
     @abstractmethod
-    async def copy(self, plan: str) -> None:
-        """Make the target's database, whole or not at all.
+    async def copy(self, plan: str) -> bool:
+        """Make the target's database, whole or not at all; False where there is no template yet.
 
-        Raises RefusedError where there is a database of that name, or no template of ours.
+        Raises RefusedError where there is a database of that name, or the template is not ours.
         """

@@ -95,12 +95,12 @@ class ServerTemplates(Templates):
                 with suppress(RefusedError):
                     await databases.drop(admin, name)
 
-    async def copy(self, plan: str) -> None:
+    async def copy(self, plan: str) -> bool:
         own = self._maintenance.name.own
         async with self._maintenance.connection(acting=True) as admin:
             name = await _name(admin, plan)
             if not await self._is_there(admin, name):
-                raise RefusedError(f"there is no template {name!r}; nothing was made")
+                return False
             if kept := await copies_of_missing(admin, own):
                 raise RefusedError(
                     f"there is no database {own!r}, but {kept[-1][0]!r} may hold its data: a new "
@@ -108,6 +108,7 @@ class ServerTemplates(Templates):
                 )
             if not await shielded(databases.create(admin, own, template=name)):
                 raise RefusedError(f"there is a database {own!r} already; it was not touched")
+            return True
 
 
 async def _name(admin: AsyncConnection, plan: str) -> str:

@@ -80,12 +80,12 @@ class FileTemplates(Templates):
         ):
             shutil.copyfileobj(old, copied, 1 << 20)
 
-    async def copy(self, plan: str) -> None:
-        await shielded(in_thread(partial(self._copy, self._place(plan))))
+    async def copy(self, plan: str) -> bool:
+        return await shielded(in_thread(partial(self._copy, self._place(plan))))
 
-    def _copy(self, place: Path) -> None:
+    def _copy(self, place: Path) -> bool:
         if not self._made(place):
-            raise RefusedError(f"there is no template {place}; nothing was made")
+            return False
         self._file.parent.mkdir(parents=True, exist_ok=True)
         partial_ = self._folder / f"{_BUILDING}{os.urandom(8).hex()}"
         owners = self._owners
@@ -107,6 +107,7 @@ class FileTemplates(Templates):
             os.chmod(partial_, self._file.stat().st_mode & 0o777)  # as the umask wants it
             os.replace(partial_, self._file)
             files.sync_folder(self._folder)
+            return True
         except sqlite3.DatabaseError as error:
             raise RefusedError(f"the template {place} is no sound database: {error}") from error
         finally:
