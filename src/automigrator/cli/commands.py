@@ -14,6 +14,7 @@ from rich.text import Text
 from automigrator._version import __version__
 from automigrator.cli import explanation, plugins
 from automigrator.cli.factory import named
+from automigrator.cli.fleet import fleet
 from automigrator.cli.invocation import Call, answered, answered_without
 from automigrator.cli.options import Group, Options, common
 from automigrator.cli.output import Answer
@@ -324,3 +325,4 @@ def explain(context: click.Context, kind: str | None) -> int:
 
 
 automigrator.add_command(snapshots)
+automigrator.add_command(fleet)

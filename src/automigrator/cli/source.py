@@ -17,8 +17,14 @@ from automigrator.frozen import Frozen
 from automigrator.support import urls
 
 APP, URL_VARIABLE, COMMON_VARIABLE = "AUTOMIGRATOR_APP", "AUTOMIGRATOR_URL", "DATABASE_URL"
+FLEET = "AUTOMIGRATOR_FLEET"
 
-_KEYS = ("app", "url", "url_env", "url_file", "config", "name")
+_KEYS = ("app", "fleet", "url", "url_env", "url_file", "config", "name")
+
+NO_FLEET = (
+    "there is no fleet to ask; nothing was done. Name the application's own with "
+    f"--app package.module:fleet, {FLEET}, or fleet = in [tool.automigrator] of pyproject.toml"
+)
 
 NOTHING = (
     "there is no migrator to ask; nothing was done. Name the application's own with "
@@ -94,6 +100,30 @@ def found(options: Options, environment: Mapping[str, str], here: Path) -> Found
     raise ConfigurationError(NOTHING)
 
 
+def found_fleet(options: Options, environment: Mapping[str, str], here: Path) -> Found:
+    """Describe the fleet that the command is about; as `found`, for an application's own alone."""
+    of_one = {
+        "--url": options.url,
+        "--url-file": options.url_file,
+        "--target": options.target,
+        "-x": options.x,
+    }
+    if wrong := next((name for name, value in of_one.items() if value), None):
+        raise click.UsageError(f"a fleet has tenants of its own: drop {wrong}")
+    if options.app is not None:
+        return Found(_application(options.app, "--app", options, here))
+    if app := environment.get(FLEET):
+        return Found(_application(app, FLEET, options, here)._replace(always_told=True))
+    ignored: list[str] = []
+    for path, table in tables(here, ignored):
+        if isinstance(table, dict) and isinstance(table.get("fleet"), str):
+            origin = f"[tool.automigrator] in {path}"
+            source = _application(table["fleet"], origin, options, path.parent)
+            return Found(source._replace(always_told=True), tuple(ignored))
+        break
+    raise ConfigurationError(". ".join([NO_FLEET, *(["; ".join(ignored)] if ignored else [])]))
+
+
 def _application(app: str, origin: str, options: Options, folder: Path) -> Source:
     of_a_url = {
         "--config": options.config,
@@ -106,7 +136,7 @@ def _application(app: str, origin: str, options: Options, folder: Path) -> Sourc
     if not module or not name:
         raise ConfigurationError(
             f"{origin} is {app!r}, and should be package.module:migrator, a module that can be "
-            "imported and the name of the Migrator in it"
+            "imported and the name of the Migrator, or Fleet, in it"
         )
     return Source(origin, app=app, folder=(options.app_dir or folder).absolute())
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.lock import Hold
     from automigrator.backends.contract.sessions import Sessions
     from automigrator.backends.contract.snapshots import Snapshot
+    from automigrator.backends.contract.templates import Templates
     from automigrator.backends.contract.values import Place, Sight, Verdict, VersionTable
     from automigrator.failure import FailureKind
 
@@ -136,6 +137,10 @@ class Backend(ABC):
 
     def examiner(self, tables: Sequence[VersionTable]) -> Examiner | None:
         """Return what looks closely at the target; None where the backend offers no such look."""
+        return None
+
+    def templates(self) -> Templates | None:
+        """Return what new databases are copied of; None where the backend offers no copies."""
         return None
 
     async def snapshots(

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from automigrator.backends.postgresql.doctor import ServerExaminer
     from automigrator.backends.postgresql.hold import ServerHold
     from automigrator.backends.postgresql.maintenance import Maintenance
+    from automigrator.backends.postgresql.templates import ServerTemplates
 
 
 class PostgreSQL(Backend):
@@ -193,6 +194,11 @@ class PostgreSQL(Backend):
         from automigrator.backends.postgresql.doctor import ServerExaminer
 
         return ServerExaminer(self._maintenance, tables)
+
+    def templates(self) -> ServerTemplates:
+        from automigrator.backends.postgresql.templates import ServerTemplates
+
+        return ServerTemplates(self._maintenance)
 
     async def refresh(self) -> None:
         """Plans that asyncpg has prepared fail once a connection after a migration."""

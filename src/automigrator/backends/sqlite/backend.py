@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.snapshots import Snapshot
     from automigrator.backends.sqlite.doctor import FileExaminer
     from automigrator.backends.sqlite.hold import SQLiteHold
+    from automigrator.backends.sqlite.templates import FileTemplates
     from automigrator.failure import FailureKind
 
 
@@ -130,6 +131,11 @@ class SQLite(Backend):
         )
         async with hold.acquired(timeout_s, waiting):
             yield hold
+
+    def templates(self) -> FileTemplates | None:
+        from automigrator.backends.sqlite.templates import FileTemplates
+
+        return None if self.file is None else FileTemplates(self.access, self.file)
 
     def classify(self, error: BaseException) -> Verdict:
         from automigrator.backends.sqlite import errors

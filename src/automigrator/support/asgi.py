@@ -1,4 +1,4 @@
-"""ASGI's types, and the events that the gate sends.
+"""ASGI's types, and whole answers to one request.
 
 Source: ASGI 3.0, its HTTP, WebSocket and lifespan parts.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from http import HTTPStatus
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -24,7 +25,7 @@ ALWAYS: Headers = {
     "content-security-policy": "default-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
 }
-"""What every answer of the gate carries: none is worth keeping, and only the page does anything."""
+"""What every answer of ours carries: none is worth keeping, and only the page does anything."""
 
 TRY_AGAIN_LATER = 1013
 """The code that closes a websocket; IANA's registry, after RFC 6455."""
@@ -59,6 +60,12 @@ async def respond(
 def as_json(value: Mapping[str, Any]) -> bytes:
     """A JSON document."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def problem(status: HTTPStatus, detail: str, **more: Any) -> dict[str, Any]:
+    """A problem in the words of RFC 9457."""
+    told = {"type": "about:blank", "title": status.phrase, "status": int(status)}
+    return {**told, "detail": detail, **more}
 
 
 def prefers_html(accept: str) -> bool:

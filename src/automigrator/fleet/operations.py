@@ -1,0 +1,184 @@
+"""What an operator or an application asks of a fleet besides a run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Literal
+
+from automigrator.fleet.control import Control
+from automigrator.fleet.ledger import Ledger
+from automigrator.fleet.looks import Looks, at_head
+from automigrator.fleet.members import Apart, Members
+from automigrator.fleet.progress import Progress
+from automigrator.fleet.rollout import Rollout, Rules
+from automigrator.fleet.status import FleetPlan, FleetStatus, LedgerStatus
+from automigrator.fleet.tenants import Tenant
+from automigrator.target import Ahead, Target
+
+if TYPE_CHECKING:
+    from automigrator.events.stream import Subscription
+
+POLL_S = 2.0
+"""Seconds between two looks of one who waits for another process."""
+
+
+Standing = Literal["ready", "not yet", "out of service", "unknown"]
+
+
+class Operations:
+    """The part of a Fleet that is asked for explicitly: the gate does not govern it."""
+
+    rules: Rules
+    ahead: Ahead
+    ledger: Ledger
+    progress: Progress
+    _apart: Apart
+    _members: Members
+    _rollout: Rollout | None
+    _under_way: bool
+
+    # What an operator asks for.
+
+    async def check(self) -> FleetStatus:
+        """How every tenant stands; changes nothing. Raises SourceError."""
+        tenants, refused = await self._members.read()
+        await self._opened_for_reading()
+
+        def seen(name: str, current: bool) -> None:
+            if current:
+                self._members.note(name, "current")
+
+        status = await self._looks().status(tenants, refused, seen)
+        return status._replace(quarantined=self._quarantined(tenants))
+
+    async def plan(self) -> FleetPlan:
+        """The pending revisions, by groups of tenants that lack the same; changes nothing."""
+        return await self._looks().plan(*await self._members.read())
+
+    async def status(self) -> LedgerStatus:
+        """What the ledger says, without a look at any tenant. Raises ConfigurationError."""
+        self.ledger.ensure_durable("status")
+        tenants, refused = await self._members.read()
+        await self.ledger.open(self._apart_from_all)
+        counts: dict[str, int] = {}
+        for each in tenants:
+            entry = self.ledger.of(each.name, await self._members.plan(each.target))
+            word = "not known yet" if entry is None else entry.state
+            counts[word] = counts.get(word, 0) + 1
+        if refused:
+            counts["no tenant"] = len(refused)
+        paused = await self.ledger.store.paused()
+        total = len(tenants) + len(refused)
+        return LedgerStatus(total, counts, self._quarantined(tenants), paused)
+
+    async def retry(self, *names: str) -> tuple[str, ...]:
+        """End the quarantine of these tenants, or of all; returns whose ended.
+
+        The next run tries them again. Raises ConfigurationError for a name that no tenant has.
+        """
+        await self._opened_for_reading()
+        held = {each.tenant for each in self.ledger.quarantined()}
+        await self._members.ensure(*(name for name in names if name not in held))
+        released = [each for each in (names or sorted(held)) if await self.ledger.release(each)]
+        return tuple(released)
+
+    async def quarantine(self, *names: str) -> None:
+        """Keep these tenants out of every run, whatever their files, until `retry`.
+
+        Raises ConfigurationError for a name that no tenant has.
+        """
+        await self._members.ensure(*names)
+        await self._opened_for_reading()
+        for name in names:
+            await self.ledger.order(name)
+
+    async def pause(self) -> None:
+        """Begin no further tenant, in any process that runs this fleet, until `resume`."""
+        await self._pause(True)
+
+    async def resume(self) -> None:
+        """Go on after `pause`."""
+        await self._pause(False)
+
+    async def _pause(self, paused: bool) -> None:
+        await self.ledger.store.open(self._apart_from_all)
+        await self.ledger.store.pause(paused)
+        if self._rollout is not None:
+            self._rollout.pause(paused)
+
+    def events(self) -> Subscription:
+        """Everything that happens in the run to come, or in the rest of the one under way.
+
+        Each call is a subscription of its own, holds 10,000 unread events at most, and ends with
+        the run.
+        """
+        return self.progress.subscribed()
+
+    # What the application asks for.
+
+    def ready(self, name: str) -> bool:
+        """Whether the application may serve a tenant; in memory, asks no database.
+
+        A tenant is ready when a run or a `check()` of this process has seen it at head, or when a
+        strategy has told the application to go on.
+        """
+        return self._members.ready(name)
+
+    def standing(self, name: str) -> Standing:
+        """Why the application may not serve a tenant yet, in a word; in memory, as `ready`.
+
+        `ready`; `not yet`: no run has seen it at head; `out of service`: it failed, or is in
+        quarantine; `unknown`: the tenants were read, and none has this name.
+        """
+        if self.ready(name):
+            return "ready"
+        if self._members.was_read and name not in self._members.known:
+            return "unknown"
+        failed = self._members.outcome(name) in ("failed", "quarantined")
+        return "out of service" if failed else "not yet"
+
+    async def until_ready(self, name: str, limit: float = 60.0) -> bool:
+        """Wait until a tenant is ready, `limit` seconds at most; returns whether it is.
+
+        Where no run of this process is under way, its database is looked at now and then. Raises
+        ConfigurationError for a name that no tenant has.
+        """
+        tenant = await self._members.get(name)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                while not self.ready(name):
+                    if not self._under_way and await at_head(tenant):
+                        self._members.note(name, "current")
+                        break
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(POLL_S):
+                            await self._members.until_changed()
+        return self.ready(name)
+
+    def targets(self) -> list[Target]:
+        """The targets of the tenants that are known, and that of the ledger."""
+        known = self._members.known.values()
+        found = [each.target for each in known if isinstance(each, Tenant)]
+        store = self.ledger.store
+        return [*found, *([store.target] if isinstance(store, Control) else [])]
+
+    def _looks(self) -> Looks:
+        return Looks(self.ahead, self.rules.most_at_once, self.rules.per_server)
+
+    def _quarantined(self, tenants: Sequence[Tenant]) -> dict[str, str]:
+        names = {each.name for each in tenants}
+        found = sorted(self.ledger.quarantined(), key=lambda each: each.tenant)
+        return {each.tenant: each.why for each in found if each.tenant in names}
+
+    async def _opened_for_reading(self) -> None:
+        if self.ledger.store.durable and not self._under_way:
+            await self.ledger.open(self._apart_from_all)
+
+    async def _apart_from_all(self) -> None:
+        """Raise RefusedError where a tenant's database was given for the ledger."""
+        if not self._members.was_read:
+            await self._members.read()
+        known = self._members.known.values()
+        await self._apart.ensure_all(each for each in known if isinstance(each, Tenant))
