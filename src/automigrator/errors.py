@@ -7,6 +7,7 @@ AutomigratorError
  ├─ FollowTimeoutError        mode "wait" ran out of time
  ├─ RefusedError              an act was refused before anything changed
  ├─ StoppedError              SIGTERM or SIGINT arrived while a run was under way
+ ├─ ExecutorError             no worker is left to migrate a fleet's tenants
  └─ MigrationError            a target could not be brought to its revision
 """
 
@@ -80,6 +81,10 @@ class StoppedError(AutomigratorError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+class ExecutorError(AutomigratorError):
+    """Raised when no worker is left to migrate a fleet's tenants; reported ones are done."""
 
 
 class MigrationError(AutomigratorError):
