@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -25,6 +26,9 @@ logger = logger_of("automigrator.fleet")
 T = TypeVar("T")
 
 SCHEMA = "automigrator"
+
+_TRIES = 3
+"""How often an act is tried at least, however long that takes."""
 
 _LOCK = int.from_bytes(b"amclaims", signed=True)
 """The advisory key under which replicas join and leave."""
@@ -207,14 +211,14 @@ class ClaimTable:
         """Do an act in a transaction, again where the database is out of reach for a while."""
         assert self._engine is not None
         limit, pauses = Deadline(self.lease_s), Backoff(0.1, self.lease_s / 4)
-        while True:
+        for tries in itertools.count(1):  # a process that was frozen finds its time over
             try:
                 async with asyncio.timeout(self.lease_s / 3), self._engine.begin() as connection:
                     await connection.execute(_PATH)
                     return await act(connection)
             except (SQLAlchemyError, OSError) as error:
                 why = said(error, self._secrets)
-                if limit.is_over() or not _passes(error):
+                if (limit.is_over() and tries >= _TRIES) or not _passes(error):
                     raise ExecutorError(
                         "the control database cannot be used: "
                         f"{why}. Tenants that were reported are done; what "
@@ -223,6 +227,7 @@ class ClaimTable:
                     ) from error
                 logger.warning("the control database: %s; it is tried again", why)
             await pauses.sleep()
+        raise AssertionError("it was tried for ever")
 
 
 def _passes(error: Exception) -> bool:

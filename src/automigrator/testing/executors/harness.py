@@ -27,8 +27,6 @@ class Fed:
     def __init__(self, *names: str) -> None:
         self._names = list(names)
         self.held: set[str] = set()
-        self.most = 0
-        """The most that were held at a time."""
         self.reported: dict[str, asyncio.Event] = {}
         self.waits_for: dict[str, str] = {}
         """The tenant that must be reported before this one is fed, as a group waits for another."""
@@ -38,7 +36,6 @@ class Fed:
             if name in self.waits_for:
                 await self.of(self.waits_for[name]).wait()
             self.held.add(name)
-            self.most = max(self.most, len(self.held))
             yield name
 
     def of(self, name: str) -> asyncio.Event:
@@ -69,6 +66,15 @@ class ExecutorCase(Conformance):
     async def running(self) -> AsyncIterator[Executor]:
         """Context manager: an executor whose workers, if it needs any, are there."""
         yield self.make()
+
+    @asynccontextmanager
+    async def losing(self, *names: str) -> AsyncIterator[Executor]:
+        """Context manager: an executor to which these tenants will be fed, and others that help.
+
+        One of the others has begun with the first of `names`, or the executor will let it.
+        """
+        async with self.running() as executor:
+            yield executor
 
     def offered(self) -> frozenset[str]:
         return frozenset(self.offers)

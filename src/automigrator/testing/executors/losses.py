@@ -21,7 +21,7 @@ class Losses(ExecutorCase):
 
     @case(needs=WORKERS)
     async def test_the_tenants_of_a_killed_worker_are_finished_by_others(self) -> None:
-        async with self.running() as executor:
+        async with self.losing("slow0", *_OTHERS) as executor:
             fed = Fed("slow0", *_OTHERS)
             fed.waits_for = {_OTHERS[-1]: "slow0"}  # nobody may wait for the next one for ever
             run = asyncio.ensure_future(self.ran(executor, fed))
@@ -40,7 +40,7 @@ class Losses(ExecutorCase):
     async def test_the_tenants_of_a_frozen_worker_are_finished_by_others(self) -> None:
         if self.kind not in self.frozen_on:
             pytest.skip(f"a frozen worker keeps its lock on {self.kind}")
-        async with self.running() as executor:
+        async with self.losing("slow0", *_OTHERS) as executor:
             run = asyncio.ensure_future(self.ran(executor, Fed("slow0", *_OTHERS)))
             async with asyncio.timeout(FREE_S):
                 worker = await self.tenants.noted("begin", "slow0", elsewhere=True)
