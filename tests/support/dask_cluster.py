@@ -59,7 +59,7 @@ async def cluster(
     folder: Path, workers: int = 2, ttl_s: int = 300, **environment: str
 ) -> AsyncIterator[Cluster]:
     """Context manager: a cluster with workers of two threads each, all killed at the end."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)  # noqa: ASYNC240 - before anything runs
     made = Cluster(folder)
     try:
         await made.start(DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL=f"{ttl_s}s")

@@ -109,7 +109,9 @@ class _Pool:
             try:
                 report = await self._brought(slot, tenant)
             except LostError as lost:
-                self._lose(lost)
+                if str(lost) not in self._known:  # by another of its tenants
+                    self._known.add(str(lost))
+                    self._lose(lost)
                 self._deaths[tenant] += 1
                 if self._deaths[tenant] < 2:
                     feed.give_back(tenant)
@@ -147,9 +149,6 @@ class _Pool:
         )
 
     def _lose(self, lost: LostError) -> None:
-        if str(lost) in self._known:  # by another of its tenants
-            return
-        self._known.add(str(lost))
         self._losses += 1
         logger.warning("%s; its tenants are given to another worker", lost)
         if self._losses > self.options.max_losses:

@@ -21,7 +21,7 @@ from typing import Any
 from automigrator.errors import ConfigurationError
 from automigrator.fleet.executors.contract import Work
 from automigrator.frozen import Frozen
-from automigrator.support.concurrency import started
+from automigrator.support.concurrency import shielded, started
 from automigrator.support.json_object import LIMIT
 
 _START = """
@@ -81,25 +81,34 @@ class WorkerProcess:
 
         Raises ConfigurationError where it refuses the work, LostError where it ends before.
         """
-        ours, theirs = socket.socketpair()
-        path = json.dumps(sys.path)
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-c", _START, str(theirs.fileno()), path),
-                stdin=subprocess.DEVNULL,
-                stdout=_OUT,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,  # a Ctrl-C is for the parent, which stops its workers
-            )
-        reader, writer = await asyncio.open_connection(sock=ours, limit=2 * LIMIT)
-        worker = cls(process, reader, writer, limits)
+        making = started(cls._made(limits))
         try:
+            worker = await asyncio.shield(making)
             await worker._agree(work)
         except BaseException:
-            await worker.kill()
+            await shielded(_ended(making))
             raise
         worker._listening = started(worker._listen())
         return worker
+
+    @classmethod
+    async def _made(cls, limits: Limits) -> WorkerProcess:
+        ours, theirs = socket.socketpair()
+        path = json.dumps(sys.path)
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-c", _START, str(theirs.fileno()), path),
+                    stdin=subprocess.DEVNULL,
+                    stdout=_OUT,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,  # a Ctrl-C is for the parent, which stops its workers
+                )
+        except OSError as error:
+            ours.close()
+            raise LostError(f"a worker process cannot be started: {error}") from error
+        reader, writer = await asyncio.open_connection(sock=ours, limit=2 * LIMIT)
+        return cls(process, reader, writer, limits)
 
     async def bring(self, tenant: str) -> str:
         """Return the text of a tenant's report. Raises LostError."""
@@ -195,3 +204,9 @@ class WorkerProcess:
 
     def _tell(self, told: dict[str, Any]) -> None:
         self._writer.write(json.dumps(told).encode() + b"\n")
+
+
+async def _ended(making: asyncio.Future[WorkerProcess]) -> None:
+    """End a worker, also one that is still being made."""
+    with suppress(LostError):  # it could not be made
+        await (await making).kill()

@@ -90,6 +90,7 @@ class Tenants:
         self._server: str | None = told["server"]
         self.plan = hashlib.sha256((folder / "history" / "env.py").read_bytes()).hexdigest()
         self.version = __version__
+        self.source = SOURCE
 
     @classmethod
     def make(cls, folder: Path, url: URL | None) -> Tenants:
@@ -127,7 +128,7 @@ class Tenants:
 
     async def work(self) -> Work:
         """What a worker needs: nothing that is secret."""
-        return Work(SOURCE, self.plan, self.version)
+        return Work(self.source, self.plan, self.version)
 
     def url(self, tenant: str) -> URL:
         """Where a tenant is."""
