@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -56,15 +56,15 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    folder: Path, workers: int = 2, ttl_s: int = 300, **environment: str
+    folder: Path, workers: int = 2, ttl_s: int = 300, *, options: Sequence[str] = ()
 ) -> AsyncIterator[Cluster]:
     """Context manager: a cluster with workers of two threads each, all killed at the end."""
     folder.mkdir(exist_ok=True)  # noqa: ASYNC240 - before anything runs
     made = Cluster(folder)
     try:
-        await made.start(DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL=f"{ttl_s}s")
+        await made.start(*options, DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL=f"{ttl_s}s")
         for _ in range(workers):
-            made.add(**environment)
+            made.add(*options)
         if workers:
             await made.workers(workers)
         yield made
