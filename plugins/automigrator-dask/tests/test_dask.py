@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from automigrator_dask import DaskExecutor
 from automigrator_dask.addresses import ensure_safe
-from distributed import Client
+from distributed import Client, LocalCluster
 from distributed.security import Security
 from support.dask_cluster import cluster
 
@@ -68,6 +68,27 @@ class TestAddresses:
 class OnACluster(ExecutorCase):
     __test__ = False
     databases = ("sqlite",)
+
+
+class TestInThisProcess(OnACluster):
+    async def test_a_fleet_is_brought_and_a_failing_tenant_stops_nobody(self) -> None:
+        names = ["tenant0", "broken0", "raising0", "tenant1"]
+        async with LocalCluster(
+            n_workers=1,
+            threads_per_worker=2,
+            processes=False,
+            dashboard_address=None,
+            asynchronous=True,
+        ) as made:
+            reports = await self.ran(DaskExecutor(made.scheduler_address), Fed(*names))
+        assert {name: each.outcome for name, each in reports.items()} == {
+            "tenant0": "migrated",
+            "broken0": "failed",
+            "raising0": "failed",
+            "tenant1": "migrated",
+        }
+        assert CANARY not in str(reports)
+        await self.are_at_head("tenant0", "tenant1")
 
 
 @pytest.mark.long

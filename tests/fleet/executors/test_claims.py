@@ -105,6 +105,7 @@ class TestRounds(WithControl):
         reports = await self.ran(self.make(), Fed("tenant0"))
         assert reports["tenant0"].outcome == "current"
 
+    @pytest.mark.long
     async def test_replicas_of_another_history_have_a_round_of_their_own(self) -> None:
         other = type(self.tenants)(self.tenants.folder)
         other.plan = "another"
@@ -114,6 +115,7 @@ class TestRounds(WithControl):
         began = [name for what, name, _ in self.tenants.notes() if what == "begin"]
         assert began == ["tenant0", "tenant0"]
 
+    @pytest.mark.long
     async def test_an_engine_may_be_the_control_database(self) -> None:
         engine = create_async_engine(self.control)
         reports = await self.ran(Claims(engine, **QUICK), Fed("tenant0"))
@@ -158,6 +160,7 @@ class TestRounds(WithControl):
         await run
         assert CANARY not in json.dumps(rows)
 
+    @pytest.mark.long
     async def test_a_database_out_of_reach_ends_the_run_and_stops_what_it_began(self) -> None:
         engine = create_async_engine(self.control)
         run = asyncio.ensure_future(self.ran(Claims(engine, **QUICK), Fed("slow0")))

@@ -22,6 +22,7 @@ class Here(Executor):
         return as_they_come(partial(bring_here, fleet, tenants, 3))
 
 
+@pytest.mark.long("postgresql")
 class TestInThisProcess(ExecutorConformance):
     capacity = 3
 
@@ -38,6 +39,7 @@ class TestProcesses(ExecutorConformance):
         return Processes(2, 2, silent_s=6, stop_s=20)
 
 
+@pytest.mark.long
 class TestShards(ExecutorConformance):
     capacity = 3
 

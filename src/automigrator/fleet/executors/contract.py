@@ -43,8 +43,7 @@ class Executor(ABC):
     """Brings tenants to head. At least once: the lock of each tenant sees that it happens once.
 
     An executor holds no more tenants at a time than it can work on: `tenants` is asked for the next
-    one when there is room, and the rollout lets it wait, or end, there. Each run leaves nothing
-    behind: an executor may run again.
+    one when there is room, and the rollout lets it wait, or end, there. It may run again.
     """
 
     @abstractmethod
@@ -64,3 +63,6 @@ class Executor(ABC):
     def notes(self) -> tuple[str, ...]:
         """What a person should know of the last run besides its reports, a sentence each."""
         return ()
+
+    async def aclose(self) -> None:
+        """End what it keeps from one run to the next; those of the core keep nothing."""
