@@ -146,6 +146,26 @@ class TestRounds(WithControl):
         failure = reports["slow0"].failure
         assert failure is not None and "cannot be read" in failure["message"]
 
+    async def test_a_result_counts_only_while_the_claim_is_its_own(self) -> None:
+        """What a replica finds that was frozen for longer than its lease."""
+        run = asyncio.ensure_future(self.ran(self.make(), Fed("slow0")))
+        await self.tenants.noted("begin", "slow0")
+        await self.rows(
+            "insert into automigrator.fleet_replicas select gen_random_uuid(), round, key, "
+            "until + interval '1 hour' from automigrator.fleet_replicas"
+        )
+        await self.rows(
+            "update automigrator.fleet_claims c set replica = r.replica "
+            "from automigrator.fleet_replicas r where r.replica <> c.replica"
+        )
+        self.tenants.open_gate()
+        await self.tenants.noted("migrated", "slow0")
+        await asyncio.sleep(0.3)
+        assert not run.done(), "it counted what another replica has claimed"
+        told = '{"name": "slow0", "outcome": "current", "worker": "the other"}'
+        await self.rows(f"update automigrator.fleet_claims set report = '{told}'")
+        assert (await run)["slow0"].worker == "the other"
+
     async def test_no_secret_is_in_the_control_database(self) -> None:
         run = asyncio.ensure_future(self.ran(self.make(), Fed("raising0", "slow0")))
         await self.tenants.noted("begin", "slow0")
