@@ -175,8 +175,8 @@ class TestClusters(OnACluster):
             made.add(*options)
             reports = await self.ran(DaskExecutor(made.address, **client(files)), Fed("tenant0"))
             assert reports["tenant0"].outcome == "migrated"
+            stranger = DaskExecutor(made.address, wait_s=2, **client(others))
             with pytest.raises(ExecutorError, match="does not answer"):
-                stranger = DaskExecutor(made.address, wait_s=2, **client(others))
                 await self.ran(stranger, Fed("tenant1"))
         await self.are_untouched("tenant1")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from support.fleet_replicas import Replica, replicas
 
 from automigrator.errors import ConfigurationError, ExecutorError
 from automigrator.fleet.executors.processes import Processes
+from automigrator.support.concurrency import background
 from automigrator.testing.executors.harness import ExecutorCase, Fed
 from automigrator.testing.executors.losses import thaw
 
@@ -75,6 +78,42 @@ class TestLosses(OnFiles):
         self.tenants.open_gate()
         assert (await run)["slow0"].outcome == "migrated"
         await self.are_at_head("slow0")
+
+
+@pytest.mark.long
+class TestRandomKills(ExecutorCase):
+    databases = ("sqlite", "postgresql")
+    limit_s = 280
+
+    async def test_tenants_are_right_whenever_workers_are_killed(self) -> None:
+        seed = int(os.environ.get("AUTOMIGRATOR_SEED") or random.randrange(2**32))
+        print(f"AUTOMIGRATOR_SEED={seed}")
+        chance = random.Random(seed)
+        names = [f"tenant{number}" for number in range(40)]
+        kills = 0
+
+        async def kill() -> None:
+            nonlocal kills
+            while kills < 30:
+                await asyncio.sleep(chance.uniform(0, 2))
+                begun = {worker for _, worker in self.tenants.under_way()} - killed
+                if begun:
+                    worker = chance.choice(sorted(begun))
+                    killed.add(worker)
+                    with suppress(ProcessLookupError):
+                        os.kill(worker, signal.SIGKILL)
+                        kills += 1
+
+        killed: set[int] = set()
+        executor = Processes(2, 2, max_losses=40, max_deaths=20)
+        async with background(kill()):
+            reports = await self.ran(executor, Fed(*names))
+        print(f"{kills} workers were killed")
+        failures = {name: each.failure for name, each in reports.items() if each.failure}
+        assert not failures, failures
+        assert {report.outcome for report in reports.values()} <= {"migrated", "current"}
+        assert len(reports) == len(names) and kills > 3
+        await self.are_at_head(*names)
 
 
 @pytest.mark.long
