@@ -8,6 +8,7 @@ AutomigratorError
  ├─ RefusedError              an act was refused before anything changed
  ├─ StoppedError              SIGTERM or SIGINT arrived while a run was under way
  ├─ MigrationError            a target could not be brought to its revision
+ ├─ ExecutorError             no worker is left to migrate a fleet's tenants
  ├─ fleet.SourceError         the tenants of a fleet cannot be read
  └─ fleet.FleetError          more tenants of a fleet failed than may
 """
@@ -82,6 +83,10 @@ class StoppedError(AutomigratorError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+class ExecutorError(AutomigratorError):
+    """Raised when no worker is left to migrate a fleet's tenants; reported ones are done."""
 
 
 class MigrationError(AutomigratorError):
