@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
@@ -152,10 +152,9 @@ class History:
         """
         ids = tuple(revisions)
         if ids not in self._digests:
-            paths = [str(self._environment), *(self._script(each).path for each in ids)]
-            texts = {path: _content(path) for path in paths}
+            texts = self.sources(ids)
             contents = list(texts.values())
-            for name, content in imported(texts, self._roots).items():
+            for name, content in self.imports(texts).items():
                 contents += [name.encode(), content]
             hashed = hashlib.blake2b(digest_size=16)
             for content in contents:
@@ -163,6 +162,15 @@ class History:
                 hashed.update(content)
             self._digests[ids] = hashed.hexdigest()
         return self._digests[ids]
+
+    def sources(self, revisions: Iterable[str]) -> dict[str, bytes]:
+        """The files of these revisions, after that of env.py, by their paths."""
+        paths = [str(self._environment), *(self._script(each).path for each in revisions)]
+        return {path: _content(path) for path in paths}
+
+    def imports(self, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """The application's modules that files import, by their names; see `imported`."""
+        return imported(files, self._roots)
 
     def describe(self, revisions: Iterable[str]) -> tuple[PendingRevision, ...]:
         return tuple(

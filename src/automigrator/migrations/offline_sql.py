@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from automigrator.backends.contract.values import VersionTable
@@ -64,10 +65,14 @@ def run_offline(
     steps: Callable[[ScriptDirectory, Heads], Iterable[Any]],
     buffer: io.StringIO,
     rows: Rows,
+    *,
+    options: Mapping[str, Any] | None = None,
+    configured: Callable[[MigrationContext], None] = lambda _: None,
 ) -> None:
     """Run env.py in offline mode, which writes to `buffer`; `steps` is asked for what to render.
 
-    Each version table starts at its own heads in `rows`; where that is empty, at base.
+    Each version table starts at its own heads in `rows`; where that is empty, at base. `options`
+    go before those of env.py. `configured` is called with each context that env.py configures.
     """
     target = migration.target
     config = alembic_config(target, migration.backend.access.url)
@@ -84,10 +89,10 @@ def run_offline(
         )
         original, places = environment.configure, iter(rows.values())
 
-        def configure(*args: Any, **options: Any) -> None:
+        def configure(*args: Any, **theirs: Any) -> None:
             ours = {**migration.backend.sessions.configure_options(), "output_buffer": buffer}
-            name = options.get("version_table") or "alembic_version"
-            table = VersionTable(name, options.get("version_table_schema"))
+            name = theirs.get("version_table") or "alembic_version"
+            table = VersionTable(name, theirs.get("version_table_schema"))
             if rows and name not in {each.name for each in rows}:
                 raise EnvError(
                     f"env.py's offline mode keeps the heads in {table}, and the database's are in "
@@ -95,9 +100,10 @@ def run_offline(
                 )
             heads = rows.get(table, next(places, None))
             environment.context_opts["starting_rev"] = _starting_at(heads)
-            original(*args, **{**options, **ours})
+            original(*args, **{**theirs, **ours, **(options or {})})
             if heads is not None:
                 alembic_private.keep_version_table(environment.get_context())
+            configured(environment.get_context())
 
         environment.configure = configure  # type: ignore[method-assign]  # as in environment.py
         with _writing_nothing(script), environment:
