@@ -44,7 +44,7 @@ def scanned(history: History, revisions: Sequence[str]) -> list[Unsafe]:
     modules = history.imports(dict(files)) if files else {}
     found = [*_of_env(*environment)]
     for path, content in (*files, *modules.items()):
-        found += _of_revision(path, content, modules, "" if path not in modules else path)
+        found += unsafe_in(path, content, modules, path if path in modules else "")
     return found
 
 
@@ -57,7 +57,7 @@ def unsafe_revisions(history: History, revisions: Iterable[str]) -> dict[str, li
         each = [
             unsafe
             for path, content in (*files, *modules.items())
-            for unsafe in _of_revision(path, content, modules, "" if path not in modules else path)
+            for unsafe in unsafe_in(path, content, modules, path if path in modules else "")
         ]
         if each:
             found[revision] = each
@@ -79,8 +79,10 @@ def _of_env(path: str, content: bytes) -> Iterator[Unsafe]:
         for value in ast.walk(node.value)
         if isinstance(value, ast.Name)
     }
-    for node in _nodes(tree, hooks):
-        dotted = imports.dotted(node)
+    nodes = list(_nodes(tree, hooks))
+    whole = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
+    for node in nodes:
+        dotted = imports.dotted(node) if id(node) not in whole else ""
         if dotted and (reason := _denied(dotted)) in OF_CHANCE:
             yield Unsafe(path, getattr(node, "lineno", 1), f"{dotted} {reason}")
         if isinstance(node, ast.Compare) and _by_text(node):
@@ -146,10 +148,12 @@ def _origin(node: ast.ImportFrom, modules: set[str], package: str) -> str:
     return f".{module}"
 
 
-def _of_revision(
-    path: str, content: bytes, modules: Iterable[str], package: str
-) -> Iterator[Unsafe]:
-    """What is unsafe in a revision, or in a module that one imports."""
+def unsafe_in(path: str, content: bytes, modules: Iterable[str], package: str) -> Iterator[Unsafe]:
+    """What is unsafe in a revision, or in a module that one imports.
+
+    `modules`: the names of those of the application. `package`: the module's own name; empty for a
+    revision.
+    """
     try:
         tree = ast.parse(content) if package or path.endswith(".py") else None
     except (SyntaxError, ValueError, RecursionError):

@@ -1,0 +1,117 @@
+"""Tenants of one history, each with a twin that plain Alembic migrates."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import make_url
+from support import alembic_projects, plain_alembic
+
+from automigrator import Migrator, Target
+from automigrator.errors import MigrationError
+from automigrator.fleet.replay.replay import Replay
+from automigrator.report import TargetReport
+from automigrator.testing.contents import execute
+
+Revisions = Callable[[Path], object]
+
+
+def history(*bodies: str, imports: Sequence[str] = ()) -> Revisions:
+    """Revisions r1, r2, … with these bodies of `upgrade`."""
+
+    def write(folder: Path) -> None:
+        for number, body in enumerate(bodies, 1):
+            down = f"r{number - 1}" if number > 1 else None
+            more = imports[number - 1] if number <= len(imports) else ""
+            alembic_projects.revision(folder, f"r{number}", down, upgrade=body, imports=more)
+
+    return write
+
+
+@dataclass
+class Tenants:
+    """`lent` lends the URL of an empty database of the kind `database`."""
+
+    root: Path
+    database: str
+    lent: Callable[[], AbstractContextManager[str]]
+    stack: ExitStack
+    revisions: Revisions = alembic_projects.linear
+    kind: str = "async"
+    options: dict[str, Any] = field(default_factory=dict)
+    replay: Replay = field(default_factory=Replay)
+    number: int = 0
+
+    def url(self) -> str:
+        """The URL of a new empty database."""
+        return self.stack.enter_context(self.lent())
+
+    @property
+    def config(self) -> Path:
+        """The application's."""
+        if not (self.root / "app").exists():
+            url = "sqlite+aiosqlite:///elsewhere.db"
+            alembic_projects.project(self.root / "app", self.kind, url, revisions=self.revisions)
+        return self.root / "app" / "alembic.ini"
+
+    async def at(self, revision: str, *rows: str) -> str:
+        """The URL of a new tenant at a revision, with more rows."""
+        url = self.url()
+        if revision != "base":
+            await self.migrate(url, replay=None, revision=revision)
+        if rows:
+            await execute(make_url(url), *rows)
+        return url
+
+    def migrator(self, url: str, *, replay: bool | None = True, **options: Any) -> Migrator:
+        """Of one tenant."""
+        self.number += 1
+        given = {k: options.pop(k) for k in ("plugins", "recovery") if k in options}
+        target = Target(url, self.config, name=f"t{self.number}", **self.options, **options)
+        made = Migrator(target, mode="migrate", **given)
+        made.replay = self.replay if replay else None
+        return made
+
+    async def migrate(self, url: str, **options: Any) -> TargetReport:
+        """The report of a run, also of one that failed."""
+        try:
+            return (await self.migrator(url, **options).run()).targets[0]
+        except MigrationError as error:
+            return error.report.targets[0]
+
+    def plain(self, url: str) -> None:
+        """Have the application's own command line migrate."""
+        self.number += 1
+        place = self.root / f"twin{self.number}"
+        made = alembic_projects.project(
+            place, self.kind, url, revisions=self.revisions, other_url=url
+        )
+        plain_alembic.upgraded(made.config, check=True)
+
+
+def dump(url: str) -> str:
+    """All of a database as text, by its own means."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        lines = alembic_projects.query(url, "select type, name, tbl_name, sql from sqlite_master")
+        return "\n".join(sorted(map(repr, map(tuple, lines)))) + repr(
+            alembic_projects.contents(url)
+        )
+    dsn = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+    said = subprocess.run(
+        ["pg_dump", "--inserts", "-d", dsn], check=True, capture_output=True, text=True
+    ).stdout
+    return re.sub(r"^(\\(un)?restrict .*|--.*)$", "", said, flags=re.MULTILINE)
+
+
+def lending_files(folder: Path) -> Callable[[], AbstractContextManager[str]]:
+    """What lends SQLite files."""
+    numbers = itertools.count()
+    return lambda: nullcontext(f"sqlite+aiosqlite:///{folder / f'{next(numbers)}.db'}")
