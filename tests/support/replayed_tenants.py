@@ -45,6 +45,8 @@ class Tenants:
     stack: ExitStack
     revisions: Revisions = alembic_projects.linear
     kind: str = "async"
+    env: str = ""
+    """The text of env.py, where it is not the kind's."""
     options: dict[str, Any] = field(default_factory=dict)
     replay: Replay = field(default_factory=Replay)
     number: int = 0
@@ -59,7 +61,12 @@ class Tenants:
         if not (self.root / "app").exists():
             url = "sqlite+aiosqlite:///elsewhere.db"
             alembic_projects.project(self.root / "app", self.kind, url, revisions=self.revisions)
+            self._with_env(self.root / "app")
         return self.root / "app" / "alembic.ini"
+
+    def _with_env(self, root: Path) -> None:
+        if self.env:
+            (root / "migrations" / "env.py").write_text(self.env, "utf-8")
 
     async def at(self, revision: str, *rows: str) -> str:
         """The URL of a new tenant at a revision, with more rows."""
@@ -86,17 +93,18 @@ class Tenants:
         except MigrationError as error:
             return error.report.targets[0]
 
-    def plain(self, url: str) -> None:
+    def plain(self, url: str, *options: str) -> None:
         """Have the application's own command line migrate."""
         self.number += 1
         place = self.root / f"twin{self.number}"
         made = alembic_projects.project(
             place, self.kind, url, revisions=self.revisions, other_url=url
         )
-        plain_alembic.upgraded(made.config, check=True)
+        self._with_env(place)
+        plain_alembic.upgraded(made.config, *options, check=True)
 
 
-def dump(url: str) -> str:
+def dump(url: str, *options: str) -> str:
     """All of a database as text, by its own means."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
@@ -106,12 +114,62 @@ def dump(url: str) -> str:
         )
     dsn = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
     said = subprocess.run(
-        ["pg_dump", "--inserts", "-d", dsn], check=True, capture_output=True, text=True
+        ["pg_dump", "--inserts", "-N", "automigrator", *options, "-d", dsn],
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout
-    return re.sub(r"^(\\(un)?restrict .*|--.*)$", "", said, flags=re.MULTILINE)
+    # the comment on `public` is there only where the database was never emptied
+    return re.sub(
+        r"^(\\(un)?restrict .*|--.*|COMMENT ON SCHEMA public .*|)\n", "", said, flags=re.MULTILINE
+    )
 
 
 def lending_files(folder: Path) -> Callable[[], AbstractContextManager[str]]:
     """What lends SQLite files."""
     numbers = itertools.count()
     return lambda: nullcontext(f"sqlite+aiosqlite:///{folder / f'{next(numbers)}.db'}")
+
+
+SCHEMA_ENV = '''\
+"""A schema for each tenant: `alembic -x tenant=NAME`."""
+
+from alembic import context
+from sqlalchemy import engine_from_config, pool, text
+
+config = context.config
+tenant = context.get_x_argument(as_dictionary=True)["tenant"]
+
+
+def run_migrations_offline() -> None:
+    context.configure(url=config.get_main_option("sqlalchemy.url"), version_table_schema=tenant)
+    with context.begin_transaction():
+        context.execute(f"set search_path to {tenant}")
+        context.run_migrations()
+
+
+def run_migrations_online() -> None:
+    engine = engine_from_config(
+        config.get_section(config.config_ini_section, {}),
+        prefix="sqlalchemy.",
+        poolclass=pool.NullPool,
+    )
+    with engine.connect() as connection:
+        connection.execute(text(f"set search_path to {tenant}"))
+        connection.commit()
+        context.configure(connection=connection, version_table_schema=tenant)
+        with context.begin_transaction():
+            context.run_migrations()
+
+
+if context.is_offline_mode():
+    run_migrations_offline()
+else:
+    run_migrations_online()
+'''
+
+
+def of_schema(name: str) -> dict[str, Any]:
+    """The options of a target that is a schema."""
+    table = {"version_table": "alembic_version", "version_table_schema": name}
+    return {"x": [f"tenant={name}"], **table}

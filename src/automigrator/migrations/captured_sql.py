@@ -42,16 +42,22 @@ class Captured(NamedTuple):
     revisions: Heads
 
 
-async def captured(migration: Migration, table: VersionTable, heads: Heads | None) -> Captured:
+async def captured(
+    migration: Migration, table: VersionTable, heads: Heads | None, *, one_transaction: bool
+) -> Captured:
     """Render the SQL from `heads` to the target's revision; None: there is no version table.
 
-    Raises EnvError where env.py configures anything but one version table, and what rendering
-    raises; nothing is connected.
+    `one_transaction`: whether all of it is in one, as env.py's online mode asks for. Raises
+    EnvError where env.py configures anything but one version table, and what rendering raises;
+    nothing is connected.
     """
-    return await alone_in_thread(migration.target, partial(_captured, migration, table, heads))
+    work = partial(_captured, migration, table, heads, one_transaction)
+    return await alone_in_thread(migration.target, work)
 
 
-def _captured(migration: Migration, table: VersionTable, heads: Heads | None) -> Captured:
+def _captured(
+    migration: Migration, table: VersionTable, heads: Heads | None, one_transaction: bool
+) -> Captured:
     capture = _Capture(heads or ())
     history, revision = migration.history, migration.target.revision
 
@@ -64,7 +70,7 @@ def _captured(migration: Migration, table: VersionTable, heads: Heads | None) ->
         steps,
         io.StringIO(),
         {table: heads},
-        options=_OPTIONS,
+        options={**_OPTIONS, "transaction_per_migration": not one_transaction},
         configured=capture.configured,
     )
     if len(capture.tables) != 1:

@@ -25,3 +25,8 @@ def postgres_tenants(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator
     with ExitStack() as stack:
         lent = request.getfixturevalue("empty_databases").lent
         yield Tenants(tmp_path, "postgresql", lent, stack)
+
+
+@pytest.fixture
+def sqlite_tenants(tmp_path: Path) -> Tenants:
+    return Tenants(tmp_path, "sqlite", lending_files(tmp_path), ExitStack())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import alembic_projects
 
-from automigrator.fleet.replay.scan import scanned, unsafe_in
+from automigrator.fleet.replay.scan import unsafe_in, unsafe_in_env, unsafe_revisions
 from automigrator.migrations.config import alembic_config
 from automigrator.migrations.history import History
 from automigrator.target import Target
@@ -48,13 +48,13 @@ SAFE = {
     "tables": '_table("t", sa.Column("id", sa.Integer, primary_key=True))',
     "a clock of the server's": 'op.add_column("t", sa.Column("at", sa.DateTime, '
     "server_default=sa.func.now()))",
-    "a dialect's types": 'op.add_column("t", sa.Column("j", postgresql.JSONB(astext_type=sa.Text())))',
+    "a dialect's types": 'op.add_column("t", sa.Column("j", postgresql.JSONB(sa.Text())))',
     "a batch": 'with op.batch_alter_table("t") as batch_op:\n    batch_op.drop_column("x")',
     "an index apart": "with op.get_context().autocommit_block():\n"
     '    op.create_index("i", "t", ["x"], postgresql_concurrently=True)',
     "rows": 'op.bulk_insert(things, [{"id": n, "name": name} for n, name in enumerate(NAMES)])',
     "an update": "op.execute(things.update().where(things.c.id == 1).values(name='x'))",
-    "a fixed date": "op.execute(f\"update t set at = '{datetime(2020, 1, 1, tzinfo=timezone.utc)}'\")",
+    "a fixed date": "op.execute(f\"delete from t where at < '{datetime(2020, 1, 1)}'\")",
     "a name of the convention": 'op.drop_constraint(op.f("fk_t"), "t", type_="foreignkey")',
     "a subquery": "op.execute(things.delete().where(things.c.id.in_(sa.select(things.c.id))))",
 }
@@ -161,7 +161,9 @@ def scan(root: Path, *, env: str = "", module: str = "", imports: str = "") -> l
     target = Target("sqlite+aiosqlite:///x.db", made.config)
     try:
         history = History(alembic_config(target, target.application_url))
-        return [str(each) for each in scanned(history, ["r1"])]
+        of_revisions = unsafe_revisions(history, ["r1"]).values()
+        found = [*unsafe_in_env(history), *(each for found in of_revisions for each in found)]
+        return list(map(str, found))
     finally:
         sys.modules.pop("shop", None)
 

@@ -40,7 +40,7 @@ class Told(NamedTuple):
     started: Callable[[str, int, int], None] = _nothing
     done: Callable[[str, float], None] = _nothing
     """The seconds are a revision's share of what was sent at once."""
-    progress: Callable[[StatementProgress], None] | None = None
+    progress: Callable[[StatementProgress], None] = _nothing
 
 
 NOBODY = Told()

@@ -15,9 +15,10 @@ from automigrator.backends.contract.sides import Contents, Side
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.contract.values import Place
 from automigrator.errors import RefusedError
-from automigrator.fleet.replay.plan import Plan, UnsafeError
-from automigrator.fleet.replay.player import Player
+from automigrator.fleet.replay.course import Course, followed
+from automigrator.fleet.replay.plan import UnsafeError
 from automigrator.migrations.execution import Execution
+from automigrator.migrations.probe import probe
 from automigrator.migrations.process import inside_env
 from automigrator.retention import stamp
 from automigrator.runner.side_database import SideError, migrated, sides_of
@@ -65,15 +66,15 @@ def _of(rows: tuple[tuple[bytes, ...], ...], wanted: list[int]) -> Counter[tuple
     return Counter(tuple(row[n] for n in wanted) for row in rows)
 
 
-async def prove(state: RunState, plan: Plan, tenant: str | None) -> None:
-    """Prove the plan of one tenant on copies of it.
+async def prove(state: RunState, course: Course, tenant: str | None) -> None:
+    """Prove the course of one tenant on copies of it.
 
     Values that differ between two runs of Alembic, and between two replays, are the database's
     own clock or chance: they may differ between the two as well. Raises UnsafeError where the
-    plan gives something else than Alembic, UnprovedError where this tenant cannot tell, and
+    course gives something else than Alembic, UnprovedError where this tenant cannot tell, and
     LockLostError.
     """
-    own = plan.of(tenant)
+    own = course.of(tenant)
     alembic, replay = (
         partial(_by_alembic, state, own, tenant),
         partial(_by_replay, state, own, tenant),
@@ -112,14 +113,16 @@ async def _opened(state: RunState, tenant: str | None) -> AsyncIterator[Side]:
         yield side
 
 
-async def _by_alembic(state: RunState, plan: Plan, tenant: str | None) -> Contents:
+async def _by_alembic(state: RunState, course: Course, tenant: str | None) -> Contents:
     async def begin(*_: Any) -> Mapping[str, float]:
         return {}
 
     with _settings_noted() as noted:
         async with migrated(state, partial(_opened, state, tenant), begin) as done:
             found = await sides_of(state).contents(done.place)
-    rendered = {_plain(each.sql) for part in plan.parts for each in part.statements}
+    plans = [each.plan for each in course.stretches if each.plan is not None]
+    parts = [part for plan in plans for part in plan.parts]
+    rendered = {_plain(each.sql) for part in parts for each in part.statements}
     for database, sql in noted:
         if database == done.place.url.database and _plain(sql) not in rendered:
             raise UnsafeError(f"env.py's offline mode does not write what it sends: {sql[:80]}")
@@ -152,13 +155,14 @@ def _plain(sql: str) -> str:
     return " ".join(sql.rstrip("; \n").lower().split())
 
 
-async def _by_replay(state: RunState, plan: Plan, tenant: str | None) -> Contents:
+async def _by_replay(state: RunState, course: Course, tenant: str | None) -> Contents:
     sides = sides_of(state)
     async with _opened(state, tenant) as side:
         place = Place(side.engine, side.url)
         migration = await state.migration(place)
         try:
-            await Player(migration, plan, Execution()).play()
+            way = (await probe(migration))[0] if course.needs_env else None
+            await followed(migration, course, Execution(), way)
         except Exception as error:
             if state.backend.classify(error).kind in ("unreachable", "disk-full", "lock-timeout"):
                 raise UnprovedError(f"a copy could not be replayed: {first_line(error)}") from error

@@ -11,7 +11,7 @@ from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import AutomigratorError
 from automigrator.fleet.replay.plan import Plan, UnsafeError, plan_of
 from automigrator.migrations.captured_sql import captured
-from automigrator.migrations.execution import Migration
+from automigrator.migrations.execution import Configured, Migration
 from automigrator.migrations.offline_sql import Heads
 from automigrator.support.redaction import first_line
 from automigrator.target import Target
@@ -46,9 +46,9 @@ def _word(name: str) -> re.Pattern[str]:
 
 
 async def rendered(
-    migration: Migration, table: VersionTable, heads: Heads | None, tenant: str | None
+    migration: Migration, context: Configured, heads: Heads | None, tenant: str | None
 ) -> Plan:
-    """Render what is pending from `heads`; `tenant`: as in `named_in`.
+    """Render what is pending from `heads`, as `context` says; `tenant`: as in `named_in`.
 
     A history without names of tenants is rendered twice. One with them is rendered for two
     names that nobody has, one of them twice, and for this tenant. Raises UnsafeError where two
@@ -56,12 +56,12 @@ async def rendered(
     """
 
     async def once(name: str | None) -> Plan:
-        asked, at = migration, table
+        asked, at, whole = migration, context.table, context.one_transaction
         if tenant is not None and name is not None and name != tenant:
             asked = migration._replace(target=renamed(migration.target, tenant, name))
-            at = VersionTable(table.name, name if table.schema == tenant else table.schema)
+            at = VersionTable(at.name, name if at.schema == tenant else at.schema)
         try:
-            return plan_of(await captured(asked, at, heads), heads, name)
+            return plan_of(await captured(asked, at, heads, one_transaction=whole), heads, name)
         except UnsafeError:
             raise
         except Exception as error:

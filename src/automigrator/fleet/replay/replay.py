@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from automigrator.fleet.replay.plan import Plan, UnsafeError
-from automigrator.fleet.replay.player import Player, Told
+from automigrator.fleet.replay.course import Course, composed, followed
+from automigrator.fleet.replay.plan import PLAIN, UnsafeError
+from automigrator.fleet.replay.player import Told
 from automigrator.fleet.replay.proof import UnprovedError, prove
-from automigrator.fleet.replay.rendering import named_in, rendered
-from automigrator.fleet.replay.scan import scanned
-from automigrator.migrations.execution import Execution
+from automigrator.fleet.replay.rendering import named_in
+from automigrator.fleet.replay.scan import Unsafe, unsafe_in_env, unsafe_revisions
+from automigrator.migrations.execution import Configured, Execution
+from automigrator.migrations.history import History
 from automigrator.runner.inspection import Finding
 from automigrator.runner.replays import Play
 from automigrator.runner.state import RunState
@@ -43,7 +46,7 @@ class Key(NamedTuple):
 class Proof:
     """What is known of one key."""
 
-    plan: Plan | None = None
+    course: Course | None = None
     proved: bool = False
     refusal: str = ""
     """Why nothing of it is replayed; empty as long as something may be."""
@@ -71,9 +74,9 @@ class Replay:
         """See `Replays`."""
         found = await self._key(state, finding)
         proof = self._proofs.get(found[0]) if found is not None else None
-        if proof is None or proof.plan is None or not proof.proved:
+        if proof is None or proof.course is None or not proof.proved or proof.course.needs_env:
             return None
-        one = proof.plan.one_transaction
+        one = proof.course.one_transaction
         contexts = tuple(replace(each, one_transaction=one) for each in finding.contexts)
         return finding._replace(contexts=contexts)
 
@@ -83,16 +86,16 @@ class Replay:
         if found is None:
             return None
         key, tenant = found
+        if tenant is not None and not _is_plain(state, tenant):
+            state.run.note(f"run by Alembic, not replayed: SQL has to quote {tenant!r}")
+            return None
         proof = self._proofs[key]
         async with proof.busy:  # the others wait for the one that proves
             if not proof.refusal and not proof.proved:
                 await self._prove(state, finding, proof, key.heads, tenant)
         reason = proof.refusal
-        if proof.plan is not None and proof.proved:
-            try:
-                return partial(_play, state, proof.plan.of(tenant))
-            except UnsafeError as unsafe:
-                reason = str(unsafe)
+        if proof.course is not None and proof.proved:
+            return partial(_play, state, proof.course.of(tenant), finding)
         if reason:
             state.run.note(f"run by Alembic, not replayed: {reason}")
         return None
@@ -101,6 +104,9 @@ class Replay:
         """The key of a tenant's pending revisions, and its name; None: nothing can be replayed."""
         session, backend = state.session, state.backend
         if len(finding.contexts) != 1 or not finding.pending or session.place.in_place:
+            return None
+        if finding.contexts[0].open_before:
+            state.run.note("run by Alembic, not replayed: env.py begins a transaction of its own")
             return None
         if finding.unversioned or state.target.bootstrap is not None:
             return None
@@ -125,15 +131,11 @@ class Replay:
         name = state.run.name
         try:
             with state.at("proving that the pending revisions may be replayed", "env"):
-                if proof.plan is None:
-                    found = await in_thread(partial(scanned, migration.history, finding.pending))
-                    if found:
-                        raise UnsafeError("; ".join(map(str, found[:3])))
-                    plan = await rendered(migration, context.table, heads, tenant)
-                    if plan.revisions != finding.pending:
-                        raise UnsafeError("env.py's offline mode runs other revisions")
-                    proof.plan = plan
-                await prove(state, proof.plan, tenant)
+                if proof.course is None:
+                    unsafe = await in_thread(partial(_unsafe, migration.history, context))
+                    course = await composed(migration, context, heads, tenant, unsafe)
+                    proof.course = course
+                await prove(state, proof.course, tenant)
         except UnsafeError as unsafe:
             proof.refusal = str(unsafe)
             logger.info("%s: not replayed: %s", name, unsafe)
@@ -147,6 +149,33 @@ class Replay:
             logger.info("%s: proved that %d revisions may be replayed", name, len(finding.pending))
 
 
-async def _play(state: RunState, plan: Plan, execution: Execution) -> None:
+def _is_plain(state: RunState, name: str) -> bool:
+    """Whether a name stands in SQL without quotes."""
+    preparer = state.session.place.engine.dialect.identifier_preparer
+    return PLAIN.fullmatch(name) is not None and preparer.quote(name) == name
+
+
+def _unsafe(history: History, context: Configured) -> Collection[str]:
+    """The revisions that Alembic has to run. Raises UnsafeError where that is all of them."""
+    found = unsafe_in_env(history)
+    by_revision = unsafe_revisions(history, context.pending)
+    if not found and (context.one_transaction or len(by_revision) == len(context.pending)):
+        found = [each for several in by_revision.values() for each in several]
+    if found:
+        more = "; env.py asks for one transaction for all" if context.one_transaction else ""
+        raise UnsafeError(_reasons(found) + (more if by_revision else ""))
+    return by_revision
+
+
+def _reasons(found: Sequence[Unsafe]) -> str:
+    more = f"; and {len(found) - _MOST} more" if len(found) > _MOST else ""
+    return "; ".join(map(str, found[:_MOST])) + more
+
+
+_MOST = 3
+"""Findings that a reason names."""
+
+
+async def _play(state: RunState, course: Course, finding: Finding, execution: Execution) -> None:
     told = Told(state.started, state.done, state.server_says)
-    await Player(await state.migration(), plan, execution, told).play()
+    await followed(await state.migration(), course, execution, finding.way, told)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,21 +35,20 @@ class Unsafe(NamedTuple):
         return escaped(f"{Path(self.file).name}:{self.line}: {self.reason}")
 
 
-def scanned(history: History, revisions: Sequence[str]) -> list[Unsafe]:
-    """What is unsafe in env.py and in these revisions, in this order.
+def unsafe_in_env(history: History) -> list[Unsafe]:
+    """What env.py draws by chance, and where it decides by a text, as by a tenant's name.
 
-    What revisions import of the application is read by their rules. Raises OSError.
+    Raises OSError.
     """
-    environment, *files = history.sources(revisions).items()
-    modules = history.imports(dict(files)) if files else {}
-    found = [*_of_env(*environment)]
-    for path, content in (*files, *modules.items()):
-        found += unsafe_in(path, content, modules, path if path in modules else "")
-    return found
+    ((path, content),) = history.sources(()).items()
+    return list(_of_env(path, content))
 
 
 def unsafe_revisions(history: History, revisions: Iterable[str]) -> dict[str, list[Unsafe]]:
-    """What is unsafe, by revision; one that imports an unsafe module is unsafe itself."""
+    """What is unsafe, by revision, for those that are.
+
+    What they import of the application is read by their rules. Raises OSError.
+    """
     found: dict[str, list[Unsafe]] = {}
     for revision in revisions:
         _, *files = history.sources([revision]).items()
@@ -65,7 +64,6 @@ def unsafe_revisions(history: History, revisions: Iterable[str]) -> dict[str, li
 
 
 def _of_env(path: str, content: bytes) -> Iterator[Unsafe]:
-    """What env.py draws by chance, and where it decides by a text, as by a tenant's name."""
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError):
