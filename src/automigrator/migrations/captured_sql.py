@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import URL
 
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import EnvError
@@ -43,20 +44,30 @@ class Captured(NamedTuple):
 
 
 async def captured(
-    migration: Migration, table: VersionTable, heads: Heads | None, *, one_transaction: bool
+    migration: Migration,
+    table: VersionTable,
+    heads: Heads | None,
+    *,
+    one_transaction: bool,
+    url: URL | None = None,
 ) -> Captured:
     """Render the SQL from `heads` to the target's revision; None: there is no version table.
 
-    `one_transaction`: whether all of it is in one, as env.py's online mode asks for. Raises
-    EnvError where env.py configures anything but one version table, and what rendering raises;
-    nothing is connected.
+    `one_transaction`: whether all of it is in one, as env.py's online mode asks for. `url`: what
+    env.py finds as `sqlalchemy.url`; default: the target's. Raises EnvError where env.py configures
+    anything but one version table, and what rendering raises; nothing is connected.
     """
-    work = partial(_captured, migration, table, heads, one_transaction)
+    options = {**_OPTIONS, "transaction_per_migration": not one_transaction}
+    work = partial(_captured, migration, table, heads, url, options)
     return await alone_in_thread(migration.target, work)
 
 
 def _captured(
-    migration: Migration, table: VersionTable, heads: Heads | None, one_transaction: bool
+    migration: Migration,
+    table: VersionTable,
+    heads: Heads | None,
+    url: URL | None,
+    options: Mapping[str, Any],
 ) -> Captured:
     capture = _Capture(heads or ())
     history, revision = migration.history, migration.target.revision
@@ -70,7 +81,8 @@ def _captured(
         steps,
         io.StringIO(),
         {table: heads},
-        options={**_OPTIONS, "transaction_per_migration": not one_transaction},
+        url=url,
+        options=options,
         configured=capture.configured,
     )
     if len(capture.tables) != 1:

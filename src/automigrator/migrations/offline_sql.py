@@ -13,6 +13,7 @@ from typing import Any
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import URL
 
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import (
@@ -66,16 +67,18 @@ def run_offline(
     buffer: io.StringIO,
     rows: Rows,
     *,
+    url: URL | None = None,
     options: Mapping[str, Any] | None = None,
     configured: Callable[[MigrationContext], None] = lambda _: None,
 ) -> None:
     """Run env.py in offline mode, which writes to `buffer`; `steps` is asked for what to render.
 
-    Each version table starts at its own heads in `rows`; where that is empty, at base. `options`
+    Each version table starts at its own heads in `rows`; where that is empty, at base. `url`: what
+    env.py finds as `sqlalchemy.url`; default: the target's. `options`
     go before those of env.py. `configured` is called with each context that env.py configures.
     """
     target = migration.target
-    config = alembic_config(target, migration.backend.access.url)
+    config = alembic_config(target, url or migration.backend.access.url)
     with running_env():
         script = directory(config)
         environment = EnvironmentContext(

@@ -77,8 +77,13 @@ class Player:
                 await self._confirm()
                 for part in self.plan.parts:
                     await self._run(connection, part)
+                if self.sessions.sends_scripts:
+                    await connection.close()  # its settings end with it, and cost no round trip
             finally:
-                await connection.run_sync(lambda _: undo.close())
+                if connection.closed:
+                    undo.close()
+                else:
+                    await connection.run_sync(lambda _: undo.close())
 
     def _attach(self, connection: Connection, undo: ExitStack) -> None:
         """As a migration's connection is; what is committed on it is known here without marks."""

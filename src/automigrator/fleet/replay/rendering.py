@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from sqlalchemy import URL
+
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import AutomigratorError
 from automigrator.fleet.replay.plan import Plan, UnsafeError, plan_of
@@ -50,18 +52,20 @@ async def rendered(
 ) -> Plan:
     """Render what is pending from `heads`, as `context` says; `tenant`: as in `named_in`.
 
-    A history without names of tenants is rendered twice. One with them is rendered for two
-    names that nobody has, one of them twice, and for this tenant. Raises UnsafeError where two
-    differ, or where offline mode cannot render.
+    A history without names of tenants is rendered twice, for two databases. One with them is
+    rendered for two names that nobody has, one of them for two databases, and for this tenant.
+    Raises UnsafeError where two differ, or where offline mode cannot render.
     """
+    elsewhere = migration.backend.access.url.set(database=f"am_{secrets.token_hex(7)}")
 
-    async def once(name: str | None) -> Plan:
+    async def once(name: str | None, url: URL | None = None) -> Plan:
         asked, at, whole = migration, context.table, context.one_transaction
         if tenant is not None and name is not None and name != tenant:
             asked = migration._replace(target=renamed(migration.target, tenant, name))
             at = VersionTable(at.name, name if at.schema == tenant else at.schema)
         try:
-            return plan_of(await captured(asked, at, heads, one_transaction=whole), heads, name)
+            found = await captured(asked, at, heads, one_transaction=whole, url=url)
+            return plan_of(found, heads, name)
         except UnsafeError:
             raise
         except Exception as error:
@@ -70,11 +74,11 @@ async def rendered(
 
     if tenant is None:
         plan = await once(None)
-        _ensure_same(plan, await once(None), "two renderings differ")
+        _ensure_same(plan, await once(None, elsewhere), "two renderings differ")
         return plan
     one, other = (f"am_{secrets.token_hex(size)}" for size in (5, 9))
     plan = await once(one)
-    _ensure_same(plan, await once(one), "two renderings differ")
+    _ensure_same(plan, await once(one, elsewhere), "two renderings differ")
     if not any(one in each.sql for part in plan.parts for each in part.statements):
         raise UnsafeError("env.py's offline mode does not name the tenant's schema")
     _ensure_same(plan.of(other), await _plain(once, other), "two tenants' SQL differs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from automigrator.fleet.replay.course import Course, composed, followed
 from automigrator.fleet.replay.plan import PLAIN, UnsafeError
 from automigrator.fleet.replay.player import Told
 from automigrator.fleet.replay.proof import UnprovedError, prove
-from automigrator.fleet.replay.rendering import named_in
+from automigrator.fleet.replay.rendering import named_in, renamed
 from automigrator.fleet.replay.scan import Unsafe, unsafe_in_env, unsafe_revisions
 from automigrator.migrations.execution import Configured, Execution
 from automigrator.migrations.history import History
@@ -22,6 +23,7 @@ from automigrator.runner.replays import Play
 from automigrator.runner.state import RunState
 from automigrator.support.concurrency import in_thread
 from automigrator.support.loggers import logger_of
+from automigrator.target import Target
 
 logger = logger_of(__name__)
 
@@ -38,8 +40,10 @@ class Key(NamedTuple):
     server: tuple[Any, ...]
     """Its driver, host and port: another server may be of another version."""
     version_table: str
-    named: bool
-    """Whether the statements name the tenant."""
+    schema: str | None
+    """That of the version table; None where it is the tenant's name, too."""
+    options: tuple[Any, ...]
+    """What else env.py may go by: those of the target, without the tenant's name."""
 
 
 @dataclass(slots=True, eq=False)
@@ -112,12 +116,17 @@ class Replay:
             return None
         (context,) = finding.contexts
         history = await session.history()
-        digest = await in_thread(partial(history.digest, finding.pending))
+        # it reads every pending file; that was done where they are known by now
+        digest = state.plan or await in_thread(partial(history.digest, finding.pending))
         tenant = named_in(state.target, context.table.schema)
         heads = finding.sight.heads.get(context.table)
         url, name = backend.access.url, context.table.name
         server = (url.drivername, url.host, url.port, url.query.get("host"))
-        return Key(digest, heads, finding.pending, server, name, tenant is not None), tenant
+        schema, target = context.table.schema, state.target
+        if tenant is not None:
+            schema, target = None, renamed(target, tenant, _ANYBODY)
+        key = Key(digest, heads, finding.pending, server, name, schema, _options(target))
+        return key, tenant
 
     async def _prove(
         self,
@@ -147,6 +156,19 @@ class Replay:
         else:
             proof.proved = True
             logger.info("%s: proved that %d revisions may be replayed", name, len(finding.pending))
+
+
+_ANYBODY = "?"
+"""Stands for a tenant's name."""
+
+
+def _options(target: Target) -> tuple[Any, ...]:
+    """All that the SQL of two tenants may differ by, as it is told to their env.py."""
+    simple = str | int | float | bool | None
+    attributes = {k: v if isinstance(v, simple) else id(v) for k, v in target.attributes.items()}
+    config = target.config if isinstance(target.config, str | os.PathLike) else id(target.config)
+    named = target.version_table, target.version_table_schema, target.section, target.revision
+    return (*named, str(config), tuple(target.x), tuple(sorted(attributes.items(), key=repr)))
 
 
 def _is_plain(state: RunState, name: str) -> bool:
