@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from automigrator.hooks.registry import Hooks
     from automigrator.hooks.strategies import StrategySpec
     from automigrator.rehearsal import Rehearsal
+    from automigrator.runner.replays import Replays
     from automigrator.runner.session import Session
     from automigrator.runner.state import RunState
     from automigrator.runner.time_limit import RunLimit
@@ -67,6 +68,9 @@ class Migrator(Operations):
     To customise a step, override `is_enabled`, `create_database`, `migrate_target` or
     `recreate_database` in a subclass. Raises ConfigurationError.
     """
+
+    replay: Replays | None = None
+    """A fleet's, which applies revisions without env.py where that is proved to be the same."""
 
     def __init__(
         self,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import ModuleType
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import alembic.op
 from alembic.util.langhelpers import ModuleClsProxy, _ModuleClsMeta
+from sqlalchemy import text
+from sqlalchemy.schema import ExecutableDDLElement
 
 from automigrator.migrations.runs.inside import Patches, inside_env, replaced
 
@@ -64,6 +66,25 @@ def remove_operations_proxy() -> None:
 def load_revisions(script: ScriptDirectory) -> Any:
     """The generator behind a revision map."""
     return script._load_revisions()
+
+
+def written_by(context: MigrationContext, write: Callable[[str], None]) -> None:
+    """Let offline mode give each statement to `write` as online mode would send it.
+
+    Alembic's own writes blanks for each tab. The values of bound parameters stand in the text.
+    """
+    impl: Any = context.impl
+
+    def execute(
+        construct: Any, execution_options: Any = None, multiparams: Any = None, params: Any = None
+    ) -> None:
+        if multiparams is not None or params:
+            raise TypeError("SQL parameters not allowed with as_sql")
+        statement = text(construct) if isinstance(construct, str) else construct
+        literal = {} if isinstance(statement, ExecutableDDLElement) else {"literal_binds": True}
+        write(str(statement.compile(dialect=impl.dialect, compile_kwargs=literal)))
+
+    impl._exec = execute
 
 
 def keep_version_table(context: MigrationContext) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
@@ -167,10 +167,9 @@ class History:
         """
         ids = tuple(revisions)
         if ids not in self._digests:
-            paths = [str(self._environment), *(self._script(each).path for each in ids)]
-            texts = {path: _content(path) for path in paths}
+            texts = self.sources(ids)
             contents = list(texts.values())
-            for name, content in imported(texts, self._roots, self._seen).items():
+            for name, content in self.imports(texts).items():
                 contents += [name.encode(), content]
             hashed = hashlib.blake2b(digest_size=16)
             for content in contents:
@@ -181,6 +180,15 @@ class History:
 
     def _seen(self, module: Path) -> None:
         self.imported[module] = stamp(module)
+
+    def sources(self, revisions: Iterable[str]) -> dict[str, bytes]:
+        """The files of these revisions, after that of env.py, by their paths."""
+        paths = [str(self._environment), *(self._script(each).path for each in revisions)]
+        return {path: _content(path) for path in paths}
+
+    def imports(self, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """The application's modules that files import, by their names; see `imported`."""
+        return imported(files, self._roots, self._seen)
 
     def describe(self, revisions: Iterable[str]) -> tuple[PendingRevision, ...]:
         ids = tuple(revisions)

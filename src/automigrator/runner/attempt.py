@@ -98,13 +98,7 @@ def _reached(state: RunState) -> Outcome:
 async def _found(state: RunState) -> Finding:
     """Look and judge, and note what the hooks are shown of it."""
     history = await state.session.history()
-    finding = await inspect(
-        state.session,
-        state.run.hold,
-        needs_way=True,
-        assume=_may_assume(state),
-        ask=state.asks_env,
-    )
+    finding = await _inspected(state)
     if finding.unversioned:
         await ensure_whole(state)
     judge(state.target, finding)
@@ -113,6 +107,19 @@ async def _found(state: RunState) -> Finding:
     await show(state, finding)
     state.planned()
     return finding
+
+
+async def _inspected(state: RunState) -> Finding:
+    """Look, and ask env.py how it reaches the database, unless a replay needs no answer."""
+    replay, session, hold = state.owner.replay, state.session, state.run.hold
+    asked = partial(inspect, session, hold, needs_way=True, ask=state.asks_env)
+    if replay is None:
+        return await asked(assume=_may_assume(state))
+    finding = await inspect(session, hold, ask=state.asks_env)
+    if finding.way is not None or not finding.pending:
+        return finding
+    known = await replay.completed(state, finding)
+    return known or await asked(sight=finding.sight, assume=_may_assume(state))
 
 
 async def show(state: RunState, finding: Finding) -> None:
@@ -265,13 +272,24 @@ def _not_read_back(state: RunState, execution: Execution, error: Exception) -> E
 
 async def _apply(state: RunState, finding: Finding) -> None:
     """Run the pending revisions, along the way that was found. Raises what env.py raised."""
-    way, execution, first = finding.way, state.execution, len(state.applied)
-    assert way is not None and execution is not None
+    replay, execution, first = state.owner.replay, state.execution, len(state.applied)
+    play = None
+    if replay is not None and finding.down_to is None:
+        play = await replay.prepared(state, finding)
+        if play is None and finding.way is None:
+            finding = await inspect(state.session, state.run.hold, needs_way=True)
+    way = finding.way
+    assert (way is not None or play is not None) and execution is not None
     if finding.down_to is None:
         state.attempt_started(len(finding.pending))
-    state.drive = way.told(context.driver for context in finding.contexts)
+    told = "" if way is None else way.told(context.driver for context in finding.contexts)
+    state.drive = told if play is None else "replay"
     state.enter(RUNNING, "revision", revisions=True)
     try:
+        if play is not None:
+            await play(execution)
+            return
+        assert way is not None
         await state.run_revisions(
             await state.migration(),
             way,

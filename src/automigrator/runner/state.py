@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # a start with nothing to do needs none of it
     from automigrator.rehearsal import Rehearsal
     from automigrator.report import Outcome
     from automigrator.runner.inspection import Finding
+    from automigrator.runner.replays import Replays
     from automigrator.runner.session import Session
     from automigrator.runner.start import Start
     from automigrator.target import Ahead, LastResort, Target
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # a start with nothing to do needs none of it
         last_resort: LastResort
         ahead: Ahead
         rehearse: bool | Rehearsal
+        replay: Replays | None
 
         def create_database(self, run: Run) -> Awaitable[bool]: ...
 

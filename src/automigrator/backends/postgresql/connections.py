@@ -19,8 +19,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator.backends.contract.sessions import Sessions
 from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql.scripts import ScriptedSessions
 from automigrator.backends.postgresql.sql import (
     CHOSEN_OR_EMPTY,
     LIMITS_OF_TIME,
@@ -213,7 +213,7 @@ _MERELY = (
 _MARK = "automigrator.transaction"
 
 
-class ServerSessions(Sessions):
+class ServerSessions(ScriptedSessions):
     """Connections of asyncpg and psycopg; their transactions are real."""
 
     def __init__(self, search_path: Callable[[], SearchPath | None]) -> None:
