@@ -25,7 +25,10 @@ PAGES = [path for path in TEXTS if "```" in path.read_text("utf-8")]
 STARTED = ROOT / "docs" / "frameworks.md"
 """Its blocks are applications, which `tests/frameworks` starts in processes of their own."""
 
-PLAYED = [ROOT / "docs" / f"{each.stem[5:]}.md" for each in ROOT.glob("tests/howto/test_*.py")]
+PLAYED = [
+    ROOT / "docs" / f"{each.stem.removeprefix('test_').replace('_', '-')}.md"
+    for each in ROOT.glob("tests/howto/test_*.py")
+]
 """A test module of their own runs each of their blocks, in whatever language."""
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")

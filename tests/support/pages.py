@@ -21,7 +21,7 @@ from support.postgres_server import Server
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```([\w-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-SHOWN = {"text", "mermaid", "html"}
+SHOWN = {"text", "mermaid", "html", "json"}
 """Languages of blocks that only show something: nothing runs them."""
 
 
