@@ -121,3 +121,20 @@ def test_flask_migrates_env_py_is_run_in_the_applications_context(
     typed("RUN_MIGRATIONS=1 python main.py")
     assert "0001 (head)" in typed("flask db current")
     typed("flask db upgrade")  # back: nothing is left to do
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    importlib.util.find_spec("flask_migrate") is None, reason="Flask-Migrate is not installed"
+)
+def test_flask_migrate_with_several_binds_is_refused(tmp_path: Path) -> None:
+    before, after, _ = PAGE.sections["Flask-Migrate"].all("python")
+    one = 'app.config["SQLALCHEMY_DATABASE_URI"]'
+    binds = f'app.config["SQLALCHEMY_BINDS"] = {{"logs": "sqlite:///logs.db"}}\n    {one}'
+    (tmp_path / "application.py").write_text(before.replace(one, binds), "utf-8")
+    imports = "from application import create_app, db\n"
+    (tmp_path / "main.py").write_text(imports + after, "utf-8")
+    commands = "flask db init --multidb && flask db revision -m one"
+    shell(commands, tmp_path, {"FLASK_APP": "application"})
+    refused = shell("python main.py", tmp_path, {"RUN_MIGRATIONS": "1"}, 1).stderr
+    assert "env.py connected to another database" in refused

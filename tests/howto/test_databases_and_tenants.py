@@ -29,9 +29,12 @@ def test_every_section_is_played() -> None:
 
 @PAGE.plays(*ON_SQLITE)
 async def test_several_databases(section: Section, folder: Path) -> None:
+    alembic_projects.project(folder / "multidb", "multidb", "sqlite+aiosqlite:///engine1.db")
     names: dict[str, Any] = {}
     for source in section.all("python"):
         await run_python(source, names)
+    assert alembic_projects.tables(f"sqlite:///{folder / 'engine1.db'}") >= {"users", "posts"}
+    assert not alembic_projects.tables(f"sqlite:///{folder / 'engine2.db'}") & {"users", "posts"}
 
 
 @pytest.fixture
