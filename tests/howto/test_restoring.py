@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import make_url
@@ -109,7 +110,19 @@ class OnPostgreSQL(Application):
         )
 
     def insert(self) -> None:
+        self.server.execute(f"revoke connect on database {self.name} from public")
+        self.server.execute(f"alter database {self.name} set statement_timeout = '7min'")
         self.server.execute("insert into notes values (7)", database=self.name)
+
+    def properties(self) -> Any:
+        """Of the database itself: its owner, who may do what, its settings."""
+        (row,) = self.server.execute(
+            "select datdba, array(select unnest(datacl)::text order by 1), setconfig"
+            " from pg_database d left join pg_db_role_setting on setdatabase = d.oid"
+            " where datname = $1",
+            self.name,
+        )
+        return tuple(row)
 
     def notes(self) -> list[tuple[int]]:
         rows = self.server.execute("select id from notes", database=self.name)
@@ -188,6 +201,7 @@ def test_a_template_copy_is_renamed(
 ) -> None:
     killed = OnPostgreSQL(tmp_path, postgres_server, postgres_name, "template")
     assert killed.notes() == []
+    before = killed.properties()
     find, rename = section.all("sql")
     (copy,) = (
         row["datname"]
@@ -198,6 +212,7 @@ def test_a_template_copy_is_renamed(
     rename = re.sub(r"\bshop(?=\b|_before)", killed.name, rename)
     postgres_server.close()
     run_sql(rename, postgres_server)
+    assert killed.properties() == before
     healthy(killed)
 
 
