@@ -15,6 +15,8 @@ from support.pages import Page, Section, run_python, run_shell, shell
 
 from automigrator import Migrator, Target
 
+pytestmark = pytest.mark.plugins
+
 PAGE = Page("coming-from")
 URL = "sqlite+aiosqlite:///app.db"
 

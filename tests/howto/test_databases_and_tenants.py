@@ -15,6 +15,8 @@ from support.postgres_server import Server
 
 from automigrator import MigrationError, Migrator, Report, Target
 
+pytestmark = pytest.mark.plugins
+
 PAGE = Page("databases-and-tenants")
 ON_SQLITE = [
     heading

@@ -10,6 +10,8 @@ from support.pages import Page, Section, run_python
 
 from automigrator import MigrationError, Migrator, Target
 
+pytestmark = pytest.mark.plugins
+
 PAGE = Page("headless")
 
 

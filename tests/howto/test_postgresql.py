@@ -21,6 +21,8 @@ from support.postgres_server import Server, stoppable
 
 from automigrator import MigrationError, Migrator, Run, Target, Timeouts, hookimpl
 
+pytestmark = pytest.mark.plugins
+
 PAGE = Page("postgresql")
 ROLES = "Roles: the least that is needed"
 

@@ -20,6 +20,8 @@ from support.postgres_server import Server
 
 from automigrator import Migrator, Report, Target
 
+pytestmark = pytest.mark.plugins
+
 PAGE = Page("restoring")
 
 MIGRATOR = """

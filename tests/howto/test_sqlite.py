@@ -13,6 +13,8 @@ from support.pages import Page, Section, run_python, run_shell
 
 from automigrator import Migrator, Target
 
+pytestmark = pytest.mark.plugins
+
 PAGE = Page("sqlite")
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from support.pages import Page, Section, furnish
 
+pytestmark = pytest.mark.plugins
+
 PAGE = Page("testing")
 
 MODELS = """

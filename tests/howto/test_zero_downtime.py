@@ -14,6 +14,8 @@ from support.postgres_server import Server
 
 from automigrator import MigrationError, Migrator, Target
 
+pytestmark = pytest.mark.plugins
+
 PAGE = Page("zero-downtime")
 RUNS = [heading for heading, section in PAGE.sections.items() if section.runs]
 HEAD = "import sqlalchemy as sa\nfrom alembic import op\n\n"
@@ -132,3 +134,18 @@ async def test_the_declarations_say_which_release_may_start(releases: Releases) 
     await releases.deploy(*numbers)
     assert await starts("0007")
     assert not await starts("0002")
+
+
+@PAGE.plays(*RUNS)
+@pytest.mark.long
+async def test_backup_restore_refuses_batches_while_somebody_is_connected(
+    releases: Releases,
+) -> None:
+    await releases.deploy("0001", "0002")
+    serving = await asyncpg.connect(releases.url.replace("+asyncpg", ""))
+    releases.migrator = Migrator(
+        *releases.migrator.targets, mode="migrate", recovery=["backup-restore"]
+    )
+    with pytest.raises(MigrationError, match="cannot copy database.*: connected: pid"):
+        await releases.deploy("0003")
+    await serving.close()
