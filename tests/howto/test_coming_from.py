@@ -80,6 +80,7 @@ async def test_a_database_of_create_all_is_taken_over_with_its_rows(
     status = await names["migrator"].check(models=names["Base"].metadata)
     assert "users.name" in str(status)
     # back: create_all passes over the version table
+    await names["engine"].dispose()
     await run_python(before, names)
     await names["engine"].dispose()
     del sys.modules["models"]
