@@ -293,7 +293,12 @@ def frameworks(session: nox.Session) -> None:
         session.run("python", "tests/support/server_starts.py", *session.posargs)
     else:
         plugin = "plugins/automigrator-advanced-alchemy"
-        pytest(session, "tests/frameworks", "tests/events/test_servers.py", plugin, "--long")
+        tests = [
+            "tests/frameworks",
+            "tests/events/test_servers.py",
+            "tests/howto/test_coming_from.py",
+        ]
+        pytest(session, *tests, plugin, "--long")
 
 
 @nox.session

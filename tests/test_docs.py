@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
-import inspect
 import re
-import sqlite3
 import subprocess
 import sys
 import tomllib
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import alembic_projects
+from support.pages import BLOCK, HEADING, SHOWN, furnish, run_python
 
 from automigrator.hooks import strategies
 
@@ -26,15 +22,16 @@ TEXTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")],
 )
 PAGES = [path for path in TEXTS if "```" in path.read_text("utf-8")]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STARTED = {ROOT / "docs" / "frameworks.md", ROOT / "docs" / "tutorial.md"}
 """Their blocks are files, which `tests/frameworks` and `tests/examples` start and play."""
 
-SHOWN = {"text", "mermaid", "html"}
-"""Languages of blocks that only show something: no test runs them."""
+PLAYED = [
+    ROOT / "docs" / f"{each.stem.removeprefix('test_').replace('_', '-')}.md"
+    for each in ROOT.glob("tests/howto/test_*.py")
+]
+"""A test module of their own runs each of their blocks, in whatever language."""
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 PATH = re.compile(r"`((?:src|tests|plugins|benchmarks|examples|docs)/[\w./-]+)`")
 NAME = re.compile(r"`(automigrator(?:\.[a-z_]+)+)\.([A-Z]\w+)`")
 
@@ -109,49 +106,19 @@ def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory of the pages: an alembic.ini, an older one, two that fail."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUN_MIGRATIONS", raising=False)
-    alembic_projects.project(tmp_path, "async", "sqlite+aiosqlite:///app.db")
-    failing = {
-        "broken": ("device.db", "op.execute('SELECT * FROM absent')"),
-        "unique": ("duplicates.db", "op.create_index('one', 'notes', ['text'], unique=True)"),
-    }
-    for name, (file, upgrade) in failing.items():
-        with closing(sqlite3.connect(tmp_path / file)) as connection, connection:
-            connection.execute("CREATE TABLE notes (text)")
-            connection.execute("INSERT INTO notes VALUES ('twice'), ('twice')")
-            connection.execute("CREATE TABLE alembic_version (version_num PRIMARY KEY)")
-            connection.execute("INSERT INTO alembic_version VALUES ('r1')")
-
-        def revisions(folder: Path, upgrade: str = upgrade) -> None:
-            table = 'op.create_table("notes", sa.Column("text", sa.Text))'
-            alembic_projects.revision(folder, "r1", None, upgrade=table)
-            alembic_projects.revision(folder, "r2", "r1", upgrade=upgrade)
-
-        alembic_projects.project(
-            tmp_path / name, "async", f"sqlite+aiosqlite:///{file}", revisions=revisions
-        )
-    alembic_projects.project(
-        tmp_path / "older",
-        "async",
-        "sqlite+aiosqlite:///app.db",
-        revisions=lambda folder: alembic_projects.linear(folder, 2),
-    )
+    furnish(tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page not in STARTED],
+    [page for page in PAGES if page not in {*STARTED, *PLAYED}],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 async def test_the_python_of_a_page_runs(page: Path, application: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for number, source in enumerate(blocks(page, "python"), 1):
-        code = compile(
-            source, f"{page.name}, block {number}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        )
-        answer = eval(code, names)
-        if inspect.isawaitable(answer):
-            await answer
+        await run_python(source, names, f"{page.name}, block {number}")
     for name in ("engine",):
         if name in names:
             await names[name].dispose()
@@ -160,7 +127,7 @@ async def test_the_python_of_a_page_runs(page: Path, application: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_says_what_it_is(page: Path) -> None:
     languages = {language for language, _ in BLOCK.findall(page.read_text("utf-8"))}
-    assert languages <= {"python", "sh", "toml", *SHOWN}
+    assert languages <= {"python", "sh", "toml", *SHOWN, *({"sql"} if page in PLAYED else ())}
 
 
 @pytest.fixture

@@ -77,10 +77,10 @@ async def put_back(
     if snapshot.flaw:
         raise RefusedError(f"{place} cannot be put back ({snapshot.flaw}); nothing was changed")
     if not await databases.exists(admin, live):
-        by_hand = f'CREATE DATABASE "{live}" TEMPLATE "{place}"'
+        by_hand = f'ALTER DATABASE "{place}" RENAME TO "{live}"'
         raise RefusedError(
-            f"database {live!r} does not exist, and nothing was changed; make it"
-            + (f": {by_hand}" if not is_dump(snapshot) else ", empty, and try again")
+            f"database {live!r} does not exist, and nothing was changed; "
+            + (by_hand if not is_dump(snapshot) else "make it, empty, and try again")
         )
     if is_dump(snapshot):
         if await _opened(access):

@@ -148,9 +148,10 @@ def _writing(
     to = quoted_name(writer)
     if owner not in (None, writer, me) and not owned:
         raise RefusedError(
-            f"domain {qualified} belongs to role {owner!r}, a former login it seems, and this role "
-            f"may not change it; that role or a superuser can: ALTER DOMAIN {qualified} OWNER TO "
-            f"{to}, and ALTER SCHEMA {SCHEMA_OF_OURS} OWNER TO {to}"
+            f"domain {qualified} belongs to role {owner!r}, and this role may not change it. Where "
+            "that is the role that migrates, run with it: Target(migrate_with=...). Where it is a "
+            f"former login, it or a superuser can ALTER DOMAIN {qualified} OWNER TO {to}, and "
+            f"ALTER SCHEMA {SCHEMA_OF_OURS} OWNER TO {to}"
         )
     statements = ["BEGIN"]
     # left by a login of before, or by a superuser

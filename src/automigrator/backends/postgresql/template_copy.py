@@ -22,7 +22,7 @@ from automigrator.retention import stamp
 
 _BY_HAND = (
     'To restore it by hand, while nobody is connected: ALTER DATABASE "{live}" RENAME TO '
-    '"{live}_replaced"; CREATE DATABASE "{live}" TEMPLATE "{name}"; COMMENT ON DATABASE "{name}" '
+    '"{live}_replaced"; ALTER DATABASE "{name}" RENAME TO "{live}"; COMMENT ON DATABASE "{live}" '
     "IS NULL"
 )
 
