@@ -2,10 +2,12 @@
 
     python benchmarks/fixtures.py [--rounds 3] [--tests 60] [--only SQLite] [--write-docs]
 
-Per line a project with so many revisions. A session has so many tests, each of which opens the
-database of `migrated_engine` and sends one SELECT; what it takes beyond a session of tests that do
-nothing, divided by their number, is the cost of a test. The first session makes the template, which
-is told apart. Beside it: `alembic upgrade head` on an empty database, in its own process.
+Per line a project with so many revisions. In a session so many tests open the database of
+`migrated_engine` and send one SELECT: a test is the median of what pytest says that its setup, its
+call and its teardown take, without that of a test that does nothing. What the first test of a
+session pays besides (imports, the digest, the first connection), and the first one ever (the
+template) are told apart. Beside it: `alembic upgrade head` on an empty database, in a process of
+its own.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ SHAPES = ("a table each", f"a table every {TABLE_EVERY}, else a column")
 
 HEAD = [
     "| database | revisions | what each makes | **a test** | `alembic upgrade head` | **ratio** "
-    "| the session that makes the template, more |",
-    f"|{'---|' * 7}",
+    "| once a session | once a digest |",
+    f"|{'---|' * 8}",
 ]
 
 
@@ -66,18 +68,30 @@ def write(versions: Path, count: int, shape: str) -> None:
             path.write_text("\n".join(made) + "\n")
 
 
-def session_s(folder: Path, env: dict[str, str], chosen: str, kind: str) -> float:
-    """How long pytest takes, by its own clock."""
-    report = folder / "report.json"
-    plugin = "import json, time\nbegan = time.perf_counter()\n"
-    plugin += "def pytest_sessionfinish():\n"
-    plugin += f"    open({str(report)!r}, 'w').write(json.dumps(time.perf_counter() - began))\n"
-    (folder / "clock.py").write_text(plugin)
+PLUGIN = """
+import collections, json
+spent = collections.defaultdict(float)
+def pytest_runtest_logreport(report):
+    spent[report.nodeid] += report.duration
+def pytest_sessionfinish():
+    with open("spent.json", "w") as file:
+        json.dump(spent, file)
+"""
+
+
+def session(folder: Path, env: dict[str, str], kind: str) -> tuple[float, float, float]:
+    """The seconds of the first test with a database, of another, and of one without."""
+    (folder / "clock.py").write_text(PLUGIN)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "clock", "-p", "no:cacheprovider"]
-    command += ["-k", chosen, f"--automigrator-database={kind}", "-p", "no:asyncio"]
-    ended = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    command += [f"--automigrator-database={kind}", "-p", "no:asyncio"]
+    ended = subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stdout
-    return float(json.loads(report.read_text()))
+    spent = json.loads((folder / "spent.json").read_text())
+    with_one = [each for name, each in spent.items() if "with_a_database" in name]
+    without = [each for name, each in spent.items() if "without" in name]
+    return with_one[0], statistics.median(with_one[1:]), statistics.median(without)
 
 
 def compared(
@@ -101,32 +115,20 @@ def compared(
         if kind == "PostgreSQL":
             env["AUTOMIGRATOR_TEST_POSTGRES"] = made.url(kind).replace("am_bench_live", "postgres")
         upgrades = []
+        upgrade = [sys.executable, "-m", "alembic", "-c", str(project.config), "upgrade", "head"]
         for _ in range(options.rounds + 1):
             made.empty(kind)
-            command = [
-                sys.executable,
-                "-m",
-                "alembic",
-                "-c",
-                str(project.config),
-                "upgrade",
-                "head",
-            ]
             began = time.perf_counter()
-            subprocess.run(command, check=True, capture_output=True, cwd=folder, env=env)
+            subprocess.run(upgrade, check=True, capture_output=True, cwd=folder, env=env)
             upgrades.append(time.perf_counter() - began)
-        name = kind.lower()
-        first = session_s(folder, env, "with_a_database", name)
-        rounds = []
-        for _ in range(options.rounds):
-            all_s = session_s(folder, env, "with_a_database", name)
-            rounds.append((all_s, session_s(folder, env, "without", name)))
-    a_test = statistics.median(one - other for one, other in rounds) / options.tests
-    upgrade = statistics.median(upgrades[1:])
-    more = first - statistics.median(one for one, _ in rounds)
+        made_s, *_ = session(folder, env, kind.lower())
+        rounds = [session(folder, env, kind.lower()) for _ in range(options.rounds)]
+    first, one, nothing = (statistics.median(each) for each in zip(*rounds, strict=True))
+    a_test, once = one - nothing, first - one
+    plain = statistics.median(upgrades[1:])
     return (
-        f"| {kind} | {count:,} | {shape} | **{a_test * 1000:.1f} ms** | {upgrade * 1000:,.0f} ms "
-        f"| **{upgrade / a_test:,.0f}** | {more:.1f} s |"
+        f"| {kind} | {count:,} | {shape} | **{a_test * 1000:.1f} ms** | {plain * 1000:,.0f} ms "
+        f"| **{plain / a_test:,.0f}** | {once:.2f} s | {made_s - first:.1f} s |"
     )
 
 

@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL
 
-from automigrator import ConfigurationError, Migrator, Report, Target
-from automigrator.status import PendingRevision
+from automigrator import ConfigurationError, Migrator, Plan, Report, Target
 from automigrator.testing.elsewhere import elsewhere
 from pytest_automigrator.settings import Settings
 
@@ -80,9 +79,19 @@ class Application:
         """Take a database down to a revision. Raises MigrationError."""
         return awaited(lambda: self._at(url).rollback(revision))
 
-    def plan(self, url: URL, revision: str | None = None) -> tuple[PendingRevision, ...]:
-        """The revisions that a run would apply to a database, in order."""
-        return awaited(lambda: self._at(url, revision=revision).plan())[0].revisions
+    def plan(self, url: URL, revision: str | None = None) -> Plan:
+        """What a run would apply to a database."""
+        return awaited(lambda: self._at(url, revision=revision).plan())[0]
+
+    def paths(self) -> dict[str, str]:
+        """The file of each revision; no database is asked."""
+        absent = URL.create("sqlite+aiosqlite", database=str(self.settings.root / "absent.db"))
+        return {each.revision: each.path for each in self.plan(absent, "heads").revisions}
+
+    @property
+    def version_table(self) -> str:
+        """The name of the version table."""
+        return self.target.version_table or "alembic_version"
 
     def drift(self, url: URL) -> tuple[str, ...] | None:
         """How a migrated database differs from env.py's models; None where env.py has none."""

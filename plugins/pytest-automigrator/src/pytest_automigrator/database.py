@@ -19,11 +19,11 @@ Parameters = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 class DatabaseAt:
     """A database that was brought to a revision, for one test alone.
 
-    `url` has the application's driver.
+    `url` has the application's driver, `plain_url` none.
     """
 
     def __init__(self, application: Application, url: URL) -> None:
-        self._application, self._plain = application, url
+        self._application, self.plain_url = application, url
         self.url = drivers.applications(url, application.settings.driver)
 
     def __repr__(self) -> str:
@@ -32,21 +32,21 @@ class DatabaseAt:
     @cached_property
     def engine(self) -> Engine:
         """A sync engine."""
-        return create_engine(drivers.sync(self._plain, self._application.settings.driver))
+        return create_engine(drivers.sync(self.plain_url, self._application.settings.driver))
 
     def upgrade(self, revision: str | None = None) -> Report:
         """Upgrade to a revision; default: the application's. Raises MigrationError."""
-        return self._application.migrate(self._plain, revision)
+        return self._application.migrate(self.plain_url, revision)
 
     def downgrade(self, revision: str) -> Report:
         """Downgrade to a revision. Raises MigrationError."""
-        return self._application.downgrade(self._plain, revision)
+        return self._application.downgrade(self.plain_url, revision)
 
     def execute(self, sql: str, parameters: Parameters | None = None) -> None:
         """Run one statement, for each of several parameters if given, and commit it."""
 
         async def work() -> None:
-            async with connected(drivers.asynchronous(self._plain)) as connection:
+            async with connected(drivers.asynchronous(self.plain_url)) as connection:
                 await connection.execute(text(sql), parameters)
                 await connection.commit()
 
@@ -56,14 +56,14 @@ class DatabaseAt:
         """The rows that a SELECT finds."""
 
         async def work() -> list[Any]:
-            async with connected(drivers.asynchronous(self._plain)) as connection:
+            async with connected(drivers.asynchronous(self.plain_url)) as connection:
                 return list((await connection.execute(text(sql), parameters)).all())
 
         return awaited(work)
 
     def contents(self) -> Contents:
         """Every table with its columns and its sorted rows."""
-        return awaited(lambda: contents(drivers.asynchronous(self._plain)))
+        return awaited(lambda: contents(drivers.asynchronous(self.plain_url)))
 
     def close(self) -> None:
         """Close the engine."""

@@ -27,6 +27,9 @@ class Kind(Protocol):
     def clone(self, template: Any, folder: Path) -> URL:
         """A database of its own; its URL names no driver."""
 
+    def copy(self, url: URL, folder: Path) -> URL:
+        """A copy of a clone that nobody is connected to."""
+
     def drop(self, url: URL) -> None:
         """Remove a clone."""
 
@@ -64,6 +67,10 @@ class Databases:
 
             self._templates[revision] = self.source.template(key, make)
         return self.source.clone(self._templates[revision], folder)
+
+    def copy(self, url: URL, folder: Path) -> URL:
+        """A copy of a clone, as it is by now."""
+        return self.source.copy(url, folder)
 
     def drop(self, url: URL) -> None:
         """Remove a clone."""

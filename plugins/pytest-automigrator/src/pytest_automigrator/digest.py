@@ -47,7 +47,7 @@ def _files(application: Application) -> Iterator[Path]:
     """Every file that counts, in an order that stays, env.py's folder first."""
     settings, target = application.settings, application.target
     layout = layout_of(target)
-    folders: list[Path] = [layout.script, *layout.versions] if layout else _asked(application)
+    folders = [layout.script, *layout.versions] if layout else _asked(application)
     seen: set[Path] = set()
     for folder in folders:
         for place, inside, names in os.walk(folder):
@@ -55,8 +55,8 @@ def _files(application: Application) -> Iterator[Path]:
             seen.update(path for name in sorted(names) if (path := Path(place, name)).is_file())
     if isinstance(target.config, str | os.PathLike) and Path(target.config).is_file():
         config = Path(target.config)
-        names = ("alembic.ini", "pyproject.toml")
-        seen.update(p for p in (config, *map(config.with_name, names)) if p.is_file())
+        both = map(config.with_name, ("alembic.ini", "pyproject.toml"))
+        seen.update(path for path in (config, *both) if path.is_file())
     for pattern in settings.depends:
         seen.update(path for path in settings.root.glob(pattern) if path.is_file())
     # the first of them tells whose the application's modules are
@@ -66,11 +66,7 @@ def _files(application: Application) -> Iterator[Path]:
 
 def _asked(application: Application) -> list[Path]:
     """The folders of the revisions where only Alembic knows them."""
-    from sqlalchemy import URL
-
-    absent = URL.create("sqlite+aiosqlite", database=str(application.settings.root / "absent.db"))
-    revisions = application.plan(absent, "heads")
-    folders = dict.fromkeys(Path(each.path).parent for each in revisions)
+    folders = dict.fromkeys(Path(each).parent for each in application.paths().values())
     return [*folders, *(each.parent for each in folders if (each.parent / "env.py").is_file())]
 
 

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from automigrator import Plan
     from pytest_automigrator.application import Application
     from pytest_automigrator.database import DatabaseAt
     from pytest_automigrator.databases import Databases
+    from pytest_automigrator.faults.fixture import Faults
 
-_KIND = "automigrator_kind"
+_KIND, _PROPERTIES = "automigrator_kind", "automigrator_"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,6 +49,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="remove every cached template and the cached server, and run no test",
     )
+    group.addoption(
+        "--automigrator-html",
+        metavar="PATH",
+        help="write what faults led to into an HTML file",
+    )
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
@@ -64,6 +71,26 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     finally:
         config._ensure_unconfigure()
     return 0
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Show what faults led to; `-v` shows all of it."""
+    tests = [each for found in terminalreporter.stats.values() for each in found]
+    if not any(name.startswith(_PROPERTIES) for name in _properties(tests)):
+        return
+    from pytest_automigrator.faults import summary
+
+    reports = summary.reports_of(tests)
+    terminalreporter.section("faults in migrations")
+    terminalreporter.write_line(summary.shown(reports, all_of_it=config.option.verbose > 0))
+    if path := config.getoption("automigrator_html"):
+        summary.write(reports, Path(path))
+        terminalreporter.write_line(f"written into {path}")
+
+
+def _properties(tests: list[Any]) -> Iterator[str]:
+    for test in tests:
+        yield from (str(each[0]) for each in getattr(test, "user_properties", ()))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -113,6 +140,28 @@ def automigrator_databases(
         databases.close()
 
 
+@pytest.fixture(scope="session")
+def automigrator_rows() -> dict[str, Any]:
+    """Rows for `test_round_trip`; override it in a conftest.py.
+
+    A mapping from a revision to the rows that are put in when a database has come to it:
+    `{"abc": {"notes": [{"id": 1, "text": "one"}]}}`.
+    """
+    return {}
+
+
+@pytest.fixture(scope="session")
+def automigrator_plan(
+    automigrator_databases: Databases, tmp_path_factory: pytest.TempPathFactory
+) -> Plan:
+    """All revisions, in the order in which they run on an empty database."""
+    with _explained():
+        url = automigrator_databases.clone("base", tmp_path_factory.mktemp("plan"))
+        plan = automigrator_databases.application.plan(url, "heads")
+    automigrator_databases.drop(url)
+    return plan
+
+
 @pytest.fixture
 def at_revision(
     automigrator_databases: Databases, tmp_path: Path
@@ -135,6 +184,33 @@ def at_revision(
     for database, url in made:
         database.close()
         automigrator_databases.drop(url)
+
+
+@pytest.fixture
+def migration_faults(
+    automigrator_databases: Databases,
+    automigrator_plan: Plan,
+    automigrator_kind: str,
+    automigrator_rows: dict[str, Any],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> Faults:
+    """`migration_faults("abc", "fail", "kill")`: faults at every statement, and what they led to.
+
+    The report's `wrong` lists what ended badly. The session shows every report at its end.
+    """
+    from pytest_automigrator.faults.fixture import Faults
+    from pytest_automigrator.seeds import seed_of
+
+    seed = seed_of(automigrator_databases.application, automigrator_rows)
+    return Faults(
+        automigrator_databases,
+        automigrator_plan,
+        automigrator_kind,
+        tmp_path,
+        seed,
+        record_property,
+    )
 
 
 @pytest.fixture

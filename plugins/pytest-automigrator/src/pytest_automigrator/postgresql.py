@@ -109,11 +109,15 @@ class PostgreSQL:
         return self._url(name)
 
     def _create(self, connection: ServerConnection, template: str) -> str:
-        digest = template.removeprefix(PREFIX)[:12]
+        digest = template.removeprefix(PREFIX)[:12].strip("_")
         name = f"{PREFIX}{digest}_{self._session}_{next(self._numbers)}"
         self._live.add(name)
         connection.fetch(f'create database "{name}" template "{template}"{self._fast}')
         return name
+
+    def copy(self, url: URL, folder: Path) -> URL:
+        """A copy of a database that nobody is connected to."""
+        return self._url(self._create(self._connection, str(url.database)))
 
     def drop(self, url: URL) -> None:
         """Drop a clone, whoever is connected; meanwhile the test's session goes on."""

@@ -23,6 +23,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "depends": ("args", "globs of further files that the revisions read, as sql/*.sql"),
     "lock_file": ("string", "digests of released revisions; default: alembic.lock"),
     "starts": ("string", "from how many revisions upgrades start, or all; default: 20"),
+    "round_trips": ("string", "of how many of the newest revisions, or all; default: 50"),
     "lossy": ("args", "revisions whose downgrade may lose data"),
     "faults": ("args", "revisions that are made to fail: ids, heads or all; default: heads"),
 }
@@ -45,6 +46,8 @@ class Settings:
     depends: tuple[str, ...]
     lock_file: Path
     starts: int | None
+    """None for all."""
+    round_trips: int | None
     """None for all."""
     lossy: frozenset[str]
     faults: tuple[str, ...]
@@ -86,7 +89,8 @@ def _read(config: pytest.Config) -> Settings:
         recovery=tuple(given("recovery")),
         depends=tuple(given("depends")),
         lock_file=root / (given("lock_file") or "alembic.lock"),
-        starts=_count(given("starts") or "20"),
+        starts=_count("starts", given("starts") or "20"),
+        round_trips=_count("round_trips", given("round_trips") or "50"),
         lossy=frozenset(given("lossy")),
         faults=tuple(given("faults")) or ("heads",),
         driver=driver,
@@ -96,12 +100,12 @@ def _read(config: pytest.Config) -> Settings:
 _READ = pytest.StashKey[Settings]()
 
 
-def _count(text: str) -> int | None:
+def _count(name: str, text: str) -> int | None:
     if text == "all":
         return None
     if text.isdecimal() and int(text) > 0:
         return int(text)
-    raise pytest.UsageError(f"automigrator_starts={text!r} is neither a number above 0 nor all")
+    raise pytest.UsageError(f"automigrator_{name}={text!r} is neither a number above 0 nor all")
 
 
 def _found(root: Path) -> Path | None:

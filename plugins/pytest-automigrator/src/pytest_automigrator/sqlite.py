@@ -70,6 +70,12 @@ class SQLite:
         _copy(template, file)
         return URL.create("sqlite", database=str(file))
 
+    def copy(self, url: URL, folder: Path) -> URL:
+        """A copy of a database that nobody has open."""
+        with closing(sqlite3.connect(str(url.database))) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return self.clone(Path(str(url.database)), folder)
+
     def drop(self, url: URL) -> None:
         """Remove a clone, and all that has its name before its own."""
         file = Path(str(url.database))
