@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+VARIABLE = "AUTOMIGRATOR_PYTEST_CACHE"
+
 WAIT_S = 600.0
 """Seconds after which a lock that another process holds is an error."""
 
@@ -29,10 +31,11 @@ class CacheError(Exception):
 def folder() -> Path:
     """The cache of this user, made where it is absent: in memory where there is room.
 
-    `TMPDIR` puts it elsewhere. Raises CacheError where it is not ours alone.
+    AUTOMIGRATOR_PYTEST_CACHE, else TMPDIR, names the folder that it is in. Raises CacheError where
+    it is not ours alone.
     """
-    place = Path(tempfile.gettempdir())
-    if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK):
+    place = Path(os.environ.get(VARIABLE) or tempfile.gettempdir())
+    if not {VARIABLE, "TMPDIR"} & os.environ.keys() and os.access(_MEMORY, os.W_OK):
         executable = not os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC
         if executable and shutil.disk_usage(_MEMORY).free >= _ROOM:
             place = _MEMORY
@@ -45,7 +48,7 @@ def folder() -> Path:
     if not ours or status.st_mode & 0o022:
         raise CacheError(
             f"{found} is not a folder that only this user may write to; nothing was done. "
-            "Remove it, or name another place with TMPDIR"
+            f"Remove it, or name another place with {VARIABLE}"
         )
     return found
 

@@ -9,6 +9,7 @@ import fcntl
 import os
 import subprocess
 import sys
+from typing import Any
 
 
 def main(own: str, users: str, user: str, group: str, *stop: str) -> None:
@@ -20,7 +21,9 @@ def main(own: str, users: str, user: str, group: str, *stop: str) -> None:
         return  # another one waits already
     theirs = os.open(users, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(theirs, fcntl.LOCK_EX)
-    whom = {} if user == "-" else {"user": int(user), "group": int(group), "extra_groups": []}
+    whom: dict[str, Any] = (
+        {} if user == "-" else {"user": int(user), "group": int(group), "extra_groups": []}
+    )
     quiet = subprocess.DEVNULL
     subprocess.run(stop, stdin=quiet, stdout=quiet, stderr=quiet, check=False, **whom)
 

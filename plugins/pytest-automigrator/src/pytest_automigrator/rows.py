@@ -117,7 +117,8 @@ def _of(connection: Connection, column: Column[Any]) -> st.SearchStrategy[Any] |
 def _of_type(kind: types.TypeEngine[Any]) -> st.SearchStrategy[Any] | None:
     for type_, make in _TYPES:
         if isinstance(kind, type_):
-            return make(kind)
+            made: st.SearchStrategy[Any] | None = make(kind)
+            return made
     return None
 
 

@@ -147,12 +147,14 @@ def _start(place: Place) -> int:
     log = place.data / "log"
     limit = ["-w", "-t", f"{_START_S:.0f}"]
     command = [place.binaries / "pg_ctl", "start", "-D", place.data, "-l", log, "-o", options]
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    quiet = subprocess.DEVNULL
+    command += limit
     ended = subprocess.run(
-        [*map(str, command), *limit],
-        stderr=subprocess.DEVNULL,
+        list(map(str, command)),
+        stdin=quiet,
+        stdout=quiet,
+        stderr=quiet,
         check=False,
-        **quiet,
         **place.common,
     )
     if ended.returncode != 0:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, MetaData, Table
+from sqlalchemy.engine import Connection
 
 from automigrator import MigrationError
 from automigrator.status import PendingRevision
@@ -150,11 +152,12 @@ def insert(url: URL, rows: Rows) -> None:
         async with connected(drivers.asynchronous(url)) as connection:
             for name, values in rows.items():
                 schema, _, bare = name.rpartition(".")
-                table = await connection.run_sync(
-                    lambda sync, bare=bare, schema=schema: Table(
-                        bare, MetaData(), schema=schema or None, autoload_with=sync
-                    )
-                )
+                reflect = partial(Table, bare, MetaData(), schema=schema or None)
+
+                def reflected(sync: Connection, of: partial[Table] = reflect) -> Table:
+                    return of(autoload_with=sync)
+
+                table = await connection.run_sync(reflected)
                 await connection.execute(table.insert(), [dict(each) for each in values])
             await connection.commit()
 

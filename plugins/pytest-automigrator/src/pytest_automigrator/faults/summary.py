@@ -86,7 +86,8 @@ _PAGE = """<!doctype html>
 body {{ max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }}
 table {{ border-collapse: collapse; width: 100%; margin: 1rem 0 2rem; }}
 caption {{ text-align: left; font-weight: 600; }}
-td, th {{ text-align: left; vertical-align: top; padding: .3rem .6rem; border-top: 1px solid #8886; }}
+td, th {{ text-align: left; vertical-align: top; padding: .3rem .6rem; }}
+td {{ border-top: 1px solid #8886; }}
 td code {{ overflow-wrap: anywhere; }}
 .bad td:last-child {{ font-weight: 600; color: light-dark(#a00, #f88); }}
 .well td:last-child {{ color: light-dark(#060, #8d8); }}
