@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,17 +133,23 @@ def test_clear_drops_the_templates(served: Any, role: str, postgres_server: Any)
     assert owned(postgres_server, role) == []
 
 
+@pytest.fixture
+def reachable_folder(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache that an unprivileged user can reach: PostgreSQL runs as one, where this is root."""
+    with tempfile.TemporaryDirectory(prefix="automigrator-cache-") as folder:
+        os.chmod(folder, 0o711)
+        monkeypatch.setenv("AUTOMIGRATOR_PYTEST_CACHE", folder)
+        yield Path(folder)
+
+
 @pytest.mark.long
 def test_a_server_is_started_shared_by_workers_and_stopped_after_the_last(
-    project: Any, cache_folder: Path
+    project: Any, reachable_folder: Path
 ) -> None:
-    cache_folder.chmod(0o711)
-    for parent in cache_folder.parents[:2]:
-        parent.chmod(0o711)  # PostgreSQL runs as another user, where this one is root
     project.lay()
     project.configure(database="postgresql")
     project.run_apart(INSERTING, "-n", "2").assert_outcomes(passed=4)
-    (folder,) = cache_folder.glob("automigrator-pytest-*/postgresql-*")
+    (folder,) = reachable_folder.glob("automigrator-pytest-*/postgresql-*")
     assert stopped(folder)
     project.ran()
     project.run_apart(INSERTING, "-p", "no:xdist").assert_outcomes(passed=4)

@@ -207,7 +207,7 @@ def test_rows_are_made_for_every_type_that_postgresql_tells(project: Any, role: 
         f'sa.Column("c{n}", sa.{kind}, nullable=False)' for n, kind in enumerate(kinds)
     )
     child = TABLE.replace("notes", "child").format(
-        columns='sa.Column("parent", sa.ForeignKey("notes.id"), nullable=False)'
+        columns='sa.Column("parent", sa.Integer, sa.ForeignKey("notes.id"), nullable=False)'
     )
     project.lay(
         lambda _: (

@@ -301,5 +301,7 @@ def _explained() -> Iterator[None]:
 
     try:
         yield
+        return
     except (AutomigratorError, CacheError, DriverError, ServerError) as error:
-        pytest.fail(str(error), pytrace=False)
+        said = str(error)
+    pytest.fail(said, pytrace=False)

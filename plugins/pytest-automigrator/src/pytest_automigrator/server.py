@@ -178,11 +178,11 @@ def _initialise(place: Place) -> None:
     if place.user:
         for each in (partial, handed):
             os.chown(each, place.user["user"], place.user["group"])
-    options = ["--no-sync", "-A", "scram-sha-256", "-U", "postgres", "-E", "UTF8"]
-    try:
-        place.run("initdb", *options, f"--pwfile={handed}", "-D", str(partial / "data"))
-    except subprocess.CalledProcessError as error:
-        raise ServerError(f"initdb failed in {place.folder}: {error}") from error
+    command = [str(place.binaries / "initdb"), "--no-sync", "-A", "scram-sha-256"]
+    command += ["-U", "postgres", "-E", "UTF8", f"--pwfile={handed}", "-D", str(partial / "data")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, **place.common)
+    if ended.returncode != 0:
+        raise ServerError(f"initdb failed in {place.folder}:\n{ended.stderr.strip()}")
     handed.unlink()
     shutil.rmtree(place.data, ignore_errors=True)
     os.rename(partial / "data", place.data)
