@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,18 @@ def test_another_roles_database_is_not_used_as_a_template(
         assert "secret" not in result.stdout.str()
     finally:
         postgres_server.drop(template)
+
+
+def test_another_roles_database_of_such_a_name_is_left_alone(
+    served: Any, role: str, postgres_server: Any
+) -> None:
+    name = f"{PREFIX}{uuid.uuid4().hex[:24]}"
+    postgres_server.create(name)
+    try:
+        served.run(INSERTING).assert_outcomes(passed=4)
+        assert postgres_server.databases(name) == [name]
+    finally:
+        postgres_server.drop(name)
 
 
 def test_both_kinds_run_each_test_twice(project: Any, role: str) -> None:

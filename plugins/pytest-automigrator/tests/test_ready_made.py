@@ -224,3 +224,19 @@ def test_rows_are_made_for_every_type_that_postgresql_tells(project: Any, role: 
         assert len(database.rows("SELECT * FROM child")) >= 2
     """
     project.run(source).assert_outcomes(passed=1)
+
+
+def test_a_table_that_no_row_can_be_made_for_is_noted(project: Any) -> None:
+    never = 'sa.Column("n", sa.Integer, sa.CheckConstraint("n = 123456789"), nullable=False)'
+    project.lay(
+        lambda _: (
+            project.revision("r1", None, upgrade=TABLE.format(columns=never)),
+            project.revision("r2", "r1"),
+        )
+    )
+    project.configure(lossy="r1")
+    result = project.run("from pytest_automigrator.tests import test_round_trip_with_made_rows")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        ["*test_round_trip_with_made_rows: no row could be made for notes*"]
+    )

@@ -18,7 +18,6 @@ FORM = "1"
 """Changes where the same files would give another database than before."""
 
 _VERSIONS = ("automigrator", "alembic", "SQLAlchemy", "aiosqlite", "asyncpg", "psycopg", "psycopg2")
-_UNSEEN = frozenset({"__pycache__", ".git"})
 
 
 def digest(application: Application, kind: str) -> str:
@@ -51,8 +50,8 @@ def _files(application: Application) -> Iterator[Path]:
     seen: set[Path] = set()
     for folder in folders:
         for place, inside, names in os.walk(folder):
-            inside[:] = sorted(each for each in inside if each not in _UNSEEN)
-            seen.update(path for name in sorted(names) if (path := Path(place, name)).is_file())
+            inside[:] = [each for each in inside if _is_seen(Path(place, each))]
+            seen.update(path for name in names if _is_seen(path := Path(place, name)))
     if isinstance(target.config, str | os.PathLike) and Path(target.config).is_file():
         config = Path(target.config)
         both = map(config.with_name, ("alembic.ini", "pyproject.toml"))
@@ -62,6 +61,13 @@ def _files(application: Application) -> Iterator[Path]:
     # the first of them tells whose the application's modules are
     first = layout.environment if layout else None
     yield from sorted(seen, key=lambda path: (path != first, path))
+
+
+def _is_seen(path: Path) -> bool:
+    """Whether it may count: no cache, no editor's file, and no environment of Python's."""
+    if path.name.startswith(".") or path.name == "__pycache__":
+        return False
+    return path.is_file() or (path.is_dir() and not (path / "pyvenv.cfg").exists())
 
 
 def _asked(application: Application) -> list[Path]:

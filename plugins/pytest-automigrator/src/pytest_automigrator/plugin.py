@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from pytest_automigrator.databases import Databases
     from pytest_automigrator.faults.fixture import Faults
 
-_KIND, _PROPERTIES = "automigrator_kind", "automigrator_"
+_KIND = "automigrator_kind"
+
+FAULTS, NOTE = "automigrator_faults", "automigrator_note"
+"""Properties of a test's report, through which a worker's reports come to the session's end."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,23 +77,28 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Show what faults led to; `-v` shows all of it."""
+    """Show what faults led to, all of it with `-v`, and what tests have noted."""
     tests = [each for found in terminalreporter.stats.values() for each in found]
-    if not any(name.startswith(_PROPERTIES) for name in _properties(tests)):
-        return
-    from pytest_automigrator.faults import summary
+    kept = {name: value for test in tests for name, value in _kept_by(test)}
+    if FAULTS in kept:
+        from pytest_automigrator.faults import summary
 
-    reports = summary.reports_of(tests)
-    terminalreporter.section("faults in migrations")
-    terminalreporter.write_line(summary.shown(reports, all_of_it=config.option.verbose > 0))
-    if path := config.getoption("automigrator_html"):
-        summary.write(reports, Path(path))
-        terminalreporter.write_line(f"written into {path}")
+        reports = summary.reports_of(tests)
+        terminalreporter.section("faults in migrations")
+        terminalreporter.write_line(summary.shown(reports, all_of_it=config.option.verbose > 0))
+        if path := config.getoption("automigrator_html"):
+            summary.write(reports, Path(path))
+            terminalreporter.write_line(f"written into {path}")
+    if NOTE in kept:
+        terminalreporter.section("notes on migrations")
+        for test in tests:
+            for name, value in _kept_by(test):
+                if name == NOTE and test.when == "call":
+                    terminalreporter.write_line(f"{test.nodeid}: {value}")
 
 
-def _properties(tests: list[Any]) -> Iterator[str]:
-    for test in tests:
-        yield from (str(each[0]) for each in getattr(test, "user_properties", ()))
+def _kept_by(test: Any) -> list[tuple[str, object]]:
+    return [each for each in getattr(test, "user_properties", ()) if each[0] in (FAULTS, NOTE)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

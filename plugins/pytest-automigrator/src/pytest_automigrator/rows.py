@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import URL, Column, MetaData, Table, func, select, types
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -128,8 +129,6 @@ def _integers(kind: Any) -> st.SearchStrategy[int]:
 
 
 def _decimals(kind: Any) -> st.SearchStrategy[Any]:
-    if isinstance(kind, types.Float):
-        return st.floats(-1e6, 1e6, allow_subnormal=False)
     places = kind.scale or 0
     largest = decimal.Decimal(10) ** ((kind.precision or 9) - places) - 1
     return st.decimals(-largest, largest, places=places)
@@ -150,6 +149,10 @@ def _datetimes(kind: Any) -> st.SearchStrategy[datetime.datetime]:
     return st.datetimes(first, last, timezones=zones)
 
 
+def _intervals(kind: Any) -> st.SearchStrategy[datetime.timedelta]:
+    return st.timedeltas(datetime.timedelta(), datetime.timedelta(99))
+
+
 def _arrays(kind: Any) -> st.SearchStrategy[Any] | None:
     items = _of_type(kind.item_type)
     return st.lists(items, max_size=3) if items is not None else None
@@ -159,11 +162,13 @@ _TYPES: tuple[tuple[type[types.TypeEngine[Any]], Any], ...] = (
     (types.Boolean, lambda kind: st.booleans()),
     (types.Enum, _enums),
     (types.Integer, _integers),
+    (types.Float, lambda kind: st.floats(-1e6, 1e6, allow_subnormal=False)),
     (types.Numeric, _decimals),
     (types.DateTime, _datetimes),
     (types.Date, lambda kind: st.dates(datetime.date(1970, 1, 1), datetime.date(2037, 12, 31))),
     (types.Time, lambda kind: st.times()),
-    (types.Interval, lambda kind: st.timedeltas(datetime.timedelta(), datetime.timedelta(99))),
+    (types.Interval, _intervals),
+    (postgresql.INTERVAL, _intervals),
     (types.Uuid, lambda kind: st.uuids() if kind.as_uuid else st.uuids().map(uuid.UUID.__str__)),
     (types.ARRAY, _arrays),
     (types.LargeBinary, lambda kind: st.binary(max_size=20)),

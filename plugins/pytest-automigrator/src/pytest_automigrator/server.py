@@ -145,6 +145,7 @@ def _start(place: Place) -> int:
     settings = {**_SETTINGS, "port": str(port)}
     options = " ".join(f"-c {name}={value or chr(39) * 2}" for name, value in settings.items())
     log = place.data / "log"
+    log.unlink(missing_ok=True)
     limit = ["-w", "-t", f"{_START_S:.0f}"]
     command = [place.binaries / "pg_ctl", "start", "-D", place.data, "-l", log, "-o", options]
     quiet = subprocess.DEVNULL

@@ -21,8 +21,8 @@ from pytest_automigrator.state import State, differences, state_of
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
-Seed = Callable[[URL, str], object]
-"""Puts rows into a database that has just come to a revision."""
+Seed = Callable[[URL, str], Sequence[str]]
+"""Puts rows into a database that has just come to a revision; returns the tables left empty."""
 
 
 class Walks:
@@ -38,6 +38,8 @@ class Walks:
         self.revisions = revisions
         self.application = databases.application
         self._made: list[URL] = []
+        self.left_empty: set[str] = set()
+        """Tables that no row could be put into."""
 
     def at(self, revision: str) -> URL:
         """A database at a revision, from its template."""
@@ -100,7 +102,7 @@ class Walks:
             parent = "".join(revision.down_revision) or "base"
             if walker is None or walker[0] != parent:
                 walker = (parent, self.at(parent))
-            seed(walker[1], parent)
+            self.left_empty.update(seed(walker[1], parent))
             trip = self.copy(walker[1])
             wrong = list(self._round_trip(trip, parent, revision.revision))
             if revision.revision not in lossy:

@@ -10,10 +10,8 @@ from automigrator import Plan
 from pytest_automigrator.databases import Databases
 from pytest_automigrator.faults.report import FaultReport
 from pytest_automigrator.faults.trials import OF, Trials
+from pytest_automigrator.plugin import FAULTS
 from pytest_automigrator.walks import Seed, walking
-
-PROPERTY = "automigrator_faults"
-"""Of a test's report, through which a worker's reports come to the session that shows them."""
 
 
 class Faults:
@@ -45,7 +43,7 @@ class Faults:
             raise ValueError(f"there is no revision {revision!r}")
         with walking(self._databases, self._folder, self._plan.revisions) as walks:
             report = Trials(walks, self.database, revision, self._seed).run(kinds or self.kinds)
-        self._keep(PROPERTY, json.dumps(report.to_dict()))
+        self._keep(FAULTS, json.dumps(report.to_dict()))
         return report
 
     def chosen(self) -> list[str]:

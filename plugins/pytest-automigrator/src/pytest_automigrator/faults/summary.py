@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from automigrator.printable import escaped
-from pytest_automigrator.faults.fixture import PROPERTY
 from pytest_automigrator.faults.report import WORDS, FaultReport
+from pytest_automigrator.plugin import FAULTS
 
 
 def reports_of(tests: Iterable[Any]) -> list[FaultReport]:
@@ -18,7 +18,7 @@ def reports_of(tests: Iterable[Any]) -> list[FaultReport]:
     found: dict[tuple[str, str], FaultReport] = {}
     for test in tests:
         for name, value in getattr(test, "user_properties", ()):
-            if name == PROPERTY and test.when == "call":
+            if name == FAULTS and test.when == "call":
                 part = FaultReport.from_dict(json.loads(value))
                 whole = found.setdefault(
                     (part.revision, part.database), FaultReport(part.revision, part.database)

@@ -18,6 +18,7 @@ from automigrator.testing.postgresql.connection import ServerConnection
 from automigrator.testing.processes import Process
 from pytest_automigrator.faults.injection import Kind, migrate
 from pytest_automigrator.faults.report import FaultReport, Trial
+from pytest_automigrator.seeds import NO_ROWS
 from pytest_automigrator.state import State, differences, state_of
 from pytest_automigrator.walks import Seed, Walks
 
@@ -51,11 +52,13 @@ class Trials:
         self._start = walks.at(parent)
         for each in found.down_revision[1:]:
             self._application.migrate(self._start, each)
-        seed(self._start, parent)
+        self._empty = seed(self._start, parent)
 
     def run(self, kinds: Sequence[str]) -> FaultReport:
         """Make each of these faults at every step."""
         report = FaultReport(self._revision, self._kind)
+        if self._empty:
+            report.notes.append(NO_ROWS.format(", ".join(self._empty)))
         steps, outcome, failure = self._undisturbed
         if outcome not in ("migrated", "recovered"):
             report.notes.append(f"without any fault it ends {outcome}: {failure}")
