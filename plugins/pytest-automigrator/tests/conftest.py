@@ -57,7 +57,10 @@ class Project:
         """A session in this process, with these tests."""
         if source:
             self._pytester.makepyfile(test_it=source)
-        return self._pytester.runpytest_inprocess("-p", "no:xdist", *arguments)
+        # each session would import what another plugin imports at its end
+        others = ("no:xdist", "no:hypothesispytest", "no:anyio")
+        off = [part for other in others for part in ("-p", other)]
+        return self._pytester.runpytest_inprocess(*off, *arguments)
 
     def run_apart(self, source: str = "", *arguments: str) -> pytest.RunResult:
         """A session in a process of its own."""

@@ -80,6 +80,7 @@ def test_what_killed_sessions_left_is_dropped_and_what_running_ones_use_is_not(
     assert all(name.count("_") == 2 for name in owned(postgres_server, role))
 
 
+@pytest.mark.long
 def test_a_half_made_template_is_made_anew(served: Any, role: str, postgres_server: Any) -> None:
     served.run(INSERTING)
     (template,) = owned(postgres_server, role)
@@ -123,6 +124,7 @@ def test_both_kinds_run_each_test_twice(project: Any, role: str) -> None:
     result.stdout.fnmatch_lines(["*sqlite*", "*postgresql*"])
 
 
+@pytest.mark.long
 def test_data_is_migrated_in_a_loop_and_a_transaction_is_rolled_back(served: Any) -> None:
     source = """
     from sqlalchemy import text
@@ -140,6 +142,7 @@ def test_data_is_migrated_in_a_loop_and_a_transaction_is_rolled_back(served: Any
     served.run(f"{source}\n    test_again = test_connection\n").assert_outcomes(passed=3)
 
 
+@pytest.mark.long
 def test_clear_drops_the_templates(served: Any, role: str, postgres_server: Any) -> None:
     served.run(INSERTING)
     assert served.run("", "--automigrator-clear").ret == 0

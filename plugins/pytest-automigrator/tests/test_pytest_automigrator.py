@@ -49,6 +49,7 @@ def test_a_sqlite_history_is_migrated_once_and_later_sessions_share_it(project: 
     assert project.ran() == 0
 
 
+@pytest.mark.long("beside")
 @pytest.mark.parametrize("change", ["a revision", "a file beside env.py", "env.py's import"])
 def test_another_sqlite_history_has_another_template(
     project: Any, cache_folder: Path, change: str
@@ -207,6 +208,7 @@ def test_a_session_that_uses_nothing_imports_nothing_for_sqlite(project: Any) ->
 
 
 def test_without_a_configuration_the_sqlite_fixture_says_what_is_missing(project: Any) -> None:
+    project.configure()
     result = project.run("def test_it(migrated_database): pass")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(["*there is no Alembic configuration*automigrator_config*"])

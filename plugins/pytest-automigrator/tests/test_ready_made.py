@@ -105,6 +105,7 @@ SABOTAGES = {
 }
 
 
+@pytest.mark.long("another type", "forgotten", "rows are lost", "way up fails]")
 @pytest.mark.parametrize("sabotage", SABOTAGES)
 def test_a_sabotage_is_found_by_the_test_that_is_for_it(project: Any, sabotage: str) -> None:
     upgrade, downgrade, test, said = SABOTAGES[sabotage]
