@@ -89,6 +89,19 @@ def test_a_half_made_template_is_made_anew(served: Any, role: str, postgres_serv
     assert owned(postgres_server, role) == [template]
 
 
+def test_a_template_that_is_used_again_after_weeks_stays_and_an_unused_one_goes(
+    served: Any, role: str, postgres_server: Any
+) -> None:
+    served.run(INSERTING)
+    (template,) = owned(postgres_server, role)
+    unused = f"{PREFIX}{'f' * 24}"
+    postgres_server.execute(f'create database "{unused}" owner "{make_url(role).username}"')
+    postgres_server.execute(f"comment on database \"{template}\" is 'forgotten'")
+    served.ran()
+    served.run(INSERTING).assert_outcomes(passed=4)
+    assert served.ran() == 0 and owned(postgres_server, role) == [template]
+
+
 def test_another_roles_database_is_not_used_as_a_template(
     served: Any, role: str, postgres_server: Any
 ) -> None:

@@ -77,6 +77,7 @@ class PostgreSQL:
             with self._locked(key):
                 if not self._exists(name):
                     self._make(name, make)
+        self._keep(name, key)
         if not self._swept:
             self._swept = True
             self.sweep(cache.UNUSED_DAYS)
@@ -94,6 +95,15 @@ class PostgreSQL:
             self._drop(partial)
             raise
         self._note_use(name)
+
+    def _keep(self, name: str, key: str) -> None:
+        """Note the use of a template, once a day, and one process at a time."""
+        ((_, _, comment),) = (row for row in self._connection.fetch(_OURS, name) if row[0] == name)
+        if _age_s(comment) > _DAY_S and self._try_lock(key):
+            try:
+                self._note_use(name)
+            finally:
+                self._unlock(key)
 
     def _note_use(self, name: str) -> None:
         said = json.dumps({"pytest-automigrator": {"used": int(time.time())}})
@@ -137,7 +147,7 @@ class PostgreSQL:
             if not ours:
                 continue
             key, _, rest = name.removeprefix(PREFIX).partition("_")
-            if not rest and self._used_lately(name, comment, days):
+            if not rest and _age_s(comment) < days * _DAY_S:
                 continue
             word = key if rest in ("", "making") else rest.partition("_")[0]
             if word != self._session and self._try_lock(word):
@@ -147,16 +157,6 @@ class PostgreSQL:
                 finally:
                     self._unlock(word)
         return removed
-
-    def _used_lately(self, name: str, comment: str | None, days: float) -> bool:
-        try:
-            used = float(json.loads(comment or "")["pytest-automigrator"]["used"])
-        except (ValueError, KeyError, TypeError):
-            used = 0.0
-        age_s = time.time() - used
-        if _DAY_S < age_s < days * _DAY_S:
-            self._note_use(name)
-        return age_s < days * _DAY_S
 
     def close(self) -> None:
         """Drop every clone of this session, and leave the server."""
@@ -209,6 +209,15 @@ class PostgreSQL:
 
     def _unlock(self, word: str) -> None:
         self._connection.fetch("select pg_advisory_unlock($1)", _number(word))
+
+
+def _age_s(comment: str | None) -> float:
+    """The seconds since a template was used, by its comment."""
+    try:
+        used = float(json.loads(comment or "")["pytest-automigrator"]["used"])
+    except (ValueError, KeyError, TypeError):
+        used = 0.0
+    return time.time() - used
 
 
 def _number(word: str) -> int:
