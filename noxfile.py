@@ -13,7 +13,9 @@ import nox
 
 GROUPS = nox.project.load_toml("pyproject.toml")
 PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
-BENCHMARKS = ["gate", "nothing_to_do", "recovery", "applying", "stalls", "replay"]
+BENCHMARKS = [
+    *("gate", "nothing_to_do", "recovery", "applying", "replay", "fleet", "fixtures", "stalls"),
+]
 TEXTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs", "plugins"]
 NEWER = [
     *("--numprocesses=2", "-k", "not postgres and (not as_plain or autocommit or beside_it)"),
