@@ -81,6 +81,7 @@ def room(module: str) -> str:
         "operations": "migrator",
         "readiness": "report",
         "status": "report",
+        "measurement": "report",
         "frozen": "failure",
         "printable": "failure",
     }

@@ -17,7 +17,7 @@ from automigrator.runner.inspection import judge
 from automigrator.runner.interruption import cut_short, ran_out
 from automigrator.runner.leader_record import leave
 from automigrator.runner.retry import patiently, reach
-from automigrator.runner.state import RunState, Served
+from automigrator.runner.state import RunState
 from automigrator.support.concurrency import shielded
 from automigrator.support.loggers import logger_of
 
@@ -114,7 +114,7 @@ async def _at_head(state: RunState) -> bool:
     state.enter("reading the revisions, and how the database stands")
     try:
         finding = await version_skew.inspected(session, state.ahead, seen)
-        if isinstance(finding, Served):
+        if isinstance(finding, version_skew.Served):
             version_skew.serve(state, finding)
             return True
         judge(state.target, finding)

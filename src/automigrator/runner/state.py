@@ -12,6 +12,7 @@ from automigrator.hooks.calls import GRACE_S
 from automigrator.hooks.context import Rebuild, Run
 from automigrator.printable import escaped
 from automigrator.report import Applied, TargetReport
+from automigrator.runner.rehearsals.outcome import Rehearsals
 from automigrator.runner.time_limit import RunLimit
 from automigrator.support.concurrency import in_thread
 from automigrator.target import chosen
@@ -94,14 +95,6 @@ class Phase(NamedTuple):
 _LOOKING = Phase("looking at the database", "unreachable")
 
 
-class Served(NamedTuple):
-    """The database is newer, at `heads`, and this code may start on it; `note` says why."""
-
-    heads: tuple[str, ...]
-    wanted: tuple[str, ...]
-    note: str
-
-
 class RunState:
     """Everything about one target's part of a run that its steps share."""
 
@@ -154,10 +147,7 @@ class RunState:
         """Whether this run tried itself, so that its record is new."""
         self.rehearsal: Execution | None = None
         """What env.py did to the copy of a rehearsal that is under way, or has failed."""
-        self.rehearsed = ""
-        """The plan whose rehearsal has passed."""
-        self.rehearsed_s: float | None = None
-        """Seconds that all rehearsals took; None where there was none."""
+        self.rehearsals = Rehearsals()
         self.execution: Execution | None = None
         """What env.py did in this attempt."""
         self.debris: tuple[str, ...] = ()
@@ -314,6 +304,8 @@ class RunState:
         down = down_to is not None
         revision = down_to or self.target.revision
         command = Command(revision, True, down, self.started, done, self.server_says)
+        if execution is self.execution:
+            command = command._replace(deferred=self.rehearsals.deferred)
         await drive(migration, way, command, execution)
 
     def undone(self, act: Kind) -> None:
@@ -348,7 +340,7 @@ class RunState:
             elapsed_s=time.monotonic() - self.began,
             notes=tuple(run.notes),
             failed_starts=0 if reached else self.start.starts.count,
-            rehearsed_s=self.rehearsed_s,
             state="clean" if reached else self.lasting.state,
             snapshot=run.taken.place if run.taken is not None else None,
+            **self.rehearsals.told(),
         )
