@@ -183,6 +183,19 @@ async def test_a_step_row_by_row_is_one_statement_run_many_times(served: Applica
     assert (found.times, found.rows) == (50, 50)
 
 
+async def test_batches_hold_their_rows_one_after_the_other(served: Application) -> None:
+    measurement = await measured(
+        served,
+        'update = sa.text("UPDATE notes SET text = pg_sleep(0.05)::text WHERE id = :id")',
+        "with op.get_context().autocommit_block():",
+        "    for n in range(10, 20):",
+        '        op.get_bind().execute(update, {"id": n})',
+    )
+    found = statement(measurement)
+    assert (found.times, found.rows) == (10, 10) and found.seconds > 0.5
+    assert measurement.revisions[0].block_s < 0.3
+
+
 async def test_what_the_revisions_make_themselves_is_in_nobodys_way(served: Application) -> None:
     measurement = await measured(
         served, GOOD, 'op.execute("CREATE INDEX i ON tags (id)")', 'op.drop_table("tags")'
@@ -240,3 +253,61 @@ async def test_neither_a_rows_value_nor_a_password_is_in_what_was_measured(
     )
     text = json.dumps(measurement.to_dict()) + str(measurement)
     assert "UPDATE notes" in text and "SECRET" not in text
+
+
+@pytest.fixture
+def desktop(tmp_path: Path) -> Application:
+    """Notes in a SQLite file, with a thousand rows."""
+    application = Application(tmp_path, f"sqlite+aiosqlite:///{tmp_path / 'app.db'}")
+    numbers = "WITH RECURSIVE c(x) AS (SELECT 10 UNION ALL SELECT x + 1 FROM c WHERE x < 1009)"
+    application.execute(f"INSERT INTO notes {numbers} SELECT x, 'note ' || x FROM c")
+    return application
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+async def test_a_file_is_locked_for_writers_until_the_transaction_ends(
+    journal: str, desktop: Application
+) -> None:
+    desktop.execute(f"PRAGMA journal_mode={journal}")
+    measurement = await measured(
+        desktop, 'op.execute("UPDATE notes SET text = text")', "import time; time.sleep(0.2)"
+    )
+    found = statement(measurement)
+    assert found.rows == 1000 + 3 and locks(found) == {"the database": ("RESERVED", WRITERS)}
+    assert measurement.revisions[0].block_s > 0.2 > found.seconds
+    assert finding(measurement).level == "warning"
+
+
+async def test_a_transaction_that_spills_into_the_file_keeps_readers_waiting(
+    desktop: Application,
+) -> None:
+    fills = "WITH RECURSIVE c(x) AS (SELECT 2000 UNION ALL SELECT x + 1 FROM c WHERE x < 9000)"
+    lines = [
+        'op.execute("PRAGMA cache_size=10")',
+        f"op.execute(\"INSERT INTO notes {fills} SELECT x, 'a long, long, long text' FROM c\")",
+    ]
+    measurement = await measured(desktop, *lines)
+    filled = measurement.revisions[0].statements[-1]
+    assert locks(filled) == {"the database": ("EXCLUSIVE", ALL)}
+    assert filled.rows == 7001 and measurement.revisions[0].growth > 100_000
+    desktop.execute("DELETE FROM notes WHERE id >= 2000")
+    desktop.execute("PRAGMA journal_mode=wal")
+    filled = (await measured(desktop, *lines)).revisions[0].statements[-1]
+    assert locks(filled) == {}, "in the journal mode WAL others read on, and writers waited before"
+
+
+async def test_a_table_that_batch_mode_makes_anew_is_told(desktop: Application) -> None:
+    measurement = await measured(
+        desktop,
+        'with op.batch_alter_table("notes", recreate="always") as batch:',
+        '    batch.add_column(sa.Column("a", sa.Text))',
+    )
+    rebuilt = [each for each in measurement.revisions[0].statements if each.rewritten]
+    assert [each.rewritten for each in rebuilt] == [("notes",)]
+    kinds = {each.kind: each for each in measurement.findings}
+    assert "batch_alter_table(recreate='never')" in kinds["rewrites"].advice
+
+
+async def test_nothing_is_rebuilt_where_a_column_is_added(desktop: Application) -> None:
+    measurement = await measured(desktop, 'op.add_column("notes", sa.Column("a", sa.Text))')
+    assert not statement(measurement).rewritten and measurement.revisions[0].growth >= 0

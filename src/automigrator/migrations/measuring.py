@@ -22,6 +22,9 @@ from automigrator.migrations.process import replaced
 from automigrator.support.redaction import STATEMENT_LIMIT
 from automigrator.support.secrets import scrubbed
 
+WATCHED = 3
+"""How often the same statement outside a transaction is watched, of all its repetitions."""
+
 
 @dataclass(slots=True, eq=False)
 class _Taken:
@@ -190,22 +193,23 @@ class _Session:
     def before(
         self, conn: Connection, cursor: Any, sql: str, parameters: Any, context: Any, *_: Any
     ) -> None:
-        measuring, last = self.measuring, self.statement
-        revision = measuring.current
+        measuring, revision = self.measuring, self.measuring.current
         if revision is None or _is_ours(context):
             return
         autocommit = in_autocommit(conn)
-        if last is not None and (autocommit or last.sql != sql):
+        last = revision.statements[-1] if revision.statements else None
+        again = last is not None and (last.sql, last.autocommit) == (sql, autocommit)
+        if not again:
             self.look()
-            last = None
-        if last is None:
+        if again and (autocommit or self.statement is last):
+            self.statement = last
+        else:
             line = _line(revision.file)
             self.statement = _Statement(sql, measuring.now(), line, autocommit)
             revision.statements.append(self.statement)
-        if autocommit:
+        if autocommit and self.statement is not None and self.statement.times < WATCHED:
             with measuring.looking():
                 self.watched = measuring.meter.watch(conn)
-            self.statement.began = measuring.now()  # type: ignore[union-attr]  # see above
         self._began = measuring.now()
 
     def after(
@@ -214,21 +218,27 @@ class _Session:
         statement = self.statement
         if statement is None or self.measuring.current is None or _is_ours(context):
             return
-        statement.seconds += self.measuring.now() - self._began
+        end = self.measuring.now()
+        statement.seconds += end - self._began
         statement.times += 1
-        if self.watched is None:
+        statement.rows += max(cursor.rowcount or 0, 0)  # unless the look knows better
+        if not statement.autocommit:
             return
-        with self.measuring.looking():
-            watched, self.watched = self.watched(), None
-        end = statement.began + statement.seconds
-        statement.taken += [
-            _Taken(relation, mode, blocks, statement.began, end)
-            for relation, (mode, blocks) in watched.locks.items()
-        ]
-        statement.observed = watched.looks > 0
-        statement.rewritten |= watched.rewritten
-        statement.lock_timeout_s = watched.lock_timeout_s
-        statement.rows = max(cursor.rowcount or 0, 0)
+        if self.watched is not None:
+            with self.measuring.looking():
+                watched, self.watched = self.watched(), None
+            statement.observed &= watched.looks > 0
+            statement.rewritten |= watched.rewritten
+            statement.lock_timeout_s = watched.lock_timeout_s
+            known = {each.relation for each in statement.taken}
+            statement.taken += [
+                _Taken(relation, mode, blocks, end, end)
+                for relation, (mode, blocks) in watched.locks.items()
+                if relation not in known
+            ]
+        for each in statement.taken:  # the longest counts
+            if end - self._began > each.until - each.since:
+                each.since, each.until = self._began, end
         self.statement = None
 
     def look(self, *, whole: bool = False) -> int:
@@ -256,8 +266,10 @@ class _Session:
         statement.lock_timeout_s = look.lock_timeout_s
         statement.rewritten |= look.rewritten
         apart = self.measuring.is_version_table
-        rows = ((name, n - before.rows.get(name, 0)) for name, n in look.rows.items())
-        statement.rows = sum(n for name, n in rows if not apart(name))
+        if look.rows is not None:
+            earlier = before.rows or {}
+            rows = ((name, n - earlier.get(name, 0)) for name, n in look.rows.items())
+            statement.rows = sum(n for name, n in rows if not apart(name))
         scans = ((name, n - before.scans.get(name, 0)) for name, n in look.scans.items())
         statement.scanned |= {name for name, n in scans if n > 0 and not apart(name)}
         for relation, (mode, blocks) in look.locks.items():

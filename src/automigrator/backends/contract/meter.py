@@ -25,8 +25,8 @@ class Look(NamedTuple):
     transaction: Hashable = None
     """Equal for two looks into the same transaction."""
     locks: Locks = NOTHING
-    rows: Mapping[str, int] = NOTHING
-    """By relation: rows written."""
+    rows: Mapping[str, int] | None = None
+    """By relation: rows written; None where only the driver counts them."""
     scans: Mapping[str, int] = NOTHING
     """By relation: scans from its beginning to its end."""
     rewritten: frozenset[str] = frozenset()

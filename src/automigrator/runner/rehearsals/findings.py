@@ -137,6 +137,11 @@ def _of_statement(
             queue = _queue(statement, lock, uses.get(lock.relation))
             if queue is not None:
                 yield finding("queues", *queue)
+    locked = {lock.relation for lock in statement.locks if lock.blocks}
+    for name in statement.rewritten:
+        if name not in locked:
+            level: Level = "warning" if statement.seconds >= NOTICED_S else "note"
+            yield finding("rewrites", level, f"every row of {name} is written anew")
     if not statement.observed:
         long = statement.seconds >= NOTICED_S
         yield finding(
