@@ -82,6 +82,7 @@ def room(module: str) -> str:
         "readiness": "report",
         "status": "report",
         "measurement": "report",
+        "rehearsed": "report",
         "frozen": "failure",
         "printable": "failure",
     }
