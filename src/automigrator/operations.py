@@ -92,11 +92,11 @@ class Operations:
         """Apply a target's pending revisions to a copy of it, and measure what they do.
 
         `copy`: the URL of a restored or masked copy. It is migrated for good, and must be the
-        database of no target. `target`: a target's name, needed when there are several. `limits`: what exceeds
-        them is a finding; default: the target's own. `apart`: a target that cannot be reached
-        counts as another database than the copy; default False: it is refused. What a revision
-        raises is in the answer. Raises RefusedError, ConfigurationError, and what looking at the
-        copy raises.
+        database of no target. `target`: a target's name, needed when there are several.
+        `limits`: what exceeds them is a finding; default: the target's own. `apart`: a target that
+        cannot be reached counts as another database than the copy; default False: it is refused.
+        What a revision raises is in the answer. Raises RefusedError, ConfigurationError, and what
+        looking at the copy raises.
         """
         from automigrator.rehearsal import Rehearsal
         from automigrator.runner.operations.rehearsal import rehearsed_on

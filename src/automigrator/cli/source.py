@@ -210,9 +210,8 @@ def copy_of(text: str | None, file: Path | None, environment: Mapping[str, str])
 
 def _of_argument(text: str, option: str = "--url", instead: str = _INSTEAD) -> URL:
     url = _parsed(text, option)
-    _ensure_open(
-        url, option, "every user of this machine can see in the list of processes", instead
-    )
+    why = "every user of this machine can see in the list of processes"
+    _ensure_open(url, option, why, instead)
     return url
 
 
