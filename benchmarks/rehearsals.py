@@ -1,0 +1,289 @@
+"""Measured rehearsals against what really happens: forty revisions, tables of three sizes, users.
+
+    python benchmarks/rehearsals.py [--rows 1000 50000 400000] [--only WORD] [--write-docs]
+
+Each revision is rehearsed on a copy and then applied to the database that it was copied from, while
+others read and write there. The server itself logs how long each of them waited for a lock, and the
+session of the migration is asked for its locks. `squawk`, where it is installed, reads the SQL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import page
+from databases import postgres_server
+from rehearsal_revisions import REVISIONS, SETUP
+from support import alembic_projects
+
+from automigrator import Migrator, Target
+from automigrator.backends.postgresql.measuring.meter import MODES
+from automigrator.rehearsed import Rehearsed
+
+FOLDER = Path(__file__).parent
+DANGEROUS_S = 0.2
+"""Seconds of waiting from which on a revision is dangerous: twice what a finding warns of."""
+
+FLOOR_S = 0.05
+"""Seconds by which two times may differ all the same: a scheduler's, not a statement's."""
+
+SETTINGS = {"log_lock_waits": "on", "deadlock_timeout": "1ms", "shared_buffers": "256MB"}
+
+_OTHER_RULES = ("prefer-", "require-", "ban-char")
+"""Rules of squawk that are about taste or time-outs, and not about what a statement locks."""
+
+NAMES = """
+    select c.oid::int8, t.relname::text from pg_class c
+    left join pg_index i on i.indexrelid = c.oid
+    join pg_class t on t.oid = coalesce(i.indrelid, c.oid)
+    where c.oid >= 16384 and c.relkind in ('r', 'p', 'i') and t.relname <> 'alembic_version'
+      and t.relname !~ '^pg_'
+"""
+PROBE = """
+if not op.get_context().as_sql and op.get_bind().engine.url.database.endswith("_live"):
+    import json
+    found = op.get_bind().exec_driver_sql(
+        "select relation::int8, mode from pg_locks where pid = pg_backend_pid() "
+        "and relation >= 16384").fetchall()
+    with open({file!r}, "w") as file:
+        json.dump([list(each) for each in found], file)
+"""
+
+
+class Trial:
+    """One revision, on a database of one size."""
+
+    def __init__(self, name: str, rows: int) -> None:
+        self.name, self.rows = name, rows
+        self.predicted: dict[str, str] = {}
+        self.real: dict[str, str] = {}
+        self.predicted_s = self.real_s = 0.0
+        self.warned = False
+        self.rules: list[str] = []
+        self.share = 0.0
+        """Of the rehearsal's time, that which the measuring took."""
+
+    @property
+    def modes_right(self) -> bool:
+        return self.predicted == self.real
+
+    @property
+    def time_right(self) -> bool:
+        small, large = sorted((self.predicted_s, self.real_s))
+        return large <= 2 * small or large - small <= FLOOR_S
+
+    @property
+    def dangerous(self) -> bool:
+        return self.real_s >= DANGEROUS_S
+
+
+def strongest(found: Iterator[tuple[str | None, str]]) -> dict[str, str]:
+    modes: dict[str, str] = {}
+    for name, mode in found:
+        if name is not None and mode in MODES:
+            modes[name] = max(modes.get(name, MODES[0]), mode, key=MODES.index)
+    return modes
+
+
+class Bench:
+    def __init__(self, server: postgres_server.Server, folder: Path, log: Path) -> None:
+        self.server, self.folder, self.log = server, folder, log
+
+    def prepare(self, rows: int) -> None:
+        """Make the database that all trials of a size begin with."""
+        name = f"am_bench_{rows}"
+        self.server.create(name)
+        for each in SETUP.format(rows=rows).split(";\n"):
+            if each.strip():
+                self.server.execute(each, database=name)
+        self.server.execute(
+            "create table alembic_version (version_num varchar(32) primary key)", database=name
+        )
+        self.server.execute("insert into alembic_version values ('r1')", database=name)
+
+    def copied(self, rows: int, name: str) -> float:
+        began = time.perf_counter()
+        self.server.drop(name)
+        self.server.execute(f"create database {name} template am_bench_{rows}")
+        return time.perf_counter() - began
+
+    @contextmanager
+    def used(self, url: str, rows: int) -> Iterator[dict[str, Any]]:
+        """Context manager: others use a database; at the end `seen` says what others locked."""
+        dsn = url.replace("+asyncpg", "")
+        process = subprocess.Popen(
+            [sys.executable, str(FOLDER / "rehearsals_side.py"), dsn, str(rows)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None and process.stdin is not None
+        found: dict[str, Any] = {"pids": set(json.loads(process.stdout.readline()))}
+        time.sleep(0.2)
+        try:
+            yield found
+        finally:
+            time.sleep(0.1)
+            process.stdin.close()
+            found["seen"] = json.loads(process.stdout.readline())
+            process.wait(60)
+
+    def run(self, name: str, rows: int) -> Trial:
+        trial = Trial(name, rows)
+        root = self.folder / "project"
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        copy, live = "am_bench_copy", "am_bench_live"
+        copying_s = self.copied(rows, copy)
+        self.copied(rows, live)
+        url = self.server.url(live)
+        project = alembic_projects.project(root, "async", url, revisions=lambda folder: None)
+        alembic_projects.revision(project.versions, "r1", None)
+        locks = root / "locks.json"
+        body = f"{REVISIONS[name]}\n{PROBE.format(file=str(locks))}"
+        alembic_projects.revision(project.versions, "r2", "r1", upgrade=body)
+        migrator = Migrator(Target(url, project.config), mode="migrate", announce=False)
+        trial.rules = squawk(asyncio.run(migrator.plan(sql=True)), root)
+        with self.used(url, rows):
+            began = time.perf_counter()
+            found = asyncio.run(migrator.rehearse_on(self.server.url(copy)))
+            took = time.perf_counter() - began
+        self._predict(trial, found, copying_s + took)
+        names = dict(map(tuple, self.server.execute(NAMES, database=live)))
+        before = self.log.stat().st_size
+        with self.used(url, rows) as others:
+            report = asyncio.run(migrator.run())
+        assert report.outcome == "migrated", report
+        seen = [*others["seen"], *(json.loads(locks.read_text()) if locks.exists() else ())]
+        trial.real = strongest((names.get(oid), mode) for oid, mode in seen)
+        with self.log.open(errors="replace") as file:
+            file.seek(before)
+            trial.real_s = waited_s(file.read(), others["pids"])
+        return trial
+
+    def _predict(self, trial: Trial, found: Rehearsed, took_s: float) -> None:
+        assert found.failure is None and found.measurement is not None, found
+        measured = found.measurement
+        (revision,) = measured.revisions
+        held = (lock for each in revision.statements for lock in each.locks)
+        trial.predicted = strongest((lock.relation, lock.mode) for lock in held)
+        trial.predicted_s = revision.block_s
+        trial.warned = measured.level in ("warning", "error")
+        trial.share = measured.measuring_s / took_s
+
+
+WAITED = re.compile(r"process (\d+) acquired .* after ([\d.]+) ms")
+
+
+def waited_s(log: str, pids: set[int]) -> float:
+    """The longest time that one of these sessions waited for a lock, as the server logged it."""
+    found = (m.groups() for m in WAITED.finditer(log))
+    return max((float(ms) / 1000 for pid, ms in found if int(pid) in pids), default=0.0)
+
+
+def squawk(plans: Any, root: Path) -> list[str]:
+    """The rules about locks that squawk finds broken in the SQL of what is pending."""
+    program = shutil.which("squawk")
+    if program is None:
+        return []
+    file = root / "r2.sql"
+    file.write_text("\n".join(plan.sql or "" for plan in plans))
+    command = [program, "--reporter", "Json", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = {each["rule_name"] for each in json.loads(done.stdout or "[]")}
+    return sorted(each for each in found if not each.startswith(_OTHER_RULES))
+
+
+def table(trials: list[Trial], sizes: list[int]) -> list[str]:
+    """A row for each revision."""
+    head = [f"{rows:,} rows" for rows in sizes]
+    lines = [
+        f"| revision | locks | waited at {' | waited at '.join(head)} | squawk |",
+        f"|---|---|{'---|' * len(sizes)}---|",
+    ]
+    for name in dict.fromkeys(each.name for each in trials):
+        own = [each for each in trials if each.name == name]
+        modes = own[-1].predicted.items()
+        shown = ", ".join(f"{table} {mode.removesuffix('Lock')}" for table, mode in sorted(modes))
+        right = "" if all(each.modes_right for each in own) else " **wrong**"
+        times = []
+        for each in own:
+            bold = "" if each.time_right else "**"
+            times.append(f"{bold}{each.predicted_s * 1000:.0f} / {each.real_s * 1000:.0f}{bold}")
+        rules = ", ".join(own[-1].rules) or "-"
+        lines.append(f"| {name} | {shown or 'none'}{right} | {' | '.join(times)} | {rules} |")
+    return lines
+
+
+def verdict(trials: list[Trial]) -> list[str]:
+    names = {each.name for each in trials}
+    wrong = {each.name for each in trials if not each.modes_right}
+    right = sum(each.time_right for each in trials)
+    dangerous = [each for each in trials if each.dangerous]
+    missed = [each for each in dangerous if not each.warned]
+    safe = [each for each in trials if not each.dangerous]
+    alarms = [each for each in safe if each.warned]
+    share = [each.share for each in trials]
+    lines = [
+        f"- Lock modes right: {len(names) - len(wrong)} of {len(names)} revisions.",
+        f"- Times within a factor of two, or {FLOOR_S * 1000:.0f} ms: {right} of {len(trials)} "
+        f"({right / len(trials):.0%}).",
+        f"- Dangerous, as somebody waited for {DANGEROUS_S:g} s or more: {len(dangerous)} of "
+        f"{len(trials)}; called safe: {len(missed)}. Not dangerous: {len(safe)}; warned of: "
+        f"{len(alarms)}.",
+        f"- Of a rehearsal with its copy, the looks took {statistics.median(share):.1%} (median), "
+        f"{max(share):.1%} at most.",
+    ]
+    if any(each.rules for each in trials):
+        missed = [each for each in dangerous if not each.rules]
+        alarms = [each for each in safe if each.rules]
+        lines.append(
+            f"- `squawk` on the rendered SQL: of the dangerous, called safe: {len(missed)}; of the "
+            f"others, warned of: {len(alarms)}."
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 50_000, 400_000])
+    parser.add_argument("--only", default="")
+    parser.add_argument("--write-docs", action="store_true")
+    options = parser.parse_args()
+    trials: list[Trial] = []
+    with tempfile.TemporaryDirectory() as folder, postgres_server.folder_of_one() as place:
+        postgres_server.initialise(place)
+        with postgres_server.serving(place, **SETTINGS) as (server, _):
+            bench = Bench(server, Path(folder), place.folder / "log")
+            for rows in options.rows:
+                bench.prepare(rows)
+            for name in REVISIONS:
+                for rows in options.rows:
+                    if options.only in name:
+                        trials.append(trial := bench.run(name, rows))
+                        times = f"{trial.predicted_s:.3f} / {trial.real_s:.3f} s"
+                        right = "" if trial.modes_right else f" {trial.predicted} {trial.real}"
+                        print(f"{name}, {rows}: {times}{right}", trial.rules, flush=True)
+            (version,) = server.execute("select current_setting('server_version')")
+    found = [*verdict(trials), "", *table(trials, options.rows)]
+    print("\n".join(found))
+    if options.write_docs:
+        circumstances = f"PostgreSQL {version[0].split()[0]}, {len(trials)} trials."
+        page.write("rehearsal.md", "\n".join([circumstances, "", *found]))
+
+
+if __name__ == "__main__":
+    main()
