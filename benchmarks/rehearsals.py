@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from rehearsal_revisions import REVISIONS, SETUP
 from support import alembic_projects
 
 from automigrator import Migrator, Target
+from automigrator.backends.contract.backend import Backend
+from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.backends.postgresql.measuring.meter import MODES
 from automigrator.rehearsed import Rehearsed
 
@@ -184,7 +186,70 @@ class Bench:
         trial.warned = measured.level in ("warning", "error")
         trial.share = measured.measuring_s / took_s
 
+    def cost(self, rows: int, rounds: int) -> list[str]:
+        """What measuring adds to rehearsals that a start makes, in turn with and without it."""
+        lines = [
+            "",
+            "| a rehearsal of | not measured | measured | **added** |",
+            "|---|---|---|---|",
+        ]
+        for name, bodies in COSTS.items():
+            found: dict[bool, list[float]] = {True: [], False: []}
+            for each in range(2 * rounds + 2):
+                seconds = self._rehearsed_s(rows, bodies, measured=each % 2 == 0)
+                if each > 1:  # the first two warm up
+                    found[each % 2 == 0].append(seconds)
+            without, with_it = statistics.median(found[False]), statistics.median(found[True])
+            added = with_it / without - 1
+            lines.append(f"| {name} | {without:.2f} s | {with_it:.2f} s | {added:+.1%} |")
+        return lines
 
+    def _rehearsed_s(self, rows: int, bodies: list[str], *, measured: bool) -> float:
+        root, live = self.folder / "project", "am_bench_live"
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        self.copied(rows, live)
+        url = self.server.url(live)
+        project = alembic_projects.project(root, "async", url, revisions=lambda folder: None)
+        alembic_projects.revision(project.versions, "r1", None)
+        for number, body in enumerate(bodies, 2):
+            folder, before = project.versions, f"r{number - 1}"
+            alembic_projects.revision(folder, f"r{number}", before, upgrade=body)
+        target = Target(url, project.config)
+        migrator = Migrator(target, mode="migrate", announce=False, rehearse=True)
+        with nullcontext() if measured else unmeasured():
+            (report,) = asyncio.run(migrator.run()).targets
+        assert report.rehearsed_s is not None and (report.rehearsal is not None) is measured
+        return report.rehearsed_s
+
+
+@contextmanager
+def unmeasured() -> Iterator[None]:
+    """Context manager: rehearsals measure nothing."""
+    own = {name: vars(PostgreSQL)[name] for name in ("metering", "usage")}
+    for name in own:
+        setattr(PostgreSQL, name, vars(Backend)[name])
+    try:
+        yield
+    finally:
+        for name, method in own.items():
+            setattr(PostgreSQL, name, method)
+
+
+ROW_BY_ROW = """
+change = sa.text("update items set note = :note where id = :id")
+for n in range(1, 1001):
+    op.get_bind().execute(change, {"note": "changed", "id": n})
+"""
+COSTS = {
+    "one index": [REVISIONS["create an index"]],
+    "a rewritten table": [REVISIONS["integer to bigint"]],
+    "a step of 1,000 rows, one by one": [ROW_BY_ROW],
+    "100 revisions of one table each": [
+        f'op.create_table("t{n}", sa.Column("id", sa.Integer, primary_key=True))'
+        for n in range(100)
+    ],
+}
 WAITED = re.compile(r"process (\d+) acquired .* after ([\d.]+) ms")
 
 
@@ -260,7 +325,8 @@ def verdict(trials: list[Trial]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000, 50_000, 400_000])
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", help="part of a revision's name, or `cost`")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write-docs", action="store_true")
     options = parser.parse_args()
     trials: list[Trial] = []
@@ -277,8 +343,10 @@ def main() -> None:
                         times = f"{trial.predicted_s:.3f} / {trial.real_s:.3f} s"
                         right = "" if trial.modes_right else f" {trial.predicted} {trial.real}"
                         print(f"{name}, {rows}: {times}{right}", trial.rules, flush=True)
+            priced = bench.cost(options.rows[0], options.rounds)
             (version,) = server.execute("select current_setting('server_version')")
-    found = [*verdict(trials), "", *table(trials, options.rows)]
+    found = [*verdict(trials), "", *table(trials, options.rows)] if trials else []
+    found += priced
     print("\n".join(found))
     if options.write_docs:
         circumstances = f"PostgreSQL {version[0].split()[0]}, {len(trials)} trials."

@@ -46,7 +46,7 @@ def test_the_copy_is_migrated_and_the_application_is_not(copied) -> None:
     assert (heads(copied.copy), heads(copied.url)) == ({"r4"}, {"r3"})
     assert "r3 -> r4" in answer.out and "r4: 0." in answer.out
     kind = {"sqlite": "blocks-writes", "postgresql": "blocks-reads"}[copied.kind]
-    assert f"note {kind} in r4 (" in answer.out
+    assert f" {kind} in r4 (" in answer.out
     assert "ALTER TABLE users ADD COLUMN nick TEXT" in answer.out
     assert "nothing was pending" in rehearse(copied).out
 

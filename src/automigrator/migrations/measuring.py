@@ -188,7 +188,7 @@ class _Session:
         self.seen = Look()
         self.taken: list[_Taken] = []
         """What the open transaction holds."""
-        self.watched: Callable[[], Watched] | None = None
+        self.watched: Callable[[int], Watched] | None = None
 
     def before(
         self, conn: Connection, cursor: Any, sql: str, parameters: Any, context: Any, *_: Any
@@ -226,7 +226,7 @@ class _Session:
             return
         if self.watched is not None:
             with self.measuring.looking():
-                watched, self.watched = self.watched(), None
+                watched, self.watched = self.watched(max(cursor.rowcount or 0, 0)), None
             statement.observed &= watched.looks > 0
             statement.rewritten |= watched.rewritten
             statement.lock_timeout_s = watched.lock_timeout_s

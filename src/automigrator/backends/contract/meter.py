@@ -65,9 +65,12 @@ class Meter(ABC):
     def look(self, connection: Connection, *, whole: bool = False) -> Look:
         """Look into a session's open transaction; `whole`: with the size of the database."""
 
-    def watch(self, connection: Connection) -> Callable[[], Watched]:
-        """Look from another session until the returned call is made, which says what was seen."""
-        return Watched
+    def watch(self, connection: Connection) -> Callable[[int], Watched]:
+        """Look from another session until the returned call is made, which says what was seen.
+
+        It is given the number of rows that the driver counted.
+        """
+        return lambda rows: Watched()
 
     def advice(self, kind: str, statement: StatementMeasured) -> str:
         """Say what to do instead of a statement, about a finding of a `kind`."""

@@ -14,12 +14,7 @@ _BATCHES = (
     "so that nobody waits for longer than one batch"
 )
 
-_ADVICE = (
-    (
-        r"\bcreate\s+(unique\s+)?index\b(?!\s+concurrently)",
-        "build it with CREATE INDEX CONCURRENTLY in an autocommit_block "
-        "(postgresql_concurrently=True), which lets others write meanwhile",
-    ),
+_ALWAYS = (
     (
         r"\breindex\b(?!.*\bconcurrently\b)",
         "REINDEX ... CONCURRENTLY in an autocommit_block lets others read and write meanwhile",
@@ -29,12 +24,19 @@ _ADVICE = (
         "DROP INDEX CONCURRENTLY in an autocommit_block waits without keeping others waiting",
     ),
     (
-        r"\bforeign\s+key\b(?!.*\bnot\s+valid\b)",
-        "add it NOT VALID (postgresql_not_valid=True), then VALIDATE CONSTRAINT in a later "
-        "transaction, which reads the rows while others write",
+        r"\b(vacuum\s*\(?.*\bfull\b|cluster)\b",
+        "plain VACUUM lets others read and write; pg_repack rebuilds a table beside them",
+    ),
+)
+
+_WHERE_ROWS_ARE_READ_OR_WRITTEN = (
+    (
+        r"\bcreate\s+(unique\s+)?index\b(?!\s+concurrently)",
+        "build it with CREATE INDEX CONCURRENTLY in an autocommit_block "
+        "(postgresql_concurrently=True), which lets others write meanwhile",
     ),
     (
-        r"\bcheck\s*\((?!.*\bnot\s+valid\b)",
+        r"\b(foreign\s+key|check\s*\()(?!.*\bnot\s+valid\b)",
         "add it NOT VALID (postgresql_not_valid=True), then VALIDATE CONSTRAINT in a later "
         "transaction, which reads the rows while others write",
     ),
@@ -59,12 +61,9 @@ _ADVICE = (
         "then let the application use it; a change of type that keeps the stored values (varchar "
         "to text, a larger varchar) rewrites nothing",
     ),
-    (
-        r"\b(vacuum\s*\(?.*\bfull\b|cluster)\b",
-        "plain VACUUM lets others read and write; pg_repack rebuilds a table beside them",
-    ),
-    (r"^\s*(update|delete|merge|with)\b", _BATCHES),
 )
+
+_LAST = "it is quick by itself: run it in a transaction of its own, or as the last statement of one"
 
 _QUEUE = (
     "let the statement give up after a moment (SET lock_timeout = '500ms') and try again, or end "
@@ -76,11 +75,12 @@ def advice(kind: str, statement: StatementMeasured) -> str:
     """Say what to write instead of a statement, about a finding of a kind."""
     if kind == "queues":
         return _QUEUE
-    for pattern, better in _ADVICE:
+    rows = kind in ("rewrites", "scans")
+    for pattern, better in (*_ALWAYS, *(_WHERE_ROWS_ARE_READ_OR_WRITTEN if rows else ())):
         if re.search(pattern, statement.sql, re.IGNORECASE | re.DOTALL):
             return better
     if kind == "locks-rows":
         return _BATCHES
     if kind in ("blocks-reads", "blocks-writes"):
-        return "run it when few use the table, and as the last statement of its transaction"
+        return _LAST
     return ""

@@ -211,7 +211,7 @@ class ServerMeter(Meter):
         before, self._nodes[oid] = self._nodes[oid], filenode
         return before != filenode
 
-    def watch(self, connection: Connection) -> Callable[[], Watched]:
+    def watch(self, connection: Connection) -> Callable[[int], Watched]:
         with contextlib.closing(connection.connection.cursor()) as cursor:
             cursor.execute(f"select pg_catalog.pg_backend_pid(), {_LOCK_TIMEOUT}")
             ((pid, timeout_s),) = cursor.fetchall()
@@ -220,9 +220,14 @@ class ServerMeter(Meter):
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         began.wait(1)
 
-        def seen() -> Watched:
+        def seen(rows: int) -> Watched:
             ended.set()
-            return future.result(60)._replace(lock_timeout_s=timeout_s)
+            watched = future.result(60)
+            locks = dict(watched.locks)
+            for name, (mode, waits) in watched.locks.items():
+                if rows and mode == "RowExclusiveLock":  # to which of the tables, nobody knows
+                    locks[name] = (mode, waits or ("rows",))
+            return watched._replace(locks=locks, lock_timeout_s=timeout_s)
 
         return seen
 

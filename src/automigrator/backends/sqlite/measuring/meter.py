@@ -95,9 +95,9 @@ class FileMeter(Meter):
             return codes.is_busy(error)
         return False
 
-    def watch(self, connection: Connection) -> Callable[[], Watched]:
+    def watch(self, connection: Connection) -> Callable[[int], Watched]:
         waits: tuple[Waits, ...] = ("writes",) if self._logged else ("reads", "writes")
-        return lambda: Watched({DATABASE: ("EXCLUSIVE", waits)}, 1)
+        return lambda rows: Watched({DATABASE: ("EXCLUSIVE", waits)}, 1)
 
     def advice(self, kind: str, statement: StatementMeasured) -> str:
         return _ADVICE.get(kind, "")
