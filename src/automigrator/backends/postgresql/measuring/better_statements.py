@@ -76,7 +76,8 @@ def advice(kind: str, statement: StatementMeasured) -> str:
     if kind == "queues":
         return _QUEUE
     rows = kind in ("rewrites", "scans")
-    for pattern, better in (*_ALWAYS, *(_WHERE_ROWS_ARE_READ_OR_WRITTEN if rows else ())):
+    others: tuple[tuple[str, str], ...] = _WHERE_ROWS_ARE_READ_OR_WRITTEN if rows else ()
+    for pattern, better in (*_ALWAYS, *others):
         if re.search(pattern, statement.sql, re.IGNORECASE | re.DOTALL):
             return better
     if kind == "locks-rows":
