@@ -28,7 +28,8 @@ QUERIES = (
 )
 LOCKED = """
     select relation::int8, mode from pg_locks
-    where pid <> all($1::int[]) and pid <> pg_backend_pid() and granted and relation >= 16384
+    where pid <> all($1::int[]) and pid <> pg_backend_pid() and relation >= 16384
+      and locktype = 'relation'
       and database = (select oid from pg_database where datname = current_database())
 """
 

@@ -66,7 +66,8 @@ _NODES = "select oid::int8, relfilenode::int8 from pg_class where oid >= 16384"
 
 _BESIDE = """
     select relation::int8, array_agg(mode), bool_and(granted) from pg_locks
-    where pid = :pid and (relation >= 16384 or locktype = 'virtualxid' or not granted)
+    where pid = :pid and (locktype = 'relation' and relation >= 16384
+                          or locktype = 'virtualxid' or not granted)
     group by relation
 """
 
@@ -92,8 +93,9 @@ _WITHIN = """
                        pg_catalog.array_agg(mode) as modes
                 from pg_catalog.pg_locks
                 where pid operator(pg_catalog.=) pg_catalog.pg_backend_pid() and granted
-                  and (relation is null
-                       or relation operator(pg_catalog.>=) 16384::pg_catalog.oid)
+                  and ((locktype operator(pg_catalog.=) 'virtualxid')
+                       or (locktype operator(pg_catalog.=) 'relation')
+                       and relation operator(pg_catalog.>=) 16384::pg_catalog.oid)
                 group by virtualtransaction, relation) l
     left join pg_catalog.pg_class c on c.oid operator(pg_catalog.=) l.relation
 """
