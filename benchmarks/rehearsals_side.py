@@ -22,6 +22,7 @@ PAUSE_S = 0.004
 QUERIES = (
     "select number from items where id = {id}",
     "select o.name from owners o where id = {owner}",
+    "select name from old_things where id = {id}",
     "update items set owner = owner where id = {id}",
     "update owners set name = name where id = {owner}",
     "insert into parts (id, item) values ({new}, {id})",
