@@ -340,6 +340,13 @@ def benchmarks(session: nox.Session) -> None:
 
 
 @nox.session
+def rehearsals(session: nox.Session) -> None:
+    """Measured rehearsals against what really happens under load, and beside squawk."""
+    install_editable(session, *group("test"), "squawk-cli")
+    session.run("python", "benchmarks/rehearsals.py", *session.posargs)
+
+
+@nox.session
 def histories(session: nox.Session) -> None:
     """The histories of real applications against plain Alembic; never in the quick suite."""
     install_histories(session)

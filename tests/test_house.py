@@ -81,6 +81,8 @@ def room(module: str) -> str:
         "operations": "migrator",
         "readiness": "report",
         "status": "report",
+        "measurement": "report",
+        "rehearsed": "report",
         "frozen": "failure",
         "printable": "failure",
     }

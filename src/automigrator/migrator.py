@@ -94,6 +94,7 @@ class Migrator(Operations):
             raise ConfigurationError(f"announce must be True, False or None, not {announce!r}")
         limits = of_a_run(timeouts, hook_timeout, run_timeout)
         self.targets = tuple(each.limited(limits) for each in validated(targets))
+        self._every = self.targets
         self.mode = modes.validated(mode)
         self.allow_partial = allow_partial
         self.max_failed_starts, self.last_resort = max_failed_starts, last_resort

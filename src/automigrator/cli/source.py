@@ -16,6 +16,7 @@ from automigrator.errors import ConfigurationError
 from automigrator.frozen import Frozen
 from automigrator.support import urls
 
+COPY_VARIABLE = "AUTOMIGRATOR_COPY_URL"
 APP, URL_VARIABLE, COMMON_VARIABLE = "AUTOMIGRATOR_APP", "AUTOMIGRATOR_URL", "DATABASE_URL"
 FLEET = "AUTOMIGRATOR_FLEET"
 
@@ -33,10 +34,13 @@ NOTHING = (
     "alembic.ini"
 )
 
-PASSWORD = (
-    "{} holds a password, which {}; it was not used, and nothing was done. Put the URL into "
+_INSTEAD = (
     f"{URL_VARIABLE}, or into a file of mode 0600 that --url-file names, or leave the password "
     "out and add --ask-password"
+)
+
+PASSWORD = (
+    "{} holds a password, which {}; it was not used, and nothing was done. Put the URL into {}"
 )
 
 
@@ -216,15 +220,34 @@ def _beside(url: URL, folder: Path) -> URL:
     return url.set(database=os.path.join(folder, database))
 
 
-def _of_argument(text: str) -> URL:
-    url = _parsed(text, "--url")
-    _ensure_open(url, "--url", "every user of this machine can see in the list of processes")
+def copy_of(text: str | None, file: Path | None, environment: Mapping[str, str]) -> URL:
+    """The URL of the copy that a rehearsal is to change. Raises ConfigurationError, UsageError."""
+    if text and file:
+        raise click.UsageError("--on and --on-file name the same thing: drop one")
+    if text:
+        return _of_argument(
+            text, "--on", f"{COPY_VARIABLE}, or into a file of mode 0600 that --on-file names"
+        )
+    if file:
+        return _of_file(file)
+    if named := environment.get(COPY_VARIABLE):
+        return _parsed(named, COPY_VARIABLE)
+    raise click.UsageError(
+        f"name the copy that the revisions are to change: --on URL, --on-file FILE or "
+        f"{COPY_VARIABLE}; nothing was done"
+    )
+
+
+def _of_argument(text: str, option: str = "--url", instead: str = _INSTEAD) -> URL:
+    url = _parsed(text, option)
+    why = "every user of this machine can see in the list of processes"
+    _ensure_open(url, option, why, instead)
     return url
 
 
-def _ensure_open(url: URL, what: str, why: str) -> None:
+def _ensure_open(url: URL, what: str, why: str, instead: str = _INSTEAD) -> None:
     if any(urls.secrets_of(url)):
-        raise ConfigurationError(PASSWORD.format(what, why))
+        raise ConfigurationError(PASSWORD.format(what, why, instead))
 
 
 def _of_file(path: Path | None) -> URL:

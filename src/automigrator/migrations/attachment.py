@@ -87,6 +87,8 @@ def attach(request: Request, execution: Execution, connection: Connection) -> No
     if request.command.apply:
         undo.callback(request.follow(connection))
         undo.callback(_fence(request, execution, connection))
+        if execution.measuring is not None:
+            undo.callback(execution.measuring.follow(connection))
     else:
         make_interruptible(request.migration.backend, execution, connection)
     close = connection.close

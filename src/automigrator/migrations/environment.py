@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from alembic.runtime.environment import EnvironmentContext
@@ -143,6 +144,9 @@ def _steps(
             raise
         configured.ran, configured.ahead = True, error
         return ()  # the other version tables are looked at as well
+    steps = list(takewhile(lambda step: revision_id(step) not in command.deferred, steps))
+    if execution.measuring is not None:
+        execution.measuring.version_tables.add(configured.table.name)
     configured.pending = history.ids(steps)
     configured.wanted = history.wanted(heads, steps) if not command.down else ()
     if command.expected is not None:
@@ -179,7 +183,8 @@ def _applied(
         execution.current, execution.statement = revision, None
         execution.began = time.monotonic()
         execution.observed.begins(revision)
-        step.migration_fn = _recorded(step.migration_fn, execution, request.migration.backend)
+        function = _measured(step, execution)
+        step.migration_fn = _recorded(function, execution, request.migration.backend)
         execution.position = f"{index}/{len(steps)} {revision}"
         if execution.began - told > TELL_S:  # what is left out here, the watch tells
             told = execution.began
@@ -200,6 +205,21 @@ def _applied(
             configured.led_apart = request.migration.backend.sessions.led_apart(
                 connection, configured.table
             )
+
+
+def _measured(step: Any, execution: Execution) -> Callable[..., Any]:
+    """Measure what a revision's own code runs, where that is asked for."""
+    function: Callable[..., Any] = step.migration_fn
+    measuring = execution.measuring
+    if measuring is None:
+        return function
+
+    @functools.wraps(function)
+    def run(**arguments: Any) -> None:
+        with measuring.measured(revision_id(step), getattr(step.revision, "path", None)):
+            function(**arguments)
+
+    return run
 
 
 def _recorded(

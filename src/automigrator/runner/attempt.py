@@ -19,7 +19,8 @@ from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
 from automigrator.runner.interruption import repair
 from automigrator.runner.leader_record import inherited
 from automigrator.runner.read_back import read_back
-from automigrator.runner.rehearsal import rehearse
+from automigrator.runner.rehearsals.deferral import cut
+from automigrator.runner.rehearsals.rehearsal import rehearse
 from automigrator.runner.state import RunState
 from automigrator.support.concurrency import in_thread
 from automigrator.support.loggers import logger_of
@@ -51,7 +52,7 @@ async def attempt(state: RunState) -> Outcome:
         if (outcome := await inherited(state)) is not None:
             await read_after(state)
             return outcome
-    told, state.plan, state.finding = state.plan, "", None
+    told, state.plan, state.finding, state.rehearsals.deferred = state.plan, "", None, ()
     state.enter("asking env.py how the database stands", "env")
     try:
         finding = await _found(state)
@@ -77,18 +78,24 @@ async def attempt(state: RunState) -> Outcome:
     state.enter("writing down that this start began")
     await count(state)
     if not prepared:
-        await rehearse(state, finding)
+        finding = await rehearse(state, finding)
+        if state.rehearsals.deferred:
+            if not finding.pending:
+                return _reached(state)
+            await show(state, finding)
         await version_skew.declare(state, finding)
         with run.acts.act("prepare"):
             await state.hooks.before_migrate(run, state.hook_told)
     if await _stamped(state, finding):
-        finding = await _found(state)
+        finding = cut(await _found(state), state.rehearsals.deferred, await session.history())
         await version_skew.declare(state, finding)
     await _along(state, finding)
     return _reached(state)
 
 
 def _reached(state: RunState) -> Outcome:
+    if state.rehearsals.deferred:
+        return "degraded"
     if state.failures or state.replaced:
         return "recovered"
     changed = state.applied or state.run.acts.done("stamp")

@@ -12,6 +12,7 @@ from automigrator.hooks.calls import GRACE_S
 from automigrator.hooks.context import Rebuild, Run
 from automigrator.printable import escaped
 from automigrator.report import Applied, TargetReport
+from automigrator.runner.rehearsals.outcome import Rehearsals
 from automigrator.runner.time_limit import RunLimit
 from automigrator.support.concurrency import in_thread
 from automigrator.target import chosen
@@ -148,10 +149,7 @@ class RunState:
         """Whether this run tried itself, so that its record is new."""
         self.rehearsal: Execution | None = None
         """What env.py did to the copy of a rehearsal that is under way, or has failed."""
-        self.rehearsed = ""
-        """The plan whose rehearsal has passed."""
-        self.rehearsed_s: float | None = None
-        """Seconds that all rehearsals took; None where there was none."""
+        self.rehearsals = Rehearsals()
         self.execution: Execution | None = None
         """What env.py did in this attempt."""
         self.debris: tuple[str, ...] = ()
@@ -314,6 +312,8 @@ class RunState:
         revision = down_to or self.target.revision
         told = self.started, done, self.server_says
         command = Command(revision, True, down, *told, expected=expected)
+        if execution is self.execution:
+            command = command._replace(deferred=self.rehearsals.deferred)
         await drive(migration, way, command, execution)
 
     def undone(self, act: Kind) -> None:
@@ -348,7 +348,7 @@ class RunState:
             elapsed_s=time.monotonic() - self.began,
             notes=tuple(run.notes),
             failed_starts=0 if reached else self.start.starts.count,
-            rehearsed_s=self.rehearsed_s,
             state="clean" if reached else self.lasting.state,
             snapshot=run.taken.place if run.taken is not None else None,
+            **self.rehearsals.told(),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from automigrator.backends.access import Access, connected
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from automigrator.backends.contract.examiner import Examiner
     from automigrator.backends.contract.lock import Hold
+    from automigrator.backends.contract.meter import Meter, Relations, Usage
     from automigrator.backends.contract.sessions import Sessions
     from automigrator.backends.contract.snapshots import Snapshot
     from automigrator.backends.contract.templates import Templates
@@ -151,6 +152,17 @@ class Backend(ABC):
         `folders`: where they may be besides the usual place. Raises RefusedError.
         """
         raise RefusedError(f"the backend of {self.name} lists no snapshots; nothing was changed")
+
+    def metering(self, place: Place) -> AbstractAsyncContextManager[Meter | None]:
+        """Context manager: measure a copy of the target while revisions run on it; None: cannot."""
+        return nullcontext()
+
+    async def usage(self, tables: Relations = None) -> Usage | None:
+        """Say how the target is used; None where nothing tells that.
+
+        `tables`: of those alone, and then with their sizes.
+        """
+        return None
 
     async def refresh(self) -> None:
         """Let the application's pool forget what a migration made stale."""

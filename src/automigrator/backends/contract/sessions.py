@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.values import VersionTable
 
 
+OURS = "automigrator_ours"
+"""The execution option of statements that are no revision's."""
+
+
 class Sessions(ABC):
     """What is asked of, and done to, the connection that a migration runs on.
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from automigrator.backends.contract.backend import Waiting, Weaker
+    from automigrator.backends.contract.meter import Meter, Relations, Usage
     from automigrator.backends.contract.sessions import Sessions
     from automigrator.backends.contract.snapshots import Snapshot
     from automigrator.backends.postgresql.doctor import ServerExaminer
@@ -199,6 +200,17 @@ class PostgreSQL(Backend):
         from automigrator.backends.postgresql.templates import ServerTemplates
 
         return ServerTemplates(self._maintenance)
+
+    def metering(self, place: Place) -> AbstractAsyncContextManager[Meter | None]:
+        from automigrator.backends.postgresql.measuring.meter import metering
+
+        return metering(self.access, place.url.database)
+
+    async def usage(self, tables: Relations = None) -> Usage | None:
+        from automigrator.backends.postgresql.measuring.usage import usage
+
+        async with self.access.shared() as connection:
+            return await usage(connection, tables)
 
     async def refresh(self) -> None:
         """Plans that asyncpg has prepared fail once a connection after a migration."""

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from automigrator.backends.contract.sessions import OURS
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.scripts import ScriptedSessions
 from automigrator.backends.postgresql.sql import (
@@ -200,7 +201,7 @@ def waiting_shortly(connection: Connection, limit_ms: Callable[[], int]) -> Call
 _LIMIT = text("""
     select pg_catalog.set_config('lock_timeout', :value, true)
     where pg_catalog.current_setting('lock_timeout') operator(pg_catalog.=) '0'
-""")
+""").execution_options(**{OURS: True})
 
 
 _MERELY = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 # what only an act needs is imported there: a start with nothing to do comes here, too
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from automigrator.backends.contract.backend import Waiting
+    from automigrator.backends.contract.meter import Meter, Relations, Usage
     from automigrator.backends.contract.snapshots import Snapshot
+    from automigrator.backends.contract.values import Place
     from automigrator.backends.sqlite.doctor import FileExaminer
     from automigrator.backends.sqlite.hold import SQLiteHold
     from automigrator.backends.sqlite.templates import FileTemplates
@@ -158,6 +160,21 @@ class SQLite(Backend):
         from automigrator.backends.sqlite.kept_copies import snapshots_of
 
         return await in_thread(partial(snapshots_of, self.file, tables, folders))
+
+    def metering(self, place: Place) -> AbstractAsyncContextManager[Meter | None]:
+        copy = connections.file_of(place.url)
+        if self.file is None or copy is None:
+            return super().metering(place)
+        from automigrator.backends.sqlite.measuring.meter import metering
+
+        return metering(self.file, copy)
+
+    async def usage(self, tables: Relations = None) -> Usage | None:
+        if self.file is None:
+            return None
+        from automigrator.backends.sqlite.measuring.meter import usage
+
+        return await in_thread(partial(usage, self.file))
 
     def examiner(self, tables: Sequence[VersionTable]) -> FileExaminer:
         from automigrator.backends.sqlite.doctor import FileExaminer

@@ -16,8 +16,12 @@ from automigrator.rehearsal import Rehearsal
 from automigrator.retention import stamp
 from automigrator.runner.diagnosis import ADVICE
 from automigrator.runner.inspection import Finding, baseline_of
+from automigrator.runner.rehearsals.deferral import LimitError, cut, defer
+from automigrator.runner.rehearsals.findings import exceeded
+from automigrator.runner.rehearsals.metering import Metering, usage_of
 from automigrator.runner.side_database import SideError, migrated, sides_of
 from automigrator.runner.state import RunState
+from automigrator.target import passwords_of
 
 
 class NoRehearsalError(RefusedError):
@@ -27,37 +31,65 @@ class NoRehearsalError(RefusedError):
     advice = ADVICE["rehearsal"]
 
 
-async def rehearse(state: RunState, finding: Finding) -> None:
+async def rehearse(state: RunState, finding: Finding) -> Finding:
     """Apply what is pending to a copy, where that is asked for and there is something to lose.
 
-    Once for the same revisions. Raises NoRehearsalError where that cannot be done, and what a
-    revision raised; then `state.rehearsal` says how far it came.
+    Once for the same revisions. Returns what is to be applied: all, or what comes before a
+    revision that is deferred. Raises NoRehearsalError where that cannot be done, LimitError where
+    the revisions cost more than is allowed, and what a revision raised; then `state.rehearsal`
+    says how far it came.
     """
     options = state.rehearse
-    if options is None or state.run.empty or state.rehearsed == state.plan:
-        return
-    began, before = time.monotonic(), state.rehearsed_s or 0.0
-    state.rehearsal = Execution()
-    pending = len(finding.pending)
-    told = state.progress.step(
-        "rehearsal-started", "rehearsal-failed", state.target, pending=pending
-    )
-    try:
-        with told as seconds, state.at(state.phase.what, "rehearsal"):
-            await _rehearsed(state, finding, options)
-    finally:
-        state.rehearsed_s = before + time.monotonic() - began
-    state.rehearsal, state.rehearsed = None, state.plan
-    state.tell("rehearsed", pending=pending, seconds=seconds())
+    if options is None or state.run.empty:
+        return finding
+    if state.rehearsals.passed != state.plan:
+        began, before = time.monotonic(), state.rehearsals.seconds or 0.0
+        state.rehearsal, state.rehearsals.measurement = Execution(), None
+        pending = len(finding.pending)
+        told = state.progress.step(
+            "rehearsal-started", "rehearsal-failed", state.target, pending=pending
+        )
+        try:
+            with told as seconds, state.at(state.phase.what, "rehearsal"):
+                await _rehearsed(state, finding, options)
+        finally:
+            state.rehearsals.seconds = before + time.monotonic() - began
+        state.rehearsal, state.rehearsals.passed = None, state.plan
+        state.tell("rehearsed", pending=pending, seconds=seconds())
+    return await _allowed(state, finding, options)
+
+
+async def _allowed(state: RunState, finding: Finding, options: Rehearsal) -> Finding:
+    """What the limits allow of a finding. Raises LimitError where they refuse all of it."""
+    measured = state.rehearsals.measurement
+    if measured is None:
+        if options.limited:
+            raise LimitError(
+                "what the revisions cost cannot be measured on this kind of database, and "
+                "Rehearsal() sets limits; nothing was changed",
+            )
+        return finding
+    over = exceeded(measured.revisions, options)
+    if over is None:
+        return finding
+    if not options.defer:
+        raise LimitError(f"{over.said}; nothing was changed")
+    defer(state, finding, over)
+    return cut(finding, state.rehearsals.deferred, await state.session.history())
 
 
 async def _rehearsed(state: RunState, finding: Finding, options: Rehearsal) -> None:
     binaries = Path(options.binaries) if options.binaries is not None else None
     how = SnapshotOptions(None, options.disconnect_others, options.copy, binaries)
     begin = partial(_begun, finding)
+    before = await usage_of(state.backend)
+    metering = Metering(state.backend, passwords_of(state.target))
     refusal = ""
     try:
-        async with migrated(state, partial(sides_of(state).copy, stamp(), how), begin):
+        copy = partial(sides_of(state).copy, stamp(), how)
+        async with migrated(state, copy, begin, metering.of):
+            measured = await metering.measurement(state.backend, before, options)
+            state.rehearsals.measurement = measured
             return
     except RefusedError as error:
         why: Exception = error
