@@ -47,7 +47,8 @@ class Executor(ABC):
     def run(self, fleet: Bringing, tenants: AsyncIterator[str]) -> AsyncIterator[TenantReport]:
         """Bring each of `tenants` to head, and yield its report as soon as it ends.
 
-        A tenant whose worker died is given to another one. Cancelled, it stops what it began.
+        A tenant whose worker died is given to another one. One that is left to others, as another
+        shard's, is reported as `not-run`, with a note. Cancelled, it stops what it began.
         Raises ConfigurationError before the first tenant, ExecutorError where no worker is left.
         """
 
