@@ -240,3 +240,39 @@ class TestSchemas:
             assert (await fleet.run()).counts == {"current": 1}
         made = ("alembic_version", "users", "posts")
         assert tables(url) == {f"{name}.{table}" for name in names for table in made}
+
+
+class TestWhatTravels:
+    """What another process is told, to bring tenants of the same fleet."""
+
+    async def test_it_names_the_fleet_and_the_files_and_no_database(
+        self, fleet_of: Callable[..., Fleet], ini: Path, folder: Path
+    ) -> None:
+        fleet = fleet_of("a", source="shop.main:fleet")
+        work = await fleet.work()
+        assert work.source == "shop.main:fleet" and str(folder) not in repr(work)
+        assert (await fleet_of("a", source="shop.main:fleet").work()) == work
+        fleets.deploy(ini, "r4", "r3")
+        later = await fleet_of("a", source="shop.main:fleet").work()
+        assert later.plan != work.plan
+        (tenant,) = [each async for each in files(folder, ini)]
+        listed = Fleet([tenant], source="shop.main:fleet")  # type: ignore[list-item]
+        assert (await listed.work()).plan == later.plan
+
+    async def test_a_fleet_that_cannot_be_found_says_so(
+        self, fleet_of: Callable[..., Fleet]
+    ) -> None:
+        with pytest.raises(ConfigurationError, match="source='package.module:attribute'"):
+            await fleet_of("a").work()
+        with pytest.raises(ConfigurationError, match="should be package.module:attribute"):
+            fleet_of("a", source="shop.main")
+
+    async def test_a_worker_brings_a_tenant_by_its_name(
+        self, fleet_of: Callable[..., Fleet], folder: Path
+    ) -> None:
+        fleet = fleet_of("a", "b")
+        assert (await fleet.bring("b")).outcome == "migrated"
+        assert heads_of(folder, "a") == set()
+        report = await fleet.bring("nobody")
+        assert report.failure is not None and report.failure["kind"] == "unreachable", report
+        assert not (folder / "nobody.db").exists()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -62,6 +63,17 @@ async def test_another_process_reads_what_was_written(control: str) -> None:
     assert (await opened(control, "another fleet")).of("a", "p1") is None
     assert await other.release("c") and not await other.release("c")
     assert {each.tenant for each in (await opened(control)).quarantined()} == {'b"; drop table'}
+
+
+async def test_what_other_files_left_is_forgotten_after_a_month(control: str) -> None:
+    ledger = await opened(control)
+    old = time.time() - 40 * 24 * 3600
+    rows = [("a", plan, "done", at, "{}") for plan, at in (("p1", old), ("p2", 0.0), ("p3", old))]
+    rows[1] = ("a", "p2", "done", time.time(), "{}")
+    await ledger.store.write([*rows, ("b", "", "quarantined", old, "{}")])
+    await ledger.prune({"p1"})
+    left = {row[:2] for row in await ledger.store.rows()}
+    assert left == {("a", "p1"), ("a", "p2"), ("b", "")}
 
 
 async def test_replicas_that_write_at_once_lose_nothing(control: str) -> None:

@@ -73,6 +73,15 @@ class TestFiles:
         assert [(each.name, each.group) for each in tenants][-1] == ("eu/c", "eu")
         assert tenants[-1].target.application_url.database == str(folder / "eu" / "c.db")
 
+    async def test_a_pattern_without_a_suffix_leaves_names_whole(
+        self, folder: Path, ini: Path
+    ) -> None:
+        fleets.with_files(folder, ["a"])
+        source = files(folder, ini, "*.d*")
+        (tenant,) = await found(source)
+        assert tenant.name == "a.db"
+        assert source.tenant("a.db").target.application_url == tenant.target.application_url
+
     async def test_links_and_files_of_ours_are_no_tenants(self, folder: Path, ini: Path) -> None:
         fleets.with_files(folder, ["a", ".automigrator-template-1"])
         os.symlink(folder / "a.db", folder / "b.db")

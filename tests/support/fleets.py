@@ -14,7 +14,7 @@ from support.alembic_projects import linear, project, revision
 from support.postgres_server import Server
 from support.starters import FORKSERVER
 
-from automigrator.fleet import Fleet, databases, files
+from automigrator.fleet import Fleet, databases, files, schemas
 from automigrator.fleet.control import store_of
 from automigrator.fleet.ledger import Ledger
 
@@ -149,3 +149,9 @@ async def add_databases(server: str, ini: Path, prefix: str) -> None:
     fleet = Fleet(databases(server, config=ini, like="%"), mode="migrate")
     for number in range(1000):
         await fleet.add(f"{prefix}{number}")
+
+
+async def run_schemas(url: str, ini: Path, control: str) -> None:
+    """Run a fleet of the schemas of a database whose names begin with t."""
+    source = schemas(url, ini, like="t%", x=["tenant={schema}"])
+    await Fleet(source, mode="migrate", control=control, concurrency=2).run()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from sqlalchemy import text
+from sqlalchemy import bindparam, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -114,6 +114,18 @@ class Control(ABC):
                 "on conflict (fleet) do update set paused = excluded.paused"
             )
             await connection.execute(text(sql), {"fleet": self.fleet, "paused": int(paused)})
+
+        await self._transacted(work)
+
+    async def prune(self, plans: Collection[str], before: float) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            sql = (
+                f"delete from {self.prefix}fleet_tenant "
+                "where fleet = :fleet and at < :before and plan not in :plans"
+            )
+            told = {"fleet": self.fleet, "before": before, "plans": list(plans)}
+            statement = text(sql).bindparams(bindparam("plans", expanding=True))
+            await connection.execute(statement, told)
 
         await self._transacted(work)
 

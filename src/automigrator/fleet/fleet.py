@@ -26,7 +26,7 @@ from automigrator.fleet.operations import POLL_S, Operations
 from automigrator.fleet.progress import Progress, quietly
 from automigrator.fleet.report import FleetError, FleetReport, TenantReport
 from automigrator.fleet.rollout import Limit, Rollout, Rules, staged
-from automigrator.fleet.tenants import Making, Refusal, Tenant, Tenants, read, settled, why_no_name
+from automigrator.fleet.tenants import Making, Tenant, Tenants, read, why_no_name
 from automigrator.migrator import Migrator
 from automigrator.runner import modes
 from automigrator.runner.signals import until_signalled
@@ -208,6 +208,7 @@ class Fleet(Operations):
                 seconds = time.monotonic() - began
                 self.report = report = FleetReport(parts, seconds, rollout.stopped)
                 await shielded(self._executor.aclose())
+            await self.ledger.prune({await self._members.plan(each.target) for each in tenants})
         if self.ledger.problem:
             self.report = report = report._replace(notes=(self.ledger.problem,))
         told = {"outcome": report.outcome, "counts": report.counts, "seconds": report.elapsed_s}
@@ -300,49 +301,13 @@ class Fleet(Operations):
                 "another process cannot find this fleet; nothing was done. Say where it is, with "
                 "Fleet(source='package.module:attribute')"
             )
-        known = self._members.known.values()
-        targets = [each.target for each in known if isinstance(each, Tenant)]
+        source = self._members.source
+        if isinstance(source, Making):
+            targets = list(source.models)
+        else:
+            targets = [each.target for each in (await self._members.read())[0]]
         plans = sorted({await self._members.plan(each) for each in targets})
         return Work(self.source, ",".join(plans), __version__)
-
-    async def add(self, tenant: str | Tenant | Target) -> TenantReport:
-        """Make a new tenant, at head, and count it in; the gate does not govern it.
-
-        `tenant`: a name, where the tenants come from `schemas`, `databases` or `files`; else its
-        target. A database is copied of a template, which is made once for each state of the files;
-        a schema, and a database whose `x` or `attributes` tell env.py of the tenant, takes as long
-        as all revisions do. What is killed leaves no tenant that seems to be at head.
-
-        Raises RefusedError where there is one already, FleetError where its revisions fail,
-        MigrationError where those of the template do, and ConfigurationError.
-        """
-        ensure_asyncio()
-        found = settled(self._named(tenant) if isinstance(tenant, str) else tenant)
-        if isinstance(found, Refusal):
-            raise ConfigurationError(f"{found.name!r} names no tenant: {found.why}")
-        self._members.add(found)
-        try:
-            if found.schema is not None:
-                report = await self._adding.schema(found, found.schema)
-            else:
-                plan = await self._members.plan(found.target)
-                report = await self._adding.database(found, plan)
-        except BaseException:
-            self._members.forget(found)
-            raise
-        self._members.note(found.name, report.outcome)
-        if not report.at_head:
-            raise FleetError(str(report), FleetReport((report,), report.seconds))
-        return report
-
-    def _named(self, name: str) -> Tenant:
-        source = self._members.source
-        if not isinstance(source, Making):
-            raise ConfigurationError(
-                "this fleet's tenants come from a list or a function, so nobody knows the target "
-                f"of {name!r}: pass a Target"
-            )
-        return source.tenant(name)
 
     def migrator_of(self, tenant: Tenant) -> Migrator:
         """The migrator of one tenant; a subclass may make another one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, Literal, Protocol, get_args
 
@@ -29,6 +29,9 @@ ANY = ""
 
 FLUSH_S, FLUSH_ROWS = 0.5, 200
 """Seconds, and number of rows, for which what a look would show again is kept back."""
+
+KEPT_S = 30 * 24 * 60 * 60.0
+"""Seconds for which entries of files that this deployment does not have are kept: others may."""
 
 _LONGEST = 4000
 """Characters of what is kept of a failure."""
@@ -89,6 +92,9 @@ class Store(Protocol):
     async def pause(self, paused: bool) -> None:
         """Pause the fleet, or let it go on."""
 
+    async def prune(self, plans: Collection[str], before: float) -> None:
+        """Delete what was written of other plans before a time."""
+
     def sharing(self) -> AbstractAsyncContextManager[None]:
         """Context manager: keep one connection for what follows."""
 
@@ -121,6 +127,10 @@ class Memory:
 
     async def pause(self, paused: bool) -> None:
         self._paused = paused
+
+    async def prune(self, plans: Collection[str], before: float) -> None:
+        rows = self._rows.items()
+        self._rows = {key: row for key, row in rows if key[1] in plans or row[3] >= before}
 
     def sharing(self) -> AbstractAsyncContextManager[None]:
         return nullcontext()
@@ -203,6 +213,13 @@ class Ledger:
                 logger.warning("%s", self.problem)
             else:
                 self.problem = ""
+
+    async def prune(self, plans: Collection[str]) -> None:
+        """Forget what was written of other files than these, and an operator's, long ago."""
+        try:
+            await self.store.prune({ANY, *plans}, time.time() - KEPT_S)
+        except Exception as error:  # noqa: BLE001 - the next run does it
+            logger.debug("old entries of the ledger stay: %s", first_line(error))
 
     async def release(self, tenant: str) -> bool:
         """End a tenant's quarantine; whether there was one."""

@@ -7,14 +7,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
+from automigrator.errors import ConfigurationError
+from automigrator.fleet.adding import Adding
 from automigrator.fleet.control import Control
 from automigrator.fleet.ledger import Ledger
 from automigrator.fleet.looks import Looks, at_head
 from automigrator.fleet.members import Apart, Members
 from automigrator.fleet.progress import Progress
+from automigrator.fleet.report import FleetError, FleetReport, TenantReport
 from automigrator.fleet.rollout import Rollout, Rules
 from automigrator.fleet.status import FleetPlan, FleetStatus, LedgerStatus
-from automigrator.fleet.tenants import Tenant
+from automigrator.fleet.tenants import Making, Refusal, Tenant, settled
+from automigrator.support.concurrency import ensure_asyncio
 from automigrator.target import Ahead, Target
 
 if TYPE_CHECKING:
@@ -34,6 +38,7 @@ class Operations:
     ahead: Ahead
     ledger: Ledger
     progress: Progress
+    _adding: Adding
     _apart: Apart
     _members: Members
     _rollout: Rollout | None
@@ -156,6 +161,45 @@ class Operations:
                         async with asyncio.timeout(POLL_S):
                             await self._members.until_changed()
         return self.ready(name)
+
+    async def add(self, tenant: str | Tenant | Target) -> TenantReport:
+        """Make a new tenant, at head, and count it in; the gate does not govern it.
+
+        `tenant`: a name, where the tenants come from `schemas`, `databases` or `files`; else its
+        target. A database is copied of a template, which is made once for each state of the files;
+        a schema, and a database whose `x` or `attributes` tell env.py of the tenant, takes as long
+        as all revisions do. What is killed leaves no tenant that seems to be at head.
+
+        Raises RefusedError where there is one already, FleetError where its revisions fail,
+        MigrationError where those of the template do, and ConfigurationError.
+        """
+        ensure_asyncio()
+        found = settled(self._named(tenant) if isinstance(tenant, str) else tenant)
+        if isinstance(found, Refusal):
+            raise ConfigurationError(f"{found.name!r} names no tenant: {found.why}")
+        self._members.add(found)
+        try:
+            if found.schema is not None:
+                report = await self._adding.schema(found, found.schema)
+            else:
+                plan = await self._members.plan(found.target)
+                report = await self._adding.database(found, plan)
+        except BaseException:
+            self._members.forget(found)
+            raise
+        self._members.note(found.name, report.outcome)
+        if not report.at_head:
+            raise FleetError(str(report), FleetReport((report,), report.seconds))
+        return report
+
+    def _named(self, name: str) -> Tenant:
+        source = self._members.source
+        if not isinstance(source, Making):
+            raise ConfigurationError(
+                "this fleet's tenants come from a list or a function, so nobody knows the target "
+                f"of {name!r}: pass a Target"
+            )
+        return source.tenant(name)
 
     def targets(self) -> list[Target]:
         """The targets of the tenants that are known, and that of the ledger."""

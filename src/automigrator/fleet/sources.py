@@ -84,6 +84,7 @@ class Schemas:
         self, target: Target, query: str, group: Group, options: Mapping[str, Any]
     ) -> None:
         self._target, self._query, self._group, self._options = target, query, group, options
+        self.models = (target,)
         _ensure_postgresql(target, "schemas")
 
     async def __aiter__(self) -> AsyncIterator[Found]:
@@ -142,6 +143,7 @@ class Databases:
         self, servers: Sequence[Target], query: str, group: Group, options: Mapping[str, Any]
     ) -> None:
         self._servers, self._query, self._group, self._options = servers, query, group, options
+        self.models = servers
         for each in servers:
             _ensure_postgresql(each, "databases")
 
@@ -192,9 +194,9 @@ def files(
 
     `folder`: where they are. `config`: as of `Target`. `pattern`: of their names, as of
     `Path.glob`; `**/*.db` also finds those of folders within. A tenant is named by its path within
-    the folder, without the suffix. `group`: the tenants' group, or a function of that name.
-    `options`: of `Target`; in their texts `{file}` stands for the file's path. Links are not
-    followed. Raises ConfigurationError.
+    the folder, without the suffix that the pattern says. `group`: the tenants' group, or a function
+    of that name. `options`: of `Target`; in their texts `{file}` stands for the file's path. Links
+    are not followed. Raises ConfigurationError.
     """
     options = {"create": False, **options}
     target = Target(URL.create(driver, database="absent"), config, **options)
@@ -210,6 +212,7 @@ class Files:
         self, folder: Path, target: Target, pattern: str, group: Group, options: Mapping[str, Any]
     ) -> None:
         self.folder, self._target, self._pattern = folder, target, pattern
+        self.models = (target,)
         self._group, self._options = group, options
         self._suffix = Path(pattern).suffix if "*" not in Path(pattern).suffix else ""
 
@@ -242,7 +245,7 @@ class Files:
         return tenant
 
     def _tenant(self, path: Path) -> Found:
-        name = path.relative_to(self.folder).as_posix().removesuffix(path.suffix)
+        name = path.relative_to(self.folder).as_posix().removesuffix(self._suffix)
         if why := why_no_name(name):
             return _refused(name, why)
         fields = _named(self._options, "{file}", str(path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from automigrator.errors import AutomigratorError, ConfigurationError
@@ -77,7 +77,12 @@ class Source(Protocol):
 
 @runtime_checkable
 class Making(Protocol):
-    """A source that knows the tenant of a name, also of one that is not there yet."""
+    """A source that knows the tenant of a name, also of one that is not there yet.
+
+    `models`: targets that have the files of all its tenants.
+    """
+
+    models: Sequence[Target]
 
     def tenant(self, name: str) -> Tenant:
         """The tenant of that name. Raises ConfigurationError for a name that none can have."""
