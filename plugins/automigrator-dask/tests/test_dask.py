@@ -18,11 +18,16 @@ from distributed.security import Security
 from support.dask_cluster import cluster
 
 from automigrator.errors import ConfigurationError, ExecutorError
+from automigrator.fleet.executors.registry import load
 from automigrator.testing.databases import CANARY
 from automigrator.testing.executors.harness import ExecutorCase, Fed
 from automigrator.testing.executors.losses import thaw
 
 TLS = {"tls_ca_file": "ca.pem", "tls_client_cert": "cert.pem", "tls_client_key": "key.pem"}
+
+
+def test_it_is_found_by_its_name() -> None:
+    assert isinstance(load(("dask", {"cluster": "tcp://127.0.0.1:8786"})), DaskExecutor)
 
 
 class TestAddresses:

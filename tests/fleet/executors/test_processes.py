@@ -89,13 +89,13 @@ class TestRandomKills(ExecutorCase):
         seed = int(os.environ.get("AUTOMIGRATOR_SEED") or random.randrange(2**32))
         print(f"AUTOMIGRATOR_SEED={seed}")
         chance = random.Random(seed)
-        names = [f"tenant{number}" for number in range(40)]
+        names = [f"tenant{number}" for number in range(60)]
         kills = 0
 
         async def kill() -> None:
             nonlocal kills
             while kills < 30:
-                await asyncio.sleep(chance.uniform(0, 2))
+                await asyncio.sleep(chance.uniform(0.5, 5))
                 begun = {worker for _, worker in self.tenants.under_way()} - killed
                 if begun:
                     worker = chance.choice(sorted(begun))

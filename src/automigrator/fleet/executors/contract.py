@@ -56,7 +56,10 @@ class Executor(ABC):
         """
 
     def takes(self, tenant: str) -> bool:
-        """Whether this run brings the tenant; others are somebody else's, and get no report."""
+        """Whether this run brings the tenant; others are somebody else's, and get no report.
+
+        Whoever feeds tenants asks first, and waits for no report of those that it does not take.
+        """
         return True
 
     @property

@@ -17,8 +17,9 @@ from automigrator.errors import AutomigratorError
 from automigrator.fleet.executors.agreement import agree, found, work_of
 from automigrator.fleet.executors.contract import Bringing, Work
 from automigrator.fleet.executors.outcomes import brought, written
-from automigrator.support.concurrency import background, shielded, started
+from automigrator.support.concurrency import background, error_of, shielded, started
 from automigrator.support.json_object import LIMIT
+from automigrator.support.redaction import said
 
 
 def main(descriptor: int) -> None:
@@ -94,8 +95,8 @@ async def _set(stop: asyncio.Event) -> None:
 
 def _ended(task: asyncio.Future[Any], stop: asyncio.Event) -> None:
     """A tenant that ended without a report ends the worker: the parent gives it to another one."""
-    if not task.cancelled() and task.exception() is not None:
-        print(f"automigrator: a worker stops: {task.exception()!r}", file=sys.stderr)
+    if (error := error_of(task)) is not None:
+        print(f"automigrator: a worker stops: {said(error, ())}", file=sys.stderr)
         stop.set()
 
 

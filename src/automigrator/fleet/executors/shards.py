@@ -48,26 +48,26 @@ class Shards(Executor):
             )
         self.inner = inner
         self.tasks = at_least_one("tasks", tasks)
-        self.left_out = 0
-        """Tenants of the last run that belong to other shards."""
+        self._others: set[str] = set()
 
     def takes(self, tenant: str) -> bool:
-        """Whether the tenant belongs to this shard."""
-        return shard_of(tenant, self.count) == self.index
+        """Whether the tenant belongs to this shard; those of others are counted."""
+        ours = shard_of(tenant, self.count) == self.index
+        if not ours:
+            self._others.add(tenant)
+        return ours
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Which shard it was, and how many tenants were left to others."""
-        return (
-            f"shard {self.index} of {self.count} (0 to {self.count - 1}): {self.left_out} tenants "
-            "belong to other shards and are not in this report",
-        )
+        which = f"shard {self.index} of {self.count} (0 to {self.count - 1})"
+        others = len(self._others)
+        return (f"{which}: {others} tenants belong to other shards and are not in this report",)
 
     async def run(
         self, fleet: Bringing, tenants: AsyncIterator[str]
     ) -> AsyncGenerator[TenantReport]:
         """Bring each of `tenants` that belongs to this shard."""
-        self.left_out = 0
         ours = self._ours(tenants)
         if self.inner is not None:
             work = self.inner.run(fleet, ours)
@@ -81,8 +81,6 @@ class Shards(Executor):
         async for tenant in tenants:
             if self.takes(tenant):
                 yield tenant
-            else:
-                self.left_out += 1
 
 
 def shard_of(tenant: str, count: int) -> int:
