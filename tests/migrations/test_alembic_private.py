@@ -9,7 +9,7 @@ import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import Column, Integer, column, create_engine, table
 
 from automigrator.migrations import alembic_private
 from automigrator.migrations.history import revision_id
@@ -48,3 +48,20 @@ def test_the_operations_of_a_failed_revision_are_removed() -> None:
         alembic_private.remove_operations_proxy()  # there may be none
     engine.dispose()
     assert vars(alembic.op)["_proxy"] is None
+
+
+def test_offline_statements_are_written_as_online_mode_sends_them() -> None:
+    written: list[str] = []
+    context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True})
+    alembic_private.written_by(context, written.append)
+    operations = Operations(context)
+
+    operations.execute("select '\t'")
+    operations.create_table("t", Column("id", Integer, primary_key=True))
+    operations.bulk_insert(table("t", column("id", Integer)), [{"id": 1}])
+
+    assert written == [
+        "select '\t'",
+        "\nCREATE TABLE t (\n\tid SERIAL NOT NULL, \n\tPRIMARY KEY (id)\n)\n\n",
+        "INSERT INTO t (id) VALUES (1)",
+    ]
