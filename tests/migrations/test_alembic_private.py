@@ -17,7 +17,7 @@ from alembic.operations import MigrateOperation, Operations
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from alembic.util.langhelpers import ModuleClsProxy
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Column, Connection, Integer, column, create_engine, table
 
 from automigrator.migrations import alembic_private, proxy_trial
 from automigrator.migrations.history import revision_id
@@ -156,3 +156,20 @@ def test_the_trial_says_whether_runs_are_kept_apart(
         assert not proxy_trial.proxies_are_apart()
     (record,) = caplog.records
     assert "this release of Alembic cannot serve several" in record.getMessage()
+
+
+def test_offline_statements_are_written_as_online_mode_sends_them() -> None:
+    written: list[str] = []
+    context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True})
+    alembic_private.written_by(context, written.append)
+    operations = Operations(context)
+
+    operations.execute("select '\t'")
+    operations.create_table("t", Column("id", Integer, primary_key=True))
+    operations.bulk_insert(table("t", column("id", Integer)), [{"id": 1}])
+
+    assert written == [
+        "select '\t'",
+        "\nCREATE TABLE t (\n\tid SERIAL NOT NULL, \n\tPRIMARY KEY (id)\n)\n\n",
+        "INSERT INTO t (id) VALUES (1)",
+    ]
