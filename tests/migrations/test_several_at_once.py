@@ -21,8 +21,8 @@ from alembic.util.langhelpers import ModuleClsProxy
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.ext.asyncio import create_async_engine
 from support.alembic_projects import heads, tables
-from support.process_state import unchanged_process
 from support.interleaved_tenants import R1, Tenants, Turnstile, turnstile
+from support.process_state import unchanged_process
 
 from automigrator import MigrationError, Migrator, Report
 from automigrator.migrations import alembic_private, proxy_trial
