@@ -13,7 +13,7 @@ import nox
 
 GROUPS = nox.project.load_toml("pyproject.toml")
 PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
-BENCHMARKS = ["gate", "nothing_to_do", "recovery", "applying", "stalls"]
+BENCHMARKS = ["gate", "nothing_to_do", "recovery", "applying", "fleet", "stalls"]
 NEWER = [
     *("--numprocesses=2", "-k", "not postgres and (not as_plain or autocommit or beside_it)"),
     *("tests/hooks/test_calls.py", "tests/support_package/test_concurrency.py"),
