@@ -18,6 +18,7 @@ PACKAGE = "automigrator"
 TIERS = (
     {"__init__", "testing", "cli", "asgi"},
     {"prometheus", "fleet"},
+    {"cohort"},
     {"migrator"},
     {"runner"},
     {"hooks", "migrations"},

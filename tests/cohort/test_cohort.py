@@ -344,7 +344,7 @@ class TestLock:
 
         class Holding:
             @hookimpl
-            async def after_migrate(self, run: Run, report: TargetReport) -> None:
+            async def before_migrate(self, run: Run) -> None:
                 held.set()
                 await done.wait()
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 from automigrator.errors import ConfigurationError
 from automigrator.fleet.executors.contract import Bringing, Executor
@@ -19,8 +19,6 @@ from automigrator.support.concurrency import background
 
 CANARY, REST, ALL = "canary", "the rest", "*"
 """The names of the first and the last group; `*` in `max_failures` means all tenants."""
-
-Reports = AsyncGenerator[TenantReport, None]
 
 Limit = int | float
 """How many tenants may fail: a number, or a share between 0 and 1."""
@@ -166,7 +164,7 @@ class Rollout:
         async with (
             background(self._progress.telling()),
             aclosing(self._fed()) as names,
-            aclosing(cast("Reports", executor.run(fleet, names))) as reports,
+            aclosing(executor.run(fleet, names)) as reports,
         ):
             async for report in reports:
                 await self._report(report)

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from automigrator.backends.contract.meter import Look, Meter, Watched
 from automigrator.backends.contract.sessions import OURS, in_autocommit
 from automigrator.measurement import LockHeld, RevisionMeasured, StatementMeasured, Waits
-from automigrator.migrations.process import replaced
+from automigrator.migrations.runs.inside import replaced
 from automigrator.support.redaction import STATEMENT_LIMIT
 from automigrator.support.secrets import scrubbed
 

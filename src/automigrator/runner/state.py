@@ -254,10 +254,9 @@ class RunState:
 
     def attempt_started(self, pending: int) -> None:
         """Tell that the pending revisions are about to run."""
-        if self._attempt_began is not None:
-            return
-        self._attempt_began = time.monotonic()
-        self.tell("attempt-started", attempt=self.run.attempt, pending=pending)
+        if self._attempt_began is None:
+            self._attempt_began = time.monotonic()
+            self.tell("attempt-started", attempt=self.run.attempt, pending=pending)
 
     def attempt_finished(self, outcome: Literal["applied", "failed", "cancelled"]) -> None:
         """Tell how the attempt ended, if one was begun."""
@@ -308,10 +307,9 @@ class RunState:
         from automigrator.migrations.drive import drive
         from automigrator.migrations.execution import Command
 
-        down = down_to is not None
-        revision = down_to or self.target.revision
-        told = self.started, done, self.server_says
-        command = Command(revision, True, down, *told, expected=expected)
+        down, revision = down_to is not None, down_to or self.target.revision
+        told = self.started, done, self.server_says, None, expected
+        command = Command(revision, True, down, *told)
         if execution is self.execution:
             command = command._replace(deferred=self.rehearsals.deferred)
         await drive(migration, way, command, execution)

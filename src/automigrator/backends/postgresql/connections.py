@@ -88,11 +88,10 @@ def sharing(connection: Connection, key: int) -> Callable[[], None]:
 
 def _asked(connection: Connection, query: str) -> tuple[Any, ...]:
     """Read one row, and leave the connection outside a transaction where it was."""
-    outside = not connection.in_transaction()
-    row = tuple(connection.execute(text(query)).one())
+    outside, row = not connection.in_transaction(), connection.execute(text(query)).one()
     if outside:
         connection.rollback()
-    return row
+    return tuple(row)
 
 
 def _set(connection: Connection, name: str, value: str, before: str) -> Callable[[], None]:
@@ -109,10 +108,9 @@ def _undoing(connection: Connection, name: str, before: str) -> Callable[[], Non
 
     def undo() -> None:
         with contextlib.suppress(SQLAlchemyError):
-            if connection.closed or connection.invalidated:
+            ends = isinstance(connection.engine.pool, NullPool)  # and its session with it
+            if ends or connection.closed or connection.invalidated:
                 return
-            if isinstance(connection.engine.pool, NullPool):
-                return  # its session ends now
             if connection.in_transaction():
                 connection.rollback()
             connection.connection.rollback()  # a COMMIT that a listener refused leaves it open

@@ -74,12 +74,16 @@ _FILLED = """,
                    select from pg_attribute a
                    where a.attrelid = c.oid and a.attnum = 1 and a.attname = 'version_num'
                ) as is_history
-        from pg_class c join pg_namespace n on n.oid = c.relnamespace cross join ours
-        where c.relkind in ('r', 'p')
-          and (n.nspname = ours.schemas[1] or n.nspname in (select schema from own))
-          and not exists (select from asked where asked.oid = c.oid)
-          and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass
-                          and d.objid = c.oid and d.deptype = 'e')),
+        from (select schemas[1] from ours union select schema from own) as looked (schema)
+        join pg_namespace n on n.nspname = looked.schema
+        -- by an index, which pg_class has not: a database may have many more schemas
+        cross join lateral (
+            select r.oid, r.relnatts from pg_depend d join pg_class r on r.oid = d.objid
+            where d.refclassid = 'pg_namespace'::regclass and d.refobjid = n.oid
+              and d.classid = 'pg_class'::regclass and r.relkind in ('r', 'p') offset 0) as c
+        where not exists (select from asked where asked.oid = c.oid)
+          and (select count(*) from pg_depend d where d.classid = 'pg_class'::regclass
+               and d.objid = c.oid and d.deptype = 'e') = 0),
     filled as (
         select exists (select from tables where schema in (select schema from own))
         -- an explicit schema for the version table alone: the tables are where they usually are

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -13,6 +13,7 @@ from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.digests import USERS
 from automigrator.backends.postgresql.errors import listed
 from automigrator.backends.postgresql.names import OPEN, OURS_HERE, SCHEMA_OF_OURS, among
+from automigrator.backends.postgresql.notes import Note
 from automigrator.backends.postgresql.sql import (
     PATH,
     application_path,
@@ -255,9 +256,10 @@ async def any_claim(connection: AsyncConnection, keys: Sequence[int]) -> bool:
             or exists (select from pg_namespace n where n.nspname = '{SCHEMA_OF_OURS}' and (
                 n.nspowner not in {OURS_HERE} or exists (
                     select from pg_type t where t.typnamespace = n.oid
-                    and right(t.typname, 17) = any(cast(:ends as text[])))))
+                    and t.typname = any(cast(:names as name[])))))
     """
-    ((found,),) = await rows_of(connection, query, ends=[*map(ending_of, keys)])
+    names = [f"{kind}{ending_of(key)}" for kind in get_args(Note) for key in keys]
+    ((found,),) = await rows_of(connection, query, names=names)
     return bool(found)
 
 

@@ -19,7 +19,7 @@ from automigrator.fleet.replay.course import Course, followed
 from automigrator.fleet.replay.plan import UnsafeError
 from automigrator.migrations.execution import Execution
 from automigrator.migrations.probe import probe
-from automigrator.migrations.process import inside_env
+from automigrator.migrations.runs.inside import inside_env
 from automigrator.retention import stamp
 from automigrator.runner.side_database import SideError, migrated, sides_of
 from automigrator.runner.state import RunState
