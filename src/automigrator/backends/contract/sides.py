@@ -89,11 +89,12 @@ class Sides(ABC):
 
     @abstractmethod
     def copy(
-        self, stamp: str, options: SnapshotOptions = DEFAULT
+        self, stamp: str, options: SnapshotOptions = DEFAULT, *, schemas: tuple[str, ...] = ()
     ) -> AbstractAsyncContextManager[Side]:
         """Context manager: a copy of the target as of one moment, removed at exit.
 
-        Others may go on writing to the target. A copy never takes the target's place.
+        Others may go on writing to the target. A copy never takes the target's place. `schemas`:
+        those that it holds, where others live in the same database; default: all of it.
         """
 
     @abstractmethod

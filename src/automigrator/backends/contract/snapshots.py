@@ -25,14 +25,12 @@ class SnapshotOptions(Frozen):
     `folder`: where files go; default: the backend's choice. `disconnect_others`: end sessions
     that stand in the way; default False. `how`: `"auto"` (default), `"template"` or `"dump"`.
     `binaries`: the folder of the database's client programs; default: the PATH.
-    `schemas`: what a side holds, where others live in the same database; default: all of it.
     """
 
     folder: Path | None = None
     disconnect_others: bool = False
     how: Copying = "auto"
     binaries: Path | None = None
-    schemas: tuple[str, ...] = ()
 
 
 DEFAULT = SnapshotOptions()

@@ -81,12 +81,17 @@ async def _fresh(access: ExclusiveAccess, name: str, _: Stoppable) -> None:
 
 
 async def _copied(
-    access: ExclusiveAccess, name: str, stoppable: Stoppable, options: SnapshotOptions
+    access: ExclusiveAccess,
+    name: str,
+    stoppable: Stoppable,
+    options: SnapshotOptions,
+    schemas: tuple[str, ...],
 ) -> None:
     """Copy the target: by template where nobody else is connected, else through a dump.
 
-    A dump disturbs nobody who reads or writes rows. Raises RefusedError with the reasons; nobody
-    was disconnected then, unless the options say so.
+    `schemas`: those that are copied, through a dump; none stands for all. A dump disturbs nobody
+    who reads or writes rows. Raises RefusedError with the reasons; nobody was disconnected then,
+    unless the options say so.
     """
     live, others = access.live, options.disconnect_others
 
@@ -101,14 +106,14 @@ async def _copied(
             await begin_reading(connection)  # one state of the database, which pg_dump shares
             ((snapshot,),) = await rows_of(connection, "select pg_export_snapshot()")
             await ensure_no_strange_code(connection, f"copy database {live!r}")
-            chosen = [f"--schema={quoted_name(each)}" for each in options.schemas]
+            chosen = [f"--schema={quoted_name(each)}" for each in schemas]
             await stoppable(_piped(access, clients, name, f"--snapshot={snapshot}", *chosen))
             await end_reading(connection)
         return "pg_dump"
 
     await access.ensure_may_create(name)
     failed = f"database {live!r} cannot be copied"
-    how_to: Copying = "dump" if options.schemas else options.how
+    how_to: Copying = "dump" if schemas else options.how
     how = await by_template_or_dump(how_to, by_template, by_dump, failed)
     logger.info("database %r was copied by %s to %r", live, how, name)
 
@@ -152,9 +157,9 @@ class ServerSides(Sides):
         return _beside(self._access("rebuild"), stamp, _fresh)
 
     def copy(
-        self, stamp: str, options: SnapshotOptions = DEFAULT
+        self, stamp: str, options: SnapshotOptions = DEFAULT, *, schemas: tuple[str, ...] = ()
     ) -> AbstractAsyncContextManager[Side]:
-        make = partial(_copied, options=options)
+        make = partial(_copied, options=options, schemas=schemas)
         return _beside(self._access("copy"), stamp, make, prepared=True)
 
     async def ensure_replaceable(

@@ -65,7 +65,7 @@ class FileSides(Sides):
         return self._beside(stamp, fresh, prepared=False)
 
     def copy(
-        self, stamp: str, options: SnapshotOptions = DEFAULT
+        self, stamp: str, options: SnapshotOptions = DEFAULT, *, schemas: tuple[str, ...] = ()
     ) -> AbstractAsyncContextManager[Side]:
         # a listener may need what a fresh database does not have yet
         make = partial(copied, check_room=self._access.check_room)

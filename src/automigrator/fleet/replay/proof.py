@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine, event
 
 from automigrator.backends.contract.sides import Contents, Side
-from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.contract.values import Place
 from automigrator.errors import RefusedError
 from automigrator.fleet.replay.course import Course, followed
@@ -108,8 +107,8 @@ async def prove(state: RunState, course: Course, tenant: str | None) -> None:
 @asynccontextmanager
 async def _opened(state: RunState, tenant: str | None) -> AsyncIterator[Side]:
     """Context manager: a copy of the tenant, of its schema alone where it shares a database."""
-    options = SnapshotOptions(schemas=() if tenant is None else (tenant,))
-    async with sides_of(state).copy(stamp(), options) as side:
+    schemas = () if tenant is None else (tenant,)
+    async with sides_of(state).copy(stamp(), schemas=schemas) as side:
         yield side
 
 
