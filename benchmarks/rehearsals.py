@@ -358,8 +358,8 @@ def verdict(trials: list[Trial]) -> list[str]:
     lines = [
         f"- Lock modes right: {len(names) - len(wrong)} of {len(names)} revisions.",
         f"- Times within a factor of two, or {FLOOR_S * 1000:.0f} ms: {right} of {len(trials)} "
-        f"({right / len(trials):.0%}). Where somebody waited for {DANGEROUS_S:g} s or more, within a "
-        f"factor of two whatever the difference: {strictly} of {len(dangerous)}.",
+        f"({right / len(trials):.0%}). Where somebody waited for {DANGEROUS_S:g} s or more, within "
+        f"a factor of two whatever the difference: {strictly} of {len(dangerous)}.",
         f"- Dangerous, as somebody waited for {DANGEROUS_S:g} s or more: {len(dangerous)} of "
         f"{len(trials)}; called safe: {len(missed)}. Not dangerous: {len(safe)}; warned of: "
         f"{len(alarms)}.",

@@ -152,6 +152,16 @@ class Measurement(_Record):
         """The gravest of the findings; None where there is none."""
         return max((each.level for each in self.findings), key=LEVELS.index, default=None)
 
+    @property
+    def summary(self) -> str:
+        """What a person should know of it at a start: the sums, and the grave findings."""
+        if not self.revisions:
+            return "nothing ran"
+        last = self.revisions[-1]
+        grave = [each for each in self.findings if each.level != "note"]
+        told = f"revisions took {last.seconds:.3f} s, others would wait for {last.block_s:.3f} s"
+        return joined([f"{told} at most", *(line for e in grave for line in str(e).splitlines())])
+
     def __str__(self) -> str:
         lines = []
         for each in self.revisions:

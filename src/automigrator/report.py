@@ -96,7 +96,7 @@ class TargetReport(Frozen):
         if self.rehearsed_s is not None:
             lines.append(f"  rehearsed on a copy in {self.rehearsed_s:.2f} s")
         if self.rehearsal is not None:
-            told = str(self.rehearsal).splitlines()
+            told = self.rehearsal.summary.splitlines()
             lines += [f"  on the copy: {line}" for line in told]
         lines += [f"  applied {a.revision} in {a.seconds:.3f} s" for a in self.applied]
         lines += [f"  reverted {a.revision} in {a.seconds:.3f} s" for a in self.reverted]

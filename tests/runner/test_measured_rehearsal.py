@@ -134,10 +134,27 @@ async def test_a_lock_is_held_until_the_end_of_its_transaction(served: Applicati
         'op.execute("SELECT pg_sleep(0.3)")',
     )
     ((added, slept),) = (each.statements for each in measurement.revisions)
+    assert "others would wait for" in measurement.summary
+    assert "warning blocks-reads in r2" in measurement.summary
     (lock,) = added.locks
     assert lock.held_s > max(0.3, added.seconds) and slept.locks == ()
     assert measurement.revisions[0].block_s == lock.held_s
     assert finding(measurement).level == "warning"
+
+
+async def test_a_commit_that_a_revision_sends_itself_releases_its_locks(
+    served: Application,
+) -> None:
+    measurement = await measured(
+        served,
+        "op.execute(\"UPDATE notes SET text = 'x'\")",
+        'op.execute("COMMIT")',
+        "import time; time.sleep(0.5)",
+        'op.execute("SELECT 1")',
+    )
+    (revision,) = measurement.revisions
+    (lock,) = revision.statements[0].locks
+    assert lock.blocks == ("rows",) and lock.held_s < revision.seconds - 0.4
 
 
 async def test_a_rewritten_table_and_a_scanned_one_are_told(served: Application) -> None:
