@@ -65,12 +65,16 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     asked = [name for name in names if config.getoption(f"automigrator_{name}")]
     if not asked:
         return None
+    from automigrator import AutomigratorError
     from pytest_automigrator import commands
+    from pytest_automigrator.cache import CacheError
 
     config._do_configure()
     try:
         for name in asked:
             getattr(commands, name)(read(config), print)
+    except (AutomigratorError, CacheError, OSError) as error:
+        raise pytest.UsageError(str(error)) from None
     finally:
         config._ensure_unconfigure()
     return 0
