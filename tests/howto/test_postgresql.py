@@ -133,7 +133,7 @@ async def test_a_dump_needs_no_right_to_create_databases(shop: Shop, folder: Pat
 @PAGE.plays("PgBouncer")
 @pytest.mark.skipif(BINARY is None, reason="pgbouncer is not installed")
 @pytest.mark.parametrize("mode", ["transaction", "session"])
-@pytest.mark.long("session")
+@pytest.mark.long
 async def test_a_pool_for_the_application_and_a_direct_url_for_migrations(
     section: Section,
     mode: str,
