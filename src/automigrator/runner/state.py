@@ -309,10 +309,8 @@ class RunState:
 
         down, revision = down_to is not None, down_to or self.target.revision
         told = self.started, done, self.server_says, None, expected
-        command = Command(revision, True, down, *told)
-        if execution is self.execution:
-            command = command._replace(deferred=self.rehearsals.deferred)
-        await drive(migration, way, command, execution)
+        deferred = self.rehearsals.deferred if execution is self.execution else ()
+        await drive(migration, way, Command(revision, True, down, *told, deferred), execution)
 
     def undone(self, act: Kind) -> None:
         """Forget what attempts left: the database is as it was before them, or a fresh one."""
