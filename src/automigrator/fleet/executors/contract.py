@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 from automigrator.fleet.report import TenantReport
@@ -33,24 +33,39 @@ class Bringing(Protocol):
         """Bring one tenant to head in this process; a failure is a report, never an error."""
 
     async def work(self) -> Work:
-        """Say what another process needs. Raises ConfigurationError where it cannot be found."""
+        """Say what another process needs. Raises ConfigurationError where it cannot be found.
+
+        In a worker it is asked as well, and the two are compared.
+        """
 
 
 class Executor(ABC):
     """Brings tenants to head. At least once: the lock of each tenant sees that it happens once.
 
     An executor holds no more tenants at a time than it can work on: `tenants` is asked for the next
-    one when there is room, and the rollout lets it wait, or end, there.
+    one when there is room, and the rollout lets it wait, or end, there. It may run again.
     """
 
     @abstractmethod
-    def run(self, fleet: Bringing, tenants: AsyncIterator[str]) -> AsyncIterator[TenantReport]:
-        """Bring each of `tenants` to head, and yield its report as soon as it ends.
+    def run(self, fleet: Bringing, tenants: AsyncIterator[str]) -> AsyncGenerator[TenantReport]:
+        """Bring each of `tenants` that it `takes`, and yield its report, once, as soon as it ends.
 
-        A tenant whose worker died is given to another one. One that is left to others, as another
-        shard's, is reported as `not-run`, with a note. Cancelled, it stops what it began.
-        Raises ConfigurationError before the first tenant, ExecutorError where no worker is left.
+        A tenant whose worker died is given to another one. Cancelled or closed, it stops what it
+        began: use `contextlib.aclosing`. Raises ConfigurationError before the first tenant,
+        ExecutorError where no worker is left.
         """
 
+    def takes(self, tenant: str) -> bool:
+        """Whether this run brings the tenant; others are somebody else's, and get no report.
+
+        Whoever feeds tenants asks first, and waits for no report of those that it does not take.
+        """
+        return True
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the last run besides its reports, a sentence each."""
+        return ()
+
     async def aclose(self) -> None:
-        """Stop the workers, if there are any."""
+        """End what it keeps from one run to the next; those of the core keep nothing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from automigrator.errors import ConfigurationError
 from automigrator.fleet.executors.contract import Bringing, Executor
@@ -23,7 +23,7 @@ class Local(Executor):
 
     async def run(
         self, fleet: Bringing, tenants: AsyncIterator[str]
-    ) -> AsyncIterator[TenantReport]:
+    ) -> AsyncGenerator[TenantReport]:
         """See `Executor`."""
         reports: asyncio.Queue[TenantReport | None] = asyncio.Queue()
         turn = asyncio.Lock()
