@@ -7,9 +7,10 @@ AutomigratorError
  ├─ FollowTimeoutError        mode "wait" ran out of time
  ├─ RefusedError              an act was refused before anything changed
  ├─ StoppedError              SIGTERM or SIGINT arrived while a run was under way
- ├─ MigrationError            a target could not be brought to its revision
- ├─ fleet.SourceError         the tenants of a fleet cannot be read
- └─ fleet.FleetError          more tenants of a fleet failed than may
+ └─ MigrationError            a target could not be brought to its revision
+
+`automigrator.fleet` adds SourceError, where tenants cannot be read, and FleetError, where more of
+them failed than may.
 """
 
 from __future__ import annotations
