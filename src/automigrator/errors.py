@@ -8,9 +8,10 @@ AutomigratorError
  ├─ RefusedError              an act was refused before anything changed
  ├─ StoppedError              SIGTERM or SIGINT arrived while a run was under way
  ├─ MigrationError            a target could not be brought to its revision
- ├─ ExecutorError             no worker is left to migrate a fleet's tenants
- ├─ fleet.SourceError         the tenants of a fleet cannot be read
- └─ fleet.FleetError          more tenants of a fleet failed than may
+ └─ ExecutorError             no worker is left to migrate a fleet's tenants
+
+`automigrator.fleet` adds SourceError, where tenants cannot be read, and FleetError, where more of
+them failed than may.
 """
 
 from __future__ import annotations

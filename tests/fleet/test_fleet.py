@@ -16,6 +16,7 @@ from support.fleets import outcomes
 
 from automigrator import ConfigurationError, Decision, Migrator, PendingError, hookimpl
 from automigrator.fleet import Fleet, FleetError, files, schemas
+from automigrator.fleet.executors.local import Local
 from automigrator.fleet.fleet import MigratorOptions
 
 
@@ -121,6 +122,35 @@ async def test_too_many_failures_raise_with_the_report(
         await fleet.run()
     assert outcomes(caught.value.report) == {"a": "failed", "b": "not-run", "c": "not-run"}
     assert fleet.report is caught.value.report and heads_of(folder, "b") == set()
+
+
+async def test_a_rollout_that_a_canary_ended_stays_so_and_those_at_head_are_served(
+    fleet_of: Callable[..., Fleet], folder: Path, control: str, ini: Path
+) -> None:
+    await fleet_of("done").run()
+    fleets.spoil(with_one(folder, "a"))
+    for _ in range(3):  # starts of the service
+        fleet = fleet_of("b", "c", canary=1, control=control)
+        with pytest.raises(FleetError, match="group 'canary' failed"):
+            await fleet.run()
+        assert heads_of(folder, "b") == heads_of(folder, "c") == set()
+        assert fleet.ready("done") and not fleet.ready("b")
+    fleets.mend(folder / "a.db")
+    await fleet.retry("a")
+    assert (await fleet.run()).at_head
+
+
+async def test_a_quarantine_that_was_ordered_is_no_failed_canary(
+    fleet_of: Callable[..., Fleet],
+) -> None:
+    fleet = fleet_of("a", "b", canary=["a"])
+    await fleet.quarantine("a")
+    assert outcomes(await fleet.run()) == {"a": "quarantined", "b": "migrated"}
+
+
+def with_one(folder: Path, name: str) -> Path:
+    fleets.with_files(folder, [name])
+    return folder / f"{name}.db"
 
 
 class Continue:
@@ -276,3 +306,25 @@ class TestWhatTravels:
         report = await fleet.bring("nobody")
         assert report.failure is not None and report.failure["kind"] == "unreachable", report
         assert not (folder / "nobody.db").exists()
+
+
+class Half(Local):
+    """Takes the tenants whose names come first, as a shard does."""
+
+    def takes(self, tenant: str) -> bool:
+        return tenant < "c"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ("the others are somebody else's",)
+
+
+async def test_what_an_executor_leaves_to_others_is_not_in_the_report(
+    fleet_of: Callable[..., Fleet], folder: Path
+) -> None:
+    fleet = fleet_of("a", "b", "c", "d", executor=Half(), canary=["a", "d"])
+    await fleet.quarantine("b", "c")
+    report = await fleet.run()
+    assert outcomes(report) == {"a": "migrated", "b": "quarantined"}
+    assert (report.notes, fleet.progress.total) == (("the others are somebody else's",), 2)
+    assert heads_of(folder, "d") == set()

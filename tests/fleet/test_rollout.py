@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ class Twice(Executor):
 
     async def run(
         self, fleet: Bringing, tenants: AsyncIterator[str]
-    ) -> AsyncIterator[TenantReport]:
+    ) -> AsyncGenerator[TenantReport]:
         async for name in tenants:
             yield await fleet.bring(name)
             yield await fleet.bring(name)

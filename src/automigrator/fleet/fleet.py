@@ -181,16 +181,20 @@ class Fleet(Operations):
 
     async def _rolled_out(self, began: float) -> FleetReport:
         tenants, refused = await self._members.read()
+        takes = self._executor.takes  # the others are somebody else's
         await self.ledger.open(self._apart_from_all)
         reports = [
             TenantReport.failed(each.name, "env", f"it is no tenant: {each.why}", each.advice)
             for each in refused
+            if takes(each.name)
         ]
         async with self.ledger.writing():
-            held = await self._held(tenants)
-            rest = [each for each in tenants if each.name not in held]
-            stages = staged(rest, self.rules)
-            self.progress.begin(len(tenants) + len(refused), len(stages))
+            held = await self._held([each for each in tenants if takes(each.name)])
+            ordered = {each.tenant for each in self.ledger.quarantined() if each.plan == ANY}
+            failed = {name: name not in ordered for name in held}
+            stages = staged(tenants, self.rules, failed, takes)
+            total = sum(stage.todo for stage in stages) + len(held) + len(reports)
+            self.progress.begin(total, len(stages))
             for each in (*reports, *held.values()):
                 self.progress.ended(each, ran=False)
 
@@ -202,15 +206,18 @@ class Fleet(Operations):
             try:
                 async with background(self._obeying(rollout)):
                     await rollout.run(self, self._executor)
+                if rollout.stopped:
+                    reports += await self._seen(rollout.untried)
             finally:
-                untried = [TenantReport(name, "not-run") for name in rollout.untried]
+                known = {each.name for each in reports}
+                untried = [TenantReport(e, "not-run") for e in rollout.untried if e not in known]
                 parts = (*reports, *held.values(), *untried)
                 seconds = time.monotonic() - began
                 self.report = report = FleetReport(parts, seconds, rollout.stopped)
                 await shielded(self._executor.aclose())
             await self.ledger.prune({await self._members.plan(each.target) for each in tenants})
-        if self.ledger.problem:
-            self.report = report = report._replace(notes=(self.ledger.problem,))
+        notes = (*self._executor.notes, *filter(None, [self.ledger.problem]))
+        self.report = report = report._replace(notes=notes)
         told = {"outcome": report.outcome, "counts": report.counts, "seconds": report.elapsed_s}
         self.progress.say("fleet-finished", **told)
         if rollout.stopped:
@@ -237,6 +244,13 @@ class Fleet(Operations):
             )
             self._members.note(tenant.name, "quarantined")
         return held
+
+    async def _seen(self, names: Sequence[str]) -> list[TenantReport]:
+        """The reports of those that are at head already, where no tenant is begun any more."""
+        tenants = [await self._members.get(each) for each in names]
+        found = await each_of(tenants, self.rules.most_at_once, self.rules.per_server, at_head)
+        current = [each.name for each, yes in zip(tenants, found, strict=True) if yes]
+        return [await self._noted(TenantReport(each, "current")) for each in current]
 
     async def _noted(self, report: TenantReport) -> TenantReport:
         """Write down how a tenant's part ended; a failure that is its own quarantines it."""

@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from types import MappingProxyType
 from typing import Any
 
 from automigrator.errors import ConfigurationError
@@ -93,15 +94,19 @@ def _number(name: str, value: object, least: int, more: str = "") -> None:
 
 
 class Stage:
-    """One group while it is rolled out; `waiting` are its tenants by server."""
+    """One group while it is rolled out; `waiting` are its tenants by server.
 
-    def __init__(self, name: str, tenants: Iterable[Tenant]) -> None:
+    `failed`: how many of the group failed in an earlier run of the same files, and count here.
+    """
+
+    def __init__(self, name: str, tenants: Iterable[Tenant], failed: int = 0) -> None:
         self.name = name
         self.waiting: dict[str, deque[Tenant]] = {}
         for each in tenants:
             self.waiting.setdefault(each.server, deque()).append(each)
-        self.total = sum(map(len, self.waiting.values()))
-        self.done = self.failed = 0
+        self.todo = sum(map(len, self.waiting.values()))
+        self.total = self.todo + failed
+        self.done, self.failed = 0, failed
 
     def next(self, has_room: Callable[[str], bool]) -> Tenant | None:
         """The next tenant of a server that has room; servers take turns."""
@@ -115,8 +120,18 @@ class Stage:
         return None
 
 
-def staged(tenants: Sequence[Tenant], rules: Rules) -> list[Stage]:
-    """The groups in order. Raises ConfigurationError for a canary that is no tenant."""
+def staged(
+    tenants: Sequence[Tenant],
+    rules: Rules,
+    held: Mapping[str, bool] = MappingProxyType({}),
+    takes: Callable[[str], bool] = lambda name: True,
+) -> list[Stage]:
+    """The groups in order, with the tenants that are taken.
+
+    `held`: those that are not tried, and whether each has failed, and so counts as a failure: a
+    rollout that was ended by a canary must not begin with the next start.
+    Raises ConfigurationError for a canary that is no tenant.
+    """
     names = [each.name for each in tenants]
     if isinstance(rules.canary, int):
         canary = set(names[: rules.canary])
@@ -130,7 +145,11 @@ def staged(tenants: Sequence[Tenant], rules: Rules) -> list[Stage]:
     for each in tenants:
         known = each.group in groups
         groups[CANARY if each.name in canary else each.group if known else REST].append(each)
-    return [Stage(name, members) for name, members in groups.items() if members]
+    stages = []
+    for name, members in groups.items():
+        taken = [each for each in members if each.name not in held and takes(each.name)]
+        stages.append(Stage(name, taken, sum(held.get(each.name, False) for each in members)))
+    return [stage for stage in stages if stage.total]
 
 
 class Rollout:
@@ -147,7 +166,7 @@ class Rollout:
         self._running: dict[str, tuple[Tenant, Stage]] = {}
         self._busy: Counter[str] = Counter()
         self._total = sum(stage.total for stage in stages)
-        self._failed = 0
+        self._failed = sum(stage.failed for stage in stages)
         self._changed = asyncio.Event()
         self.paused = False
         self.stopped = ""
@@ -176,11 +195,12 @@ class Rollout:
             self._progress.say("fleet-paused" if paused else "fleet-resumed")
             self._changed.set()
 
-    async def _fed(self) -> AsyncGenerator[str, None]:
+    async def _fed(self) -> AsyncGenerator[str]:
         """The names of the tenants, each when there is room for it; groups follow each other."""
         for stage in self._stages:
             began = time.monotonic()
-            self._progress.say("group-started", group=stage.name, tenants=stage.total)
+            self._progress.say("group-started", group=stage.name, tenants=stage.todo)
+            self._judge(stage)
             while stage.waiting or self._running:
                 tenant = None if self.stopped else self._next(stage)
                 if tenant is None:
