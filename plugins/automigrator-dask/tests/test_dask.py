@@ -135,11 +135,18 @@ class TestClusters(OnACluster):
 
     async def test_a_cluster_whose_only_workers_are_lost_ends_the_run(self) -> None:
         async with cluster(self.folder / "dask", 1) as made:
-            executor = DaskExecutor(made.address, wait_s=3)
+            executor = DaskExecutor(made.address, wait_s=20)
             run = asyncio.ensure_future(self.ran(executor, Fed("slow0")))
             os.kill(await self.tenants.noted("begin", "slow0"), signal.SIGKILL)
             with pytest.raises(ExecutorError, match="no worker is left .* Start workers"):
                 await run
+
+    async def test_a_worker_that_is_frozen_from_the_start_gets_no_tenant(self) -> None:
+        async with cluster(self.folder / "dask", 2) as made:
+            os.kill(made.processes[-1].pid, signal.SIGSTOP)
+            executor = DaskExecutor(made.address, wait_s=20)
+            reports = await self.ran(executor, Fed("tenant0", "tenant1", "tenant2"))
+        assert {report.outcome for report in reports.values()} == {"migrated"}
 
     async def test_a_scheduler_that_is_not_there_is_said(self) -> None:
         with pytest.raises(ExecutorError, match="does not answer"):
@@ -147,7 +154,7 @@ class TestClusters(OnACluster):
 
     async def test_a_scheduler_that_is_killed_ends_the_run(self) -> None:
         async with cluster(self.folder / "dask", 1) as made:
-            executor = DaskExecutor(made.address, wait_s=3, stop_s=3)
+            executor = DaskExecutor(made.address, wait_s=20, stop_s=3)
             run = asyncio.ensure_future(self.ran(executor, Fed("slow0")))
             await self.tenants.noted("begin", "slow0")
             made.processes[0].kill()

@@ -42,7 +42,8 @@ class DaskExecutor(Executor):
 
     `cluster`: the scheduler's address, or a Client: its address and security are used.
     `tls_ca_file`, `tls_client_cert`, `tls_client_key`: files for `tls://`; default: Dask's own
-    configuration. `wait_s`: seconds to wait for a worker where there is none; default 60.
+    configuration. `wait_s`: seconds to wait for a worker where there is none, and for the answer of
+    each whether its fleet is the same; default 60.
     `stop_s`: seconds for the statements under way when a run is stopped; default 30.
     `speculate_s`: seconds after which a tenant is given to a second worker as well; default: never.
 
@@ -115,6 +116,8 @@ class _Rollout:
         self._looked = -_LOOK_S
         self._alone_since: float | None = None
         self._submitted = 0
+        self._doubled = False
+        """Whether a tenant was given to two workers: the second may still be at it."""
 
     async def bring_all(self, tenants: AsyncIterator[str], tell: Tell) -> None:
         await self._agree()
@@ -144,7 +147,8 @@ class _Rollout:
             if taking is not None:
                 taking.cancel()
             await feed.aclose()
-            await shielded(self._stop())
+            if running or self._doubled:
+                await shielded(self._stop())
 
     async def _agree(self) -> None:
         """Ask every worker whether it has the same fleet. Raises ConfigurationError."""
@@ -153,15 +157,29 @@ class _Rollout:
         except TimeoutError as error:
             raise self._nobody() from error
         await self._look()
-        answers = await self.client.run(verified, self.work, on_error="return")
-        for address, answer in answers.items():
-            if isinstance(answer, BaseException):
-                answer = (
-                    f"the worker {address} cannot be asked: {said(answer, ())}; nothing was "
-                    "changed. Install automigrator-dask, and the fleet's module, on every worker"
-                )
-            if answer:
-                raise ConfigurationError(answer)
+        await asyncio.gather(*(self._ask(address) for address in list(self._threads)))
+        if not self._threads:
+            raise self._nobody()
+
+    async def _ask(self, address: str) -> None:
+        """Ask one worker; one that says nothing is left out. Raises ConfigurationError."""
+        asking = self.client.run(verified, self.work, workers=[address], on_error="return")
+        try:
+            async with asyncio.timeout(self.options.wait_s):
+                answer = (await asking).get(address)
+        except TimeoutError:
+            silent = f"the worker {address} does not answer within {self.options.wait_s:g} s"
+            logger.warning("%s; it gets no tenant", silent)
+            self._refused[address] = silent
+            self._threads.pop(address, None)
+            return
+        if isinstance(answer, BaseException):
+            answer = (
+                f"the worker {address} cannot be asked: {said(answer, ())}; nothing was "
+                "changed. Install automigrator-dask, and the fleet's module, on every worker"
+            )
+        if answer:
+            raise ConfigurationError(answer)
 
     async def _look(self) -> None:
         """See who the workers are. Raises ConfigurationError, and ExecutorError without any."""
@@ -213,6 +231,7 @@ class _Rollout:
                     busy = await self.client.processing()
                     theirs = {at for at, keys in busy.items() if futures[0].key in keys}
                     if others := sorted(set(self._threads) - theirs):
+                        self._doubled = True
                         futures.append(self._submit(tenant, others))
                 done.cancel()
             future = await _over(futures)
