@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+from automigrator.migrations.runs.together import beside_others
 from automigrator.migrator import Migrator
 from automigrator.report import Report
 from automigrator.runner.commons import Commons, in_common
@@ -47,7 +48,7 @@ class Cohort:
 
     async def run(self, migrator: Migrator, *, mode: Mode | None = None) -> Report:
         """Do what `migrator.run()` does; `mode` overrides the Migrator's. Raises what it raises."""
-        with self._shared():
+        with self._shared(), beside_others():
             return await migrator.run(mode=mode)
 
     async def heads(self, targets: Sequence[Target]) -> dict[str, Heads]:

@@ -19,8 +19,9 @@ from alembic.script import ScriptDirectory
 from alembic.util.langhelpers import ModuleClsProxy
 from sqlalchemy import Column, Connection, Integer, column, create_engine, table
 
-from automigrator.migrations import alembic_private, proxy_trial
+from automigrator.migrations import alembic_private
 from automigrator.migrations.history import revision_id
+from automigrator.migrations.runs import proxy_trial
 from automigrator.migrations.runs.inside import Inside, NeedsToBeAlone, entered
 
 T = TypeVar("T")

@@ -19,8 +19,8 @@ from support.alembic_projects import heads, linear, project, revision
 from support.process_state import unchanged_process
 
 from automigrator import Migrator, Target
-from automigrator.migrations.process import guarded
 from automigrator.migrations.runs.inside import inside_env
+from automigrator.migrations.runs.process import guarded
 
 SETUP = {
     "version": 1,

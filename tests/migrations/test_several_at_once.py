@@ -25,7 +25,8 @@ from support.interleaved_tenants import R1, Tenants, Turnstile, turnstile
 from support.process_state import unchanged_process
 
 from automigrator import MigrationError, Migrator, Report
-from automigrator.migrations import alembic_private, proxy_trial
+from automigrator.migrations import alembic_private
+from automigrator.migrations.runs import proxy_trial
 
 EIGHT = [*"abcdefgh"]
 

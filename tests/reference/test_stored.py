@@ -17,7 +17,8 @@ from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import names
 from automigrator.backends.postgresql.dump import files as dumps
 from automigrator.backends.postgresql.locking import advisory, session
-from automigrator.backends.sqlite import copies, files, lock_files
+from automigrator.backends.sqlite import files, lock_files
+from automigrator.backends.sqlite.copying import copies
 from automigrator.migrations.static import cache
 from automigrator.migrations.static.layout import Layout
 

@@ -20,7 +20,7 @@ from support.checksums import checksums
 from support.plain_alembic import upgraded
 
 from automigrator import Migrator, Report, Target
-from automigrator.migrations.isolation import beside_others
+from automigrator.migrations.runs.together import beside_others
 
 SWITCH = """
 import sys

@@ -18,7 +18,7 @@ from automigrator.migrations.config import alembic_config, url_named
 from automigrator.migrations.execution import Configured
 from automigrator.migrations.history import History, Stamp, stamp
 from automigrator.migrations.isolation import alone_in_thread
-from automigrator.migrations.process import guarded_path
+from automigrator.migrations.runs.process import guarded_path
 from automigrator.migrations.static.heads import Signature, files
 from automigrator.migrations.static.layout import ini_and_toml
 from automigrator.migrations.ways import Offer, Way, ways

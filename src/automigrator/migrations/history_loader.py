@@ -21,7 +21,7 @@ from automigrator.migrations.history import History
 from automigrator.migrations.isolation import alone_in_thread
 from automigrator.migrations.offline_sql import run_offline
 from automigrator.migrations.probe import probe
-from automigrator.migrations.process import guarded_path
+from automigrator.migrations.runs.process import guarded_path
 from automigrator.target import Target
 
 

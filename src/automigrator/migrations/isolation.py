@@ -10,10 +10,11 @@ from typing import TypeVar
 
 from automigrator.errors import JudgedError
 from automigrator.migrations import alembic_private
-from automigrator.migrations.process import guarded
-from automigrator.migrations.proxy_trial import proxies_are_apart, proxies_known_apart
 from automigrator.migrations.runs.inside import NeedsToBeAlone
-from automigrator.migrations.turns import Turn, history_of, holder
+from automigrator.migrations.runs.process import guarded
+from automigrator.migrations.runs.proxy_trial import proxies_are_apart, proxies_known_apart
+from automigrator.migrations.runs.together import may_be_beside
+from automigrator.migrations.runs.turns import Turn, history_of, holder
 from automigrator.support.backoff import Deadline
 from automigrator.support.concurrency import in_thread
 from automigrator.support.loggers import logger_of
@@ -23,24 +24,7 @@ logger = logger_of(__name__)
 
 T = TypeVar("T")
 
-_beside: ContextVar[bool] = ContextVar("automigrator_beside_others", default=False)
-
 _turn: ContextVar[Turn | None] = ContextVar("automigrator_turn", default=None)
-
-
-@contextmanager
-def beside_others() -> Iterator[None]:
-    """Context manager: what this task migrates may be beside others of the same history.
-
-    For a fleet, whose tenants have one history: enter it in the task that runs a tenant. Where
-    Alembic cannot be kept apart, or the history's env.py does what only one at a time may do,
-    they are one after another all the same.
-    """
-    token = _beside.set(True)
-    try:
-        yield
-    finally:
-        _beside.reset(token)
 
 
 @asynccontextmanager
@@ -80,7 +64,7 @@ async def alone_in_thread(target: Target, function: Callable[[], T], *, beside: 
 
 async def _turn_of(target: Target, *, alone: bool) -> Turn:
     history = None
-    if _beside.get() and await _can_share():
+    if may_be_beside.get() and await _can_share():
         history = history_of(target)
     turn = Turn(target, history, alone=alone)
     deadline = Deadline(target.lock_timeout)

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.meter import Meter, Relations, Usage
     from automigrator.backends.contract.sessions import Sessions
     from automigrator.backends.contract.snapshots import Snapshot
+    from automigrator.backends.postgresql.copying.templates import ServerTemplates
     from automigrator.backends.postgresql.doctor import ServerExaminer
     from automigrator.backends.postgresql.hold import ServerHold
     from automigrator.backends.postgresql.maintenance import Maintenance
-    from automigrator.backends.postgresql.templates import ServerTemplates
 
 
 class PostgreSQL(Backend):
@@ -187,7 +187,7 @@ class PostgreSQL(Backend):
     async def snapshots(
         self, tables: Sequence[VersionTable], folders: Sequence[Path] = ()
     ) -> tuple[Snapshot, ...]:
-        from automigrator.backends.postgresql.kept_copies import snapshots_of
+        from automigrator.backends.postgresql.copying.kept_copies import snapshots_of
 
         return await snapshots_of(self._maintenance, tables, folders)
 
@@ -197,7 +197,7 @@ class PostgreSQL(Backend):
         return ServerExaminer(self._maintenance, tables)
 
     def templates(self) -> ServerTemplates:
-        from automigrator.backends.postgresql.templates import ServerTemplates
+        from automigrator.backends.postgresql.copying.templates import ServerTemplates
 
         return ServerTemplates(self._maintenance)
 

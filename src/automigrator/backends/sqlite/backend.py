@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.meter import Meter, Relations, Usage
     from automigrator.backends.contract.snapshots import Snapshot
     from automigrator.backends.contract.values import Place
+    from automigrator.backends.sqlite.copying.templates import FileTemplates
     from automigrator.backends.sqlite.doctor import FileExaminer
     from automigrator.backends.sqlite.hold import SQLiteHold
-    from automigrator.backends.sqlite.templates import FileTemplates
     from automigrator.failure import FailureKind
 
 
@@ -135,7 +135,7 @@ class SQLite(Backend):
             yield hold
 
     def templates(self) -> FileTemplates | None:
-        from automigrator.backends.sqlite.templates import FileTemplates
+        from automigrator.backends.sqlite.copying.templates import FileTemplates
 
         return None if self.file is None else FileTemplates(self.access, self.file)
 
@@ -157,7 +157,7 @@ class SQLite(Backend):
         await self._settle()
         if self.file is None:
             return ()
-        from automigrator.backends.sqlite.kept_copies import snapshots_of
+        from automigrator.backends.sqlite.copying.kept_copies import snapshots_of
 
         return await in_thread(partial(snapshots_of, self.file, tables, folders))
 
@@ -193,7 +193,7 @@ def _create(file: Path) -> bool:
     Nor beside a log: SQLite would delete it, or play it into the new file.
     """
     from automigrator.backends import advice
-    from automigrator.backends.sqlite import copies
+    from automigrator.backends.sqlite.copying import copies
 
     beside = files.sidecars(file.resolve())
     logs = [p for p in beside if files.size_of(p) and not p.name.endswith("-shm")]

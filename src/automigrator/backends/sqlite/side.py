@@ -24,17 +24,9 @@ from automigrator.backends.contract.examiner import TableName
 from automigrator.backends.contract.sides import Contents, Known, Side, Sides
 from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
 from automigrator.backends.contract.values import Place, VersionTable
-from automigrator.backends.sqlite import (
-    backup,
-    codes,
-    contents,
-    copies,
-    files,
-    journal,
-    neighbours,
-    reader,
-)
+from automigrator.backends.sqlite import backup, codes, contents, files, journal, neighbours, reader
 from automigrator.backends.sqlite.connections import named_like
+from automigrator.backends.sqlite.copying import copies
 from automigrator.backends.sqlite.overwrite import Keep
 from automigrator.backends.sqlite.snapshot import FileSnapshots, ensure_alone, ensure_kept
 from automigrator.errors import RefusedError

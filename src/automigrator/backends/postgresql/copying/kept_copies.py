@@ -12,7 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from automigrator.backends.contract.snapshots import PutBack, Snapshot, SnapshotKind
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import databases, journal, template_copy
+from automigrator.backends.postgresql import databases, journal
+from automigrator.backends.postgresql.copying import template_copy
 from automigrator.backends.postgresql.dump import dump, files
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from automigrator.backends.contract.snapshots import PutBack, Snapshot, SnapshotKind
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import backup, copies, files, journal, reader
+from automigrator.backends.sqlite import backup, files, journal, reader
+from automigrator.backends.sqlite.copying import copies
 from automigrator.errors import RefusedError
 from automigrator.support.owned_files import Owners
 from automigrator.support.redaction import first_line
