@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from automigrator._version import __version__
+from automigrator.cohort import Cohort
 from automigrator.errors import (
     ConfigurationError,
     FollowTimeoutError,
@@ -17,10 +18,10 @@ from automigrator.errors import (
 )
 from automigrator.fleet.adding import Adding
 from automigrator.fleet.control import store_of
-from automigrator.fleet.executors.contract import Executor, Work
+from automigrator.fleet.executors.contract import Work
 from automigrator.fleet.executors.local import Local
+from automigrator.fleet.executors.registry import ExecutorSpec, load
 from automigrator.fleet.ledger import ANY, Entry, Ledger, Memory
-from automigrator.fleet.looks import at_head, each_of
 from automigrator.fleet.members import Apart, Members
 from automigrator.fleet.operations import POLL_S, Operations
 from automigrator.fleet.progress import Progress, quietly
@@ -36,6 +37,7 @@ from automigrator.support.redaction import said
 from automigrator.target import Database, Target, passwords_of
 
 if TYPE_CHECKING:
+    from automigrator.fleet.replay.replay import Replay
     from automigrator.hooks.strategies import StrategySpec
     from automigrator.rehearsal import Rehearsal
     from automigrator.target import Ahead, LastResort
@@ -72,11 +74,14 @@ class Fleet(Operations):
     a function that returns an async iterator. Each run reads them once, before it begins.
     `name`: of the fleet in its ledger, which several may share; default "fleet".
     `groups`, `canary`, `concurrency`, `per_server`, `max_failures`: see `Rules`.
-    `executor`: where tenants are migrated; default: this process, `concurrency` at a time.
+    `executor`: where tenants are migrated: `"processes"`, `"shards"`, `"claims"`, an installed
+    one's name, `(name, options)` or an `Executor`; default: this process, `concurrency` at a time.
     `control`: an engine or URL of a database that is no tenant's, for the ledger, or of a SQLite
     file; default: the ledger is in memory.
     `source`: where another process finds this fleet, `"package.module:attribute"`; default: only
     executors of this process can work.
+    `replay`: send the tenants the SQL that is proved to give what their revisions give; default
+    False: env.py is run for each.
     `options`: the keywords of `Migrator`, for each tenant; `timeouts.run` is the limit of one
     tenant, and `announce` is off unless it is True.
 
@@ -93,9 +98,10 @@ class Fleet(Operations):
         concurrency: int | Mapping[str, int] = 8,
         per_server: int | None = None,
         max_failures: Limit | Mapping[str, Limit] | None = None,
-        executor: Executor | None = None,
+        executor: ExecutorSpec | None = None,
         control: Database | None = None,
         source: str | None = None,
+        replay: bool = False,
         **options: Unpack[MigratorOptions],
     ) -> None:
         if why := why_no_name(name):
@@ -111,7 +117,9 @@ class Fleet(Operations):
         self._options |= {"mode": "migrate", "stop_on_signals": False}
         self.stop_on_signals = self._model.stop_on_signals
         self.mode, self.ahead = self._model.mode, self._model.ahead
-        self._executor = executor or Local(self.rules.most_at_once)
+        self._executor = Local(self.rules.most_at_once) if executor is None else load(executor)
+        self._cohort = Cohort()
+        self._replay = _replay() if replay else None
         self._members = Members(read(tenants))
         self._control = None if control is None else store_of(control, name)
         self._apart = Apart(self._control)
@@ -192,7 +200,10 @@ class Fleet(Operations):
             held = await self._held([each for each in tenants if takes(each.name)])
             ordered = {each.tenant for each in self.ledger.quarantined() if each.plan == ANY}
             failed = {name: name not in ordered for name in held}
-            stages = staged(tenants, self.rules, failed, takes)
+            rest = [each for each in tenants if takes(each.name) and each.name not in held]
+            current = await self._current(rest)
+            reports += [await self._noted(TenantReport(each, "current")) for each in current]
+            stages = staged(tenants, self.rules, failed, takes, current)
             total = sum(stage.todo for stage in stages) + len(held) + len(reports)
             self.progress.begin(total, len(stages))
             for each in (*reports, *held.values()):
@@ -214,7 +225,7 @@ class Fleet(Operations):
                 parts = (*reports, *held.values(), *untried)
                 seconds = time.monotonic() - began
                 self.report = report = FleetReport(parts, seconds, rollout.stopped)
-                await shielded(self._executor.aclose())
+                await shielded(self._closed())
             await self.ledger.prune({await self._members.plan(each.target) for each in tenants})
         notes = (*self._executor.notes, *filter(None, [self.ledger.problem]))
         self.report = report = report._replace(notes=notes)
@@ -231,26 +242,26 @@ class Fleet(Operations):
             entry = self.ledger.of(each.name, await self._members.plan(each.target))
             if entry is not None and entry.state == "quarantined":
                 entries[each.name] = entry
-        quarantined = [each for each in tenants if each.name in entries]
-        found = await each_of(quarantined, self.rules.most_at_once, self.rules.per_server, at_head)
+        current = await self._current([each for each in tenants if each.name in entries])
         held = {}
-        for tenant, current in zip(quarantined, found, strict=True):
-            entry = entries[tenant.name]
-            if current and entry.plan != ANY:
-                await self.ledger.release(tenant.name)  # somebody has repaired it: it is run
+        for name, entry in entries.items():
+            if name in current and entry.plan != ANY:
+                await self.ledger.release(name)  # somebody has repaired it
                 continue
-            held[tenant.name] = TenantReport(
-                tenant.name, "quarantined", notes=(f"in quarantine: {entry.why}",)
-            )
-            self._members.note(tenant.name, "quarantined")
+            note = f"in quarantine: {entry.why}"
+            held[name] = TenantReport(name, "quarantined", notes=(note,))
+            self._members.note(name, "quarantined")
         return held
 
     async def _seen(self, names: Sequence[str]) -> list[TenantReport]:
         """The reports of those that are at head already, where no tenant is begun any more."""
         tenants = [await self._members.get(each) for each in names]
-        found = await each_of(tenants, self.rules.most_at_once, self.rules.per_server, at_head)
-        current = [each.name for each, yes in zip(tenants, found, strict=True) if yes]
+        current = await self._current(tenants)
         return [await self._noted(TenantReport(each, "current")) for each in current]
+
+    async def _closed(self) -> None:
+        await self._executor.aclose()
+        await self._cohort.aclose()
 
     async def _noted(self, report: TenantReport) -> TenantReport:
         """Write down how a tenant's part ended; a failure that is its own quarantines it."""
@@ -303,7 +314,9 @@ class Fleet(Operations):
     async def _migrated(self, tenant: Tenant) -> TenantReport:
         with quietly():
             try:
-                report = await self.migrator_of(tenant).run(mode="migrate")
+                migrator = self.migrator_of(tenant)
+                migrator.replay = self._replay
+                report = await self._cohort.run(migrator, mode="migrate")
             except MigrationError as error:
                 report = error.report
         return TenantReport.of(report.targets[0])
@@ -326,3 +339,9 @@ class Fleet(Operations):
     def migrator_of(self, tenant: Tenant) -> Migrator:
         """The migrator of one tenant; a subclass may make another one."""
         return Migrator(tenant.target, **self._options)
+
+
+def _replay() -> Replay:
+    from automigrator.fleet.replay.replay import Replay  # local: it imports Alembic
+
+    return Replay()

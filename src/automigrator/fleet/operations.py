@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
+from automigrator.cohort import Cohort
 from automigrator.errors import ConfigurationError
 from automigrator.fleet.adding import Adding
 from automigrator.fleet.control import Control
 from automigrator.fleet.ledger import Ledger
 from automigrator.fleet.looks import Looks, at_head
 from automigrator.fleet.members import Apart, Members
-from automigrator.fleet.progress import Progress
+from automigrator.fleet.progress import Progress, quietly
 from automigrator.fleet.report import FleetError, FleetReport, TenantReport
 from automigrator.fleet.rollout import Rollout, Rules
 from automigrator.fleet.status import FleetPlan, FleetStatus, LedgerStatus
@@ -40,9 +41,31 @@ class Operations:
     progress: Progress
     _adding: Adding
     _apart: Apart
+    _cohort: Cohort
     _members: Members
     _rollout: Rollout | None
     _under_way: bool
+
+    async def _current(self, tenants: Sequence[Tenant]) -> list[str]:
+        """The tenants that lack nothing beyond doubt, by few looks at each database."""
+        with quietly():
+            lacking = set(await self._cohort.lacking([each.target for each in tenants]))
+        return [each.name for each in tenants if each.target not in lacking]
+
+    async def _not_current(
+        self,
+        tenants: Sequence[Tenant],
+        seen: Callable[[str, bool], None] = lambda name, current: None,
+    ) -> list[Tenant]:
+        """The tenants that have to be looked at one by one; `seen` is told of the others."""
+        try:
+            current = set(await self._current(tenants))
+        finally:
+            if not self._under_way:
+                await self._cohort.aclose()
+        for each in current:
+            seen(each, True)
+        return [each for each in tenants if each.name not in current]
 
     # What an operator asks for.
 
@@ -55,12 +78,15 @@ class Operations:
             if current:
                 self._members.note(name, "current")
 
-        status = await self._looks().status(tenants, refused, seen)
-        return status._replace(quarantined=self._quarantined(tenants))
+        rest = await self._not_current(tenants, seen)
+        status = await self._looks().status(rest, refused, seen)
+        total = len(tenants) + len(refused)
+        return status._replace(total=total, quarantined=self._quarantined(tenants))
 
     async def plan(self) -> FleetPlan:
         """The pending revisions, by groups of tenants that lack the same; changes nothing."""
-        return await self._looks().plan(*await self._members.read())
+        tenants, refused = await self._members.read()
+        return await self._looks().plan(await self._not_current(tenants), refused)
 
     async def status(self) -> LedgerStatus:
         """What the ledger says, without a look at any tenant. Raises ConfigurationError."""

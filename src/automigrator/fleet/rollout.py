@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing
 from types import MappingProxyType
 from typing import Any
@@ -97,15 +105,18 @@ class Stage:
     """One group while it is rolled out; `waiting` are its tenants by server.
 
     `failed`: how many of the group failed in an earlier run of the same files, and count here.
+    `current`: how many lack nothing, and need not be begun.
     """
 
-    def __init__(self, name: str, tenants: Iterable[Tenant], failed: int = 0) -> None:
+    def __init__(
+        self, name: str, tenants: Iterable[Tenant], failed: int = 0, current: int = 0
+    ) -> None:
         self.name = name
         self.waiting: dict[str, deque[Tenant]] = {}
         for each in tenants:
             self.waiting.setdefault(each.server, deque()).append(each)
         self.todo = sum(map(len, self.waiting.values()))
-        self.total = self.todo + failed
+        self.total = self.todo + failed + current
         self.done, self.failed = 0, failed
 
     def next(self, has_room: Callable[[str], bool]) -> Tenant | None:
@@ -125,11 +136,13 @@ def staged(
     rules: Rules,
     held: Mapping[str, bool] = MappingProxyType({}),
     takes: Callable[[str], bool] = lambda name: True,
+    current: Collection[str] = (),
 ) -> list[Stage]:
     """The groups in order, with the tenants that are taken.
 
     `held`: those that are not tried, and whether each has failed, and so counts as a failure: a
-    rollout that was ended by a canary must not begin with the next start.
+    rollout that was ended by a canary must not begin with the next start. `current`: those that
+    lack nothing.
     Raises ConfigurationError for a canary that is no tenant.
     """
     names = [each.name for each in tenants]
@@ -147,8 +160,11 @@ def staged(
         groups[CANARY if each.name in canary else each.group if known else REST].append(each)
     stages = []
     for name, members in groups.items():
-        taken = [each for each in members if each.name not in held and takes(each.name)]
-        stages.append(Stage(name, taken, sum(held.get(each.name, False) for each in members)))
+        names = [each.name for each in members]
+        out = {*held, *current}
+        taken = [each for each in members if each.name not in out and takes(each.name)]
+        failed = sum(held.get(each, False) for each in names)
+        stages.append(Stage(name, taken, failed, len(set(current).intersection(names))))
     return [stage for stage in stages if stage.total]
 
 
