@@ -23,7 +23,8 @@ highlight_language = "python"
 html_theme = "furo"
 html_title = f"automigrator {version}"
 html_static_path = ["_static"]
-html_css_files = ["print.css"]
+html_css_files, html_js_files = ["print.css"], ["accessible.js"]
+html_favicon = "_static/icon.svg"
 html_copy_source = html_show_sourcelink = False
 html_theme_options = {"top_of_page_buttons": []}
 

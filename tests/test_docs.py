@@ -22,8 +22,8 @@ TEXTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")],
 )
 PAGES = [path for path in TEXTS if "```" in path.read_text("utf-8")]
-STARTED = ROOT / "docs" / "frameworks.md"
-"""Its blocks are applications, which `tests/frameworks` starts in processes of their own."""
+STARTED = {ROOT / "docs" / "frameworks.md", ROOT / "docs" / "tutorial.md"}
+"""Their blocks are files, which `tests/frameworks` and `tests/examples` start and play."""
 
 PLAYED = [
     ROOT / "docs" / f"{each.stem.removeprefix('test_').replace('_', '-')}.md"
@@ -81,6 +81,26 @@ def test_every_path_and_class_that_a_page_names_exists(page: Path) -> None:
     ] == []
 
 
+@every_text
+def test_a_page_reads_easily(page: Path) -> None:
+    """Lix: words a sentence, and the share of words of more than six letters (Björnsson, 1968).
+
+    Up to 30 a text is easy, from 50 on hard. It knows no syllables, so that no list of words is
+    needed.
+    """
+    text = re.sub(r"^:::.*?^:::$", "", shown_text(page), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^(\||#).*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"`[^`]*`", "it", re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text))
+    text = re.sub(r"^\s*([-*]|\d+\.) |\n\n", ". ", text, flags=re.MULTILINE)
+    sentences = [each for each in re.split(r"[.!?:;]\s", text) if re.search(r"\w", each)]
+    words = re.findall(r"[A-Za-z']+", text)
+    if len(words) < 100:
+        return
+    long = sum(len(word) > 6 for word in words)
+    assert len(words) / len(sentences) <= 20
+    assert len(words) / len(sentences) + 100 * long / len(words) <= 40
+
+
 @pytest.fixture
 def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory of the pages: an alembic.ini, an older one, two that fail."""
@@ -92,7 +112,7 @@ def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page not in (STARTED, *PLAYED)],
+    [page for page in PAGES if page not in {*STARTED, *PLAYED}],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 async def test_the_python_of_a_page_runs(page: Path, application: Path) -> None:
@@ -157,12 +177,12 @@ def test_the_guides_strategy_passes_the_suite_in_both_forms(
 
 
 def test_the_readmes_second_command_is_what_ci_runs() -> None:
-    _, suite = blocks(ROOT / "README.md", "sh")
+    _, suite, *_ = blocks(ROOT / "README.md", "sh")
     assert suite.strip() in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
 def test_the_readmes_first_command_shows_a_recovery() -> None:
-    first, _ = blocks(ROOT / "README.md", "sh")
+    first, *_ = blocks(ROOT / "README.md", "sh")
     *_, command = first.strip().split(" && ")
     interpreter, script = command.split()
     assert interpreter == ".venv/bin/python"
