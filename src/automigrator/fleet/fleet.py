@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 logger = logger_of("automigrator.fleet")
 
-PASSING = frozenset({"unreachable", "auth", "lock-timeout"})
+PASSING = frozenset({"unreachable", "auth", "lock-timeout", "worker"})
 """Kinds of failure that say nothing about the tenant: the next run tries it again."""
 
 

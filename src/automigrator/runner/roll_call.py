@@ -15,22 +15,25 @@ from automigrator.target import Target
 Heads = tuple[str, ...] | None
 """None where only a full look can tell."""
 
-AT_ONCE = 500
+AT_ONCE = 100
 """Targets that are open at the same time."""
 
 logger = logger_of(__name__)
 
 
-async def heads_of(targets: Sequence[Target]) -> dict[str, Heads]:
-    """The heads of each target by its name; see `Cohort.heads`."""
+async def heads_of(targets: Sequence[Target], *, alone: bool = True) -> dict[str, Heads]:
+    """The heads of each target by its name; see `Cohort.heads`.
+
+    `alone`: also of targets that share their database with none of the others.
+    """
     found: dict[str, Heads] = dict.fromkeys(target.name for target in targets)
     known = await in_thread(lambda: [target for target in targets if knows_table(target)])
     for first in range(0, len(known), AT_ONCE):
-        found |= await _heads_of(known[first : first + AT_ONCE])
+        found |= await _heads_of(known[first : first + AT_ONCE], alone)
     return found
 
 
-async def _heads_of(targets: Sequence[Target]) -> dict[str, Heads]:
+async def _heads_of(targets: Sequence[Target], alone: bool) -> dict[str, Heads]:
     found: dict[str, Heads] = {}
     async with AsyncExitStack() as stack:
         groups: dict[Hashable, list[Session]] = {}
@@ -38,6 +41,8 @@ async def _heads_of(targets: Sequence[Target]) -> dict[str, Heads]:
             session = await stack.enter_async_context(opened(target))
             groups.setdefault(session.backend.together or target.name, []).append(session)
         for sessions in groups.values():
+            if len(sessions) == 1 and not alone:
+                continue
             asked = [(each.backend, each.table) for each in sessions]
             try:
                 heads = await sessions[0].backend.heads_of(asked)
@@ -50,7 +55,8 @@ async def _heads_of(targets: Sequence[Target]) -> dict[str, Heads]:
 
 async def lacking(targets: Sequence[Target], commons: Commons) -> tuple[Target, ...]:
     """The targets that are not at the wanted heads beyond doubt; see `Cohort.lacking`."""
-    heads = await heads_of(targets)
+    # one that has its database to itself is looked at by its own run, as cheaply
+    heads = await heads_of(targets, alone=False)
     return await in_thread(lambda: tuple(t for t in targets if _lacks(t, heads[t.name], commons)))
 
 

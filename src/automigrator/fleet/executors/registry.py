@@ -14,6 +14,7 @@ from automigrator.support.entry_points import Installed, made, normalised
 ENTRY_POINT_GROUP = "automigrator.executors"
 
 BUILT_IN = {
+    "local": "automigrator.fleet.executors.local:Local",
     "processes": "automigrator.fleet.executors.processes:Processes",
     "shards": "automigrator.fleet.executors.shards:Shards",
     "claims": "automigrator.fleet.executors.claims:Claims",
