@@ -78,6 +78,7 @@ class TestFailingStatement:
         assert failure.blames == "data"
         assert dump(url) == before
 
+    @pytest.mark.long("[postgresql]")
     async def test_after_it_was_repaired_the_next_start_replays(self, tenants: Tenants) -> None:
         await proved(tenants, TABLE, UNIQUE, LATER)
         url = await tenants.at("r1", DOUBLE)
@@ -88,6 +89,7 @@ class TestFailingStatement:
 
         assert (report.drive, report.outcome, report.after) == ("replay", "migrated", ("r4",))
 
+    @pytest.mark.long("[postgresql]")
     async def test_what_was_committed_on_its_own_stays(self, tenants: Tenants) -> None:
         tenants.kind = "per_migration"
         await proved(tenants, TABLE, UNIQUE, LATER)
@@ -203,6 +205,7 @@ class TestStrategies:
         assert (report.drive, report.outcome, report.state) == ("replay", "degraded", "clean")
         assert dump(url) == before
 
+    @pytest.mark.long("[postgresql]")
     async def test_a_restore_undoes_what_was_committed(self, tenants: Tenants) -> None:
         tenants.kind = "per_migration"
         await proved(tenants, TABLE, UNIQUE, LATER)
