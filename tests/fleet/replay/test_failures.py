@@ -78,6 +78,7 @@ class TestFailingStatement:
         assert failure.blames == "data"
         assert dump(url) == before
 
+    @pytest.mark.long("[postgresql]")
     async def test_after_it_was_repaired_the_next_start_replays(self, tenants: Tenants) -> None:
         await proved(tenants, TABLE, UNIQUE, LATER)
         url = await tenants.at("r1", DOUBLE)
@@ -88,6 +89,7 @@ class TestFailingStatement:
 
         assert (report.drive, report.outcome, report.after) == ("replay", "migrated", ("r4",))
 
+    @pytest.mark.long("[postgresql]")
     async def test_what_was_committed_on_its_own_stays(self, tenants: Tenants) -> None:
         tenants.kind = "per_migration"
         await proved(tenants, TABLE, UNIQUE, LATER)
@@ -187,3 +189,30 @@ async def sleeping(url: str) -> None:
     sql = sql.format(make_url(url).database)
     while not alembic_projects.query(url, sql)[0][0]:  # noqa: ASYNC110 - another process
         await asyncio.sleep(0.1)
+
+
+@pytest.mark.plugins
+class TestStrategies:
+    """They act around a replay as around env.py."""
+
+    async def test_a_restore_finds_nothing_to_put_back(self, tenants: Tenants) -> None:
+        await proved(tenants, TABLE, UNIQUE, LATER)
+        url = await tenants.at("r1", DOUBLE)
+        before = dump(url)
+
+        report = await tenants.migrate(url, recovery=["backup-restore", "log-and-continue"])
+
+        assert (report.drive, report.outcome, report.state) == ("replay", "degraded", "clean")
+        assert dump(url) == before
+
+    @pytest.mark.long("[postgresql]")
+    async def test_a_restore_undoes_what_was_committed(self, tenants: Tenants) -> None:
+        tenants.kind = "per_migration"
+        await proved(tenants, TABLE, UNIQUE, LATER)
+        url = await tenants.at("r1", DOUBLE)
+        before = dump(url)
+
+        report = await tenants.migrate(url, recovery=["backup-restore", "log-and-continue"])
+
+        assert (report.drive, report.outcome, report.after) == ("replay", "degraded", ("r1",))
+        assert dump(url) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from sqlalchemy import make_url
 from support import alembic_projects
 from support.replayed_tenants import SCHEMA_ENV, Tenants, dump, history
@@ -104,7 +105,7 @@ class TestSafeRevisions:
             bodies |= {k: v for k, v in POSTGRESQL.items() if k not in CHANCE}
         tenants.revisions = history(FIRST, *bodies.values())
 
-        for rows in (ROWS, (*ROWS, *MORE_ROWS), ()):
+        for rows in (ROWS, (*ROWS, *MORE_ROWS)):
             url, twin = await tenants.at("r1", *rows), await tenants.at("r1", *rows)
             report = await tenants.migrate(url)
             tenants.plain(twin)
@@ -146,6 +147,7 @@ class TestSafeRevisions:
 
         assert (report.drive, report.notes, dump(url)) == ("replay", (), dump(twin))
 
+    @pytest.mark.long("[postgresql]")
     async def test_tenants_at_other_heads_are_proved_by_themselves(self, tenants: Tenants) -> None:
         tenants.revisions = history(FIRST, BODIES["a column with a default"], BODIES["an index"])
         for start in ("r1", "r2", "base", "r1"):
@@ -193,6 +195,7 @@ class TestUnsafeRevisions:
             names |= set(alembic_projects.query(url, "select name from users"))
         assert len(names) == 2
 
+    @pytest.mark.long("[postgresql]")
     async def test_in_transactions_of_their_own_the_others_are_replayed(
         self, tenants: Tenants
     ) -> None:
@@ -224,6 +227,7 @@ class Otherwise(sa.TypeDecorator):
 class TestProof:
     """A copy that was replayed must be like one that Alembic has migrated."""
 
+    @pytest.mark.long("[postgresql]")
     async def test_other_rows_are_seen(self, tenants: Tenants) -> None:
         body = """
             users = sa.table("users", sa.column("id", sa.Integer), sa.column("name", Otherwise()))

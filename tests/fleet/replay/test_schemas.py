@@ -58,6 +58,7 @@ class TestNames:
     """A name takes the place of another only where that is the same SQL."""
 
     @pytest.mark.parametrize("name", ["Acme", "order", "a-b"])
+    @pytest.mark.long("[Acme]", "[a-b]")
     async def test_one_that_sql_quotes_is_run_by_alembic(self, name: str, schemas: Tenants) -> None:
         schemas.env = SCHEMA_ENV.replace('{tenant}"', '\\"{tenant}\\""')
         url = await made(schemas, "acme", name)

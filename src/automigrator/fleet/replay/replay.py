@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from automigrator.errors import LockLostError
 from automigrator.fleet.replay.course import Course, composed, followed
 from automigrator.fleet.replay.plan import PLAIN, UnsafeError
 from automigrator.fleet.replay.player import Told
@@ -23,6 +24,7 @@ from automigrator.runner.replays import Play
 from automigrator.runner.state import RunState
 from automigrator.support.concurrency import in_thread
 from automigrator.support.loggers import logger_of
+from automigrator.support.redaction import first_line
 from automigrator.target import Target
 
 logger = logger_of(__name__)
@@ -148,11 +150,14 @@ class Replay:
         except UnsafeError as unsafe:
             proof.refusal = str(unsafe)
             logger.info("%s: not replayed: %s", name, unsafe)
-        except UnprovedError as unproved:
+        except LockLostError:
+            raise
+        except Exception as error:  # noqa: BLE001 - nothing was changed, and Alembic goes on
+            why = str(error) if isinstance(error, UnprovedError) else first_line(error)
             proof.tries += 1
-            state.run.note(f"run by Alembic, not replayed: {unproved}")
+            state.run.note(f"run by Alembic, not replayed: {why}")
             if proof.tries >= TRIES:
-                proof.refusal = f"no tenant could prove it: {unproved}"
+                proof.refusal = f"no tenant could prove it: {why}"
         else:
             proof.proved = True
             logger.info("%s: proved that %d revisions may be replayed", name, len(finding.pending))
