@@ -61,10 +61,14 @@ class Cohort:
         with self._shared():
             return await heads_of(targets)
 
-    async def lacking(self, targets: Sequence[Target]) -> tuple[Target, ...]:
-        """Return the targets that `run` is for: all but those which lack nothing beyond doubt."""
+    async def lacking(self, targets: Sequence[Target], *, alone: bool = True) -> tuple[Target, ...]:
+        """Return the targets that `run` is for: all but those which lack nothing beyond doubt.
+
+        `alone`: whether targets that have a database to themselves are looked at as well, one by
+        one; their runs do it as cheaply. Default True; False returns them all.
+        """
         with self._shared():
-            return await lacking(targets, self._commons)
+            return await lacking(targets, self._commons, alone=alone)
 
     @contextmanager
     def _shared(self) -> Iterator[None]:

@@ -242,7 +242,8 @@ class Fleet(Operations):
             entry = self.ledger.of(each.name, await self._members.plan(each.target))
             if entry is not None and entry.state == "quarantined":
                 entries[each.name] = entry
-        current = await self._current([each for each in tenants if each.name in entries])
+        quarantined = [each for each in tenants if each.name in entries]
+        current = await self._current(quarantined, alone=True)
         held = {}
         for name, entry in entries.items():
             if name in current and entry.plan != ANY:
@@ -256,7 +257,7 @@ class Fleet(Operations):
     async def _seen(self, names: Sequence[str]) -> list[TenantReport]:
         """The reports of those that are at head already, where no tenant is begun any more."""
         tenants = [await self._members.get(each) for each in names]
-        current = await self._current(tenants)
+        current = await self._current(tenants, alone=True)
         return [await self._noted(TenantReport(each, "current")) for each in current]
 
     async def _closed(self) -> None:

@@ -12,7 +12,7 @@ from automigrator.errors import ConfigurationError
 from automigrator.fleet.adding import Adding
 from automigrator.fleet.control import Control
 from automigrator.fleet.ledger import Ledger
-from automigrator.fleet.looks import Looks, at_head
+from automigrator.fleet.looks import Looks, at_head, each_of
 from automigrator.fleet.members import Apart, Members
 from automigrator.fleet.progress import Progress, quietly
 from automigrator.fleet.report import FleetError, FleetReport, TenantReport
@@ -46,10 +46,17 @@ class Operations:
     _rollout: Rollout | None
     _under_way: bool
 
-    async def _current(self, tenants: Sequence[Tenant]) -> list[str]:
-        """The tenants that lack nothing beyond doubt, by few looks at each database."""
+    async def _current(self, tenants: Sequence[Tenant], *, alone: bool = False) -> list[str]:
+        """The tenants that lack nothing beyond doubt, by few looks at each database.
+
+        `alone`: those that have a database to themselves are looked at, too.
+        """
         with quietly():
-            lacking = set(await self._cohort.lacking([each.target for each in tenants]))
+            targets = [each.target for each in tenants]
+            lacking = set(await self._cohort.lacking(targets, alone=False))
+        rest = [each for each in tenants if alone and each.target in lacking]
+        found = await each_of(rest, self.rules.most_at_once, self.rules.per_server, at_head)
+        lacking -= {each.target for each, yes in zip(rest, found, strict=True) if yes}
         return [each.name for each in tenants if each.target not in lacking]
 
     async def _not_current(

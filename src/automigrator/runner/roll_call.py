@@ -53,10 +53,11 @@ async def _heads_of(targets: Sequence[Target], alone: bool) -> dict[str, Heads]:
     return found
 
 
-async def lacking(targets: Sequence[Target], commons: Commons) -> tuple[Target, ...]:
+async def lacking(
+    targets: Sequence[Target], commons: Commons, *, alone: bool
+) -> tuple[Target, ...]:
     """The targets that are not at the wanted heads beyond doubt; see `Cohort.lacking`."""
-    # one that has its database to itself is looked at by its own run, as cheaply
-    heads = await heads_of(targets, alone=False)
+    heads = await heads_of(targets, alone=alone)
     return await in_thread(lambda: tuple(t for t in targets if _lacks(t, heads[t.name], commons)))
 
 
