@@ -91,6 +91,7 @@ async def test_every_schema_is_what_plain_alembic_makes_of_it(
     assert passed.together == {frozenset(each) for each in combinations(names, 2)}
 
 
+@pytest.mark.long("[async")
 @pytest.mark.parametrize("kind", ["given", "async"])
 async def test_every_schema_may_be_migrated_by_the_one_engine_of_the_application(
     kind: str, passed: Turnstile, tmp_path: Path, postgres_url: str
@@ -126,6 +127,7 @@ async def test_without_what_keeps_alembic_apart_they_would_not_be(
     assert wrong
 
 
+@pytest.mark.long("[async")
 @pytest.mark.parametrize("kind", ["sync", "async"])
 async def test_one_fails_and_the_others_do_not(
     kind: str, passed: Turnstile, tmp_path: Path
@@ -150,6 +152,7 @@ async def test_one_fails_and_the_others_do_not(
     assert heads(tenants.url("broken")) == set()
 
 
+@pytest.mark.long("[sync")
 @pytest.mark.parametrize("kind", ["sync", "async"])
 async def test_one_is_cancelled_and_the_others_are_not(
     kind: str, passed: Turnstile, tmp_path: Path
