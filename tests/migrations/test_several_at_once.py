@@ -180,8 +180,10 @@ NOTES = "\nop.execute(sa.text('insert into notes values (:v)').bindparams(v=str(
 
 ALONE = {
     "it changes the working directory": (
-        "os.makedirs(f'/tmp/{tenant()}', exist_ok=True)\nos.chdir(f'/tmp/{tenant()}')",
-        "__import__('os').getcwd()",
+        "folder = os.path.join(os.path.dirname(config.config_file_name), tenant())\n"
+        "os.makedirs(folder, exist_ok=True)\n"
+        "os.chdir(folder)\n",
+        "__import__('os').path.basename(__import__('os').getcwd())",
     ),
     "it sets the environment variable TENANT": (
         "os.environ['TENANT'] = tenant()",
