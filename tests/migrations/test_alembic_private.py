@@ -130,6 +130,15 @@ def test_a_call_that_comes_too_early_says_so_as_alembic_says_it() -> None:
         as_a_run(lambda: alembic.context.config)
 
 
+def test_a_call_that_comes_too_late_fails_as_it_does_without_us() -> None:
+    def late() -> None:
+        bound()
+        alembic.op.get_bind()
+
+    with alembic_private.dispatched(), pytest.raises(AttributeError, match="NoneType"):
+        as_a_run(late)
+
+
 def test_an_operation_that_a_run_registers_is_every_runs() -> None:
     def register() -> None:
         @Operations.register_operation("automigrator_note")

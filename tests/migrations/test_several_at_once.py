@@ -48,8 +48,16 @@ async def observed(tenants: Tenants) -> None:
     tenants.emptied(["first"])
 
 
-async def repeated(tenants: Tenants, names: list[str], rounds: int, expected: object) -> None:
+async def repeated(
+    tenants: Tenants,
+    names: list[str],
+    rounds: int,
+    expected: object,
+    meeting: Turnstile | None = None,
+) -> None:
     await observed(tenants)
+    if meeting is not None:
+        meeting.meet = frozenset(names)
     for _ in range(rounds):
         tenants.emptied(names)
         reports = await tenants.all_brought(names)
@@ -66,7 +74,7 @@ async def test_every_file_is_what_plain_alembic_makes_of_it(
 ) -> None:
     tenants, names = Tenants(tmp_path, kind), EIGHT[:count]
     with unchanged_process():
-        await repeated(tenants, names, rounds, tenants.plainly(names))
+        await repeated(tenants, names, rounds, tenants.plainly(names), passed)
     assert passed.together == {frozenset(each) for each in combinations(names, 2)}
 
 
@@ -80,10 +88,11 @@ async def test_every_schema_is_what_plain_alembic_makes_of_it(
     tenants, names = Tenants(tmp_path, kind, postgres_url), EIGHT[:count]
     expected = tenants.plainly(names, postgres_url)
     with unchanged_process():
-        await repeated(tenants, names, rounds, expected)
+        await repeated(tenants, names, rounds, expected, passed)
     assert passed.together == {frozenset(each) for each in combinations(names, 2)}
 
 
+@pytest.mark.long("[async")
 @pytest.mark.parametrize("kind", ["given", "async"])
 async def test_every_schema_may_be_migrated_by_the_one_engine_of_the_application(
     kind: str, passed: Turnstile, tmp_path: Path, postgres_url: str
@@ -93,7 +102,7 @@ async def test_every_schema_may_be_migrated_by_the_one_engine_of_the_application
     engine = create_async_engine(postgres_url)
     tenants = Tenants(tmp_path / "ours", kind, postgres_url, engine=engine)
     with unchanged_process():
-        await repeated(tenants, names, 1, expected)
+        await repeated(tenants, names, 1, expected, passed)
     await engine.dispose()
     assert passed.together == {frozenset(each) for each in combinations(names, 2)}
 
@@ -107,10 +116,11 @@ async def test_without_what_keeps_alembic_apart_they_would_not_be(
     monkeypatch.setattr(proxy_trial, "_apart", True)
     monkeypatch.setattr(alembic_private, "dispatched", nullcontext)
     held = passed.held["a", "filled"] = threading.Event()
-    bringing = asyncio.create_task(tenants.all_brought(names))
-    await passed.until("b", "end")  # of its look, which nothing disturbs yet
+    bringing = asyncio.create_task(tenants.all_brought(["a"]))
+    await passed.until("a", "filled")
+    reports = await tenants.all_brought(["b"])
     held.set()
-    reports = await bringing
+    reports += await bringing
     while getattr(alembic.op, "_proxy", None) is not None:
         alembic_private.remove_operations_proxy()
     vars(alembic.context)["_proxy"] = None
@@ -118,6 +128,7 @@ async def test_without_what_keeps_alembic_apart_they_would_not_be(
     assert wrong
 
 
+@pytest.mark.long("[async")
 @pytest.mark.parametrize("kind", ["sync", "async"])
 async def test_one_fails_and_the_others_do_not(
     kind: str, passed: Turnstile, tmp_path: Path
@@ -142,6 +153,7 @@ async def test_one_fails_and_the_others_do_not(
     assert heads(tenants.url("broken")) == set()
 
 
+@pytest.mark.long("[sync")
 @pytest.mark.parametrize("kind", ["sync", "async"])
 async def test_one_is_cancelled_and_the_others_are_not(
     kind: str, passed: Turnstile, tmp_path: Path
@@ -169,8 +181,10 @@ NOTES = "\nop.execute(sa.text('insert into notes values (:v)').bindparams(v=str(
 
 ALONE = {
     "it changes the working directory": (
-        "os.makedirs(f'/tmp/{tenant()}', exist_ok=True)\nos.chdir(f'/tmp/{tenant()}')",
-        "__import__('os').getcwd()",
+        "folder = os.path.join(os.path.dirname(config.config_file_name), tenant())\n"
+        "os.makedirs(folder, exist_ok=True)\n"
+        "os.chdir(folder)\n",
+        "__import__('os').path.basename(__import__('os').getcwd())",
     ),
     "it sets the environment variable TENANT": (
         "os.environ['TENANT'] = tenant()",
@@ -219,18 +233,47 @@ async def test_what_cannot_be_kept_apart_runs_alone(
     assert f"runs alone in this process: {why}" in caplog.text
 
 
+HIDES = """
+import os
+if tenant() == "b":
+    try:
+        os.chdir("/")
+    except BaseException:
+        pass
+"""
+
+
+@pytest.mark.parametrize("where", ["env.py", "revision"])
 async def test_what_a_later_migration_is_the_first_to_do_is_done_again_alone(
-    passed: Turnstile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    where: str, passed: Turnstile, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Even where env.py hides the word that it must end."""
-    beginning = "if tenant() == 'b':\n    try:\n        os.chdir('/')\n    except BaseException:\n"
-    tenants = Tenants(tmp_path, "sync", beginning=f"{beginning}        pass\n")
+    """Even where the word that it must end is hidden."""
+    noted = NOTES.format(value="__import__('os').getcwd() == '/'")
+    if where == "env.py":
+        tenants = Tenants(tmp_path, "sync", beginning=HIDES, r1=R1 + noted)
+    else:
+        tenants = Tenants(tmp_path, "sync", r1=R1 + HIDES + noted)
     names = EIGHT[:3]
     expected = tenants.plainly(names)
     caplog.set_level(logging.INFO)
     with unchanged_process():
         await repeated(tenants, names, 1, expected)
     assert "b: its env.py is run again, alone: it changes the working directory" in caplog.text
+
+
+async def test_what_is_done_alike_is_learned_from_a_run_that_is_done_again(
+    passed: Turnstile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where the first of a history had less to do than those after it."""
+    beginning = "if tenant() != 'first':\n    os.environ['AUTOMIGRATOR_SETTING'] = 'on'\n"
+    tenants, names = Tenants(tmp_path, "sync", beginning=beginning), EIGHT[:3]
+    expected = tenants.plainly(names)
+    caplog.set_level(logging.INFO)
+    with unchanged_process():
+        await repeated(tenants, names, 2, expected, passed)
+    assert "its env.py is run again, alone: it sets the environment variable" in caplog.text
+    assert "runs alone in this process" not in caplog.text
+    assert passed.together == {frozenset(each) for each in combinations(names, 2)}
 
 
 async def test_nothing_is_committed_by_a_migration_that_must_be_alone(
@@ -267,7 +310,7 @@ async def test_what_every_one_does_alike_keeps_none_of_them_alone(
     names = EIGHT[:4]
     expected = tenants.plainly(names)
     with unchanged_process():
-        await repeated(tenants, names, 2, expected)
+        await repeated(tenants, names, 2, expected, passed)
     assert passed.together >= {frozenset(each) for each in combinations(names, 2)}
 
 

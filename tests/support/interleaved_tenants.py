@@ -146,6 +146,8 @@ class Turnstile(ModuleType):
         self.held: dict[tuple[str, str], threading.Event] = {}
         """Places where a tenant stays until the event is set."""
         self.reached: set[tuple[str, str]] = set()
+        self.meet: frozenset[str] = frozenset()
+        """Those who wait for each other, the first time that they have come to the same place."""
         self._last = ""
         self._passed = threading.Condition(threading.RLock())
 
@@ -159,6 +161,10 @@ class Turnstile(ModuleType):
             self.together |= {frozenset(pair) for pair in itertools.combinations(self.under_way, 2)}
             self._last = tenant
             self._passed.notify_all()
+            if tenant in self.meet and place == "begun":
+                self._passed.wait_for(
+                    lambda: self.reached >= {(each, place) for each in self.meet}, 20
+                )
             if len(self.under_way) > 1:
                 self._passed.wait_for(lambda: self._last != tenant, self.wait_s)
         if (held := self.held.get((tenant, place))) is not None:

@@ -119,8 +119,8 @@ def _fence(request: Request, execution: Execution, connection: Connection) -> Ca
 
     def statement(conn: Connection, *_: Any) -> None:
         nonlocal known
-        _ensure_not_ended()
         if in_autocommit(conn):
+            _ensure_not_ended()
             request.confirm("")
             if execution.met_a_revision:
                 request.committing()

@@ -46,7 +46,7 @@ async def drive(
         if observed.torn or observed.unsettled:
             raise EnvError(
                 f"{migration.target.name}: its env.py ran beside others and must be alone: {need}. "
-                "A part of the revision that ran stays; the next start runs it alone"
+                "A part of the revision that ran may stay; the next run of it is alone"
             ) from need
         logger.info("%s: its env.py is run again, alone: %s", migration.target.name, need)
     execution.begin_anew()
