@@ -262,7 +262,7 @@ class Fleet(Operations):
 
     async def _closed(self) -> None:
         await self._executor.aclose()
-        await self._cohort.aclose()
+        await self.aclose()
 
     async def _noted(self, report: TenantReport) -> TenantReport:
         """Write down how a tenant's part ended; a failure that is its own quarantines it."""
@@ -336,6 +336,10 @@ class Fleet(Operations):
             targets = [each.target for each in (await self._members.read())[0]]
         plans = sorted({await self._members.plan(each) for each in targets})
         return Work(self.source, ",".join(plans), __version__)
+
+    async def aclose(self) -> None:
+        """Close the connections that tenants share; only who calls `bring` needs it."""
+        await self._cohort.aclose()
 
     def migrator_of(self, tenant: Tenant) -> Migrator:
         """The migrator of one tenant; a subclass may make another one."""

@@ -19,7 +19,7 @@ from automigrator.fleet.report import FleetError, FleetReport, TenantReport
 from automigrator.fleet.rollout import Rollout, Rules
 from automigrator.fleet.status import FleetPlan, FleetStatus, LedgerStatus
 from automigrator.fleet.tenants import Making, Refusal, Tenant, settled
-from automigrator.support.concurrency import ensure_asyncio
+from automigrator.support.concurrency import ensure_asyncio, shielded
 from automigrator.target import Ahead, Target
 
 if TYPE_CHECKING:
@@ -220,6 +220,9 @@ class Operations:
         except BaseException:
             self._members.forget(found)
             raise
+        finally:
+            if not self._under_way:
+                await shielded(self._cohort.aclose())
         self._members.note(found.name, report.outcome)
         if not report.at_head:
             raise FleetError(str(report), FleetReport((report,), report.seconds))

@@ -30,6 +30,8 @@ class Raising:
     async def work(self) -> Work:
         raise NotImplementedError
 
+    async def aclose(self) -> None: ...
+
 
 def test_a_report_comes_back_as_it_was_sent() -> None:
     assert read(written(REPORT), "a") == REPORT

@@ -75,6 +75,8 @@ def stop(run: str, limit_s: float) -> None:
     for each in tasks:
         each.cancel()
     _called(_ended(run, limit_s)).result()
+    for fleet in _fleets.values():
+        _called(fleet.aclose()).result()
 
 
 async def _ended(run: str, limit_s: float) -> None:

@@ -38,6 +38,9 @@ class Bringing(Protocol):
         In a worker it is asked as well, and the two are compared.
         """
 
+    async def aclose(self) -> None:
+        """Close the connections that tenants share; a worker calls it when it brings no more."""
+
 
 class Executor(ABC):
     """Brings tenants to head. At least once: the lock of each tenant sees that it happens once.

@@ -86,6 +86,7 @@ async def _served(
         for each in tasks:
             each.cancel()
         await shielded(asyncio.gather(taking, *tasks, return_exceptions=True))
+        await shielded(fleet.aclose())
     await _closed(writer)
 
 

@@ -106,6 +106,9 @@ class Tenants:
         (folder / "tenants.json").write_text(json.dumps(told), "utf-8")
         return cls(folder)
 
+    async def aclose(self) -> None:
+        """Nothing is shared."""
+
     async def bring(self, tenant: str) -> TenantReport:
         """Bring one tenant to head, and note when that begins and ends."""
         self._note("begin", tenant)
