@@ -62,7 +62,7 @@ async def test_the_next_start_ends_what_it_left_and_brings_each_to_head(
     slow = tenants.versions / "slow"
     pairs = [(each.name, each.application_url.render_as_string(False)) for each in targets]
     command = [sys.executable, "-c", PROCESS, json.dumps(pairs), str(tenants.config), str(slow)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: ASYNC220 - it is killed
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: ASYNC220
     try:
         async with asyncio.timeout(60):
             while tenants.execute(HELD) < [(3,)] or tenants.execute(ASLEEP) == [(0,)]:  # noqa: ASYNC110

@@ -225,10 +225,12 @@ class Fleet(Operations):
                 parts = (*reports, *held.values(), *untried)
                 seconds = time.monotonic() - began
                 self.report = report = FleetReport(parts, seconds, rollout.stopped)
-                await shielded(self._closed())
+                await shielded(self._executor.aclose())
+                await shielded(self.aclose())
             await self.ledger.prune({await self._members.plan(each.target) for each in tenants})
-        notes = (*self._executor.notes, *filter(None, [self.ledger.problem]))
-        self.report = report = report._replace(notes=notes)
+        notes = [*self._executor.notes, *filter(None, [self.ledger.problem])]
+        notes += self._replay.refusals if self._replay is not None else ()
+        self.report = report = report._replace(notes=tuple(notes))
         told = {"outcome": report.outcome, "counts": report.counts, "seconds": report.elapsed_s}
         self.progress.say("fleet-finished", **told)
         if rollout.stopped:
@@ -257,12 +259,8 @@ class Fleet(Operations):
     async def _seen(self, names: Sequence[str]) -> list[TenantReport]:
         """The reports of those that are at head already, where no tenant is begun any more."""
         tenants = [await self._members.get(each) for each in names]
-        current = await self._current(tenants, alone=True)
-        return [await self._noted(TenantReport(each, "current")) for each in current]
-
-    async def _closed(self) -> None:
-        await self._executor.aclose()
-        await self.aclose()
+        found = await self._current(tenants, alone=True)
+        return [await self._noted(TenantReport(each, "current")) for each in found]
 
     async def _noted(self, report: TenantReport) -> TenantReport:
         """Write down how a tenant's part ended; a failure that is its own quarantines it."""

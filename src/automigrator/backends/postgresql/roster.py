@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.looks import BUSY_S, OPENED, heads_in
 from automigrator.backends.postgresql.names import IS_OPEN, NAME, OPEN, among
-from automigrator.backends.postgresql.sql import USUAL_PATH, handed_on, rows_of
+from automigrator.backends.postgresql.sql import USUAL_PATH, first_found, handed_on, rows_of
 
 AT_ONCE = 200
 """Version tables that one statement reads: each is a lock, of which a server has a few thousand."""
@@ -35,14 +35,13 @@ _PLACES = f"""
              cast(:schemas as text[])) with ordinality as each(path, name, schema, number)),
     ours as materialized (select set_config('search_path', 'pg_catalog', true)
         from (select count(*) from a) as all_of_them)
-    select a.number::int4, found.*
-    from ours cross join a cross join lateral (
-        select m.nspname::text, f.relname::text, f.relkind in ('r', 'p')
-        from unnest(case when a.schema is null then a.visible else array[a.schema] end)
-             with ordinality as s(schema, turn)
-        join pg_namespace m on m.nspname = s.schema
-        join pg_class f on f.relnamespace = m.oid and f.relname = a.name::name
-        order by s.turn limit 1) as found
+    select a.number::int4, n.nspname::text, c.relname::text, c.relkind in ('r', 'p')
+    from ours cross join a cross join lateral (select {
+    first_found("a.name", "case when a.schema is null then a.visible else array[a.schema] end")
+} as oid offset 0) as found
+    cross join lateral (
+        select * from pg_class where pg_class.oid = found.oid offset 0) as c
+    join pg_namespace n on n.oid = c.relnamespace
 """
 
 _STATE = f"""

@@ -124,9 +124,13 @@ class SearchPath(NamedTuple):
 
 def first_found(name: str, schemas: str) -> str:
     """The SQL of the oid of the relation `name` in the first of an array of schemas that has it."""
+    # in this order: thousands of schemas may have a table of this name
     return f"""(select f.oid from unnest({schemas}) with ordinality as s(schema, turn)
-        join pg_namespace m on m.nspname = s.schema join pg_class f on f.relnamespace = m.oid
-        where f.relname = {name} order by s.turn limit 1)"""
+        cross join lateral (
+            select oid from pg_namespace where nspname = s.schema offset 0) as m
+        cross join lateral (
+            select oid from pg_class where relnamespace = m.oid and relname = {name} offset 0) as f
+        order by s.turn limit 1)"""
 
 
 FIRST_OF_PLACE = first_found(
