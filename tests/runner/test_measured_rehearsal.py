@@ -117,6 +117,30 @@ async def test_no_lock_of_a_statement_outside_a_transaction_is_too_short_to_be_s
     assert (locks(found), found.observed, found.autocommit) == (expected, True, True)
 
 
+async def test_a_statement_outside_a_transaction_that_fails_is_watched_no_longer(
+    served: Application,
+) -> None:
+    served.execute("UPDATE notes SET text = 'twice'")
+    build = "CREATE UNIQUE INDEX CONCURRENTLY i ON notes (text)"
+    served.deploy(f'{BLOCK}op.execute("{build}")')
+    report = await run(served)
+    (failure,) = report.failures
+    assert failure.in_rehearsal and (failure.kind, failure.statement) == ("revision", build)
+    served.deploy('op.execute("SELECT 1")')
+    caught = (
+        "with op.get_context().autocommit_block():\n"
+        "    try:\n"
+        f'        op.execute("{build}")\n'
+        "    except sa.exc.IntegrityError:\n"
+        '        op.execute("DROP INDEX i")'
+    )
+    application = Application(served.root / "other", served.url, started=False)
+    application.deploy(caught)
+    measurement = await measured(application, 'op.execute("SELECT 1")')
+    first = measurement.revisions[0].statements
+    assert [each.sql for each in first] == [build, "DROP INDEX i"]
+
+
 async def test_what_could_not_be_seen_is_said_to_be(
     served: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:

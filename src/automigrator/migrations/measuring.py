@@ -196,6 +196,7 @@ class _Session:
         measuring, revision = self.measuring, self.measuring.current
         if revision is None or _is_ours(context):
             return
+        self._unwatched()
         autocommit = in_autocommit(conn)
         last = revision.statements[-1] if revision.statements else None
         again = last is not None and (last.sql, last.autocommit) == (sql, autocommit)
@@ -289,8 +290,16 @@ class _Session:
         finally:
             self.left()
 
+    def _unwatched(self) -> None:
+        """End the watching of a statement that failed."""
+        watched, self.watched = self.watched, None
+        if watched is not None:
+            with self.measuring.looking():
+                watched(0)
+
     def left(self) -> None:
         """Note that the transaction has ended."""
+        self._unwatched()
         self._released(self.measuring.now())
         self.seen = Look()
 
