@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ async def test_a_statement_outside_a_transaction_that_fails_is_watched_no_longer
     measurement = await measured(application, 'op.execute("SELECT 1")')
     first = measurement.revisions[0].statements
     assert [each.sql for each in first] == [build, "DROP INDEX i"]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_what_could_not_be_seen_is_said_to_be(
