@@ -91,6 +91,14 @@ async def test_the_locks_are_those_that_the_statement_took(
     assert all(each.held_s > 0 for each in found.locks) and found.observed
 
 
+async def test_another_driver_is_measured_as_well(tmp_path: Path, postgres_url: str) -> None:
+    application = Application(tmp_path, postgres_url, kind="generic")
+    found = statement(await measured(application, 'op.create_index("i", "notes", ["text"])'))
+    assert locks(found) == {"notes": ("ShareLock", WRITERS)} and found.scanned == ("notes",)
+    measurement = await measured(application, f'{BLOCK}op.execute("VACUUM notes")')
+    assert locks(statement(measurement)) == {"notes": ("ShareUpdateExclusiveLock", NOBODY)}
+
+
 async def test_a_concurrent_build_is_watched_from_another_session(served: Application) -> None:
     sql = "CREATE INDEX CONCURRENTLY i ON notes (text)"
     measurement = await measured(served, f'{BLOCK}op.execute("{sql}")')
