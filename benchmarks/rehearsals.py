@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import shutil
 import statistics
@@ -207,6 +208,8 @@ class Bench:
             report = asyncio.run(migrated(migrator, url if held else None))
         assert report.outcome == "migrated", report
         seen = [*others["seen"], *(json.loads(locks.read_text()) if locks.exists() else ())]
+        if held:  # the reader's own
+            seen = [each for each in seen if each[1] != "AccessShareLock"]
         with self.log.open(errors="replace") as file:
             file.seek(before)
             return [(names.get(oid), mode) for oid, mode in seen], file.read(), others["pids"]
@@ -414,7 +417,8 @@ def main() -> None:
     print("\n".join(found))
     if options.write_docs:
         circumstances = f"PostgreSQL {version[0].split()[0]}, {len(trials)} trials."
-        page.write("rehearsal.md", "\n".join([circumstances, "", *found]))
+        load = f"Load average at the end: {os.getloadavg()[0]:.0f}, on {os.cpu_count()} processors."
+        page.write("rehearsal.md", "\n".join([f"{circumstances} {load}", "", *found]))
 
 
 if __name__ == "__main__":
