@@ -176,6 +176,19 @@ async def test_a_lock_is_held_until_the_end_of_its_transaction(served: Applicati
     assert finding(measurement).level == "warning"
 
 
+async def test_a_revision_may_take_a_role_that_may_not_do_much(served: Application) -> None:
+    database = make_url(served.url).database
+    role = f"{database}_other"
+    served.execute(f"CREATE ROLE {role}", f"REVOKE ALL ON DATABASE {database} FROM public")
+    served.execute(f"GRANT SELECT, UPDATE ON alembic_version TO {role}")
+    try:
+        measurement = await measured(served, f'op.execute("SET LOCAL ROLE {role}")')
+        assert measurement.revisions[0].growth == 0
+    finally:
+        served.execute(f"GRANT CONNECT, TEMPORARY ON DATABASE {database} TO public")
+        served.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
 async def test_a_commit_that_a_revision_sends_itself_releases_its_locks(
     served: Application,
 ) -> None:
@@ -389,3 +402,22 @@ ADVICE = [
 def test_the_advice_is_about_what_the_statement_does(sql: str, kind: str, better: str) -> None:
     found = advice(kind, StatementMeasured("r1", sql, 1.0))
     assert better in found and bool(better) is bool(found)
+
+
+async def test_a_revision_that_bears_an_error_is_measured_as_if_nobody_looked(
+    notes: Application,
+) -> None:
+    """After an error PostgreSQL answers nothing until the savepoint is rolled back to."""
+    measurement = await measured(
+        notes,
+        "try:",
+        "    with op.get_bind().begin_nested():",
+        '        op.execute("UPDATE notes SET text = text")',
+        '        op.execute("INSERT INTO notes SELECT * FROM notes")',
+        "except sa.exc.IntegrityError:",
+        '    op.execute("DELETE FROM notes WHERE id = 1")',
+    )
+    assert notes.heads == {"r2"} and len(notes.notes()) == 2
+    assert "DELETE FROM notes WHERE id = 1" in [
+        each.sql for each in measurement.revisions[0].statements
+    ]

@@ -103,7 +103,9 @@ _WITHIN = """
 
 _LOCK_TIMEOUT = """extract(epoch from pg_catalog.current_setting('lock_timeout')
     ::pg_catalog.interval)::pg_catalog.float8"""
-_SIZE = "pg_catalog.pg_database_size(pg_catalog.current_database())"
+_SIZE = """case when pg_catalog.has_database_privilege(pg_catalog.current_database(), 'connect')
+    then pg_catalog.pg_database_size(pg_catalog.current_database()) end"""
+"""A revision may have taken a role that must not ask."""
 _FLUSH = "pg_catalog.pg_stat_force_next_flush()::pg_catalog.text"
 """Else what one transaction has counted is counted in the next as well; from PostgreSQL 15 on."""
 
