@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,14 @@ async def test_the_locks_are_those_that_the_statement_took(
     assert all(each.held_s > 0 for each in found.locks) and found.observed
 
 
+async def test_another_driver_is_measured_as_well(tmp_path: Path, postgres_url: str) -> None:
+    application = Application(tmp_path, postgres_url, kind="generic")
+    found = statement(await measured(application, 'op.create_index("i", "notes", ["text"])'))
+    assert locks(found) == {"notes": ("ShareLock", WRITERS)} and found.scanned == ("notes",)
+    measurement = await measured(application, f'{BLOCK}op.execute("VACUUM notes")')
+    assert locks(statement(measurement)) == {"notes": ("ShareUpdateExclusiveLock", NOBODY)}
+
+
 async def test_a_concurrent_build_is_watched_from_another_session(served: Application) -> None:
     sql = "CREATE INDEX CONCURRENTLY i ON notes (text)"
     measurement = await measured(served, f'{BLOCK}op.execute("{sql}")')
@@ -117,6 +126,31 @@ async def test_no_lock_of_a_statement_outside_a_transaction_is_too_short_to_be_s
     assert (locks(found), found.observed, found.autocommit) == (expected, True, True)
 
 
+async def test_a_statement_outside_a_transaction_that_fails_is_watched_no_longer(
+    served: Application,
+) -> None:
+    served.execute("UPDATE notes SET text = 'twice'")
+    build = "CREATE UNIQUE INDEX CONCURRENTLY i ON notes (text)"
+    served.deploy(f'{BLOCK}op.execute("{build}")')
+    report = await run(served)
+    (failure,) = report.failures
+    assert failure.in_rehearsal and (failure.kind, failure.statement) == ("revision", build)
+    served.deploy('op.execute("SELECT 1")')
+    caught = (
+        "with op.get_context().autocommit_block():\n"
+        "    try:\n"
+        f'        op.execute("{build}")\n'
+        "    except sa.exc.IntegrityError:\n"
+        '        op.execute("DROP INDEX i")'
+    )
+    application = Application(served.root / "other", served.url, started=False)
+    application.deploy(caught)
+    measurement = await measured(application, 'op.execute("SELECT 1")')
+    first = measurement.revisions[0].statements
+    assert [each.sql for each in first] == [build, "DROP INDEX i"]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_what_could_not_be_seen_is_said_to_be(
     served: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +174,19 @@ async def test_a_lock_is_held_until_the_end_of_its_transaction(served: Applicati
     assert lock.held_s > max(0.3, added.seconds) and slept.locks == ()
     assert measurement.revisions[0].block_s == lock.held_s
     assert finding(measurement).level == "warning"
+
+
+async def test_a_revision_may_take_a_role_that_may_not_do_much(served: Application) -> None:
+    database = make_url(served.url).database
+    role = f"{database}_other"
+    served.execute(f"CREATE ROLE {role}", f"REVOKE ALL ON DATABASE {database} FROM public")
+    served.execute(f"GRANT SELECT, UPDATE ON alembic_version TO {role}")
+    try:
+        measurement = await measured(served, f'op.execute("SET LOCAL ROLE {role}")')
+        assert measurement.revisions[0].growth == 0
+    finally:
+        served.execute(f"GRANT CONNECT, TEMPORARY ON DATABASE {database} TO public")
+        served.execute(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 async def test_a_commit_that_a_revision_sends_itself_releases_its_locks(
@@ -355,3 +402,22 @@ ADVICE = [
 def test_the_advice_is_about_what_the_statement_does(sql: str, kind: str, better: str) -> None:
     found = advice(kind, StatementMeasured("r1", sql, 1.0))
     assert better in found and bool(better) is bool(found)
+
+
+async def test_a_revision_that_bears_an_error_is_measured_as_if_nobody_looked(
+    notes: Application,
+) -> None:
+    """After an error PostgreSQL answers nothing until the savepoint is rolled back to."""
+    measurement = await measured(
+        notes,
+        "try:",
+        "    with op.get_bind().begin_nested():",
+        '        op.execute("UPDATE notes SET text = text")',
+        '        op.execute("INSERT INTO notes SELECT * FROM notes")',
+        "except sa.exc.IntegrityError:",
+        '    op.execute("DELETE FROM notes WHERE id = 1")',
+    )
+    assert notes.heads == {"r2"} and len(notes.notes()) == 2
+    assert "DELETE FROM notes WHERE id = 1" in [
+        each.sql for each in measurement.revisions[0].statements
+    ]

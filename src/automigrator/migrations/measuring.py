@@ -189,6 +189,8 @@ class _Session:
         self.taken: list[_Taken] = []
         """What the open transaction holds."""
         self.watched: Callable[[int], Watched] | None = None
+        self.runs = False
+        """Whether a statement was sent and has not returned: it runs, or has failed."""
 
     def before(
         self, conn: Connection, cursor: Any, sql: str, parameters: Any, context: Any, *_: Any
@@ -196,6 +198,9 @@ class _Session:
         measuring, revision = self.measuring, self.measuring.current
         if revision is None or _is_ours(context):
             return
+        self._unwatched()
+        if self.runs:
+            self.statement = None  # it failed: a server may answer nothing before a rollback
         autocommit = in_autocommit(conn)
         last = revision.statements[-1] if revision.statements else None
         again = last is not None and (last.sql, last.autocommit) == (sql, autocommit)
@@ -210,6 +215,7 @@ class _Session:
         if autocommit and self.statement is not None and self.statement.times < WATCHED:
             with measuring.looking():
                 self.watched = measuring.meter.watch(conn)
+        self.runs = True
         self._began = measuring.now()
 
     def after(
@@ -218,7 +224,7 @@ class _Session:
         statement = self.statement
         if statement is None or self.measuring.current is None or _is_ours(context):
             return
-        end = self.measuring.now()
+        end, self.runs = self.measuring.now(), False
         statement.seconds += end - self._began
         statement.times += 1
         statement.rows += max(cursor.rowcount or 0, 0)  # unless the look knows better
@@ -245,7 +251,7 @@ class _Session:
         """Look into the open transaction, for what the last statement did; return the size."""
         statement, self.statement = self.statement, None
         connection, measuring = self.connection, self.measuring
-        if connection.closed or connection.invalidated:
+        if connection.closed or connection.invalidated or self.runs:
             return 0
         autocommit = in_autocommit(connection)
         if not (connection.in_transaction() or autocommit) or not (statement or whole):
@@ -284,13 +290,22 @@ class _Session:
         """Commit or roll back, and note when the locks were released."""
         if self.statement is not None and not undone:
             self.look()
+        self.statement, self.runs = None, False
         try:
             send(*arguments)
         finally:
             self.left()
 
+    def _unwatched(self) -> None:
+        """End the watching of a statement that failed."""
+        watched, self.watched = self.watched, None
+        if watched is not None:
+            with self.measuring.looking():
+                watched(0)
+
     def left(self) -> None:
         """Note that the transaction has ended."""
+        self._unwatched()
         self._released(self.measuring.now())
         self.seen = Look()
 

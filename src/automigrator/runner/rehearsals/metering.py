@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from automigrator.backends.contract.backend import Backend
-from automigrator.backends.contract.meter import Relations, Usage
+from automigrator.backends.contract.meter import Meter, Relations, Usage
 from automigrator.backends.contract.values import Place
 from automigrator.measurement import Measurement
 from automigrator.migrations.measuring import Measuring
@@ -32,7 +32,12 @@ class Metering:
     @asynccontextmanager
     async def of(self, place: Place) -> AsyncIterator[Measuring | None]:
         """Context manager: measure what runs there; None where nothing can be measured."""
-        async with self._backend.metering(place) as meter:
+        async with AsyncExitStack() as stack:
+            meter: Meter | None = None
+            try:
+                meter = await stack.enter_async_context(self._backend.metering(place))
+            except Exception as error:  # noqa: BLE001 - the rehearsal itself is not about it
+                logger.warning("the rehearsal is not measured: %s", first_line(error))
             if meter is not None:
                 self._measuring = Measuring(meter, self._secrets)
             yield self._measuring

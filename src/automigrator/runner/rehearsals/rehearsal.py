@@ -65,8 +65,9 @@ async def _allowed(state: RunState, finding: Finding, options: Rehearsal) -> Fin
     if measured is None:
         if options.limited:
             raise LimitError(
-                "what the revisions cost cannot be measured on this kind of database, and "
-                "Rehearsal() sets limits; nothing was changed",
+                "what the revisions cost could not be measured, as this kind of database offers no "
+                "measuring or the copy takes no second connection, and Rehearsal() sets limits; "
+                "nothing was changed"
             )
         return finding
     over = exceeded(measured.revisions, options)

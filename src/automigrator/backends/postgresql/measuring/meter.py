@@ -45,6 +45,9 @@ PAUSE_S = 0.02
 MOST_GATED, GATE_MS = 1000, 2000
 """Tables that are locked at most beside a statement, and how long each is waited for."""
 
+UNSIZED = 65536
+"""Bytes of the log before which a database's size is not asked for anew: that counts its files."""
+
 ENOUGH_LOOKS = 3
 """Looks after which a statement without a lock on a table is believed to take none."""
 
@@ -85,8 +88,7 @@ _WITHIN = """
            pg_catalog.pg_stat_get_xact_tuples_inserted(l.relation),
            pg_catalog.pg_stat_get_xact_tuples_updated(l.relation)
                operator(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(l.relation)
-    from (select pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')
-                     ::pg_catalog.int8 as log_bytes,
+    from (select {position} as log_bytes,
                  {lock_timeout} as lock_timeout_s,
                  {size} as size, {flush} as flushed) s
     cross join (select virtualtransaction as transaction, relation,
@@ -103,7 +105,14 @@ _WITHIN = """
 
 _LOCK_TIMEOUT = """extract(epoch from pg_catalog.current_setting('lock_timeout')
     ::pg_catalog.interval)::pg_catalog.float8"""
-_SIZE = "pg_catalog.pg_database_size(pg_catalog.current_database())"
+_POSITION = """pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')
+    ::pg_catalog.int8"""
+_SIZE = f"""case
+    when (({_POSITION}) operator(pg_catalog.-) {{sized_at}}::pg_catalog.int8)
+             operator(pg_catalog.>=) {UNSIZED}
+         and pg_catalog.has_database_privilege(pg_catalog.current_database(), 'connect')
+    then pg_catalog.pg_database_size(pg_catalog.current_database()) end"""
+"""A revision may have taken a role that must not ask."""
 _FLUSH = "pg_catalog.pg_stat_force_next_flush()::pg_catalog.text"
 """Else what one transaction has counted is counted in the next as well; from PostgreSQL 15 on."""
 
@@ -142,13 +151,16 @@ class ServerMeter(Meter):
         self._nodes: dict[int, int] = {}
         """The files of the relations when they were last looked at."""
         flush = _FLUSH if server_version(connection) >= (15,) else "null"
-        options = {"flush": flush, "lock_timeout": _LOCK_TIMEOUT}
+        options = {"flush": flush, "lock_timeout": _LOCK_TIMEOUT, "position": _POSITION}
+        self._sized_at = 0
+        """The position in the log when the size was last asked for."""
         self._within = _WITHIN.format(size="null::pg_catalog.int8", **options)
         self._whole = _WITHIN.format(size=_SIZE, **options)
 
     async def begin(self) -> None:
         """Note the relations that are there."""
         ((self.size, self.log_bytes),) = await rows_of(self._connection, _START)
+        self._sized_at = self.log_bytes
         rows = await rows_of(self._connection, _BASE)
         names = {row[0]: row[3] if row[2] == "public" else f"{row[2]}.{row[3]}" for row in rows}
         for oid, table, _, _, kind, filenode, filled, size in rows:
@@ -160,9 +172,12 @@ class ServerMeter(Meter):
 
     def look(self, connection: Connection, *, whole: bool = False) -> Look:
         with contextlib.closing(connection.connection.cursor()) as cursor:
-            cursor.execute(self._whole if whole else self._within)
+            whole_now = self._whole.format(sized_at=self._sized_at)
+            cursor.execute(whole_now if whole else self._within)
             rows: Sequence[Sequence[Any]] = cursor.fetchall()
         log_bytes, timeout_s, size, transaction = rows[0][:4]
+        if size is not None:
+            self._sized_at = log_bytes
         written: dict[str, int] = {}
         changed: set[str] = set()
         scans: dict[str, int] = {}
