@@ -97,7 +97,8 @@ _WITHIN = """
                 where pid operator(pg_catalog.=) pg_catalog.pg_backend_pid() and granted
                   and ((locktype operator(pg_catalog.=) 'virtualxid')
                        or (locktype operator(pg_catalog.=) 'relation')
-                       and relation operator(pg_catalog.>=) 16384::pg_catalog.oid)
+                       and (relation operator(pg_catalog.>=) 16384::pg_catalog.oid)
+                       and (relation operator(pg_catalog.<=) {{last}}::pg_catalog.oid))
                 group by virtualtransaction, relation) l
     left join pg_catalog.pg_class c on c.oid operator(pg_catalog.=) l.relation
 """
@@ -152,6 +153,8 @@ class ServerMeter(Meter):
         """The files of the relations when they were last looked at."""
         flush = _FLUSH if server_version(connection) >= (15,) else "null"
         options = {"flush": flush, "lock_timeout": _LOCK_TIMEOUT, "position": _POSITION}
+        self._last = 0
+        """The greatest oid of what is there; what has a greater one is new, and in nobody's way."""
         self._sized_at = 0
         """The position in the log when the size was last asked for."""
         self._within = _WITHIN.format(size="null::pg_catalog.int8", **options)
@@ -162,6 +165,7 @@ class ServerMeter(Meter):
         ((self.size, self.log_bytes),) = await rows_of(self._connection, _START)
         self._sized_at = self.log_bytes
         rows = await rows_of(self._connection, _BASE)
+        self._last = max((row[0] for row in rows), default=0)
         names = {row[0]: row[3] if row[2] == "public" else f"{row[2]}.{row[3]}" for row in rows}
         for oid, table, _, _, kind, filenode, filled, size in rows:
             name = names.get(table, names[oid])
@@ -172,8 +176,8 @@ class ServerMeter(Meter):
 
     def look(self, connection: Connection, *, whole: bool = False) -> Look:
         with contextlib.closing(connection.connection.cursor()) as cursor:
-            whole_now = self._whole.format(sized_at=self._sized_at)
-            cursor.execute(whole_now if whole else self._within)
+            whole_now = self._whole.format(sized_at=self._sized_at, last=self._last)
+            cursor.execute(whole_now if whole else self._within.format(last=self._last))
             rows: Sequence[Sequence[Any]] = cursor.fetchall()
         log_bytes, timeout_s, size, transaction = rows[0][:4]
         if size is not None:
