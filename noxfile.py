@@ -206,7 +206,7 @@ def release(session: nox.Session) -> None:
     files = sorted(map(str, built(session).iterdir()))
     session.run("twine", "check", "--strict", *files)
     session.run("check-wheel-contents", *(each for each in files if each.endswith(".whl")))
-    session.run("python", "tests/support/distributions.py", *files)
+    session.run("python", "tests/support/release.py", *files)
 
 
 @nox.session

@@ -16,6 +16,7 @@ from support.terminal import Shell
 
 from automigrator.backends import registry
 from automigrator.exits import Exit
+from automigrator.fleet.executors import registry as executors
 from automigrator.hooks import strategies
 
 PAGE = DOCS / "reference" / "interfaces.md"
@@ -63,7 +64,8 @@ def test_the_exit_codes() -> None:
 
 def test_the_entry_point_groups() -> None:
     _, *listed = rows("Entry points")
-    groups = {strategies.ENTRY_POINT_GROUP, registry.ENTRY_POINT_GROUP}
+    modules = (strategies, registry, executors)
+    groups = {each.ENTRY_POINT_GROUP for each in modules}
     assert {row[0].strip("`") for row in listed} == groups
     named = "|".join(re.escape(each) for each in groups)
     for file in DOCS.parent.glob("plugins/*/pyproject.toml"):
@@ -110,14 +112,14 @@ def variables_in(file: Path) -> Iterator[str]:
     yield from (
         value
         for name, value in constants.items()
-        if name.endswith("VARIABLE") or name == "APP"
+        if name.endswith("VARIABLE") or name in ("APP", "FLEET")
         if isinstance(value, str)
     )
 
 
 def pairs(target: ast.expr, value: ast.expr) -> Iterator[tuple[ast.expr, ast.expr]]:
     if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
-        yield from zip(target.elts, value.elts, strict=True)
+        yield from zip(target.elts, value.elts, strict=False)  # `a, *b = ...` names less
     else:
         yield target, value
 

@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 from support.pages import DOCS, Section, run_python, sections
 
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import names
+from automigrator.backends.postgresql import names, notes
 from automigrator.backends.postgresql.dump import files as dumps
 from automigrator.backends.postgresql.locking import advisory, session
 from automigrator.backends.sqlite import files, lock_files
@@ -70,7 +70,7 @@ def test_no_file_of_another_name_is_made() -> None:
 
 
 def test_types_in_a_postgresql_database() -> None:
-    kinds = {shown(names.note_name(kind, 7)) for kind in get_args(names.Note)}
+    kinds = {shown(notes.note_name(kind, 7)) for kind in get_args(notes.Note)}
     assert cells("In a PostgreSQL database") == {names.SCHEMA_OF_OURS, *kinds}
 
 

@@ -14,8 +14,8 @@ from automigrator.fleet.executors.lanes import as_they_come, bring_here
 from automigrator.fleet.executors.processes import at_least_one
 from automigrator.fleet.report import TenantReport
 
-INDEX, COUNT = "JOB_COMPLETION_INDEX", "AUTOMIGRATOR_SHARDS"
-"""The environment variables: Kubernetes sets the first in each pod of an indexed Job."""
+INDEX_VARIABLE, COUNT_VARIABLE = "JOB_COMPLETION_INDEX", "AUTOMIGRATOR_SHARDS"
+"""Kubernetes sets the first in each pod of an indexed Job."""
 
 
 class Shards(Executor):
@@ -39,12 +39,15 @@ class Shards(Executor):
         inner: Executor | None = None,
         tasks: int = 8,
     ) -> None:
-        self.count = at_least_one("count", _of_environment(COUNT) if count is None else count)
-        self.index = _of_environment(INDEX) if index is None else index
+        self.count = at_least_one(
+            "count", _of_environment(COUNT_VARIABLE) if count is None else count
+        )
+        self.index = _of_environment(INDEX_VARIABLE) if index is None else index
         if not 0 <= self.index < self.count:
             raise ConfigurationError(
                 f"there are {self.count} shards, from 0 to {self.count - 1}, and the index is "
-                f"{self.index}; nothing was changed. Give {COUNT} the number of completions"
+                f"{self.index}; nothing was changed. Give {COUNT_VARIABLE} the number of "
+                "completions"
             )
         self.inner = inner
         self.tasks = at_least_one("tasks", tasks)
@@ -94,6 +97,7 @@ def _of_environment(variable: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise ConfigurationError(
             f"{variable} is {text!r} and should be a number; nothing was changed. Kubernetes sets "
-            f"{INDEX} in an indexed Job, and its manifest sets {COUNT}; or pass index= and count="
+            f"{INDEX_VARIABLE} in an indexed Job, and its manifest sets {COUNT_VARIABLE}; or pass "
+            "index= and count="
         )
     return int(text)
