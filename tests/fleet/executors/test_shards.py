@@ -12,7 +12,7 @@ import yaml
 from support.fleet_replicas import Replica, replicas
 
 from automigrator.errors import ConfigurationError
-from automigrator.fleet.executors.shards import COUNT, INDEX, Shards, shard_of
+from automigrator.fleet.executors.shards import COUNT_VARIABLE, INDEX_VARIABLE, Shards, shard_of
 from automigrator.testing.executors.harness import ExecutorCase, Fed
 
 MANIFEST = Path(__file__).parents[3] / "examples" / "kubernetes" / "indexed-job.yaml"
@@ -31,8 +31,8 @@ def test_each_tenant_belongs_to_one_shard_and_they_are_of_one_size() -> None:
 
 
 def test_the_environment_says_which_one_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(INDEX, "2")
-    monkeypatch.setenv(COUNT, "3")
+    monkeypatch.setenv(INDEX_VARIABLE, "2")
+    monkeypatch.setenv(COUNT_VARIABLE, "3")
     shards = Shards()
     assert (shards.index, shards.count) == (2, 3)
 
@@ -40,9 +40,9 @@ def test_the_environment_says_which_one_this_is(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("index", "count", "message"),
     [
-        ("", "3", f"{INDEX} is ''"),
-        ("1", "", f"{COUNT} is ''"),
-        ("-1", "3", f"{INDEX} is '-1'"),
+        ("", "3", f"{INDEX_VARIABLE} is ''"),
+        ("1", "", f"{COUNT_VARIABLE} is ''"),
+        ("-1", "3", f"{INDEX_VARIABLE} is '-1'"),
         ("3", "3", "from 0 to 2, and the index is 3"),
         ("0", "0", "count is a whole number from 1 on"),
     ],
@@ -50,8 +50,8 @@ def test_the_environment_says_which_one_this_is(monkeypatch: pytest.MonkeyPatch)
 def test_what_it_says_wrongly_is_refused(
     index: str, count: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(INDEX, index)
-    monkeypatch.setenv(COUNT, count)
+    monkeypatch.setenv(INDEX_VARIABLE, index)
+    monkeypatch.setenv(COUNT_VARIABLE, count)
     with pytest.raises(ConfigurationError, match=message):
         Shards()
 
@@ -77,7 +77,7 @@ class TestShards(ExecutorCase):
 
         def started(index: int) -> Replica:
             out = self.folder / f"shard{index}.jsonl"
-            environment = {INDEX: str(index), COUNT: "3"}
+            environment = {INDEX_VARIABLE: str(index), COUNT_VARIABLE: "3"}
             return Replica("shards", {"tasks": 1}, names, out, **environment)
 
         three = [started(index) for index in range(3)]
@@ -102,8 +102,8 @@ def test_the_manifest_makes_as_many_pods_as_there_are_shards() -> None:
     assert spec["completionMode"] == "Indexed"
     (container,) = spec["template"]["spec"]["containers"]
     variables = {each["name"]: each for each in container["env"]}
-    assert variables[COUNT]["value"] == str(spec["completions"])
-    assert INDEX not in variables, "Kubernetes sets it"
+    assert variables[COUNT_VARIABLE]["value"] == str(spec["completions"])
+    assert INDEX_VARIABLE not in variables, "Kubernetes sets it"
     assert "secretKeyRef" in variables["DATABASE_URL"]["valueFrom"]
     assert spec["parallelism"] <= spec["completions"]
     assert spec["backoffLimitPerIndex"] >= 1, "a pod that dies is started again"
