@@ -282,7 +282,7 @@ class Fleet(Operations):
         while True:
             await asyncio.sleep(POLL_S)
             try:
-                rollout.pause(await self.ledger.store.paused())
+                rollout.pause(await shielded(self.ledger.store.paused()))
             except Exception as error:  # noqa: BLE001 - it goes on as it was
                 logger.debug("the ledger was not read: %s", said(error, ()))
 
