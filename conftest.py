@@ -17,7 +17,11 @@ from support import notes_application as _notes
 from support import postgres_server as _postgres
 from support.declared_events import misfit
 
+from automigrator import Migrator, Report
+from automigrator.cohort import Cohort
 from automigrator.events.notifier import Notifier
+from automigrator.migrations.common_history import CommonHistories
+from automigrator.runner.commons import in_common
 
 pytest_plugins = ["support.canary_channels"]
 
@@ -45,6 +49,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--write-table", action="store_true", help="write the results of a long run into docs/"
     )
     parser.addoption("--long", action="store_true", help="run the tests marked `long` as well")
+    parser.addoption(
+        "--cohort", action="store_true", help="let every `Migrator.run()` go on in a Cohort"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -63,6 +70,25 @@ def _is_long(item: pytest.Item) -> bool:
     """Marked `long`, or marked so for variants of which this is one."""
     marks = list(item.iter_markers("long"))
     return any(not mark.args or any(word in item.name for word in mark.args) for mark in marks)
+
+
+@pytest.fixture(autouse=True)
+def cohorts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `--cohort` every run is one of a Cohort, which knows the histories of those before."""
+    if request.config.getoption("--cohort"):
+        monkeypatch.setattr(Migrator, "run", _run_in_cohort)
+
+
+_run, _histories = Migrator.run, CommonHistories()
+
+
+async def _run_in_cohort(migrator: Migrator, *, mode: Any = None) -> Report:
+    if in_common.get() is not None:
+        return await _run(migrator, mode=mode)
+    async with Cohort() as cohort:
+        cohort._commons.histories = _histories
+        with cohort._shared():
+            return await _run(migrator, mode=mode)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,10 @@ import nox
 
 GROUPS = nox.project.load_toml("pyproject.toml")
 PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
-BENCHMARKS = ["gate", "nothing_to_do", "recovery", "applying", "stalls"]
+BENCHMARKS = [
+    *("gate", "nothing_to_do", "recovery", "applying", "replay", "fleet", "fixtures", "stalls"),
+]
+TEXTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs", "plugins"]
 NEWER = [
     *("--numprocesses=2", "-k", "not postgres and (not as_plain or autocommit or beside_it)"),
     *("tests/hooks/test_calls.py", "tests/support_package/test_concurrency.py"),
@@ -139,6 +142,8 @@ def lint(session: nox.Session) -> None:
     session.install(*group("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("codespell", *TEXTS, "src", "examples", "benchmarks", "noxfile.py")
+    session.run("proselint", "check", "--config", "docs/proselint.json", *TEXTS)
 
 
 @nox.session
@@ -194,6 +199,16 @@ def alone(session: nox.Session) -> None:
                 pytest(session, f"{plugin}/tests/test_{name}.py", *ALONE)
 
 
+@nox.session(requires=["wheels"])
+def release(session: nox.Session) -> None:
+    """All distributions as they would be uploaded: metadata, contents, one version for all."""
+    session.install("twine", "check-wheel-contents")
+    files = sorted(map(str, built(session).iterdir()))
+    session.run("twine", "check", "--strict", *files)
+    session.run("check-wheel-contents", *(each for each in files if each.endswith(".whl")))
+    session.run("python", "tests/support/release.py", *files)
+
+
 @nox.session
 def demo(session: nox.Session) -> None:
     install_editable(session)
@@ -221,6 +236,24 @@ def model(session: nox.Session) -> None:
     skip_without(session, "spin", "gcc", package="spin gcc")
     install_editable(session, *group("test"))
     pytest(session, "tests/model", "--long", "-rP", "--timeout=0")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, under docs/_build/html, warnings as errors.
+
+    `-- charts` draws its pictures anew, from the tables; `-- linkcheck` tries every link to
+    another host.
+    """
+    install_editable(session, *group("docs", "cli", "prometheus"))
+    if "charts" in session.posargs:
+        session.install("matplotlib")
+        session.run("python", "docs/charts.py")
+        session.run("python", "docs/diagram.py")
+    build = ["sphinx-build", "--fail-on-warning", "--keep-going", "--fresh-env", "--quiet"]
+    session.run(*build, "-b", "html", "docs", "docs/_build/html")
+    if "linkcheck" in session.posargs:
+        session.run(*build, "-b", "linkcheck", "docs", "docs/_build/linkcheck")
 
 
 @nox.session
@@ -262,15 +295,23 @@ def frameworks(session: nox.Session) -> None:
         session.run("python", "tests/support/server_starts.py", *session.posargs)
     else:
         plugin = "plugins/automigrator-advanced-alchemy"
-        pytest(session, "tests/frameworks", "tests/events/test_servers.py", plugin, "--long")
+        tests = [
+            "tests/frameworks",
+            "tests/events/test_servers.py",
+            "tests/howto/test_coming_from.py",
+        ]
+        pytest(session, *tests, plugin, "--long")
 
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """The page in a real Chromium; `-- --write-images` writes it into the docs."""
+    """The page, and the site of the docs, in a real Chromium.
+
+    `-- --write-images` writes the page into the docs.
+    """
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))):
         session.skip("no Chromium found; Debian has it: apt install chromium")
-    install_editable(session, *group("test", "browser"))
+    install_editable(session, *group("test", "browser", "docs"))
     pytest(session, "tests/browser")
 
 
@@ -296,6 +337,13 @@ def benchmarks(session: nox.Session) -> None:
         if name == "stalls":  # the last: what it installs, the others would have to look through
             install_histories(session)
         session.run("python", f"benchmarks/{name}.py", *options)
+
+
+@nox.session
+def rehearsals(session: nox.Session) -> None:
+    """Measured rehearsals against what really happens under load, and beside squawk."""
+    install_editable(session, *group("test"), "squawk-cli")
+    session.run("python", "benchmarks/rehearsals.py", *session.posargs)
 
 
 @nox.session

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
-import inspect
 import re
-import sqlite3
 import subprocess
 import sys
 import tomllib
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import alembic_projects
+from support.pages import BLOCK, HEADING, SHOWN, furnish, run_python
 
 from automigrator.hooks import strategies
 
@@ -26,15 +22,16 @@ TEXTS = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("plugins/*/README.md")],
 )
 PAGES = [path for path in TEXTS if "```" in path.read_text("utf-8")]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-STARTED = ROOT / "docs" / "frameworks.md"
-"""Its blocks are applications, which `tests/frameworks` starts in processes of their own."""
+STARTED = {ROOT / "docs" / "frameworks.md", ROOT / "docs" / "tutorial.md"}
+"""Their blocks are files, which `tests/frameworks` and `tests/examples` start and play."""
 
-SHOWN = {"text", "mermaid", "html"}
-"""Languages of blocks that only show something: no test runs them."""
+PLAYED = [
+    ROOT / "docs" / f"{each.stem.removeprefix('test_').replace('_', '-')}.md"
+    for each in ROOT.glob("tests/howto/test_*.py")
+]
+"""A test module of their own runs each of their blocks, in whatever language."""
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 PATH = re.compile(r"`((?:src|tests|plugins|benchmarks|examples|docs)/[\w./-]+)`")
 NAME = re.compile(r"`(automigrator(?:\.[a-z_]+)+)\.([A-Z]\w+)`")
 
@@ -84,54 +81,44 @@ def test_every_path_and_class_that_a_page_names_exists(page: Path) -> None:
     ] == []
 
 
+@every_text
+def test_a_page_reads_easily(page: Path) -> None:
+    """Lix: words a sentence, and the share of words of more than six letters (Björnsson, 1968).
+
+    Up to 30 a text is easy, from 50 on hard. It knows no syllables, so that no list of words is
+    needed.
+    """
+    text = re.sub(r"^:::.*?^:::$", "", shown_text(page), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^(\||#).*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"`[^`]*`", "it", re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", text))
+    text = re.sub(r"^\s*([-*]|\d+\.) |\n\n", ". ", text, flags=re.MULTILINE)
+    sentences = [each for each in re.split(r"[.!?:;]\s", text) if re.search(r"\w", each)]
+    words = re.findall(r"[A-Za-z']+", text)
+    if len(words) < 100:
+        return
+    long = sum(len(word) > 6 for word in words)
+    assert len(words) / len(sentences) <= 20
+    assert len(words) / len(sentences) + 100 * long / len(words) <= 40
+
+
 @pytest.fixture
 def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory of the pages: an alembic.ini, an older one, two that fail."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RUN_MIGRATIONS", raising=False)
-    alembic_projects.project(tmp_path, "async", "sqlite+aiosqlite:///app.db")
-    failing = {
-        "broken": ("device.db", "op.execute('SELECT * FROM absent')"),
-        "unique": ("duplicates.db", "op.create_index('one', 'notes', ['text'], unique=True)"),
-    }
-    for name, (file, upgrade) in failing.items():
-        with closing(sqlite3.connect(tmp_path / file)) as connection, connection:
-            connection.execute("CREATE TABLE notes (text)")
-            connection.execute("INSERT INTO notes VALUES ('twice'), ('twice')")
-            connection.execute("CREATE TABLE alembic_version (version_num PRIMARY KEY)")
-            connection.execute("INSERT INTO alembic_version VALUES ('r1')")
-
-        def revisions(folder: Path, upgrade: str = upgrade) -> None:
-            table = 'op.create_table("notes", sa.Column("text", sa.Text))'
-            alembic_projects.revision(folder, "r1", None, upgrade=table)
-            alembic_projects.revision(folder, "r2", "r1", upgrade=upgrade)
-
-        alembic_projects.project(
-            tmp_path / name, "async", f"sqlite+aiosqlite:///{file}", revisions=revisions
-        )
-    alembic_projects.project(
-        tmp_path / "older",
-        "async",
-        "sqlite+aiosqlite:///app.db",
-        revisions=lambda folder: alembic_projects.linear(folder, 2),
-    )
+    furnish(tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if page != STARTED],
+    [page for page in PAGES if page not in {*STARTED, *PLAYED}],
     ids=lambda page: str(page.relative_to(ROOT)),
 )
 async def test_the_python_of_a_page_runs(page: Path, application: Path) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     for number, source in enumerate(blocks(page, "python"), 1):
-        code = compile(
-            source, f"{page.name}, block {number}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        )
-        answer = eval(code, names)
-        if inspect.isawaitable(answer):
-            await answer
+        await run_python(source, names, f"{page.name}, block {number}")
     for name in ("engine",):
         if name in names:
             await names[name].dispose()
@@ -140,7 +127,7 @@ async def test_the_python_of_a_page_runs(page: Path, application: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_says_what_it_is(page: Path) -> None:
     languages = {language for language, _ in BLOCK.findall(page.read_text("utf-8"))}
-    assert languages <= {"python", "sh", "toml", *SHOWN}
+    assert languages <= {"python", "sh", "toml", *SHOWN, *({"sql"} if page in PLAYED else ())}
 
 
 @pytest.fixture
@@ -190,12 +177,12 @@ def test_the_guides_strategy_passes_the_suite_in_both_forms(
 
 
 def test_the_readmes_second_command_is_what_ci_runs() -> None:
-    _, suite = blocks(ROOT / "README.md", "sh")
+    _, suite, *_ = blocks(ROOT / "README.md", "sh")
     assert suite.strip() in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
 def test_the_readmes_first_command_shows_a_recovery() -> None:
-    first, _ = blocks(ROOT / "README.md", "sh")
+    first, *_ = blocks(ROOT / "README.md", "sh")
     *_, command = first.strip().split(" && ")
     interpreter, script = command.split()
     assert interpreter == ".venv/bin/python"

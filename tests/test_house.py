@@ -17,7 +17,8 @@ PACKAGE = "automigrator"
 
 TIERS = (
     {"__init__", "testing", "cli", "asgi"},
-    {"prometheus"},
+    {"prometheus", "fleet"},
+    {"cohort"},
     {"migrator"},
     {"runner"},
     {"hooks", "migrations"},
@@ -31,7 +32,7 @@ TIERS = (
 )
 """From the top down; a module imports its own tier's packages only where they are its own."""
 
-FACES = {"__init__", "testing", "asgi", "prometheus"}
+FACES = {"__init__", "testing", "asgi", "prometheus", "fleet"}
 """What users import from; their modules pass on what others define."""
 
 LONGEST, LARGEST = 350, 26
@@ -81,6 +82,8 @@ def room(module: str) -> str:
         "operations": "migrator",
         "readiness": "report",
         "status": "report",
+        "measurement": "report",
+        "rehearsed": "report",
         "frozen": "failure",
         "printable": "failure",
     }

@@ -7,7 +7,11 @@ AutomigratorError
  ├─ FollowTimeoutError        mode "wait" ran out of time
  ├─ RefusedError              an act was refused before anything changed
  ├─ StoppedError              SIGTERM or SIGINT arrived while a run was under way
- └─ MigrationError            a target could not be brought to its revision
+ ├─ MigrationError            a target could not be brought to its revision
+ └─ ExecutorError             no worker is left to migrate a fleet's tenants
+
+`automigrator.fleet` adds SourceError, where tenants cannot be read, and FleetError, where more of
+them failed than may.
 """
 
 from __future__ import annotations
@@ -80,6 +84,10 @@ class StoppedError(AutomigratorError):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+class ExecutorError(AutomigratorError):
+    """Raised when no worker is left to migrate a fleet's tenants; reported ones are done."""
 
 
 class MigrationError(AutomigratorError):

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from automigrator.hooks.registry import Hooks
     from automigrator.hooks.strategies import StrategySpec
     from automigrator.rehearsal import Rehearsal
+    from automigrator.runner.replays import Replays
     from automigrator.runner.session import Session
     from automigrator.runner.state import RunState
     from automigrator.runner.time_limit import RunLimit
@@ -68,6 +69,9 @@ class Migrator(Operations):
     `recreate_database` in a subclass. Raises ConfigurationError.
     """
 
+    replay: Replays | None = None
+    """A fleet's, which applies revisions without env.py where that is proved to be the same."""
+
     def __init__(
         self,
         *targets: Target,
@@ -90,6 +94,7 @@ class Migrator(Operations):
             raise ConfigurationError(f"announce must be True, False or None, not {announce!r}")
         limits = of_a_run(timeouts, hook_timeout, run_timeout)
         self.targets = tuple(each.limited(limits) for each in validated(targets))
+        self._every = self.targets
         self.mode = modes.validated(mode)
         self.allow_partial = allow_partial
         self.max_failed_starts, self.last_resort = max_failed_starts, last_resort

@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from pathlib import Path
 
+    from sqlalchemy import URL
+
     from automigrator.backends.contract.snapshots import Copying, Snapshot
     from automigrator.hooks.registry import Hooks
     from automigrator.readiness import Readiness
+    from automigrator.rehearsal import Rehearsal
+    from automigrator.rehearsed import Rehearsed
     from automigrator.runner.operations.checkup import Checkup
     from automigrator.runner.operations.snapshots import Restored
     from automigrator.runner.operations.status import Models
@@ -36,6 +40,9 @@ class Operations:
 
     targets: tuple[Target, ...]
     ahead: Ahead
+    _every: tuple[Target, ...]
+    """All targets, also those that the command line leaves out."""
+    rehearse: bool | Rehearsal
     report: Report | None
 
     async def check(self, *, models: Models | None = None) -> Status:
@@ -73,6 +80,34 @@ class Operations:
 
         ensure_asyncio()
         return await checkup(self.targets, self.ahead, repair=repair)
+
+    async def rehearse_on(
+        self,
+        copy: str | URL,
+        *,
+        target: str | None = None,
+        limits: Rehearsal | None = None,
+        apart: bool = False,
+    ) -> Rehearsed:
+        """Apply a target's pending revisions to a copy of it, and measure what they do.
+
+        `copy`: the URL of a restored or masked copy. It is migrated for good, and must be the
+        database of no target. `target`: a target's name, needed when there are several.
+        `limits`: what exceeds them is a finding; default: the target's own. `apart`: a target that
+        cannot be reached counts as another database than the copy; default False: it is refused.
+        What a revision raises is in the answer. Raises RefusedError, ConfigurationError, and what
+        looking at the copy raises.
+        """
+        from automigrator.rehearsal import Rehearsal
+        from automigrator.runner.operations.rehearsal import rehearsed_on
+        from automigrator.support import urls
+        from automigrator.target import chosen as choice
+
+        ensure_asyncio()
+        chosen = named(self.targets, target)
+        limits = limits or choice(chosen.rehearse, self.rehearse) or Rehearsal()
+        place = chosen._replace(database=urls.parse(copy), migrate_with=None, create=False)
+        return await rehearsed_on(self._every, chosen, place, limits, apart=apart)
 
     async def rollback(self, revision: str, *, target: str | None = None) -> Report:
         """Downgrade one target to `revision`, under the lock; the gate does not govern it.

@@ -1,7 +1,8 @@
-"""How a rehearsal makes its copy of a database."""
+"""How a rehearsal makes its copy of a database, and what it allows the revisions to cost."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,16 +13,26 @@ CopiedBy = Literal["auto", "template", "dump"]
 
 
 class Rehearsal(Frozen):
-    """`rehearse=Rehearsal(...)` where `rehearse=True` is not enough; all of it is PostgreSQL's.
+    """`rehearse=Rehearsal(...)` where `rehearse=True` is not enough.
 
-    The copy is made by template where nobody else is connected, else by pg_dump and pg_restore;
-    `copy` insists on one of them. `disconnect_others` ends the sessions that a template copy
-    finds in its way. `binaries` is the folder of pg_dump. Raises ConfigurationError.
+    `copy`, `disconnect_others` and `binaries` are PostgreSQL's. The copy is made by template where
+    nobody else is connected, else by pg_dump and pg_restore; `copy` insists on one of them.
+    `disconnect_others` ends the sessions that a template copy finds in its way. `binaries` is the
+    folder of pg_dump.
+
+    `max_block`: seconds that others may wait for a lock; `max_time`: seconds that the revisions
+    may take together; `max_growth`: bytes that the database may grow by; default: no limits. Above
+    one, nothing is changed; with `defer` what comes before the revision is applied, and that
+    one and the rest are deferred to a later start. Raises ConfigurationError.
     """
 
     copy: CopiedBy = "auto"
     disconnect_others: bool = False
     binaries: str | Path | None = None
+    max_block: float | None = None
+    max_time: float | None = None
+    max_growth: int | None = None
+    defer: bool = False
 
     def __post_init__(self) -> None:
         if self.copy not in get_args(CopiedBy):
@@ -32,5 +43,22 @@ class Rehearsal(Frozen):
             )
         if not (self.binaries is None or isinstance(self.binaries, str | Path)):
             raise ConfigurationError(f"binaries must be a path or None, not {self.binaries!r}")
+        for name in ("max_block", "max_time", "max_growth"):
+            limit = getattr(self, name)
+            number = isinstance(limit, int | float) and not isinstance(limit, bool)
+            if limit is not None and not (number and 0 <= limit < math.inf):
+                unit = "bytes" if name == "max_growth" else "seconds"
+                raise ConfigurationError(f"{name}={limit!r} is not a number of {unit}, from 0 up")
+        if not isinstance(self.defer, bool):
+            raise ConfigurationError(f"defer must be True or False, not {self.defer!r}")
+        if self.defer and not self.limited:
+            raise ConfigurationError(
+                "defer=True defers what exceeds a limit: give max_block, max_time or max_growth"
+            )
         if self.copy == "dump" and self.disconnect_others:
             raise ConfigurationError("copy='dump' disconnects nobody: leave disconnect_others out")
+
+    @property
+    def limited(self) -> bool:
+        """Whether the revisions have a limit."""
+        return (self.max_block, self.max_time, self.max_growth) != (None, None, None)

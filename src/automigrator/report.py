@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from automigrator.failure import Failure, State
+    from automigrator.measurement import Measurement
 
 Outcome = Literal[
     "skipped",
@@ -76,6 +77,10 @@ class TargetReport(Frozen):
     """Seconds that rehearsals on a copy took, failed ones included; None where there was none."""
     state: State = "clean"
     """What failed attempts left in the database at the end, after what strategies did."""
+    deferred: tuple[str, ...] = ()
+    """The revisions that are left to a later start, as a rehearsal found them beyond its limits."""
+    rehearsal: Measurement | None = None
+    """What the last rehearsal measured; None where there was none, or nothing can be measured."""
     snapshot: str | None = None
     """Where the snapshot of this run is: a file or a database; None where none was taken."""
 
@@ -90,8 +95,13 @@ class TargetReport(Frozen):
         lines = [head]
         if self.rehearsed_s is not None:
             lines.append(f"  rehearsed on a copy in {self.rehearsed_s:.2f} s")
+        if self.rehearsal is not None:
+            told = self.rehearsal.summary.splitlines()
+            lines += [f"  on the copy: {line}" for line in told]
         lines += [f"  applied {a.revision} in {a.seconds:.3f} s" for a in self.applied]
         lines += [f"  reverted {a.revision} in {a.seconds:.3f} s" for a in self.reverted]
+        if self.deferred:
+            lines.append(f"  deferred: {', '.join(self.deferred)}")
         lines += [f"  note: {note}" for note in self.notes]
         if self.failed_starts > 1:
             lines.append(f"  failed starts in a row at these revisions: {self.failed_starts}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 SHUT_OUT = """
 import os, sys
-from automigrator.migrations.process import guarded
+from automigrator.migrations.runs.process import guarded
 os.chdir(sys.argv[1])
 os.chmod(".", 0)
 if os.geteuid() == 0:

@@ -9,6 +9,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
 from logging.config import dictConfig, fileConfig
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from support.alembic_projects import heads, linear, project, revision
 from support.process_state import unchanged_process
 
 from automigrator import Migrator, Target
-from automigrator.migrations.process import guarded, inside_env
+from automigrator.migrations.runs.inside import inside_env
+from automigrator.migrations.runs.process import guarded
 
 SETUP = {
     "version": 1,
@@ -198,3 +201,88 @@ async def test_what_another_task_changes_while_a_revision_runs_stays(
     assert sys.path is path
     assert path[-2:] == ["/plugins", "/more/plugins"]
     assert (logger.handlers, logger.level) == ([handler], logging.ERROR)
+
+
+class Beside(threading.Thread):
+    """A run of an env.py that changes the process, and lasts until it is told to end."""
+
+    def __init__(
+        self, name: str, known: dict[tuple[str, str], object], before: str | None = None
+    ) -> None:
+        super().__init__(name=name)
+        self.known, self.before, self.finds = known, before, "1"
+        self.changed, self.ends = threading.Event(), threading.Event()
+        self.error: BaseException | None = None
+        self.start()
+        assert self.changed.wait(10)
+
+    def run(self) -> None:
+        try:
+            with guarded(self.known):
+                assert {**os.environ}.get("AUTOMIGRATOR_A") == self.before
+                assert os.environ.get("AUTOMIGRATOR_A") == self.before
+                assert "/somewhere" not in sys.path
+                os.environ["AUTOMIGRATOR_A"] = "1"
+                sys.path.insert(0, "/somewhere")
+                assert "/somewhere" in sys.path
+                logging.getLogger("the.application").setLevel(logging.CRITICAL)
+                logging.getLogger("the.application").addHandler(logging.NullHandler())
+                self.changed.set()
+                assert self.ends.wait(10)
+                assert os.environ["AUTOMIGRATOR_A"] == self.finds
+                assert {**os.environ}["AUTOMIGRATOR_A"] == self.finds
+                assert sys.path[0] == "/somewhere"
+                logging.getLogger("the.application").info("not said")
+        except BaseException as error:  # noqa: BLE001 - raised by `end`
+            self.error = error
+            self.changed.set()
+
+    def end(self) -> None:
+        self.ends.set()
+        self.join()
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_runs_beside_each_other_may_end_in_any_order(order: tuple[int, ...]) -> None:
+    known = {("environ", "AUTOMIGRATOR_A"): "1", ("path", "/somewhere"): True}
+    with unchanged_process():
+        runs = [Beside(str(number), known) for number in range(3)]
+        for index in order[:-1]:
+            runs[index].end()
+            assert "/somewhere" in sys.path
+        later = Beside("later", known)
+        runs[order[-1]].end()
+        later.end()
+
+
+def test_what_the_application_changes_beside_several_runs_is_its_own() -> None:
+    known = {("environ", "AUTOMIGRATOR_A"): "1", ("path", "/somewhere"): True}
+    path = sys.path
+    try:
+        first, second = Beside("first", known), Beside("second", known)
+        os.environ["AUTOMIGRATOR_A"] = "2"
+        path.append("/elsewhere")
+        first.finds = "2"
+        first.end()
+        third = Beside("third", known, "2")
+        second.end()
+        third.end()
+        assert (os.environ["AUTOMIGRATOR_A"], sys.path[-1]) == ("2", "/elsewhere")
+        assert sys.path is path
+        assert "/somewhere" not in path
+    finally:
+        del os.environ["AUTOMIGRATOR_A"]
+        path.remove("/elsewhere")
+
+
+def test_work_that_is_given_to_an_executor_belongs_to_who_gives_it() -> None:
+    """The thread that does it may have been started for another one."""
+    seen: list[object] = []
+    with ThreadPoolExecutor(1) as executor, guarded() as first:
+        assert executor.submit(inside_env.get).result() is first
+        in_another_thread(lambda: seen.append(executor.submit(inside_env.get).result()))
+        with guarded() as second:
+            assert executor.submit(inside_env.get).result() is second
+    assert seen == [None]

@@ -58,13 +58,13 @@ def test_after_so_many_kills_it_is_refused_with_words_and_the_way_to_do_it_by_ha
     told = str(ended)
     assert "2 starts in a row were killed while" in told and copy in told
     assert "To restore it by hand" in told and "migrator.clear()" in told
-    by_hand(app, copy)
+    by_hand(app, copy, told)
     app.mended()
     assert new.run(app.start_with(max_failed_starts=2)).outcome == "migrated"
     assert app.notes() == ROWS
 
 
-def by_hand(app: Deployed, copy: str) -> None:
+def by_hand(app: Deployed, copy: str, told: str) -> None:
     """Do what the message says."""
     name = str(make_url(app.url).database)
     if app.copy == "sqlite":
@@ -77,9 +77,10 @@ def by_hand(app: Deployed, copy: str) -> None:
     server = make_url(app.url).set(drivername="postgresql", database="postgres")
     statements = (
         f'ALTER DATABASE "{name}" RENAME TO "{name}_replaced"',
-        f'CREATE DATABASE "{name}" TEMPLATE "{copy}"',
-        f'COMMENT ON DATABASE "{copy}" IS NULL',
+        f'ALTER DATABASE "{copy}" RENAME TO "{name}"',
+        f'COMMENT ON DATABASE "{name}" IS NULL',
     )
+    assert "; ".join(statements) in told
     commands = [part for statement in statements for part in ("-c", statement)]
     plain = server.render_as_string(hide_password=False)
     subprocess.run(["psql", "-v", "ON_ERROR_STOP=1", plain, *commands], check=True)

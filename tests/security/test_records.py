@@ -23,7 +23,7 @@ from automigrator.backends.contract.journal import Repairs
 from automigrator.backends.contract.record import FailedStarts, Record
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import journal as postgresql
-from automigrator.backends.postgresql import names
+from automigrator.backends.postgresql import notes
 from automigrator.backends.postgresql.locking import advisory
 from automigrator.backends.sqlite import journal as sqlite
 from automigrator.backends.sqlite import lock_files
@@ -207,7 +207,7 @@ async def test_a_comment_of_megabytes_is_cut_by_the_server(
         *(planted(f"domain automigrator.{kind}_{key:016x}") for kind in KINDS),
     ):
         postgres_server.execute(statement, database=name)
-    text = await names.read_note(Access(target), "last", key)
+    text = await notes.read_note(Access(target), "last", key)
     assert text is not None and len(text) == json_object.LIMIT + 1
     assert (await Migrator(target).doctor()).healthy
     assert (await Migrator(target, mode="migrate").run()).outcome == "current"

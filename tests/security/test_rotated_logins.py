@@ -16,7 +16,7 @@ from support.postgres_backends import TABLES, made, silent
 from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.postgresql.locking.advisory import keys
-from automigrator.backends.postgresql.names import note_name
+from automigrator.backends.postgresql.notes import note_name
 from automigrator.errors import RefusedError
 
 pytestmark = pytest.mark.long(

@@ -24,7 +24,7 @@ from automigrator.backends.access import Access
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import connections, digests
 from automigrator.backends.postgresql.connections import ServerSessions
-from automigrator.backends.postgresql.locking import session as lock_session
+from automigrator.backends.postgresql.notes import named_again
 from automigrator.backends.postgresql.sql import SearchPath
 from automigrator.backends.registry import backend_for
 
@@ -376,7 +376,7 @@ async def test_a_pooler_hands_no_changed_session_to_others_and_nothing_of_a_gues
 
 
 def test_what_follows_the_commit_of_a_note_behind_a_pooler_names_its_schemas() -> None:
-    assert bare(lock_session._NAMED) == []
+    assert bare(named_again("before")) == []
 
 
 async def test_a_cast_that_a_guest_gave_his_rows_is_not_used_when_rows_are_compared(

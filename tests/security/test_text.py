@@ -168,9 +168,14 @@ def classes() -> Iterator[type]:
 INTERNAL = {
     "Cancelled",  # caught where it is raised, each of these
     "CrashLoopError",
+    "LostError",
+    "NeedsToBeAlone",
     "SideError",
     "Stopped",
+    "WayDiffersError",
     "UnfitError",
+    "UnprovedError",  # a reason, which is escaped with the report that has it
+    "UnsafeError",
     "_ExitError",
     "_Recipe",
     "_UnclearError",
@@ -209,10 +214,19 @@ def hostile(kind: type[Frozen], values: Mapping[str, type[Frozen]]) -> Frozen:
         of = next((values[word] for word in re.findall(r"\w+", hint) if word in values), None)
         text = HOSTILE if "Mapping" not in hint else {HOSTILE: HOSTILE}
         filled: Any = hostile(of, values) if of is not None else text if "str" in hint else None
+        if hint.startswith("tuple[tuple["):
+            named = [word for word in re.findall(r"\w+", hint) if word in values]
+            filled = tuple(hostile(values[word], values) for word in named)
         if filled is not None:
             vars(made)[name] = (filled,) if hint.startswith("tuple") else filled
         elif default is inspect.Parameter.empty:
-            vars(made)[name] = {"int": 1, "float": 1.0, "bool": True, "Outcome": "failed"}.get(hint)
+            vars(made)[name] = {
+                "int": 1,
+                "float": 1.0,
+                "bool": True,
+                "Outcome": "failed",
+                "TenantOutcome": "failed",
+            }.get(hint)
         else:
             vars(made)[name] = default
     return made

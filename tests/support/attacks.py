@@ -19,7 +19,8 @@ from automigrator.backends.contract.record import FailedStarts, Record
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.journal import CopyEntry
 from automigrator.backends.postgresql.locking.advisory import keys
-from automigrator.backends.postgresql.names import Kind, name_beside, note_name
+from automigrator.backends.postgresql.names import Kind, name_beside
+from automigrator.backends.postgresql.notes import note_name
 
 STAMP = "20260101T000000000000Z"
 

@@ -24,6 +24,10 @@ from automigrator.backends.postgresql import journal as records
 from automigrator.backends.sqlite import journal
 from automigrator.events import notifier
 from automigrator.events.event import Event
+from automigrator.fleet import fleet, ledger
+from automigrator.fleet import operations as fleet_operations
+from automigrator.fleet import report as fleet_report
+from automigrator.fleet import status as fleet_status
 from automigrator.frozen import Frozen
 from automigrator.hooks import context
 from automigrator.runner.operations import checkup
@@ -34,9 +38,12 @@ FACES = (
     (operations.Operations, ["check", "plan", "doctor", "rollback", "clear"]),
     (context.Run, ["snapshot", "restore", "recreate_database"]),
     (target.Target, ["__init__"]),
+    (fleet.Fleet, ["run", "__init__", "bring"]),
+    (fleet_operations.Operations, ["check", "plan", "status"]),
 )
 """Whence an application or a plugin gets errors."""
 REPORTS = (report, status, failure, checkup, record, declarations, records, journal)
+REPORTS += (fleet_report, fleet_status, ledger)
 """Whose dataclasses are shown to people and machines, or written for the next start."""
 _DATA = (b"SQLite format 3\x00", b"PGDMP")
 _LARGE = 4_000_000

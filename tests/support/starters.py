@@ -29,7 +29,7 @@ _PRELOADED += [
 ]
 _PRELOADED += ["automigrator.migrations.ways", "automigrator.migrations.baseline", "psycopg"]
 _PRELOADED += ["automigrator_purge", "automigrator_backup_restore", "automigrator_log_and_continue"]
-_PRELOADED += ["automigrator.cli.commands"]
+_PRELOADED += ["automigrator.cli.commands", "automigrator.fleet"]
 # a fork server: to start Python and import all that takes a second, to fork takes milliseconds
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(_PRELOADED)

@@ -142,7 +142,7 @@ async def test_it_continues_on_no_newer_database(notes: Application) -> None:
     newest.unlink()
     report = await failed(notes, ("backup-restore", {"then": "continue"}))
     assert (report.outcome, report.failures[0].kind) == ("failed", "ahead")
-    assert "backup-restore passes: then='continue' is for" in "\n".join(report.notes)
+    assert "not continued: then='continue' is for" in "\n".join(report.notes)
 
 
 async def test_it_retries_once_and_restores_again(notes: Application) -> None:

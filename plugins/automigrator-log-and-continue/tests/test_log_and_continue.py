@@ -168,6 +168,7 @@ async def test_on_a_newer_or_a_damaged_database_the_application_starts_only_wher
     (report,) = info.value.report.targets
     assert [each.kind for each in report.failures] == [kind]
     assert any(f'{{"{kind}": True}}' in note for note in report.notes)
+    assert "not continued: log-and-continue starts on such a database only with" in str(info.value)
     assert not [each for each in caplog.records if each.levelno == logging.CRITICAL]
 
 

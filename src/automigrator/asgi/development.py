@@ -13,9 +13,9 @@ import secrets
 from contextlib import suppress
 from http import HTTPStatus
 
-from automigrator.asgi.protocol import Scope, header
 from automigrator.errors import AutomigratorError
 from automigrator.events.standard_error import standard_error
+from automigrator.support.asgi import Scope, header
 
 TOKEN_HEADER = b"x-automigrator-token"
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from automigrator.asgi.protocol import ALWAYS, Message, Receive, Scope, Send, encoded, respond
+from automigrator.support.asgi import ALWAYS, Message, Receive, Scope, Send, encoded, respond
 
 if TYPE_CHECKING:
     from automigrator.asgi.progress import Progress

@@ -16,7 +16,9 @@ from automigrator.asgi.event_stream import EventStreams
 from automigrator.asgi.lifespan import ApplicationError
 from automigrator.asgi.page import Page, policy, sentence
 from automigrator.asgi.progress import Progress
-from automigrator.asgi.protocol import (
+from automigrator.asgi.startup import OnFailure, Startup
+from automigrator.errors import ConfigurationError
+from automigrator.support.asgi import (
     TRY_AGAIN_LATER,
     Application,
     Receive,
@@ -25,10 +27,9 @@ from automigrator.asgi.protocol import (
     as_json,
     header,
     prefers_html,
+    problem,
     respond,
 )
-from automigrator.asgi.startup import OnFailure, Startup
-from automigrator.errors import ConfigurationError
 from automigrator.support.concurrency import ensure_asyncio, in_thread
 from automigrator.support.loggers import logger_of
 
@@ -234,14 +235,14 @@ class Gate:
             headers["content-security-policy"] = policy(nonce)
         else:
             headers["content-type"] = "application/problem+json"
-            body = as_json(_problem(HTTPStatus.SERVICE_UNAVAILABLE, self._sentence, **told))
+            body = as_json(problem(HTTPStatus.SERVICE_UNAVAILABLE, self._sentence, **told))
         await respond(scope, send, HTTPStatus.SERVICE_UNAVAILABLE, body, headers)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a websocket: with 503 where the server can, else before the handshake."""
         await receive()
         if "websocket.http.response" in scope.get("extensions", {}):
-            body = as_json(_problem(HTTPStatus.SERVICE_UNAVAILABLE, self._sentence))
+            body = as_json(problem(HTTPStatus.SERVICE_UNAVAILABLE, self._sentence))
             headers = {"content-type": "application/problem+json"}
             headers["retry-after"] = self._retry_after
             status = HTTPStatus.SERVICE_UNAVAILABLE
@@ -323,11 +324,5 @@ async def _forbid(scope: Scope, send: Send, error: RequestRefusedError) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": str(error)})
         return
-    body = as_json(_problem(error.status, str(error)))
+    body = as_json(problem(error.status, str(error)))
     await respond(scope, send, error.status, body, {"content-type": "application/problem+json"})
-
-
-def _problem(status: HTTPStatus, detail: str, **more: Any) -> dict[str, Any]:
-    """A problem in the words of RFC 9457."""
-    told = {"type": "about:blank", "title": status.phrase, "status": int(status)}
-    return {**told, "detail": detail, **more}

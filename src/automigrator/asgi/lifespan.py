@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import MutableMapping
 from typing import Any
 
-from automigrator.asgi.protocol import Application, Message
 from automigrator.errors import AutomigratorError
 from automigrator.printable import in_a_line
+from automigrator.support.asgi import Application, Message
 from automigrator.support.concurrency import error_of, shielded, started
 from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import hide_secrets, said

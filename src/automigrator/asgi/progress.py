@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from automigrator.asgi.protocol import as_json
 from automigrator.asgi.target_progress import TargetProgress
 from automigrator.printable import escaped
+from automigrator.support.asgi import as_json
 from automigrator.support.redaction import said
 
 if TYPE_CHECKING:

@@ -31,11 +31,11 @@ from automigrator.target import passwords_of
 
 if TYPE_CHECKING:
     from automigrator.asgi.progress import Progress
-    from automigrator.asgi.protocol import Application
     from automigrator.events.event import Event
     from automigrator.events.stream import Subscription
     from automigrator.failure import Failure
     from automigrator.migrator import Migrator
+    from automigrator.support.asgi import Application
 
 OnFailure = Literal["stay", "exit", "serve"]
 

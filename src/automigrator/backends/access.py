@@ -9,11 +9,12 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import URL, Dialect, NullPool, Pool, event
+from sqlalchemy import URL, Dialect, NullPool, event
 from sqlalchemy.exc import ArgumentError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
+from automigrator.backends.closing import CLOSE_S, emptied
 from automigrator.backends.model_engine import arguments_of, connect_as_given, engine_like
 from automigrator.errors import ConfigurationError, NoAnswerError
 from automigrator.support import urls
@@ -21,13 +22,16 @@ from automigrator.support.concurrency import shielded, within
 from automigrator.target import Target
 
 if TYPE_CHECKING:
-    from automigrator.backends.shared_connection import SharedConnection
+    from collections.abc import Hashable
 
-CLOSE_S = 10.0
-"""Seconds for taking leave of a server; one out of reach takes no leave."""
+    from automigrator.backends.common_connections import CommonConnections
+    from automigrator.backends.shared_connection import SharedConnection
 
 _KEPT: dict[str, Any] = {"pool_size": 1, "max_overflow": -1}
 """A pool that keeps one connection, and opens more where several are wanted at the same time."""
+
+_COMMON: dict[str, Any] = {"pool_size": 0, "pool_use_lifo": True}
+"""A pool that keeps as many connections as were wanted at the same time."""
 
 _NO_SUCH_SETTING = "42704"
 """The SQLSTATE for a setting that a server does not know."""
@@ -80,6 +84,12 @@ class Access:
         """Connections of our own, those that are closed by now among them."""
         self.rewritten = self.url.drivername != target.application_url.drivername
         self.settling: Settling | None = None
+        self.common: CommonConnections | None = None
+        """Where connections are that other targets use as well; None where there are none."""
+        self.alike: Hashable = None
+        """Equal for targets whose `common` connections are made alike; None for such as are not."""
+        self.common_url = self.url
+        """By which those are made; what differs from target to target is left out."""
         self._one: bool | None = None
         self._sharing = False
         self._shared: dict[str | None, SharedConnection] = {}
@@ -108,11 +118,16 @@ class Access:
         to another database's only when it is to be `prepared`. With `kept`, one connection stays
         in the engine's pool.
         """
-        given = self.given_engine
-        if given is not None and database is None:
-            return engine_like(given)
+        if self.given_engine is not None and database is None:
+            return engine_like(self.given_engine)
         pool: dict[str, Any] = _KEPT if kept else {"poolclass": NullPool}
-        made = self._engine(self.url.set(database=database), **pool)
+        return self._other(self.url, database, pool, prepared=prepared)
+
+    def _other(
+        self, url: URL, database: str | None, pool: dict[str, Any], *, prepared: bool = False
+    ) -> AsyncEngine:
+        given = self.given_engine
+        made = self._engine(url.set(database=database), **pool)
         if given is not None:
             event.listen(made.sync_engine, "do_connect", partial(connect_as_given, given))
             if prepared:
@@ -158,9 +173,14 @@ class Access:
         """Context manager: keep one `shared` connection a database; all are closed at the end."""
         self._sharing = True
         try:
-            yield
+            if self.common is None or self.alike is None:
+                yield
+            else:
+                async with self.common.used(self._key(None)):
+                    yield
         finally:
-            await shielded(self.let_go())
+            if self._shared:
+                await shielded(self.let_go())
             self._sharing = False
             self._shared.clear()
 
@@ -168,7 +188,8 @@ class Access:
         """Close the `shared` connections that lie idle."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
-                for shared in self._shared.values():
+                common = () if self.common is None else self.common.of(self.alike)
+                for shared in (*self._shared.values(), *common):
                     await emptied(shared.engine)
 
     def prove(self, age_s: float) -> None:
@@ -177,18 +198,33 @@ class Access:
             self._of(None).prove(age_s)
 
     def _of(self, database: str | None) -> SharedConnection:
+        if self.common is not None and self.alike is not None:
+            key = self._key(database)
+            return self.common.shared(key, lambda: self._in_common(database))
         if database not in self._shared:
             self._shared[database] = self._new(database, kept=True)
         return self._shared[database]
+
+    def _key(self, database: str | None) -> tuple[Hashable, str | None]:
+        return self.alike, database or self.common_url.database
+
+    def _in_common(self, database: str | None) -> SharedConnection:
+        # local: only many targets at once have any
+        from automigrator.backends.shared_connection import SharedConnection
+
+        if database is None and self.given_engine is not None:
+            return self._settled(SharedConnection(self.given_engine, beside=True, most=0))
+        return self._settled(SharedConnection(self._other(self.common_url, database, _COMMON)))
 
     def _new(self, database: str | None, *, kept: bool = False) -> SharedConnection:
         # local: a start with nothing to do on SQLite needs none
         from automigrator.backends.shared_connection import SharedConnection
 
         if database is None and self.given_engine is not None:
-            made = SharedConnection(self.given_engine, beside=True)
-        else:
-            made = SharedConnection(self.engine(database, kept=kept))
+            return self._settled(SharedConnection(self.given_engine, beside=True))
+        return self._settled(SharedConnection(self.engine(database, kept=kept)))
+
+    def _settled(self, made: SharedConnection) -> SharedConnection:
         if self.settling is not None:  # first of all, and after what the application's engine does
             pool = made.engine.sync_engine.pool
             event.listen(pool, "connect", self.settling.connected, insert=True)
@@ -258,27 +294,6 @@ def _not_taken(error: Exception, engine: AsyncEngine) -> Exception:
     )
     refusal.advice = "correct the options of the target's URL, or its engine's connect_args"
     return refusal
-
-
-async def emptied(engine: AsyncEngine, limit_s: float | None = None) -> None:
-    """Close an engine's idle connections now, and those in use when they come back.
-
-    After `limit_s` seconds the server is out of reach, and they are dropped as they are. One may
-    be on its way back: a task that is cancelled while closing leaves that to another task.
-    """
-    pool = engine.sync_engine.pool
-    try:
-        async with asyncio.timeout(limit_s):
-            await engine.dispose()
-    except TimeoutError:
-        await engine.dispose(close=False)
-    # not before: the engine's next pool takes over what listens to this one
-    keep_none_idle(pool)
-
-
-def keep_none_idle(pool: Pool) -> None:
-    """Close each connection of a pool when it is given back."""
-    event.listen(pool, "checkin", lambda _, record: record.invalidate())
 
 
 @asynccontextmanager

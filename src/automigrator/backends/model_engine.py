@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,8 +72,11 @@ def as_arguments(cargs: Sequence[Any], cparams: Mapping[str, Any]) -> Mapping[st
 def recipe_of(engine: AsyncEngine | Engine) -> tuple[list[Any], dict[str, Any]] | None:
     """Return the arguments with which an engine would connect now, listeners included."""
 
+    thread = threading.get_ident()
+
     def capture(dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]) -> None:
-        raise _Recipe(list(cargs), dict(cparams))
+        if threading.get_ident() == thread:  # others may connect meanwhile
+            raise _Recipe(list(cargs), dict(cparams))
 
     source = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
     pool = source.pool.recreate()

@@ -23,11 +23,11 @@ class SharedConnection:
     """Connections to one database: one that lies idle is used again while it is fresh.
 
     `engine` makes them. `beside`: it is the application's, and they are made as it makes its own,
-    outside its pool.
+    outside its pool, where `most` of them are kept; 0 sets no limit.
     """
 
-    def __init__(self, engine: AsyncEngine, *, beside: bool = False) -> None:
-        self.engine = _beside(engine) if beside else engine
+    def __init__(self, engine: AsyncEngine, *, beside: bool = False, most: int = 1) -> None:
+        self.engine = _beside(engine, most) if beside else engine
         self._used_at: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
         self._proved_at = 0.0
         pool = self.engine.sync_engine.pool
@@ -56,7 +56,7 @@ class SharedConnection:
         self._used_at[record] = time.monotonic()
 
 
-def _beside(given: AsyncEngine) -> AsyncEngine:
+def _beside(given: AsyncEngine, most: int) -> AsyncEngine:
     """An engine that connects as another one does, whatever pool that one has."""
     source = given.sync_engine.pool.recreate()  # same creator, arguments and listeners
 
@@ -67,5 +67,7 @@ def _beside(given: AsyncEngine) -> AsyncEngine:
         made.detach()  # it counts no longer against the size of the source
         return connection
 
-    pool = AsyncAdaptedQueuePool(connect, pool_size=1, max_overflow=-1, dialect=given.dialect)
+    pool = AsyncAdaptedQueuePool(
+        connect, pool_size=most, max_overflow=-1, use_lifo=True, dialect=given.dialect
+    )
     return AsyncEngine(Engine(pool, given.dialect, given.url))

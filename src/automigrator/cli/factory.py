@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,26 +20,35 @@ from automigrator.migrator import Migrator
 from automigrator.support.entry_points import described, suggestion
 from automigrator.target import Target
 
+T = TypeVar("T")
+
 LAST_LOOK_S = 5.0
 """Seconds for which a wait whose time is over may still look at a server that does not answer."""
 
 
 def made(source: Source) -> Migrator | Awaitable[object]:
-    """The Migrator, or what an async factory of it is awaited for.
-
-    It is called outside an event loop, as a module that is imported may start one of its own.
-    Raises ConfigurationError.
-    """
+    """The Migrator, or what an async factory of it is awaited for; see `imported`."""
     if source.app is None:
         assert source.url is not None and source.config is not None
         url = source.url.set(password=_typed()) if source.asks_password else source.url
         return Migrator(Target(url, os.fspath(source.config), name=source.name))
-    value = named(source.app, source.folder, f"the migrator that {source.origin} names")
-    if isinstance(value, Migrator) or not callable(value) or inspect.isclass(value):
-        return checked(value, source)
+    return imported(source, Migrator)
+
+
+def imported(source: Source, kind: type[T]) -> T | Awaitable[object]:
+    """The application's own object of this kind, or what an async factory of it is awaited for.
+
+    It is called outside an event loop, as a module that is imported may start one of its own.
+    Raises ConfigurationError.
+    """
+    assert source.app is not None
+    what = kind.__name__.lower()
+    value = named(source.app, source.folder, f"the {what} that {source.origin} names")
+    if isinstance(value, kind) or not callable(value) or inspect.isclass(value):
+        return checked(value, source, kind)
     with _blamed(f"{source.app} of {source.origin} cannot be called without arguments"):
         value = value()
-    return value if inspect.isawaitable(value) else checked(value, source)
+    return value if inspect.isawaitable(value) else checked(value, source, kind)
 
 
 def _typed() -> str:
@@ -54,21 +63,25 @@ def _typed() -> str:
 
 async def awaited(value: Migrator | Awaitable[object], source: Source) -> Migrator:
     """The Migrator itself. Raises ConfigurationError."""
-    if isinstance(value, Migrator):
-        return value
-    with _blamed(f"{source.app} of {source.origin} failed"):
-        value = await value  # type: ignore[assignment]
-    return checked(value, source)
+    return await settled(value, source, Migrator)
 
 
-def checked(value: object, source: Source) -> Migrator:
-    """A value that is a Migrator. Raises ConfigurationError."""
-    if isinstance(value, Migrator):
+async def settled(value: object, source: Source, kind: type[T]) -> T:
+    """The object itself, of what `imported` returned. Raises ConfigurationError."""
+    if inspect.isawaitable(value):
+        with _blamed(f"{source.app} of {source.origin} failed"):
+            value = await value
+    return checked(value, source, kind)
+
+
+def checked(value: object, source: Source, kind: type[T]) -> T:
+    """A value that is of this kind. Raises ConfigurationError."""
+    if isinstance(value, kind):
         return value
-    kind = value.__name__ if inspect.isclass(value) else type(value).__name__
+    found = value.__name__ if inspect.isclass(value) else type(value).__name__
     raise ConfigurationError(
-        f"{source.app} of {source.origin} is of the type {kind}, and should be a Migrator, or a "
-        "function without arguments that returns one; nothing was done"
+        f"{source.app} of {source.origin} is of the type {found}, and should be a {kind.__name__}, "
+        "or a function without arguments that returns one; nothing was done"
     )
 
 
@@ -137,9 +150,9 @@ def prepared(migrator: Migrator, mode: Any, seconds: float | None) -> None:
     migrator.run_timeout = min(limits, default=None)
 
 
-async def close(migrator: Migrator) -> None:
+async def close(targets: Sequence[Target]) -> None:
     """Close what the application's engines still hold: a thread of theirs keeps a process."""
-    for target in migrator.targets:
-        for each in (target.database, target.migrate_with):
-            if isinstance(each, AsyncEngine):
-                await each.dispose()
+    given = [each for target in targets for each in (target.database, target.migrate_with)]
+    for engine in {id(each): each for each in given}.values():
+        if isinstance(engine, AsyncEngine):
+            await engine.dispose()

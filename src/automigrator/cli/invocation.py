@@ -9,8 +9,10 @@ import os
 import signal
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -74,13 +76,46 @@ class Call:
 Work = Callable[[Call], Awaitable[Answer]]
 
 
+class Subject(ABC):
+    """What a command is about, from its description to the answer."""
+
+    def __init__(self, options: Options, output: Output, command: str) -> None:
+        self.options, self.output, self.command = options, output, command
+
+    @abstractmethod
+    def found(self) -> Found:
+        """Find its description. Raises ConfigurationError, and UsageError."""
+
+    @abstractmethod
+    def made(self, source: Source) -> object:
+        """Make it, outside an event loop, or what is awaited for it. Raises ConfigurationError."""
+
+    @abstractmethod
+    async def answer(
+        self, value: Any, source: Source, left: Left, limit: asyncio.Timeout
+    ) -> Answer:
+        """Do the work. `left`: the seconds that `--timeout` leaves; `limit` keeps it."""
+
+    @abstractmethod
+    def how_far(self) -> str:
+        """How far the work is, for one that was stopped."""
+
+
+Left = Callable[[], "float | None"]
+
+
 def answered(context: click.Context, work: Work, mode: Mode = "migrate") -> int:
     """Make the migrator, let the work be done, print the answer; returns the exit code."""
+    return answered_by(context, partial(_OfMigrator, work, mode))
+
+
+def answered_by(context: click.Context, subject: Callable[[Options, Output, str], Subject]) -> int:
+    """Find what the command is about, let the work be done, print the answer."""
     options = context.ensure_object(Options)
     command = name_of(context)
     with closing(output := Output(options, command)):
         try:
-            answer = _done(options, output, command, work, mode)
+            answer = _done(subject(options, output, command))
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - any error is an answer
             return told(output, error, command)
         return output.answer(answer)
@@ -116,7 +151,48 @@ def told(output: Output, error: BaseException, command: str) -> int:
     return output.failure(error, code, text_of(error), advice)
 
 
-def _done(options: Options, output: Output, command: str, work: Work, mode: Mode) -> Answer:
+class _OfMigrator(Subject):
+    """The application's migrator, or one of a URL."""
+
+    def __init__(
+        self, work: Work, mode: Mode, options: Options, output: Output, command: str
+    ) -> None:
+        super().__init__(options, output, command)
+        self._work, self._mode = work, mode
+        self._migrator: Migrator | None = None
+
+    def found(self) -> Found:
+        return found(self.options, os.environ, Path.cwd())
+
+    def made(self, source: Source) -> object:
+        return factory.made(source)
+
+    async def answer(
+        self, value: Any, source: Source, left: Left, limit: asyncio.Timeout
+    ) -> Answer:
+        self._migrator = migrator = await factory.awaited(value, source)
+        options = self.options
+        try:
+            factory.narrowed(migrator, options.target, options.x)
+            self.output.secrets += tuple(_secrets(migrator))
+            if self.command in ("run", "wait"):
+                run_s = left()  # the run's own limit tells more, and undoes what is under way
+                limit.reschedule(None)
+            else:
+                run_s = None
+            factory.prepared(migrator, self._mode, run_s)
+            return await self._work(Call(migrator, options, self.output, source.folder))
+        finally:
+            await factory.close(migrator.targets)
+
+    def how_far(self) -> str:
+        if self._migrator is None or self.command in LOOKS:
+            return "nothing was changed"
+        return self._migrator._how_far or "automigrator status shows how the database stands"
+
+
+def _done(subject: Subject) -> Answer:
+    options, command = subject.options, subject.command
     began = time.monotonic()
     # without a handler of the application's, records of ours would be printed a second time
     logging.getLogger("automigrator").addHandler(logging.NullHandler())
@@ -125,50 +201,27 @@ def _done(options: Options, output: Output, command: str, work: Work, mode: Mode
         spent = time.monotonic() - began
         return None if options.timeout is None else max(options.timeout - spent, 0.001)
 
-    migrator: Migrator | None = None
-
-    def how_far() -> str:
-        if migrator is None or command in LOOKS:
-            return "nothing was changed"
-        return migrator._how_far or "automigrator status shows how the database stands"
-
-    async def call(limit: asyncio.Timeout) -> Answer:
-        nonlocal migrator
-        migrator = await factory.awaited(value, source)
-        try:
-            factory.narrowed(migrator, options.target, options.x)
-            output.secrets += tuple(_secrets(migrator))
-            if command in ("run", "wait"):
-                run_s = left()  # the run's own limit tells more, and undoes what is under way
-                limit.reschedule(None)
-            else:
-                run_s = None
-            factory.prepared(migrator, mode, run_s)
-            return await work(Call(migrator, options, output, source.folder))
-        finally:
-            await factory.close(migrator)
-
     async def limited() -> Answer:
         try:
             async with asyncio.timeout(left()) as limit:
-                return await call(limit)
+                return await subject.answer(value, source, left, limit)
         except TimeoutError as error:
             if not limit.expired():
                 raise
             seconds = f"--timeout {options.timeout:g}"
             raise OvertimeError(
-                f"{command} took longer than {seconds} and was cancelled; {how_far()}"
+                f"{command} took longer than {seconds} and was cancelled; {subject.how_far()}"
             ) from error
 
     # not later: the first process of a container has no other handler while it imports
     with _Early() as early:
         try:
-            source = _source(options, output)
-            value = factory.made(source)
+            source = _told(subject.found(), options, subject.output)
+            value = subject.made(source)
         except (Exception, KeyboardInterrupt):
             if not early.came:
                 raise
-            raise _stopped(command, early.came[0], how_far()) from None
+            raise _stopped(command, early.came[0], subject.how_far()) from None
         early.raises = False
 
         async def listening() -> Answer:
@@ -181,16 +234,15 @@ def _done(options: Options, output: Output, command: str, work: Work, mode: Mode
         except UnansweredError:
             raise
         except StoppedError as error:
-            raise _stopped(command, error.signal, how_far()) from None
+            raise _stopped(command, error.signal, subject.how_far()) from None
 
 
 def _stopped(command: str, number: int, how_far: str) -> StoppedError:
     return StoppedError(f"{command}: stopped by {signal.Signals(number).name}; {how_far}", number)
 
 
-def _source(options: Options, output: Output) -> Source:
-    """Find the migrator's description, and say which files are read and which are not."""
-    seen: Found = found(options, os.environ, Path.cwd())
+def _told(seen: Found, options: Options, output: Output) -> Source:
+    """Say which files are read and which are not."""
     source = seen.source
     for each in seen.ignored:
         output.note(each)

@@ -18,7 +18,6 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from automigrator.cli.options import Options
-from automigrator.errors import MigrationError
 from automigrator.exits import Exit
 from automigrator.frozen import Frozen, as_json
 from automigrator.printable import escaped_lines
@@ -232,9 +231,7 @@ def json_of(value: object) -> Any:
 
 def _value_of(error: BaseException) -> object:
     """What an error knows besides its text."""
-    if isinstance(error, MigrationError):
-        return error.report
-    return getattr(error, "status", None)
+    return getattr(error, "report", None) or getattr(error, "status", None)
 
 
 def _of_x(given: Sequence[str]) -> list[str]:

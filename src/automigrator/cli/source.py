@@ -16,9 +16,16 @@ from automigrator.errors import ConfigurationError
 from automigrator.frozen import Frozen
 from automigrator.support import urls
 
+COPY_VARIABLE = "AUTOMIGRATOR_COPY_URL"
 APP, URL_VARIABLE, COMMON_VARIABLE = "AUTOMIGRATOR_APP", "AUTOMIGRATOR_URL", "DATABASE_URL"
+FLEET = "AUTOMIGRATOR_FLEET"
 
-_KEYS = ("app", "url", "url_env", "url_file", "config", "name")
+_KEYS = ("app", "fleet", "url", "url_env", "url_file", "config", "name")
+
+NO_FLEET = (
+    "there is no fleet to ask; nothing was done. Name the application's own with "
+    f"--app package.module:fleet, {FLEET}, or fleet = in [tool.automigrator] of pyproject.toml"
+)
 
 NOTHING = (
     "there is no migrator to ask; nothing was done. Name the application's own with "
@@ -27,10 +34,13 @@ NOTHING = (
     "alembic.ini"
 )
 
-PASSWORD = (
-    "{} holds a password, which {}; it was not used, and nothing was done. Put the URL into "
+_INSTEAD = (
     f"{URL_VARIABLE}, or into a file of mode 0600 that --url-file names, or leave the password "
     "out and add --ask-password"
+)
+
+PASSWORD = (
+    "{} holds a password, which {}; it was not used, and nothing was done. Put the URL into {}"
 )
 
 
@@ -94,6 +104,30 @@ def found(options: Options, environment: Mapping[str, str], here: Path) -> Found
     raise ConfigurationError(NOTHING)
 
 
+def found_fleet(options: Options, environment: Mapping[str, str], here: Path) -> Found:
+    """Describe the fleet that the command is about; as `found`, for an application's own alone."""
+    of_one = {
+        "--url": options.url,
+        "--url-file": options.url_file,
+        "--target": options.target,
+        "-x": options.x,
+    }
+    if wrong := next((name for name, value in of_one.items() if value), None):
+        raise click.UsageError(f"a fleet has tenants of its own: drop {wrong}")
+    if options.app is not None:
+        return Found(_application(options.app, "--app", options, here))
+    if app := environment.get(FLEET):
+        return Found(_application(app, FLEET, options, here)._replace(always_told=True))
+    ignored: list[str] = []
+    for path, table in tables(here, ignored):
+        if isinstance(table, dict) and isinstance(table.get("fleet"), str):
+            origin = f"[tool.automigrator] in {path}"
+            source = _application(table["fleet"], origin, options, path.parent)
+            return Found(source._replace(always_told=True), tuple(ignored))
+        break
+    raise ConfigurationError(". ".join([NO_FLEET, *(["; ".join(ignored)] if ignored else [])]))
+
+
 def _application(app: str, origin: str, options: Options, folder: Path) -> Source:
     of_a_url = {
         "--config": options.config,
@@ -106,7 +140,7 @@ def _application(app: str, origin: str, options: Options, folder: Path) -> Sourc
     if not module or not name:
         raise ConfigurationError(
             f"{origin} is {app!r}, and should be package.module:migrator, a module that can be "
-            "imported and the name of the Migrator in it"
+            "imported and the name of the Migrator, or Fleet, in it"
         )
     return Source(origin, app=app, folder=(options.app_dir or folder).absolute())
 
@@ -186,15 +220,34 @@ def _beside(url: URL, folder: Path) -> URL:
     return url.set(database=os.path.join(folder, database))
 
 
-def _of_argument(text: str) -> URL:
-    url = _parsed(text, "--url")
-    _ensure_open(url, "--url", "every user of this machine can see in the list of processes")
+def copy_of(text: str | None, file: Path | None, environment: Mapping[str, str]) -> URL:
+    """The URL of the copy that a rehearsal is to change. Raises ConfigurationError, UsageError."""
+    if text and file:
+        raise click.UsageError("--on and --on-file name the same thing: drop one")
+    if text:
+        return _of_argument(
+            text, "--on", f"{COPY_VARIABLE}, or into a file of mode 0600 that --on-file names"
+        )
+    if file:
+        return _of_file(file)
+    if named := environment.get(COPY_VARIABLE):
+        return _parsed(named, COPY_VARIABLE)
+    raise click.UsageError(
+        f"name the copy that the revisions are to change: --on URL, --on-file FILE or "
+        f"{COPY_VARIABLE}; nothing was done"
+    )
+
+
+def _of_argument(text: str, option: str = "--url", instead: str = _INSTEAD) -> URL:
+    url = _parsed(text, option)
+    why = "every user of this machine can see in the list of processes"
+    _ensure_open(url, option, why, instead)
     return url
 
 
-def _ensure_open(url: URL, what: str, why: str) -> None:
+def _ensure_open(url: URL, what: str, why: str, instead: str = _INSTEAD) -> None:
     if any(urls.secrets_of(url)):
-        raise ConfigurationError(PASSWORD.format(what, why))
+        raise ConfigurationError(PASSWORD.format(what, why, instead))
 
 
 def _of_file(path: Path | None) -> URL:

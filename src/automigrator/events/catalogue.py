@@ -69,7 +69,7 @@ _DECLARED = (
         debug(
             "target-finished",
             "outcome before after applied attempts failures drive leader waited_s elapsed_s "
-            "notes failed_starts rehearsed_s state snapshot",
+            "notes failed_starts rehearsed_s deferred rehearsal state snapshot",
             "{outcome} in {elapsed_s:.2f} s",
         ),
     ),
@@ -109,6 +109,7 @@ _DECLARED = (
             "rehearsal-failed", "pending seconds error message", "the rehearsal failed: {message}"
         ),
     ),
+    warning("deferred", "revisions reason", "{reason}"),
     *step(
         info(
             "attempt-started", "attempt pending", "attempt {attempt}, revisions pending: {pending}"

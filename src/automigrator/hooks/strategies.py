@@ -8,7 +8,7 @@ from typing import Any
 
 from automigrator.errors import ConfigurationError, PluginError
 from automigrator.hooks.effects import acts_on_python_errors, effect_of
-from automigrator.support.entry_points import Installed, blamed, described, normalised, suggestion
+from automigrator.support.entry_points import Installed, normalised
 
 ENTRY_POINT_GROUP = "automigrator.recovery"
 
@@ -41,11 +41,11 @@ def load(specs: Sequence[StrategySpec]) -> tuple[tuple[str, object], ...]:
 
 def _strategy(installed: Installed, spec: StrategySpec) -> tuple[str, object]:
     if isinstance(spec, str):
-        return normalised(spec), _built(installed, spec, {})
+        return normalised(spec), installed.make(spec, {})
     if isinstance(spec, tuple):
         match spec:
             case (str() as name, Mapping() as options) if all(isinstance(k, str) for k in options):
-                return normalised(name), _built(installed, name, options)
+                return normalised(name), installed.make(name, options)
         raise ConfigurationError(
             "a tuple in recovery= is a strategy's name and its options, as in "
             '("purge", {"option": "value"})'
@@ -59,32 +59,3 @@ def _strategy(installed: Installed, spec: StrategySpec) -> tuple[str, object]:
         name = spec.__name__
         raise PluginError(f"{name} is a class, not a strategy: pass {name}(), not {name}")
     return type(spec).__qualname__, spec
-
-
-def _built(installed: Installed, name: str, options: Mapping[str, Any]) -> object:
-    strategy, called = installed.load(name, inspect.isclass, "a class")
-    _check_options(name, strategy, options)
-    with blamed(f"{called} cannot be made"):
-        try:
-            return strategy(**options)
-        except (ValueError, TypeError, ConfigurationError) as error:
-            raise PluginError(f"{called} refuses its options: {described(error)}") from error
-
-
-def _check_options(name: str, strategy: type, options: Mapping[str, Any]) -> None:
-    """Raise PluginError for an option too many or too few, without repeating values."""
-    signature = inspect.signature(strategy)
-    try:
-        signature.bind(**options)
-    except TypeError as error:
-        accepted = [
-            parameter.name
-            for parameter in signature.parameters.values()
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-        ]
-        unknown = [option for option in options if option not in accepted]
-        raise PluginError(
-            f"recovery strategy {name!r}: {error}; "
-            + (suggestion(unknown[0], accepted) if unknown else "")
-            + (f"Its options: {', '.join(accepted)}" if accepted else "It takes no options")
-        ) from error

@@ -5,15 +5,25 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import alembic.op
+from alembic.util.langhelpers import ModuleClsProxy, _ModuleClsMeta
+from sqlalchemy import text
+from sqlalchemy.schema import ExecutableDDLElement
+
+from automigrator.migrations.runs.inside import Patches, inside_env, replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from alembic.runtime.migration import MigrationContext
     from alembic.script import Script, ScriptDirectory
+
+_ABSENT = object()
 
 
 def steps(
@@ -58,6 +68,135 @@ def load_revisions(script: ScriptDirectory) -> Any:
     return script._load_revisions()
 
 
+def written_by(context: MigrationContext, write: Callable[[str], None]) -> None:
+    """Let offline mode give each statement to `write` as online mode would send it.
+
+    Alembic's own writes blanks for each tab. The values of bound parameters stand in the text.
+    """
+    impl: Any = context.impl
+
+    def execute(
+        construct: Any, execution_options: Any = None, multiparams: Any = None, params: Any = None
+    ) -> None:
+        if multiparams is not None or params:
+            raise TypeError("SQL parameters not allowed with as_sql")
+        statement = text(construct) if isinstance(construct, str) else construct
+        literal = {} if isinstance(statement, ExecutableDDLElement) else {"literal_binds": True}
+        write(str(statement.compile(dialect=impl.dialect, compile_kwargs=literal)))
+
+    impl._exec = execute
+
+
 def keep_version_table(context: MigrationContext) -> None:
     """Let offline SQL create no version table, as there is one; Alembic asks for its heads only."""
     vars(context._version)["create"] = lambda *_, **__: None
+
+
+class _Dispatch:
+    """Stands in a module of Alembic's for the proxy installed there: leads to the caller's own."""
+
+    def __init__(self, kind: type, names: Collection[str], globals_: MutableMapping[str, Any]):
+        self._kind, self._globals = kind, globals_
+        self._outer = globals_.get("_proxy", _ABSENT)
+        """The application's own."""
+        module = sys.modules[globals_["__name__"]]
+        if vars(module) is not globals_:
+            raise RuntimeError(f"Alembic's functions are not in the module {module.__name__}")
+        self._module, self._was = module, module.__class__
+        attributes = {name: property(partial(self._attribute, name)) for name in names}
+        attributes["_proxy"] = property(partial(self._attribute, "_proxy"))
+        module.__class__ = type(self._was.__name__, (self._was,), attributes)
+        globals_["_proxy"] = self
+
+    def _undo(self) -> None:
+        if self._outer is _ABSENT:
+            del self._globals["_proxy"]
+        else:
+            self._globals["_proxy"] = self._outer
+        self._module.__class__ = self._was
+
+    def _own(self) -> Any:
+        inside = inside_env.get()
+        return inside.proxies.get(self._kind, _ABSENT) if _shares() and inside else self._outer
+
+    def _attribute(self, name: str, module: ModuleType) -> Any:
+        """The attribute of the module that the caller sees; functions of it see `self`."""
+        proxy = self._own()
+        if name == "_proxy":
+            found = proxy
+        elif _shares():
+            found = getattr(proxy, name, _ABSENT)
+        else:
+            found = self._globals.get(name, _ABSENT)
+        if found is _ABSENT:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        proxy = self._own()
+        if proxy is _ABSENT:
+            self._globals["_name_error"](name, NameError("name '_proxy' is not defined"))
+        return getattr(proxy, name)
+
+
+def _shares() -> bool:
+    """Whether a run calls that others may run beside."""
+    inside = inside_env.get()
+    return inside is not None and inside.shares
+
+
+@contextmanager
+def _dispatching() -> Iterator[None]:
+    made: dict[int, _Dispatch] = {}
+    set_ = _ModuleClsMeta.__setattr__
+
+    def dispatches(kind: type[Any]) -> list[_Dispatch]:
+        names, modules = ModuleClsProxy._setups[kind]
+        for globals_, _ in modules:
+            if id(globals_) not in made:
+                made[id(globals_)] = _Dispatch(kind, names, globals_)
+        return [made[id(globals_)] for globals_, _ in modules]
+
+    def install(proxy: ModuleClsProxy) -> None:
+        inside, kind = inside_env.get(), type(proxy)
+        found = dispatches(kind)
+        if inside and inside.shares:
+            inside.proxies[kind] = proxy
+            return
+        for each in found:
+            each._outer = proxy
+            for name in ModuleClsProxy._setups[kind][0]:
+                each._globals[name] = getattr(proxy, name)
+
+    def remove(proxy: ModuleClsProxy) -> None:
+        inside, kind = inside_env.get(), type(proxy)
+        if inside and inside.shares:
+            inside.proxies[kind] = None
+            return
+        for each in dispatches(kind):
+            each._outer = None
+            for name in ModuleClsProxy._setups[kind][0]:
+                del each._globals[name]
+
+    def set_on_class(kind: _ModuleClsMeta, name: str, value: Any) -> None:
+        inside = inside_env.get()
+        if inside and inside.shares and not name.startswith("_"):
+            inside.must_be_alone(f"it registers the operation {name}")
+        set_(kind, name, value)
+
+    def undo() -> None:
+        for each in made.values():
+            each._undo()
+
+    with ExitStack() as stack:
+        stack.callback(undo)
+        for kind in list(ModuleClsProxy._setups):
+            dispatches(kind)
+        stack.enter_context(replaced(ModuleClsProxy, "_install_proxy", install))
+        stack.enter_context(replaced(ModuleClsProxy, "_remove_proxy", remove))
+        stack.enter_context(replaced(_ModuleClsMeta, "__setattr__", set_on_class))
+        yield
+
+
+dispatched = Patches(_dispatching).needed
+"""Context manager: `alembic.op` and `alembic.context` lead each run that shares to its own."""

@@ -20,6 +20,7 @@ from automigrator.backends.model_engine import arguments_of
 from automigrator.errors import EnvError
 from automigrator.migrations.engines import AS_OURS, ensure_as_strong
 from automigrator.migrations.execution import Execution, Migration, Request
+from automigrator.migrations.runs.inside import inside_env
 from automigrator.support import urls
 from automigrator.support.concurrency import running_loop
 
@@ -86,6 +87,8 @@ def attach(request: Request, execution: Execution, connection: Connection) -> No
     if request.command.apply:
         undo.callback(request.follow(connection))
         undo.callback(_fence(request, execution, connection))
+        if execution.measuring is not None:
+            undo.callback(execution.measuring.follow(connection))
     else:
         make_interruptible(request.migration.backend, execution, connection)
     close = connection.close
@@ -106,6 +109,7 @@ def _fence(request: Request, execution: Execution, connection: Connection) -> Ca
     """
 
     def commit(*_: object) -> None:
+        _ensure_not_ended()
         request.check()
         request.confirm("")
         if execution.met_a_revision:
@@ -116,6 +120,7 @@ def _fence(request: Request, execution: Execution, connection: Connection) -> Ca
     def statement(conn: Connection, *_: Any) -> None:
         nonlocal known
         if in_autocommit(conn):
+            _ensure_not_ended()
             request.confirm("")
             if execution.met_a_revision:
                 request.committing()
@@ -137,6 +142,11 @@ def _fence(request: Request, execution: Execution, connection: Connection) -> Ca
         event.listen(connection, name, listener)
         undo.callback(event.remove, connection, name, listener)
     return undo.close
+
+
+def _ensure_not_ended() -> None:
+    if inside := inside_env.get():
+        inside.ensure_not_ended()
 
 
 def make_interruptible(backend: Backend, execution: Execution, connection: Connection) -> None:

@@ -16,14 +16,19 @@ from sqlalchemy.engine import Connection
 from automigrator.backends.access import connected
 from automigrator.backends.contract.backend import Weaker
 from automigrator.backends.contract.snapshots import Snapshots
+from automigrator.errors import EnvError
 from automigrator.migrations.config import alembic_config
 from automigrator.migrations.environment import execute
 from automigrator.migrations.execution import Command, Execution, Migration, Request
 from automigrator.migrations.isolation import alembic_to_ourselves
+from automigrator.migrations.runs.inside import NeedsToBeAlone
 from automigrator.migrations.watchdog import Watch
 from automigrator.migrations.ways import Way
 from automigrator.support.bridge import Bridge
 from automigrator.support.concurrency import in_thread
+from automigrator.support.loggers import logger_of
+
+logger = logger_of(__name__)
 
 
 async def drive(
@@ -34,9 +39,27 @@ async def drive(
     Raises LockLostError when the lock is lost, and what env.py raises.
     """
     execution = Execution() if execution is None else execution
+    try:
+        return await _eased(migration, way, command, execution, alone=False)
+    except NeedsToBeAlone as need:
+        observed = execution.observed
+        if observed.torn or observed.unsettled:
+            raise EnvError(
+                f"{migration.target.name}: its env.py ran beside others and must be alone: {need}. "
+                "A part of the revision that ran may stay; the next run of it is alone"
+            ) from need
+        logger.info("%s: its env.py is run again, alone: %s", migration.target.name, need)
+    execution.begin_anew()
+    return await _eased(migration, way, command, execution, alone=True)
+
+
+async def _eased(
+    migration: Migration, way: Way, command: Command, execution: Execution, *, alone: bool
+) -> Execution:
+    """Run env.py, and once more where the database asks for that to be done another way."""
     eases = migration.backend.sessions.eases
     try:
-        await _drive(migration, way, command, execution)
+        await _drive(migration, way, command, execution, alone=alone)
     except Exception as error:
         if not command.apply or not eases(error):
             raise
@@ -44,11 +67,13 @@ async def drive(
         if execution.error is None or not command.apply or not eases(execution.error):
             return execution
     execution.begin_anew()
-    await _drive(migration, way, command, execution)
+    await _drive(migration, way, command, execution, alone=alone)
     return execution
 
 
-async def _drive(migration: Migration, way: Way, command: Command, execution: Execution) -> None:
+async def _drive(
+    migration: Migration, way: Way, command: Command, execution: Execution, *, alone: bool
+) -> None:
     target, backend, _, place, hold = migration
     watch = Watch(
         target, backend, hold if command.apply else None, execution, progress=command.progress
@@ -104,7 +129,7 @@ async def _drive(migration: Migration, way: Way, command: Command, execution: Ex
         execute(request, execution)
 
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(alembic_to_ourselves(target))
+        await stack.enter_async_context(alembic_to_ourselves(target, alone=alone))
         identity = await watch.await_end(backend.identity(place), cancellable=True)
         weaker = await watch.await_end(backend.proving(), cancellable=True)
         ours: Connection | None = None

@@ -7,13 +7,16 @@ async driver made for one loop is of no use on another; none enters the applicat
 from __future__ import annotations
 
 import asyncio
+import sys
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from alembic.config import Config
 from sqlalchemy import Dialect, Engine, NullPool, Pool, StaticPool, event, make_url
+from sqlalchemy.event.registry import _EventKey
 from sqlalchemy.exc import MissingGreenlet
 from sqlalchemy.util import greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
@@ -21,7 +24,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 from automigrator.backends.contract.backend import Backend, Weaker
 from automigrator.backends.model_engine import as_arguments, recipe_of
 from automigrator.errors import EnvError
-from automigrator.migrations.process import inside_env, replaced
+from automigrator.migrations.runs.inside import Patches, inside_env, replaced
 from automigrator.support.concurrency import running_loop
 from automigrator.support.postgresql_urls import PLACE, PROOF, named
 
@@ -52,59 +55,119 @@ def engines_apart(
     an engine that it makes from `config` connects as the application does, too. One that would
     take the password of `config` to a server that proves less of itself does not connect.
     """
-    made: weakref.WeakSet[Pool] = weakref.WeakSet()
-    instead: dict[Pool, Pool] = {}
-    connect, dispose, original = Pool.connect, Engine.dispose, asyncio.run
+    engines = _Engines(loop, ours, [_as_strong(backend, config, weaker)])
+    if ours is not None and backend.access.given_engine is not None:
+        engines.listeners.insert(0, _as_ours(backend, config))
+    token = _own.set(engines)
+    try:
+        with _patches.needed():
+            yield
+    finally:
+        _own.reset(token)
 
-    def elsewhere() -> bool:
-        return bool(inside_env.get()) and running_loop() is not loop
 
-    def applications(pool: Pool) -> bool:
+class _Engines:
+    """The engines of one run."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        ours: Pool | None,
+        listeners: list[Callable[..., Any]],
+    ) -> None:
+        self.loop, self.ours, self.listeners = loop, ours, listeners
+        self.made: weakref.WeakSet[Pool] = weakref.WeakSet()
+        self.instead: dict[Pool, Pool] = {}
+
+    def are_applications(self, pool: Pool) -> bool:
         is_async = getattr(getattr(pool, "_dialect", None), "is_async", False)
-        return is_async and elsewhere() and pool is not ours and pool not in made
+        return is_async and pool is not self.ours and pool not in self.made
+
+
+_own: ContextVar[_Engines | None] = ContextVar("automigrator_engines", default=None)
+
+
+def _called() -> _Engines | None:
+    """The engines of the run that calls."""
+    return _own.get() if inside_env.get() else None
+
+
+def _elsewhere() -> _Engines | None:
+    """The engines of the run that calls, on another loop than the application's."""
+    engines = _called()
+    return engines if engines is not None and running_loop() is not engines.loop else None
+
+
+@contextmanager
+def _every_engine() -> Iterator[None]:
+    connect, dispose, original = Pool.connect, Engine.dispose, asyncio.run
+    listen = _EventKey.listen
 
     def created(kind: type[Dialect], engine: Engine) -> None:
-        if elsewhere():
-            made.add(engine.pool)
+        if (engines := _elsewhere()) is not None:
+            engines.made.add(engine.pool)
 
     def connected(pool: Pool) -> Any:
-        dialect = getattr(pool, "_dialect", None)
-        if ours is None and getattr(dialect, "is_async", False) and elsewhere():
-            _ensure_awaitable(dialect)
-        if not applications(pool) or isinstance(pool, NullPool | StaticPool):
+        if (engines := _elsewhere()) is None:
             return connect(pool)
-        if pool not in instead:
-            instead[pool] = _emptied_at_once(pool)
-        return connect(instead[pool])
+        dialect = getattr(pool, "_dialect", None)
+        if engines.ours is None and getattr(dialect, "is_async", False):
+            _ensure_awaitable(dialect)
+        if not engines.are_applications(pool) or isinstance(pool, NullPool | StaticPool):
+            return connect(pool)
+        if pool not in engines.instead:
+            engines.instead[pool] = _emptied_at_once(pool)
+        return connect(engines.instead[pool])
 
     def disposed(engine: Engine, close: bool = True) -> None:
-        if not applications(engine.pool):
+        engines = _elsewhere()
+        if engines is None or not engines.are_applications(engine.pool):
             dispose(engine, close)
 
     def run(main: Coroutine[Any, Any, T], **options: Any) -> T:
-        if not elsewhere():
+        if (engines := _elsewhere()) is None:
             return original(main, **options)
         try:
-            return original(_then_closed(main, made), **options)
+            return original(_then_closed(main, engines.made), **options)
         finally:
-            if ours is not None:
-                asyncio.set_event_loop(loop)  # it left none; drivers of ours want the loop's
+            if engines.ours is not None:
+                # it left none; drivers of ours want the loop's
+                asyncio.set_event_loop(engines.loop)
+
+    def connects(*arguments: Any) -> Any:
+        engines = _called()
+        answers = (each(*arguments) for each in (engines.listeners if engines else ()))
+        return next((each for each in answers if each is not None), None)
+
+    def listened(key: Any, *arguments: Any, **options: Any) -> None:
+        _ensure_own(key.target, key.fn)
+        listen(key, *arguments, **options)
 
     with ExitStack() as stack:
+        event.listen(Engine, "do_connect", connects)
+        stack.callback(event.remove, Engine, "do_connect", connects)
         for owner, name, by in (
             (Dialect, "engine_created", classmethod(created)),
             (Pool, "connect", connected),
             (Engine, "dispose", disposed),
             (asyncio, "run", run),
+            (_EventKey, "listen", listened),
         ):
             stack.enter_context(replaced(owner, name, by))
-        listeners = [_as_strong(backend, config, weaker)]
-        if ours is not None and backend.access.given_engine is not None:
-            listeners.insert(0, _as_ours(backend, config))
-        for listener in listeners:
-            event.listen(Engine, "do_connect", listener)
-            stack.callback(event.remove, Engine, "do_connect", listener)
         yield
+
+
+_patches = Patches(_every_engine)
+
+
+def _ensure_own(target: Any, listener: Any) -> None:
+    """Note where env.py listens to every engine, session or mapper: those of other runs, too."""
+    inside = inside_env.get()
+    if not inside or not isinstance(target, type) or not target.__module__.startswith("sqlalchemy"):
+        return
+    # a module of the application's is imported, and listens, once in a process
+    if inside.shares or getattr(listener, "__module__", None) not in sys.modules:
+        inside.must_be_alone(f"it listens to events of every {target.__name__}")
 
 
 def _ensure_awaitable(dialect: Any) -> None:

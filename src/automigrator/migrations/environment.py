@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from alembic.runtime.environment import EnvironmentContext
@@ -21,7 +22,13 @@ from automigrator.errors import EnvError, RevisionExitError, UnknownRevisionErro
 from automigrator.migrations.attachment import adopted, attach, leads, untouched
 from automigrator.migrations.causes import too_long
 from automigrator.migrations.engines import engines_apart
-from automigrator.migrations.execution import Configured, Execution, Request, Stopped
+from automigrator.migrations.execution import (
+    Configured,
+    Execution,
+    Request,
+    Stopped,
+    WayDiffersError,
+)
 from automigrator.migrations.history import directory, revision_id
 from automigrator.migrations.isolation import running_env
 
@@ -128,6 +135,8 @@ def _steps(
         configured.table = request.migration.backend.sessions.resolve(
             context.connection, configured.table
         )
+    if command.expected is not None:
+        _ensure(sorted(heads) == sorted(command.expected.heads))
     try:
         steps = history.steps(command.revision, heads, down=command.down)
     except UnknownRevisionError as error:
@@ -135,14 +144,32 @@ def _steps(
             raise
         configured.ran, configured.ahead = True, error
         return ()  # the other version tables are looked at as well
-    configured.ran = True
+    steps = list(takewhile(lambda step: revision_id(step) not in command.deferred, steps))
+    if execution.measuring is not None:
+        execution.measuring.version_tables.add(configured.table.name)
     configured.pending = history.ids(steps)
     configured.wanted = history.wanted(heads, steps) if not command.down else ()
+    if command.expected is not None:
+        alike = [_compared(each) for each in (*execution.contexts, command.expected)]
+        _ensure(len(alike) == 2 and alike[0] == alike[1])
+    configured.ran = True
     if command.apply:
         return _applied(request, execution, steps, context.connection)
     if command.compare is not None:
         command.compare(context)
     return ()
+
+
+def _ensure(same: bool) -> None:
+    """Raise WayDiffersError where env.py configures something else than was expected."""
+    if not same:
+        raise WayDiffersError
+
+
+def _compared(context: Configured) -> tuple[object, ...]:
+    """What is known of a context before env.py was asked."""
+    how = context.driver, context.one_transaction, context.open_before
+    return context.table, context.pending, context.wanted, how
 
 
 def _applied(
@@ -156,7 +183,8 @@ def _applied(
         execution.current, execution.statement = revision, None
         execution.began = time.monotonic()
         execution.observed.begins(revision)
-        step.migration_fn = _recorded(step.migration_fn, execution, request.migration.backend)
+        function = _measured(step, execution)
+        step.migration_fn = _recorded(function, execution, request.migration.backend)
         execution.position = f"{index}/{len(steps)} {revision}"
         if execution.began - told > TELL_S:  # what is left out here, the watch tells
             told = execution.began
@@ -177,6 +205,21 @@ def _applied(
             configured.led_apart = request.migration.backend.sessions.led_apart(
                 connection, configured.table
             )
+
+
+def _measured(step: Any, execution: Execution) -> Callable[..., Any]:
+    """Measure what a revision's own code runs, where that is asked for."""
+    function: Callable[..., Any] = step.migration_fn
+    measuring = execution.measuring
+    if measuring is None:
+        return function
+
+    @functools.wraps(function)
+    def run(**arguments: Any) -> None:
+        with measuring.measured(revision_id(step), getattr(step.revision, "path", None)):
+            function(**arguments)
+
+    return run
 
 
 def _recorded(

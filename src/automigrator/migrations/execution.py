@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,12 +19,20 @@ from automigrator.backends.contract.values import Place, StatementProgress, Vers
 from automigrator.errors import UnknownRevisionError
 from automigrator.frozen import Frozen
 from automigrator.migrations.history import History
+from automigrator.migrations.measuring import Measuring
 from automigrator.migrations.observation import Observation
 from automigrator.target import Target
 
 
 class Stopped(BaseException):
     """Ends an upgrade between two revisions after a cancellation; env.py must not swallow it."""
+
+
+class WayDiffersError(BaseException):
+    """Raised where env.py does not what another target's did, before anything was applied.
+
+    env.py must not swallow it.
+    """
 
 
 class Migration(NamedTuple):
@@ -78,6 +86,10 @@ class Command(NamedTuple):
     """Called now and then while a statement takes long, where the server says how far it is."""
     compare: Callable[[MigrationContext], None] | None = None
     """Called for each context that env.py configures, when nothing is applied."""
+    expected: Configured | None = None
+    """What it must configure, and nothing else; None where that was asked for before."""
+    deferred: Collection[str] = ()
+    """Revisions that are not run, and neither is what comes after the first of them."""
 
 
 class Request(Frozen):
@@ -132,6 +144,8 @@ class Execution:
     """Cancels what is awaited on the loop; for what no interrupt ends."""
     undo: ExitStack = field(default_factory=ExitStack)
     observed: Observation = field(default_factory=Observation)
+    measuring: Measuring | None = None
+    """What measures each statement; None where nothing is to be measured."""
 
     def begin_anew(self) -> None:
         """Forget what was rolled back; what was committed is not run again."""
@@ -141,6 +155,8 @@ class Execution:
         self.statement = self.statement_since = None
         self.stopped = False
         self.observed.forget_errors()
+        if self.measuring is not None:
+            self.measuring.begin_anew()
 
     @property
     def met_a_revision(self) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import os
 import re
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,23 @@ class History:
         self.script = directory(config)
         self._roots = [os.path.abspath(each) for each in config.get_prepend_sys_paths_list() or ()]
         self.heads: tuple[str, ...] = ()
-        self._digests: dict[tuple[str, ...], str] = {}
+        self._forget()
+        self.imported: dict[Path, Stamp] = {}
+        """The application's modules that a digest has read, as they were by then."""
         if read:
             self.heads = _heads(self.script)
+
+    def _forget(self) -> None:
+        self._digests: dict[tuple[str, ...], str] = {}
+        self._described: dict[tuple[str, ...], tuple[PendingRevision, ...]] = {}
+        self._may_commit: dict[tuple[str, ...], bool] = {}
+
+    def copy(self) -> History:
+        """The same history for another target: it knows what this one learns of the files.
+
+        So it is until it adopts the revisions of its own env.py.
+        """
+        return copy.copy(self)
 
     def adopt(self, script: ScriptDirectory) -> None:
         """Go on with the revisions as `script` reads them now, with env.py around it.
@@ -50,7 +65,7 @@ class History:
         """
         try:
             self.script, self.heads = script, _heads(script)
-            self._digests.clear()
+            self._forget()
         except RevisionImportError as error:
             # one that adds a table to the application's metadata can be read once in a process
             if not (self.heads and isinstance(error.__cause__, InvalidRequestError)):
@@ -152,10 +167,9 @@ class History:
         """
         ids = tuple(revisions)
         if ids not in self._digests:
-            paths = [str(self._environment), *(self._script(each).path for each in ids)]
-            texts = {path: _content(path) for path in paths}
+            texts = self.sources(ids)
             contents = list(texts.values())
-            for name, content in imported(texts, self._roots).items():
+            for name, content in self.imports(texts).items():
                 contents += [name.encode(), content]
             hashed = hashlib.blake2b(digest_size=16)
             for content in contents:
@@ -164,19 +178,39 @@ class History:
             self._digests[ids] = hashed.hexdigest()
         return self._digests[ids]
 
+    def _seen(self, module: Path) -> None:
+        self.imported[module] = stamp(module)
+
+    def sources(self, revisions: Iterable[str]) -> dict[str, bytes]:
+        """The files of these revisions, after that of env.py, by their paths."""
+        paths = [str(self._environment), *(self._script(each).path for each in revisions)]
+        return {path: _content(path) for path in paths}
+
+    def imports(self, files: Mapping[str, bytes]) -> dict[str, bytes]:
+        """The application's modules that files import, by their names; see `imported`."""
+        return imported(files, self._roots, self._seen)
+
     def describe(self, revisions: Iterable[str]) -> tuple[PendingRevision, ...]:
-        return tuple(
-            PendingRevision(each.revision, _down(each), each.doc, each.path)
-            for each in map(self._script, revisions)
-        )
+        ids = tuple(revisions)
+        if ids not in self._described:
+            self._described[ids] = tuple(
+                PendingRevision(each.revision, _down(each), each.doc, each.path)
+                for each in map(self._script, ids)
+            )
+        return self._described[ids]
 
     def may_commit(self, revisions: Iterable[str]) -> bool:
         """Whether the code of one of these revisions may commit in its middle, or is not there."""
-        paths = [self._script(each).path for each in revisions]
-        try:
-            return any(not path.endswith(".py") or may_commit(_content(path)) for path in paths)
-        except OSError:
-            return True
+        ids = tuple(revisions)
+        if ids not in self._may_commit:
+            paths = [self._script(each).path for each in ids]
+            try:
+                self._may_commit[ids] = any(
+                    not path.endswith(".py") or may_commit(_content(path)) for path in paths
+                )
+            except OSError:
+                return True
+        return self._may_commit[ids]
 
     def names(self, name: str, heads: Iterable[str]) -> bool:
         """Whether a revision that a database at `heads` has names something in its text."""
@@ -226,6 +260,19 @@ class History:
     def _closure(self, revisions: Iterable[str]) -> set[str]:
         self.check_known(revisions := tuple(revisions))
         return alembic_private.ancestors(self.script, revisions)
+
+
+Stamp = tuple[int, int] | None
+"""A file's time and size, by which a change is noticed; None where it cannot be read."""
+
+
+def stamp(path: Path) -> Stamp:
+    """The state of a file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _content(path: str) -> bytes:

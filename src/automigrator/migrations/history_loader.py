@@ -21,7 +21,7 @@ from automigrator.migrations.history import History
 from automigrator.migrations.isolation import alone_in_thread
 from automigrator.migrations.offline_sql import run_offline
 from automigrator.migrations.probe import probe
-from automigrator.migrations.process import guarded_path
+from automigrator.migrations.runs.process import guarded_path
 from automigrator.target import Target
 
 
@@ -40,9 +40,9 @@ async def load_history(
             return History(config, read=now)
 
     try:
-        return await alone_in_thread(target, partial(read, True))
+        return await alone_in_thread(target, partial(read, True), beside=True)
     except RevisionImportError as error:
-        history = await alone_in_thread(target, partial(read, False))
+        history = await alone_in_thread(target, partial(read, False), beside=True)
         migration = Migration(target, backend, history, place())
         met = await _offline(migration)
         if met is not None and (await backend.look([table])).exists:

@@ -7,6 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from sqlalchemy.exc import PendingRollbackError
 
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.sessions import in_autocommit
-from automigrator.migrations.process import inside_env, replaced
+from automigrator.migrations.runs.inside import Patches, inside_env, replaced
 from automigrator.support.concurrency import running_loop
 from automigrator.support.error_chain import chain
 
@@ -139,56 +140,93 @@ class Observation:
         Nothing undoes that. `loop` is the application's; `leads` asks a connection whether it
         leads to the target's database; `committing` is called before something may be committed.
         """
-        unsettled: dict[Connection, str] = {}
-        begin, commit = Connection._begin_impl, Connection._commit_impl
-        rollback = Connection._rollback_impl
-
-        def apart(connection: Connection) -> bool:
-            if self.current is None or not inside_env.get() or running_loop() is loop:
-                return False
-            return connection not in self._followed
-
-        def asked(connection: Connection, otherwise: bool) -> bool:
-            try:
-                return leads(connection)
-            except Exception:  # noqa: BLE001 - it does not answer
-                return otherwise
-
-        def begun(connection: Connection, transaction: Any) -> None:
-            begin(connection, transaction)
-            if apart(connection) and in_autocommit(connection):
-                unsettled[connection] = self.current or ""
-                committing()
-
-        def committed(connection: Connection) -> None:
-            settle(connection)
-            # a COMMIT of what has failed is a ROLLBACK
-            counts = apart(connection) and asked(connection, False)
-            if counts:
-                committing()
-            commit(connection)
-            if counts and self.current is not None:
-                self.torn.add(self.current)
-
-        def rolled_back(connection: Connection) -> None:
-            settle(connection)
-            rollback(connection)
-
-        def settle(connection: Connection) -> None:
-            revision = unsettled.pop(connection, None)
-            if revision is not None and asked(connection, True):
-                self.torn.add(revision)
-
-        with (
-            replaced(Connection, "_begin_impl", begun),
-            replaced(Connection, "_commit_impl", committed),
-            replaced(Connection, "_rollback_impl", rolled_back),
-        ):
-            try:
+        beside = _Beside(self, loop, leads, committing)
+        token = _own.set(beside)
+        try:
+            with _patches.needed():
                 yield
-            finally:
-                for connection in list(unsettled):
-                    settle(connection)  # it was never closed
+        finally:
+            _own.reset(token)
+            for connection in list(beside.unsettled):
+                beside.settle(connection)  # it was never closed
+
+
+class _Beside:
+    """What a run commits on connections of its revisions' own making."""
+
+    def __init__(
+        self,
+        record: Observation,
+        loop: asyncio.AbstractEventLoop,
+        leads: Callable[[Connection], bool],
+        committing: Callable[[], None],
+    ) -> None:
+        self.record, self.committing = record, committing
+        self._loop, self._leads = loop, leads
+        self.unsettled: dict[Connection, str] = {}
+
+    def apart(self, connection: Connection) -> bool:
+        if self.record.current is None or running_loop() is self._loop:
+            return False
+        return connection not in self.record._followed
+
+    def asked(self, connection: Connection, otherwise: bool) -> bool:
+        try:
+            return self._leads(connection)
+        except Exception:  # noqa: BLE001 - it does not answer
+            return otherwise
+
+    def settle(self, connection: Connection) -> None:
+        revision = self.unsettled.pop(connection, None)
+        if revision is not None and self.asked(connection, True):
+            self.record.torn.add(revision)
+
+
+_own: ContextVar[_Beside | None] = ContextVar("automigrator_beside", default=None)
+
+
+@contextmanager
+def _every_connection() -> Iterator[None]:
+    begin, commit = Connection._begin_impl, Connection._commit_impl
+    rollback = Connection._rollback_impl
+
+    def called() -> _Beside | None:
+        return _own.get() if inside_env.get() else None
+
+    def begun(connection: Connection, transaction: Any) -> None:
+        begin(connection, transaction)
+        beside = called()
+        if beside is not None and beside.apart(connection) and in_autocommit(connection):
+            beside.unsettled[connection] = beside.record.current or ""
+            beside.committing()
+
+    def committed(connection: Connection) -> None:
+        if (beside := called()) is None:
+            commit(connection)
+            return
+        beside.settle(connection)
+        # a COMMIT of what has failed is a ROLLBACK
+        counts = beside.apart(connection) and beside.asked(connection, False)
+        if counts:
+            beside.committing()
+        commit(connection)
+        if counts and beside.record.current is not None:
+            beside.record.torn.add(beside.record.current)
+
+    def rolled_back(connection: Connection) -> None:
+        if (beside := called()) is not None:
+            beside.settle(connection)
+        rollback(connection)
+
+    with (
+        replaced(Connection, "_begin_impl", begun),
+        replaced(Connection, "_commit_impl", committed),
+        replaced(Connection, "_rollback_impl", rolled_back),
+    ):
+        yield
+
+
+_patches = Patches(_every_connection)
 
 
 class _Seen:

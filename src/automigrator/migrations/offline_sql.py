@@ -11,7 +11,9 @@ from functools import partial
 from typing import Any
 
 from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import URL
 
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import (
@@ -26,7 +28,7 @@ from automigrator.migrations.config import alembic_config
 from automigrator.migrations.execution import Migration
 from automigrator.migrations.history import directory
 from automigrator.migrations.isolation import alone_in_thread, running_env
-from automigrator.migrations.process import replaced
+from automigrator.migrations.runs.inside import replaced
 from automigrator.support.redaction import first_line
 
 Heads = tuple[str, ...]
@@ -64,13 +66,19 @@ def run_offline(
     steps: Callable[[ScriptDirectory, Heads], Iterable[Any]],
     buffer: io.StringIO,
     rows: Rows,
+    *,
+    url: URL | None = None,
+    options: Mapping[str, Any] | None = None,
+    configured: Callable[[MigrationContext], None] = lambda _: None,
 ) -> None:
     """Run env.py in offline mode, which writes to `buffer`; `steps` is asked for what to render.
 
-    Each version table starts at its own heads in `rows`; where that is empty, at base.
+    Each version table starts at its own heads in `rows`; where that is empty, at base. `url`: what
+    env.py finds as `sqlalchemy.url`; default: the target's. `options`
+    go before those of env.py. `configured` is called with each context that env.py configures.
     """
     target = migration.target
-    config = alembic_config(target, migration.backend.access.url)
+    config = alembic_config(target, url or migration.backend.access.url)
     with running_env():
         script = directory(config)
         environment = EnvironmentContext(
@@ -84,10 +92,10 @@ def run_offline(
         )
         original, places = environment.configure, iter(rows.values())
 
-        def configure(*args: Any, **options: Any) -> None:
+        def configure(*args: Any, **theirs: Any) -> None:
             ours = {**migration.backend.sessions.configure_options(), "output_buffer": buffer}
-            name = options.get("version_table") or "alembic_version"
-            table = VersionTable(name, options.get("version_table_schema"))
+            name = theirs.get("version_table") or "alembic_version"
+            table = VersionTable(name, theirs.get("version_table_schema"))
             if rows and name not in {each.name for each in rows}:
                 raise EnvError(
                     f"env.py's offline mode keeps the heads in {table}, and the database's are in "
@@ -95,9 +103,10 @@ def run_offline(
                 )
             heads = rows.get(table, next(places, None))
             environment.context_opts["starting_rev"] = _starting_at(heads)
-            original(*args, **{**options, **ours})
+            original(*args, **{**theirs, **ours, **(options or {})})
             if heads is not None:
                 alembic_private.keep_version_table(environment.get_context())
+            configured(environment.get_context())
 
         environment.configure = configure  # type: ignore[method-assign]  # as in environment.py
         with _writing_nothing(script), environment:

@@ -22,6 +22,7 @@ from automigrator.backends.contract.values import StatementProgress, VersionTabl
 from automigrator.errors import JudgedError, NoAnswerError
 from automigrator.migrations.attachment import make_interruptible
 from automigrator.migrations.execution import Execution, Stopped
+from automigrator.migrations.runs.inside import NeedsToBeAlone
 from automigrator.support.concurrency import beside
 from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
@@ -99,7 +100,7 @@ class Watch:
                 pauses=itertools.chain(INTERRUPT_PAUSES_S, itertools.repeat(last_s)),
                 on_cancel=cancel,
             )
-        except (Exception, asyncio.CancelledError, Stopped) as error:
+        except (Exception, asyncio.CancelledError, Stopped, NeedsToBeAlone) as error:
             # work that was told to end may fail while it cleans up
             if self.reached is None:
                 raise

@@ -6,11 +6,11 @@ import time
 from contextlib import suppress
 from functools import partial
 
-from automigrator.errors import EnvError, JudgedError, UnknownRevisionError
+from automigrator.errors import EnvError, JudgedError, LockLostError, UnknownRevisionError
 from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
 from automigrator.migrations.causes import left_open
-from automigrator.migrations.execution import Execution
+from automigrator.migrations.execution import Execution, WayDiffersError
 from automigrator.report import Applied, Outcome, heads_text
 from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import count, ensure_whole
@@ -19,10 +19,14 @@ from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
 from automigrator.runner.interruption import repair
 from automigrator.runner.leader_record import inherited
 from automigrator.runner.read_back import read_back
-from automigrator.runner.rehearsal import rehearse
+from automigrator.runner.rehearsals.deferral import cut
+from automigrator.runner.rehearsals.rehearsal import rehearse
 from automigrator.runner.state import RunState
 from automigrator.support.concurrency import in_thread
+from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
+
+logger = logger_of(__name__)
 
 RUNNING = "running env.py"
 
@@ -48,7 +52,7 @@ async def attempt(state: RunState) -> Outcome:
         if (outcome := await inherited(state)) is not None:
             await read_after(state)
             return outcome
-    told, state.plan, state.finding = state.plan, "", None
+    told, state.plan, state.finding, state.rehearsals.deferred = state.plan, "", None, ()
     state.enter("asking env.py how the database stands", "env")
     try:
         finding = await _found(state)
@@ -74,18 +78,24 @@ async def attempt(state: RunState) -> Outcome:
     state.enter("writing down that this start began")
     await count(state)
     if not prepared:
-        await rehearse(state, finding)
+        finding = await rehearse(state, finding)
+        if state.rehearsals.deferred:
+            if not finding.pending:
+                return _reached(state)
+            await show(state, finding)
         await version_skew.declare(state, finding)
         with run.acts.act("prepare"):
             await state.hooks.before_migrate(run, state.hook_told)
     if await _stamped(state, finding):
-        finding = await _found(state)
+        finding = cut(await _found(state), state.rehearsals.deferred, await session.history())
         await version_skew.declare(state, finding)
-    await bring(state, finding)
+    await _along(state, finding)
     return _reached(state)
 
 
 def _reached(state: RunState) -> Outcome:
+    if state.rehearsals.deferred:
+        return "degraded"
     if state.failures or state.replaced:
         return "recovered"
     changed = state.applied or state.run.acts.done("stamp")
@@ -95,7 +105,7 @@ def _reached(state: RunState) -> Outcome:
 async def _found(state: RunState) -> Finding:
     """Look and judge, and note what the hooks are shown of it."""
     history = await state.session.history()
-    finding = await inspect(state.session, state.run.hold, needs_way=True)
+    finding = await _inspected(state)
     if finding.unversioned:
         await ensure_whole(state)
     judge(state.target, finding)
@@ -104,6 +114,19 @@ async def _found(state: RunState) -> Finding:
     await show(state, finding)
     state.planned()
     return finding
+
+
+async def _inspected(state: RunState) -> Finding:
+    """Look, and ask env.py how it reaches the database, unless a replay needs no answer."""
+    replay, session, hold = state.owner.replay, state.session, state.run.hold
+    asked = partial(inspect, session, hold, needs_way=True, ask=state.asks_env)
+    if replay is None:
+        return await asked(assume=_may_assume(state))
+    finding = await inspect(session, hold, ask=state.asks_env)
+    if finding.way is not None or not finding.pending:
+        return finding
+    known = await replay.completed(state, finding)
+    return known or await asked(sight=finding.sight, assume=_may_assume(state))
 
 
 async def show(state: RunState, finding: Finding) -> None:
@@ -145,6 +168,41 @@ async def _stamped(state: RunState, finding: Finding) -> bool:
             await stamp(migration, table, baseline)
         state.tell("stamped", revision=baseline)
     return baseline is not None
+
+
+def _may_assume(state: RunState) -> bool:
+    """Whether env.py may be taken to do what another target's did, until it does it.
+
+    A hook that acts before it is told what env.py was seen to do: it chooses by that.
+    """
+    told = state.rehearse or state.target.bootstrap or any(state.hooks.impls("before_migrate"))
+    return not (state.asks_env or told)
+
+
+async def _along(state: RunState, finding: Finding) -> None:
+    """Bring the database along the way that was found; where it was assumed, and is not, ask."""
+    if not finding.assumed:
+        return await bring(state, finding)
+    first = len(state.applied)
+    try:
+        return await bring(state, finding)
+    except LockLostError:
+        raise
+    except (Exception, WayDiffersError) as error:
+        execution = state.execution
+        assert execution is not None
+        told = execution.met_a_revision or any(context.ran for context in execution.contexts)
+        if told and isinstance(error, Exception):
+            raise
+        logger.debug("%s: env.py is asked after all: %s", state.run.name, first_line(error))
+    # nothing was applied but what the plan says, by a first context of several
+    done = [Applied(each, execution.done.get(each, 0.0)) for each in execution.observed.committed]
+    state.asks_env, state.drive, state.execution = True, None, Execution()
+    again = await _found(state)
+    if not done and not state.run.acts.done("stamp"):
+        state.run.before = state.after = again.heads
+    state.applied[first:] = done
+    await bring(state, again)
 
 
 async def bring(state: RunState, finding: Finding) -> None:
@@ -221,15 +279,31 @@ def _not_read_back(state: RunState, execution: Execution, error: Exception) -> E
 
 async def _apply(state: RunState, finding: Finding) -> None:
     """Run the pending revisions, along the way that was found. Raises what env.py raised."""
-    way, execution, first = finding.way, state.execution, len(state.applied)
-    assert way is not None and execution is not None
+    replay, execution, first = state.owner.replay, state.execution, len(state.applied)
+    play = None
+    if replay is not None and finding.down_to is None:
+        play = await replay.prepared(state, finding)
+        if play is None and finding.way is None:
+            finding = await inspect(state.session, state.run.hold, needs_way=True)
+    way = finding.way
+    assert (way is not None or play is not None) and execution is not None
     if finding.down_to is None:
         state.attempt_started(len(finding.pending))
-    state.drive = way.told(context.driver for context in finding.contexts)
+    told = "" if way is None else way.told(context.driver for context in finding.contexts)
+    state.drive = told if play is None else "replay"
     state.enter(RUNNING, "revision", revisions=True)
     try:
+        if play is not None:
+            await play(execution)
+            return
+        assert way is not None
         await state.run_revisions(
-            await state.migration(), way, execution, state.done, finding.down_to
+            await state.migration(),
+            way,
+            execution,
+            state.done,
+            finding.down_to,
+            finding.contexts[0] if finding.assumed else None,
         )
     except BaseException:
         if not execution.met_a_revision:

@@ -51,7 +51,7 @@ CUT = (
     "memory, a fail-over); then start again: what was not committed is rolled back"
 )
 
-REFUSED = "do what the refusal says, then start again; the plugin that asked for the act is well"
+REFUSED = "do what the refusal says, then start again; the plugin itself is not at fault"
 
 
 def failure_of(state: RunState, error: BaseException, left: Left) -> Failure:

@@ -62,19 +62,50 @@ async def nothing_to_do(session: Session) -> tuple[str, ...]:
     """
     try:
         target = session.target
+        if session.commons is not None and session.commons.is_behind(target):
+            return ()
         if not isinstance(target.config, str | os.PathLike):
             return ()
         sight = await session.backend.look([session.table], heads_only=True)
         heads = sight.all_heads()
-        if sight.unfinished or not heads:
+        if sight.unfinished or not (heads or session.commons):
             return ()
         seen = _SEEN.get(_key(target))
         # a thread costs more than a few dozen stats
         few = seen is not None and len(seen[2]) <= _FEW_FILES
         wanted = _wanted(target) if few else await in_thread(lambda: _wanted(target))
+        if session.commons is not None and sight.exists and is_behind(target, heads):
+            session.commons.note_behind(target)
     except Exception:  # noqa: BLE001 - met again by the steps that follow
         return ()
-    return heads if frozenset(heads) == wanted else ()
+    return heads if heads and frozenset(heads) == wanted else ()
+
+
+def wanted_rows(target: Target) -> frozenset[str] | None:
+    """The version rows of a database that lacks nothing; None where the text does not say."""
+    if not isinstance(target.config, str | os.PathLike):
+        return None
+    try:
+        return _wanted(target)
+    except Exception:  # noqa: BLE001 - met again by those that read the history
+        return None
+
+
+def knows_table(target: Target) -> bool:
+    """Whether it is known which version table env.py uses, without asking it."""
+    if target.version_table is not None:
+        return True
+    wanted_rows(target)
+    seen = _SEEN.get(_key(target)) if isinstance(target.config, str | os.PathLike) else None
+    return seen is not None and seen[3][1].table
+
+
+def is_behind(target: Target, heads: Sequence[str]) -> bool:
+    """Whether a database at these heads lacks something for certain."""
+    if wanted_rows(target) is None or target.revision not in ("head", "heads"):
+        return False
+    known, _ = _SEEN[_key(target)][3]
+    return known is not None and known.known.issuperset(heads) and not known.rows <= {*heads}
 
 
 def _wanted(target: Target) -> frozenset[str] | None:

@@ -30,6 +30,8 @@ class Finding(NamedTuple):
     """Remarks for the report, for what is no failure and hardly meant."""
     down_to: str | None = None
     """Where a rollback is to lead: what is `pending` is to be undone then."""
+    assumed: bool = False
+    """Whether the way is another target's, and env.py was not asked yet."""
 
     @property
     def tables(self) -> tuple[VersionTable, ...]:
@@ -84,11 +86,15 @@ async def inspect(
     *,
     sight: Sight | None = None,
     needs_way: bool = False,
+    assume: bool = False,
+    ask: bool = False,
 ) -> Finding:
     """Compare heads with history, under the lock where it is held; env.py is asked if it must be.
 
     `sight`: what a look just now has found; there is another look without it.
     `needs_way`: how env.py reaches the database is to be found, where something is pending.
+    `assume`: take the way that another target's env.py took, where there is one.
+    `ask`: ask env.py, whatever is known.
     Raises what looking raises, UnknownRevisionError, HistoryError and EnvError.
     """
     target, table, history = session.target, session.table, await session.history()
@@ -103,8 +109,17 @@ async def inspect(
     if proof.folders and (proof.table or target.version_table is not None):
         context = _compared(target, history, table, sight.heads[table] or ())
         _all_known((context,))
-        if not (needs_way and context.pending):
+        if not (ask or (needs_way and context.pending)):
             return Finding(sight, (context,), begun=_begun(target, sight), notes=_notes(history))
+        if assume and session.common is not None:
+            known = session.common.way(target, session.backend, session.place)
+            if known is not None:
+                way, like = known
+                if like.table != table:
+                    sight = await look([like.table])
+                    context = _compared(target, history, like.table, sight.heads[like.table] or ())
+                    _all_known((context,))
+                return Finding(sight, (like.of(context),), way, assumed=True)
     way, execution = await probe(await session.migration(hold))
     folders.check(history.script)
     contexts = tuple(execution.contexts)
@@ -118,6 +133,8 @@ async def inspect(
     tables = list(dict.fromkeys(context.table for context in contexts))
     if tables != [table]:
         sight = await look(tables)
+    if session.common is not None and len(contexts) == 1:
+        session.common.note(target, session.backend, way, contexts[0])
     return Finding(sight, contexts, way, _begun(target, sight), _notes(history))
 
 

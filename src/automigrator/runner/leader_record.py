@@ -12,6 +12,7 @@ from automigrator.backends.contract.record import Record
 from automigrator.failure import Decision, Failure, State
 from automigrator.report import Outcome
 from automigrator.runner.crash_loop import EXCUSED, earlier_starts, take_back
+from automigrator.runner.rehearsals.deferral import inherited_deferral, leave_deferral
 from automigrator.runner.session import Session
 from automigrator.runner.state import Left, RunState
 from automigrator.support.concurrency import in_thread
@@ -45,6 +46,10 @@ async def inherited(state: RunState) -> Outcome | None:
     if not failures:
         return None  # it cannot be told what happened
     state.leads = False
+    if inherited_deferral(state, record, failures[-1]):
+        state.run.notes.append(f"{record.leader} has {failures[-1].message}")
+        state.tell("followed", leader=record.leader, outcome=record.outcome)
+        return "degraded"
     state.failures += failures
     state.start.starts, state.lasting = record.starts, Left(record.state)
     state.run.notes.append(
@@ -64,7 +69,9 @@ async def leave(state: RunState, outcome: Outcome) -> None:
     if hold is None or run.stopped:
         return
     try:
-        if outcome == "failed" or outcome == "degraded":
+        if state.rehearsals.deferred:
+            await leave_deferral(state)
+        elif outcome == "failed" or outcome == "degraded":
             counts = any(failure.kind not in EXCUSED for failure in state.failures)
             if not counts:
                 state.start.starts = earlier_starts(state)

@@ -17,7 +17,7 @@ from automigrator.runner.inspection import judge
 from automigrator.runner.interruption import cut_short, ran_out
 from automigrator.runner.leader_record import leave
 from automigrator.runner.retry import patiently, reach
-from automigrator.runner.state import RunState, Served
+from automigrator.runner.state import RunState
 from automigrator.support.concurrency import shielded
 from automigrator.support.loggers import logger_of
 
@@ -97,6 +97,8 @@ async def load_plugins(state: RunState) -> None:
 async def _at_head(state: RunState) -> bool:
     """Look without the lock, and create what is missing; return whether nothing is to do."""
     session, run = state.session, state.run
+    if session.commons is not None and session.commons.is_behind(state.target, forget=True):
+        return False  # a look has just told; all else is looked at under the lock
     try:
         sight = await reach(state)
     except Exception as error:
@@ -114,7 +116,7 @@ async def _at_head(state: RunState) -> bool:
     state.enter("reading the revisions, and how the database stands")
     try:
         finding = await version_skew.inspected(session, state.ahead, seen)
-        if isinstance(finding, Served):
+        if isinstance(finding, version_skew.Served):
             version_skew.serve(state, finding)
             return True
         judge(state.target, finding)

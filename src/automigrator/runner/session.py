@@ -14,6 +14,7 @@ from automigrator.backends.access import Access
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.backends.registry import backend_for
 from automigrator.errors import ConfigurationError, JudgedError
+from automigrator.runner.commons import in_common
 from automigrator.support.concurrency import in_thread
 from automigrator.support.loggers import logger_of
 from automigrator.target import Target, passwords_of
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.backend import Backend, Waiting
     from automigrator.backends.contract.examiner import Examiner
     from automigrator.backends.contract.lock import Hold
+    from automigrator.migrations.common_history import CommonHistory
     from automigrator.migrations.execution import Migration
     from automigrator.migrations.history import History
+    from automigrator.runner.commons import Commons
 
 logger = logger_of("automigrator")
 
@@ -31,9 +34,12 @@ logger = logger_of("automigrator")
 class Session:
     """What a target needs before anything can be asked of it."""
 
-    def __init__(self, target: Target, backend: Backend) -> None:
+    def __init__(self, target: Target, backend: Backend, commons: Commons | None = None) -> None:
         self.target = target
         self.backend = backend
+        self.commons = commons
+        self.common: CommonHistory | None = None
+        """The history that other targets have as well, once it was asked for."""
         self.table = VersionTable(
             target.version_table or "alembic_version", target.version_table_schema
         )
@@ -66,6 +72,11 @@ class Session:
             await in_thread(partial(import_module, "automigrator.migrations.history_loader"))
             from automigrator.migrations.history_loader import load_history
 
+            if self.commons is not None:
+                self.common = await self.commons.history(self.target, self.backend)
+            if self.common is not None:
+                self._history = self.common.history.copy()
+                return self._history
             self._history = await load_history(
                 self.target, self.backend, lambda: self.place, self.table
             )
@@ -100,7 +111,10 @@ class Session:
 @asynccontextmanager
 async def opened(target: Target) -> AsyncIterator[Session]:
     """Context manager: open a target; errors tell no secret. Raises ConfigurationError."""
-    session = Session(target, backend_for(Access(target), target.maintenance_database))
+    access, commons = Access(target), in_common.get()
+    if commons is not None:
+        access.common = commons.connections
+    session = Session(target, backend_for(access, target.maintenance_database), commons)
     try:
         async with session.backend.access.sharing():
             yield session

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from automigrator.migrations.causes import left_open
 from automigrator.migrations.created_tables import creations
 from automigrator.migrations.drive import drive
 from automigrator.migrations.execution import Command, Execution, Migration
+from automigrator.migrations.measuring import Measuring
 from automigrator.migrations.probe import probe
 from automigrator.migrations.ways import Way
 from automigrator.report import Applied
@@ -29,6 +30,9 @@ Begin = Callable[[Migration, Way, Execution], Awaitable[Mapping[str, float]]]
 
 It returns the revisions that it ran, and the seconds that each took.
 """
+
+
+Metered = Callable[[Place], AbstractAsyncContextManager[Measuring | None]]
 
 
 class SideError(Exception):
@@ -54,11 +58,14 @@ class Migrated(NamedTuple):
 
 @asynccontextmanager
 async def migrated(
-    state: RunState, opened: Callable[[], AbstractAsyncContextManager[Side]], begin: Begin
+    state: RunState,
+    opened: Callable[[], AbstractAsyncContextManager[Side]],
+    begin: Begin,
+    metering: Metered = lambda place: nullcontext(),
 ) -> AsyncIterator[Migrated]:
     """Context manager: migrate the side database that `opened` makes, and report its progress.
 
-    Raises SideError, and what making it raises.
+    `metering` gives what measures the revisions. Raises SideError, and what making it raises.
     """
     async with opened() as side:
         place = Place(side.engine, side.url)
@@ -69,7 +76,8 @@ async def migrated(
             way, probed = await probe(migration)
             execution = Execution()
             ran = await begin(migration, way, probed)
-            tables = await _driven(state, migration, way, execution)
+            async with metering(place) as execution.measuring:
+                tables = await _driven(state, migration, way, execution)
         except Exception as error:
             raise SideError(error, execution) from error
         applied = tuple(Applied(*each) for each in {**ran, **execution.done}.items())

@@ -12,6 +12,7 @@ from automigrator.hooks.calls import GRACE_S
 from automigrator.hooks.context import Rebuild, Run
 from automigrator.printable import escaped
 from automigrator.report import Applied, TargetReport
+from automigrator.runner.rehearsals.outcome import Rehearsals
 from automigrator.runner.time_limit import RunLimit
 from automigrator.support.concurrency import in_thread
 from automigrator.target import chosen
@@ -24,11 +25,12 @@ if TYPE_CHECKING:  # a start with nothing to do needs none of it
     from automigrator.hooks.acts import Kind
     from automigrator.hooks.decisions import Decisions
     from automigrator.hooks.registry import Hooks
-    from automigrator.migrations.execution import Execution, Migration
+    from automigrator.migrations.execution import Configured, Execution, Migration
     from automigrator.migrations.ways import Way
     from automigrator.rehearsal import Rehearsal
     from automigrator.report import Outcome
     from automigrator.runner.inspection import Finding
+    from automigrator.runner.replays import Replays
     from automigrator.runner.session import Session
     from automigrator.runner.start import Start
     from automigrator.target import Ahead, LastResort, Target
@@ -41,6 +43,7 @@ if TYPE_CHECKING:  # a start with nothing to do needs none of it
         last_resort: LastResort
         ahead: Ahead
         rehearse: bool | Rehearsal
+        replay: Replays | None
 
         def create_database(self, run: Run) -> Awaitable[bool]: ...
 
@@ -92,14 +95,6 @@ class Phase(NamedTuple):
 
 
 _LOOKING = Phase("looking at the database", "unreachable")
-
-
-class Served(NamedTuple):
-    """The database is newer, at `heads`, and this code may start on it; `note` says why."""
-
-    heads: tuple[str, ...]
-    wanted: tuple[str, ...]
-    note: str
 
 
 class RunState:
@@ -154,10 +149,7 @@ class RunState:
         """Whether this run tried itself, so that its record is new."""
         self.rehearsal: Execution | None = None
         """What env.py did to the copy of a rehearsal that is under way, or has failed."""
-        self.rehearsed = ""
-        """The plan whose rehearsal has passed."""
-        self.rehearsed_s: float | None = None
-        """Seconds that all rehearsals took; None where there was none."""
+        self.rehearsals = Rehearsals()
         self.execution: Execution | None = None
         """What env.py did in this attempt."""
         self.debris: tuple[str, ...] = ()
@@ -177,6 +169,8 @@ class RunState:
         self.how_far = "nothing was migrated"
         """How far a run came that was cancelled."""
         self.drive: str | None = None
+        self.asks_env = False
+        """Whether env.py is asked how it reaches the database, whatever other targets' did."""
         self._attempt_began: float | None = None
 
     @cached_property
@@ -260,8 +254,9 @@ class RunState:
 
     def attempt_started(self, pending: int) -> None:
         """Tell that the pending revisions are about to run."""
-        self._attempt_began = time.monotonic()
-        self.tell("attempt-started", attempt=self.run.attempt, pending=pending)
+        if self._attempt_began is None:
+            self._attempt_began = time.monotonic()
+            self.tell("attempt-started", attempt=self.run.attempt, pending=pending)
 
     def attempt_finished(self, outcome: Literal["applied", "failed", "cancelled"]) -> None:
         """Tell how the attempt ended, if one was begun."""
@@ -301,20 +296,21 @@ class RunState:
         execution: Execution,
         done: Callable[[str, float], None],
         down_to: str | None = None,
+        expected: Configured | None = None,
     ) -> None:
         """Run env.py up to what the target asks for, or `down_to` a revision, as long as locked.
 
-        `execution` is filled in; `done` is called for each revision. Raises what env.py raises,
-        and LockLostError.
+        `expected` is what it must configure; `execution` is filled in; `done` is called for each
+        revision. Raises what env.py raises, and LockLostError.
         """
         # local: they import Alembic
         from automigrator.migrations.drive import drive
         from automigrator.migrations.execution import Command
 
-        down = down_to is not None
-        revision = down_to or self.target.revision
-        command = Command(revision, True, down, self.started, done, self.server_says)
-        await drive(migration, way, command, execution)
+        down, revision = down_to is not None, down_to or self.target.revision
+        told = self.started, done, self.server_says, None, expected
+        deferred = self.rehearsals.deferred if execution is self.execution else ()
+        await drive(migration, way, Command(revision, True, down, *told, deferred), execution)
 
     def undone(self, act: Kind) -> None:
         """Forget what attempts left: the database is as it was before them, or a fresh one."""
@@ -348,7 +344,7 @@ class RunState:
             elapsed_s=time.monotonic() - self.began,
             notes=tuple(run.notes),
             failed_starts=0 if reached else self.start.starts.count,
-            rehearsed_s=self.rehearsed_s,
             state="clean" if reached else self.lasting.state,
             snapshot=run.taken.place if run.taken is not None else None,
+            **self.rehearsals.told(),
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import NamedTuple
 
 from automigrator.backends.contract import declarations
 from automigrator.backends.contract.declarations import Declaration
@@ -16,12 +17,20 @@ from automigrator.migrations.compatibility import declaration, works_with
 from automigrator.migrations.execution import Configured
 from automigrator.runner.inspection import Finding, inspect
 from automigrator.runner.session import Session
-from automigrator.runner.state import RunState, Served
+from automigrator.runner.state import RunState
 from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
 from automigrator.target import Ahead
 
 logger = logger_of(__name__)
+
+
+class Served(NamedTuple):
+    """The database is newer, at `heads`, and this code may start on it; `note` says why."""
+
+    heads: tuple[str, ...]
+    wanted: tuple[str, ...]
+    note: str
 
 
 async def inspected(session: Session, ahead: Ahead, sight: Sight | None = None) -> Finding | Served:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,14 @@ class Installed(Frozen):
             )
         return loaded, called
 
+    def make(self, name: str, options: Mapping[str, Any]) -> object:
+        """Make an object of the class that the entry point `name` leads to.
+
+        Raises PluginError, also where it does not take these options.
+        """
+        kind, called = self.load(name, inspect.isclass, "a class")
+        return made(kind, options, f"{self.what} {name!r}", called)
+
     @cached_property
     def _entries(self) -> tuple[EntryPoint, ...]:
         from importlib.metadata import entry_points
@@ -76,6 +85,35 @@ class Installed(Frozen):
         raise PluginError(
             f"no {self.what} {name!r} is installed; {question}{more}{self.hint}".rstrip()
         )
+
+
+def made(kind: type, options: Mapping[str, Any], what: str, called: str) -> object:
+    """Make an object of a class from `options`.
+
+    `what` and `called` are how messages call it, without and with its distribution. Raises
+    PluginError for an option too many or too few, without repeating values, and for what the class
+    refuses; a ConfigurationError of its own is one of these.
+    """
+    signature = inspect.signature(kind)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        accepted = [
+            parameter.name
+            for parameter in signature.parameters.values()
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        ]
+        unknown = [option for option in options if option not in accepted]
+        raise PluginError(
+            f"{what}: {error}; "
+            + (suggestion(unknown[0], accepted) if unknown else "")
+            + (f"Its options: {', '.join(accepted)}" if accepted else "It takes no options")
+        ) from error
+    with blamed(f"{called} cannot be made"):
+        try:
+            return kind(**options)
+        except (ValueError, TypeError, ConfigurationError) as error:
+            raise PluginError(f"{called} refuses its options: {described(error)}") from error
 
 
 @contextmanager

@@ -213,6 +213,20 @@ def with_settings(options: dict[str, Any], settings: Mapping[str, Any]) -> dict[
     return {**options, "options": " ".join(filter(None, (options.get("options"), *texts)))}
 
 
+def apart_from_path(url: URL) -> tuple[URL, str | None]:
+    """The URL without the `search_path` that its options set, and that; None where they set none.
+
+    None also where the options have other switches, or set it in asyncpg's `dsn`.
+    """
+    options = url.query.get("options")
+    settings = settings_of_options(options) if isinstance(options, str) else None
+    path = settings.pop("search_path", None) if settings else None
+    if settings is None or path is None:
+        return url, None
+    rest = _without(url.query, {"options"})
+    return url.set(query=with_settings(rest, settings)), path
+
+
 def variable(option: str) -> str:
     """The variable of the environment in which libpq looks for an option."""
     return f"PG{option.replace('dbname', 'database').replace('_', '').upper()}"

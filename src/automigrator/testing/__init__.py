@@ -1,4 +1,4 @@
-"""Conformance suites: whoever writes a strategy or a backend inherits the cases that ours pass.
+"""Conformance suites: a strategy, a backend or an executor inherits the cases that ours pass.
 
 Needs pytest (`pip install automigrator[testing]`) and no plugin of it: every case is a plain method
 that runs an event loop of its own. Nothing in automigrator imports this package.
@@ -14,12 +14,14 @@ except ModuleNotFoundError as error:
 from automigrator.testing.backends import BackendConformance
 from automigrator.testing.conformance import POSTGRES_VARIABLE
 from automigrator.testing.databases import Databases, PostgreSQLServer, SQLiteFiles
+from automigrator.testing.executors import ExecutorConformance
 from automigrator.testing.strategies import StrategyConformance
 
 __all__ = [
     "POSTGRES_VARIABLE",
     "BackendConformance",
     "Databases",
+    "ExecutorConformance",
     "PostgreSQLServer",
     "SQLiteFiles",
     "StrategyConformance",

@@ -25,7 +25,7 @@ from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.postgresql.backend import PostgreSQL
 from automigrator.backends.postgresql.dump import files
 from automigrator.backends.postgresql.locking import advisory
-from automigrator.backends.postgresql.names import note_name
+from automigrator.backends.postgresql.notes import note_name
 from automigrator.errors import LockLostError, LockTimeoutError, RefusedError
 from automigrator.retention import Limits
 
@@ -255,14 +255,18 @@ class TestAnOlderRelease:
     async def test_that_left_something_is_understood(
         self, other_name: tuple[str, str], live: str, do: Do
     ) -> None:
-        from automigrator.backends.postgresql.names import write_note
+        from automigrator.backends.postgresql.notes import write_note
 
         url, name = other_name
         backend = made(url)
         (key,) = advisory.keys(name, TABLES)
         record = Record("plan", "failed", "an older release", at=5.0)
+
+        async def ready(server: int) -> None:
+            """An older release holds the lock of the other name."""
+
         async with backend.access.connection(autocommit=True) as connection:
-            await write_note(connection, "last", key, lambda _: record.dumped())
+            await write_note(connection, "last", key, lambda _: record.dumped(), "x", ready)
         async with backend.lock(TABLES, 5, silent) as hold:
             assert await hold.last() == record
             await hold.leave(Record("plan", "failed", "this one", at=6.0))

@@ -109,7 +109,7 @@ class BackupRestore:
             await run.restore(disconnect_others=self._disconnect_others)
             run.note(f"restored from {run.taken.place}")
         if self._then is Decision.CONTINUE and failure.kind in _NO_OLD_SCHEMA:
-            run.note("backup-restore passes: then='continue' is for a database of the old schema")
+            run.note("not continued: then='continue' is for a database of the old schema")
             return None
         return self._then
 

@@ -37,7 +37,7 @@ class LogAndContinue:
         """Log what failed and what is at risk; for a machine in `extra`, with all that is known."""
         if not self._starts_on.get(failure.kind, True):
             run.note(
-                f"log-and-continue passes: the application starts on such a database only with "
+                f"not continued: log-and-continue starts on such a database only with "
                 f'("log-and-continue", {{"{failure.kind}": True}})'
             )
             return None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from automigrator.backends.access import CLOSE_S, Access, connected, emptied
+from automigrator.backends.access import Access, connected
+from automigrator.backends.closing import CLOSE_S, emptied
 from automigrator.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
 
     from automigrator.backends.contract.examiner import Examiner
     from automigrator.backends.contract.lock import Hold
+    from automigrator.backends.contract.meter import Meter, Relations, Usage
     from automigrator.backends.contract.sessions import Sessions
     from automigrator.backends.contract.snapshots import Snapshot
+    from automigrator.backends.contract.templates import Templates
     from automigrator.backends.contract.values import Place, Sight, Verdict, VersionTable
     from automigrator.failure import FailureKind
 
@@ -60,6 +63,21 @@ class Backend(ABC):
         `heads_only`: as cheaply as possible, an idle connection of the application's will do;
         `has_tables` and `writable` need not be right then.
         """
+
+    @property
+    def together(self) -> Hashable:
+        """Equal for targets whose heads `heads_of` reads together; None where it reads its own."""
+        return None
+
+    async def heads_of(
+        self, targets: Sequence[tuple[Backend, VersionTable]]
+    ) -> list[tuple[str, ...] | None]:
+        """Read the heads of targets that are `together`, as a look at `heads_only` does.
+
+        None for each of which only a look can tell more. Raises what reading raises.
+        """
+        sights = [await each.look([table], heads_only=True) for each, table in targets]
+        return [None if each.unfinished else each.all_heads() for each in sights]
 
     @abstractmethod
     async def create(self) -> bool:
@@ -122,6 +140,10 @@ class Backend(ABC):
         """Return what looks closely at the target; None where the backend offers no such look."""
         return None
 
+    def templates(self) -> Templates | None:
+        """Return what new databases are copied of; None where the backend offers no copies."""
+        return None
+
     async def snapshots(
         self, tables: Sequence[VersionTable], folders: Sequence[Path] = ()
     ) -> tuple[Snapshot, ...]:
@@ -130,6 +152,17 @@ class Backend(ABC):
         `folders`: where they may be besides the usual place. Raises RefusedError.
         """
         raise RefusedError(f"the backend of {self.name} lists no snapshots; nothing was changed")
+
+    def metering(self, place: Place) -> AbstractAsyncContextManager[Meter | None]:
+        """Context manager: measure a copy of the target while revisions run on it; None: cannot."""
+        return nullcontext()
+
+    async def usage(self, tables: Relations = None) -> Usage | None:
+        """Say how the target is used; None where nothing tells that.
+
+        `tables`: of those alone, and then with their sizes.
+        """
+        return None
 
     async def refresh(self) -> None:
         """Let the application's pool forget what a migration made stale."""

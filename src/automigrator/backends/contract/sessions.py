@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.values import VersionTable
 
 
+OURS = "automigrator_ours"
+"""The execution option of statements that are no revision's."""
+
+
 class Sessions(ABC):
     """What is asked of, and done to, the connection that a migration runs on.
 
@@ -60,6 +64,20 @@ class Sessions(ABC):
         it says in a sentence for the report how they differ, or "". None where they cannot.
         """
         return None
+
+    @property
+    def sends_scripts(self) -> bool:
+        """Whether `run_script` sends several statements at once, so that none is known to fail."""
+        return False
+
+    def run_script(self, connection: Connection, statements: Sequence[str]) -> None:
+        """Run statements that have no parameters in the open transaction, as cheaply as may be.
+
+        They are sent as they are: no `%` and no `:` in them means anything. Raises a DBAPIError.
+        """
+        plain = connection.execution_options(no_parameters=True)
+        for each in statements:
+            plain.exec_driver_sql(each)
 
     def mark(self, connection: Connection, number: int) -> None:
         """Leave a number with the open transaction, which its rollback takes back.

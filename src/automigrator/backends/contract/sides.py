@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -28,6 +29,20 @@ class Side:
     engine: AsyncEngine
     url: URL
     place: str
+
+
+class Contents(NamedTuple):
+    """All that a database holds, so that two can be compared."""
+
+    structure: frozenset[str]
+    """A line for each object and each of its properties, where sequences are, too."""
+    rows: Mapping[str, tuple[tuple[str, ...], tuple[tuple[bytes, ...], ...]]]
+    """By table: its columns, and the digests of the values of each row, in any order."""
+
+
+def digest_of(value: object) -> bytes:
+    """A digest of one value, for `Contents`."""
+    return hashlib.blake2b(repr(value).encode(), digest_size=12).digest()
 
 
 class Known(NamedTuple):
@@ -74,11 +89,12 @@ class Sides(ABC):
 
     @abstractmethod
     def copy(
-        self, stamp: str, options: SnapshotOptions = DEFAULT
+        self, stamp: str, options: SnapshotOptions = DEFAULT, *, schemas: tuple[str, ...] = ()
     ) -> AbstractAsyncContextManager[Side]:
         """Context manager: a copy of the target as of one moment, removed at exit.
 
-        Others may go on writing to the target. A copy never takes the target's place.
+        Others may go on writing to the target. A copy never takes the target's place. `schemas`:
+        those that it holds, where others live in the same database; default: all of it.
         """
 
     @abstractmethod
@@ -98,6 +114,10 @@ class Sides(ABC):
     @abstractmethod
     async def tables(self, place: Place) -> frozenset[TableName]:
         """Return the tables of a side database, as `take_over` compares them."""
+
+    async def contents(self, place: Place) -> Contents:
+        """Read all that a side database holds, but for what we keep there ourselves."""
+        raise RefusedError("this backend compares no databases; nothing was changed")
 
     @abstractmethod
     async def take_over(

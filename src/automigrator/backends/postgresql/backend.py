@@ -9,7 +9,8 @@ from functools import cached_property, partial
 # what only an act needs is imported there: a start with nothing to do comes here, too
 from typing import TYPE_CHECKING
 
-from automigrator.backends.access import CLOSE_S, Access, emptied
+from automigrator.backends.access import Access
+from automigrator.backends.closing import CLOSE_S, emptied
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import Place, Sight, Verdict, VersionTable
 from automigrator.backends.postgresql.looks import Sights
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from automigrator.backends.contract.backend import Waiting, Weaker
+    from automigrator.backends.contract.meter import Meter, Relations, Usage
     from automigrator.backends.contract.sessions import Sessions
     from automigrator.backends.contract.snapshots import Snapshot
+    from automigrator.backends.postgresql.copying.templates import ServerTemplates
     from automigrator.backends.postgresql.doctor import ServerExaminer
     from automigrator.backends.postgresql.hold import ServerHold
     from automigrator.backends.postgresql.maintenance import Maintenance
@@ -41,7 +44,7 @@ class PostgreSQL(Backend):
 
     def __init__(self, access: Access, maintenance_database: str | None) -> None:
         super().__init__(access)
-        access.settling = OwnPath()
+        access.settling = OwnPath(_alike(access) if access.common is not None else None)
         self.database = TargetName(access)
         self._maintenance_database = maintenance_database
         self._weaker: Weaker | None = None
@@ -66,6 +69,28 @@ class PostgreSQL(Backend):
             return await self._sights.glimpse(table)
         await in_thread(_load)
         return await self._sights.look(tables, None)
+
+    @property
+    def together(self) -> Hashable:
+        if self.access.alike is None:
+            return None
+        return self.access.alike, self.access.common_url.database
+
+    async def heads_of(
+        self, targets: Sequence[tuple[Backend, VersionTable]]
+    ) -> list[tuple[str, ...] | None]:
+        from automigrator.backends.postgresql import roster, watchdog
+
+        asked = [
+            roster.Asked(table, settling.path if isinstance(settling, OwnPath) else None)
+            for settling, table in ((each.access.settling, table) for each, table in targets)
+        ]
+        limit = self.access.connect_timeout
+        async with (
+            watchdog.answering(limit, "the question for many heads"),
+            self.access.shared() as connection,
+        ):
+            return await roster.heads_of(connection, asked)
 
     async def create(self) -> bool:
         from sqlalchemy.exc import DBAPIError
@@ -125,6 +150,8 @@ class PostgreSQL(Backend):
     async def identity(self, place: Place) -> Hashable:
         if place.url != self.access.url:
             return await super().identity(place)
+        if self._sights.identity is not None:
+            return self._sights.identity
         async with self.access.shared() as connection:
             return await connection.run_sync(self.sessions.identity)
 
@@ -160,7 +187,7 @@ class PostgreSQL(Backend):
     async def snapshots(
         self, tables: Sequence[VersionTable], folders: Sequence[Path] = ()
     ) -> tuple[Snapshot, ...]:
-        from automigrator.backends.postgresql.kept_copies import snapshots_of
+        from automigrator.backends.postgresql.copying.kept_copies import snapshots_of
 
         return await snapshots_of(self._maintenance, tables, folders)
 
@@ -168,6 +195,22 @@ class PostgreSQL(Backend):
         from automigrator.backends.postgresql.doctor import ServerExaminer
 
         return ServerExaminer(self._maintenance, tables)
+
+    def templates(self) -> ServerTemplates:
+        from automigrator.backends.postgresql.copying.templates import ServerTemplates
+
+        return ServerTemplates(self._maintenance)
+
+    def metering(self, place: Place) -> AbstractAsyncContextManager[Meter | None]:
+        from automigrator.backends.postgresql.measuring.meter import metering
+
+        return metering(self.access, place.url.database)
+
+    async def usage(self, tables: Relations = None) -> Usage | None:
+        from automigrator.backends.postgresql.measuring.usage import usage
+
+        async with self.access.shared() as connection:
+            return await usage(connection, tables)
 
     async def refresh(self) -> None:
         """Plans that asyncpg has prepared fail once a connection after a migration."""
@@ -180,6 +223,22 @@ class PostgreSQL(Backend):
         for engine in list(self._engines):
             await emptied(engine)
         await self.refresh()
+
+
+def _alike(access: Access) -> str | None:
+    """See to it that connections are shared with targets that connect alike, to any database.
+
+    Returns the search path that is this target's own, and left out there; None where it has none.
+    """
+    if access.given_engine is not None:
+        access.alike = access.given_engine
+        return None
+    from automigrator.support.postgresql_urls import apart_from_path
+
+    access.common_url, path = apart_from_path(access.url)
+    server = access.common_url.set(database="")
+    access.alike = server.render_as_string(hide_password=False), path is not None
+    return path
 
 
 def _load() -> None:

@@ -14,13 +14,14 @@ import threading
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import event, text
+from sqlalchemy import NullPool, event, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from automigrator.backends.contract.sessions import Sessions
+from automigrator.backends.contract.sessions import OURS
 from automigrator.backends.contract.values import VersionTable
+from automigrator.backends.postgresql.scripts import ScriptedSessions
 from automigrator.backends.postgresql.sql import (
     CHOSEN_OR_EMPTY,
     LIMITS_OF_TIME,
@@ -61,8 +62,7 @@ def tagged(
 
 _NAME = text(f"""
     select {SERVER}, (select extract(epoch from pg_catalog.clock_timestamp()
-                          operator(pg_catalog.-) backend_start)::pg_catalog.float8
-                      from pg_catalog.pg_stat_activity
+         operator(pg_catalog.-) backend_start)::pg_catalog.float8 from pg_catalog.pg_stat_activity
                       where pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()),
            pg_catalog.current_setting('application_name'),
            pg_catalog.set_config('application_name', :name, false)
@@ -87,11 +87,10 @@ def sharing(connection: Connection, key: int) -> Callable[[], None]:
 
 def _asked(connection: Connection, query: str) -> tuple[Any, ...]:
     """Read one row, and leave the connection outside a transaction where it was."""
-    outside = not connection.in_transaction()
-    row = tuple(connection.execute(text(query)).one())
+    outside, row = not connection.in_transaction(), connection.execute(text(query)).one()
     if outside:
         connection.rollback()
-    return row
+    return tuple(row)
 
 
 def _set(connection: Connection, name: str, value: str, before: str) -> Callable[[], None]:
@@ -108,7 +107,8 @@ def _undoing(connection: Connection, name: str, before: str) -> Callable[[], Non
 
     def undo() -> None:
         with contextlib.suppress(SQLAlchemyError):
-            if connection.closed or connection.invalidated:
+            ends = isinstance(connection.engine.pool, NullPool)  # and its session with it
+            if ends or connection.closed or connection.invalidated:
                 return
             if connection.in_transaction():
                 connection.rollback()
@@ -198,7 +198,7 @@ def waiting_shortly(connection: Connection, limit_ms: Callable[[], int]) -> Call
 _LIMIT = text("""
     select pg_catalog.set_config('lock_timeout', :value, true)
     where pg_catalog.current_setting('lock_timeout') operator(pg_catalog.=) '0'
-""")
+""").execution_options(**{OURS: True})
 
 
 _MERELY = (
@@ -211,7 +211,7 @@ _MERELY = (
 _MARK = "automigrator.transaction"
 
 
-class ServerSessions(Sessions):
+class ServerSessions(ScriptedSessions):
     """Connections of asyncpg and psycopg; their transactions are real."""
 
     def __init__(self, search_path: Callable[[], SearchPath | None]) -> None:

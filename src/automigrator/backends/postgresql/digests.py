@@ -51,7 +51,7 @@ def _of_class(oid: str) -> str:
         where {USERS}"""
 
 
-_LINES = f"""
+LINES = f"""
     select concat_ws('|', 'schema', n.nspname, pg_get_userbyid(n.nspowner),
         case n.nspname when 'public' then '' else {_grants("n.nspacl", "n", "n.nspowner")} end)
     from pg_namespace n where {USERS}
@@ -101,9 +101,11 @@ _LINES = f"""
       and t.typtype in ('e', 'd', 'r')
 """
 
+"""A text for each object that a dump holds, expressions left out."""
+
 SHAPE = f"""
     select md5(coalesce(string_agg(line, chr(10) order by line collate "C"), ''))
-    from ({_LINES}) as lines (line)
+    from ({LINES}) as lines (line)
 """
 
 """One row, one text: a digest of the schema, its owners and its grants."""

@@ -13,7 +13,7 @@ from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Debris, TableName
 from automigrator.backends.contract.record import Record, newest
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import names
+from automigrator.backends.postgresql import notes
 from automigrator.backends.postgresql.errors import code_of
 from automigrator.backends.postgresql.locking import advisory
 from automigrator.backends.postgresql.maintenance import Maintenance
@@ -68,13 +68,13 @@ class ServerExaminer:
         return tuple(advisory.keys(each, self._tables)[0] for each in self._maintenance.name.all)
 
     async def declared(self) -> tuple[Declaration, ...]:
-        texts = [await names.read_note(self.access, "works_with", k) for k in await self._keys()]
+        texts = [await notes.read_note(self.access, "works_with", k) for k in await self._keys()]
         found = [declarations.loaded(text) for text in texts if text is not None]
         # one that an older release has not written, or not read, counts for nothing
         return tuple(d for d in found[0] if all(d in each for each in found)) if found else ()
 
     async def record(self) -> Record | None:
-        texts = [await names.read_note(self.access, "last", k) for k in await self._keys()]
+        texts = [await notes.read_note(self.access, "last", k) for k in await self._keys()]
         return newest(texts)
 
     async def holder(self) -> str | None:

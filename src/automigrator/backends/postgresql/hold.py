@@ -85,7 +85,7 @@ class ServerHold(SessionHold):
         """
         from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 
-        self.bare, database = False, self.database
+        self.bare, self.acted, database = False, True, self.database
         if apart and not self.apart:
             raise RefusedError(
                 f"cannot {act} database {database!r}: its lock had to be taken in the "

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from automigrator.backends.access import Access
 from automigrator.backends.contract import journal as contract
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import names
+from automigrator.backends.postgresql import notes
 from automigrator.backends.postgresql.databases import set_comment
 from automigrator.backends.postgresql.locking.session import SessionHold
 from automigrator.backends.postgresql.names import KEY
@@ -130,7 +130,7 @@ async def write_dump(hold: SessionHold, entry: DumpEntry | None) -> None:
 
 
 async def read_dump(access: Access, key: int) -> DumpEntry | None:
-    return _loaded(DumpEntry, await names.read_note(access, "dump", key))
+    return _loaded(DumpEntry, await notes.read_note(access, "dump", key))
 
 
 async def forget_dump(hold: SessionHold) -> None:

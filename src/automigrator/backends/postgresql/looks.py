@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +22,7 @@ from automigrator.backends.postgresql.sql import (
     PATH,
     SERVER,
     SearchPath,
+    handed_on,
     quoted_name,
     rows_of,
 )
@@ -38,7 +39,7 @@ BUSY_S = 10
 
 # a swap that restores nothing has no journal: what it replaced shows that it is unfinished;
 # safe under any path
-_OPENED = """
+OPENED = """
     (select pg_catalog.array_agg(d.datname::pg_catalog.text) from pg_catalog.pg_database d
      where d.datname::pg_catalog.text operator(pg_catalog.~) '__automigrator_replaced_' or exists (
          select from pg_catalog.pg_shdescription s
@@ -59,8 +60,10 @@ _LOOK = f"""
                min(format('%I.%I', nspname, relname)) filter (where relkind = 'v') as view
         from asked)
     {{filled}}
-    select set_config('lock_timeout', :busy, :reading), setting, schemas, visible,
-           places, view, is_filled, {_OPENED}, {SERVER}, pg_is_in_recovery(), {IS_OPEN}, {NAME}
+    select set_config('lock_timeout', :busy, :local), setting, schemas, visible,
+           places, view, is_filled, {OPENED},
+           (select oid::int8 from pg_database where datname = current_database()), {SERVER},
+           pg_is_in_recovery(), {IS_OPEN}, {NAME}
     from ours cross join found cross join filled
 """
 
@@ -71,12 +74,16 @@ _FILLED = """,
                    select from pg_attribute a
                    where a.attrelid = c.oid and a.attnum = 1 and a.attname = 'version_num'
                ) as is_history
-        from pg_class c join pg_namespace n on n.oid = c.relnamespace cross join ours
-        where c.relkind in ('r', 'p')
-          and (n.nspname = ours.schemas[1] or n.nspname in (select schema from own))
-          and not exists (select from asked where asked.oid = c.oid)
-          and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass
-                          and d.objid = c.oid and d.deptype = 'e')),
+        from (select schemas[1] from ours union select schema from own) as looked (schema)
+        join pg_namespace n on n.nspname = looked.schema
+        -- by an index, which pg_class has not: a database may have many more schemas
+        cross join lateral (
+            select r.oid, r.relnatts from pg_depend d join pg_class r on r.oid = d.objid
+            where d.refclassid = 'pg_namespace'::regclass and d.refobjid = n.oid
+              and d.classid = 'pg_class'::regclass and r.relkind in ('r', 'p') offset 0) as c
+        where not exists (select from asked where asked.oid = c.oid)
+          and (select count(*) from pg_depend d where d.classid = 'pg_class'::regclass
+               and d.objid = c.oid and d.deptype = 'e') = 0),
     filled as (
         select exists (select from tables where schema in (select schema from own))
         -- an explicit schema for the version table alone: the tables are where they usually are
@@ -98,7 +105,7 @@ class View(NamedTuple):
     `opened` are the databases of the server whose comment is an open record of ours, or whose name
     says that they were replaced, `schemas` where the version tables were found, `server` is as in
     `sql.SERVER`; `dump_open` is whether this database has a record for a dump, and `database` what
-    it calls itself.
+    it calls itself; `oid` is its own.
     """
 
     sight: Sight
@@ -108,6 +115,7 @@ class View(NamedTuple):
     server: int
     dump_open: bool
     database: str
+    oid: int = 0
 
 
 async def look(
@@ -115,21 +123,22 @@ async def look(
     tables: Sequence[VersionTable],
     *,
     heads_only: bool = False,
-    reading: bool = False,
     unread: bool = False,
 ) -> View:
-    """Look on a connection of our own; sets its lock_timeout, for the transaction if `reading`.
+    """Look on a connection of our own, in AUTOCOMMIT: its session gets a lock_timeout.
 
     `unread`: only find the version tables, which this role may have no right to read.
     """
-    ((_, *path, found, view, filled, opened, server, standby, dump_open, name),) = await rows_of(
+    (
+        (_, *path, found, view, filled, opened, oid, server, standby, dump_open, name),
+    ) = await rows_of(
         connection,
         _PLACES if heads_only else _PLACES_AND_FILLED,
         names=[table.name for table in tables],
         schemas=[table.schema for table in tables],
         open=list(OPEN),
         busy=f"{BUSY_S}s",
-        reading=reading,
+        local=handed_on(connection),  # others must not find it set
     )
     if view is not None:
         raise JudgedError(
@@ -143,13 +152,13 @@ async def look(
     places = {each: place for each, place in zip(tables, found or (), strict=True) if place}
     heads: dict[VersionTable, tuple[str, ...] | None] = dict.fromkeys(tables)
     for table, schema in () if unread else places.items():
-        ((found,),) = await rows_of(connection, f"select {_heads_in(schema, table.name)}")
+        ((found,),) = await rows_of(connection, f"select {heads_in(schema, table.name)}")
         heads[table] = tuple(sorted(found))
     sight = Sight(True, heads, filled, writable=not standby)
-    return View(sight, where, opened, places, server, dump_open, name)
+    return View(sight, where, opened, places, server, dump_open, name, oid)
 
 
-def _heads_in(schema: str, name: str) -> str:
+def heads_in(schema: str, name: str) -> str:
     """The SQL of an array of the heads in a version table.
 
     As text: a plan that the connection keeps fails when a revision changes the column's type. Safe
@@ -177,6 +186,8 @@ class Sights:
     ) -> None:
         self.access, self.name, self._admin = access, name, admin
         self.search_path: SearchPath | None = None
+        self.identity: Hashable = None
+        """Which database the last look under the lock has seen, as `Sessions.identity` says."""
         application = access.application
         self._application = application if application is access.given_engine else None
         self._places: dict[VersionTable, str] = {}
@@ -196,10 +207,11 @@ class Sights:
         pauses = iter(_LOOK_PAUSES_S)
         while True:
             try:
-                async with self.access.shared(reading=True) as connection:
-                    view = await look(connection, tables, reading=True)
+                async with self.access.shared() as connection:
+                    view = await look(connection, tables)
                     if held is not None and not held.lost:
                         held.rule(view.server, database=view.database)
+                    self.identity = (view.oid, view.server) if held is not None else None
                     self.search_path = view.search_path
                     self._places.update(view.schemas)
                 return await self._seen(view)
@@ -227,13 +239,13 @@ class Sights:
                 idle = await stack.enter_async_context(idle_connection(self._application))
             if idle is not None and schema is not None:
                 # by one SELECT that leaves nothing on the connection
-                query = f"select {_heads_in(schema, table.name)}, {_OPENED}, {IS_OPEN}, {NAME}"
+                query = f"select {heads_in(schema, table.name)}, {OPENED}, {IS_OPEN}, {NAME}"
                 ((heads, opened, dump, name),) = await rows_of(idle, query, open=list(OPEN))
                 sight = Sight(True, {table: tuple(heads)})
                 view = View(sight, SearchPath(), opened, {}, 0, dump, name)
                 return await self._seen(view)
-            own = await stack.enter_async_context(self.access.shared(reading=True))
-            view = await look(own, [table], heads_only=True, reading=True)
+            own = await stack.enter_async_context(self.access.shared())
+            view = await look(own, [table], heads_only=True)
             self._places.update(view.schemas)
             return await self._seen(view)
 
@@ -246,7 +258,7 @@ class Sights:
         from automigrator.backends.postgresql import neighbours
 
         # anybody may take such a name; asked on a connection of ours, whose search path is known
-        async with self.access.shared(reading=True) as connection:
+        async with self.access.shared() as connection:
             found = await self.claims(connection)
         unfinished = any(each.unfinished for each in found)
         return view.sight._replace(unfinished=unfinished, notes=neighbours.notes(found))
@@ -270,7 +282,7 @@ class Sights:
 
         try:
             async with self.access.shared() as connection:
-                if not await neighbours.any_claim(connection):
+                if not await neighbours.any_claim(connection, keys):
                     return ()
                 await self._find(connection, tables)
                 found = await self.claims(connection)
@@ -278,7 +290,7 @@ class Sights:
             if code_of(error) != NO_DATABASE:
                 raise
             return None
-        ends = tuple(f"_{key % 2**64:016x}" for key in keys)
+        ends = tuple(map(neighbours.ending_of, keys))
         return tuple(c for c in found if c.kind != "domain" or c.name.endswith(ends))
 
     async def able(self, roles: Collection[str], tables: Sequence[VersionTable]) -> frozenset[str]:
@@ -287,14 +299,14 @@ class Sights:
 
         if not roles:
             return frozenset()
-        async with self.access.shared(reading=True) as connection:
+        async with self.access.shared() as connection:
             await self._find(connection, tables)
             return await neighbours.able(connection, self._places, roles)
 
     async def _find(self, connection: AsyncConnection, tables: Sequence[VersionTable]) -> None:
         """See to it that it is known where the version tables are, if they are there."""
         if self._places.keys().isdisjoint(tables):
-            view = await look(connection, tables, heads_only=True, reading=True, unread=True)
+            view = await look(connection, tables, heads_only=True, unread=True)
             self._places.update(view.schemas)
 
     async def _is_listed(self, refused: Exception) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -38,6 +38,16 @@ class Maintenance:
     def usual(self) -> list[str]:
         """Those in which the lock may be held."""
         return [each for each in [self._given or USUAL] if each != self.name.own]
+
+    @property
+    def key(self) -> tuple[Hashable, str] | None:
+        """Equal for targets whose locks are held in the same database by sessions that are alike.
+
+        None where no session is one that other targets may go on with.
+        """
+        if self.access.common is None or self.access.alike is None or not self.usual:
+            return None
+        return self.access.alike, self.usual[0]
 
     @property
     def all(self) -> list[str]:

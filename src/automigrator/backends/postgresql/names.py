@@ -1,7 +1,6 @@
-"""What automigrator keeps on a server, databases and notes, and which of it is ours.
+"""What automigrator keeps on a server, and which of it is ours.
 
-A note is the comment on a type in a schema of ours, where autogenerate does not see it. Anybody
-may take a name: a thing is ours by its owner.
+Anybody may take a name: a thing is ours by its owner.
 """
 
 from __future__ import annotations
@@ -9,17 +8,16 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Iterable
 from typing import Literal, NamedTuple, cast, get_args
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
-from automigrator.backends.postgresql.sql import literal, quoted_name, rows_of, run, server_version
+from automigrator.backends.postgresql.sql import (
+    rows_of,
+)
 from automigrator.errors import RefusedError
-from automigrator.support.json_object import LIMIT
 
 Kind = Literal["snapshot", "purged", "undone", "side", "replaced"]
 
@@ -217,107 +215,3 @@ def _cut(beginning: str, live: str, tail: str) -> str:
     digest = hashlib.blake2b(live.encode(), digest_size=5).hexdigest()
     room = _NAME_LIMIT - len(tail) - len(digest) - 1
     return f"{beginning.encode()[:room].decode(errors='ignore')}_{digest}{tail}"
-
-
-Note = Literal["last", "works_with", "dump"]
-"""The last leader's record, the declaration of the code that works with the database, a journal."""
-
-
-def note_name(kind: Note, key: int) -> str:
-    """Name the note of one kind of the target with this lock key, with its schema."""
-    return f"{SCHEMA_OF_OURS}.{kind}_{key % 2**64:016x}"
-
-
-def note_statement(kind: Note, key: int, text: str) -> str:
-    """The statement that replaces the text of a note that is there."""
-    return f"COMMENT ON DOMAIN {note_name(kind, key)} IS {literal(text)}"
-
-
-async def read_note(access: Access, kind: Note, key: int) -> str | None:
-    """Read a text; None where there is none of ours."""
-    async with access.shared() as connection:
-        rows = await rows_of(
-            connection,
-            f"""
-            select left(obj_description(t.oid, 'pg_type'), :most)
-            from pg_type t join pg_namespace n on n.oid = t.typnamespace
-            where n.nspname || '.' || t.typname = :name
-                  and n.nspowner in {OURS_HERE} and t.typowner in {OURS_HERE}
-            """,
-            name=note_name(kind, key),
-            most=LIMIT + 1,
-        )
-    return rows[0][0] if rows else None
-
-
-_WRITER = f"""
-    with ours as materialized (select oid from {OURS_HERE} as o)
-    select extract(epoch from clock_timestamp())::float8, pg_get_userbyid(n.nspowner)::text,
-           coalesce(n.nspowner in (select oid from ours), true), pg_has_role(n.nspowner, 'USAGE'),
-           pg_get_userbyid(t.typowner)::text, coalesce(t.typowner in (select oid from ours), true),
-           pg_has_role(t.typowner, 'USAGE'), current_user::text,
-           case when pg_has_role(d.datdba, '{{right}}') then pg_get_userbyid(d.datdba)::text
-           when pg_has_role(n.nspowner, '{{right}}') then pg_get_userbyid(n.nspowner)::text
-           else current_user::text end
-    from pg_database d left join pg_namespace n on n.nspname = '{SCHEMA_OF_OURS}'
-    left join pg_type t on t.typnamespace = n.oid and n.nspname || '.' || t.typname = :name
-    where d.datname = current_database()
-"""
-
-
-async def write_note(
-    connection: AsyncConnection, kind: Note, key: int, text: Callable[[float], str | None]
-) -> None:
-    """Replace a text, whole or not at all; None removes it.
-
-    `text` gets the time on the server's clock. It is written as the database's owner where this
-    role may act as it, else as the schema's: the application's next login finds it then. Raises
-    RefusedError where the place is not ours.
-    """
-    qualified = note_name(kind, key)
-    right = "SET" if server_version(connection) >= (16,) else "MEMBER"
-    ((now, holder, kept, mine, owner, own, owned, me, writer),) = await rows_of(
-        connection, _WRITER.format(right=right), name=qualified
-    )
-    new = text(now)
-    if new is None:
-        if owner is not None and own and kept:
-            await run(connection, f"DROP DOMAIN IF EXISTS {qualified}")
-        return
-    if not (own and kept):
-        what, whose = ("domain", owner) if kept else ("schema", holder)
-        named = qualified if kept else SCHEMA_OF_OURS
-        raise RefusedError(
-            f"{what} {named} belongs to role {whose!r}, which is not trusted with this database: "
-            f"nothing is kept there. Drop it, or ALTER {what.upper()} {named} OWNER TO "
-            f"{quoted_name(writer)}"
-        )
-    to = quoted_name(writer)
-    if owner not in (None, writer, me) and not owned:
-        raise RefusedError(
-            f"domain {qualified} belongs to role {owner!r}, a former login it seems, and this role "
-            f"may not change it; that role or a superuser can: ALTER DOMAIN {qualified} OWNER TO "
-            f"{to}, and ALTER SCHEMA {SCHEMA_OF_OURS} OWNER TO {to}"
-        )
-    statements = []
-    # left by a login of before, or by a superuser
-    if holder not in (None, writer) and mine and writer != me:
-        statements.append(f"ALTER SCHEMA {SCHEMA_OF_OURS} OWNER TO {to}")
-    if owner not in (None, writer) and owned and writer != me:
-        statements.append(f"ALTER DOMAIN {qualified} OWNER TO {to}")
-    if writer != me:
-        statements.append(f"SET LOCAL ROLE {to}")
-    if holder is None:
-        statements.append(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA_OF_OURS}")
-    if owner is None:
-        statements.append(f"CREATE DOMAIN {qualified} AS text")
-    statements.append(note_statement(kind, key, new))
-    await run(connection, "BEGIN")
-    try:
-        for each in statements:
-            await run(connection, each)
-        await run(connection, "COMMIT")
-    except BaseException:
-        with suppress(SQLAlchemyError, OSError):
-            await run(connection, "ROLLBACK")
-        raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -13,6 +13,7 @@ from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql.digests import USERS
 from automigrator.backends.postgresql.errors import listed
 from automigrator.backends.postgresql.names import OPEN, OURS_HERE, SCHEMA_OF_OURS, among
+from automigrator.backends.postgresql.notes import Note
 from automigrator.backends.postgresql.sql import (
     PATH,
     application_path,
@@ -245,14 +246,26 @@ def _of(places: Mapping[VersionTable, str]) -> dict[str, list[str]]:
     return {"schemas": list(places.values()), "tables": [table.name for table in places]}
 
 
-async def any_claim(connection: AsyncConnection) -> bool:
-    """Whether something has a name of ours; to judge it takes far longer."""
+async def any_claim(connection: AsyncConnection, keys: Sequence[int]) -> bool:
+    """Whether something beside our own schema has a name of ours; to judge it takes far longer.
+
+    Of notes those of these lock keys.
+    """
     query = f"""
         select exists (select from pg_database where datname ~ '__automigrator_')
-            or exists (select from pg_namespace where nspname = '{SCHEMA_OF_OURS}')
+            or exists (select from pg_namespace n where n.nspname = '{SCHEMA_OF_OURS}' and (
+                n.nspowner not in {OURS_HERE} or exists (
+                    select from pg_type t where t.typnamespace = n.oid
+                    and t.typname = any(cast(:names as name[])))))
     """
-    ((found,),) = await rows_of(connection, query)
+    names = [f"{kind}{ending_of(key)}" for kind in get_args(Note) for key in keys]
+    ((found,),) = await rows_of(connection, query, names=names)
     return bool(found)
+
+
+def ending_of(key: int) -> str:
+    """How the notes of a lock key end."""
+    return f"_{key % 2**64:016x}"
 
 
 async def claims(

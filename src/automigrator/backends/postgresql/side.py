@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from automigrator.backends.contract.examiner import TableName
-from automigrator.backends.contract.sides import Known, Side, Sides
-from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
+from automigrator.backends.contract.sides import Contents, Known, Side, Sides
+from automigrator.backends.contract.snapshots import DEFAULT, Copying, SnapshotOptions
 from automigrator.backends.contract.values import Place, VersionTable
-from automigrator.backends.postgresql import databases
+from automigrator.backends.postgresql import contents, databases
 from automigrator.backends.postgresql.dump import programs
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, creating
 from automigrator.backends.postgresql.journal import CopyEntry
@@ -23,6 +23,7 @@ from automigrator.backends.postgresql.snapshot import ServerSnapshots, by_templa
 from automigrator.backends.postgresql.sql import (
     begin_reading,
     end_reading,
+    quoted_name,
     rows_of,
     server_version,
 )
@@ -80,12 +81,17 @@ async def _fresh(access: ExclusiveAccess, name: str, _: Stoppable) -> None:
 
 
 async def _copied(
-    access: ExclusiveAccess, name: str, stoppable: Stoppable, options: SnapshotOptions
+    access: ExclusiveAccess,
+    name: str,
+    stoppable: Stoppable,
+    options: SnapshotOptions,
+    schemas: tuple[str, ...],
 ) -> None:
     """Copy the target: by template where nobody else is connected, else through a dump.
 
-    A dump disturbs nobody who reads or writes rows. Raises RefusedError with the reasons; nobody
-    was disconnected then, unless the options say so.
+    `schemas`: those that are copied, through a dump; none stands for all. A dump disturbs nobody
+    who reads or writes rows. Raises RefusedError with the reasons; nobody was disconnected then,
+    unless the options say so.
     """
     live, others = access.live, options.disconnect_others
 
@@ -100,17 +106,19 @@ async def _copied(
             await begin_reading(connection)  # one state of the database, which pg_dump shares
             ((snapshot,),) = await rows_of(connection, "select pg_export_snapshot()")
             await ensure_no_strange_code(connection, f"copy database {live!r}")
-            await stoppable(_piped(access, clients, name, f"--snapshot={snapshot}"))
+            chosen = [f"--schema={quoted_name(each)}" for each in schemas]
+            await stoppable(_piped(access, clients, name, f"--snapshot={snapshot}", *chosen))
             await end_reading(connection)
         return "pg_dump"
 
     await access.ensure_may_create(name)
     failed = f"database {live!r} cannot be copied"
-    how = await by_template_or_dump(options.how, by_template, by_dump, failed)
+    how_to: Copying = "dump" if schemas else options.how
+    how = await by_template_or_dump(how_to, by_template, by_dump, failed)
     logger.info("database %r was copied by %s to %r", live, how, name)
 
 
-async def _piped(access: ExclusiveAccess, clients: Path, name: str, special: str) -> None:
+async def _piped(access: ExclusiveAccess, clients: Path, name: str, *special: str) -> None:
     """Fill the empty database `name` with the target's data, as of one moment.
 
     `clients` is the programs' folder. Sessions that read or write rows are not disturbed. Raises
@@ -119,7 +127,7 @@ async def _piped(access: ExclusiveAccess, clients: Path, name: str, special: str
     env = await access.environment()
     source, sink = programs.pipe()
     with source, sink:
-        dump = programs.run(clients / "pg_dump", *_DUMP, special, env=env, stdout=sink)
+        dump = programs.run(clients / "pg_dump", *_DUMP, *special, env=env, stdout=sink)
         restore = programs.run(
             clients / "pg_restore", *_RESTORE, _conninfo(name), env=env, stdin=source
         )
@@ -149,9 +157,9 @@ class ServerSides(Sides):
         return _beside(self._access("rebuild"), stamp, _fresh)
 
     def copy(
-        self, stamp: str, options: SnapshotOptions = DEFAULT
+        self, stamp: str, options: SnapshotOptions = DEFAULT, *, schemas: tuple[str, ...] = ()
     ) -> AbstractAsyncContextManager[Side]:
-        make = partial(_copied, options=options)
+        make = partial(_copied, options=options, schemas=schemas)
         return _beside(self._access("copy"), stamp, make, prepared=True)
 
     async def ensure_replaceable(
@@ -171,6 +179,11 @@ class ServerSides(Sides):
     async def tables(self, place: Place) -> frozenset[TableName]:
         async with place.engine.connect() as connection:
             return await tables_of(connection)
+
+    async def contents(self, place: Place) -> Contents:
+        engine = place.engine.execution_options(isolation_level="AUTOCOMMIT")
+        async with engine.connect() as connection:
+            return await contents.contents(connection)
 
     async def take_over(
         self,

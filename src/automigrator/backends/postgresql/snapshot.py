@@ -17,7 +17,8 @@ from automigrator.backends.contract.snapshots import (
     Snapshots,
 )
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.postgresql import databases, journal, kept_copies, template_copy
+from automigrator.backends.postgresql import databases, journal
+from automigrator.backends.postgresql.copying import kept_copies, template_copy
 from automigrator.backends.postgresql.dump import dump, files
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry

@@ -77,15 +77,27 @@ _KEPT = "automigrator.search_path"
 
 # CASE: the one before the other
 _SETTLE = f"""
-    select case when pg_catalog.set_config('{_KEPT}',
-        pg_catalog.current_setting('search_path'), {{local}}) is not null
+    select case when pg_catalog.set_config('{_KEPT}', {{path}}, {{local}}) is not null
     then pg_catalog.set_config('search_path', 'pg_catalog', {{local}}) end
 """
 
+_AS_CONNECTED = "pg_catalog.current_setting('search_path')"
+
+_PATH_OF = "automigrator_path"
+
+"""Under which a connection's `info` has the path of the target that uses it, as SQL."""
+
+_PATH_SET = "automigrator_path_set"
+
+"""The path that its session keeps, where that was set since it connected."""
+
+USUAL_PATH = f"coalesce(current_setting('{_KEPT}', true), current_setting('search_path'))"
+
+"""The application's search path. In a session of ours alone."""
+
 # each is read whole before the next, as none of them is a subquery that could be drawn in
 PATH = f"""
-    theirs as materialized (select set_config('search_path',
-        coalesce(current_setting('{_KEPT}', true), current_setting('search_path')), true)),
+    theirs as materialized (select set_config('search_path', {USUAL_PATH}, true)),
     path as materialized (select current_setting('search_path') as setting,
         current_schemas(false)::text[] as schemas, current_schemas(true)::text[] as visible
         from theirs),
@@ -112,9 +124,13 @@ class SearchPath(NamedTuple):
 
 def first_found(name: str, schemas: str) -> str:
     """The SQL of the oid of the relation `name` in the first of an array of schemas that has it."""
+    # in this order: thousands of schemas may have a table of this name
     return f"""(select f.oid from unnest({schemas}) with ordinality as s(schema, turn)
-        join pg_namespace m on m.nspname = s.schema join pg_class f on f.relnamespace = m.oid
-        where f.relname = {name} order by s.turn limit 1)"""
+        cross join lateral (
+            select oid from pg_namespace where nspname = s.schema offset 0) as m
+        cross join lateral (
+            select oid from pg_class where relnamespace = m.oid and relname = {name} offset 0) as f
+        order by s.turn limit 1)"""
 
 
 FIRST_OF_PLACE = first_found(
@@ -149,6 +165,12 @@ async def rows_of(connection: AsyncConnection, sql: str, **parameters: Any) -> S
     return (await connection.execute(text(sql), parameters)).all()
 
 
+async def run_together(connection: AsyncConnection, statements: Sequence[str]) -> None:
+    """Run statements in AUTOCOMMIT, all of them as one message. Raises what the driver raises."""
+    driver = (await connection.get_raw_connection()).driver_connection
+    await run_apart(driver, "; ".join(statements))
+
+
 async def application_path(connection: AsyncConnection) -> SearchPath:
     """Where the application would look for tables in the database of a connection of ours."""
     query = f"with {PATH} select setting, schemas, visible from ours"
@@ -162,7 +184,7 @@ async def begin_reading(connection: AsyncConnection) -> None:
         await run(connection, "ROLLBACK")
     await run(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
     if handed_on(connection):
-        await run(connection, _SETTLE.format(local=True))
+        await run(connection, _settling(connection, local=True))
     await run(connection, NO_LIMITS)
 
 
@@ -183,7 +205,14 @@ async def renew(connection: AsyncConnection) -> None:
 
 async def _begin(connection: AsyncConnection) -> None:
     await run(connection, "BEGIN")
-    await run(connection, _SETTLE.format(local=True))
+    await run(connection, _settling(connection, local=True))
+
+
+def _settling(connection: AsyncConnection, *, local: bool) -> str:
+    """The SQL that gives a session our path, and keeps that of the target which uses it."""
+    assert connection.sync_connection is not None
+    path = connection.sync_connection.info.get(_PATH_OF, _AS_CONNECTED)
+    return _SETTLE.format(path=path, local=local)
 
 
 _HANDED_ON = "automigrator_handed_on"
@@ -213,10 +242,15 @@ class OwnPath:
     A session that is the server's own has it from the beginning. One behind a pooler may be handed
     to others at the end of each transaction, so there each use is one transaction, in which it is
     set. In the databases `proved` no pooler does so.
+
+    `path`: the search path of the target, where its connections are made without, as those are
+    that targets share; None where they have it from the beginning.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: str | None = None) -> None:
         self.proved: set[str | None] = set()
+        self.path = path
+        self._path = literal(path) if path is not None else None
 
     def connected(self, connection: Any, record: Any) -> None:
         """See `Settling`."""
@@ -227,10 +261,12 @@ class OwnPath:
         self, connection: AsyncConnection, *, autocommit: bool, acting: bool
     ) -> AsyncIterator[None]:
         """See `Settling`."""
+        if self._path is not None:
+            await self._as_targets(connection)
         if not handed_on(connection):
             yield
         elif not autocommit:
-            await run(connection, _SETTLE.format(local=True))
+            await run(connection, _settling(connection, local=True))
             yield
         elif connection.engine.url.database in self.proved:
             await settle(connection)
@@ -246,6 +282,16 @@ class OwnPath:
                 raise
             await run(connection, "COMMIT")
 
+    async def _as_targets(self, connection: AsyncConnection) -> None:
+        """Let a session keep this target's path, where it keeps another's."""
+        assert connection.sync_connection is not None
+        info = connection.sync_connection.info
+        info[_PATH_OF] = self._path
+        if not handed_on(connection) and info.get(_PATH_SET) != self._path:
+            driver = (await connection.get_raw_connection()).driver_connection
+            await run_apart(driver, f"select pg_catalog.set_config('{_KEPT}', {self._path}, false)")
+            info[_PATH_SET] = self._path
+
     async def proves(self, connection: AsyncConnection) -> None:
         """Note that no pooler hands the sessions of this connection's database to others."""
         self.proved.add(connection.engine.url.database)
@@ -256,7 +302,7 @@ class OwnPath:
 async def settle(connection: AsyncConnection) -> None:
     """Set the path for the session, for good; the connection is in AUTOCOMMIT."""
     assert connection.sync_connection is not None
-    await run(connection, _SETTLE.format(local=False))
+    await run(connection, _settling(connection, local=False))
     connection.sync_connection.info[_HANDED_ON] = False
 
 
@@ -265,14 +311,34 @@ async def _settled(driver: Any) -> bool:
     told = told_pid(driver)
     if told is None:
         return False
-    sql = _SETTLE.format(local=False)
+    sql = _SETTLE.format(path=_AS_CONNECTED, local=False)
     sql += f" where pg_catalog.pg_backend_pid() operator(pg_catalog.=) ({told:d})"
-    if hasattr(driver, "get_server_pid"):  # asyncpg's; it answers with the number of rows
-        return not driver.is_in_transaction() and (await driver.execute(sql)).endswith(" 1")
-    if driver.info.transaction_status:  # a listener of the application's has begun one
+    if is_in_transaction(driver):  # a listener of the application's has begun one
         return False
+    return await run_apart(driver, sql) == 1
+
+
+def is_in_transaction(driver: Any) -> bool:
+    """Whether a driver's connection has a transaction open."""
+    if hasattr(driver, "get_server_pid"):  # asyncpg's
+        return bool(driver.is_in_transaction())
+    return bool(driver.info.transaction_status)
+
+
+async def run_apart(driver: Any, sql: str) -> int:
+    """Run SQL without parameters on a driver's connection that is in no transaction.
+
+    Several statements are sent as one message. Returns the rows of the last one. Raises what the
+    driver raises, which SQLAlchemy has not wrapped.
+    """
+    if hasattr(driver, "get_server_pid"):  # asyncpg's; it answers with a command tag
+        number = str(await driver.execute(sql)).rpartition(" ")[2]
+        return int(number) if number.isdigit() else 0
     autocommit = driver.autocommit
-    await driver.set_autocommit(True)
-    found = (await driver.execute(sql)).rowcount
-    await driver.set_autocommit(autocommit)
-    return bool(found == 1)
+    if not autocommit:
+        await driver.set_autocommit(True)
+    try:
+        return int((await driver.execute(sql, prepare=False)).rowcount)
+    finally:
+        if not autocommit:
+            await driver.set_autocommit(False)

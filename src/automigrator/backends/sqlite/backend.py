@@ -5,14 +5,15 @@ from __future__ import annotations
 # what only an act needs is imported there: a start with nothing to do comes here, too
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import event
 
-from automigrator.backends.access import Access, emptied, keep_none_idle
+from automigrator.backends.access import Access
+from automigrator.backends.closing import emptied, keep_none_idle
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.sessions import Sessions, in_autocommit
 from automigrator.backends.contract.values import Sight, Verdict, VersionTable
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from automigrator.backends.contract.backend import Waiting
+    from automigrator.backends.contract.meter import Meter, Relations, Usage
     from automigrator.backends.contract.snapshots import Snapshot
+    from automigrator.backends.contract.values import Place
+    from automigrator.backends.sqlite.copying.templates import FileTemplates
     from automigrator.backends.sqlite.doctor import FileExaminer
     from automigrator.backends.sqlite.hold import SQLiteHold
     from automigrator.failure import FailureKind
@@ -130,6 +134,11 @@ class SQLite(Backend):
         async with hold.acquired(timeout_s, waiting):
             yield hold
 
+    def templates(self) -> FileTemplates | None:
+        from automigrator.backends.sqlite.copying.templates import FileTemplates
+
+        return None if self.file is None else FileTemplates(self.access, self.file)
+
     def classify(self, error: BaseException) -> Verdict:
         from automigrator.backends.sqlite import errors
 
@@ -148,9 +157,24 @@ class SQLite(Backend):
         await self._settle()
         if self.file is None:
             return ()
-        from automigrator.backends.sqlite.kept_copies import snapshots_of
+        from automigrator.backends.sqlite.copying.kept_copies import snapshots_of
 
         return await in_thread(partial(snapshots_of, self.file, tables, folders))
+
+    def metering(self, place: Place) -> AbstractAsyncContextManager[Meter | None]:
+        copy = connections.file_of(place.url)
+        if self.file is None or copy is None:
+            return super().metering(place)
+        from automigrator.backends.sqlite.measuring.meter import metering
+
+        return metering(self.file, copy)
+
+    async def usage(self, tables: Relations = None) -> Usage | None:
+        if self.file is None:
+            return None
+        from automigrator.backends.sqlite.measuring.meter import usage
+
+        return await in_thread(partial(usage, self.file))
 
     def examiner(self, tables: Sequence[VersionTable]) -> FileExaminer:
         from automigrator.backends.sqlite.doctor import FileExaminer
@@ -169,7 +193,7 @@ def _create(file: Path) -> bool:
     Nor beside a log: SQLite would delete it, or play it into the new file.
     """
     from automigrator.backends import advice
-    from automigrator.backends.sqlite import copies
+    from automigrator.backends.sqlite.copying import copies
 
     beside = files.sidecars(file.resolve())
     logs = [p for p in beside if files.size_of(p) and not p.name.endswith("-shm")]

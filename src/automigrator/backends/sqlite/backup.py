@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from automigrator.backends.sqlite import codes, files, reader
-from automigrator.backends.sqlite.copies import Kind
+from automigrator.backends.sqlite.copying.copies import Kind
 from automigrator.backends.sqlite.overwrite import PAGES_A_STEP, Keep, UnfitError, overwrite
 from automigrator.backends.sqlite.reader import Wait
 from automigrator.support.owned_files import Owners

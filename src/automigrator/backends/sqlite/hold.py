@@ -22,14 +22,8 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.lock_wait import poll, this_process
-from automigrator.backends.sqlite import (
-    connections,
-    copies,
-    file_systems,
-    identity,
-    journal,
-    lock_files,
-)
+from automigrator.backends.sqlite import connections, file_systems, identity, journal, lock_files
+from automigrator.backends.sqlite.copying import copies
 from automigrator.backends.sqlite.recover import recover
 from automigrator.backends.sqlite.side import FileSides
 from automigrator.backends.sqlite.snapshot import FileSnapshots

@@ -15,7 +15,8 @@ from automigrator.backends.contract.journal import (
     undone,
 )
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.sqlite import backup, codes, copies, files, journal, reader
+from automigrator.backends.sqlite import backup, codes, files, journal, reader
+from automigrator.backends.sqlite.copying import copies
 from automigrator.backends.sqlite.files import journal_path
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import in_thread

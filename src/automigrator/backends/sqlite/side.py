@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from automigrator.backends.access import Access, emptied
+from automigrator.backends.access import Access
+from automigrator.backends.closing import emptied
 from automigrator.backends.contract.examiner import TableName
-from automigrator.backends.contract.sides import Known, Side, Sides
+from automigrator.backends.contract.sides import Contents, Known, Side, Sides
 from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
 from automigrator.backends.contract.values import Place, VersionTable
-from automigrator.backends.sqlite import backup, codes, copies, files, journal, neighbours, reader
+from automigrator.backends.sqlite import backup, codes, contents, files, journal, neighbours, reader
 from automigrator.backends.sqlite.connections import named_like
+from automigrator.backends.sqlite.copying import copies
 from automigrator.backends.sqlite.overwrite import Keep
 from automigrator.backends.sqlite.snapshot import FileSnapshots, ensure_alone, ensure_kept
 from automigrator.errors import RefusedError
@@ -55,7 +57,7 @@ class FileSides(Sides):
         return self._beside(stamp, fresh, prepared=False)
 
     def copy(
-        self, stamp: str, options: SnapshotOptions = DEFAULT
+        self, stamp: str, options: SnapshotOptions = DEFAULT, *, schemas: tuple[str, ...] = ()
     ) -> AbstractAsyncContextManager[Side]:
         # a listener may need what a fresh database does not have yet
         make = partial(copied, check_room=self._access.check_room)
@@ -119,6 +121,10 @@ class FileSides(Sides):
         async with place.engine.connect() as connection:
             names = await connection.run_sync(lambda c: neighbours.tables(c.exec_driver_sql))
         return frozenset((None, name) for name in names)
+
+    async def contents(self, place: Place) -> Contents:
+        async with place.engine.connect() as connection:
+            return await connection.run_sync(contents.contents)
 
     async def take_over(
         self,

@@ -20,8 +20,9 @@ from automigrator.backends.contract.snapshots import (
     Snapshots,
 )
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import backup, copies, files, journal, kept_copies
+from automigrator.backends.sqlite import backup, files, journal
 from automigrator.backends.sqlite.connections import files_of
+from automigrator.backends.sqlite.copying import copies, kept_copies
 from automigrator.backends.sqlite.watch import Watch
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits

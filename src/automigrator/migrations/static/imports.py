@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 _IMPORT = re.compile(
@@ -26,12 +26,15 @@ _MOST = 2000
 """Files that are read; an application with more has changed in one of these, most likely."""
 
 
-def imported(files: Mapping[str, bytes], roots: Sequence[str]) -> dict[str, bytes]:
+def imported(
+    files: Mapping[str, bytes], roots: Sequence[str], seen: Callable[[Path], object] = id
+) -> dict[str, bytes]:
     """Return the application's modules that these files import, and those import, by their names.
 
     `files` are paths with what is in them, and so are the modules; one that cannot be read is
-    empty. `roots` are searched before `sys.path`. Neither the standard library nor what is
-    installed is the application's, unless it is the package that the first of the files lies in.
+    empty. `roots` are searched before `sys.path`. `seen` gets each module's file before it is read.
+    Neither the standard library nor what is installed is the application's, unless it is the
+    package that the first of the files lies in.
     """
     search = _Search(roots, Path(next(iter(files))))
     found: dict[str, bytes] = {}
@@ -40,6 +43,7 @@ def imported(files: Mapping[str, bytes], roots: Sequence[str]) -> dict[str, byte
         text, package = todo.pop()
         for name, place in search.imports_of(text, package):
             if name not in found:
+                seen(place)
                 found[name] = _content(place)
                 inside = place.name == "__init__.py"
                 todo.append((found[name], name if inside else name.rpartition(".")[0]))

@@ -11,8 +11,8 @@ from automigrator.failure import Failure
 from automigrator.runner.diagnosis import diagnose
 from automigrator.runner.inspection import Finding, judge
 from automigrator.runner.session import Session, opened
-from automigrator.runner.state import Left, Served
-from automigrator.runner.version_skew import inspected
+from automigrator.runner.state import Left
+from automigrator.runner.version_skew import Served, inspected
 from automigrator.status import Plan, Status, TargetStatus
 from automigrator.target import Ahead, Target
 

@@ -18,8 +18,9 @@ from automigrator.backends.postgresql.dump import files, restore
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE, refusing
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import CopyEntry, DumpEntry
-from automigrator.backends.postgresql.names import SCHEMA_OF_OURS, note_name
+from automigrator.backends.postgresql.names import SCHEMA_OF_OURS
 from automigrator.backends.postgresql.neighbours import ensure_no_strange_code
+from automigrator.backends.postgresql.notes import note_name
 from automigrator.backends.postgresql.sql import (
     begin_reading,
     end_reading,

@@ -14,7 +14,7 @@ from automigrator.backends.postgresql.dump.files import Archive
 from automigrator.backends.postgresql.dump.psql import Choice, Psql, transaction
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess
 from automigrator.backends.postgresql.journal import DumpEntry
-from automigrator.backends.postgresql.names import note_statement
+from automigrator.backends.postgresql.notes import note_statement
 from automigrator.backends.postgresql.sql import SERVER, literal, quoted_name, rows_of
 from automigrator.backends.postgresql.verdict import heads_of
 from automigrator.errors import RefusedError

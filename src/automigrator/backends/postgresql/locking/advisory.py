@@ -59,11 +59,13 @@ class Turns:
         if self.key != key:
             lease, suffix = f"{LEASE_S * 1000:.0f}", "_shared" if shared else ""
             take = _TAKE.format(suffix=suffix)
-            ((taken, _),) = await rows_of(self.admin, take, key=key, lease=lease)
+            ((taken, _, found),) = await rows_of(self.admin, take, key=key, lease=lease)
             if not taken:
                 return False
             self.key, self._suffix = key, suffix
-        lower, elsewhere = (await rows_of(self.admin, _ELSEWHERE, key=key))[0]
+        else:
+            ((found,),) = await rows_of(self.admin, _ELSEWHERE, key=key)
+        lower, elsewhere = found
         if lower:
             await self.let_go()
         return not elsewhere
@@ -82,18 +84,19 @@ _HOLDERS = """
 """
 
 _ELSEWHERE = f"""
-    select coalesce(bool_or(l.database < d.oid), false), count(*) > 0
+    select array[coalesce(bool_or(l.database < d.oid), false), count(*) > 0]
     from {_HOLDERS} and l.database <> d.oid
 """
 
 
-# the lease comes with the key: a process frozen right then must lose it, too
-_TAKE = """
-    with lock as materialized (select pg_try_advisory_lock{suffix}(cast(:key as bigint)) as taken)
+# the lease comes with the key: a process frozen right then must lose it, too; CASE: those who
+# hold it elsewhere are looked for when it is held here
+_TAKE = f"""
+    with lock as materialized (select pg_try_advisory_lock{{suffix}}(cast(:key as bigint)) as taken)
     select taken, case when taken then (
         select count(set_config(name, :lease, false)) from pg_settings
         where name = 'idle_session_timeout'  -- from PostgreSQL 14 on
-    ) end
+    ) end, case when taken then ({_ELSEWHERE}) end
     from lock
 """
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -28,9 +28,10 @@ from automigrator.backends.postgresql.errors import (
     Session,
     own_code,
 )
-from automigrator.backends.postgresql.names import OURS, Note, read_note, write_note
+from automigrator.backends.postgresql.names import OURS
 from automigrator.backends.postgresql.neighbours import Claim
-from automigrator.backends.postgresql.sql import SERVER, rows_of
+from automigrator.backends.postgresql.notes import Note, read_note, write_note
+from automigrator.backends.postgresql.sql import rows_of
 from automigrator.backends.postgresql.watchdog import answering, severing, silent, until_silent
 from automigrator.errors import LockLostError
 from automigrator.support.concurrency import background, shielded
@@ -100,6 +101,8 @@ class SessionHold(Hold):
     """Whether there is neither a note nor a copy of ours, and no act has begun that leaves one."""
     dump_key: int = field(init=False)
     """The key of the dump's journal: that of an older release's while it is followed."""
+    acted: bool = False
+    """Whether an act on whole databases was begun in the session, which may have changed it."""
     _progress: str = ""
     _silent: str = ""
     """What the server did not answer within its time; empty as long as it answers."""
@@ -125,12 +128,11 @@ class SessionHold(Hold):
         if self.lost:
             raise LockLostError(self.lost)
         self._progress = progress or self._progress
-        name = f"automigrator {socket.gethostname()[:24]}:{os.getpid()} {self._progress}"
         asked = rows_of(
             self.admin,
             "select pg_catalog.set_config('application_name', :name, false), "
             "pg_catalog.pg_backend_pid()",
-            name=name.strip()[:_NAME_LIMIT],
+            name=process_name(self._progress),
         )
         try:
             pid = (await shielded(self.in_time(asked)))[0][1]
@@ -288,15 +290,13 @@ class SessionHold(Hold):
     async def write_note(self, kind: Note, key: int, text: Callable[[float], str | None]) -> None:
         """Replace a note in a session that the next holder of the lock would end first."""
         self.bare = False
+
+        async def ready(server: int) -> None:
+            self.rule(server)
+            await self.confirm()  # once it can be found: this process may have been frozen
+
         async with self.access.shared() as connection:
-            ((server, before, _),) = await rows_of(connection, _NAMED, name=self.tag)
-            try:
-                self.rule(server)
-                await self.confirm()  # once it can be found: this process may have been frozen
-                await write_note(connection, kind, key, text)
-            finally:
-                with suppress(SQLAlchemyError, OSError):
-                    await rows_of(connection, _NAMED, name=before)
+            await write_note(connection, kind, key, text, self.tag, ready)
 
     async def predecessors(self) -> Sequence[Any]:
         """Return the sessions named as those of earlier holders are.
@@ -337,11 +337,10 @@ class SessionHold(Hold):
         return answering(min(self.silence_s, self.access.connect_timeout), what)
 
 
-# safe under any path: behind a pooler a note's COMMIT has given the session its own back
-_NAMED = f"""
-    select {SERVER}, pg_catalog.current_setting('application_name'),
-           pg_catalog.set_config('application_name', :name, false)
-"""
+def process_name(progress: str = "") -> str:
+    """The name of a lock's session: this process, and how far its migration is."""
+    name = f"automigrator {socket.gethostname()[:24]}:{os.getpid()} {progress}"
+    return name.strip()[:_NAME_LIMIT]
 
 
 def tag_of(key: int) -> str:

@@ -1,0 +1,94 @@
+"""How Sphinx builds the site from these pages: `nox -s docs`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from automigrator import __version__
+
+project = "automigrator"
+author = "automigrator maintainers"
+version = release = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+suppress_warnings = ["myst.strikethrough"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 4
+default_role = "code"
+highlight_language = "python"
+
+html_theme = "furo"
+html_title = f"automigrator {version}"
+html_static_path = ["_static"]
+html_css_files, html_js_files = ["print.css"], ["accessible.js"]
+html_favicon = "_static/icon.svg"
+html_copy_source = html_show_sourcelink = False
+html_theme_options = {"top_of_page_buttons": []}
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+
+ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"\[([^\]]+)\]\(([^)\s#]*)(#[\w-]+)?\)")
+DIAGRAM = re.compile(r"^```mermaid$", re.MULTILINE)
+OPTION = re.compile(r"(?:^|(?<=[.;] ))((?:`\w+`)(?:, `\w+`)*): ", re.MULTILINE)
+"""How a docstring begins to tell of an argument, or of several."""
+
+
+def page_of(path: str) -> str | None:
+    """The site's page that holds a file of the repository's; None where there is none."""
+    if found := re.fullmatch(r"plugins/([\w-]+)/README\.md", path):
+        return f"/plugins/{found[1]}.md"
+    pages = {"README.md": "/index.md", "CHANGELOG.md": "/project/changes.md"}
+    pages |= {"SECURITY.md": "/project/security.md", "CONTRIBUTING.md": "/project/contributing.md"}
+    within = path.startswith("docs/") and path.endswith((".md", ".png", ".svg"))
+    return pages.get(path) or (path.removeprefix("docs") if within else None)
+
+
+def led(folder: Path, text: str) -> str:
+    """A text of that folder with links that lead to pages; what is no page is named alone."""
+
+    def lead(link: re.Match[str]) -> str:
+        said, file, anchor = link[1], link[2], link[3] or ""
+        if not file or re.match(r"[a-z]+:", file):
+            return link[0]
+        page = page_of((folder / file).resolve().relative_to(ROOT).as_posix())
+        return f"[{said}]({page}{anchor})" if page else said
+
+    return LINK.sub(lead, text)
+
+
+def rewritten(app: Any, name: str, source: list[str]) -> None:
+    """Let a page's links lead to pages, and show a diagram as its text."""
+    folder = Path(app.env.doc2path(name)).parent
+    source[0] = led(folder, DIAGRAM.sub("```text", source[0]))
+
+
+def included(app: Any, path: Path, parent: str, source: list[str]) -> None:
+    """The same for a file that a page includes."""
+    source[0] = led((ROOT / "docs" / path).resolve().parent, source[0])
+
+
+def set_out(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Show the arguments that a docstring lists as a list."""
+    paragraphs = "\n".join(lines).split("\n\n")
+    lines[:] = "\n\n".join(map("\n".join, map(_listed, paragraphs))).splitlines()
+
+
+def _listed(paragraph: str) -> Iterator[str]:
+    before, *parts = OPTION.split(paragraph)
+    yield before.rstrip()
+    for names, text in zip(parts[::2], parts[1::2], strict=True):
+        told, raises, rest = text.partition("Raises ")
+        yield from ("", names, *(f"   {line.strip()}" for line in told.strip().splitlines()))
+        if raises:
+            yield from ("", raises + rest)
+
+
+def setup(app: Any) -> None:
+    app.connect("source-read", rewritten)
+    app.connect("include-read", included)
+    app.connect("autodoc-process-docstring", set_out)

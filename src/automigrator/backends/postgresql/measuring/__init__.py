@@ -1,0 +1,1 @@
+"""What statements do to a database, and how it is used meanwhile."""

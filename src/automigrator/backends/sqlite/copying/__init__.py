@@ -1,0 +1,1 @@
+"""Copies of a database: how they are made, kept and listed, and what new ones are copied of."""

@@ -1,0 +1,1 @@
+"""Where tenants are migrated: in this process, in several, or on other machines."""

@@ -1,0 +1,1 @@
+"""Replay: pending SQL, rendered once and sent by the driver, where that is proved the same."""

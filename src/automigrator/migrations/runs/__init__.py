@@ -1,0 +1,1 @@
+"""The runs of env.py: which of them calls, and what each has changed in the process."""

@@ -1,0 +1,22 @@
+"""How a migrated database differs from the models of env.py."""
+
+from __future__ import annotations
+
+from automigrator.runner.session import opened
+from automigrator.target import Target
+
+
+async def drift_of(target: Target) -> tuple[str, ...] | None:
+    """A line for each difference between env.py's `target_metadata` and the target's database.
+
+    None where env.py has no models. Raises what env.py and the comparison raise.
+    """
+    async with opened(target) as session:
+        migration = await session.migration()
+        # Alembic comes with them
+        from automigrator.migrations.comparison import drift
+        from automigrator.migrations.probe import probe
+
+        _, execution = await probe(migration)
+        models = [each for context in execution.contexts for each in context.models]
+        return await drift(migration, models) if models else None
