@@ -12,6 +12,7 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from automigrator.backends.access import Access, connected
+from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.registry import backend_for
 from automigrator.errors import ConfigurationError
 from automigrator.fleet.tenants import Found, Refusal, SourceError, Tenant, why_no_name
@@ -53,6 +54,7 @@ def schemas(
     query: str | None = None,
     like: str | None = None,
     group: Group = "",
+    version_table: str | None = VersionTable().name,
     version_table_schema: str | None = "{schema}",
     **options: Any,
 ) -> Schemas:
@@ -61,9 +63,11 @@ def schemas(
     `database`, `config`: as of `Target`. `query`: SQL whose first column names the schemas, and
     whose second, where it has one, their groups; it is run read-only, as the application connects.
     `like`: a pattern of schemas' names, in the place of a query. `group`: the tenants' group, or a
-    function of the name. `version_table_schema`: where each tenant's heads are; default: in its
-    schema. `options`: of `Target`; in their texts `{schema}` stands for the schema's name, and one
-    of `x` and `attributes` has to tell env.py: `x=["tenant={schema}"]`. Raises ConfigurationError.
+    function of the name. `version_table`, `version_table_schema`: where each tenant's heads are;
+    default: Alembic's usual table, in the tenant's schema. So one look tells the heads of all;
+    with None for the table, env.py is asked for each tenant at each start. `options`: of `Target`;
+    in their texts `{schema}` stands for the schema's name, and one of `x` and `attributes` has to
+    tell env.py: `x=["tenant={schema}"]`. Raises ConfigurationError.
     """
     telling = (options.get("x"), options.get("attributes"), options.get("section"))
     if "{schema}" not in repr(telling):
@@ -72,7 +76,8 @@ def schemas(
             'tenant: pass x=["tenant={schema}"], or attributes={"schema": "{schema}"}, as env.py '
             "expects it"
         )
-    options = {"create": False, "version_table_schema": version_table_schema, **options}
+    place = {"version_table": version_table, "version_table_schema": version_table_schema}
+    options = {"create": False, **place, **options}
     target = Target(database, config, **options)
     return Schemas(target, _chosen(query, like, _SCHEMAS), group, options)
 
