@@ -140,6 +140,7 @@ def test_what_is_named_as_a_secret_is_masked(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        "log-and-continue passes: the database is damaged",
         'password authentication failed for user "app"',
         "FATAL: no pg_hba.conf entry for host 10.0.0.1, user app",
         'duplicate key value violates unique constraint "users_key"',

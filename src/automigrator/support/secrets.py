@@ -26,7 +26,7 @@ _URL_TOKEN = r"(?<=://)(?=[^\s@/]{0,200}\d)(?=[^\s@/]{0,200}[A-Za-z])[^\s:/@]{20
 _BARE_PASSWORD = r"(?<![\w/:@.])([\w.+-]{1,64}):(?!//)\S{1,200}@(?=[\w\[])"
 
 _NAME = (
-    r"(?:(?:pg)?pass(?:wd|word|phrase|code)?|pwd?|secret|token|signature|credentials?"
+    r"(?:(?:pg)?pass(?!(?:es|ed|ing)\b)(?:wd|word|phrase|code)?|pwd?|secret|token|signature|credentials?"
     r"|authorization|cookie|(?:api|access|private|encryption|auth|account)[_-]?key)"
 )
 

@@ -65,7 +65,11 @@ _VERDICTS: dict[str, Verdict] = {
         "the server is starting, stopping or recovering: wait for it and start again, or raise "
         "Timeouts(connect=)",
     ),
-    "28P01": Verdict("auth", "check the password in the URL, and that it is this server's"),
+    "28P01": Verdict(
+        "auth",
+        "check the password (of the URL, of the engine, or what PGPASSWORD and ~/.pgpass say), and "
+        "that it is this server's",
+    ),
     NO_PRIVILEGE: Verdict(
         "auth",
         "give the role the right that is missing (GRANT, ALTER ... OWNER TO), or name a role that "
