@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
 from automigrator import Limits
+from automigrator.retention import at_of
 
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
 STAMPS = [f"202603{day:02}T120000000000Z" for day in (1, 10, 20, 30)]
@@ -31,6 +32,14 @@ STAMPS = [f"202603{day:02}T120000000000Z" for day in (1, 10, 20, 30)]
 )
 def test_those_beyond_a_limit_may_go_and_the_newest_never(limits: Limits, old: list[str]) -> None:
     assert limits.outdated(STAMPS, NOW) == old
+
+
+@pytest.mark.parametrize("microseconds", ["", "000000", "123456"])
+def test_a_stamp_gives_its_time_with_and_without_microseconds(microseconds: str) -> None:
+    at = at_of(f"20260331T140548{microseconds}Z")
+    assert at is not None and at.replace(microsecond=0) == datetime(
+        2026, 3, 31, 14, 5, 48, tzinfo=UTC
+    )
 
 
 def test_a_clock_that_was_wrong_makes_nothing_old() -> None:

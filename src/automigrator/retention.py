@@ -59,10 +59,15 @@ def _age(stamp: str, now: datetime) -> timedelta:
 
 def at_of(stamp: str) -> datetime | None:
     """The time that a stamp gives, in UTC; None where it gives none."""
-    for form in ("%Y%m%dT%H%M%S%fZ", "%Y%m%dT%H%M%SZ"):
-        with suppress(ValueError):
-            return datetime.strptime(stamp, form).replace(tzinfo=UTC)
+    # %f takes the second digit of the seconds where there are no microseconds
+    form = "%Y%m%dT%H%M%SZ" if len(stamp) == _WITHOUT_MICROSECONDS else "%Y%m%dT%H%M%S%fZ"
+    with suppress(ValueError):
+        return datetime.strptime(stamp, form).replace(tzinfo=UTC)
     return None
+
+
+_WITHOUT_MICROSECONDS = len("20260301T070000Z")
+"""Characters of a stamp that a person, or an early release, wrote."""
 
 
 def is_future(stamp: str) -> bool:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import create_async_engine
 from support.notes_application import GOOD, ROWS, Application, set_aside
 
-from automigrator import MigrationError, Run, TargetReport, hookimpl
+from automigrator import MigrationError, Migrator, Run, Target, TargetReport, hookimpl
 
 
 @pytest.fixture
@@ -102,6 +104,24 @@ async def test_a_page_that_a_revision_finds_damaged(file_notes: Application) -> 
 
     assert (report.outcome, report.failures[0].kind) == ("recovered", "corrupt")
     assert report.failures[0].blames == "data"
+
+
+async def test_a_listener_of_the_application_may_read_what_is_damaged(
+    file_notes: Application,
+) -> None:
+    file = file_of(file_notes)
+    file.write_bytes(b"no database at all" * 500)
+    engine = create_async_engine(file_notes.url)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def write_ahead(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+
+    target = Target(engine, file_notes.config)
+    (report,) = (await Migrator(target, mode="migrate", recovery=["purge"]).run()).targets
+    await engine.dispose()
+
+    assert (report.outcome, report.failures[0].kind) == ("recovered", "corrupt")
 
 
 async def test_nothing_pending_is_never_purged_even_where_a_page_is_damaged(

@@ -8,8 +8,8 @@ from automigrator.errors import JudgedError
 
 DUPLICATES = (
     "rows that are there already are not unique as the revision wants them: find them with GROUP "
-    "BY and HAVING count(*) > 1, merge or delete them in a revision before this one, and start "
-    "again"
+    "BY and HAVING count(*) > 1, merge or delete them in this revision or one before it, "
+    "and start again"
 )
 
 NO_VALUE = (

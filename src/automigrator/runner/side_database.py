@@ -86,12 +86,8 @@ async def migrated(
 
 async def _ensure_apart(state: RunState, place: Place) -> None:
     """Whatever an application does to its connections: what is meant for the side stays there."""
-    identity = state.backend.sessions.identity
-    found = []
-    for each in (state.session.place, place):
-        async with each.engine.connect() as connection:
-            found.append(await connection.run_sync(identity))
-    if found[0] == found[1]:
+    own = await state.backend.identity(state.session.place)
+    if own == await state.backend.identity(place):
         raise RefusedError(
             "the application's engine leads to its own database whatever database is asked for; "
             "nothing was changed. Let its connect arguments or listeners leave the database alone"

@@ -43,9 +43,9 @@ class LogAndContinue:
             return None
         risk = at_risk(run, failure)
         logger.critical(
-            "%s could not be migrated; the application starts anyway.\n"
-            "what failed: %s\nwhat is at risk: %s",
+            "%s could not be migrated; the application %s.\nwhat failed: %s\nwhat is at risk: %s",
             escaped(run.name),
+            "starts anyway" if failure.state == "clean" else "is to start on what is left",
             failure.headline,  # the run's report says the rest, at the end of the run
             escaped(risk),
             extra={

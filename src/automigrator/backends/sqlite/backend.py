@@ -63,6 +63,14 @@ class SQLite(Backend):
                 "pass the application's AsyncEngine (with StaticPool) instead of a URL"
             )
 
+    async def identity(self, place: Place) -> Hashable:
+        try:
+            return await super().identity(place)
+        except Exception as error:
+            if place.url != self.access.url or self.classify(error).kind != "corrupt":
+                raise
+            return str(self.file)  # a listener of the application's reads the damaged file
+
     async def look(self, tables: Sequence[VersionTable], *, heads_only: bool = False) -> Sight:
         if not heads_only:
             await in_thread(_load)
