@@ -34,7 +34,7 @@ from support import alembic_projects
 from automigrator import Migrator, Report, Target
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.postgresql.backend import PostgreSQL
-from automigrator.backends.postgresql.measuring.meter import MODES
+from automigrator.backends.postgresql.meters.meter import MODES
 from automigrator.errors import EnvError
 from automigrator.rehearsed import Rehearsed
 

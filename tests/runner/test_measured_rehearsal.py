@@ -12,8 +12,8 @@ from sqlalchemy import make_url
 from support.notes_application import GOOD, Application
 
 from automigrator import MigrationError, Migrator, Rehearsal, TargetReport
-from automigrator.backends.postgresql.measuring import meter
-from automigrator.backends.postgresql.measuring.better_statements import advice
+from automigrator.backends.postgresql.meters import meter
+from automigrator.backends.postgresql.meters.better_statements import advice
 from automigrator.measurement import Finding, Measurement, StatementMeasured
 
 BLOCK = "with op.get_context().autocommit_block():\n    "

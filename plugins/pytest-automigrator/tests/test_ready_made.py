@@ -117,6 +117,7 @@ def test_a_sabotage_is_found_by_the_test_that_is_for_it(project: Any, sabotage: 
     assert "Traceback" not in result.stdout.str()
 
 
+# the two ways in which a user declares a downgrade that leads nowhere; the second raises it
 @pytest.mark.parametrize("how", ["automigrator_lossy", "NotImplementedError"])
 def test_a_way_down_that_cannot_bring_rows_back_may_be_declared(project: Any, how: str) -> None:
     declared = how == "automigrator_lossy"

@@ -14,8 +14,8 @@ from sqlalchemy.exc import ArgumentError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
-from automigrator.backends.closing import CLOSE_S, emptied
 from automigrator.backends.model_engine import arguments_of, connect_as_given, engine_like
+from automigrator.backends.pools import CLOSE_S, emptied
 from automigrator.errors import ConfigurationError, NoAnswerError
 from automigrator.support import urls
 from automigrator.support.concurrency import shielded, within

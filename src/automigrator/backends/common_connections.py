@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
-from automigrator.backends.closing import CLOSE_S, emptied
+from automigrator.backends.pools import CLOSE_S, emptied
 from automigrator.backends.shared_connection import FRESH_S, SharedConnection
 from automigrator.support.concurrency import shielded
 

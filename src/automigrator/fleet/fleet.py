@@ -16,7 +16,6 @@ from automigrator.errors import (
     MigrationError,
     PendingError,
 )
-from automigrator.fleet.adding import Adding
 from automigrator.fleet.control import store_of
 from automigrator.fleet.executors.contract import Work
 from automigrator.fleet.executors.local import Local
@@ -27,6 +26,7 @@ from automigrator.fleet.operations import POLL_S, Operations
 from automigrator.fleet.progress import Progress, quietly
 from automigrator.fleet.report import FleetError, FleetReport, TenantReport
 from automigrator.fleet.rollout import Limit, Rollout, Rules, staged
+from automigrator.fleet.sign_up import SignUp
 from automigrator.fleet.tenants import Making, Tenant, Tenants, read, why_no_name
 from automigrator.migrator import Migrator
 from automigrator.runner import modes
@@ -128,7 +128,7 @@ class Fleet(Operations):
         """How far the run is: `total`, `done`, `failed`, `running`, `seconds_left`."""
         self.report: FleetReport | None = None
         """The last run's report, also where the run raised; None before the first has ended."""
-        self._adding = Adding(self.migrator_of, self.bring)
+        self._sign_up = SignUp(self.migrator_of, self.bring)
         self._rollout: Rollout | None = None
         self._under_way = False
 

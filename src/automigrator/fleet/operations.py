@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 from automigrator.cohort import Cohort
 from automigrator.errors import ConfigurationError
-from automigrator.fleet.adding import Adding
 from automigrator.fleet.control import Control
 from automigrator.fleet.ledger import Ledger
 from automigrator.fleet.looks import Looks, at_head, each_of
@@ -17,6 +16,7 @@ from automigrator.fleet.members import Apart, Members
 from automigrator.fleet.progress import Progress, quietly
 from automigrator.fleet.report import FleetError, FleetReport, TenantReport
 from automigrator.fleet.rollout import Rollout, Rules
+from automigrator.fleet.sign_up import SignUp
 from automigrator.fleet.status import FleetPlan, FleetStatus, LedgerStatus
 from automigrator.fleet.tenants import Making, Refusal, Tenant, settled
 from automigrator.support.concurrency import ensure_asyncio, shielded
@@ -39,7 +39,7 @@ class Operations:
     ahead: Ahead
     ledger: Ledger
     progress: Progress
-    _adding: Adding
+    _sign_up: SignUp
     _apart: Apart
     _cohort: Cohort
     _members: Members
@@ -213,10 +213,10 @@ class Operations:
         self._members.add(found)
         try:
             if found.schema is not None:
-                report = await self._adding.schema(found, found.schema)
+                report = await self._sign_up.schema(found, found.schema)
             else:
                 plan = await self._members.plan(found.target)
-                report = await self._adding.database(found, plan)
+                report = await self._sign_up.database(found, plan)
         except BaseException:
             self._members.forget(found)
             raise

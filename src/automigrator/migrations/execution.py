@@ -19,8 +19,8 @@ from automigrator.backends.contract.values import Place, StatementProgress, Vers
 from automigrator.errors import UnknownRevisionError
 from automigrator.frozen import Frozen
 from automigrator.migrations.history import History
-from automigrator.migrations.measuring import Measuring
 from automigrator.migrations.observation import Observation
+from automigrator.migrations.statement_meter import StatementMeter
 from automigrator.target import Target
 
 
@@ -144,7 +144,7 @@ class Execution:
     """Cancels what is awaited on the loop; for what no interrupt ends."""
     undo: ExitStack = field(default_factory=ExitStack)
     observed: Observation = field(default_factory=Observation)
-    measuring: Measuring | None = None
+    measuring: StatementMeter | None = None
     """What measures each statement; None where nothing is to be measured."""
 
     def begin_anew(self) -> None:

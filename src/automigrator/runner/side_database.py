@@ -16,8 +16,8 @@ from automigrator.migrations.causes import left_open
 from automigrator.migrations.created_tables import creations
 from automigrator.migrations.drive import drive
 from automigrator.migrations.execution import Command, Execution, Migration
-from automigrator.migrations.measuring import Measuring
 from automigrator.migrations.probe import probe
+from automigrator.migrations.statement_meter import StatementMeter
 from automigrator.migrations.ways import Way
 from automigrator.report import Applied
 from automigrator.retention import stamp
@@ -32,7 +32,7 @@ It returns the revisions that it ran, and the seconds that each took.
 """
 
 
-Metered = Callable[[Place], AbstractAsyncContextManager[Measuring | None]]
+Metered = Callable[[Place], AbstractAsyncContextManager[StatementMeter | None]]
 
 
 class SideError(Exception):

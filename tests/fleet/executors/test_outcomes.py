@@ -28,7 +28,7 @@ class Raising:
         return self.answer
 
     async def work(self) -> Work:
-        raise NotImplementedError
+        raise AssertionError("a report is made without asking for the work")
 
     async def aclose(self) -> None: ...
 

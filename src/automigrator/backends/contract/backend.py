@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from automigrator.backends.access import Access, connected
-from automigrator.backends.closing import CLOSE_S, emptied
+from automigrator.backends.pools import CLOSE_S, emptied
 from automigrator.errors import RefusedError
 
 if TYPE_CHECKING:

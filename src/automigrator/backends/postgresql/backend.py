@@ -10,9 +10,9 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from automigrator.backends.access import Access
-from automigrator.backends.closing import CLOSE_S, emptied
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import Place, Sight, Verdict, VersionTable
+from automigrator.backends.pools import CLOSE_S, emptied
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.names import TargetName
 from automigrator.backends.postgresql.sql import OwnPath
@@ -202,12 +202,12 @@ class PostgreSQL(Backend):
         return ServerTemplates(self._maintenance)
 
     def metering(self, place: Place) -> AbstractAsyncContextManager[Meter | None]:
-        from automigrator.backends.postgresql.measuring.meter import metering
+        from automigrator.backends.postgresql.meters.meter import metering
 
         return metering(self.access, place.url.database)
 
     async def usage(self, tables: Relations = None) -> Usage | None:
-        from automigrator.backends.postgresql.measuring.usage import usage
+        from automigrator.backends.postgresql.meters.usage import usage
 
         async with self.access.shared() as connection:
             return await usage(connection, tables)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sqlalchemy import event
 
 from automigrator.backends.access import Access
-from automigrator.backends.closing import emptied, keep_none_idle
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.sessions import Sessions, in_autocommit
 from automigrator.backends.contract.values import Sight, Verdict, VersionTable
+from automigrator.backends.pools import emptied, keep_none_idle
 from automigrator.backends.sqlite import codes, connections, files, reader
 from automigrator.errors import ConfigurationError
 from automigrator.support.concurrency import in_thread
@@ -173,14 +173,14 @@ class SQLite(Backend):
         copy = connections.file_of(place.url)
         if self.file is None or copy is None:
             return super().metering(place)
-        from automigrator.backends.sqlite.measuring.meter import metering
+        from automigrator.backends.sqlite.meters.meter import metering
 
         return metering(self.file, copy)
 
     async def usage(self, tables: Relations = None) -> Usage | None:
         if self.file is None:
             return None
-        from automigrator.backends.sqlite.measuring.meter import usage
+        from automigrator.backends.sqlite.meters.meter import usage
 
         return await in_thread(partial(usage, self.file))
 

@@ -19,11 +19,11 @@ from functools import partial
 from pathlib import Path
 
 from automigrator.backends.access import Access
-from automigrator.backends.closing import emptied
 from automigrator.backends.contract.examiner import TableName
 from automigrator.backends.contract.sides import Contents, Known, Side, Sides
 from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
 from automigrator.backends.contract.values import Place, VersionTable
+from automigrator.backends.pools import emptied
 from automigrator.backends.sqlite import backup, codes, contents, files, journal, neighbours, reader
 from automigrator.backends.sqlite.connections import named_like
 from automigrator.backends.sqlite.copying import copies

@@ -13,8 +13,8 @@ from sqlalchemy import URL, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from automigrator.backends.closing import emptied
 from automigrator.backends.model_engine import engine_like
+from automigrator.backends.pools import emptied
 from automigrator.errors import ConfigurationError, ExecutorError
 from automigrator.support import urls
 from automigrator.support.backoff import Backoff, Deadline

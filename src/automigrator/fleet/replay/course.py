@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from automigrator.fleet.replay.plan import Plan, UnsafeError
 from automigrator.fleet.replay.player import NOBODY, Player, Told
-from automigrator.fleet.replay.rendering import rendered
+from automigrator.fleet.replay.renderer import rendered
 from automigrator.migrations.drive import drive
 from automigrator.migrations.execution import Command, Configured, Execution, Migration
 from automigrator.migrations.history import History

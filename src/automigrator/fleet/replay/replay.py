@@ -15,7 +15,7 @@ from automigrator.fleet.replay.course import Course, composed, followed
 from automigrator.fleet.replay.plan import PLAIN, UnsafeError
 from automigrator.fleet.replay.player import Told
 from automigrator.fleet.replay.proof import UnprovedError, prove
-from automigrator.fleet.replay.rendering import named_in, renamed
+from automigrator.fleet.replay.renderer import named_in, renamed
 from automigrator.fleet.replay.scan import Unsafe, unsafe_in_env, unsafe_revisions
 from automigrator.migrations.execution import Configured, Execution
 from automigrator.migrations.history import History

@@ -118,6 +118,7 @@ BUILTINS = frozenset(
             "staticmethod",
         ),
         *("classmethod", "property", "Exception", "ValueError", "TypeError", "KeyError"),
+        # names that a user's revision may use: what it raises stops the rendering
         *("RuntimeError", "NotImplementedError", "AssertionError", "NotImplemented", "__name__"),
         *(
             "__doc__",

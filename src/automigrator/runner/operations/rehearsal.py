@@ -17,7 +17,7 @@ from automigrator.rehearsed import Rehearsed
 from automigrator.report import Applied
 from automigrator.runner.diagnosis import diagnose
 from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
-from automigrator.runner.rehearsals.metering import Metering, usage_of
+from automigrator.runner.rehearsals.copy_meter import CopyMeter, usage_of
 from automigrator.runner.session import Session, opened
 from automigrator.runner.state import Left
 from automigrator.support.redaction import first_line
@@ -45,7 +45,7 @@ async def rehearsed_on(
             raise RefusedError(f"the copy {copy.url} does not exist; nothing was changed")
         live = await stack.enter_async_context(_beside(session, targets, chosen, apart))
         before = await usage_of(live.backend) if live is not None else None
-        metering = Metering(session.backend, (*passwords_of(copy), *passwords_of(chosen)))
+        metering = CopyMeter(session.backend, (*passwords_of(copy), *passwords_of(chosen)))
         async with session.lock(lambda *_: None) as hold:
             finding = await _found(session, hold)
             execution = Execution()
@@ -120,7 +120,7 @@ async def _found(session: Session, hold: Hold) -> Finding:
 
 
 async def _applied(
-    session: Session, hold: Hold, finding: Finding, metering: Metering, execution: Execution
+    session: Session, hold: Hold, finding: Finding, metering: CopyMeter, execution: Execution
 ) -> Failure | None:
     """Run what is pending on the copy; what it raised is returned as a failure."""
     assert finding.way is not None

@@ -16,9 +16,9 @@ from automigrator.rehearsal import Rehearsal
 from automigrator.retention import stamp
 from automigrator.runner.diagnosis import ADVICE
 from automigrator.runner.inspection import Finding, baseline_of
+from automigrator.runner.rehearsals.copy_meter import CopyMeter, usage_of
 from automigrator.runner.rehearsals.deferral import LimitError, cut, defer
 from automigrator.runner.rehearsals.findings import exceeded
-from automigrator.runner.rehearsals.metering import Metering, usage_of
 from automigrator.runner.side_database import SideError, migrated, sides_of
 from automigrator.runner.state import RunState
 from automigrator.target import passwords_of
@@ -84,7 +84,7 @@ async def _rehearsed(state: RunState, finding: Finding, options: Rehearsal) -> N
     how = SnapshotOptions(None, options.disconnect_others, options.copy, binaries)
     begin = partial(_begun, finding)
     before = await usage_of(state.backend)
-    metering = Metering(state.backend, passwords_of(state.target))
+    metering = CopyMeter(state.backend, passwords_of(state.target))
     refusal = ""
     try:
         copy = partial(sides_of(state).copy, stamp(), how)

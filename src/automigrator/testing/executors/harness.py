@@ -60,7 +60,8 @@ class ExecutorCase(Conformance):
 
     def make(self) -> Executor:
         """Make the executor that is tested; one that needs more overrides `running`."""
-        raise NotImplementedError("define make(), or override running()")
+        kind = type(self).__name__
+        raise TypeError(f"{kind} says of no executor how it is made: define make(), or running()")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Executor]:

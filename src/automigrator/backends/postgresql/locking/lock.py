@@ -22,7 +22,7 @@ from automigrator.backends.lock_wait import poll
 from automigrator.backends.postgresql import neighbours, watchdog
 from automigrator.backends.postgresql.errors import ServerError, listed
 from automigrator.backends.postgresql.locking import advisory
-from automigrator.backends.postgresql.locking.opening import Full, Known, lock_session
+from automigrator.backends.postgresql.locking.lock_session import Full, Known, lock_session
 from automigrator.backends.postgresql.locking.session import SessionHold
 from automigrator.backends.postgresql.looks import Sights
 from automigrator.backends.postgresql.maintenance import Maintenance

@@ -10,7 +10,7 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.meter import Meter, Relations, Usage
 from automigrator.backends.contract.values import Place
 from automigrator.measurement import Measurement
-from automigrator.migrations.measuring import Measuring
+from automigrator.migrations.statement_meter import StatementMeter
 from automigrator.rehearsal import Rehearsal
 from automigrator.runner.rehearsals.findings import findings, locked, used
 from automigrator.support.loggers import logger_of
@@ -22,15 +22,15 @@ ASK_S = 5.0
 """Seconds for a question about the application's use: it may wait for whoever locks a table."""
 
 
-class Metering:
+class CopyMeter:
     """The measuring of one copy of a target."""
 
     def __init__(self, backend: Backend, secrets: Sequence[str]) -> None:
         self._backend, self._secrets = backend, secrets
-        self._measuring: Measuring | None = None
+        self._measuring: StatementMeter | None = None
 
     @asynccontextmanager
-    async def of(self, place: Place) -> AsyncIterator[Measuring | None]:
+    async def of(self, place: Place) -> AsyncIterator[StatementMeter | None]:
         """Context manager: measure what runs there; None where nothing can be measured."""
         async with AsyncExitStack() as stack:
             meter: Meter | None = None
@@ -39,7 +39,7 @@ class Metering:
             except Exception as error:  # noqa: BLE001 - the rehearsal itself is not about it
                 logger.warning("the rehearsal is not measured: %s", first_line(error))
             if meter is not None:
-                self._measuring = Measuring(meter, self._secrets)
+                self._measuring = StatementMeter(meter, self._secrets)
             yield self._measuring
 
     async def measurement(

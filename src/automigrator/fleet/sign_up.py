@@ -25,7 +25,7 @@ Bring = Callable[[str], Awaitable[TenantReport]]
 _RESERVED = re.compile("public|information_schema|automigrator|pg_.*|.*__automigrator_.*")
 
 
-class Adding:
+class SignUp:
     """Makes new tenants. `migrator_of` makes a tenant's migrator, `bring` brings one to head."""
 
     def __init__(self, migrator_of: Callable[[Tenant], Migrator], bring: Bring) -> None:

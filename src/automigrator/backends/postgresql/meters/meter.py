@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access
 from automigrator.backends.contract.meter import Locks, Look, Meter, Watched
-from automigrator.backends.postgresql.measuring.better_statements import advice
+from automigrator.backends.postgresql.meters.better_statements import advice
 from automigrator.backends.postgresql.sql import rows_of, run, server_version
 from automigrator.measurement import StatementMeasured, Waits
 from automigrator.support.concurrency import shielded

@@ -67,7 +67,7 @@ class _Revision:
     statements: list[_Statement] = field(default_factory=list)
 
 
-class Measuring:
+class StatementMeter:
     """The measurements of one execution of an env.py; times are without those of the looks."""
 
     def __init__(self, meter: Meter, secrets: Sequence[str] = ()) -> None:
@@ -181,7 +181,7 @@ class _Session:
     same statement again and again, as of a step row by row, is looked at once.
     """
 
-    def __init__(self, measuring: Measuring, connection: Connection) -> None:
+    def __init__(self, measuring: StatementMeter, connection: Connection) -> None:
         self.measuring, self.connection = measuring, connection
         self.statement: _Statement | None = None
         """The last one of the current revision; None where all is looked at."""
