@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +39,17 @@ def fleet_of(ini: Path, folder: Path) -> Callable[..., Fleet]:
         return Fleet(files(folder, ini), **{"mode": "migrate", **options})
 
     return make
+
+
+@pytest.fixture
+def url(empty_databases: Any) -> Iterator[str]:
+    """A PostgreSQL database for schemas."""
+    with empty_databases.lent() as url:
+        yield url
+
+
+@pytest.fixture
+def execute(empty_databases: Any, url: str) -> Callable[[str], Any]:
+    """Runs SQL in that database."""
+    name = url.rpartition("/")[2]
+    return lambda sql: empty_databases.server.execute(sql, database=name)

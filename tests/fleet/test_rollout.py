@@ -35,7 +35,7 @@ class Scripted:
         self._now += 1
         self.most = max(self.most, self._now)
         await self.let.wait()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)  # long enough for others to begin meanwhile
         self._now -= 1
         if tenant in self.failing.split():
             return TenantReport.failed(tenant, "revision", "it fails")
@@ -132,6 +132,33 @@ async def test_a_group_and_a_server_have_so_many_tenants_at_a_time(tenants: Any)
         assert fleet.began == ["a", "d"]  # a full server keeps no other waiting
         fleet.let.set()
     assert (fleet.most, len(ended)) == (2, 4)
+
+
+async def test_no_tenant_is_begun_while_a_failure_is_written_down(tenants: Any) -> None:
+    asked = asyncio.Event()
+
+    async def ask(tenants: AsyncIterator[str]) -> str | None:
+        await asked.wait()
+        return await anext(tenants, None)
+
+    class Prefetching(Executor):
+        async def run(
+            self, fleet: Bringing, tenants: AsyncIterator[str]
+        ) -> AsyncGenerator[TenantReport]:
+            first = await anext(tenants)
+            asking = asyncio.ensure_future(ask(tenants))
+            yield await fleet.bring(first)
+            assert await asking is None
+
+    async def written(report: TenantReport) -> None:
+        asked.set()
+        await asyncio.sleep(0.01)
+
+    fleet = Scripted(failing="a")
+    rules = Rules(concurrency=1, max_failures=0)
+    work = Rollout(staged(tenants("a b"), rules), rules, Progress(), written)
+    await work.run(fleet, Prefetching())
+    assert fleet.began == ["a"]
 
 
 async def test_a_paused_rollout_begins_no_further_tenant(tenants: Any) -> None:

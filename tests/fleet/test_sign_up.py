@@ -207,16 +207,6 @@ class TestDatabases:
 
 
 class TestSchemas:
-    @pytest.fixture
-    def url(self, empty_databases: Any) -> Iterator[str]:
-        with empty_databases.lent() as url:
-            yield url
-
-    @pytest.fixture
-    def execute(self, empty_databases: Any, url: str) -> Callable[[str], Any]:
-        name = url.rpartition("/")[2]
-        return lambda sql: empty_databases.server.execute(sql, database=name)
-
     async def test_a_schema_is_made_and_migrated(
         self, url: str, execute: Callable[[str], Any], tmp_path: Path
     ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +103,6 @@ class TestFiles:
 
 
 class TestSchemas:
-    @pytest.fixture
-    def url(self, empty_databases: Any) -> Iterator[str]:
-        with empty_databases.lent() as url:
-            yield url
-
-    @pytest.fixture
-    def execute(self, empty_databases: Any, url: str) -> Callable[[str], Any]:
-        name = url.rpartition("/")[2]
-        return lambda sql: empty_databases.server.execute(sql, database=name)
-
     async def test_each_schema_is_a_tenant_and_told_to_env_py(
         self, url: str, execute: Callable[[str], Any], ini: Path
     ) -> None:

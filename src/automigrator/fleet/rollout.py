@@ -252,8 +252,8 @@ class Rollout:
             stage.failed += 1
             self._failed += 1
         self._progress.ended(report)
+        self._judge(stage)  # before anything is awaited: the executor may ask for the next one
         await self._ended(report)
-        self._judge(stage)
         self._changed.set()
 
     def _judge(self, stage: Stage) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from functools import partial
 
 from automigrator.errors import ConfigurationError
 from automigrator.fleet.executors.contract import Bringing, Executor
+from automigrator.fleet.executors.lanes import as_they_come, bring_here
 from automigrator.fleet.report import TenantReport
 
 TASKS = 8
@@ -25,30 +27,7 @@ class Local(Executor):
         self, fleet: Bringing, tenants: AsyncIterator[str]
     ) -> AsyncGenerator[TenantReport]:
         """See `Executor`."""
-        reports: asyncio.Queue[TenantReport | None] = asyncio.Queue()
-        turn = asyncio.Lock()
-
-        async def work() -> None:
-            while True:
-                async with turn:  # an async generator serves one at a time
-                    name = await anext(tenants, None)
-                if name is None:
-                    return
-                reports.put_nowait(await fleet.bring(name))
-
-        async def all_work() -> None:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self.tasks):
-                        group.create_task(work())
-            finally:
-                reports.put_nowait(None)
-
-        task = asyncio.create_task(all_work())
-        try:
-            while (report := await reports.get()) is not None:
+        work = partial(bring_here, fleet, tenants, self.tasks)
+        async with aclosing(as_they_come(work)) as reports:
+            async for report in reports:
                 yield report
-            await task
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
