@@ -118,8 +118,16 @@ def test_a_signal_ends_a_question(on_sqlite, number: signal.Signals) -> None:
     terminal = on_sqlite.automigrator.terminal("clear")
     terminal.wait_for("Type the target's name (app) to go on")
     terminal.signal(number)
-    assert terminal.ended() == 128 + number
+    assert terminal.ended() == 128 + number, terminal.screen
     assert "nothing was changed" in terminal.screen
+
+
+def test_a_limit_ends_a_question(on_sqlite) -> None:
+    on_sqlite.automigrator("run")
+    terminal = on_sqlite.automigrator.terminal("clear", "--timeout=2")
+    terminal.wait_for("Type the target's name (app) to go on")
+    assert terminal.ended() == 5, terminal.screen
+    assert "--timeout 2 and was cancelled; nothing was changed" in terminal.screen
 
 
 def test_a_password_is_asked_for_and_not_shown(on_sqlite) -> None:

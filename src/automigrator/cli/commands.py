@@ -237,7 +237,7 @@ def rollback(context: click.Context, revision: str) -> int:
     async def work(call: Call) -> Answer:
         name = call.only_target()
         stands = await call.migrator.check()
-        call.confirm(
+        await call.confirm(
             f"Rolling {escaped(name)} back to {escaped(revision)} runs the downgrades of its "
             "revisions, which may delete data",
             shown=stands,
@@ -260,7 +260,7 @@ def clear(context: click.Context) -> int:
 
     async def work(call: Call) -> Answer:
         listed = ", ".join(map(escaped, call.names))
-        call.confirm(
+        await call.confirm(
             f"The recorded failures of {listed} are forgotten, the count of failed starts, and "
             "which older code works with the database"
         )
@@ -287,7 +287,7 @@ def doctor(context: click.Context, repair: bool) -> int:
         found = await call.migrator.doctor()
         debris = [name for name in call.names if any(e.provable for e in found[name].debris)]
         if repair and debris:
-            call.confirm("What is provably debris is removed", *debris, shown=found)
+            await call.confirm("What is provably debris is removed", *debris, shown=found)
             found = await call.migrator.doctor(repair=True)
         return Answer(found, str(found))
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
 
 import click
 
 from automigrator.cli.options import Options
 from automigrator.cli.output import Output
-from automigrator.errors import RefusedError, StoppedError
-from automigrator.runner.signals import STOPPING
+from automigrator.errors import RefusedError
 
 
-class UnansweredError(StoppedError):
-    """Raised when a signal comes in the place of an answer."""
-
-
-def confirm(output: Output, options: Options, names: Sequence[str], what: str, shown: str) -> None:
+async def confirm(
+    output: Output, options: Options, names: Sequence[str], what: str, shown: str
+) -> None:
     """Have each target's name typed, unless `--yes` was given.
 
     `what` says what is about to happen, `shown` how the targets stand. Raises RefusedError for
-    another answer, UsageError where nobody is there to answer, UnansweredError for a signal.
+    another answer, and UsageError where nobody is there to answer.
     """
     if options.yes:
         return
@@ -32,32 +29,28 @@ def confirm(output: Output, options: Options, names: Sequence[str], what: str, s
             f"{what}, and there is no terminal to ask on; nothing was done. Add --yes to do it"
         )
     output.note("\n".join(filter(None, (shown, f"{what}."))))
-    output.flush()
-    for name in names:
-        with _interruptible():
-            typed = click.prompt(
-                f"Type the target's name ({output.safe(name)}) to go on",
-                default="",
-                show_default=False,
-                err=True,
-            )
-        if typed.strip() != name:
-            raise RefusedError("that is not the target's name; nothing was changed")
+    with output.question():
+        for name in names:
+            output.prompt(f"Type the target's name ({output.safe(name)}) to go on: ")
+            typed = ""
+            try:
+                typed = await _line(sys.stdin.fileno())
+            finally:
+                if not typed:
+                    output.prompt("\n")  # what is told next begins a line
+            if not typed:
+                raise RefusedError("nothing was typed; nothing was changed")
+            if typed.strip() != name:
+                raise RefusedError("that is not the target's name; nothing was changed")
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Context manager: a signal ends the question, which no cancellation would."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        raise UnansweredError(f"stopped by {name}; nothing was changed", number)
-
-    before = {each: signal.signal(each, stop) for each in STOPPING}
+async def _line(terminal: int) -> str:
+    """A line that is typed; empty at the end. The loop goes on, so a signal or a limit is heard."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(terminal, readable.set)
     try:
-        yield
-    except (EOFError, click.Abort):
-        raise RefusedError("nothing was typed; nothing was changed") from None
+        await readable.wait()
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        loop.remove_reader(terminal)
+    return os.read(terminal, 4096).decode(errors="replace")

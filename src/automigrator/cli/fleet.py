@@ -36,9 +36,9 @@ class FleetCall:
     def __init__(self, fleet: Fleet, options: Options, output: Output) -> None:
         self.fleet, self.options, self.output = fleet, options, output
 
-    def confirm(self, what: str) -> None:
+    async def confirm(self, what: str) -> None:
         """Have the fleet's name typed before something is changed; see `confirm`."""
-        confirm(self.output, self.options, [self.fleet.name], what, "")
+        await confirm(self.output, self.options, [self.fleet.name], what, "")
 
 
 Work = Callable[[FleetCall], Awaitable[Answer]]
@@ -210,7 +210,7 @@ def retry(context: click.Context, names: tuple[str, ...], every: bool) -> int:
     async def work(call: FleetCall) -> Answer:
         call.fleet.ledger.ensure_durable("retry")
         if every:
-            call.confirm(
+            await call.confirm(
                 f"The quarantine of every tenant of {escaped(call.fleet.name)} ends, and the next "
                 "run tries all of them again"
             )

@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from automigrator.cli import factory
-from automigrator.cli.confirmation import UnansweredError, confirm
+from automigrator.cli.confirmation import confirm
 from automigrator.cli.display import shown
 from automigrator.cli.options import Options
 from automigrator.cli.output import Answer, Output, text_of
@@ -61,12 +61,12 @@ class Call:
             raise click.UsageError(f"say which with --target: {', '.join(self.names)}")
         return self.names[0]
 
-    def confirm(self, what: str, *names: str, shown: object = "") -> None:
+    async def confirm(self, what: str, *names: str, shown: object = "") -> None:
         """Have the names of targets typed before something is changed; see `confirm`.
 
         `what`: the act. `shown`: how the targets stand. `names`: default: all targets'.
         """
-        confirm(self.output, self.options, names or self.names, what, str(shown))
+        await confirm(self.output, self.options, names or self.names, what, str(shown))
 
     def shown(self) -> contextlib.AbstractAsyncContextManager[None]:
         """Context manager: show what happens."""
@@ -201,6 +201,9 @@ def _done(subject: Subject) -> Answer:
         spent = time.monotonic() - began
         return None if options.timeout is None else max(options.timeout - spent, 0.001)
 
+    def how_far() -> str:
+        return "nothing was changed" if subject.output.asking else subject.how_far()
+
     async def limited() -> Answer:
         try:
             async with asyncio.timeout(left()) as limit:
@@ -210,7 +213,7 @@ def _done(subject: Subject) -> Answer:
                 raise
             seconds = f"--timeout {options.timeout:g}"
             raise OvertimeError(
-                f"{command} took longer than {seconds} and was cancelled; {subject.how_far()}"
+                f"{command} took longer than {seconds} and was cancelled; {how_far()}"
             ) from error
 
     # not later: the first process of a container has no other handler while it imports
@@ -221,7 +224,7 @@ def _done(subject: Subject) -> Answer:
         except (Exception, KeyboardInterrupt):
             if not early.came:
                 raise
-            raise _stopped(command, early.came[0], subject.how_far()) from None
+            raise _stopped(command, early.came[0], how_far()) from None
         early.raises = False
 
         async def listening() -> Answer:
@@ -231,10 +234,8 @@ def _done(subject: Subject) -> Answer:
 
         try:
             return asyncio.run(listening())
-        except UnansweredError:
-            raise
         except StoppedError as error:
-            raise _stopped(command, error.signal, subject.how_far()) from None
+            raise _stopped(command, error.signal, how_far()) from None
 
 
 def _stopped(command: str, number: int, how_far: str) -> StoppedError:

@@ -10,7 +10,8 @@ import select
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO, Any, cast
 
 import click
@@ -127,6 +128,8 @@ class Output:
         self._options, self._command = options, command
         self.secrets = tuple(_of_x(options.x))
         self._stdout, self._stderr = Stream(_kept_apart()), Unhurried(2)
+        self.asking = False
+        """Whether a question is open, so that nothing has been done yet."""
         self.console = _console(self._stdout)
         self.errors = _console(self._stderr)
 
@@ -149,6 +152,18 @@ class Output:
     def note(self, text: str) -> None:
         """Tell a person a line or more."""
         self._stderr.write(self.safe(text) + "\n")
+
+    def prompt(self, text: str) -> None:
+        """Ask a person, who answers in the same line."""
+        self._stderr.write(text)
+        self.flush()
+
+    @contextmanager
+    def question(self) -> Iterator[None]:
+        """Context manager: a question is open; it stays so where no answer comes."""
+        self.asking = True
+        yield
+        self.asking = False
 
     def safe(self, text: str) -> str:
         """A text without the secrets of this command, and without what drives a terminal.

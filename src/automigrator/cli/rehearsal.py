@@ -68,7 +68,7 @@ def rehearse(
         call.output.secrets += tuple(urls.secrets_of(url))
         given = {name: value for name, value in limits.items() if value is not None}
         name = call.only_target()
-        call.confirm(
+        await call.confirm(
             f"What is pending for {escaped(name)} is applied to {urls.rendered(url)}, which must "
             "be a copy of its database, and stays migrated"
         )

@@ -157,7 +157,7 @@ def restore(
 
     async def work(call: Call) -> Answer:
         name = call.only_target()
-        call.confirm(
+        await call.confirm(
             f"{escaped(place)} takes the place of the data of {escaped(name)}; what was written "
             "since it was made is in the copy that is kept of what it replaces, and nowhere else",
             shown=await call.migrator.check(),
@@ -205,7 +205,7 @@ def prune(context: click.Context, /, folder: Path | None, **limits: Any) -> int:
                 f"--{name.replace('_', '-')} {value:g}" for name, value in given.items()
             )
             shown = joined(f"{name}: {each}" for name in kept for each in kept[name])
-            call.confirm(f"Of these, what is beyond {said} is deleted", *kept, shown=shown)
+            await call.confirm(f"Of these, what is beyond {said} is deleted", *kept, shown=shown)
         gone: list[Any] = []
         lines: list[str] = []
         for name in call.names:
