@@ -172,6 +172,8 @@ class HookError(AutomigratorError):
     """
 
     kind = "hook"
+    of_act = False
+    """Whether the cause was raised by an act that the plugin asked for: a snapshot, say."""
 
     def __init__(self, message: str, blame: str, hook: str) -> None:
         super().__init__(message)

@@ -10,7 +10,10 @@ from automigrator.frozen import Frozen
 from automigrator.printable import escaped, escaped_lines, in_a_line, joined
 from automigrator.report import heads_text
 
-_UNFINISHED = "a process was killed while it changed the database; the next run ends what it began"
+_UNFINISHED = (
+    "an earlier run changed the database and did not end (it was killed, or could not put its "
+    "snapshot back); the next run ends what it began"
+)
 
 
 class TargetStatus(Frozen):
@@ -29,8 +32,8 @@ class TargetStatus(Frozen):
     problem: Failure | None = None
     """What would stop a run before it changes anything; None where nothing is known to."""
     unfinished: bool = False
-    """Whether a process was killed while it changed the database; the next run ends what it began,
-    and until then neither the heads nor the data may be what they seem."""
+    """Whether an earlier run did not end what it began; the next one does, and until then neither
+    the heads nor the data may be what they seem."""
     notes: tuple[str, ...] = ()
     """What else was noticed, one sentence each."""
     drift: tuple[str, ...] | None = None

@@ -220,6 +220,15 @@ class TestARunThatFails:
         assert target["failure"]["left"].startswith("clean, at r1 (what the failure left was")
         assert states(target) == {"r2": "pending", "r3": "failed"}
 
+    async def test_says_that_a_restore_was_made_where_nobody_lets_the_application_start(
+        self, notes: Application
+    ) -> None:
+        notes.deploy(HALF_WAY)
+        (target,) = (await followed(notes.target(), Restoring(None))).at_the_end["targets"]
+        told = "\n".join(target["strategies"])
+        assert "no plugin decided" not in told
+        assert "the database was put back from " in told and "no plugin let the application" in told
+
     async def test_begins_anew_where_a_strategy_asks_for_another_attempt(
         self, notes: Application
     ) -> None:

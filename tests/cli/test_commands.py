@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from sqlalchemy import create_engine, make_url, text
@@ -128,6 +129,24 @@ def test_snapshots_are_taken_listed_restored_and_pruned(application) -> None:
     automigrator("snapshots", "take")
     answer = automigrator("snapshots", "prune", "--keep", "1", "--yes")
     assert (answer.code, snapshot["place"] in answer.out) == (0, True)
+
+
+def test_the_newest_snapshot_that_is_whole_has_a_name_of_its_own(on_sqlite) -> None:
+    automigrator = on_sqlite.automigrator
+    none = automigrator("snapshots", "restore", "newest", "--yes")
+    assert (none.code, "no whole snapshot of" in none.err) == (7, True), none
+    automigrator("run")
+    places = []
+    for _ in range(3):
+        taken = automigrator("snapshots", "take", "--json").document["result"]["targets"][0]
+        places.append(Path(taken["snapshot"]["place"]))
+    places[-1].write_bytes(b"no database" * 1000)
+    automigrator("rollback", "base", "--yes")
+
+    asked = automigrator("snapshots", "restore", "newest")
+    assert f"{places[1]} takes the place" in asked.err, asked
+    assert automigrator("snapshots", "restore", "newest", "--yes").code == 0
+    assert heads(on_sqlite.url) == {"r3"}
 
 
 @pytest.mark.long

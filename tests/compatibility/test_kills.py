@@ -81,11 +81,11 @@ def test_a_migration_that_had_ended_stays(old: Release, new: Release, copied: De
     copied.write_late()
     ended = new.run(copied.start_with())
     assert ended.outcome == "current"
-    assert "a migration that was killed had ended at r2" in ended.said
+    assert "an earlier migration had ended at r2" in ended.said
     assert (copied.notes(), copied.heads) == ([*ROWS, LATE], {"r2"})
     (copy,) = copied.copies()
     assert copied.notes_in(copy) == ROWS
-    assert "killed" not in new.run(copied.start_with()).said
+    assert "earlier migration" not in new.run(copied.start_with()).said
 
 
 @pytest.mark.long("sqlite-False")
@@ -104,7 +104,7 @@ def test_a_migration_that_had_changed_nothing_is_begun_again(
     copied.mended()
     ended = new.run(copied.start_with())
     assert ended.outcome == "migrated"
-    assert "a migration that was killed had changed nothing" in ended.said
+    assert "an earlier migration had changed nothing" in ended.said
     assert (copied.notes(), copied.heads) == ([*ROWS, LATE] if atomic else ROWS, {"r2"})
 
 
@@ -123,7 +123,7 @@ def test_a_restore_is_finished(
     assert copied.notes_in(copy) == ROWS
     kinds = {"sqlite": {"snapshot", "replaced"}, "template": {"snapshot", "undone"}, "dump": set()}
     assert {each.kind for each in copied.doctor().copies} == kinds[copied.copy]
-    assert "killed" not in new.run(copied.start_with()).said
+    assert "earlier migration" not in new.run(copied.start_with()).said
 
 
 def killed_when_swapped(old: Release, app: Deployed, *, set_aside: bool) -> None:

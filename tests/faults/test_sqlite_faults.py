@@ -190,8 +190,10 @@ async def test_too_little_room_for_a_snapshot_stops_the_migration_and_says_how_m
     before = checksums(disk.root / "app.db")
     disk.fill(but=15_000_000)
     report = await failed(notes, ("backup-restore", {"snapshot": "always"}))
-    assert [failure.kind for failure in report.failures] == ["hook"]
-    assert "bytes free, there are" in said(report) and report.failures[0].state == "clean"
+    (failure,) = report.failures
+    assert (failure.kind, failure.state, report.failed_starts) == ("hook", "clean", 0)
+    assert "bytes free, there are" in said(report)
+    assert failure.advice == "free disk space, then start again"
     assert checksums(disk.root / "app.db") == before and files(disk.root) == set()
 
 
@@ -328,6 +330,27 @@ def test_a_read_only_folder_is_said_to_be_one_and_a_current_database_needs_no_ot
     assert [failure["kind"] for failure in found[1]["failures"]] == ["read-only"]
 
 
+@contextmanager
+def read_only(disk: Disk) -> Iterator[None]:
+    try:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk.root)], check=True)
+        yield
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", str(disk.root)], check=True)
+
+
+async def test_a_wal_file_on_a_read_only_file_system_is_said_to_be_there_and_not_waited_for(
+    disk: Disk,
+) -> None:
+    notes = started_on(disk.root)
+    notes.execute("PRAGMA journal_mode=wal")
+    notes.deploy(GOOD)
+    with read_only(disk):
+        report = await failed(notes)
+    assert [failure.kind for failure in report.failures] == ["read-only"]
+    assert f"tmpfs that is mounted at {disk.root} is mounted read-only" in said(report)
+
+
 # a copy that cannot be trusted
 
 
@@ -374,6 +397,7 @@ async def test_a_snapshot_that_is_damaged_before_it_is_needed_is_never_restored(
     for _ in range(2):
         report = await failed(notes, "backup-restore", "purge")
         assert "cannot be used" in said(report) and "Put that copy, as it was" in said(report)
+        assert "a process was killed" not in said(report)
         assert checksums(live) == half
     entry = journal.read(live)
     assert entry is not None
@@ -588,7 +612,8 @@ async def test_a_bad_page_is_found_by_the_revision_that_reads_it_and_set_aside_a
     assert content(live) == damaged
     notes.deploy()
     report = await failed(notes, ("backup-restore", {"snapshot": "always"}))
-    assert [failure.kind for failure in report.failures] == ["hook"]  # its check finds it first
+    assert [failure.kind for failure in report.failures] == ["corrupt"]
+    assert "the check of its snapshot has found it" in said(report)
     assert content(live) == damaged
 
 

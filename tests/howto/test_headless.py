@@ -47,3 +47,6 @@ async def test_a_damaged_file(options: dict[str, Any], outcomes: list[str], fold
         except MigrationError as error:
             report = error.report
         assert report.outcome == outcome
+    if options.get("last_resort"):
+        failure = report["device"].failures[-1]
+        assert "stop the application before it writes more to a damaged file" in failure.advice

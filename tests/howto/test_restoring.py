@@ -183,6 +183,34 @@ def test_a_sqlite_copy_is_put_back_with_a_shell(section: Section, killed: Applic
     healthy(killed)
 
 
+@PAGE.plays("SQLite: a copy of your own")
+@pytest.mark.parametrize(("mode", "looks"), [("delete", True), ("wal", True), ("wal", False)])
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="sqlite3 is not installed")
+def test_a_copy_that_cp_made_is_put_back_with_what_is_in_its_log(
+    section: Section, mode: str, looks: bool, tmp_path: Path
+) -> None:
+    """`cp` of an open database, with a row that is in its log alone, before a bad migration."""
+
+    class Copied(Application):
+        def insert(self) -> None:
+            with closing(sqlite3.connect(self.folder / "app.db")) as connection:
+                connection.execute(f"PRAGMA journal_mode = {mode}")
+                with connection:
+                    connection.execute("insert into notes values (7)")
+                for log in ("", "-wal"):
+                    if (file := self.folder / f"app.db{log}").exists():
+                        shutil.copy(file, self.folder / f"mine.db{log}")
+
+    killed = Copied(tmp_path, "sqlite+aiosqlite:///app.db")
+    assert (tmp_path / "mine.db-wal").exists() == (mode == "wal")
+    look, aside, put = section.all("sh")
+    if looks:  # SQLite moves the log into the copy then
+        assert killed.type(look).split() == ["ok", "r1"]
+    killed.type(aside)
+    killed.type(put)
+    healthy(killed)
+
+
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="sqlite3 is not installed")
 def test_a_sqlite_copy_is_put_back_under_an_open_connection(killed: Application) -> None:

@@ -311,6 +311,40 @@ async def test_the_core_refuses_every_act_of_a_plugin_that_is_asked_for_the_last
     assert any("asked for another attempt" in note for note in report.notes)
 
 
+class Refusing:
+    """A backup of the application's own that cannot be made."""
+
+    @hookimpl
+    def before_migrate(self, run: Run) -> None:
+        raise RefusedError("no room for a backup")
+
+
+class Late(Refusing):
+    """One that cannot be made when the strategy's own snapshot is there."""
+
+    effect = "none"
+
+
+async def test_a_start_that_was_refused_before_it_changed_anything_is_not_counted(
+    device: Raced,
+) -> None:
+    device.traced(GOOD)
+    for _ in range(4):
+        report = await boot(device, limit=2, plugins=[Refusing()])
+        assert (report.outcome, report.failures[-1].kind) == ("failed", "hook")
+        assert tried(report) and report.failed_starts == 0
+    assert (await boot(device, limit=2)).outcome == "migrated"
+
+
+async def test_one_that_has_made_a_copy_is(device: Raced) -> None:
+    """Else a device would fill its disk with copies."""
+    device.traced(GOOD)
+    recovery = [("backup-restore", {"snapshot": "always"}), Late()]
+    for number in (1, 2):
+        assert (await boot(device, *recovery, limit=2)).failed_starts == number
+    assert not tried(await boot(device, *recovery, limit=2))
+
+
 async def test_a_fixed_deployment_goes_through_at_once(device: Raced) -> None:
     device.traced(BROKEN)
     await boot(device, limit=1)

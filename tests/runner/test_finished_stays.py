@@ -123,7 +123,7 @@ async def test_one_that_stays_out_of_sight_is_not_put_back_and_the_next_start_fi
     monkeypatch.setattr(reader, "BUSY_S", 10.0)
     (again,) = (await notes.start(ALWAYS)).targets
     assert (again.outcome, notes.heads) == ("current", {"r3"})
-    assert "a migration that was killed had ended at r3" in "\n".join(again.notes)
+    assert "an earlier migration had ended at r3" in "\n".join(again.notes)
 
 
 async def test_an_env_py_that_raises_after_its_last_commit_has_migrated(

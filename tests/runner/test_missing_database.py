@@ -1,9 +1,11 @@
-"""A database that is missing beside its own copies: never an empty one in its place."""
+"""A database that is missing, or empty, beside its own copies: no empty one takes its place."""
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from sqlalchemy import make_url
 from support.notes_application import GOOD, HALF_WAY, ROWS, Application
 from support.postgres_server import Server
 
-from automigrator import MigrationError
+from automigrator import MigrationError, Migrator
 
 
 def file_of(url: str) -> Path:
@@ -41,21 +43,108 @@ async def test_a_file_that_was_renamed_by_hand_is_asked_for_and_no_empty_one_is_
     assert not live.exists()
     (failure,) = caught.value.report.targets[0].failures
     assert (failure.kind, failure.state) == ("unreachable", "clean")
-    assert copy.name in failure.message and f"touch {live}" in failure.advice
+    assert copy.name in failure.message and "snapshots restore newest" in failure.advice
     aside.rename(live)
     assert (await application.start(COPYING)).outcome == "migrated"
     assert application.notes() == ROWS
 
 
-@pytest.mark.long
-async def test_an_empty_file_made_by_hand_is_meant(tmp_path: Path, sqlite_url: str) -> None:
-    application = Application(tmp_path, sqlite_url)
-    application.deploy(GOOD)
-    await application.start(COPYING)
-    live = file_of(sqlite_url)
+def emptied(live: Path) -> None:
+    live.write_bytes(b"")
+
+
+def made_anew_by_whoever_opened_it(live: Path) -> None:
     live.unlink()
-    live.touch()
-    assert (await application.start()).outcome == "migrated"
+    with closing(sqlite3.connect(live)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+
+
+def beside(live: Path) -> Any:
+    return COPYING
+
+
+def in_a_folder(live: Path) -> Any:
+    return ("backup-restore", {"snapshot": "always", "folder": str(live.with_name("copies"))})
+
+
+class TestAFileThatIsEmpty:
+    """Beside a copy with rows it has lost them: it stays so until somebody says otherwise."""
+
+    @pytest.mark.parametrize("copying", [beside, in_a_folder])
+    @pytest.mark.parametrize("lose", [emptied, made_anew_by_whoever_opened_it])
+    async def test_no_start_migrates_it(
+        self, lose: Any, copying: Any, tmp_path: Path, sqlite_url: str
+    ) -> None:
+        live = file_of(sqlite_url)
+        application = await with_a_copy(tmp_path, sqlite_url, copying(live))
+        lose(live)
+
+        for _ in range(3):
+            with pytest.raises(MigrationError, match="is empty, and .*, holds data") as caught:
+                await application.start(copying(live), "log-and-continue")
+            (failure,) = caught.value.report.targets[0].failures
+            assert (failure.kind, failure.state, failure.blames) == ("corrupt", "clean", "data")
+            assert "snapshots restore newest" in failure.advice
+            assert application.tables == set()
+
+    async def test_the_doctor_says_so(self, tmp_path: Path, sqlite_url: str) -> None:
+        application = await with_a_copy(tmp_path, sqlite_url)
+        emptied(file_of(sqlite_url))
+
+        found = await Migrator(application.target()).doctor()
+
+        assert "is empty, and" in found["app"].damage.found and not found.healthy
+
+    async def test_a_copy_that_is_put_back_ends_that(self, tmp_path: Path, sqlite_url: str) -> None:
+        application = await with_a_copy(tmp_path, sqlite_url)
+        emptied(file_of(sqlite_url))
+        migrator = Migrator(application.target())
+
+        (copy,) = await migrator.snapshots()
+        await migrator.restore_snapshot(copy.place)
+
+        assert (await application.start()).outcome == "migrated"
+        assert application.notes() == ROWS
+
+    async def test_so_does_moving_the_copies_away(self, tmp_path: Path, sqlite_url: str) -> None:
+        application = await with_a_copy(tmp_path, sqlite_url)
+        live = file_of(sqlite_url)
+        emptied(live)
+        (tmp_path / "aside").mkdir()
+        for copy in copies_of(live):
+            copy.rename(tmp_path / "aside" / copy.name)
+
+        assert (await application.start()).outcome == "migrated"
+
+    async def test_a_purge_that_was_configured_is_asked(
+        self, tmp_path: Path, sqlite_url: str
+    ) -> None:
+        application = await with_a_copy(tmp_path, sqlite_url)
+        live = file_of(sqlite_url)
+        (copy,) = copies_of(live)
+        emptied(live)
+
+        assert (await application.start(("purge", {"when": "damaged"}))).outcome == "recovered"
+
+        assert copy.exists() and application.heads == {"r2"}
+
+    async def test_a_copy_without_rows_is_no_reason(self, tmp_path: Path, sqlite_url: str) -> None:
+        """As one is that was made before the first installation."""
+        application = Application(tmp_path, sqlite_url, started=False)
+        live = file_of(sqlite_url)
+        for name in (live, live.with_name(f"{live.name}.snapshot-20260101T000000Z")):
+            made = sqlite3.connect(name)
+            made.executescript("CREATE TABLE t (x); DROP TABLE t")
+            made.close()
+
+        assert (await application.start()).outcome == "migrated"
+
+
+async def with_a_copy(root: Path, url: str, copying: Any = COPYING) -> Application:
+    application = Application(root, url)
+    application.deploy(GOOD)
+    await application.start(copying)
+    return application
 
 
 @pytest.mark.parametrize(("mode", "suffix"), [("wal", "-wal"), ("delete", "-journal")])

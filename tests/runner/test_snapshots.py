@@ -284,6 +284,18 @@ class TestRefused:
             assert snapshot.place in str(refused.value)
         assert await contents(app) == [*ROWS, LATE]
 
+    @on_sqlite
+    async def test_a_copy_of_ones_own_and_the_steps_by_hand_are_told(
+        self, app: Deployed, tmp_path: Path
+    ) -> None:
+        live = Path(str(make_url(app.url).database))
+        mine = shutil.copyfile(live, tmp_path / "mine.db")
+
+        with pytest.raises(RefusedError, match="To put a copy of your own back") as refused:
+            await migrator(app).restore_snapshot(mine)
+
+        assert f"copy {mine} to {live}" in str(refused.value)
+
     @by_template
     async def test_a_database_of_another_role_or_of_another_target(
         self, app: Deployed, postgres_server: Any

@@ -11,7 +11,7 @@ from automigrator import Decision, Failure, Run, hookimpl
 class Restoring:
     """Takes a snapshot, puts it back, and decides."""
 
-    decision: Decision = Decision.CONTINUE
+    decision: Decision | None = Decision.CONTINUE
     effect = "reverting"
 
     @hookimpl
@@ -19,7 +19,7 @@ class Restoring:
         await run.snapshot()
 
     @hookimpl
-    async def on_failure(self, run: Run, failure: Failure) -> Decision:
+    async def on_failure(self, run: Run, failure: Failure) -> Decision | None:
         await run.restore()
         return self.decision
 

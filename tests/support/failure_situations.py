@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -264,6 +265,16 @@ def read_only_file(scene: Scene) -> Target:
     return target
 
 
+@situation("a WAL file on a file system that may only be read", "read-only", SQLITE)
+def read_only_log(scene: Scene) -> Target:
+    disk = scene.disk()
+    scene.move_to(disk)
+    scene.notes.execute("PRAGMA journal_mode = WAL")
+    target = scene.target(GOOD)
+    remount(disk, "ro")
+    return target
+
+
 @situation("a file that is opened to be read only", "read-only", SQLITE)
 def opened_to_read(scene: Scene) -> Target:
     url = f"sqlite+aiosqlite:///file:{scene.file()}?mode=ro&uri=true"
@@ -291,6 +302,14 @@ def read_only_transactions(scene: Scene) -> Target:
 def no_database(scene: Scene) -> Target:
     target = scene.target(GOOD)
     scene.file().write_bytes(f"{ROW} is no database".encode() * 500)
+    return target
+
+
+@situation("a file that was emptied beside a copy of it", "corrupt", SQLITE)
+def emptied(scene: Scene) -> Target:
+    target, live = scene.target(GOOD), scene.file()
+    shutil.copy(live, live.with_name(f"{live.name}.snapshot-20260301T070012Z"))
+    live.write_bytes(b"")
     return target
 
 

@@ -134,7 +134,13 @@ def test_the_risk_follows_from_the_failure(kind: Any, said: str) -> None:
 
 def test_a_schema_that_nobody_could_read_is_not_called_known() -> None:
     run: Any = SimpleNamespace(before=(), wanted=())
-    assert "is not known" in at_risk(run, Failure("unreachable", "no route to host"))
+    for kind in ("unreachable", "disk-full", "history", "read-only"):
+        said = at_risk(run, Failure(kind, "boom"))
+        assert "is not known" in said and "at base" not in said
+    run.before = ("r1",)
+    assert "the database is at r1; which revision the code expects" in at_risk(
+        run, Failure("history", "a revision is missing")
+    )
 
 
 def put_ahead(notes: Application) -> None:

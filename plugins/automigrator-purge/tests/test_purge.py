@@ -61,6 +61,22 @@ async def test_old_data_is_deleted_only_when_that_was_asked_for(file_notes: Appl
     assert left <= {"app.db", "app.db.automigrator-lock"}
 
 
+ONLY_DAMAGED = ("purge", {"when": "damaged"})
+
+
+async def test_a_cache_may_be_purged_for_damage_and_kept_for_a_failing_revision(
+    file_notes: Application,
+) -> None:
+    file_notes.deploy(UNIQUE)
+    with pytest.raises(MigrationError) as info:
+        await file_notes.start(ONLY_DAMAGED)
+    assert "not purged: when='damaged' is for a damaged file alone" in str(info.value)
+    assert file_notes.notes() == ROWS
+
+    (file_notes.root / "app.db").write_bytes(b"no database" * 2000)
+    assert (await file_notes.start(ONLY_DAMAGED)).outcome == "recovered"
+
+
 @pytest.mark.long("options1", "options3", "options0")
 @pytest.mark.parametrize(
     ("options", "left"), [({}, 3), ({"keep": 2}, 2), ({"max_age": 365}, 1), ({"keep": 1}, 1)]

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from support.notes_application import GOOD, ROWS, Application, set_aside
 
 from automigrator import MigrationError, Migrator, Run, Target, TargetReport, hookimpl
+from automigrator.backends.sqlite import backup, codes
 
 
 @pytest.fixture
@@ -104,6 +105,76 @@ async def test_a_page_that_a_revision_finds_damaged(file_notes: Application) -> 
 
     assert (report.outcome, report.failures[0].kind) == ("recovered", "corrupt")
     assert report.failures[0].blames == "data"
+
+
+_HEADER = 100
+"""Bytes in which a copy that SQLite makes counts changes of its own."""
+
+ALWAYS = ("backup-restore", {"snapshot": "always"})
+
+
+@pytest.mark.parametrize("recovery", [(ALWAYS, "purge"), ("purge", ALWAYS)], ids=str)
+async def test_a_page_that_the_check_of_a_snapshot_finds_damaged(
+    recovery: tuple[Any, ...], file_notes: Application
+) -> None:
+    file_notes.deploy(GOOD)
+    file = file_of(file_notes)
+    overwrite_the_page_of_notes(file)
+    damaged = file.read_bytes()[_HEADER:]
+
+    (report,) = (await file_notes.start(*recovery)).targets
+
+    assert (report.outcome, report.before, report.after) == ("recovered", ("r1",), ("r2",))
+    assert [(each.kind, each.blames) for each in report.failures] == [("corrupt", "data")]
+    assert contents(set_aside(report))[_HEADER:] == damaged
+
+
+async def test_where_no_purge_is_named_it_is_damage_all_the_same(file_notes: Application) -> None:
+    file_notes.deploy(GOOD)
+    overwrite_the_page_of_notes(file_of(file_notes))
+
+    report = await refused(file_notes, ALWAYS, "log-and-continue")
+
+    assert [each.kind for each in report.failures] == ["corrupt"]
+    assert report.failures[0].advice.startswith("restore a backup")
+    found = await Migrator(file_notes.target()).doctor()
+    assert "quick_check" in found["app"].damage.found and not found.healthy
+
+
+async def test_a_snapshot_that_alone_is_damaged_is_no_damage_of_the_database(
+    file_notes: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file_notes.deploy(GOOD)
+    copy = backup.copy
+
+    def damaging(source: Path, destination: Path, **options: Any) -> None:
+        copy(source, destination, **options)
+        overwrite_the_page_of_notes(destination)
+
+    monkeypatch.setattr(backup, "copy", damaging)
+
+    report = await refused(file_notes, ALWAYS, "purge")
+
+    assert [each.kind for each in report.failures] == ["hook"]
+    assert file_notes.notes() == ROWS
+
+
+class ChecksAnotherFile:
+    @hookimpl
+    def before_migrate(self, run: Run) -> None:
+        raise codes.DamagedError("a cache of the application's is damaged")
+
+
+async def test_a_hook_that_finds_another_file_damaged_says_nothing_of_the_database(
+    file_notes: Application,
+) -> None:
+    file_notes.deploy(GOOD)
+
+    with pytest.raises(MigrationError) as info:
+        await file_notes.start("purge", plugins=[ChecksAnotherFile()])
+
+    assert [each.kind for each in info.value.report.targets[0].failures] == ["hook"]
+    assert file_notes.notes() == ROWS
 
 
 async def test_a_listener_of_the_application_may_read_what_is_damaged(

@@ -49,11 +49,11 @@ OUTSIDE = (
 
 
 def missing_beside_its_copies(
-    what: str, copies: Sequence[str], put_back: str, make_empty: str
+    what: str, copies: Sequence[str], put_back: str, begin_anew: str
 ) -> JudgedError:
     """Make the error of a database that is not there, where copies of it are.
 
-    An empty one in its place would pass for migrated. `put_back` and `make_empty` say how.
+    An empty one in its place would pass for migrated. `put_back` and `begin_anew` say how.
     """
     return JudgedError(
         "unreachable",
@@ -61,7 +61,7 @@ def missing_beside_its_copies(
         f"{', '.join(copies)}, which automigrator made of it: the database was renamed, moved or "
         "deleted by hand; no empty one was created, and nothing was changed",
         f"bring the database back under its name; if it is lost, {put_back}. If an empty one is "
-        f"meant, make it yourself: {make_empty}",
+        f"meant, {begin_anew}",
     )
 
 

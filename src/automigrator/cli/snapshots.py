@@ -16,6 +16,7 @@ from automigrator.backends.contract.snapshots import Copying, Snapshot
 from automigrator.cli.invocation import Call, answered
 from automigrator.cli.options import Group, common
 from automigrator.cli.output import Answer, json_of
+from automigrator.errors import RefusedError
 from automigrator.printable import escaped, joined
 from automigrator.retention import Limits
 
@@ -152,19 +153,21 @@ def restore(
 ) -> int:
     """Put a copy back, and keep what it replaces.
 
-    PLACE is what the list calls the copy. Stop the application before.
+    PLACE is what the list calls the copy, or newest: the newest snapshot that is whole. Stop the
+    application before.
     """
 
     async def work(call: Call) -> Answer:
         name = call.only_target()
+        chosen = await _newest(call, name, folder) if place == "newest" else place
         await call.confirm(
-            f"{escaped(place)} takes the place of the data of {escaped(name)}; what was written "
+            f"{escaped(chosen)} takes the place of the data of {escaped(name)}; what was written "
             "since it was made is in the copy that is kept of what it replaces, and nowhere else",
             shown=await call.migrator.check(),
         )
         async with call.shown():
             restored = await call.migrator.restore_snapshot(
-                place,
+                chosen,
                 target=name,
                 any_heads=any_heads,
                 disconnect_others=disconnect_others,
@@ -173,6 +176,14 @@ def restore(
         return Answer(restored, str(restored))
 
     return answered(context, work)
+
+
+async def _newest(call: Call, name: str, folder: Path | None) -> str:
+    """Return the place of the newest whole snapshot; what a restore or purge has kept is none."""
+    for each in await call.migrator.snapshots(target=name, folder=folder):
+        if each.whole and each.kind in ("copy", "template", "dump"):
+            return each.place
+    raise RefusedError(f"no whole snapshot of {name} is kept; nothing was changed")
 
 
 @snapshots.command()

@@ -140,7 +140,7 @@ _DECLARED = (
     ),
     event(CRITICAL, "crash-loop", "failed_starts since tries_again_at outcome failure"),
     info("decided", "plugin decision", "{plugin} decided to {decision}"),
-    info("passed", "", "no plugin decided what to do"),
+    info("passed", "done", "{done}"),
     *step(
         debug("hook-started", "hook plugin", "{hook} of {plugin} called"),
         debug(

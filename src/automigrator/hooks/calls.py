@@ -94,6 +94,8 @@ class Call:
 
     acts: int = 0
     cancelled: bool = False
+    raised: Exception | None = None
+    """What the last act that failed has raised."""
 
 
 _current: ContextVar[Call | None] = ContextVar("automigrator_call", default=None)
@@ -111,6 +113,9 @@ def acting(act: str) -> Iterator[None]:
     call.acts += 1
     try:
         yield
+    except Exception as error:
+        call.raised = error
+        raise
     finally:
         call.acts -= 1
 
@@ -150,7 +155,9 @@ async def call(
         result = task.result()
     except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it is blamed on it
         raised = error.__cause__ if isinstance(error, _ExitError) else error
-        raise impl.failed(f"raised {described(raised or error)}") from raised
+        failed = impl.failed(f"raised {described(raised or error)}")
+        failed.of_act = raised is not None and raised is current.raised
+        raise failed from raised
     if impl.hook == "on_failure" and result is not None:
         from automigrator.failure import Decision  # local: a start without a failure needs none
 

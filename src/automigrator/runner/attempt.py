@@ -67,8 +67,8 @@ async def attempt(state: RunState) -> Outcome:
             state.plan = await in_thread(partial(history.digest, history.ids(everything)))
             await count(state)
         raise
-    if not prepared:
-        run.before = finding.heads
+    if not prepared and not (run.rebuilt and run.before):
+        run.before = finding.heads  # of a fresh one they would tell nothing of the old one
     state.after = finding.heads
     if not finding.pending and not finding.unversioned:
         await version_skew.declare(state, finding)
@@ -108,6 +108,8 @@ async def _found(state: RunState) -> Finding:
     finding = await _inspected(state)
     if finding.unversioned:
         await ensure_whole(state)
+    elif not finding.heads and not finding.sight.has_tables:
+        await state.hold.ensure_contents(state.hooks.folders)
     judge(state.target, finding)
     # it reads every pending file, and what those import
     state.plan = await in_thread(partial(history.digest, finding.pending))

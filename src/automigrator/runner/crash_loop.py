@@ -32,6 +32,17 @@ EXCUSED: frozenset[FailureKind] = frozenset({"unreachable", "auth", "lock-timeou
 """Kinds that say nothing about the revisions: a start that met no other is not counted."""
 
 
+def counts(state: RunState) -> bool:
+    """Whether this start counts as one that failed.
+
+    One whose `before_migrate` was refused has changed and kept nothing: it may try for ever.
+    """
+    acts = state.run.acts
+    untouched = not (acts.done("snapshot") or acts.began("stamp"))
+    excused = EXCUSED | {"hook"} if untouched else EXCUSED
+    return any(failure.kind not in excused for failure in state.failures)
+
+
 class CrashLoopError(Exception):
     """Raised when so many starts have failed that this one must not try; carries their record."""
 
@@ -142,6 +153,8 @@ async def last_resort(state: RunState, record: Record) -> Outcome:
             decision = Decision.ABORT
     if decision is Decision.CONTINUE:
         outcome, then = "degraded", "the application starts on the database as it is"
+        if failure.kind == "corrupt":
+            then += ", which is damaged: reads may fail, and writes may make it worse"
     starts = state.start.starts
     facts = {
         "failed_starts": starts.count,
@@ -237,6 +250,11 @@ def _failure(state: RunState, record: Record) -> Failure:
     else:
         why = f"the last failure: {last}"
     again = _time(tries_again_at(starts, state.max_failed_starts))
+    advice = "deploy a repair of the revisions, of env.py or of what they import, or call `await "
+    advice += "migrator.clear()` once the cause is gone"
+    if known.kind == "corrupt":
+        advice = "stop the application before it writes more to a damaged file, and put a copy "
+        advice += "back: `automigrator snapshots restore newest`, or a backup of your own"
     return Failure(
         known.kind,
         f"{_said(starts)}, so this one tried nothing: no snapshot, no migration, no purge and no "
@@ -244,9 +262,7 @@ def _failure(state: RunState, record: Record) -> Failure:
         state=record.state,
         revision=known.revision,
         statement=known.statement,
-        advice="deploy a repair of the revisions, of env.py or of what they import, or call `await "
-        f"migrator.clear()` once the cause is gone; a start after {again} tries once more by "
-        "itself",
+        advice=f"{advice}; a start after {again} tries once more by itself",
         attempt=0,
         database=state.target.url,
     )

@@ -31,7 +31,10 @@ ADVICE: dict[FailureKind, str] = {
     "timeout": "raise the limit that was reached, here or in the server, or split the revision",
     "disk-full": "free disk space, then start again",
     "read-only": "point the target at a database that may be written to",
-    "corrupt": "restore a backup; do not write to the database before it has been looked at",
+    "corrupt": (
+        "restore a backup (`automigrator snapshots list` shows the copies that are kept); do not "
+        "write to the database before it has been looked at"
+    ),
     "revision": "repair the revision and start again",
     "history": "repair the revision files; the database is not the cause",
     "ahead": "deploy the code that knows this revision, or roll the database back with it",
@@ -84,15 +87,22 @@ def diagnose(
     """The failure that `error` is; `otherwise` is its kind where neither it nor the driver says.
 
     `observed`: what was seen of the revisions, once one has begun. A RefusedError carries its own
-    advice. The error is freed of secrets.
+    advice, and so does damage that an act finds. The error is freed of secrets.
     """
-    advice = str(getattr(error, "advice", ""))
+    advice = ""
+    if isinstance(error, HookError) and backend is not None:
+        found, cause = backend.classify(error), error.__cause__
+        if error.of_act and found.kind == "corrupt" and cause is not None:
+            error = cause  # the plugin is not at fault
+        elif isinstance(cause, RefusedError):
+            advice = REFUSED
+        elif error.of_act and found.kind is not None:
+            advice = found.advice or ADVICE[found.kind]
+    advice = advice or str(getattr(error, "advice", ""))
     kind = _kind(error, backend, otherwise)
     if kind == "corrupt" and observed is not None and not observed.saw(error):
         kind = otherwise  # another file, which the revision reads
-    if isinstance(error, HookError) and isinstance(error.__cause__, RefusedError):
-        advice = REFUSED
-    refused = isinstance(error, RefusedError)
+    refused = isinstance(error, RefusedError) and kind != "corrupt"
     secrets = passwords_of(target)
     hide_secrets(error, secrets)
     message = said(error, secrets)

@@ -39,13 +39,25 @@ async def answered(state: RunState, error: Exception) -> Outcome | None:
     decision, whose = await state.decisions.decide(failure)
     state.lasting = Left.of(state.run.failure or failure)
     if decision is None:
-        state.tell("passed")
+        state.tell("passed", done=_passed(state))
     else:
         state.tell("decided", decision=decision.value, plugin=whose)
     if decision is Decision.RETRY:
         return None
     await read_after(state, HASTE_S if failure.kind == "unreachable" else None)
     return "degraded" if decision is Decision.CONTINUE else "failed"
+
+
+def _passed(state: RunState) -> str:
+    """Say what was done about a failure after which nobody told the run to go on."""
+    run = state.run
+    if run.restored and run.taken is not None:
+        done = f"the database was put back from {run.taken.place}"
+    elif run.rebuilt:
+        done = "a fresh database has taken the place of the old one"
+    else:
+        return "no plugin decided what to do"
+    return f"{done}, and no plugin let the application start or asked for another attempt"
 
 
 async def failed(state: RunState, error: Exception, within_s: float | None = None) -> Failure:

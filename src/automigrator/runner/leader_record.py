@@ -11,7 +11,7 @@ from functools import partial
 from automigrator.backends.contract.record import Record
 from automigrator.failure import Decision, Failure, State
 from automigrator.report import Outcome
-from automigrator.runner.crash_loop import EXCUSED, earlier_starts, take_back
+from automigrator.runner.crash_loop import counts, earlier_starts, take_back
 from automigrator.runner.rehearsals.deferral import inherited_deferral, leave_deferral
 from automigrator.runner.session import Session
 from automigrator.runner.state import Left, RunState
@@ -72,13 +72,13 @@ async def leave(state: RunState, outcome: Outcome) -> None:
         if state.rehearsals.deferred:
             await leave_deferral(state)
         elif outcome == "failed" or outcome == "degraded":
-            counts = any(failure.kind not in EXCUSED for failure in state.failures)
-            if not counts:
+            counted = counts(state)
+            if not counted:
                 state.start.starts = earlier_starts(state)
             plan = await _left_to_do(state)
             if state.failures[-1].kind == "unreachable":
                 # what was out of this process's reach may not be out of the next one's
-                if not counts:
+                if not counted:
                     await take_back(state)
             elif plan:
                 said = tuple(failure.to_dict() for failure in state.failures)

@@ -71,7 +71,7 @@ async def skipped(tell: Notifier, targets: Sequence[Target]) -> Report:
     for target in targets:
         if await _unfinished(target):
             why += (
-                f"; {target.name} holds half a migration of a process that was killed: a start "
+                f"; {target.name} may hold half of an earlier migration that did not end: a start "
                 "that migrates may undo it, and with it what the application writes until then"
             )
     tell("skipped", reason=why)

@@ -10,8 +10,6 @@ from automigrator.printable import escaped
 # a child of the core's logger, so that one configuration holds for both
 logger = logging.getLogger("automigrator.log_and_continue")
 
-_UNREAD = frozenset({"unreachable", "auth", "lock-timeout", "timeout"})
-
 
 class LogAndContinue:
     """Strategy: log one CRITICAL record about the failure and answer CONTINUE.
@@ -84,6 +82,8 @@ def at_risk(run: Run, failure: Failure) -> str:
         return "the database is damaged: reads may fail and writes may make it worse"
     if failure.kind == "ahead":
         return "the database is newer than this code, which may misread or damage its data"
-    if failure.kind in _UNREAD and not run.wanted:
+    if not run.wanted and not run.before:
         return "the database could not be read: it is not known whether its schema fits"
+    if not run.wanted:
+        return f"the database is at {before}; which revision the code expects could not be read"
     return f"the database is at {before}, the code expects {wanted}: code for the new schema fails"

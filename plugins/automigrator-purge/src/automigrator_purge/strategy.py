@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Literal, get_args
 
 from automigrator import Decision, Failure, Limits, RefusedError, Run, TargetReport, hookimpl
+
+When = Literal["failed", "damaged"]
 
 
 class Purge:
@@ -14,6 +17,8 @@ class Purge:
     It passes to the next strategy when the core refuses the act.
 
     Arguments:
+        when: `"failed"` acts on a failed revision and on a damaged SQLite file, `"damaged"` on the
+            damaged file alone, and passes after any other failure.
         set_aside: whether to keep the old database under another name.
         keep: how many old databases stay after a purge and a migration that succeeded; None: all.
             The newest always stays.
@@ -32,6 +37,7 @@ class Purge:
     def __init__(
         self,
         *,
+        when: When = "failed",
         set_aside: bool = True,
         keep: int | None = None,
         max_age: timedelta | float | None = None,
@@ -39,6 +45,9 @@ class Purge:
         python_errors: bool = False,
         also: Sequence[str] = (),
     ) -> None:
+        if when not in get_args(When):
+            raise ValueError(f"when must be 'failed' or 'damaged', not {when!r}")
+        self._damaged_only = when == "damaged"
         self._set_aside = _flag("set_aside", set_aside)
         self._limits = Limits(keep, max_age)
         self.python_errors = _flag("python_errors", python_errors)
@@ -50,6 +59,9 @@ class Purge:
     @hookimpl
     async def on_failure(self, run: Run, failure: Failure) -> Decision | None:
         """Replace the database and note where the old data is; pass when that is refused."""
+        if self._damaged_only and failure.kind != "corrupt":
+            run.note("not purged: when='damaged' is for a damaged file alone")
+            return None
         try:
             place = await run.recreate_database(
                 set_aside=self._set_aside,

@@ -55,6 +55,18 @@ class Debris(Frozen):
         return {"what": self.what, "provable": self.provable, "why": self.why}
 
 
+class Damage(Frozen):
+    """What a check for damage came to."""
+
+    found: str = ""
+    """What is damaged, a sentence; "" where nothing is known to be."""
+    unchecked: str = ""
+    """What was not looked at, and who can; "" where all was, or the backend has no such check."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"found": self.found, "unchecked": self.unchecked}
+
+
 class Examiner(Protocol):
     """Looks closely at one target; every call is a look of its own."""
 
@@ -72,6 +84,9 @@ class Examiner(Protocol):
 
     async def copies(self) -> tuple[Copy, ...]:
         """The snapshots and the data set aside that are kept beside the database."""
+
+    async def damage(self) -> Damage:
+        """Check the database for damage, as far as that takes no longer than a few seconds."""
 
     async def existing(self, tables: Sequence[TableName]) -> tuple[TableName, ...]:
         """Those of the tables that exist."""

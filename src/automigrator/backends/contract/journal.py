@@ -32,8 +32,8 @@ def taken_over(places: object) -> Replaced:
 
 
 def undone(place: object, kept: object) -> str:
-    """Say that a migration was undone whose process was killed; `kept`: where the data is."""
-    done = f"the database was put back from {place} after a process was killed"
+    """Say that a migration was undone that had not ended; `kept`: where the data is."""
+    done = f"an earlier migration had not ended: the database was put back from {place}"
     return f"{done}; what it held until now is in {kept}" if kept else done
 
 
@@ -101,7 +101,9 @@ class Entry(Frozen):
         committed: bool | None = None,
         foreign: str = "",
     ) -> str | None:
-        """Say why a migration whose process was killed needs no undoing, or return None.
+        """Say why a migration that was left open needs no undoing, or return None.
+
+        Its process was killed, or it could not put the snapshot back: nobody notes which.
 
         `heads` are the database's now. `unchanged` tells whether schema and rows are those of the
         snapshot at `place`; it is asked only at the heads `before`. `steps` are the revisions that
@@ -113,7 +115,7 @@ class Entry(Frozen):
         heads = tuple(sorted(heads))
         at = ", ".join(heads) or "base"
         if heads == tuple(sorted(self.after)):
-            return f"a migration that was killed had ended at {at}"
+            return f"an earlier migration had ended at {at}"
         if steps is not None and not set(heads) <= {*self.before, *steps}:
             foreign = f"the database is at {at}, where that migration never leads"
         if foreign:
@@ -121,16 +123,16 @@ class Entry(Frozen):
                 f"from {', '.join(self.before) or 'base'} to {', '.join(self.after) or 'base'}"
             )
             return (
-                f"a migration {migration} was killed, and since then somebody has changed the "
-                f"database by hand ({foreign}): nothing was undone; what the database held before "
-                f"that migration is in {place}"
+                f"an earlier migration {migration} did not end, and since then somebody has "
+                f"changed the database by hand ({foreign}): nothing was undone; what the database "
+                f"held before that migration is in {place}"
             )
         if heads == tuple(sorted(self.before)):
             if await unchanged():
-                return "a migration that was killed had changed nothing"
+                return "an earlier migration had changed nothing"
             if committed is False:
                 return (
-                    "a migration that was killed had changed nothing: it had committed nothing, "
+                    "an earlier migration had changed nothing: it had committed nothing, "
                     f"and what differs from {place} was written by others, and stays"
                 )
         return None

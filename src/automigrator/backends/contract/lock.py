@@ -81,6 +81,12 @@ class Hold(ABC):
         """
         return None
 
+    async def ensure_contents(self, folders: Sequence[Path]) -> None:
+        """Raise what `classify` calls corrupt where an empty database has lost what it held.
+
+        `folders`: where copies are besides the usual place.
+        """
+
     @abstractmethod
     async def last(self) -> Record | None:
         """Read the record that the last leader left."""

@@ -178,6 +178,10 @@ class Snapshots(ABC):
             "the backend of this database puts back a run's own snapshot only; nothing was changed"
         )
 
+    def by_hand(self, place: str) -> str:
+        """Say how a person puts back a copy at a place that is none of ours; "" for no such one."""
+        return ""
+
     @abstractmethod
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
         """Delete the target's snapshots beyond the limits, and return them.

@@ -108,7 +108,7 @@ class PostgreSQL(Backend):
                     [f"{copy} (of role {owner!r})" for copy, owner in kept],
                     f'ALTER DATABASE "{kept[-1][0]}" RENAME TO "{name}", or rename another of '
                     "them, if you trust its owner",
-                    f'CREATE DATABASE "{name}"',
+                    f'make it yourself: CREATE DATABASE "{name}"',
                 )
             limit = max(watchdog.SILENT_S, self.access.connect_timeout)
             what = f"CREATE DATABASE {name!r}"

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.contract import declarations
 from automigrator.backends.contract.declarations import Declaration
-from automigrator.backends.contract.examiner import Copy, Debris, TableName
+from automigrator.backends.contract.examiner import Copy, Damage, Debris, TableName
 from automigrator.backends.contract.record import Record, newest
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import notes
@@ -96,6 +96,9 @@ class ServerExaminer:
         return tuple(
             Copy(each.name, each.kind, at_of(each.stamp), sizes.get(each.name, 0)) for each in found
         )
+
+    async def damage(self) -> Damage:
+        return Damage()  # no client can check that
 
     async def existing(self, tables: Sequence[TableName]) -> tuple[TableName, ...]:
         async with self.access.shared() as connection:

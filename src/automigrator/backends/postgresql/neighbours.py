@@ -200,7 +200,7 @@ class Claim(NamedTuple):
             named = quoted_name(self.name)
             remove = f"COMMENT ON DATABASE {named} IS NULL"
         return (
-            f"{self}, tells of a migration of database {self.database!r} that was killed and has "
+            f"{self}, tells of a migration of database {self.database!r} that did not end and has "
             "to be undone. It may be true; but that role is neither this role nor the database's "
             "owner, nor a member of one of them, so nobody can tell; nothing was changed. If it is "
             "a former login of the application, hand it over, and the next start does what it "

@@ -211,8 +211,8 @@ def _create(file: Path) -> bool:
         raise advice.missing_beside_its_copies(
             f"the database file {file.resolve()}",
             list(map(str, kept)),
-            "copy the newest sound one to that name",
-            f"`touch {file.resolve()}`",
+            "put the newest sound copy back: `automigrator snapshots restore newest`",
+            "move these copies to another folder first",
         )
     return files.create(file)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import TypeVar
 
-from automigrator.errors import Shown
+from automigrator.errors import RefusedError, Shown
 
 E = TypeVar("E", bound=sqlite3.Error)
 
@@ -27,6 +27,16 @@ NEWER = (
 
 class BusyError(Shown, TimeoutError):
     """Raised when another connection's transaction was in the way for too long."""
+
+
+class DamagedError(RefusedError):
+    """Raised where it was found that the database file itself is damaged, or has lost its data."""
+
+    kind = "corrupt"
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 def code_of(error: sqlite3.Error) -> int | None:

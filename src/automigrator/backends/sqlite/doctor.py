@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import TypeVar, get_args
 
 from automigrator.backends.contract.declarations import Declaration
-from automigrator.backends.contract.examiner import Copy, Debris, TableName
+from automigrator.backends.contract.examiner import Copy, Damage, Debris, TableName
 from automigrator.backends.contract.record import Record
-from automigrator.backends.sqlite import lock_files, reader
+from automigrator.backends.sqlite import codes, files, lock_files, reader
 from automigrator.backends.sqlite.copying import copies
+from automigrator.backends.sqlite.copying.kept_copies import ensure_contents
 from automigrator.backends.sqlite.files import has_journal, size_of
 from automigrator.backends.sqlite.reader import quoted
 from automigrator.retention import at_of
 from automigrator.support.concurrency import in_thread, shielded
+from automigrator.support.sizes import sized
 
 T = TypeVar("T")
 
 _TEMPORARY = "_alembic_tmp_"
+
+CHECKED_BYTES = 100_000_000
+"""A larger file is not checked page by page: writers would wait for that."""
 
 
 class FileExaminer:
@@ -48,6 +53,9 @@ class FileExaminer:
     async def copies(self) -> tuple[Copy, ...]:
         return await self._of_file(_copies, ())
 
+    async def damage(self) -> Damage:
+        return await self._of_file(_damage, Damage())
+
     async def existing(self, tables: Sequence[TableName]) -> tuple[TableName, ...]:
         names: list[str] = await self._of_file(lambda live: _in_file(live, _tables), [])
         found = {name.lower() for name in names}
@@ -61,6 +69,25 @@ class FileExaminer:
 
     async def rebuild(self, debris: Debris) -> str | None:
         return "what an unfinished batch operation leaves cannot be made whole"
+
+
+def _damage(live: Path) -> Damage:
+    try:
+        ensure_contents(live, ())
+        if files.size_with_log(live) > CHECKED_BYTES:
+            return Damage(
+                unchecked=f"whether a page of it is damaged: it is larger than "
+                f"{sized(CHECKED_BYTES)}; `PRAGMA quick_check` reads all of it, and holds up "
+                "writers meanwhile"
+            )
+        reader.verify(live, ())
+    except codes.DamagedError as error:
+        return Damage(str(error))
+    except sqlite3.DatabaseError as error:
+        if not codes.is_damage(error) or codes.is_newer(error):
+            raise
+        return Damage(f"PRAGMA quick_check says: {error}")
+    return Damage()
 
 
 def left_over(live: Path) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import sqlite3
 from automigrator.backends import advice
 from automigrator.backends.contract.values import Verdict
 from automigrator.backends.sqlite import codes
-from automigrator.backends.sqlite.codes import BusyError
+from automigrator.backends.sqlite.codes import BusyError, DamagedError
 from automigrator.errors import RefusedError
 from automigrator.support.error_chain import chain
 
@@ -112,7 +112,7 @@ def classify(error: BaseException) -> Verdict:
     """Judge by the first error in the chain that carries a result code, an errno or a kind."""
     for each in chain(error):
         if isinstance(each, RefusedError) and each.kind is not None:
-            return Verdict(each.kind)
+            return Verdict(each.kind, of_data=isinstance(each, DamagedError))
         if isinstance(each, BusyError):
             return _BUSY
         if codes.is_newer(each):

@@ -23,7 +23,7 @@ from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.lock_wait import poll, this_process
 from automigrator.backends.sqlite import connections, file_systems, identity, journal, lock_files
-from automigrator.backends.sqlite.copying import copies
+from automigrator.backends.sqlite.copying import copies, kept_copies
 from automigrator.backends.sqlite.recover import recover
 from automigrator.backends.sqlite.side import FileSides
 from automigrator.backends.sqlite.snapshot import FileSnapshots
@@ -160,6 +160,9 @@ class FileHold(SQLiteHold):
     async def declare(self, declared: Sequence[Declaration]) -> None:
         text = declarations.dumped(declared) if declared else None
         await lock_files.put(self._file, lock_files.DECLARED, text)
+
+    async def ensure_contents(self, folders: Sequence[Path]) -> None:
+        await in_thread(lambda: kept_copies.ensure_contents(self._file, folders))
 
     def claim(self, connection: Connection) -> Callable[[], None]:
         watch = self.snapshots.watch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import time
@@ -144,8 +145,29 @@ def look_at_file(path: Path, tables: Sequence[VersionTable]) -> Sight:
         # a journal that a killed process left can only be played back by a writer
         if codes.code_of(error) not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
             raise
-    with looking_at(path, mode="rw") as connection:
-        return look(connection.execute, tables)
+    try:
+        with looking_at(path, mode="rw") as connection:
+            return look(connection.execute, tables)
+    except sqlite3.OperationalError as error:
+        if codes.code_of(error) == sqlite3.SQLITE_CANTOPEN and (what := _read_only(path)):
+            raise codes.coded(sqlite3.OperationalError(what), "SQLITE_READONLY") from error
+        raise
+
+
+def _read_only(path: Path) -> str:
+    """Say why nothing can be written beside a file that can be read; "" where it can."""
+    folder = path.resolve().parent
+    if os.access(folder, os.W_OK | os.X_OK) or not os.access(path, os.R_OK):
+        return ""
+    from automigrator.backends.sqlite.file_systems import file_system_of  # local: for errors alone
+
+    why = f"the folder {folder} may not be written to by this process's user"
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        why = f"{file_system_of(folder)} is mounted read-only"
+    return (
+        f"{path} cannot be opened: {why}, and SQLite has to write beside a file in WAL mode, also "
+        "to read it"
+    )
 
 
 def look(ask: Ask, tables: Sequence[VersionTable]) -> Sight:
@@ -160,6 +182,12 @@ def look(ask: Ask, tables: Sequence[VersionTable]) -> Sight:
             rows = ask(f"SELECT version_num FROM {quoted(found)}")
             heads[table] = tuple(sorted(str(row[0]) for row in rows))
     return Sight(True, heads, bool(names))
+
+
+def is_blank(path: Path) -> bool:
+    """Tell whether a file holds no table, not even an empty one. Raises what reading raises."""
+    with looking_at(path) as connection:
+        return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
 
 
 def quoted(name: str) -> str:

@@ -135,8 +135,8 @@ def _put_back(file: Path, entry: journal.Entry, digest: str) -> str:
     needed = files.size_with_log(file) + files.size_of(place)
     if file.exists() and (short := files.shortage(needed, file.resolve().parent)):
         raise RefusedError(
-            f"a process was killed while {file} was being changed, and to put {place} back "
-            f"{short}; the database was not touched. Free the room, then start again"
+            f"an earlier migration of {file} has to be undone, and to put {place} back {short}; "
+            "the database was not touched. Free the room, then start again"
         )
 
     def keep(through: sqlite3.Connection | None) -> Path:
@@ -177,7 +177,9 @@ def _purged(file: Path, entry: journal.Entry) -> str:
 
 def _refused(place: Path, file: Path, why: str) -> RefusedError:
     return RefusedError(
-        f"a process was killed while {file} was being changed, and the copy to put back, {place}, "
-        f"cannot be used ({why}); the database was not touched. Put that copy, as it was, in its "
-        f"place, or look at the database and delete {files.journal_path(file)}"
+        f"an earlier migration of {file} has to be undone (it was killed, or its snapshot was not "
+        f"put back), and that copy, {place}, cannot be used ({why}); the database was not "
+        "touched. Put that copy, as it was, in its place; or put another one back (`automigrator "
+        "snapshots restore`); or look at the database, and where it is as it should be delete "
+        f"{files.journal_path(file)}"
     )

@@ -101,6 +101,8 @@ class FileSides(Sides):
                 neighbours.ensure_none(connection.execute, file, tables, None)
             if damaged:
                 reader.verify(file, tables)
+                if reader.is_blank(file):
+                    return  # it has lost its data, and there is nothing to lose
         except (sqlite3.Error, codes.BusyError) as error:
             if damaged and codes.is_damage(error) and not codes.is_newer(error):
                 if not files.is_newer(file):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from automigrator.backends.contract.snapshots import (
     Snapshots,
 )
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import backup, files, journal
+from automigrator.backends.sqlite import backup, codes, files, journal, reader
 from automigrator.backends.sqlite.connections import files_of
 from automigrator.backends.sqlite.copying import copies, kept_copies
 from automigrator.backends.sqlite.watch import Watch
@@ -97,7 +97,8 @@ class FileSnapshots(Snapshots):
     ) -> None:
         """Copy the live file to where `entry` says, verify the copy and open the journal.
 
-        Raises RefusedError for a copy that does not pass, and what copying raises.
+        Raises RefusedError for a copy that does not pass, DamagedError where it is the live file
+        that does not, and what copying raises.
         """
         place, owners = Path(entry.snapshot), Owners.of(self.file)
         if folder is None:
@@ -111,10 +112,13 @@ class FileSnapshots(Snapshots):
             files.ensure_space(self.file, place.parent)
         self.stop_watching()
         self.watch = Watch(self.file)
-        backup.copy(self.file, place, cancelled=cancelled)
+        with _damage_told(self.file):
+            backup.copy(self.file, place, cancelled=cancelled)
         try:
             digest = files.digest(place, owners)
             if flaw := copies.unsound(place, entry):
+                with _damage_told(self.file):
+                    reader.verify(self.file, entry.tables)
                 raise copies.unusable(place, flaw)
             inodes = self.file.stat().st_ino, place.stat().st_ino
             progress = journal.Progress(
@@ -208,6 +212,9 @@ class FileSnapshots(Snapshots):
         with self.replacing():
             return await shielded(in_thread(act))
 
+    def by_hand(self, place: str) -> str:
+        return kept_copies.by_hand(self.file, Path(place))
+
     async def prune(self, limits: Limits, folder: Path | None = None) -> tuple[str, ...]:
         good = self._verified[0] if self._verified is not None else None
 
@@ -252,6 +259,20 @@ async def ensure_alone(engine: AsyncEngine, why: str) -> None:
             f"the application attaches {', '.join(others)} to each of its connections, so that "
             f"{why}; nothing was changed"
         )
+
+
+@contextmanager
+def _damage_told(file: Path) -> Iterator[None]:
+    """Context manager: damage that SQLite finds in the live file is a DamagedError."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if not codes.is_damage(error) or codes.is_newer(error):
+            raise
+        raise codes.DamagedError(
+            f"{file} is damaged: the check of its snapshot has found it ({error}). No copy was "
+            "made, and nothing was changed"
+        ) from error
 
 
 def ensure_kept(owners: Owners, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from automigrator.backends.contract.examiner import Copy, Debris
+from automigrator.backends.contract.examiner import Copy, Damage, Debris
 from automigrator.backends.contract.record import Record
 from automigrator.failure import json_fields
 from automigrator.frozen import Frozen
@@ -26,6 +26,8 @@ class TargetCheckup(Frozen):
     """The last leader's record, where it did not reach the wanted heads."""
     copies: tuple[Copy, ...] = ()
     """Our snapshots of the database, and older databases that were set aside."""
+    damage: Damage = Damage()
+    """What a check for damage has found, and what it left out."""
     debris: tuple[Debris, ...] = ()
     """What killed processes of ours left behind and nobody needs."""
     hints: tuple[str, ...] = ()
@@ -43,7 +45,7 @@ class TargetCheckup(Frozen):
     @property
     def healthy(self) -> bool:
         """Whether a run would find nothing to do, and a person nothing to look into."""
-        wrong = self.record, self.debris, self.hints, self.unknown
+        wrong = self.record, self.damage.found, self.debris, self.hints, self.unknown
         return self.reachable and self.status.current and not any(wrong)
 
     def __str__(self) -> str:
@@ -56,6 +58,10 @@ class TargetCheckup(Frozen):
             lines.append(f"  migration lock: held by {self.holder}")
         if self.record:
             lines += [f"  {line}" for line in _said(self.record)]
+        if self.damage.found:
+            lines.append(f"  damaged: {self.damage.found}")
+        if self.damage.unchecked:
+            lines.append(f"  not checked: {self.damage.unchecked}")
         lines += [f"  {copy}" for copy in self.copies]
         lines += [f"  left behind: {each}" for each in self.debris]
         lines += [f"  left behind? {hint}" for hint in self.hints]

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
-from automigrator.backends.contract.examiner import Examiner
+from automigrator.backends.contract.examiner import Damage, Examiner
 from automigrator.migrations.created_tables import there_already
 from automigrator.runner.operations.checkup import Checkup, TargetCheckup
 from automigrator.runner.operations.status import standing
@@ -60,6 +60,7 @@ async def _examined(session: Session, ahead: Ahead) -> TargetCheckup:
         holder=await known("who holds the lock", examiner.holder(), None),
         record=await known("how the last start ended", examiner.record(), None),
         copies=copies,
+        damage=await known("whether it is damaged", examiner.damage(), Damage()),
         debris=await known("what was left behind", examiner.debris(), ()),
         hints=await known("what exists already", _hints(session, examiner, status.pending), ()),
         unknown=tuple(unknown),
@@ -88,7 +89,7 @@ async def _repaired(session: Session, seen: TargetCheckup) -> TargetCheckup:
             sight = await hold.look([session.table])
             if sight.unfinished:
                 done.append(
-                    "nothing was removed: a run was killed, and the next start must first finish "
+                    "nothing was removed: a run did not end, and the next start must first finish "
                     "or undo what it began"
                 )
             else:

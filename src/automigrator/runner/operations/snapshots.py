@@ -112,7 +112,8 @@ async def restore(state: RunState, place: str, options: RestoreOptions) -> Resto
         snapshots = run.offered(hold.snapshots, "snapshots")
         hold.binaries = options.binaries or state.hooks.binaries
         tables = await _tables(session, hold)
-        found = await _found(state, place, tables, options.folder)
+        by_hand = snapshots.by_hand(place)
+        found = await _found(state, place, tables, options.folder, by_hand)
         if found.flaw:
             raise RefusedError(
                 f"{found.place} cannot be put back ({found.flaw}); nothing was changed"
@@ -186,7 +187,11 @@ async def _forgetting(hold: Hold, act: Callable[[], Awaitable[PutBack]]) -> PutB
 
 
 async def _found(
-    state: RunState, place: str, tables: Sequence[VersionTable], folder: Path | None
+    state: RunState,
+    place: str,
+    tables: Sequence[VersionTable],
+    folder: Path | None,
+    by_hand: str = "",
 ) -> Snapshot:
     """Return the copy at a place. Raises RefusedError where it is none of this target's."""
     folders = list(_folders(state.hooks, folder))
@@ -202,7 +207,7 @@ async def _found(
     raise RefusedError(
         f"{place} is no snapshot of {state.run.name}: it is not there, or it is of another "
         f"database, or of a user who is not trusted with this one; nothing was changed. There "
-        f"are: {there}{more}"
+        f"are: {there}{more}{by_hand}"
     )
 
 

@@ -62,8 +62,8 @@ async def recovered(access: ExclusiveAccess, ensure_apart: Callable[[], object])
         if not opened:
             return None
         raise RefusedError(
-            "a process was killed while the database was being changed, and it has to be put "
-            f"back from {', '.join(opened)}: {error}"
+            "an earlier migration has to be undone (it was killed, or its snapshot was not put "
+            f"back), and the database to be put back from {', '.join(opened)}: {error}"
         ) from error
     return await _recovered(access, found, copies)
 
@@ -175,9 +175,7 @@ async def _recovered(
                     if kind == "purged":
                         told.append(taken_over(kept))
                         continue
-                    done.append(
-                        f"what the database had held until a process was killed is in {kept}"
-                    )
+                    done.append(f"what the database held when it was put back is in {kept}")
         text = "; ".join([*done, *told])
         return Replaced(text) if told else text or None
 
@@ -187,7 +185,7 @@ async def _finished(
 ) -> str:
     oid = await databases.oid(access.admin, access.live)
     if entry.state == "restoring" and (replaced or (entry.by_hand and oid != entry.oid)):
-        return f"the database had been put back from {name} when a process was killed"
+        return f"an earlier run had put the database back from {name}"
     replaced_by_hand = entry.state == "migrating" and entry.oid not in (None, oid)
     async with access.connection() as live:
         entry = await settled(live, entry)

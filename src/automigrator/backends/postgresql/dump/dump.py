@@ -255,8 +255,9 @@ async def _intact(
         ) from error
     except OSError as error:
         raise RefusedError(
-            f"database {access.live!r} was being changed when a process was killed or failed, and "
-            f"has to be put back from the dump {path} of host {entry.host}, which cannot be read "
+            f"an earlier migration of database {access.live!r} has to be undone (it was killed, or "
+            f"its snapshot was not put back) from the dump {path} of host {entry.host}, which "
+            "cannot be read "
             f"on {socket.gethostname()} ({error.strerror}); nothing was changed. Start where that "
             f"file is, or bring it here. {way_out}"
         ) from error

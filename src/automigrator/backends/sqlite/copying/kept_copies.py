@@ -13,7 +13,7 @@ from pathlib import Path
 
 from automigrator.backends.contract.snapshots import PutBack, Snapshot, SnapshotKind
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import backup, files, journal, reader
+from automigrator.backends.sqlite import backup, codes, files, journal, reader
 from automigrator.backends.sqlite.copying import copies
 from automigrator.errors import RefusedError
 from automigrator.support.owned_files import Owners
@@ -77,6 +77,54 @@ def put_back(live: Path, snapshot: Snapshot, tables: tuple[str, ...], check_room
         files.remove(side, owners)
     journal.clear(live)
     return PutBack(str(named), str(kept) if kept is not None else "")
+
+
+def ensure_contents(live: Path, folders: Sequence[Path]) -> None:
+    """Raise DamagedError for a file without any table beside copies of it that have some.
+
+    What a restore has replaced does not count: it may have put back the empty database that was
+    there before the first installation.
+    """
+    if not live.exists() or not reader.is_blank(live):
+        return
+    places = copies.kept(live, "snapshot", "purged", "corrupt")
+    for folder in folders:
+        places += copies.kept(live, "snapshot", folder=folder)
+    if held := [str(each) for each in dict.fromkeys(places) if _held_data(each)]:
+        raise codes.DamagedError(
+            f"{live} is empty, and {', '.join(held[-_TOLD:])}, which automigrator made of it, "
+            f"{'holds' if len(held) == 1 else 'hold'} data: the file was emptied, or deleted and "
+            "made anew. No revision is run on the empty one, and nothing was changed",
+            "stop the application and put the newest sound copy back: `automigrator snapshots "
+            "restore newest`. If an empty database is meant, move these copies to another folder "
+            "first",
+        )
+
+
+_TOLD = 3
+"""Copies that a refusal lists."""
+
+
+def _held_data(place: Path) -> bool:
+    """Whether a copy has a table, or cannot be read and may have had one."""
+    try:
+        return place.stat().st_size > 0 and not reader.is_blank(place)
+    except (sqlite3.Error, codes.BusyError):
+        return True
+
+
+def by_hand(live: Path, place: Path) -> str:
+    """Say how a person puts back a copy that is none of ours; "" where there is no such file."""
+    if not place.is_file():
+        return ""
+    noted = files.journal_path(live), files.progress_path(live)
+    return (
+        f". To put a copy of your own back by hand: stop the application; check the copy with "
+        f"`sqlite3 {place} 'PRAGMA integrity_check'`; move {live} away together with its -wal, "
+        f"-shm and -journal; copy {place} to {live}, and its own -wal or -journal, where it has "
+        f"one, to the same name with that ending; delete {noted[0]} and {noted[1]}, where they "
+        "are; start the application again"
+    )
 
 
 def _described(path: Path, tables: Sequence[VersionTable]) -> Snapshot:
