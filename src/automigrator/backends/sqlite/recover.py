@@ -16,8 +16,8 @@ from automigrator.backends.contract.journal import (
 )
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.sqlite import backup, codes, files, journal, reader
+from automigrator.backends.sqlite.companions import journal_path
 from automigrator.backends.sqlite.copying import copies
-from automigrator.backends.sqlite.files import journal_path
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import in_thread
 from automigrator.support.owned_files import NotOursError, Owners
@@ -179,5 +179,5 @@ def _refused(place: Path, file: Path, why: str) -> RefusedError:
     return RefusedError(
         f"a process was killed while {file} was being changed, and the copy to put back, {place}, "
         f"cannot be used ({why}); the database was not touched. Put that copy, as it was, in its "
-        f"place, or look at the database and delete {files.journal_path(file)}"
+        f"place, or look at the database and delete {journal_path(file)}"
     )
