@@ -14,6 +14,7 @@ import automigrator
 
 HEAVY = {
     "alembic",
+    "configparser",
     "difflib",
     "email",
     "importlib.metadata",

@@ -23,7 +23,7 @@ from support.notes_application import BROKEN, GOOD, HALF_WAY, ROWS, UNIQUE, Appl
 
 from automigrator import Event, MigrationError, Migrator, Run, Target, TargetReport, hookimpl
 from automigrator.backends.sqlite import backup, journal, reader, side
-from automigrator.backends.sqlite.files import journal_path
+from automigrator.backends.sqlite.companions import journal_path
 
 pytestmark = [
     pytest.mark.plugins,

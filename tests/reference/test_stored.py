@@ -17,7 +17,7 @@ from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import names, notes
 from automigrator.backends.postgresql.dump import files as dumps
 from automigrator.backends.postgresql.locking import advisory, session
-from automigrator.backends.sqlite import files, lock_files
+from automigrator.backends.sqlite import companions, lock_files
 from automigrator.backends.sqlite.copying import copies
 from automigrator.migrations.static import cache
 from automigrator.migrations.static.layout import Layout
@@ -44,9 +44,9 @@ def shown(name: str) -> str:
 def test_files_beside_a_sqlite_database() -> None:
     made = [
         *(lock_files.path_of(LIVE, each) for each in suffixes(lock_files)),
-        files.journal_path(LIVE),
-        files.progress_path(LIVE),
-        *(files.beside(LIVE, f".{kind}-{STAMP}") for kind in get_args(copies.Kind)),
+        companions.journal_path(LIVE),
+        companions.progress_path(LIVE),
+        *(companions.beside(LIVE, f".{kind}-{STAMP}") for kind in get_args(copies.Kind)),
     ]
     named = {shown(each.name) for each in made}
     assert cells("Beside a SQLite file") - {"….partial", "….automigrator-new"} == named

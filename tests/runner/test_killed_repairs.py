@@ -16,7 +16,7 @@ from support import alembic_projects
 from support.notes_application import ROWS
 
 from automigrator import Migrator
-from automigrator.backends.sqlite.files import progress_path
+from automigrator.backends.sqlite.companions import progress_path
 
 pytestmark = [
     pytest.mark.plugins,

@@ -15,7 +15,7 @@ from support.notes_application import BROKEN, GOOD, ROWS, Application
 
 from automigrator import Decision, Failure, MigrationError, Run, Target, hookimpl
 from automigrator.backends.sqlite import reader
-from automigrator.backends.sqlite.files import journal_path
+from automigrator.backends.sqlite.companions import journal_path
 
 pytestmark = [
     pytest.mark.plugins,

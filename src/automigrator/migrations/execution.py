@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -20,8 +20,10 @@ from automigrator.errors import UnknownRevisionError
 from automigrator.frozen import Frozen
 from automigrator.migrations.history import History
 from automigrator.migrations.observation import Observation
-from automigrator.migrations.statement_meter import StatementMeter
 from automigrator.target import Target
+
+if TYPE_CHECKING:
+    from automigrator.migrations.statement_meter import StatementMeter
 
 
 class Stopped(BaseException):

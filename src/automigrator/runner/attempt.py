@@ -19,8 +19,6 @@ from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
 from automigrator.runner.interruption import repair
 from automigrator.runner.leader_record import inherited
 from automigrator.runner.read_back import read_back
-from automigrator.runner.rehearsals.deferral import cut
-from automigrator.runner.rehearsals.rehearsal import rehearse
 from automigrator.runner.state import RunState
 from automigrator.support.concurrency import in_thread
 from automigrator.support.loggers import logger_of
@@ -78,7 +76,10 @@ async def attempt(state: RunState) -> Outcome:
     state.enter("writing down that this start began")
     await count(state)
     if not prepared:
-        finding = await rehearse(state, finding)
+        if state.rehearse is not None:
+            from automigrator.runner.rehearsals.rehearsal import rehearse  # local: few do
+
+            finding = await rehearse(state, finding)
         if state.rehearsals.deferred:
             if not finding.pending:
                 return _reached(state)
@@ -87,7 +88,11 @@ async def attempt(state: RunState) -> Outcome:
         with run.acts.act("prepare"):
             await state.hooks.before_migrate(run, state.hook_told)
     if await _stamped(state, finding):
-        finding = cut(await _found(state), state.rehearsals.deferred, await session.history())
+        finding = await _found(state)
+        if state.rehearsals.deferred:
+            from automigrator.runner.rehearsals.deferral import cut
+
+            finding = cut(finding, state.rehearsals.deferred, await session.history())
         await version_skew.declare(state, finding)
     await _along(state, finding)
     return _reached(state)

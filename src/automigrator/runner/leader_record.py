@@ -12,7 +12,6 @@ from automigrator.backends.contract.record import Record
 from automigrator.failure import Decision, Failure, State
 from automigrator.report import Outcome
 from automigrator.runner.crash_loop import counts, earlier_starts, take_back
-from automigrator.runner.rehearsals.deferral import inherited_deferral, leave_deferral
 from automigrator.runner.session import Session
 from automigrator.runner.state import Left, RunState
 from automigrator.support.concurrency import in_thread
@@ -46,6 +45,8 @@ async def inherited(state: RunState) -> Outcome | None:
     if not failures:
         return None  # it cannot be told what happened
     state.leads = False
+    from automigrator.runner.rehearsals.deferral import inherited_deferral  # local: for failures
+
     if inherited_deferral(state, record, failures[-1]):
         state.run.notes.append(f"{record.leader} has {failures[-1].message}")
         state.tell("followed", leader=record.leader, outcome=record.outcome)
@@ -70,6 +71,10 @@ async def leave(state: RunState, outcome: Outcome) -> None:
         return
     try:
         if state.rehearsals.deferred:
+            from automigrator.runner.rehearsals.deferral import (
+                leave_deferral,  # local: few rehearse
+            )
+
             await leave_deferral(state)
         elif outcome == "failed" or outcome == "degraded":
             counted = counts(state)

@@ -31,7 +31,7 @@ TWO = partial(alembic_projects.linear, n=2)
 STOCK = ["generic", "async"]
 """Alembic's own templates: a sync env.py and an async one."""
 
-MOST_TRIPS = 112
+MOST_TRIPS = {"generic": 86, "async": 80}
 """Round trips of a first start with two revisions; plain Alembic makes about twenty."""
 
 
@@ -74,7 +74,7 @@ async def test_a_stock_env_migrates_with_at_most_four(
     report = await run(target)
     assert (report.outcome, report.after) == ("migrated", ("r2",))
     assert len(door.let_in) <= 4, (report.drive, door.let_in)
-    assert door.trips <= MOST_TRIPS, report.drive
+    assert door.trips <= MOST_TRIPS[kind], report.drive
     await engine.dispose()
 
 

@@ -15,7 +15,7 @@ from support.postgres_server import Server
 
 from automigrator.backends.contract.values import VersionTable
 from automigrator.backends.postgresql import databases, neighbours, settings
-from automigrator.backends.postgresql.names import name_beside, ours
+from automigrator.backends.postgresql.names import Ours, name_beside, ours
 from automigrator.backends.postgresql.sql import literal, quoted_name, run
 from automigrator.errors import RefusedError
 
@@ -388,8 +388,8 @@ async def test_only_names_of_ours_are_ours(admin: AsyncConnection, postgres_name
     ):
         await databases.create(admin, name)
     assert await ours(admin, live) == [
-        (mine[1], "snapshot", "20260101a"),
-        (mine[0], "purged", "20260102"),
+        Ours(mine[1], "snapshot", "20260101a"),
+        Ours(mine[0], "purged", "20260102"),
     ]
 
 

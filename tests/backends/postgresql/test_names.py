@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from automigrator.backends.postgresql.names import among, name_beside
+from automigrator.backends.postgresql.names import Ours, among, name_beside
 
 STAMP = "20260101T120000000001Z"
 ODD = ["App", "my-app", "2024", 'a"b', "a b", "ж" * 31, "☃" * 21, "x" * 63, "X" * 40]
@@ -17,7 +17,7 @@ def test_a_name_needs_no_quotes_and_leads_back_to_its_database(live: str) -> Non
     name = name_beside(live, "snapshot", STAMP)
 
     assert re.fullmatch("[a-z_][a-z0-9_]{0,62}", name)
-    assert among([name], live) == [(name, "snapshot", STAMP)]
+    assert among([name], live) == [Ours(name, "snapshot", STAMP)]
     assert among([name], f"{live}_2") == among([name], live[:-1] + "y") == []
 
 
@@ -35,7 +35,7 @@ OLD = {
 
 @pytest.mark.parametrize("live", OLD)
 def test_the_name_that_an_earlier_release_gave_still_counts(live: str) -> None:
-    assert among([OLD[live]], live) == [(OLD[live], "snapshot", STAMP)]
+    assert among([OLD[live]], live) == [Ours(OLD[live], "snapshot", STAMP)]
 
 
 def test_old_and_new_names_are_in_the_order_of_their_times() -> None:

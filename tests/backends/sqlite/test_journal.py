@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from automigrator.backends.sqlite import journal
-from automigrator.backends.sqlite.files import journal_path
+from automigrator.backends.sqlite.companions import journal_path
 from automigrator.backends.sqlite.journal import Entry, Progress
 from automigrator.backends.sqlite.recover import recover
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.sqlite_files import checksum, connect, make, names, version
 
-from automigrator.backends.sqlite import backup, files
+from automigrator.backends.sqlite import backup, companions
 
 
 def test_replace_takes_the_place_with_its_permissions_and_without_old_sidecars(
@@ -19,7 +19,7 @@ def test_replace_takes_the_place_with_its_permissions_and_without_old_sidecars(
     live = make(tmp_path / "app.db", rows=50)
     live.chmod(0o600)
     new = make(tmp_path / "new.db", rows=20, version="n1")
-    for suffix in files.SIDECARS:
+    for suffix in companions.SIDECARS:
         (tmp_path / f"app.db{suffix}").write_bytes(b"stale")
     (tmp_path / "app.db.automigrator-new").write_bytes(b"left by a kill")
     backup.replace(new, live)

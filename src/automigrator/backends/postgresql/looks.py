@@ -9,7 +9,7 @@ import asyncio
 import weakref
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,6 +27,7 @@ from automigrator.backends.postgresql.sql import (
     rows_of,
 )
 from automigrator.errors import JudgedError, NoAnswerError
+from automigrator.frozen import Frozen
 from automigrator.support.concurrency import within
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ _PLACES = _LOOK.format(filled=", filled as (select false as is_filled)")
 _PLACES_AND_FILLED = _LOOK.format(filled=_FILLED)
 
 
-class View(NamedTuple):
+class View(Frozen):
     """A sight, and where its connection looks for tables.
 
     `opened` are the databases of the server whose comment is an open record of ours, or whose name

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, cast, get_args
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -18,6 +18,7 @@ from automigrator.backends.postgresql.sql import (
     rows_of,
 )
 from automigrator.errors import RefusedError
+from automigrator.frozen import Frozen
 
 Kind = Literal["snapshot", "purged", "undone", "side", "replaced"]
 
@@ -130,7 +131,7 @@ class TargetName:
         return self.own
 
 
-class Ours(NamedTuple):
+class Ours(Frozen):
     """A database that automigrator put beside a target."""
 
     name: str

@@ -256,7 +256,7 @@ async def any_claim(connection: AsyncConnection, keys: Sequence[int]) -> bool:
             or exists (select from pg_namespace n where n.nspname = '{SCHEMA_OF_OURS}' and (
                 n.nspowner not in {OURS_HERE} or exists (
                     select from pg_type t where t.typnamespace = n.oid
-                    and t.typname = any(cast(:names as name[])))))
+                    and t.typname = any(cast(cast(:names as text[]) as name[])))))
     """
     names = [f"{kind}{ending_of(key)}" for kind in get_args(Note) for key in keys]
     ((found,),) = await rows_of(connection, query, names=names)

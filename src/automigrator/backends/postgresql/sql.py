@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from automigrator.frozen import Frozen
 
 NO_LIMITS = """
     select set_config(name, '0', true) from pg_settings
@@ -107,7 +109,7 @@ PATH = f"""
 """For WITH: `ours` has one row, a `SearchPath`. In a session of ours alone."""
 
 
-class SearchPath(NamedTuple):
+class SearchPath(Frozen):
     """Where the application's connections look for tables."""
 
     setting: str = ""

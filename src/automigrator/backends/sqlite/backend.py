@@ -17,10 +17,9 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.sessions import Sessions, in_autocommit
 from automigrator.backends.contract.values import Sight, Verdict, VersionTable
 from automigrator.backends.pools import emptied, keep_none_idle
-from automigrator.backends.sqlite import codes, connections, files, reader
+from automigrator.backends.sqlite import codes, companions, connections, reader
 from automigrator.errors import ConfigurationError
 from automigrator.support.concurrency import in_thread
-from automigrator.support.error_chain import chain
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -201,9 +200,10 @@ def _create(file: Path) -> bool:
     Nor beside a log: SQLite would delete it, or play it into the new file.
     """
     from automigrator.backends import advice
+    from automigrator.backends.sqlite import files
     from automigrator.backends.sqlite.copying import copies
 
-    beside = files.sidecars(file.resolve())
+    beside = companions.sidecars(file.resolve())
     logs = [p for p in beside if files.size_of(p) and not p.name.endswith("-shm")]
     if logs and not file.exists():
         raise advice.missing_beside_its_log(f"the database file {file.resolve()}", str(logs[0]))
@@ -218,9 +218,9 @@ def _create(file: Path) -> bool:
 
 
 def _look(file: Path, tables: Sequence[VersionTable]) -> Sight:
-    files.ensure_own_log(file)
+    companions.ensure_own_log(file)
     sight = reader.look_at_file(file, tables)
-    return sight._replace(unfinished=files.has_journal(file))
+    return sight._replace(unfinished=companions.has_journal(file))
 
 
 class FileSessions(Sessions):
@@ -243,6 +243,7 @@ class FileSessions(Sessions):
 
     def eases(self, error: BaseException) -> bool:
         from automigrator.backends.sqlite.foreign_keys import KeysInTheWayError
+        from automigrator.support.error_chain import chain
 
         in_the_way = any(isinstance(each, KeysInTheWayError) for each in chain(error))
         if self._keys_off or not in_the_way:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from automigrator.backends.sqlite import codes, files, reader
+from automigrator.backends.sqlite import codes, companions, files, reader
 from automigrator.backends.sqlite.copying.copies import Kind
 from automigrator.backends.sqlite.overwrite import PAGES_A_STEP, Keep, UnfitError, overwrite
 from automigrator.backends.sqlite.reader import Wait
@@ -114,7 +114,7 @@ def replace(new: Path, live: Path) -> None:
     with files.new_file(live, ".automigrator-new", owners) as (temporary, _):
         _copy_into(temporary, new)
         # a -wal or hot -journal of the old file would be played into the new one
-        for sidecar in files.sidecars(live):
+        for sidecar in companions.sidecars(live):
             sidecar.unlink(missing_ok=True)
         files.sync_folder(live.parent)
 
@@ -141,11 +141,11 @@ def set_aside(live: Path, reason: Kind, through: sqlite3.Connection | None = Non
 
 def _lost_its_contents(live: Path) -> bool:
     """Tell whether all that is left of a database is a log, which opening it would delete."""
-    return files.size_of(live) == 0 and files.size_of(files.beside(live, "-wal")) > 0
+    return files.size_of(live) == 0 and files.size_of(companions.beside(live, "-wal")) > 0
 
 
 def _under_a_free_name(live: Path, label: str, copier: Callable[[Path, Path], None]) -> Path:
-    place, number = files.beside(live, f".{label}"), 1
+    place, number = companions.beside(live, f".{label}"), 1
     while True:
         try:
             files.ensure_absent(place)
@@ -153,4 +153,4 @@ def _under_a_free_name(live: Path, label: str, copier: Callable[[Path, Path], No
             return place
         except FileExistsError:
             number += 1
-            place = files.beside(live, f".{label}-{number}")
+            place = companions.beside(live, f".{label}-{number}")

@@ -12,9 +12,10 @@ from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.examiner import Copy, Damage, Debris, TableName
 from automigrator.backends.contract.record import Record
 from automigrator.backends.sqlite import codes, files, lock_files, reader
+from automigrator.backends.sqlite.companions import has_journal
 from automigrator.backends.sqlite.copying import copies
 from automigrator.backends.sqlite.copying.kept_copies import ensure_contents
-from automigrator.backends.sqlite.files import has_journal, size_of
+from automigrator.backends.sqlite.files import size_of
 from automigrator.backends.sqlite.reader import quoted
 from automigrator.retention import at_of
 from automigrator.support.concurrency import in_thread, shielded

@@ -11,48 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from automigrator.backends.sqlite.companions import SIDECARS, beside, sidecars
 from automigrator.support.owned_files import NOT_THERE_FOR, Owners, ensure_same
-
-SIDECARS = ("-wal", "-shm", "-journal")
-
-
-def beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def journal_path(live: Path) -> Path:
-    """Name our journal of a database: the same one whichever link leads to the database."""
-    return beside(live.resolve(), ".automigrator-journal.json")
-
-
-def progress_path(live: Path) -> Path:
-    """Name the file that tells how far the migration of the journal came."""
-    return beside(live.resolve(), ".automigrator-progress.json")
-
-
-def has_journal(live: Path) -> bool:
-    """Tell whether a database has an open journal that its own users may have written."""
-    path = journal_path(live)
-    return os.path.lexists(path) and Owners.of(live).whose(path) in ("ours", "doubtful")
-
-
-def ensure_own_log(live: Path) -> None:
-    """Raise NotOursError for a log of a stranger, which SQLite would play into the database.
-
-    Or write through, where it is a link.
-    """
-    wal, _, journal = sidecars(live.resolve())
-    for log in (wal, journal):
-        # a reader may leave an empty one
-        if os.path.lexists(log) and os.lstat(log).st_size:
-            owners = Owners.of(live)
-            if owners.whose(log) == "foreign":
-                raise owners.refusal(log, "foreign")
-
-
-def sidecars(path: Path) -> list[Path]:
-    """Name SQLite's files beside a database, which lie beside the end of a link."""
-    return [beside(path, suffix) for suffix in SIDECARS]
 
 
 def size_of(path: Path) -> int:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from automigrator.backends.contract import journal as contract
-from automigrator.backends.sqlite.files import journal_path, progress_path, write_durably
+from automigrator.backends.sqlite.companions import journal_path, progress_path
+from automigrator.backends.sqlite.files import write_durably
 from automigrator.errors import RefusedError
 from automigrator.frozen import Frozen
 from automigrator.support import json_object

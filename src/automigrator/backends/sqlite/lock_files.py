@@ -17,8 +17,9 @@ from pathlib import Path
 from automigrator.backends.contract import declarations, record
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.record import Record
+from automigrator.backends.sqlite.companions import beside
 from automigrator.backends.sqlite.file_systems import file_system_of
-from automigrator.backends.sqlite.files import beside, write_durably
+from automigrator.backends.sqlite.files import write_durably
 from automigrator.backends.sqlite.identity import identity_of
 from automigrator.errors import JudgedError
 from automigrator.support import json_object

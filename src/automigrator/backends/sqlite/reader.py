@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.sqlite import codes, files
+from automigrator.backends.sqlite import codes, companions
 from automigrator.support.backoff import Deadline
 
 BUSY_S = 10.0
@@ -107,7 +107,7 @@ def looking_at(
     It leaves no sidecars behind. It waits `seconds` for a writer, BUSY_S unless told.
     """
     wait = Wait(path, "read", BUSY_S if seconds is None else seconds, cancelled)
-    sidecars = files.sidecars(path.resolve())
+    sidecars = companions.sidecars(path.resolve())
     before = [p for p in sidecars if p.exists()]
     try:
         with closing(connect(path, mode)) as connection:

@@ -16,8 +16,8 @@ from automigrator.backends.contract.journal import (
 )
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.sqlite import backup, codes, files, journal, reader
+from automigrator.backends.sqlite.companions import journal_path
 from automigrator.backends.sqlite.copying import copies
-from automigrator.backends.sqlite.files import journal_path
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import in_thread
 from automigrator.support.owned_files import NotOursError, Owners
@@ -181,5 +181,5 @@ def _refused(place: Path, file: Path, why: str) -> RefusedError:
         f"put back), and that copy, {place}, cannot be used ({why}); the database was not "
         "touched. Put that copy, as it was, in its place; or put another one back (`automigrator "
         "snapshots restore`); or look at the database, and where it is as it should be delete "
-        f"{files.journal_path(file)}"
+        f"{journal_path(file)}"
     )

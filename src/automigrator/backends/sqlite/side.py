@@ -24,7 +24,16 @@ from automigrator.backends.contract.sides import Contents, Known, Side, Sides
 from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.backends.pools import emptied
-from automigrator.backends.sqlite import backup, codes, contents, files, journal, neighbours, reader
+from automigrator.backends.sqlite import (
+    backup,
+    codes,
+    companions,
+    contents,
+    files,
+    journal,
+    neighbours,
+    reader,
+)
 from automigrator.backends.sqlite.connections import named_like
 from automigrator.backends.sqlite.copying import copies
 from automigrator.backends.sqlite.overwrite import Keep
@@ -66,7 +75,7 @@ class FileSides(Sides):
     @asynccontextmanager
     async def _beside(self, stamp: str, make: Make, prepared: bool) -> AsyncIterator[SideFile]:
         """Context manager: a side that `make` makes, removed at exit unless it is needed."""
-        place = files.beside(self._file, f".side-{stamp}")
+        place = companions.beside(self._file, f".side-{stamp}")
         url = self._access.url
         engine = self._access.engine(named_like(url, place), prepared=prepared)
         side = SideFile(engine, url.set(database=str(place), query={}), str(place))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import configparser
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from automigrator.frozen import Frozen
+from automigrator.migrations.static.ini import options_of
 
 if TYPE_CHECKING:
     from automigrator.target import Target
@@ -48,7 +48,7 @@ def layout_of(target: Target) -> Layout | None:
         return Layout(path.absolute(), (path.absolute() / "versions",))
     try:
         return _laid_out(_Options(path, target.section), path)
-    except (OSError, ValueError, KeyError, TypeError, configparser.Error):
+    except Exception:  # noqa: BLE001 - met again by Alembic, which tells it
         return None
 
 
@@ -64,9 +64,7 @@ class _Options:
 
     def __init__(self, path: Path, section: str) -> None:
         ini, toml = ini_and_toml(path)
-        self.section = section
-        self.ini = configparser.ConfigParser({"here": ini.absolute().parent.as_posix()})
-        self.ini.read(ini, encoding="utf-8")
+        self.ini = options_of(ini, section)
         self.toml: dict[str, Any] = {}
         if toml.exists():
             import tomllib  # local: most projects have none
@@ -75,8 +73,8 @@ class _Options:
         self.here = {"here": toml.absolute().parent.as_posix()}
 
     def get(self, name: str) -> Any:
-        if self.ini.has_option(self.section, name):
-            return self.ini.get(self.section, name)
+        if name in self.ini:
+            return self.ini[name]
         value = self.toml.get(name)
         if isinstance(value, list):
             return [each % self.here for each in value]

@@ -40,7 +40,8 @@ async def rehearse(state: RunState, finding: Finding) -> Finding:
     says how far it came.
     """
     options = state.rehearse
-    if options is None or state.run.empty:
+    assert options is not None
+    if state.run.empty:
         return finding
     if state.rehearsals.passed != state.plan:
         began, before = time.monotonic(), state.rehearsals.seconds or 0.0

@@ -65,10 +65,9 @@ class Turns:
             self.key, self._suffix = key, suffix
         else:
             ((found,),) = await rows_of(self.admin, _ELSEWHERE, key=key)
-        lower, elsewhere = found
-        if lower:
+        if found == "lower":
             await self.let_go()
-        return not elsewhere
+        return not found
 
     async def let_go(self) -> None:
         if self.key is not None:
@@ -83,8 +82,10 @@ _HOLDERS = """
       and (l.classid::bigint << 32 | l.objid::bigint) = cast(:key as bigint)
 """
 
+# text: asyncpg must ask the server about each other type of an array, by four round trips
 _ELSEWHERE = f"""
-    select array[coalesce(bool_or(l.database < d.oid), false), count(*) > 0]
+    select case when count(*) = 0 then '' when bool_or(l.database < d.oid) then 'lower'
+           else 'higher' end
     from {_HOLDERS} and l.database <> d.oid
 """
 

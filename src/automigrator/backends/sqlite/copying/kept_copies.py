@@ -13,7 +13,7 @@ from pathlib import Path
 
 from automigrator.backends.contract.snapshots import PutBack, Snapshot, SnapshotKind
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import backup, codes, files, journal, reader
+from automigrator.backends.sqlite import backup, codes, companions, files, journal, reader
 from automigrator.backends.sqlite.copying import copies
 from automigrator.errors import RefusedError
 from automigrator.support.owned_files import Owners
@@ -58,7 +58,7 @@ def put_back(live: Path, snapshot: Snapshot, tables: tuple[str, ...], check_room
             f"to put {place} back, and to keep what it replaces, {short}; nothing was changed. "
             f"{files.ROOM}"
         )
-    before = _text(files.journal_path(live))
+    before = _text(companions.journal_path(live))
     named = _as_snapshot(live, place)
     # in one write: the journal that was open is replaced by this one
     journal.write(live, entry._replace(snapshot=str(named)))
@@ -69,7 +69,7 @@ def put_back(live: Path, snapshot: Snapshot, tables: tuple[str, ...], check_room
     except Exception as error:
         # where the live file cannot be read, the next start has to end what was begun
         if isinstance(error, TimeoutError) or _is_readable(live, tables):
-            files.write_durably(files.journal_path(live), before, like=live)
+            files.write_durably(companions.journal_path(live), before, like=live)
             if named != place:
                 named.rename(place)
         raise
@@ -117,7 +117,7 @@ def by_hand(live: Path, place: Path) -> str:
     """Say how a person puts back a copy that is none of ours; "" where there is no such file."""
     if not place.is_file():
         return ""
-    noted = files.journal_path(live), files.progress_path(live)
+    noted = companions.journal_path(live), companions.progress_path(live)
     return (
         f". To put a copy of your own back by hand: stop the application; check the copy with "
         f"`sqlite3 {place} 'PRAGMA integrity_check'`; move {live} away together with its -wal, "
@@ -157,7 +157,7 @@ def _is_readable(live: Path, tables: Sequence[str]) -> bool:
 
 def _ensure_no_log(live: Path) -> None:
     """Raise RefusedError where a log is all that is left: it would be lost."""
-    left = [p for p in files.sidecars(live.resolve()) if files.size_of(p)]
+    left = [p for p in companions.sidecars(live.resolve()) if files.size_of(p)]
     if left and not live.exists():
         raise RefusedError(
             f"{live} is missing, and {left[0]} is still there, which may hold committed rows; "
@@ -169,11 +169,11 @@ def _as_snapshot(live: Path, place: Path) -> Path:
     """Give what was set aside the name of a snapshot: the next start puts back no other."""
     if _kind_of(place) == "copy":
         return place
-    named, number = files.beside(live.resolve(), f".snapshot-{copies.stamp_of(place)}"), 1
+    named, number = companions.beside(live.resolve(), f".snapshot-{copies.stamp_of(place)}"), 1
     while named.exists():
         number += 1
         stamp = copies.stamp_of(place).partition("-")[0]
-        named = files.beside(live.resolve(), f".snapshot-{stamp}-{number}")
+        named = companions.beside(live.resolve(), f".snapshot-{stamp}-{number}")
     place.rename(named)
     files.sync_folder(named.parent)
     return named

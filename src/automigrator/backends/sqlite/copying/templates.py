@@ -16,7 +16,7 @@ from sqlalchemy import URL
 
 from automigrator.backends.access import Access
 from automigrator.backends.contract.templates import Templates
-from automigrator.backends.sqlite import files, reader
+from automigrator.backends.sqlite import companions, files, reader
 from automigrator.errors import RefusedError
 from automigrator.support.concurrency import in_thread, shielded
 from automigrator.support.owned_files import Owners
@@ -71,7 +71,7 @@ class FileTemplates(Templates):
         with closing(reader.connect(new, "rw")) as connection:
             # what is in a log would not be in a copy of the file
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        if any(files.size_of(each) for each in files.sidecars(new)):
+        if any(files.size_of(each) for each in companions.sidecars(new)):
             raise RefusedError(f"{new} is still in use, and makes no template; nothing was made")
         with (
             files.new_file(place, f".{os.getpid()}", self._owners) as (_, descriptor),
