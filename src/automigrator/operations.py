@@ -168,6 +168,21 @@ class Operations:
             async with opened(each) as session:
                 await forget(session)
 
+    async def accept(self, *, target: str | None = None) -> dict[str, tuple[str, ...]]:
+        """Take the files of applied revisions as they are now, edited or not.
+
+        Every target's, without `target`. Returns the edited revisions of each, by its name. Raises
+        what taking the lock raises.
+        """
+        from automigrator.runner.edits import accept
+
+        ensure_asyncio()
+        edited = {}
+        for each in self.targets if target is None else (named(self.targets, target),):
+            async with opened(each) as session:
+                edited[each.name] = await accept(session)
+        return edited
+
     async def snapshots(
         self, *, target: str | None = None, folder: str | Path | None = None
     ) -> tuple[Snapshot, ...]:

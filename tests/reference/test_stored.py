@@ -45,6 +45,7 @@ def test_files_beside_a_sqlite_database() -> None:
     made = [
         *(lock_files.path_of(LIVE, each) for each in suffixes(lock_files)),
         files.journal_path(LIVE),
+        files.checksums_path(LIVE),
         files.progress_path(LIVE),
         *(files.beside(LIVE, f".{kind}-{STAMP}") for kind in get_args(copies.Kind)),
     ]

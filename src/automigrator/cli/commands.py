@@ -13,6 +13,7 @@ from rich.text import Text
 
 from automigrator._version import __version__
 from automigrator.cli import explanation, plugins
+from automigrator.cli.edits import accept
 from automigrator.cli.factory import named
 from automigrator.cli.fleet import fleet
 from automigrator.cli.invocation import Call, answered, answered_without
@@ -325,6 +326,7 @@ def explain(context: click.Context, kind: str | None) -> int:
     return answered_without(context, partial(explanation.explained, kind))
 
 
+automigrator.add_command(accept)
 automigrator.add_command(rehearse)
 automigrator.add_command(snapshots)
 automigrator.add_command(fleet)

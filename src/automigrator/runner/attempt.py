@@ -12,7 +12,7 @@ from automigrator.migrations.baseline import bootstrap, stamp
 from automigrator.migrations.causes import left_open
 from automigrator.migrations.execution import Execution, WayDiffersError
 from automigrator.report import Applied, Outcome, heads_text
-from automigrator.runner import version_skew
+from automigrator.runner import edits, version_skew
 from automigrator.runner.crash_loop import count, ensure_whole
 from automigrator.runner.failures import read_after
 from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
@@ -67,6 +67,7 @@ async def attempt(state: RunState) -> Outcome:
             state.plan = await in_thread(partial(history.digest, history.ids(everything)))
             await count(state)
         raise
+    await edits.tell(state, finding)
     if not prepared:
         run.before = finding.heads
     state.after = finding.heads

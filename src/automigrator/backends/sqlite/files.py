@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from automigrator.support.owned_files import NOT_THERE_FOR, Owners, ensure_same
+from automigrator.support.owned_files import NOT_THERE_FOR, NotOursError, Owners, ensure_same
 
 SIDECARS = ("-wal", "-shm", "-journal")
 
@@ -28,6 +28,18 @@ def journal_path(live: Path) -> Path:
 def progress_path(live: Path) -> Path:
     """Name the file that tells how far the migration of the journal came."""
     return beside(live.resolve(), ".automigrator-progress.json")
+
+
+def checksums_path(live: Path) -> Path:
+    """Name the file of the checksums of applied revisions."""
+    return beside(live.resolve(), ".automigrator-checksums.json")
+
+
+def checksums_text(live: Path) -> str | None:
+    """Return what that file says, where the database's own users have written it."""
+    with suppress(NotOursError, OSError, ValueError):
+        return Owners.of(live).read(checksums_path(live)).decode()
+    return None
 
 
 def has_journal(live: Path) -> bool:
