@@ -78,7 +78,8 @@ class Target(Frozen):
     `load`: called, or awaited, before env.py is run; default: nothing.
     `bootstrap`: called with a connection to an empty database (an AsyncConnection where it is
     async), returns the revision to stamp, or None to go on from base; `Base.metadata.create_all`
-    stamps the heads; default: every revision is run.
+    stamps the heads; or the path of a schema file, made by `automigrator schema dump`; default:
+    every revision is run.
     `baseline`: the revision of a database with tables and no version row, `"base"` to run every
     revision on it; default: such a database is refused.
     `recovery`: this target's strategies; default: the migrator's.
@@ -111,7 +112,7 @@ class Target(Frozen):
     version_table_schema: str | None = None
     create: bool = True
     load: Callable[[], Any] | None = None
-    bootstrap: Callable[[Any], Any] | None = None
+    bootstrap: Callable[[Any], Any] | str | os.PathLike[str] | None = None
     baseline: str | None = None
     recovery: Sequence[Any] | None = None
     migrate_with: Database | None = None
@@ -166,6 +167,8 @@ class Target(Frozen):
             )
         for part in ("load", "bootstrap"):
             value = getattr(self, part)
+            if part == "bootstrap" and isinstance(value, str | os.PathLike):
+                continue
             if value is not None and not callable(value):
                 more = "; pass its create_all" if isinstance(value, MetaData) else ""
                 raise ConfigurationError(

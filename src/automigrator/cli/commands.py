@@ -20,6 +20,7 @@ from automigrator.cli.invocation import Call, answered, answered_without
 from automigrator.cli.options import Group, Options, common
 from automigrator.cli.output import Answer
 from automigrator.cli.rehearsal import rehearse
+from automigrator.cli.schema import schema
 from automigrator.cli.snapshots import snapshots
 from automigrator.errors import AutomigratorError, ConfigurationError, RefusedError
 from automigrator.exits import Exit, of_report, of_status
@@ -328,5 +329,6 @@ def explain(context: click.Context, kind: str | None) -> int:
 
 automigrator.add_command(accept)
 automigrator.add_command(rehearse)
+automigrator.add_command(schema)
 automigrator.add_command(snapshots)
 automigrator.add_command(fleet)

@@ -159,10 +159,11 @@ async def _stamped(state: RunState, finding: Finding) -> bool:
             await state.hold.snapshots.committing()
         with run.acts.act("stamp"):
             done = await bootstrap(migration, finding.contexts[0])
-        state.tell("bootstrapped", revision=done.revision, seconds=time.monotonic() - began)
+        if done.made:
+            state.tell("bootstrapped", revision=done.revision, seconds=time.monotonic() - began)
         if done.note:
             run.note(done.note)
-        return True
+        return done.made
     baseline = baseline_of(target, finding)
     if baseline is not None:
         with run.acts.act("stamp"):

@@ -24,7 +24,16 @@ from automigrator.backends.contract.sides import Contents, Known, Side, Sides
 from automigrator.backends.contract.snapshots import DEFAULT, SnapshotOptions
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.backends.pools import emptied
-from automigrator.backends.sqlite import backup, codes, contents, files, journal, neighbours, reader
+from automigrator.backends.sqlite import (
+    backup,
+    codes,
+    contents,
+    files,
+    journal,
+    neighbours,
+    reader,
+    script,
+)
 from automigrator.backends.sqlite.connections import named_like
 from automigrator.backends.sqlite.copying import copies
 from automigrator.backends.sqlite.overwrite import Keep
@@ -125,6 +134,10 @@ class FileSides(Sides):
     async def contents(self, place: Place) -> Contents:
         async with place.engine.connect() as connection:
             return await connection.run_sync(contents.contents)
+
+    async def script(self, place: Place) -> tuple[str, ...]:
+        async with place.engine.connect() as connection:
+            return await connection.run_sync(script.script)
 
     async def take_over(
         self,
