@@ -157,13 +157,15 @@ async def test_what_plain_alembic_applied_is_taken_as_it_is_at_the_next_migratio
     assert "revision r1 was edited" in (await start(target)).targets[0].notes[0]
 
 
+@pytest.mark.parametrize("known", ["seen", "unseen"])
 async def test_a_revision_that_is_applied_again_counts_as_it_is_then(
-    make_target: Make, versions: Path
+    make_target: Make, versions: Path, known: str
 ) -> None:
-    """Rolled back, edited, applied."""
+    """Rolled back, by us or by somebody who tells nobody, edited, applied."""
     target = make_target()
     await start(target)
-    await Migrator(target).rollback("r1")
+    back = target if known == "seen" else target._replace(edited="ignore")
+    await Migrator(back).rollback("r1")
     edit(versions)
     report = await start(target)
     assert (report.outcome, report.targets[0].notes) == ("migrated", ())
