@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 
 from automigrator.frozen import Frozen
 
-_WHOLE = re.compile(r'\{"whole": "([0-9a-f]{32})"')
+_FIRST = '{"whole": "'
 
 
 class Checksums(Frozen):
@@ -36,11 +35,12 @@ def loaded(text: str | None) -> Checksums | None:
 
 def begun(text: str | None) -> str | None:
     """The checksum of all, of a text of `dumped` or its beginning."""
-    match = _WHOLE.match(text or "")
-    return match[1] if match else None
+    if not text or not text.startswith(_FIRST):
+        return None
+    return text[len(_FIRST) : BEGINNING]
 
 
-BEGINNING = 64
+BEGINNING = len(_FIRST) + 32
 """Characters of a text that `begun` needs."""
 
 

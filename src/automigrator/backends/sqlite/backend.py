@@ -228,7 +228,7 @@ def _create(file: Path) -> bool:
 def _look(file: Path, tables: Sequence[VersionTable]) -> Sight:
     files.ensure_own_log(file)
     sight = reader.look_at_file(file, tables)
-    kept = checksums.begun(files.checksums_text(file)) if sight.exists else None
+    kept = checksums.begun(files.checksums_begin(file)) if sight.exists else None
     return sight._replace(unfinished=files.has_journal(file), checksum=kept)
 
 

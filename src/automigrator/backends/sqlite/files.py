@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from automigrator.backends.contract.checksums import BEGINNING
 from automigrator.support.owned_files import NOT_THERE_FOR, NotOursError, Owners, ensure_same
 
 SIDECARS = ("-wal", "-shm", "-journal")
@@ -39,6 +40,17 @@ def checksums_text(live: Path) -> str | None:
     """Return what that file says, where the database's own users have written it."""
     with suppress(NotOursError, OSError, ValueError):
         return Owners.of(live).read(checksums_path(live)).decode()
+    return None
+
+
+def checksums_begin(live: Path) -> str | None:
+    """Return the beginning of that text, which a look compares."""
+    with suppress(NotOursError, OSError, ValueError):
+        descriptor = Owners.of(live).open(checksums_path(live))
+        try:
+            return os.read(descriptor, BEGINNING).decode()
+        finally:
+            os.close(descriptor)
     return None
 
 
