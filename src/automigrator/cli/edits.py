@@ -21,7 +21,7 @@ def accept(context: click.Context) -> int:
 
     async def work(call: Call) -> Answer:
         listed = ", ".join(map(escaped, call.names))
-        call.confirm(f"The applied revisions of {listed} are taken as their files are now")
+        await call.confirm(f"The applied revisions of {listed} are taken as their files are now")
         accepted: dict[str, tuple[str, ...]] = {}
         for name in call.names:
             accepted |= await call.migrator.accept(target=name)

@@ -14,6 +14,8 @@ from pathlib import Path
 from automigrator.backends.contract.checksums import BEGINNING
 from automigrator.support.owned_files import NOT_THERE_FOR, NotOursError, Owners, ensure_same
 
+_CHECKSUMS = ".automigrator-checksums.json"
+
 SIDECARS = ("-wal", "-shm", "-journal")
 
 
@@ -33,7 +35,7 @@ def progress_path(live: Path) -> Path:
 
 def checksums_path(live: Path) -> Path:
     """Name the file of the checksums of applied revisions."""
-    return beside(live.resolve(), ".automigrator-checksums.json")
+    return beside(live.resolve(), _CHECKSUMS)
 
 
 def checksums_text(live: Path) -> str | None:
@@ -44,9 +46,13 @@ def checksums_text(live: Path) -> str | None:
 
 
 def checksums_begin(live: Path) -> str | None:
-    """Return the beginning of that text, which a look compares."""
-    with suppress(NotOursError, OSError, ValueError):
-        descriptor = Owners.of(live).open(checksums_path(live))
+    """Return the beginning of that text, which a look compares.
+
+    Whose it is, is not asked: where it differs from the files, it is read anew, and that is.
+    """
+    path = os.path.realpath(live) + _CHECKSUMS
+    with suppress(OSError, ValueError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             return os.read(descriptor, BEGINNING).decode()
         finally:
