@@ -168,6 +168,54 @@ class Operations:
             async with opened(each) as session:
                 await forget(session)
 
+    async def accept(self, *, target: str | None = None) -> dict[str, tuple[str, ...]]:
+        """Take the files of applied revisions as they are now, edited or not.
+
+        Every target's, without `target`. Returns the edited revisions of each, by its name. Raises
+        what taking the lock raises.
+        """
+        from automigrator.runner.edits import accept
+
+        ensure_asyncio()
+        edited = {}
+        for each in self.targets if target is None else (named(self.targets, target),):
+            async with opened(each) as session:
+                edited[each.name] = await accept(session)
+        return edited
+
+    async def dump_schema(
+        self,
+        file: str | Path | None = None,
+        *,
+        target: str | None = None,
+        binaries: str | Path | None = None,
+    ) -> Path:
+        """Write the schema file of one target, from a new database that the revisions have made.
+
+        `file`: where to; default: `Target(bootstrap=)`. `target`: a target's name, needed when
+        there are several. `binaries`: the folder of pg_dump; default: a strategy's, else the PATH.
+        Raises RefusedError, no file written, where SQL does not make what the revisions make, and
+        what these raise.
+        """
+        from automigrator.runner.operations.schema import dump, path_of
+        from automigrator.runner.operations.snapshots import path_of as folder_of
+
+        path, folder = path_of(named(self.targets, target), file), folder_of(binaries)
+        await self._operated(target, lambda state: dump(state, path, folder))
+        return path
+
+    async def check_schema(
+        self, file: str | Path | None = None, *, target: str | None = None
+    ) -> tuple[str, ...]:
+        """In what the database of a schema file differs from that of the revisions; none: equal.
+
+        The arguments are as in `dump_schema`. Both databases are new ones, beside the target's.
+        """
+        from automigrator.runner.operations.schema import check, path_of
+
+        path = path_of(named(self.targets, target), file)
+        return await self._operated(target, lambda state: check(state, path))
+
     async def snapshots(
         self, *, target: str | None = None, folder: str | Path | None = None
     ) -> tuple[Snapshot, ...]:

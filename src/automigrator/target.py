@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, get_args
 
@@ -34,6 +31,10 @@ LastResort = Literal["ask", "abort", "continue"]
 Ahead = Literal["refuse", "serve"]
 
 """What becomes of a start that finds its database at a revision that no file here knows."""
+
+Edited = Literal["warn", "refuse", "ignore"]
+
+"""What becomes of a start that finds the file of an applied revision edited."""
 
 Database = AsyncEngine | URL | str
 
@@ -77,7 +78,8 @@ class Target(Frozen):
     `load`: called, or awaited, before env.py is run; default: nothing.
     `bootstrap`: called with a connection to an empty database (an AsyncConnection where it is
     async), returns the revision to stamp, or None to go on from base; `Base.metadata.create_all`
-    stamps the heads; default: every revision is run.
+    stamps the heads; or the path of a schema file, made by `automigrator schema dump`; default:
+    every revision is run.
     `baseline`: the revision of a database with tables and no version row, `"base"` to run every
     revision on it; default: such a database is refused.
     `recovery`: this target's strategies; default: the migrator's.
@@ -92,6 +94,8 @@ class Target(Frozen):
     `revision_timeout`: the same limits one by one, until 1.0.
     `check_room`: refuse a copy where a disk seems to have too little room for it; default True.
     `max_failed_starts`, `last_resort`, `ahead`, `rehearse`: see `Migrator`; default: its own.
+    `edited`: what becomes of a start where the file of an applied revision was edited: `"warn"`,
+    `"refuse"`, or `"ignore"` it; default `"warn"`.
     `version`: the application's, for messages about newer and older code; default: none.
     Raises ConfigurationError.
     """
@@ -108,7 +112,7 @@ class Target(Frozen):
     version_table_schema: str | None = None
     create: bool = True
     load: Callable[[], Any] | None = None
-    bootstrap: Callable[[Any], Any] | None = None
+    bootstrap: Callable[[Any], Any] | str | os.PathLike[str] | None = None
     baseline: str | None = None
     recovery: Sequence[Any] | None = None
     migrate_with: Database | None = None
@@ -126,6 +130,7 @@ class Target(Frozen):
     max_failed_starts: int | None = None
     last_resort: LastResort | None = None
     ahead: Ahead | None = None
+    edited: Edited = "warn"
     version: str | None = None
     rehearse: bool | Rehearsal | None = None
 
@@ -142,6 +147,7 @@ class Target(Frozen):
                     "for a sync Engine pass its url"
                 )
         _check_choice("drive", self.drive, Drive)
+        _check_choice("edited", self.edited, Edited)
         if isinstance(self.x, str):
             raise ConfigurationError('x takes a list such as ["tenant=a"], not one string')
         if self.timeouts is not None:
@@ -161,6 +167,8 @@ class Target(Frozen):
             )
         for part in ("load", "bootstrap"):
             value = getattr(self, part)
+            if part == "bootstrap" and isinstance(value, str | os.PathLike):
+                continue
             if value is not None and not callable(value):
                 more = "; pass its create_all" if isinstance(value, MetaData) else ""
                 raise ConfigurationError(
@@ -305,44 +313,15 @@ def passwords_of(target: Target) -> tuple[str, ...]:
 
     One that is part of a name that is shown is left out: a mask in its place would tell it.
     """
+    from automigrator.support.given_secrets import given_to  # local: for errors alone
+
     found: dict[str, None] = {}
     shown: list[str] = []
     for database in (target.database, target.migrate_with):
         if isinstance(database, AsyncEngine):
-            found |= dict.fromkeys(_given_to(database))
+            found |= dict.fromkeys(given_to(database))
         url = database.url if isinstance(database, AsyncEngine) else database
         if isinstance(url, URL):
             found |= dict.fromkeys(secrets_of(url))
             shown += [url.host or "", url.database or "", urls.name_of(url)]
     return tuple(each for each in found if not any(each in name for name in shown))
-
-
-def _given_to(engine: AsyncEngine) -> Iterator[str]:
-    """What `connect_args` or the engine's own creator hold.
-
-    SQLAlchemy keeps either in the function that connects.
-    """
-    with suppress(RecursionError):  # of a variable that holds itself
-        yield from _held_by(getattr(engine.sync_engine.pool, "_creator", None), 3)
-
-
-def _held_by(function: object, levels: int) -> Iterator[str]:
-    """The secrets that a function is given, or can see in variables that are named like one."""
-    given: Mapping[str, Any] = {}
-    seen: Mapping[str, Any] = {}
-    if isinstance(function, partial):
-        given, function = function.keywords, function.func
-    if levels and inspect.isfunction(function):
-        with suppress(ValueError):  # a variable that has no value yet
-            found = inspect.getclosurevars(function)
-            seen = {**found.globals, **found.nonlocals}
-    given = {**given, **seen.get("cparams", {})}
-    yield from urls.secrets_in(given)
-    # a short one may be a word of every message, and no secret at all
-    yield from (each for each in urls.secrets_in(seen) if len(each) >= _SHORTEST_SEEN)
-    for each in (*given.values(), *seen.values()):
-        if inspect.isfunction(each) or isinstance(each, partial):
-            yield from _held_by(each, levels - 1)
-
-
-_SHORTEST_SEEN = 8

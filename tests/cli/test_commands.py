@@ -49,6 +49,31 @@ def test_a_life_of_an_application_at_the_command_line(application) -> None:
     assert (answer.code, answer.out) == (0, "app: cleared; the next start tries again\n")
 
 
+def test_an_edited_revision_is_shown_and_accepted(on_sqlite) -> None:
+    automigrator = on_sqlite.automigrator
+    automigrator("run")
+    file = on_sqlite.project.versions / "r2_.py"
+    file.write_text(file.read_text("utf-8") + "# edited\n", "utf-8")
+    assert "note: revision r2 was edited after being applied" in automigrator("status").out
+    answer = automigrator("accept", "--yes")
+    assert (answer.code, answer.out) == (0, "app: accepted r2\n")
+    assert "edited" not in automigrator("status").out
+    assert automigrator("accept", "--yes").out == "app: accepted no edit\n"
+
+
+def test_a_schema_file_is_written_and_checked(on_sqlite) -> None:
+    automigrator = on_sqlite.automigrator
+    assert automigrator("schema", "check").code == 2, "no file is named"
+    on_sqlite.configure(target="bootstrap='schema.sql'")
+    assert automigrator("schema", "check").code == 7, "there is no file"
+    answer = automigrator("schema", "dump")
+    assert (answer.code, answer.out) == (0, "written: schema.sql\n")
+    answer = automigrator("schema", "check", "--json")
+    assert answer.document["result"] == {"differences": []}
+    on_sqlite.deploy_broken()
+    assert automigrator("run").code == 5, "what comes after the file is run"
+
+
 @on_each
 def test_a_failure_is_one_screen_that_says_what_to_do(application) -> None:
     application.deploy_broken()

@@ -35,6 +35,7 @@ COMMANDS = (
     "doctor",
     "rollback -1 --yes",
     "clear --yes",
+    "accept --yes",
     "snapshots take",
     "snapshots list",
     "snapshots restore {copy} --yes",

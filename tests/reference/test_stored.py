@@ -45,6 +45,7 @@ def test_files_beside_a_sqlite_database() -> None:
     made = [
         *(lock_files.path_of(LIVE, each) for each in suffixes(lock_files)),
         companions.journal_path(LIVE),
+        companions.checksums_path(LIVE),
         companions.progress_path(LIVE),
         *(companions.beside(LIVE, f".{kind}-{STAMP}") for kind in get_args(copies.Kind)),
     ]

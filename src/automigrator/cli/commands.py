@@ -13,12 +13,14 @@ from rich.text import Text
 
 from automigrator._version import __version__
 from automigrator.cli import explanation, plugins
+from automigrator.cli.edits import accept
 from automigrator.cli.factory import named
 from automigrator.cli.fleet import fleet
 from automigrator.cli.invocation import Call, answered, answered_without
 from automigrator.cli.options import Group, Options, common
 from automigrator.cli.output import Answer
 from automigrator.cli.rehearsal import rehearse
+from automigrator.cli.schema import schema
 from automigrator.cli.snapshots import snapshots
 from automigrator.errors import AutomigratorError, ConfigurationError, RefusedError
 from automigrator.exits import Exit, of_report, of_status
@@ -325,6 +327,8 @@ def explain(context: click.Context, kind: str | None) -> int:
     return answered_without(context, partial(explanation.explained, kind))
 
 
+automigrator.add_command(accept)
 automigrator.add_command(rehearse)
+automigrator.add_command(schema)
 automigrator.add_command(snapshots)
 automigrator.add_command(fleet)

@@ -174,6 +174,7 @@ _DECLARED = (
     ),
     warning("cancelled", "what heads", "cancelled; {what}"),
     warning("newer-database", "text heads", "{text}"),
+    warning("edited-revisions", "text", "{text}"),
     warning("no-revisions", "text", "{text}"),
     info("note", "text", "{text}"),
     *step(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from alembic.runtime.migration import MigrationContext
@@ -17,13 +18,17 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import connected
+from automigrator.backends.contract import schema_file
 from automigrator.backends.contract.backend import Backend
+from automigrator.backends.contract.checksums import checksum, whole
+from automigrator.backends.contract.schema_file import SchemaFile
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import ConfigurationError, JudgedError, LockLostError
 from automigrator.migrations.attachment import adopt
 from automigrator.migrations.execution import Configured, Execution, Migration
 from automigrator.migrations.history import History
 from automigrator.migrations.watchdog import Watch
+from automigrator.report import heads_text
 from automigrator.support.bridge import Bridge
 from automigrator.support.concurrency import in_thread
 from automigrator.support.redaction import first_line
@@ -34,6 +39,12 @@ class Bootstrapped(NamedTuple):
 
     revision: str | None
     note: str = ""
+    made: bool = True
+    """Whether anything was made: a schema file that does not fit is not used."""
+
+
+class UnfitError(Exception):
+    """Raised where a schema file is not to be used; says why."""
 
 
 async def bootstrap(migration: Migration, context: Configured) -> Bootstrapped:
@@ -43,13 +54,21 @@ async def bootstrap(migration: Migration, context: Configured) -> Bootstrapped:
     to be created (see `Created`). Else the version table is made then and left empty, so that a
     later start knows whose tables they are. Raises JudgedError for what the callable raises, and
     ConfigurationError when it returns no revision of this history, or is the `create_all` of models
-    without a table.
+    without a table. A schema file is used where it fits.
     """
     call, history, table = migration.target.bootstrap, migration.history, context.table
+    if not callable(call):
+        try:
+            file = await fitting(migration, context, Path(str(call)))
+            await play(migration, table, file)
+        except UnfitError as error:
+            how = "every revision is run instead; `automigrator schema dump` makes it anew"
+            return Bootstrapped(None, f"{call} was not used, as {error}: {how}", made=False)
+        return Bootstrapped(heads_text(file.heads))
     models = Created.of(call, context.models)
     async with _committed(migration) as connection:
         with Created.watched(models, connection.sync_connection) as created:
-            answer = await _answer(migration, connection)
+            answer = await _answer(migration, connection, call)
         whole = answer is None and created.whole
         revision = answer if answer is not None else "heads" if whole else "base"
         await connection.run_sync(_stamp, history, table, revision, "bootstrap")
@@ -61,6 +80,80 @@ async def bootstrap(migration: Migration, context: Configured) -> Bootstrapped:
         f"bootstrap has created every table of the models and returned None: the database is "
         f"stamped at {heads}, and no revision was run; return 'base' for those to run",
     )
+
+
+async def fitting(migration: Migration, context: Configured, path: Path) -> SchemaFile:
+    """Read a schema file that was made from this very history. Raises UnfitError."""
+    history = migration.history
+    file = await in_thread(partial(schema_file.read, path))
+    if isinstance(file, str):
+        raise UnfitError(file)
+    if file.dialect != migration.backend.name:
+        raise UnfitError(f"it was made for {file.dialect}, and this is {migration.backend.name}")
+    leads_to = history.applied(file.heads, context.wanted) if history.knows(file.heads) else ()
+    if not file.heads or leads_to != file.heads:
+        raise UnfitError(f"it leads to {heads_text(file.heads)}, which is not on the way")
+    if file.history != await in_thread(partial(made_from, migration, file.heads)):
+        raise UnfitError(
+            "its revisions, what they import, env.py or the target's options are others now"
+        )
+    return file
+
+
+def made_from(migration: Migration, heads: Iterable[str]) -> str:
+    """A digest of what the schema at `heads` was made from, in a thread.
+
+    That are the revisions, the application's modules that they import, env.py itself, and options
+    of the target that revisions may read.
+    """
+    target, history = migration.target, migration.history
+    environment, *revisions = history.sources(e.revision for e in history.ancestry(heads)).items()
+    imports = history.imports(dict(revisions))
+    options = (tuple(target.x), target.section, target.version_table, target.version_table_schema)
+    contents = [text for _, text in (environment, *revisions)]
+    contents += [part for name, text in imports.items() for part in (name.encode(), text)]
+    digests = [checksum(each) for each in (repr(options).encode(), *contents)]
+    return whole({str(number): each for number, each in enumerate(digests)})
+
+
+async def stands(migration: Migration, table: VersionTable) -> tuple[tuple[str, ...], str]:
+    """The version rows of a database, and where names without a schema lead to there."""
+
+    def ask(connection: Connection) -> tuple[tuple[str, ...], str]:
+        names = migration.backend.sessions.names_in(connection)
+        return _rows(connection, table), names
+
+    async with _committed(migration) as connection:
+        return await connection.run_sync(ask)
+
+
+def _rows(connection: Connection, table: VersionTable) -> tuple[str, ...]:
+    options = {"version_table": table.name, "version_table_schema": table.schema}
+    context = MigrationContext.configure(connection, opts=options)
+    return tuple(sorted(context.get_current_heads()))
+
+
+async def play(migration: Migration, table: VersionTable, file: SchemaFile) -> None:
+    """Make an empty database what a schema file says, in one transaction.
+
+    Raises UnfitError where names lead elsewhere, JudgedError for what the database refuses, and
+    LockLostError.
+    """
+    sessions = migration.backend.sessions
+
+    def run(connection: Connection) -> None:
+        names = sessions.names_in(connection)
+        if names != file.names:
+            raise UnfitError(f"names without a schema lead to {names} here, and to {file.names}")
+        sessions.run_script(connection, file.statements)
+        if (found := _rows(connection, table)) != file.heads:
+            raise UnfitError(f"it makes a database at {heads_text(found)}")
+
+    async def call(connection: AsyncConnection) -> None:
+        await connection.run_sync(run)
+
+    async with _committed(migration) as connection:
+        await _answer(migration, connection, call)
 
 
 class Created:
@@ -130,11 +223,9 @@ async def _committed(migration: Migration) -> AsyncIterator[AsyncConnection]:
             await connection.run_sync(lambda _: undo.close())
 
 
-async def _answer(migration: Migration, connection: AsyncConnection) -> Any:
+async def _answer(migration: Migration, connection: AsyncConnection, call: Any) -> Any:
     """Call `bootstrap` within the limits of a revision, for as long as the lock is held."""
     target, backend, _, _, hold = migration
-    call = target.bootstrap
-    assert call is not None
     execution = Execution(current="bootstrap", began=time.monotonic())
     watch = Watch(target, backend, hold, execution, what="bootstrap")
 
@@ -161,10 +252,11 @@ async def _answer(migration: Migration, connection: AsyncConnection) -> Any:
         bridge = Bridge(asyncio.get_running_loop())
         execution.cancel = bridge.cancel
         return await watch.await_end(in_thread(partial(bridge.run, called)))
-    except (JudgedError, LockLostError):
+    except (JudgedError, LockLostError, UnfitError):
         raise
     except Exception as error:
-        raise blamed("bootstrap", error, backend) from error
+        advice = "" if callable(target.bootstrap) else _MAKE_ANEW
+        raise blamed("bootstrap", error, backend, advice) from error
 
 
 def _is_async(call: Any) -> bool:
@@ -195,10 +287,16 @@ def _stamp(
         ) from error
 
 
-def blamed(what: str, error: Exception, backend: Backend) -> JudgedError:
+_MAKE_ANEW = (
+    "make the schema file anew with `automigrator schema dump`, with a role and a server like "
+    "these, or leave it out: every revision is run then"
+)
+
+
+def blamed(what: str, error: Exception, backend: Backend, advice: str = "") -> JudgedError:
     """The error of the target's callable `what`, told apart from the library's own errors."""
     return JudgedError(
         backend.classify(error).kind or "hook",
         f"{what} of the target raised {first_line(error)}",
-        f"repair the callable that Target({what}=...) was given",
+        advice or f"repair the callable that Target({what}=...) was given",
     )

@@ -12,7 +12,7 @@ from automigrator.migrations.baseline import bootstrap, stamp
 from automigrator.migrations.causes import left_open
 from automigrator.migrations.execution import Execution, WayDiffersError
 from automigrator.report import Applied, Outcome, heads_text
-from automigrator.runner import version_skew
+from automigrator.runner import edits, version_skew
 from automigrator.runner.crash_loop import count, ensure_whole
 from automigrator.runner.failures import read_after
 from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
@@ -65,6 +65,7 @@ async def attempt(state: RunState) -> Outcome:
             state.plan = await in_thread(partial(history.digest, history.ids(everything)))
             await count(state)
         raise
+    await edits.tell(state, finding)
     if not prepared and not (run.rebuilt and run.before):
         run.before = finding.heads  # of a fresh one they would tell nothing of the old one
     state.after = finding.heads
@@ -165,10 +166,11 @@ async def _stamped(state: RunState, finding: Finding) -> bool:
             await state.hold.snapshots.committing()
         with run.acts.act("stamp"):
             done = await bootstrap(migration, finding.contexts[0])
-        state.tell("bootstrapped", revision=done.revision, seconds=time.monotonic() - began)
+        if done.made:
+            state.tell("bootstrapped", revision=done.revision, seconds=time.monotonic() - began)
         if done.note:
             run.note(done.note)
-        return True
+        return done.made
     baseline = baseline_of(target, finding)
     if baseline is not None:
         with run.acts.act("stamp"):

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from automigrator.migrations.static.cache import History, history_of, signature_of
+from automigrator.migrations.static.heads import checksums_of
 from automigrator.migrations.static.layout import layout_of
 from automigrator.report import TargetReport
 from automigrator.runner.session import opened
 from automigrator.support.concurrency import in_thread
 
 if TYPE_CHECKING:
+    from automigrator.backends.contract.values import Sight
     from automigrator.migrations.static.heads import Signature
     from automigrator.migrations.static.layout import Layout
     from automigrator.runner.session import Session
@@ -76,9 +78,22 @@ async def nothing_to_do(session: Session) -> tuple[str, ...]:
         wanted = _wanted(target) if few else await in_thread(lambda: _wanted(target))
         if session.commons is not None and sight.exists and is_behind(target, heads):
             session.commons.note_behind(target)
+        if not heads or frozenset(heads) != wanted:
+            return ()
+        return heads if await _as_applied(session, sight) else ()
     except Exception:  # noqa: BLE001 - met again by the steps that follow
         return ()
-    return heads if heads and frozenset(heads) == wanted else ()
+
+
+async def _as_applied(session: Session, sight: Sight) -> bool:
+    """Whether the files of the applied revisions are what they were, as far as that was kept."""
+    target, then = session.target, sight.checksum
+    _, _, signature, (known, _) = _SEEN[_key(target)]
+    if then is None or target.edited == "ignore" or (known is not None and known.checksum == then):
+        return True
+    kept = await session.backend.checksums([session.table])
+    now = await in_thread(lambda: checksums_of(signature[1:]))
+    return kept is None or all(now.get(each, was) == was for each, was in kept.of.items())
 
 
 def wanted_rows(target: Target) -> frozenset[str] | None:

@@ -198,7 +198,7 @@ def _notes(history: History) -> tuple[str, ...]:
 
 def _begun(target: Target, sight: Sight) -> bool:
     """An empty version table is what `bootstrap` leaves when it says to go on from base."""
-    return target.bootstrap is not None and () in sight.heads.values()
+    return callable(target.bootstrap) and () in sight.heads.values()
 
 
 def _compared(

@@ -10,7 +10,7 @@ from functools import partial
 from automigrator.errors import JudgedError, PluginError
 from automigrator.hooks.decisions import Decisions
 from automigrator.report import Outcome
-from automigrator.runner import version_skew
+from automigrator.runner import edits, version_skew
 from automigrator.runner.crash_loop import CrashLoopError, last_resort
 from automigrator.runner.failures import answered, failed, look_again
 from automigrator.runner.inspection import judge
@@ -59,6 +59,7 @@ async def bring_to_head(state: RunState) -> Outcome:
             if state.leads:
                 await leave(state, outcome)
         if outcome in ("migrated", "recovered"):
+            await edits.keep(state)
             report = state.report(outcome)
             run.notes += await state.hooks.after_migrate(run, report, state.hook_told)
         run.hold = None
@@ -129,6 +130,8 @@ async def _at_head(state: RunState) -> bool:
         state.tell("no-revisions", text=note)
     run.before = state.after = finding.heads
     run.wanted = finding.wanted
+    if not finding.pending:
+        await edits.tell(state, finding)
     if finding.pending and not finding.sight.writable:
         state.finding = None
         await reach(state, to_write=True)  # the lock refuses what is a standby even then

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from automigrator.backends.contract.checksums import checksum, whole
 from automigrator.migrations.static import cache, proof
 from automigrator.migrations.static.cache import History, history_of, signature_of
 from automigrator.migrations.static.heads import Heads, heads_of
@@ -40,7 +41,11 @@ def looked(layout: Layout) -> History:
 
 
 def test_unchanged_files_are_recalled(layout: Layout, reads: list[object]) -> None:
-    history = (Heads(frozenset({"a1"}), frozenset({"a1"}), frozenset({"a1"})), Proof(True, True))
+    ids, all_files = (
+        frozenset({"a1"}),
+        whole({"a1": checksum(TEXT.format(id="a1", down=None).encode())}),
+    )
+    history = (Heads(ids, ids, ids, all_files), Proof(True, True))
     assert looked(layout) == looked(layout) == history
     assert len(reads) == 1
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from automigrator.backends.contract.checksums import Checksums
     from automigrator.backends.contract.examiner import Examiner
     from automigrator.backends.contract.lock import Hold
     from automigrator.backends.contract.meter import Meter, Relations, Usage
@@ -131,6 +132,10 @@ class Backend(ABC):
     async def release(self, engine: AsyncEngine) -> None:
         """Close what an engine of ours has open."""
         await emptied(engine, CLOSE_S)
+
+    async def checksums(self, tables: Sequence[VersionTable]) -> Checksums | None:
+        """Read the checksums of applied revisions, without the lock; None where none are kept."""
+        return None
 
     async def debris(self) -> tuple[str, ...]:
         """Name what half a revision left behind."""

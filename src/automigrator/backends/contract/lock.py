@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import Connection
 
+from automigrator.backends.contract.checksums import Checksums
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.journal import Counting
 from automigrator.backends.contract.record import Record
@@ -100,6 +101,9 @@ class Hold(ABC):
 
     async def declare(self, declared: Sequence[Declaration]) -> None:
         """Replace what the database declares, as `leave` does; none removes it."""
+
+    async def keep_checksums(self, checksums: Checksums) -> None:
+        """Replace the checksums of the applied revisions, as `leave` does."""
 
     async def recover(self) -> str | None:
         """Finish or undo what a killed leader began; return what was done, None for nothing."""

@@ -65,6 +65,10 @@ class Sessions(ABC):
         """
         return None
 
+    def names_in(self, connection: Connection) -> str:
+        """Say where names without a schema lead to; equal where a script makes the same of both."""
+        return ""
+
     @property
     def sends_scripts(self) -> bool:
         """Whether `run_script` sends several statements at once, so that none is known to fail."""

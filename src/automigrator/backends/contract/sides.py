@@ -119,6 +119,13 @@ class Sides(ABC):
         """Read all that a side database holds, but for what we keep there ourselves."""
         raise RefusedError("this backend compares no databases; nothing was changed")
 
+    async def script(self, place: Place) -> tuple[str, ...]:
+        """Return the statements that make an empty database what a side is, its rows included.
+
+        Without what we keep there ourselves. `Sessions.run_script` runs them.
+        """
+        raise RefusedError("this backend writes no schema files; nothing was written")
+
     @abstractmethod
     async def take_over(
         self,

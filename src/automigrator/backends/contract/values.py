@@ -37,6 +37,8 @@ class Sight(Frozen):
     """Whether the journal of a killed process is open: the next leader finishes or undoes it."""
     notes: tuple[str, ...] = ()
     """What a person should know of what was left open, one sentence each."""
+    checksum: str | None = None
+    """The one checksum of all that are kept of applied revisions; None where none are."""
 
     def all_heads(self) -> tuple[str, ...]:
         """The heads of all version tables, sorted."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from automigrator.backends.contract.backend import Waiting, Weaker
+    from automigrator.backends.contract.checksums import Checksums
     from automigrator.backends.contract.meter import Meter, Relations, Usage
     from automigrator.backends.contract.sessions import Sessions
     from automigrator.backends.contract.snapshots import Snapshot
@@ -173,6 +174,14 @@ class PostgreSQL(Backend):
         from automigrator.backends.postgresql import errors
 
         return errors.classify(error)
+
+    async def checksums(self, tables: Sequence[VersionTable]) -> Checksums | None:
+        from automigrator.backends.contract import checksums
+        from automigrator.backends.postgresql import notes
+        from automigrator.backends.postgresql.locking import advisory
+
+        key, *_ = advisory.keys(await self.database.asked(), tables)
+        return checksums.loaded(await notes.read_note(self.access, "checksums", key))
 
     async def debris(self) -> tuple[str, ...]:
         from automigrator.backends.postgresql import doctor, watchdog

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from automigrator.backends.contract.checksums import Checksums
 from automigrator.backends.contract.values import Sight, StatementProgress, VersionTable
 from automigrator.backends.postgresql.locking.progress import ProgressReader
 from automigrator.backends.postgresql.locking.session import SessionHold
@@ -61,6 +62,10 @@ class ServerHold(SessionHold):
 
     async def progress(self) -> StatementProgress | None:
         return await self._reader.read(self)
+
+    async def keep_checksums(self, checksums: Checksums) -> None:
+        text = checksums.dumped()
+        await self._keep("checksums", lambda _: text, "the checksums of the applied revisions")
 
     async def recover(self) -> str | None:
         for each in self.claims:

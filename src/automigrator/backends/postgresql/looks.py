@@ -15,8 +15,17 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from automigrator.backends.access import Access, idle_connection
+from automigrator.backends.contract.checksums import BEGINNING, begun
 from automigrator.backends.contract.values import Sight, VersionTable
-from automigrator.backends.postgresql.names import IS_OPEN, NAME, OPEN, TargetName, among
+from automigrator.backends.postgresql.locking.advisory import keys
+from automigrator.backends.postgresql.names import (
+    IS_OPEN,
+    NAME,
+    OPEN,
+    SCHEMA_OF_OURS,
+    TargetName,
+    among,
+)
 from automigrator.backends.postgresql.sql import (
     FIRST_OF_PLACE,
     PATH,
@@ -152,10 +161,13 @@ async def look(
     where = SearchPath(path[0], *map(tuple, path[1:]))
     places = {each: place for each, place in zip(tables, found or (), strict=True) if place}
     heads: dict[VersionTable, tuple[str, ...] | None] = dict.fromkeys(tables)
+    kept: str | None = None
     for table, schema in () if unread else places.items():
-        ((found,),) = await rows_of(connection, f"select {heads_in(schema, table.name)}")
+        asked = f"{heads_in(schema, table.name)}, {_checksums_of(name, table)}"
+        ((found, kept),) = await rows_of(connection, f"select {asked}")
         heads[table] = tuple(sorted(found))
-    sight = Sight(True, heads, filled, writable=not standby)
+    whole = begun(kept) if len(tables) == 1 else None
+    sight = Sight(True, heads, filled, writable=not standby, checksum=whole)
     return View(sight, where, opened, places, server, dump_open, name, oid)
 
 
@@ -167,6 +179,21 @@ def heads_in(schema: str, name: str) -> str:
     """
     table = f"{quoted_name(schema)}.{quoted_name(name)}".replace(":", "\\:")
     return f"array(select version_num::pg_catalog.text from {table} order by 1)"
+
+
+def _checksums_of(database: str, table: VersionTable) -> str:
+    """The SQL of the beginning of what is kept of applied revisions; safe under any path.
+
+    Whose it is, is not asked: where it differs from the files, it is read anew, and that is.
+    """
+    (key,) = keys(database, [table])
+    return f"""
+        (select pg_catalog.left(pg_catalog.obj_description(t.oid, 'pg_type'), {BEGINNING})
+         from pg_catalog.pg_type t
+         join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) t.typnamespace
+         where (n.nspname operator(pg_catalog.=) '{SCHEMA_OF_OURS}')
+           and (t.typname operator(pg_catalog.=) 'checksums_{key % 2**64:016x}'))
+    """
 
 
 _places: weakref.WeakKeyDictionary[Engine, dict[VersionTable, str]] = weakref.WeakKeyDictionary()
@@ -240,9 +267,10 @@ class Sights:
                 idle = await stack.enter_async_context(idle_connection(self._application))
             if idle is not None and schema is not None:
                 # by one SELECT that leaves nothing on the connection
-                query = f"select {heads_in(schema, table.name)}, {OPENED}, {IS_OPEN}, {NAME}"
-                ((heads, opened, dump, name),) = await rows_of(idle, query, open=list(OPEN))
-                sight = Sight(True, {table: tuple(heads)})
+                of = f"{heads_in(schema, table.name)}, {_checksums_of(self.name.own, table)}"
+                query = f"select {of}, {OPENED}, {IS_OPEN}, {NAME}"
+                ((heads, kept, opened, dump, name),) = await rows_of(idle, query, open=list(OPEN))
+                sight = Sight(True, {table: tuple(heads)}, checksum=begun(kept))
                 view = View(sight, SearchPath(), opened, {}, 0, dump, name)
                 return await self._seen(view)
             own = await stack.enter_async_context(self.access.shared())

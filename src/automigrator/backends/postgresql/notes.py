@@ -26,8 +26,11 @@ from automigrator.backends.postgresql.sql import (
 from automigrator.errors import RefusedError
 from automigrator.support.json_object import LIMIT
 
-Note = Literal["last", "works_with", "dump"]
-"""The last leader's record, the declaration of the code that works with the database, a journal."""
+Note = Literal["last", "works_with", "dump", "checksums"]
+"""The last leader's record, the declaration of the code that works with the database, a journal.
+
+And the checksums of applied revisions.
+"""
 
 
 def note_name(kind: Note, key: int) -> str:

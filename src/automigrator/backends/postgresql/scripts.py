@@ -14,6 +14,10 @@ from automigrator.backends.contract.sessions import Sessions
 class ScriptedSessions(Sessions):
     """Connections of asyncpg and psycopg: both send a text without parameters as it is."""
 
+    def names_in(self, connection: Connection) -> str:
+        found = connection.exec_driver_sql("select pg_catalog.current_schemas(false)::text")
+        return str(found.scalar_one())
+
     @property
     def sends_scripts(self) -> bool:
         return True

@@ -13,7 +13,8 @@ from automigrator.backends.contract.sides import Contents, Known, Side, Sides
 from automigrator.backends.contract.snapshots import DEFAULT, Copying, SnapshotOptions
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.backends.postgresql import contents, databases
-from automigrator.backends.postgresql.dump import programs
+from automigrator.backends.postgresql.digests import LARGE_OBJECTS
+from automigrator.backends.postgresql.dump import programs, script
 from automigrator.backends.postgresql.exclusive import ExclusiveAccess, creating
 from automigrator.backends.postgresql.journal import CopyEntry
 from automigrator.backends.postgresql.locking.session import SessionHold
@@ -184,6 +185,15 @@ class ServerSides(Sides):
         engine = place.engine.execution_options(isolation_level="AUTOCOMMIT")
         async with engine.connect() as connection:
             return await contents.contents(connection)
+
+    async def script(self, place: Place) -> tuple[str, ...]:
+        async with place.engine.connect() as connection:
+            if await rows_of(connection, LARGE_OBJECTS):
+                raise RefusedError("large objects cannot be written as SQL; nothing was written")
+        access = self._access("dump the schema of")
+        clients = await access.clients(server_version(access.admin)[0], self._hold.binaries)
+        name = place.url.database or ""
+        return await script.script(clients, await access.environment(), _conninfo(name))
 
     async def take_over(
         self,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sqlalchemy import event
 
 from automigrator.backends.access import Access
+from automigrator.backends.contract import checksums
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.sessions import Sessions, in_autocommit
 from automigrator.backends.contract.values import Sight, Verdict, VersionTable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from automigrator.backends.contract.backend import Waiting
+    from automigrator.backends.contract.checksums import Checksums
     from automigrator.backends.contract.meter import Meter, Relations, Usage
     from automigrator.backends.contract.snapshots import Snapshot
     from automigrator.backends.contract.values import Place
@@ -151,6 +153,12 @@ class SQLite(Backend):
 
         return errors.classify(error)
 
+    async def checksums(self, tables: Sequence[VersionTable]) -> Checksums | None:
+        file = self.file
+        if file is None:
+            return None
+        return checksums.loaded(await in_thread(lambda: companions.checksums_text(file)))
+
     async def debris(self) -> tuple[str, ...]:
         if self.file is None or not self.file.exists():
             return ()
@@ -220,7 +228,8 @@ def _create(file: Path) -> bool:
 def _look(file: Path, tables: Sequence[VersionTable]) -> Sight:
     companions.ensure_own_log(file)
     sight = reader.look_at_file(file, tables)
-    return sight._replace(unfinished=companions.has_journal(file))
+    kept = checksums.begun(companions.checksums_begin(file)) if sight.exists else None
+    return sight._replace(unfinished=companions.has_journal(file), checksum=kept)
 
 
 class FileSessions(Sessions):

@@ -1,9 +1,14 @@
-"""The files beside a SQLite database, by their names: SQLite's own, and our journal's."""
+"""The files beside a SQLite database, by their names: SQLite's own, and ours."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
+
+from automigrator.backends.contract.checksums import BEGINNING
+
+_CHECKSUMS = ".automigrator-checksums.json"
 
 SIDECARS = ("-wal", "-shm", "-journal")
 
@@ -20,6 +25,35 @@ def journal_path(live: Path) -> Path:
 def progress_path(live: Path) -> Path:
     """Name the file that tells how far the migration of the journal came."""
     return beside(live.resolve(), ".automigrator-progress.json")
+
+
+def checksums_path(live: Path) -> Path:
+    """Name the file of the checksums of applied revisions."""
+    return beside(live.resolve(), _CHECKSUMS)
+
+
+def checksums_text(live: Path) -> str | None:
+    """Return what that file says, where the database's own users have written it."""
+    from automigrator.support.owned_files import NotOursError, Owners  # local: few starts read it
+
+    with suppress(NotOursError, OSError, ValueError):
+        return Owners.of(live).read(checksums_path(live)).decode()
+    return None
+
+
+def checksums_begin(live: Path) -> str | None:
+    """Return the beginning of that text, which a look compares.
+
+    Whose it is, is not asked: where it differs from the files, it is read anew, and that is.
+    """
+    path = os.path.realpath(live) + _CHECKSUMS
+    with suppress(OSError, ValueError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            return os.read(descriptor, BEGINNING).decode()
+        finally:
+            os.close(descriptor)
+    return None
 
 
 def has_journal(live: Path) -> bool:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -17,12 +18,21 @@ from sqlalchemy.engine import Connection
 from automigrator.backends.access import Access
 from automigrator.backends.contract import declarations
 from automigrator.backends.contract.backend import Waiting
+from automigrator.backends.contract.checksums import Checksums
 from automigrator.backends.contract.declarations import Declaration
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.lock_wait import poll, this_process
-from automigrator.backends.sqlite import connections, file_systems, identity, journal, lock_files
+from automigrator.backends.sqlite import (
+    companions,
+    connections,
+    file_systems,
+    files,
+    identity,
+    journal,
+    lock_files,
+)
 from automigrator.backends.sqlite.copying import copies, kept_copies
 from automigrator.backends.sqlite.recover import recover
 from automigrator.backends.sqlite.side import FileSides
@@ -156,6 +166,11 @@ class FileHold(SQLiteHold):
     async def leave(self, record: Record | None) -> None:
         text = _dated(record).dumped() if record else None
         await lock_files.put(self._file, lock_files.RECORD, text)
+
+    async def keep_checksums(self, checksums: Checksums) -> None:
+        place, text = companions.checksums_path(self._file), checksums.dumped()
+        write = partial(files.write_durably, place, text, like=self._file)
+        await shielded(in_thread(write))
 
     async def declare(self, declared: Sequence[Declaration]) -> None:
         text = declarations.dumped(declared) if declared else None

@@ -33,6 +33,7 @@ from automigrator.backends.sqlite import (
     journal,
     neighbours,
     reader,
+    script,
 )
 from automigrator.backends.sqlite.connections import named_like
 from automigrator.backends.sqlite.copying import copies
@@ -136,6 +137,10 @@ class FileSides(Sides):
     async def contents(self, place: Place) -> Contents:
         async with place.engine.connect() as connection:
             return await connection.run_sync(contents.contents)
+
+    async def script(self, place: Place) -> tuple[str, ...]:
+        async with place.engine.connect() as connection:
+            return await connection.run_sync(script.script)
 
     async def take_over(
         self,

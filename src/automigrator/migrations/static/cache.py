@@ -17,7 +17,7 @@ from pathlib import Path
 from automigrator.migrations.static.heads import Heads, Signature, files, heads_of
 from automigrator.migrations.static.layout import Layout, Proof
 
-FORMAT = 4
+FORMAT = 5
 
 History = tuple[Heads | None, Proof]
 
@@ -57,9 +57,10 @@ def _recalled(path: Path, digest: str) -> History | None:
         data = json.loads(path.read_bytes())
         if data["of"] != digest:
             return None
-        heads = data["heads"] and Heads(*(frozenset(map(str, ids)) for ids in data["heads"]))
+        ids = [frozenset(map(str, each)) for each in data["heads"] or ()]
+        heads = Heads(ids[0], ids[1], ids[2], str(data["checksum"])) if ids else None
         return heads, Proof(*(each is True for each in data["proof"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 
@@ -68,7 +69,8 @@ def _remember(path: Path, digest: str, history: History) -> None:
     heads, proof = history
     data = {
         "of": digest,
-        "heads": heads and [sorted(ids) for ids in vars(heads).values()],
+        "heads": heads and [sorted(ids) for ids in (heads.heads, heads.rows, heads.known)],
+        "checksum": heads.checksum if heads else "",
         "proof": [*vars(proof).values()],
     }
     temporary = path.with_name(f"{path.name}.{os.getpid()}")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from automigrator.backends.contract.checksums import checksum, whole
 from automigrator.frozen import Frozen
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class Heads(Frozen):
     """
     known: frozenset[str]
     """All revisions."""
+    checksum: str = ""
+    """The one checksum of all their files."""
 
 
 def files(locations: Iterable[Path], *, recursive: bool) -> Signature:
@@ -59,15 +62,26 @@ def heads_of(files: Signature) -> Heads | None:
     from automigrator.migrations.static.header import header_of
 
     headers: dict[str, Header] = {}
+    checksums: dict[str, str] = {}
     for path, _, size in files:
-        header = header_of(_read(path, size))
+        text = _read(path, size)
+        header = header_of(text)
         if header is None or header.revision in headers:
             return None
-        headers[header.revision] = header
-    return _resolved(headers)
+        headers[header.revision], checksums[header.revision] = header, checksum(text)
+    return _resolved(headers, whole(checksums))
 
 
-def _resolved(headers: dict[str, Header]) -> Heads | None:
+def checksums_of(files: Signature) -> dict[str, str]:
+    """The checksum of each revision's file, as far as their text names them."""
+    from automigrator.migrations.static.header import header_of  # local: as above
+
+    texts = [_read(path, size) for path, _, size in files]
+    found = [(header_of(text), text) for text in texts]
+    return {header.revision: checksum(text) for header, text in found if header is not None}
+
+
+def _resolved(headers: dict[str, Header], checksum: str) -> Heads | None:
     labels: dict[str, str] = {}
     for header in headers.values():
         for label in header.labels:
@@ -89,7 +103,7 @@ def _resolved(headers: dict[str, Header]) -> Heads | None:
     if not children.keys() <= headers.keys() or _loops(children, waiting):
         return None
     known = frozenset(headers)
-    return Heads(known - down, known - down - depended, known)
+    return Heads(known - down, known - down - depended, known, checksum)
 
 
 def _loops(children: dict[str, list[str]], waiting: dict[str, int]) -> bool:

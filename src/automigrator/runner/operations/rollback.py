@@ -8,6 +8,7 @@ import time
 from automigrator.migrations.execution import Execution
 from automigrator.report import Outcome, TargetReport
 from automigrator.runner.attempt import bring, show
+from automigrator.runner.edits import keep
 from automigrator.runner.failures import described, read_after, told
 from automigrator.runner.inspection import inspect_down
 from automigrator.runner.interruption import cut_short, repair
@@ -50,6 +51,7 @@ async def _outcome(state: RunState, revision: str) -> Outcome:
                 await shielded(cut_short(state))
                 raise
             if outcome == "reverted":
+                await keep(state)
                 report = state.report(outcome)
                 run.notes += await state.hooks.after_migrate(run, report, state.hook_told)
             run.hold = None

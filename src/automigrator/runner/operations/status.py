@@ -9,6 +9,7 @@ from sqlalchemy import MetaData
 from automigrator.errors import ConfigurationError
 from automigrator.failure import Failure
 from automigrator.runner.diagnosis import diagnose
+from automigrator.runner.edits import noticed
 from automigrator.runner.inspection import Finding, judge
 from automigrator.runner.session import Session, opened
 from automigrator.runner.state import Left
@@ -70,8 +71,10 @@ async def standing(target: Target, ahead: Ahead, models: Metadata | None = None)
             return TargetStatus(target.name, exists=False, problem=problem, unfinished=unfinished)
         wrong: Failure | None = None
         drift: tuple[str, ...] | None = None
+        edited = ""
         try:
             judge(target, found)
+            edited = await noticed(session, found)
             drift = await _drift(session, found, models)
         except Exception as error:  # noqa: BLE001 - as above
             wrong = _problem(session, error)
@@ -86,6 +89,7 @@ async def standing(target: Target, ahead: Ahead, models: Metadata | None = None)
             notes=(
                 *found.notes,
                 *found.sight.notes,
+                *filter(None, [edited]),
                 *(not_compared if drift is None else ()),
             ),
             drift=drift,

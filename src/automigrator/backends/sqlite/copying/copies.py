@@ -81,7 +81,7 @@ def remove_partials(file: Path, folder: Path | None = None) -> None:
     """Delete what killed processes left half written; only under the lock: it may be in use."""
     rest = f"\\.(?:{'|'.join(get_args(Kind))})-{_STAMP}(?:-wal|-shm|-journal)?\\.partial"
     rest += r"(?:-wal|-shm|-journal)?"
-    rest += r"|\.automigrator-(?:journal|progress|record|works-with)\.json\.tmp"
+    rest += r"|\.automigrator-(?:journal|progress|record|works-with|checksums)\.json\.tmp"
     rest += r"|\.automigrator-new(?:\.partial)?(?:-wal|-shm|-journal)?"
     Owners.of(file).remove(*_matching(file, rest, folder))
 
