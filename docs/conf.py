@@ -55,7 +55,10 @@ def led(folder: Path, text: str) -> str:
         said, file, anchor = link[1], link[2], link[3] or ""
         if not file or re.match(r"[a-z]+:", file):
             return link[0]
-        page = page_of((folder / file).resolve().relative_to(ROOT).as_posix())
+        path = (folder / file).resolve().relative_to(ROOT).as_posix()
+        if path.endswith(".json"):
+            return f"{{download}}`{said} </../{path}>`"
+        page = page_of(path)
         return f"[{said}]({page}{anchor})" if page else said
 
     return LINK.sub(lead, text)
