@@ -114,7 +114,7 @@ PLAIN: dict[Any, dict[str, Any]] = {
     NoneType: {"type": "null"},
     datetime: {"type": "string", "format": "date-time"},
 }
-OPTION = re.compile(r"(?:^|(?<=[.;] ))((?:`\w+`)(?:, `\w+`)*): ")
+OPTION = re.compile(r"(?:^|(?<=[.;] ))((?:`\w+`)(?:,\s`\w+`)*): ")
 """How a docstring begins to tell of a field, or of several."""
 
 
