@@ -19,7 +19,7 @@ project = "automigrator"
 author = "automigrator maintainers"
 version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_templates"]
 suppress_warnings = ["myst.strikethrough"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
@@ -28,8 +28,8 @@ highlight_language = "python"
 
 html_theme = "furo"
 html_title = f"automigrator {version}"
-html_static_path = ["_static"]
-html_css_files, html_js_files = ["print.css"], ["accessible.js"]
+html_static_path, templates_path = ["_static"], ["_templates"]
+html_css_files, html_js_files = ["site.css"], ["accessible.js"]
 html_favicon = "_static/icon.svg"
 html_copy_source = html_show_sourcelink = False
 html_theme_options = {"top_of_page_buttons": []}
