@@ -19,8 +19,17 @@ pytest.importorskip("furo", reason="furo is not installed")
 versions = script("versions")
 OLDER = "0.1.0"
 PHONE = {"viewport": {"width": 360, "height": 740}}
-PAGES = ["index", "tutorial", "failures", "reference/target", "costs", "how-a-run-goes", "locking"]
-"""One of each kind: a landing page, code, wide tables, options, charts, a diagram, long prose."""
+PAGES = [
+    "index",
+    "command-line",
+    "tutorial",
+    "failures",
+    "reference/target",
+    "costs",
+    "how-a-run-goes",
+    "locking",
+]
+"""A landing page, a terminal, code, wide tables, options, charts, a diagram, long prose."""
 
 
 class Quiet(SimpleHTTPRequestHandler):
