@@ -185,6 +185,14 @@ def test_the_guides_strategy_passes_the_suite_in_both_forms(
     assert ended.returncode == 0 and ended_as in ended.stdout, ended.stdout
 
 
+def test_a_page_that_a_benchmark_writes_names_the_command() -> None:
+    marker = "<!-- measured -->"
+    measured = [page for page in TEXTS if marker in page.read_text("utf-8")]
+    heads = {page.name: page.read_text("utf-8").partition(marker)[0] for page in measured}
+    assert len(heads) >= 8
+    assert [name for name, head in heads.items() if "nox -s " not in head] == []
+
+
 def test_the_readmes_second_command_is_what_ci_runs() -> None:
     _, suite, *_ = blocks(ROOT / "README.md", "sh")
     assert suite.strip() in (ROOT / ".ci" / "run").read_text("utf-8")
