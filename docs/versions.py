@@ -33,17 +33,18 @@ def build(site: Path, versions: Mapping[str, Path]) -> None:
     warning is an error. Raises CalledProcessError.
     """
     pages = {}
-    for name, tree in versions.items():
-        code = [tree / "src", *sorted(tree.glob("plugins/*/src"))]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, code))}
-        strict = ["--fail-on-warning", "--keep-going"] if name == LATEST else []
-        options = [*strict, "--quiet", "-b", "html", "-A", f"shown_version={name}"]
-        with TemporaryDirectory() as doctrees:
-            folders = ["-d", doctrees, str(tree / "docs"), str(site / name)]
-            command = [sys.executable, "-m", "sphinx", *options, *folders]
+    with TemporaryDirectory() as doctrees:
+        for name, tree in versions.items():
+            code = [tree / "src", *sorted(tree.glob("plugins/*/src"))]
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, code))}
+            strict = ["--fail-on-warning", "--keep-going"] if name == LATEST else []
+            options = [*strict, "--quiet", "-b", "html", "-A", f"shown_version={name}"]
+            read = str(Path(doctrees, tree.name))  # a tree is read once
+            command = [sys.executable, "-m", "sphinx", *options, "-d", read]
+            command += [str(tree / "docs"), str(site / name)]
             subprocess.run(command, env=environment, check=True)
-        built = (site / name).rglob("*.html")
-        pages[name] = sorted(each.relative_to(site / name).as_posix() for each in built)
+            built = (site / name).rglob("*.html")
+            pages[name] = sorted(each.relative_to(site / name).as_posix() for each in built)
     (site / "versions.json").write_text(json.dumps(pages), "utf-8")
     (site / "index.html").write_text(ENTRY, "utf-8")
 
