@@ -243,7 +243,7 @@ def docs(session: nox.Session) -> None:
     """The site, under docs/_build/html, warnings as errors.
 
     `-- charts` draws its pictures anew, from the tables; `-- linkcheck` tries every link to
-    another host.
+    another host; `-- versions` builds it for every release tag as well, into docs/_build/site.
     """
     install_editable(session, *group("docs", "cli", "prometheus"))
     if "charts" in session.posargs:
@@ -254,6 +254,8 @@ def docs(session: nox.Session) -> None:
     session.run(*build, "-b", "html", "docs", "docs/_build/html")
     if "linkcheck" in session.posargs:
         session.run(*build, "-b", "linkcheck", "docs", "docs/_build/linkcheck")
+    if "versions" in session.posargs:
+        session.run("python", "docs/versions.py")
 
 
 @nox.session

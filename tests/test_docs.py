@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.pages import BLOCK, HEADING, SHOWN, furnish, run_python
+from support.pages import BLOCK, DOCS, HEADING, SHOWN, furnish, run_python, script
 
 from automigrator.hooks import strategies
 
@@ -31,6 +31,7 @@ PLAYED = [
 ]
 """A test module of their own runs each of their blocks, in whatever language."""
 
+conf = script("conf")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"`((?:src|tests|plugins|benchmarks|examples|docs)/[\w./-]+)`")
 NAME = re.compile(r"`(automigrator(?:\.[a-z_]+)+)\.([A-Z]\w+)`")
@@ -69,6 +70,14 @@ def test_every_link_within_the_repository_leads_somewhere(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             lost.append(link)
     assert not lost
+
+
+@every_text
+def test_every_link_to_a_page_is_a_link_on_the_site_too(page: Path) -> None:
+    linked = {(page.parent / link.partition("#")[0]).resolve() for link in named(page, LINK)}
+    names = [each.relative_to(ROOT).as_posix() for each in linked if each.is_relative_to(DOCS)]
+    pages = [each for each in names if each.endswith((".md", ".rst", ".svg", ".png"))]
+    assert [each for each in pages if conf.page_of(each) is None] == []
 
 
 @every_text
@@ -174,6 +183,14 @@ def test_the_guides_strategy_passes_the_suite_in_both_forms(
     command = [sys.executable, "-m", "pytest", "-q", *chosen]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0 and ended_as in ended.stdout, ended.stdout
+
+
+def test_a_page_that_a_benchmark_writes_names_the_command() -> None:
+    marker = "<!-- measured -->"
+    measured = [page for page in TEXTS if marker in page.read_text("utf-8")]
+    heads = {page.name: page.read_text("utf-8").partition(marker)[0] for page in measured}
+    assert len(heads) >= 8
+    assert [name for name, head in heads.items() if "nox -s " not in head] == []
 
 
 def test_the_readmes_second_command_is_what_ci_runs() -> None:

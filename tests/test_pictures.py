@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from html import unescape
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from support import alembic_projects
+from support.pages import DOCS, script
 
 from automigrator import Event, Migrator, Run, Target, TargetReport, hookimpl
 from automigrator.events import catalogue
-
-DOCS = Path(__file__).parents[1] / "docs"
-
-
-def script(name: str) -> ModuleType:
-    """A script of the docs, as a module."""
-    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 charts, diagram = script("charts"), script("diagram")
 

@@ -55,7 +55,7 @@ class Migrator(Operations):
     `plugins`: in-house objects with `@hookimpl` methods, asked before strategies; default: none.
     `allow_partial`: let a strategy continue on a half-migrated database; default False.
     `timeouts`: limits of time, for its targets too where they say nothing; see `Timeouts`.
-    `hook_timeout`, `run_timeout`: two of these limits one by one, until 1.0.
+    `hook_timeout`, `run_timeout`: two of these limits, until 1.0; default: as of `Timeouts`.
     `max_failed_starts`: starts in a row that may fail at the same revisions before one touches
     nothing; default 5, 0 sets no limit.
     `last_resort`: what such a start does: `"ask"` the plugins (default), `"abort"`, `"continue"`.

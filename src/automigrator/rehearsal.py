@@ -15,15 +15,16 @@ CopiedBy = Literal["auto", "template", "dump"]
 class Rehearsal(Frozen):
     """`rehearse=Rehearsal(...)` where `rehearse=True` is not enough.
 
-    `copy`, `disconnect_others` and `binaries` are PostgreSQL's. The copy is made by template where
-    nobody else is connected, else by pg_dump and pg_restore; `copy` insists on one of them.
-    `disconnect_others` ends the sessions that a template copy finds in its way. `binaries` is the
-    folder of pg_dump.
-
-    `max_block`: seconds that others may wait for a lock; `max_time`: seconds that the revisions
-    may take together; `max_growth`: bytes that the database may grow by; default: no limits. Above
-    one, nothing is changed; with `defer` what comes before the revision is applied, and that
-    one and the rest are deferred to a later start. Raises ConfigurationError.
+    `copy`: how a PostgreSQL database is copied, `"template"` or `"dump"` (pg_dump and pg_restore);
+    default `"auto"`: by template where nobody else is connected, else by dump.
+    `disconnect_others`: end the sessions that a template copy finds in its way; default False.
+    `binaries`: the folder of pg_dump and pg_restore; default: searched for.
+    `max_block`: seconds that others may wait for a lock; default None: no limit.
+    `max_time`: seconds that the revisions may take together; default None: no limit.
+    `max_growth`: bytes that the database may grow by; default None: no limit.
+    `defer`: above a limit, apply what comes before the revision, and leave that one and the rest to
+    a later start; default False: nothing is changed.
+    Raises ConfigurationError.
     """
 
     copy: CopiedBy = "auto"

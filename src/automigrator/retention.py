@@ -13,8 +13,9 @@ from automigrator.frozen import Frozen
 class Limits(Frozen):
     """How many copies are kept, and for how long; false where neither is limited.
 
-    `keep` and `max_age` may both be given: a copy stays where both let it. `max_age` is a
-    timedelta or a number of days. Raises ValueError.
+    `keep`: how many of the newest stay, from 1 up; default None: any number.
+    `max_age`: a timedelta, or a number of days; default None: any age.
+    Where both are given a copy stays where both let it. Raises ValueError.
     """
 
     keep: int | None

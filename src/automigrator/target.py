@@ -91,7 +91,7 @@ class Target(Frozen):
     default `"auto"`: on its own where that leads to the target.
     `timeouts`: limits of time, see `Timeouts`; default: the migrator's, else those of `Timeouts`.
     `connect_timeout`, `lock_timeout`, `retry_timeout`, `load_timeout`, `statement_timeout`,
-    `revision_timeout`: the same limits one by one, until 1.0.
+    `revision_timeout`: the same one by one, until 1.0; default: as of `Timeouts`.
     `check_room`: refuse a copy where a disk seems to have too little room for it; default True.
     `max_failed_starts`, `last_resort`, `ahead`, `rehearse`: see `Migrator`; default: its own.
     `edited`: what becomes of a start where the file of an applied revision was edited: `"warn"`,

@@ -111,6 +111,7 @@ def test_a_plan_that_cannot_be_made_says_why(on_sqlite) -> None:
     answer = on_sqlite.automigrator("plan")
     assert answer.code == 5, answer
     assert "corrupt" in answer.err and "restore a backup" in answer.err
+    assert answer.err.splitlines()[-1] == "next: automigrator explain corrupt"
 
 
 def test_run_is_not_skipped_by_what_the_gate_says(on_sqlite) -> None:

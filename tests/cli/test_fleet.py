@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import fleets
@@ -101,6 +102,22 @@ def test_another_process_pauses_and_resumes(application: Application) -> None:
     assert application.heads("acme") == set()
     assert automigrator("fleet", "resume").out == "resumed\n"
     assert running.ended().code == 0 and application.heads("acme") == {"r3"}
+
+
+def test_each_command_answers_in_json(application: Application) -> None:
+    def answer(*words: str) -> Any:
+        ended = application.automigrator("fleet", *words, "--json")
+        return ended.document["result"]  # which is as the schema says
+
+    fleets.spoil(application.tenants / "beta.db")
+    assert answer("check")["counts"] == {"pending": 3}
+    assert [each["tenants"] for each in answer("plan")["groups"]] == [["acme", "corp"], ["beta"]]
+    assert answer("pause") == {"paused": True}
+    assert answer("resume") == {"paused": False}
+    assert answer("run")["counts"] == {"migrated": 2, "failed": 1}
+    assert answer("status")["counts"] == {"done": 2, "quarantined": 1}
+    assert list(answer("quarantine")["quarantined"]) == ["beta"]
+    assert answer("retry", "beta") == {"released": ["beta"]}
 
 
 def test_a_run_that_is_stopped_says_how_far_it_came(application: Application) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,14 +69,14 @@ def test_a_revision_that_fails_is_a_finding(copied) -> None:
     copied.deploy('op.execute("SELECT * FROM absent")')
     answer = rehearse(copied, "--format", "sarif")
     assert (answer.code, heads(copied.url)) == (5, {"r3"})
-    (run,) = answer.document["runs"]
+    (run,) = json.loads(answer.out)["runs"]
     failed = run["results"][-1]
     assert (failed["ruleId"], failed["level"]) == ("failed", "error")
     assert "absent" in failed["message"]["text"]
 
 
 def test_sarif_names_the_file_and_the_line_within_the_repository(copied) -> None:
-    document = rehearse(copied, "--format", "sarif").document
+    document = json.loads(rehearse(copied, "--format", "sarif").out)
     assert (document["version"], document["$schema"]) == ("2.1.0", SCHEMA)
     (run,) = document["runs"]
     driver = run["tool"]["driver"]

@@ -5,14 +5,21 @@ from __future__ import annotations
 import io
 import re
 import signal
-from pathlib import Path
+from html import unescape
 
 import pytest
 from rich.console import CONSOLE_SVG_FORMAT, Console
 from rich.text import Text
 from support.alembic_projects import heads, revision
+from support.pages import DOCS
 
-RECORDING = Path(__file__).parents[2] / "docs" / "images" / "command-line.svg"
+RECORDING = DOCS / "images" / "command-line.svg"
+PAGE = DOCS / "command-line.md"
+AS_TEXT = re.compile(
+    r"(?<=<details>\n<summary>The session as text</summary>\n\n```text\n).*?(?=```)", re.S
+)
+COLUMNS = 72
+"""Of the recording: the fewest that have tables, so that it can be read on a small screen."""
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3|4|9|10)\d(?:;\d+)*m")
 
 
@@ -147,32 +154,38 @@ def test_the_recording_shows_a_session(on_sqlite, request: pytest.FixtureRequest
     for words in ("status", "plan", "run", "check", "explain unversioned"):
         assert f"$ automigrator {words}" in shown
     assert "revision 1 of 1, r4" in shown and "stopped by SIGINT" in shown
+    lines = re.findall(r'<text class="recording-r[^>]*>([^<]*)<', shown)
+    told = AS_TEXT.search(PAGE.read_text("utf-8"))
+    assert told and unescape(" ".join(lines)).split() == told[0].split()
     assert "http" not in re.sub('xmlns="[^"]*"', "", shown), "it loads nothing from elsewhere"
 
 
 def record(application) -> None:
     """Write the recording: commands, what they print, and the progress of one that is stopped."""
-    console = Console(record=True, width=100, file=io.StringIO())
+    console = Console(record=True, width=COLUMNS, file=io.StringIO())
 
     def show(words: str, screen: str) -> None:
         console.print(Text(f"$ automigrator {words}\n", style="bold"), Text(screen + "\n"), sep="")
 
     for words in ("status", "plan", "run", "check"):
-        terminal = application.automigrator.terminal(*words.split())
+        terminal = application.automigrator.terminal(*words.split(), columns=COLUMNS)
         terminal.ended()
         show(words, terminal.screen)
     application.deploy_slow()
-    terminal = application.automigrator.terminal("run")
+    terminal = application.automigrator.terminal("run", columns=COLUMNS)
     terminal.wait_for(" 2 s")
     show("run", terminal.screen)
     before = len(terminal.screen.splitlines()) - 1
     terminal.interrupt()
     terminal.ended()
     console.print(Text("^C\n" + "\n".join(terminal.screen.splitlines()[before:]) + "\n"))
-    terminal = application.automigrator.terminal("explain", "unversioned")
+    terminal = application.automigrator.terminal("explain", "unversioned", columns=COLUMNS)
     terminal.ended()
     show("explain unversioned", terminal.screen)
     RECORDING.parent.mkdir(exist_ok=True)
+    text = "\n".join(map(str.rstrip, console.export_text(clear=False).splitlines()))
+    page = AS_TEXT.sub(lambda _: f"{text.strip()}\n", PAGE.read_text("utf-8"), count=1)
+    PAGE.write_text(page, "utf-8")
     plain = re.sub(r",\s*url\([^)]*\) format\([^)]*\)", "", CONSOLE_SVG_FORMAT)
     plain = re.sub(r"<!--.*?-->", "", plain)
     RECORDING.write_text(

@@ -15,7 +15,9 @@ from support.pages import DOCS
 from support.terminal import Shell
 
 from automigrator.backends import registry
+from automigrator.cli import explanation
 from automigrator.exits import Exit
+from automigrator.failure import KINDS
 from automigrator.fleet.executors import registry as executors
 from automigrator.hooks import strategies
 
@@ -72,6 +74,11 @@ def test_the_entry_point_groups() -> None:
     for file in DOCS.parent.glob("plugins/*/pyproject.toml"):
         found = re.findall(r'entry-points\."?(automigrator[\w.]*)', file.read_text("utf-8"))
         assert all(re.fullmatch(named, each) for each in found)
+
+
+def test_each_kind_of_failure_has_a_section_that_explain_prints() -> None:
+    page = (DOCS / "failures.md").read_text("utf-8")
+    assert {name for name, _ in explanation.MEANING.findall(page)} == KINDS
 
 
 def test_the_environment_variables() -> None:

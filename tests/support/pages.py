@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import os
 import re
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -84,6 +86,15 @@ def sections(path: Path) -> list[Section]:
         Section(match[1], tuple(Block(*each) for each in BLOCK.findall(text[match.end() : end])))
         for match, end in zip(headings, ends, strict=True)
     ]
+
+
+def script(name: str) -> ModuleType:
+    """A script of the docs, as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 async def run_python(source: str, names: dict[str, Any], name: str = "a block of a page") -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pyte
+from support.json_schema import misfit
 from support.starters import FORKSERVER
 
 from automigrator.__main__ import main
@@ -41,8 +42,9 @@ class Ended:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The one JSON document on stdout."""
+        """The one JSON document on stdout; it is as the schema says."""
         found: dict[str, Any] = json.loads(self.out)
+        assert not (wrong := misfit(found)), wrong
         return found
 
 

@@ -28,11 +28,21 @@ def test_the_tests_of_a_page_pass(project: Any, page: Path) -> None:
     assert project.run().parseoutcomes().keys() == {"passed", "skipped"}
 
 
-def test_the_table_of_options_is_complete() -> None:
-    from pytest_automigrator.settings import OPTIONS
+def test_the_table_of_options_is_complete_and_its_examples_are_taken(
+    pytester: pytest.Pytester,
+) -> None:
+    from pytest_automigrator.settings import OPTIONS, read
 
     options = PAGES[0].read_text("utf-8").partition("## Options")[2]
-    assert re.findall(r"^\| `(\w+)` \|", options, re.MULTILINE) == list(OPTIONS)
+    examples = dict(re.findall(r"^\| `(\w+)` \|.*\| `([^`]+)` \|$", options, re.MULTILINE))
+    assert list(examples) == list(OPTIONS)
+    lines = [f"automigrator_{name} = {example}\n" for name, example in examples.items()]
+    (pytester.path / "pyproject.toml").write_text("".join(["[tool.pytest.ini_options]\n", *lines]))
+    (pytester.path / "backend").mkdir()
+    (pytester.path / "backend" / "alembic.ini").touch()
+    taken = read(pytester.parseconfig())
+    assert taken.databases == ("sqlite", "postgresql") and taken.app == "shop.main:migrator"
+    assert (taken.starts, taken.round_trips, taken.recovery) == (None, 10, ("purge",))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,14 +16,17 @@ _HERE = Path(__file__).parent
 PLACES = (_HERE / PAGE, _HERE.parents[2] / "docs" / PAGE)
 """Where the page is in a wheel, and in the repository."""
 
-MEANINGS, SITUATIONS = "| kind | what it means |", "| what happened | database |"
-"""How the page's two tables begin."""
+MEANING = re.compile(r"^### `([\w-]+)`\n\n(.+)$", re.MULTILINE)
+"""A kind's section."""
+
+SITUATIONS = "| what happened | database |"
+"""How the table begins."""
 
 
 def explained(kind: str | None) -> Answer:
     """What a kind of failure means, and what is done about it; of all kinds without one."""
     page = _page()
-    meanings = {each["kind"].strip("`"): each["what it means"] for each in _rows(page, MEANINGS)}
+    meanings = {name: _phrase(sentence) for name, sentence in MEANING.findall(page)}
     if kind is None:
         width = max(map(len, meanings))
         lines = [f"{name:{width}}  {meaning}" for name, meaning in meanings.items()]
@@ -40,6 +44,11 @@ def explained(kind: str | None) -> Answer:
         ]
     value = {"kind": kind, "meaning": meanings[kind], "situations": situations}
     return _wrapped(value, told)
+
+
+def _phrase(sentence: str) -> str:
+    """A sentence as it goes on in a line."""
+    return sentence[0].lower() + sentence[1:].rstrip(".")
 
 
 def _wrapped(value: object, lines: list[str]) -> Answer:

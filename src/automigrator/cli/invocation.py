@@ -25,8 +25,15 @@ from automigrator.cli.display import shown
 from automigrator.cli.options import Options
 from automigrator.cli.output import Answer, Output, text_of
 from automigrator.cli.source import Found, Source, found
-from automigrator.errors import AutomigratorError, MigrationError, StoppedError
+from automigrator.errors import (
+    AutomigratorError,
+    ConfigurationError,
+    LockTimeoutError,
+    MigrationError,
+    StoppedError,
+)
 from automigrator.exits import Exit, of_error
+from automigrator.failure import KINDS
 from automigrator.migrator import Migrator
 from automigrator.runner.modes import Mode
 from automigrator.runner.signals import STOPPING, until_signalled
@@ -141,14 +148,28 @@ def told(output: Output, error: BaseException, command: str) -> int:
     code = Exit.MISCONFIGURED if isinstance(error, click.UsageError) else of_error(error)
     if isinstance(error, KeyboardInterrupt):
         return output.failure(error, code, f"{command}: interrupted; nothing was done")
-    advice = str(getattr(error, "advice", ""))
-    if isinstance(error, MigrationError) and code is not Exit.OK:
-        failed = next(each for each in error.report.targets if each.outcome == "failed")
-        advice = (
-            f"automigrator explain {failed.failures[-1].kind}; automigrator doctor looks closer, "
-            "and --traceback shows the errors behind this one"
+    advice = [str(getattr(error, "advice", ""))]
+    if (kind := _kind_of(error)) is not None:
+        advice.append(f"automigrator explain {kind}")
+    if isinstance(error, MigrationError):
+        advice.append(
+            "automigrator doctor looks closer, and --traceback shows the errors behind this one"
         )
-    return output.failure(error, code, text_of(error), advice)
+    return output.failure(error, code, text_of(error), "; ".join(filter(None, advice)))
+
+
+def _kind_of(error: BaseException) -> str | None:
+    """The kind of failure that `explain` tells more of; None where there is none."""
+    match error:
+        case MigrationError():
+            failed = [each for each in error.report.targets if each.outcome == "failed"]
+            return failed[0].failures[-1].kind if failed else None
+        case ConfigurationError():  # the command's, and no failure of a run
+            return None
+        case LockTimeoutError():
+            return "lock-timeout"
+    kind = getattr(error, "kind", None)
+    return kind if kind in KINDS else None
 
 
 class _OfMigrator(Subject):

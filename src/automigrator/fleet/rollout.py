@@ -36,12 +36,17 @@ Limit = int | float
 class Rules(Frozen):
     """How a fleet is rolled out; validated when made.
 
-    `groups`: names of groups, in order; the tenants of others come last. `canary`: the first so
-    many tenants, or those of these names, before all groups; one that fails ends the rollout,
-    unless `max_failures` says otherwise of the group `canary`. `concurrency`: tenants at a time, of
-    all groups or by group. `per_server`: tenants at a time on one server; None: no other limit.
-    `max_failures`: how many tenants may fail before no further one is begun, a number or a share,
-    of all tenants or by group (`*`: all); None: any number. Raises ConfigurationError.
+    Each field is an option of `Fleet`.
+
+    `groups`: names of groups, in the order of the rollout; tenants of others come last; default:
+    none.
+    `canary`: the first so many tenants, or those of these names, before all groups; one that fails
+    ends the rollout, unless `max_failures` says otherwise of the group `canary`; default 0.
+    `concurrency`: tenants at a time, of all groups or by group; default 8.
+    `per_server`: tenants at a time on one server; default None: no other limit.
+    `max_failures`: how many tenants may fail before no further one is begun, a number or a share
+    (`0.05`), of all tenants or by group (`*`: all); default None: any number.
+    Raises ConfigurationError.
     """
 
     groups: Sequence[str] = ()

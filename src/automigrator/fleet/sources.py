@@ -200,8 +200,9 @@ def files(
     `folder`: where they are. `config`: as of `Target`. `pattern`: of their names, as of
     `Path.glob`; `**/*.db` also finds those of folders within. A tenant is named by its path within
     the folder, without the suffix that the pattern says. `group`: the tenants' group, or a function
-    of that name. `options`: of `Target`; in their texts `{file}` stands for the file's path. Links
-    are not followed. Raises ConfigurationError.
+    of that name. `driver`: of the URLs; default `sqlite+aiosqlite`. `options`: of `Target`; in
+    their texts `{file}` stands for the file's path. Links are not followed. Raises
+    ConfigurationError.
     """
     options = {"create": False, **options}
     target = Target(URL.create(driver, database="absent"), config, **options)

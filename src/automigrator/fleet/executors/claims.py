@@ -34,8 +34,10 @@ class Claims(Executor):
     and looks at each tenant itself.
 
     `control`: a PostgreSQL database that is no tenant's, as a URL, or an AsyncEngine.
-    `inner`: the executor that brings them; default: this process, `tasks` (default 8) at a time.
-    `lease_s`: default 30. `poll_s`: the longest pause between two looks at others; default 2.
+    `inner`: the executor that brings them; default: this process.
+    `tasks`: tenants at a time, where there is no `inner`; default 8.
+    `lease_s`: seconds that a claim lasts without a sign of its replica; default 30.
+    `poll_s`: the longest pause in seconds between two looks at others; default 2.
 
     Raises ConfigurationError.
     """

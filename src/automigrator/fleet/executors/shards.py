@@ -26,7 +26,8 @@ class Shards(Executor):
 
     `index`: this process's shard, from 0; default: JOB_COMPLETION_INDEX in the environment.
     `count`: the number of shards; default: AUTOMIGRATOR_SHARDS.
-    `inner`: the executor that brings them; default: this process, `tasks` (default 8) at a time.
+    `inner`: the executor that brings them; default: this process.
+    `tasks`: tenants at a time, where there is no `inner`; default 8.
 
     Raises ConfigurationError.
     """
