@@ -1,7 +1,8 @@
 """A hundred mistakes in revisions, and what three tools catch of them.
 
 `nox -s sabotage` makes them all, with pytest-automigrator, pytest-alembic and pytest-mrt in one
-session of pytest each time; the quick suite makes some, with ours alone.
+session of pytest each time; `nox -s long` makes some, with ours alone. The quick suite has those of
+the plugin's `test_ready_made.py`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ TABLE = Table(
 FEW = ("an index is left", "a data step is not undone", "a second head")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "mistake", [each for each in MISTAKES if each.name in FEW], ids=lambda each: each.name
 )
