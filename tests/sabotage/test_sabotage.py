@@ -83,11 +83,10 @@ def test_a_hundred_mistakes_with_three_tools(
         print(f"{tool} lets pass:", *(f"{each.case};" for each in trials if not each.caught(tool)))
     assert not any(trial.good[OURS].failed for trial in trials)
     assert sum(trial.caught(OURS) for trial in trials) >= 0.95 * len(trials)
-    if COUNT < 100:
-        pytest.skip("fewer mistakes than the document is about")
-    if request.config.getoption("--write-table"):
-        TABLE.write(rows)
-    assert TABLE.rows()[:-1] == rows[:-1]  # the last one is of times
+    if len(trials) == 100:  # the document is about no fewer
+        if request.config.getoption("--write-table"):
+            TABLE.write(rows)
+        assert TABLE.rows()[:-1] == rows[:-1]  # the last one is of times
 
 
 @dataclass(frozen=True)
