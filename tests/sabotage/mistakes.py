@@ -211,7 +211,7 @@ _SEEDED = Revision(
     "columns = '{columns}'\n"
     "row = {name: value for name, value in keys.items() if name in columns}\n"
     "op.execute(table.insert().values(name='first', code='first', **row))",
-    _sql("DELETE FROM {q} WHERE code = ''first''".replace("''", "'")),
+    _sql("DELETE FROM {q} WHERE code IN ('first')"),
 )
 _MOVED = Revision(
     _both(
@@ -243,14 +243,10 @@ _ENUM = Revision(
 _SEQUENCE = Revision(
     _both(
         _sql("CREATE SEQUENCE IF NOT EXISTS {w}_numbers"),
-        'op.add_column({t}, sa.Column("number", sa.BigInteger, '
-        "server_default=sa.text(\"nextval('{w}_numbers')\")))",
+        'op.add_column({t}, sa.Column("number", sa.BigInteger))',
     ),
     'op.drop_column({t}, "number")\nop.execute("DROP SEQUENCE {w}_numbers")',
-    more=(
-        'sa.Column("number", sa.BigInteger, '
-        "server_default=sa.text(\"nextval('{w}_numbers'::regclass)\"))",
-    ),
+    more=('sa.Column("number", sa.BigInteger)',),
 )
 _TRIGGER = Revision(
     _sql(
@@ -268,7 +264,7 @@ _VIEW = Revision(
     ),
     _sql("DROP VIEW {w}_names"),
 )
-_NICK = 'sa.Column("nick", sa.String(80), nullable=False, server_default="")'
+_NICK = 'sa.Column("nick", sa.String(80), nullable=False, server_default="none")'
 _NEW_COLUMN = Revision(
     _both(_batch(f"batch.add_column({_NICK})"), 'op.create_index("ix_{w}_nick", {t}, ["nick"])'),
     _both('op.drop_index("ix_{w}_nick", {t})', _batch('batch.drop_column("nick")')),
