@@ -330,6 +330,21 @@ def safety(session: nox.Session) -> None:
 
 
 @nox.session
+def sabotage(session: nox.Session) -> None:
+    """A hundred mistakes in revisions, and what three tools catch of them.
+
+    It goes on where it was ended. AUTOMIGRATOR_SABOTAGE=20 makes the first 20 mistakes.
+    """
+    install_editable(session, *group("test", "sabotage"))
+    results = Path(session.cache_dir) / "sabotage.jsonl"
+    session.env["AUTOMIGRATOR_SABOTAGE"] = os.environ.get("AUTOMIGRATOR_SABOTAGE", "100")
+    session.env.setdefault("AUTOMIGRATOR_SABOTAGE_RESULTS", str(results.absolute()))
+    # the other tools are not to look at our own suite
+    off = ["-p", "no:pytest_alembic", "-p", "no:mrt"]
+    pytest(session, "tests/sabotage", "--long", "-rP", "--timeout=0", *off)
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Ours against plain tools, both in one run: all, or `-- recovery`; options go to each."""
     named = [name for name in BENCHMARKS if name in session.posargs]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,6 +54,11 @@ class Project:
         count = self._ran.read_text().count("ran") if self._ran.exists() else 0
         self._ran.unlink(missing_ok=True)
         return count
+
+    def python(self, code: str) -> int:
+        """The exit code of a program that runs in the project's folder."""
+        command = [sys.executable, "-W", "ignore", "-c", code]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, check=False).returncode
 
     def run(self, source: str = "", *arguments: str) -> pytest.RunResult:
         """A session in this process, with these tests."""

@@ -102,12 +102,14 @@ def test_options_that_no_process_can_be_sent_are_refused_in_words(faulty: Any) -
     project = faulty(GOOD)
     (project.folder / "conftest.py").write_text(
         "import pytest\n@pytest.fixture(scope='session')\n"
-        "def automigrator_options(): return {'load': lambda: None}\n"
+        "def automigrator_options(): return {'x': ('a=1',), 'load': lambda: None}\n"
     )
     source = "from pytest_automigrator.faults.tests import test_failing_at_every_statement"
     result = project.run(source)
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*Name the application's Migrator with automigrator_app instead*"])
+    result.stdout.fnmatch_lines(
+        ["*automigrator_options?'load'? cannot be sent*lambda*No fault was made*automigrator_app*"]
+    )
 
 
 @pytest.mark.long

@@ -7,7 +7,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -15,7 +15,9 @@ from sqlalchemy import URL
 
 from automigrator import ConfigurationError, Migrator, Plan, Report, Target
 from automigrator.testing.elsewhere import elsewhere
-from pytest_automigrator.settings import Settings
+from automigrator.testing.models import drift_of, version_tables_of
+from pytest_automigrator.engines import led_to
+from pytest_automigrator.settings import Settings, kind_of
 
 T = TypeVar("T")
 
@@ -42,6 +44,16 @@ class Application:
 
     settings: Settings
     options: Mapping[str, Any]
+    _versions: list[frozenset[str]] = field(default_factory=list, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process imports the application's migrator itself."""
+        return (Application, (self.settings, dict(self.options)))
+
+    @property
+    def databases(self) -> tuple[str, ...]:
+        """The kinds of database to test on: the configured ones, else that of the target."""
+        return self.settings.databases or (kind_of(self._chosen.application_url.drivername),)
 
     @cached_property
     def own(self) -> Migrator:
@@ -59,6 +71,12 @@ class Application:
         """The target whose history is tested."""
         unused = URL.create("sqlite+aiosqlite", database="unused")
         return self._at(unused).targets[0]
+
+    @property
+    def _chosen(self) -> Target:
+        """The target as the application has it, with its own database."""
+        targets = {each.name: each for each in self.own.targets}
+        return targets[self.target.name]
 
     def migrate(
         self,
@@ -88,19 +106,23 @@ class Application:
         absent = URL.create("sqlite+aiosqlite", database=str(self.settings.root / "absent.db"))
         return {each.revision: each.path for each in self.plan(absent, "heads").revisions}
 
-    @property
-    def version_table(self) -> str:
-        """The name of the version table."""
-        return self.target.version_table or "alembic_version"
+    def version_tables(self, url: URL) -> frozenset[str]:
+        """The names of the tables that env.py keeps heads in; a database is asked once."""
+        if not self._versions:
+            names = awaited(lambda: version_tables_of(self._at(url).targets[0]))
+            self._versions.append(frozenset(names))
+        return self._versions[0]
 
     def drift(self, url: URL) -> tuple[str, ...] | None:
         """How a migrated database differs from env.py's models; None where env.py has none."""
-        from automigrator.testing.models import drift_of
-
         return awaited(lambda: drift_of(self._at(url).targets[0]))
 
     def _at(self, url: URL, *, recovery: bool = False, **options: Any) -> Migrator:
-        return elsewhere(self.own, url, target=self.settings.target, recovery=recovery, **options)
+        turned = elsewhere(self.own, url, target=self.settings.target, recovery=recovery, **options)
+        turned.targets = tuple(
+            target._replace(config=led_to(url, target.config)) for target in turned.targets
+        )
+        return turned
 
 
 def _imported(settings: Settings) -> Migrator:

@@ -123,10 +123,12 @@ def automigrator_options() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def automigrator_kind(request: pytest.FixtureRequest) -> str:
+def automigrator_kind(request: pytest.FixtureRequest, automigrator_application: Application) -> str:
     """The kind of database that a test runs on: `sqlite` or `postgresql`."""
-    found = getattr(request, "param", None) or read(request.config).databases[0]
-    return str(found)
+    if found := getattr(request, "param", None):
+        return str(found)
+    with _explained():
+        return automigrator_application.databases[0]
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from pytest_automigrator.settings import Settings
 _ABOUT = "digests of released revisions, written by `pytest --automigrator-release`; commit it"
 
 
-def digests(settings: Settings, paths: dict[str, str]) -> dict[str, str]:
+def digests(paths: dict[str, str]) -> dict[str, str]:
     """For each revision a digest of its file, whatever ends its lines."""
     return {
         revision: hashlib.sha256(Path(path).read_bytes().replace(b"\r\n", b"\n")).hexdigest()
@@ -26,7 +26,7 @@ def changed(settings: Settings, paths: dict[str, str]) -> list[str] | None:
     released = _read(settings.lock_file)
     if released is None:
         return None
-    now = digests(settings, {each: paths[each] for each in released if each in paths})
+    now = digests({each: paths[each] for each in released if each in paths})
     lines = []
     for revision, digest in released.items():
         if revision not in now:
@@ -53,7 +53,7 @@ def write(application: Application) -> str:
     settings = application.settings
     paths = application.paths()
     before = _read(settings.lock_file) or {}
-    now = digests(settings, paths)
+    now = digests(paths)
     text = json.dumps({"about": _ABOUT, "revisions": now}, indent=1) + "\n"
     settings.lock_file.write_text(text, "utf-8")
     added = len(now.keys() - before.keys())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -26,23 +26,23 @@ _LETTERS = "abcXYZ019 _-%'\"\\é漢🙂\n"
 """What migrations stumble over, in few letters: each session makes the same rows."""
 
 
-def add_rows(url: URL, version_table: str) -> list[str]:
+def add_rows(url: URL, version_tables: Collection[str]) -> list[str]:
     """Put rows into every table that is empty; returns the names of those that stay so."""
 
     async def work() -> list[str]:
         async with connected(drivers.asynchronous(url)) as connection:
-            return await connection.run_sync(_fill, version_table)
+            return await connection.run_sync(_fill, version_tables)
 
     return awaited(work)
 
 
-def _fill(connection: Connection, version_table: str) -> list[str]:
+def _fill(connection: Connection, version_tables: Collection[str]) -> list[str]:
     metadata = MetaData()
     metadata.reflect(connection)
     connection.rollback()
     left = []
     for table in metadata.sorted_tables:
-        if table.name != version_table and not _count(connection, table):
+        if table.name not in version_tables and not _count(connection, table):
             for row in _made(connection, table):
                 _insert(connection, table, row)
             if not _count(connection, table):

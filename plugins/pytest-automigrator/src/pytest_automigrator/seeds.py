@@ -22,6 +22,6 @@ def seed_of(application: Application, rows: Mapping[str, Rows]) -> Seed:
             return ()
         from pytest_automigrator.rows import add_rows
 
-        return add_rows(url, application.version_table)
+        return add_rows(url, application.version_tables(url))
 
     return seed

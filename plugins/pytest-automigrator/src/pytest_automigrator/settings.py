@@ -15,9 +15,15 @@ VARIABLE = "AUTOMIGRATOR_TEST_POSTGRES"
 
 OPTIONS: dict[str, tuple[str, str]] = {
     "config": ("string", "alembic.ini, pyproject.toml or script directory; default: rootdir's"),
-    "app": ("string", "the application's own Migrator, as package.module:migrator"),
+    "app": (
+        "string",
+        "package.module:migrator, the application's own; default: [tool.automigrator]'s",
+    ),
     "target": ("string", "the name of the Migrator's target; default: the only one"),
-    "database": ("string", "sqlite, postgresql or both; default: that of sqlalchemy.url"),
+    "database": (
+        "string",
+        "sqlite, postgresql or both; default: the app's, or that of sqlalchemy.url",
+    ),
     "postgresql": ("string", f"URL of a role with CREATEDB; default: {VARIABLE}, or a server"),
     "recovery": ("args", "names of recovery strategies, where there is no automigrator_app"),
     "depends": ("args", "globs of further files that the revisions read, as sql/*.sql"),
@@ -40,6 +46,7 @@ class Settings:
     app: str
     target: str | None
     databases: tuple[str, ...]
+    """Empty where the application's target is to say."""
     postgresql: str
     """Empty where a server is to be started."""
     recovery: tuple[str, ...]
@@ -69,22 +76,25 @@ def _read(config: pytest.Config) -> Settings:
         option = config.getoption(f"automigrator_{name}", None)
         return option if option is not None else config.getini(f"automigrator_{name}")
 
-    file = root / given("config") if given("config") else _found(root)
+    table = _table(root / "pyproject.toml", "automigrator")
+    app = given("app") or table.get("app", "")
+    named = given("config") or table.get("config")
+    file = root / named if named else _found(root)
     if file is not None and not file.exists():
         raise pytest.UsageError(f"automigrator_config: there is no {file}")
     url = _url(file) if file is not None else ""
     driver = url.partition("://")[0]
-    kind = given("database") or ("postgresql" if driver.startswith("postgres") else "sqlite")
-    if kind not in (*KINDS, "both"):
+    kind = given("database") or ("" if app else kind_of(table.get("url", driver)))
+    if kind not in (*KINDS, "both", ""):
         raise pytest.UsageError(
             f"automigrator_database={kind!r} is not one of {', '.join(KINDS)}, both"
         )
     return Settings(
         root=root,
         config=file,
-        app=given("app"),
+        app=app,
         target=given("target") or None,
-        databases=KINDS if kind == "both" else (kind,),
+        databases=KINDS if kind == "both" else (kind,) if kind else (),
         postgresql=given("postgresql") or os.environ.get(VARIABLE, ""),
         recovery=tuple(given("recovery")),
         depends=tuple(given("depends")),
@@ -113,17 +123,22 @@ def _found(root: Path) -> Path | None:
     if (ini := root / "alembic.ini").is_file():
         return ini
     pyproject = root / "pyproject.toml"
-    return pyproject if "script_location" in _table(pyproject) else None
+    return pyproject if "script_location" in _table(pyproject, "alembic") else None
 
 
-def _table(pyproject: Path) -> dict[str, Any]:
+def kind_of(url: str) -> str:
+    """The kind of database that a URL, or its driver, names; SQLite for all others."""
+    return "postgresql" if url.startswith("postgres") else "sqlite"
+
+
+def _table(pyproject: Path, tool: str) -> dict[str, Any]:
     import tomllib
 
     try:
-        tool = tomllib.loads(pyproject.read_text("utf-8")).get("tool", {})
+        tools = tomllib.loads(pyproject.read_text("utf-8")).get("tool", {})
     except (OSError, tomllib.TOMLDecodeError):
         return {}
-    return dict(tool.get("alembic", {}))
+    return dict(tools.get(tool, {}))
 
 
 def _url(config: Path) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +23,8 @@ with spaces as (
     select oid, nspname from pg_namespace
     where nspname not in {_FOREIGN} and nspname not like 'pg_temp%'
 ), ours as (
-    select c.oid, c.relkind, c.relname, case s.nspname when 'public' then '' else s.nspname || '.'
+    select c.oid, c.relkind, c.relname, c.relrowsecurity, c.relforcerowsecurity, c.relpersistence,
+        c.reloptions, case s.nspname when 'public' then '' else s.nspname || '.'
         end || c.relname as name
     from pg_class c join spaces s on s.oid = c.relnamespace
     where not exists (select 1 from pg_depend d where d.objid = c.oid and d.deptype = 'e')
@@ -43,8 +43,20 @@ union all select 'index ' || name, pg_get_indexdef(ours.oid) || case when indisv
     else ' invalid' end
 from ours join pg_index on indexrelid = ours.oid
 union all select 'view ' || name, pg_get_viewdef(oid) from ours where relkind in ('v', 'm')
-union all select 'table ' || name, relkind::text from ours where relkind in ('r', 'p', 'f')
-union all select 'sequence ' || name, '' from ours where relkind = 'S'
+union all select 'table ' || name, concat_ws(' ', relkind,
+    case when relrowsecurity then 'row security' end,
+    case when relforcerowsecurity then 'forced' end,
+    case when relpersistence = 'u' then 'unlogged' end, array_to_string(reloptions, ','),
+    quote_literal(obj_description(ours.oid, 'pg_class')))
+from ours where relkind in ('r', 'p', 'f')
+union all select 'policy ' || polname || ' of ' || name, concat_ws(' ', polcmd, polpermissive,
+    (select string_agg(quote_ident(rolname), ',' order by rolname) from pg_roles
+    where oid = any (polroles)), pg_get_expr(polqual, polrelid),
+    pg_get_expr(polwithcheck, polrelid))
+from pg_policy join ours on ours.oid = polrelid
+union all select 'sequence ' || name, concat_ws(' ', format_type(seqtypid, null), seqstart,
+    seqincrement, seqmin, seqmax, seqcache, case when seqcycle then 'cycle' end)
+from ours join pg_sequence on seqrelid = ours.oid where relkind = 'S'
 union all select 'trigger ' || tgname || ' of ' || name, pg_get_triggerdef(t.oid)
 from pg_trigger t join ours on ours.oid = tgrelid where not tgisinternal
 union all select 'function ' || p.oid::regprocedure, pg_get_functiondef(p.oid)
@@ -53,6 +65,11 @@ from pg_proc p join spaces s on s.oid = pronamespace where prokind in ('f', 'p')
 union all select 'type ' || typname, string_agg(enumlabel, ',' order by enumsortorder)
 from pg_type t join spaces s on s.oid = typnamespace join pg_enum on enumtypid = t.oid
 group by typname
+union all select 'domain ' || typname, format_type(typbasetype, typtypmod)
+    || case when typnotnull then ' not null' else '' end || coalesce(' default ' || typdefault, '')
+    || coalesce(' ' || (select string_agg(pg_get_constraintdef(c.oid), ' ' order by conname)
+    from pg_constraint c where contypid = t.oid), '')
+from pg_type t join spaces s on s.oid = typnamespace where typtype = 'd'
 union all select 'schema ' || nspname, '' from spaces where nspname <> 'public'
 union all select 'extension ' || extname, '' from pg_extension where extname <> 'plpgsql'
 """
@@ -77,17 +94,17 @@ class State:
     rows: Mapping[str, tuple[tuple[str, ...], Rows]]
 
 
-def state_of(url: URL, version_table: str = "alembic_version") -> State:
-    """Read a database, whatever its URL's driver is; the version table is left out."""
+def state_of(url: URL, version_tables: Collection[str] = ("alembic_version",)) -> State:
+    """Read a database, whatever its URL's driver is; the version tables are left out."""
 
     async def work() -> State:
         async with connected(drivers.asynchronous(url)) as connection:
-            return await connection.run_sync(_read, version_table)
+            return await connection.run_sync(_read, version_tables)
 
     return awaited(work)
 
 
-def _read(connection: Connection, version_table: str) -> State:
+def _read(connection: Connection, version_tables: Collection[str]) -> State:
     if connection.dialect.name == "postgresql":
         schema = dict(_pairs(connection, _POSTGRESQL))
         tables = dict(_pairs(connection, _TABLES))
@@ -96,8 +113,10 @@ def _read(connection: Connection, version_table: str) -> State:
         names = inspect(connection).get_table_names()
         schema = dict(_sqlite(connection, names))
         tables = {quote(name): name for name in names}
-    table = re.compile(rf"(?<!\w){re.escape(version_table)}(?!\w)")
-    versions = {name for name in tables.values() if table.search(name)}
+    # a name has its schema before it where that is not public
+    versions = {
+        each for each in tables.values() if {each, each.partition(".")[2]} & set(version_tables)
+    }
     own = {name for name in schema if any(_is_of(name, each) for each in versions)}
     return State(
         {name: text for name, text in schema.items() if name not in own},

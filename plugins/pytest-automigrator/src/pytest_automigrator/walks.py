@@ -65,7 +65,7 @@ class Walks:
         self._made = [] if but is None else [but]
 
     def _state(self, url: URL) -> State:
-        return state_of(url, self.application.version_table)
+        return state_of(url, self.application.version_tables(url))
 
     def starts(self, most: int | None) -> list[str]:
         """The revisions that upgrades start from: all, or so many with the same space between."""

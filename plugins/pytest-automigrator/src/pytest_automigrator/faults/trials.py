@@ -32,8 +32,9 @@ LOCKED_S = 1.5
 """Seconds for which a lock is in the way."""
 
 _UNPICKLED = (
-    "the faults are made in processes of their own, and automigrator_options cannot be sent to "
-    "one: {}. Name the application's Migrator with automigrator_app instead"
+    "faults are made in processes of their own, and automigrator_options[{!r}] cannot be sent to "
+    "one: {}. No fault was made. Let it be a function or an object of a module, by its name there "
+    "(no lambda, nothing local), or name the application's Migrator with automigrator_app"
 )
 
 
@@ -43,10 +44,11 @@ class Trials:
     def __init__(self, walks: Walks, kind: str, revision: str, seed: Seed) -> None:
         self._walks, self._kind, self._revision = walks, kind, revision
         self._application = walks.application
-        try:
-            pickle.dumps(self._application)
-        except Exception as error:
-            raise ConfigurationError(_UNPICKLED.format(error)) from error
+        for name, value in self._application.options.items():
+            try:
+                pickle.dumps(value)
+            except Exception as error:
+                raise ConfigurationError(_UNPICKLED.format(name, error)) from error
         (found,) = (each for each in walks.revisions if each.revision == revision)
         parent = found.down_revision[0] if found.down_revision else "base"
         self._start = walks.at(parent)
@@ -142,7 +144,7 @@ class Trials:
         return "migrated" if found == self._expected else "half of it"
 
     def _state(self, url: URL) -> State:
-        return state_of(url, self._application.version_table)
+        return state_of(url, self._application.version_tables(url))
 
 
 def _ended(process: Process) -> tuple[list[str], str, str] | None:
