@@ -72,7 +72,9 @@ def make(file: Path, mode: str) -> None:
 def written(file: Path, mode: str) -> Iterator[None]:
     """Context manager: two processes write to it in a journal mode, and one makes checkpoints."""
     programs = [_WRITER.format(cells=CELLS)] * 2 + [_CHECKPOINTER]
-    processes = [subprocess.Popen([sys.executable, "-c", each, str(file), mode]) for each in programs]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", each, str(file), mode]) for each in programs
+    ]
     try:
         while last(file) < 20:
             assert not any(each.poll() for each in processes), "a writer has failed"
