@@ -21,6 +21,7 @@ from pathlib import Path
 
 import large_databases
 import page
+import pytest
 
 sys.path.insert(0, str(page.ROOT / "tests"))
 
@@ -116,4 +117,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except pytest.skip.Exception as why:
+        print(f"clones are not measured: {why}", file=sys.stderr)
