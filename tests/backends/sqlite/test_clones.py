@@ -84,7 +84,7 @@ def test_so_are_two_hundred(folder: Path, mode: str, cloned: list[bool]) -> None
 
 def test_this_process_keeps_its_locks(folder: Path, cloned: list[bool]) -> None:
     live = folder / "live.db"
-    balanced_ledger.make(live, "wal")
+    balanced_ledger.make(live, "delete")
     with closing(sqlite3.connect(live, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         backup.copy(live, folder / "copy.db")
