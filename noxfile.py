@@ -14,7 +14,8 @@ import nox
 GROUPS = nox.project.load_toml("pyproject.toml")
 PLUGINS = sorted(str(folder) for folder in Path("plugins").iterdir() if folder.is_dir())
 BENCHMARKS = [
-    *("gate", "nothing_to_do", "recovery", "applying", "replay", "fleet", "fixtures", "stalls"),
+    *("gate", "nothing_to_do", "recovery", "applying", "replay", "fleet", "fixtures", "clones"),
+    "stalls",
 ]
 TEXTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs", "plugins"]
 NEWER = [

@@ -12,12 +12,14 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import URL, make_url
 from support.canaries import PASSWORD
 
 from automigrator.testing.postgresql.connection import ServerConnection
 from automigrator.testing.postgresql.programs import (
     Place,
+    candidates,
     folder_of_one,
     free_port,
     unprivileged,
@@ -126,6 +128,22 @@ def initialise(place: Place) -> None:
 
 _INITIALISED: dict[str, Path] = {}
 """By language; in the folder of the server that was the first to need it."""
+
+
+@contextmanager
+def newest_on(folder: Path, version: int) -> Iterator[Server]:
+    """A server of our own whose data is in a folder; skips the test where none is so new."""
+    for each in candidates():
+        command = [each / "postgres", "-V"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        if int(answer.stdout.split()[2].split(".")[0]) >= version:
+            break
+    else:
+        pytest.skip(f"no PostgreSQL {version} on this machine")
+    with folder_of_one(below=folder, programs=each) as place:
+        place.run("initdb", "--no-sync", "-A", "trust", "-U", "postgres", "-D", str(place.data))
+        with serving(place) as (server, _):
+            yield server
 
 
 @contextmanager

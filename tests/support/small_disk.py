@@ -1,7 +1,8 @@
-"""A file system of a few megabytes, to be filled or made read-only."""
+"""A file system of a test's own: a few megabytes to be filled, or one where files share blocks."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -26,3 +27,27 @@ def small_disk(megabytes: int = 48) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(place)], check=True)
     finally:
         place.rmdir()
+
+
+@contextmanager
+def cloning_disk(kind: str, megabytes: int = 512) -> Iterator[Path]:
+    """XFS or Btrfs in a sparse file; skips the test where there is none, or nobody may mount it."""
+    if shutil.which(f"mkfs.{kind}") is None:
+        pytest.skip(f"mkfs.{kind} is not installed")
+    with tempfile.TemporaryDirectory(prefix="automigrator-clones-") as folder:
+        image, place = Path(folder, "image"), Path(folder, "mounted")
+        Path(folder).chmod(0o755)
+        place.mkdir()
+        with image.open("wb") as file:
+            file.truncate(megabytes << 20)
+        subprocess.run([f"mkfs.{kind}", "-q", str(image)], check=True, capture_output=True)
+        try:
+            command = ["mount", "-o", "loop", str(image), str(place)]
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip(f"this user may not mount {kind}")
+        try:
+            place.chmod(0o1777)
+            yield place
+        finally:
+            subprocess.run(["umount", "-l", str(place)], check=True)

@@ -75,6 +75,8 @@ class StatementMeter:
         self.spent_s = 0.0
         """Seconds that the looks took."""
         self.log_bytes = meter.log_bytes
+        self.final_size = 0
+        """Bytes of the database once all has run, where the looks did not tell."""
         self.revisions: list[_Revision] = []
         self.current: _Revision | None = None
         """The revision whose own code runs."""
@@ -140,7 +142,8 @@ class StatementMeter:
         found, size = [], self.meter.size
         ends = [later.began for _, later in pairwise(self.revisions)]
         for each, ended in zip(self.revisions, [*ends, end], strict=True):
-            size = max(size, each.size)
+            last = each is self.revisions[-1]
+            size = max(size, each.size, self.final_size if last else 0)
             found.append(
                 RevisionMeasured(
                     each.id,

@@ -26,6 +26,11 @@ select datname::text, datdba = (select oid from pg_roles where rolname = current
     shobj_description(oid, 'pg_database')
 from pg_database where starts_with(datname::text, $1) order by datname
 """
+_CLONES = """
+select name, set_config(name, 'clone', false) from pg_settings
+where name = 'file_copy_method' and source = 'default' and 'clone' = any(enumvals)
+"""
+"""Lets copies share blocks, from PostgreSQL 18 on; a file system that cannot copies."""
 _DAY_S = 86400
 
 
@@ -46,7 +51,8 @@ class PostgreSQL:
         self._admin = urls.settled(admin).set(drivername="postgresql")
         try:
             self._connection = self._connected(reconnects=False)
-            self._second = self._connected(reconnects=True)
+            method = self._connection.fetch(_CLONES)
+            self._second = self._connected(reconnects=True, **dict(method))
             self._ahead = ThreadPoolExecutor(1)
             self._stack.callback(self._ahead.shutdown)
             (version,) = self._connection.fetch("select current_setting('server_version_num')::int")
@@ -63,10 +69,10 @@ class PostgreSQL:
         self._live: set[str] = set()
         self._swept = False
 
-    def _connected(self, *, reconnects: bool) -> ServerConnection:
+    def _connected(self, *, reconnects: bool, **more: str) -> ServerConnection:
         dsn = self._admin.render_as_string(hide_password=False)
         # nobody's operators in a schema of the maintenance database
-        settings = {"search_path": "pg_catalog", "application_name": "pytest-automigrator"}
+        settings = {"search_path": "pg_catalog", "application_name": "pytest-automigrator", **more}
         made = ServerConnection(dsn, settings=settings, reconnects=reconnects)
         return self._stack.enter_context(closing(made))
 

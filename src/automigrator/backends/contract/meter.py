@@ -51,7 +51,7 @@ class Watched(NamedTuple):
 class Meter(ABC):
     """Measures one database on the side; what was made since the meter began is nobody's yet.
 
-    Its methods are called in env.py's thread, outside SQLAlchemy's own calls.
+    `look` and `watch` are called in env.py's thread, outside SQLAlchemy's own calls.
     """
 
     size: int = 0
@@ -64,6 +64,10 @@ class Meter(ABC):
     @abstractmethod
     def look(self, connection: Connection, *, whole: bool = False) -> Look:
         """Look into a session's open transaction; `whole`: with the size of the database."""
+
+    async def final_size(self) -> int | None:
+        """The bytes of the database once all has run; None where the looks told it."""
+        return None
 
     def watch(self, connection: Connection) -> Callable[[int], Watched]:
         """Look from another session until the returned call is made, which says what was seen.

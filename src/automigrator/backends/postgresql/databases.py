@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from automigrator.backends.postgresql.copying import file_clones
 from automigrator.backends.postgresql.errors import NO_PRIVILEGE, Session, in_use, missing, own_code
 from automigrator.backends.postgresql.names import OURS
 from automigrator.backends.postgresql.sql import literal, quoted_name, rows_of, run, server_version
@@ -75,6 +76,7 @@ async def create(
     elif template is not None:
         options = [f"TEMPLATE {quoted_name(template)}"]
         options += ["STRATEGY FILE_COPY"] if server_version(admin) >= (15,) else []
+        await file_clones.prefer(admin)
     options += ["ALLOW_CONNECTIONS false"] if closed else []
     try:
         await run(admin, " ".join([f"CREATE DATABASE {quoted_name(name)}", *options]))
@@ -85,6 +87,8 @@ async def create(
         if own_code(error.orig) == _IN_USE:
             source = template or "template1"
             raise in_use(f"copy database {source!r}", await others(admin, source)) from None
+        if await file_clones.give_up(admin, error):
+            return await create(admin, name, template=template, like=like, closed=closed)
         raise
     return True
 

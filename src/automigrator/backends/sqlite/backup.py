@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from automigrator.backends.sqlite import codes, companions, files, reader
+from automigrator.backends.sqlite.copying import clones
 from automigrator.backends.sqlite.copying.copies import Kind
 from automigrator.backends.sqlite.overwrite import PAGES_A_STEP, Keep, UnfitError, overwrite
 from automigrator.backends.sqlite.reader import Wait
@@ -45,36 +46,43 @@ def copy(
     source.stat()  # SQLite's own error for an absent file is one of many causes
     files.ensure_absent(destination)
     owners = Owners.of(source)
-    with files.new_file(destination, ".partial", owners, fresh=True) as (unfinished, _):
-        _copy_into(unfinished, source, cancelled, through)
+    with files.new_file(destination, ".partial", owners, fresh=True) as (unfinished, descriptor):
+        _copy_into(unfinished, descriptor, source, cancelled, through)
         files.ensure_absent(destination)
 
 
 def _copy_into(
     unfinished: Path,
+    descriptor: int,
     source: Path,
     cancelled: Callable[[], bool] = reader.never,
     through: sqlite3.Connection | None = None,
 ) -> None:
-    opened = nullcontext(through) if through else closing(reader.connect(source, "rw"))
-    with opened as live, closing(reader.connect(unfinished, "rw")) as new:
-        _copy_pages(live, new, Wait(source, "read", COPY_S, cancelled))
-        new.execute("PRAGMA writable_schema=ON")  # a broken one is copied as it is
-        # a file marked WAL makes sidecars whenever it is read
-        (mode,) = new.execute("PRAGMA journal_mode=DELETE").fetchone()
-        if mode != "delete":
-            raise sqlite3.OperationalError(f"{unfinished}: journal mode stays {mode}")
+    wait, found = Wait(source, "read", COPY_S, cancelled), source.stat()
+    with nullcontext(through) if through else closing(reader.connect(source, "rw")) as live:
+        try:
+            # on the backup's own connection: held by a second one, it would not pin the WAL and a
+            # busy writer would make every step start again
+            reader.begin_reading(live, wait)
+            # not through a connection that may hold what it wrote, or another file, open
+            cloned = not through and clones.clone(source, found, unfinished, descriptor, wait)
+            with closing(reader.connect(unfinished, "rw")) as new:
+                new.execute("PRAGMA synchronous=OFF")  # synced as a whole at the end
+                if not cloned:
+                    live.backup(
+                        new, pages=PAGES_A_STEP, progress=wait.after_step, sleep=reader.POLL_S
+                    )
+                _leave_wal_mode(new, unfinished)
+        finally:
+            live.rollback()
 
 
-def _copy_pages(live: sqlite3.Connection, new: sqlite3.Connection, wait: Wait) -> None:
-    try:
-        # on the backup's own connection: held by a second one, it would not pin the WAL and a busy
-        # writer would make every step start again
-        reader.begin_reading(live, wait)
-        new.execute("PRAGMA synchronous=OFF")  # synced as a whole at the end
-        live.backup(new, pages=PAGES_A_STEP, progress=wait.after_step, sleep=reader.POLL_S)
-    finally:
-        live.rollback()
+def _leave_wal_mode(new: sqlite3.Connection, place: Path) -> None:
+    """Move the log of a copy into its file; one marked WAL makes sidecars whenever it is read."""
+    new.execute("PRAGMA writable_schema=ON")  # a broken one is copied as it is
+    (mode,) = new.execute("PRAGMA journal_mode=DELETE").fetchone()
+    if mode != "delete":
+        raise sqlite3.OperationalError(f"{place}: journal mode stays {mode}")
 
 
 def restore(
@@ -111,8 +119,8 @@ def replace(new: Path, live: Path) -> None:
     """
     live = live.resolve()
     owners = Owners.of(live if live.exists() else new)
-    with files.new_file(live, ".automigrator-new", owners) as (temporary, _):
-        _copy_into(temporary, new)
+    with files.new_file(live, ".automigrator-new", owners) as (temporary, descriptor):
+        _copy_into(temporary, descriptor, new)
         # a -wal or hot -journal of the old file would be played into the new one
         for sidecar in companions.sidecars(live):
             sidecar.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.meter import Meter, Relations, Usage
@@ -41,6 +41,9 @@ class CopyMeter:
             if meter is not None:
                 self._measuring = StatementMeter(meter, self._secrets)
             yield self._measuring
+            if meter is not None and self._measuring is not None:
+                with suppress(Exception):  # the rehearsal itself is not about it
+                    self._measuring.final_size = await meter.final_size() or 0
 
     async def measurement(
         self, live: Backend | None, before: Usage | None, limits: Rehearsal | None

