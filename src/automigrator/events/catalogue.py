@@ -77,6 +77,7 @@ _DECLARED = (
         info("waiting", "on what seconds progress", "waiting for {what}, {seconds:.0f} s so far"),
         info("reached", "waited_s", "the database server answers after {waited_s:.1f} s"),
         info("locked", "waited_s", "migration lock held"),
+        info("waited", "on what seconds found"),
     ),
     *step(
         info("create-started", "", "creating the database"),

@@ -59,6 +59,7 @@ async def attempt(state: RunState) -> Outcome:
     except UnknownRevisionError as error:
         served = await version_skew.judged(session, state.ahead, error)
         version_skew.serve(state, served)
+        state.wait.ended("current")
         return "current"
     except Exception as error:
         if state.start.stage == "not counted" and state.backend.classify(error).kind == "corrupt":
@@ -71,10 +72,12 @@ async def attempt(state: RunState) -> Outcome:
         run.before = finding.heads
     state.after = finding.heads
     if not finding.pending and not finding.unversioned:
+        state.wait.ended("current")
         await version_skew.declare(state, finding)
         return _reached(state)
     if not prepared and state.plan != told and (outcome := await inherited(state)) is not None:
         return outcome
+    state.wait.ended("pending")
     state.enter("writing down that this start began")
     await count(state)
     if not prepared:

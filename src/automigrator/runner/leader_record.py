@@ -46,6 +46,7 @@ async def inherited(state: RunState) -> Outcome | None:
     if not failures:
         return None  # it cannot be told what happened
     state.leads = False
+    state.wait.ended(record.outcome)
     if inherited_deferral(state, record, failures[-1]):
         state.run.notes.append(f"{record.leader} has {failures[-1].message}")
         state.tell("followed", leader=record.leader, outcome=record.outcome)

@@ -7,7 +7,7 @@ import time
 from contextlib import AsyncExitStack
 from functools import partial
 
-from automigrator.errors import JudgedError, PluginError
+from automigrator.errors import JudgedError, LockTimeoutError, PluginError
 from automigrator.hooks.decisions import Decisions
 from automigrator.report import Outcome
 from automigrator.runner import version_skew
@@ -43,6 +43,8 @@ async def bring_to_head(state: RunState) -> Outcome:
             raise
         except Exception as error:  # noqa: BLE001 - any error is a failure of the target
             run.attempt = 1
+            if isinstance(error, LockTimeoutError):
+                state.wait.ended("timeout")
             await load_plugins(state)
             return await answered(state, error) or "failed"
         try:
