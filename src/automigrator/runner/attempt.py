@@ -9,8 +9,7 @@ from functools import partial
 from automigrator.errors import EnvError, JudgedError, LockLostError, UnknownRevisionError
 from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
-from automigrator.migrations.causes import left_open
-from automigrator.migrations.execution import Execution, WayDiffersError
+from automigrator.migrations.execution import Execution, WayDiffersError, left_open
 from automigrator.report import Applied, Outcome, heads_text
 from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import count, ensure_whole
