@@ -220,7 +220,7 @@ class TestWaits:
         notes.deploy(GOOD)
         async with leading(notes.target()):
             with pytest.raises(MigrationError):
-                await start(notes, scraped.metrics, timeouts=Timeouts(lock=0.05))
+                await start(notes, scraped.metrics, timeouts=Timeouts(lock=0.5))
         assert scraped.value("waits_total", on="lock", found="timeout") == 1
         assert scraped.value("wait_duration_seconds_count", on="lock") == 1
 
@@ -237,7 +237,7 @@ class TestWaits:
                     begun.set()
 
         notes.deploy(GOOD)
-        limits = Timeouts(lock=60 if found == "current" else 0.05)
+        limits = Timeouts(lock=60 if found == "current" else 0.5)
         plugins = [scraped.metrics, Looking()]
         waits = Migrator(notes.target(), mode="wait", plugins=plugins, timeouts=limits)
         waiting = asyncio.create_task(waits.run())

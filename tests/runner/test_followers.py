@@ -218,7 +218,7 @@ class TestTheEndOfAWait:
     @pytest.mark.parametrize("mode", ["migrate", "wait"])
     async def test_says_that_the_leader_took_too_long(self, notes: Application, mode: Any) -> None:
         notes.deploy(GOOD)
-        waiting, limit = Waiting(), Timeouts(lock=0.05)
+        waiting, limit = Waiting(), Timeouts(lock=0.5)
         async with leading(notes):
             with pytest.raises((MigrationError, FollowTimeoutError)):
                 await Migrator(notes.target(), mode=mode, plugins=[waiting], timeouts=limit).run()

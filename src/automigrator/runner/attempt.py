@@ -13,6 +13,7 @@ from automigrator.migrations.execution import Execution, WayDiffersError, left_o
 from automigrator.report import Applied, Outcome, heads_text
 from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import count, ensure_whole
+from automigrator.runner.creation import create
 from automigrator.runner.failures import read_after
 from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
 from automigrator.runner.interruption import repair
@@ -108,6 +109,9 @@ async def _found(state: RunState) -> Finding:
     """Look and judge, and note what the hooks are shown of it."""
     history = await state.session.history()
     finding = await _inspected(state)
+    if not finding.sight.exists:  # the leader that this process waited for has removed its own
+        await create(state)
+        finding = await _inspected(state)
     if finding.unversioned:
         await ensure_whole(state)
     judge(state.target, finding)

@@ -111,7 +111,7 @@ async def followed(check: Check, targets: Sequence[Target], tell: Notifier, limi
     Raises FollowTimeoutError after `limit` seconds.
     """
     # local: no other mode needs them
-    from automigrator.backends.lock_wait import progress_of
+    from automigrator.events.lock_wait import progress_of
     from automigrator.runner.leaders import Leaders
 
     leaders = Leaders(targets)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import AsyncExitStack
 from functools import partial
 
-from automigrator.errors import JudgedError, LockTimeoutError, PluginError
+from automigrator.errors import LockTimeoutError, PluginError
 from automigrator.hooks.decisions import Decisions
 from automigrator.report import Outcome
 from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import CrashLoopError, last_resort
+from automigrator.runner.creation import create, undo_creation
 from automigrator.runner.failures import answered, failed, look_again
 from automigrator.runner.inspection import judge
 from automigrator.runner.interruption import cut_short, ran_out
@@ -60,6 +60,8 @@ async def bring_to_head(state: RunState) -> Outcome:
             state.enter("writing down how it ended")
             if state.leads:
                 await leave(state, outcome)
+            if outcome == "failed":
+                await undo_creation(state)
         if outcome in ("migrated", "recovered"):
             report = state.report(outcome)
             run.notes += await state.hooks.after_migrate(run, report, state.hook_told)
@@ -114,7 +116,7 @@ async def _at_head(state: RunState) -> bool:
         return False
     seen = sight if sight.exists else None
     if seen is None:
-        await _create(state)
+        await create(state)
     state.enter("reading the revisions, and how the database stands")
     try:
         finding = await version_skew.inspected(session, state.ahead, seen)
@@ -135,21 +137,6 @@ async def _at_head(state: RunState) -> bool:
         state.finding = None
         await reach(state, to_write=True)  # the lock refuses what is a standby even then
     return not finding.pending and not finding.unversioned
-
-
-async def _create(state: RunState) -> None:
-    if not state.target.create:
-        raise JudgedError(
-            "unreachable",
-            f"the database {state.target.url} does not exist, and Target(create=False) says not to "
-            "create it; nothing was changed",
-            "create the database, or leave create=False out",
-        )
-    began = time.monotonic()
-    state.enter("creating the database")
-    state.tell("create-started")
-    ours = await state.owner.create_database(state.run)
-    state.tell("created", ours=ours, seconds=time.monotonic() - began)
 
 
 async def _attempts(state: RunState) -> Outcome:

@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
+from automigrator.events.lock_wait import LockWait
 from automigrator.hooks.calls import GRACE_S
 from automigrator.hooks.context import Rebuild, Run
 from automigrator.printable import escaped
 from automigrator.report import Applied, TargetReport
-from automigrator.runner.lock_wait import LockWait
 from automigrator.runner.rehearsals.outcome import Rehearsals
 from automigrator.runner.time_limit import RunLimit
 from automigrator.support.concurrency import in_thread
@@ -135,6 +135,8 @@ class RunState:
         self.rehearse = chosen(target.rehearse, owner.rehearse)
         self.began = time.monotonic()
         self.phase = _LOOKING
+        self.created = False
+        """Whether this run has created the database."""
         self.wait = LockWait(self.enter, self.tell)
         self.finding: Finding | None = None
         self.plan = ""

@@ -57,6 +57,7 @@ class SQLite(Backend):
         self.in_place = self.file is None
         self.sessions = FileSessions()
         self._settled = False
+        self._created: files.Created | None = None
         if self.in_place and access.given_engine is None:
             raise ConfigurationError(
                 "a SQLite database in memory exists in the application's own connection only; "
@@ -102,7 +103,8 @@ class SQLite(Backend):
     async def create(self) -> bool:
         if self.file is None:
             return False
-        return await in_thread(partial(_create, self.file))
+        self._created = await in_thread(partial(_create, self.file))
+        return self._created is not None
 
     def engine(self) -> AsyncEngine:
         file = self.file
@@ -137,7 +139,7 @@ class SQLite(Backend):
         hold: FileHold | MemoryHold = (
             MemoryHold(self.look, self.engine().sync_engine)
             if self.file is None
-            else FileHold(self.look, self.access, self.file)
+            else FileHold(self.look, self.access, self.file, lambda: self._created)
         )
         async with hold.acquired(timeout_s, waiting):
             yield hold
@@ -195,7 +197,7 @@ def _load() -> None:
     from automigrator.backends.sqlite import doctor, errors, foreign, hold  # noqa: F401
 
 
-def _create(file: Path) -> bool:
+def _create(file: Path) -> files.Created | None:
     """Create the file, but none beside copies of it: one of them may hold what is missing.
 
     Nor beside a log: SQLite would delete it, or play it into the new file.
@@ -214,7 +216,7 @@ def _create(file: Path) -> bool:
             "copy the newest sound one to that name",
             f"`touch {file.resolve()}`",
         )
-    return files.create(file)
+    return files.Created.at(file)
 
 
 def _look(file: Path, tables: Sequence[VersionTable]) -> Sight:

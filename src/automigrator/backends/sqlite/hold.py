@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -22,7 +23,14 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import Record
 from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.lock_wait import poll, this_process
-from automigrator.backends.sqlite import connections, file_systems, identity, journal, lock_files
+from automigrator.backends.sqlite import (
+    connections,
+    file_systems,
+    files,
+    identity,
+    journal,
+    lock_files,
+)
 from automigrator.backends.sqlite.copying import copies
 from automigrator.backends.sqlite.recover import recover
 from automigrator.backends.sqlite.side import FileSides
@@ -71,8 +79,15 @@ class FileHold(SQLiteHold):
     while that file and the lock's own file stand there.
     """
 
-    def __init__(self, look: Look, access: Access, file: Path) -> None:
+    def __init__(
+        self,
+        look: Look,
+        access: Access,
+        file: Path,
+        created: Callable[[], files.Created | None] = lambda: None,
+    ) -> None:
         super().__init__(look)
+        self._created = created
         self._file, self._progress = file, ""
         self._several_links = access.allow_links
         self._lock = lock_files.LockFile(file)
@@ -152,6 +167,13 @@ class FileHold(SQLiteHold):
 
     async def last(self) -> Record | None:
         return await in_thread(lambda: lock_files.record_of(self._file))
+
+    async def undo_creation(self) -> bool:
+        if (created := self._created()) is None:
+            return False
+        with self._noted.replacing():
+            undo = partial(created.undo, self._file, self._lock.place)
+            return await shielded(in_thread(undo))
 
     async def leave(self, record: Record | None) -> None:
         text = _dated(record).dumped() if record else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -32,8 +33,6 @@ class LockWait:
 
     def goes_on(self, seconds: float, leader: str) -> None:
         """Tell that another process, the `leader`, holds the lock."""
-        from automigrator.backends.lock_wait import progress_of  # local: only a follower needs it
-
         self.seconds, self._what = seconds, f"the migration lock, held by {leader}"
         self._enter(f"waiting for {self._what}")
         progress = progress_of(leader)
@@ -46,3 +45,9 @@ class LockWait:
             told = f"waited {self.seconds:.1f} s for the migration lock: {_SAID[found]}"
             seconds = self.seconds
             self._tell("waited", told=told, on="lock", what=what, seconds=seconds, found=found)
+
+
+def progress_of(leader: str) -> str:
+    """Return how far a holder says that it is, as in "3/7 r3"; empty where it does not say."""
+    found = re.search(r"(?<![^\s(])\d{1,6}/\d{1,6} [^\s,)]+", leader)
+    return found[0] if found is not None else ""
