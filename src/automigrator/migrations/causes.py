@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from difflib import get_close_matches
 
 from alembic.script import ScriptDirectory
@@ -11,6 +12,20 @@ from sqlalchemy.exc import DBAPIError
 
 from automigrator.errors import HistoryError, JudgedError
 from automigrator.support.redaction import first_line
+
+
+def outside_context(error: BaseException) -> str:
+    """What to do where env.py used a proxy of Flask's outside the application's context."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    module = frames[-1][0].f_globals.get("__name__") if frames else ""
+    return _CONTEXT if type(error) is RuntimeError and module == "werkzeug.local" else ""
+
+
+_CONTEXT = (
+    "run the Migrator within the application's context: `with app.app_context(): "
+    "migrator.run_sync()`. For the command line, let --app name a function that calls "
+    "`app.app_context().push()` and returns the Migrator"
+)
 
 
 def not_found(script: ScriptDirectory, revision: str, error: CommandError) -> HistoryError:

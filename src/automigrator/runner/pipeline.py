@@ -13,7 +13,7 @@ from automigrator.runner import version_skew
 from automigrator.runner.crash_loop import CrashLoopError, last_resort
 from automigrator.runner.creation import create, undo_creation
 from automigrator.runner.failures import answered, failed, look_again
-from automigrator.runner.inspection import judge
+from automigrator.runner.inspection import Finding, judge
 from automigrator.runner.interruption import cut_short, ran_out
 from automigrator.runner.leader_record import leave
 from automigrator.runner.retry import patiently, reach
@@ -136,7 +136,25 @@ async def _at_head(state: RunState) -> bool:
     if finding.pending and not finding.sight.writable:
         state.finding = None
         await reach(state, to_write=True)  # the lock refuses what is a standby even then
-    return not finding.pending and not finding.unversioned
+    if finding.pending or finding.unversioned:
+        return False
+    await _advise(state, finding)
+    return True
+
+
+async def _advise(state: RunState, finding: Finding) -> None:
+    """Say how a start with nothing to do is spared env.py, where it had to be asked."""
+    table, proof = finding.tables[0], (await state.session.history()).proof
+    if finding.way is None or proof.table or not proof.folders or len(finding.tables) > 1:
+        return
+    schema = "" if table.schema is None else f", version_table_schema={table.schema!r}"
+    logger.info(
+        "%s: nothing is to do; env.py was run to learn that, as its syntax does not prove one "
+        "version table. Target(version_table=%r%s) spares every such start that",
+        state.run.name,
+        table.name,
+        schema,
+    )
 
 
 async def _attempts(state: RunState) -> Outcome:
