@@ -42,9 +42,8 @@ class LockWait:
         """Tell what the wait has found; once, and nothing where nobody had to wait."""
         what, self._what = self._what, ""
         if what:
-            told = f"waited {self.seconds:.1f} s for the migration lock: {_SAID[found]}"
-            seconds = self.seconds
-            self._tell("waited", told=told, on="lock", what=what, seconds=seconds, found=found)
+            data = {"what": what, "seconds": self.seconds, "found": found}
+            self._tell("waited", on="lock", **data, result=_SAID[found])
 
 
 def progress_of(leader: str) -> str:

@@ -122,8 +122,8 @@ async def followed(check: Check, targets: Sequence[Target], tell: Notifier, limi
         """Tell the end of the wait, if there was one; returns its seconds."""
         seconds = time.monotonic() - began
         if what:
-            text = f"waited {seconds:.1f} s for {what}: {_FOUND[found]}"
-            tell("waited", told=text, on="leader", what=what, seconds=seconds, found=found)
+            data = {"what": what, "seconds": seconds, "found": found}
+            tell("waited", on="leader", **data, result=_FOUND[found])
         return seconds
 
     while True:
