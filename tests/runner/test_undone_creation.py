@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -58,10 +59,6 @@ def touch(live: Path) -> None:
     live.touch()
 
 
-def read(live: Path) -> bytes:
-    return live.read_bytes()
-
-
 async def ended(target: Target, *plugins: object) -> TargetReport:
     with pytest.raises(MigrationError) as raised:
         await Migrator(target, mode="migrate", plugins=plugins).run()
@@ -92,10 +89,11 @@ async def test_what_somebody_has_written_stays_and_that_is_told(
     class Writes:
         @hookimpl
         def on_failure(self, run: Run, failure: Failure) -> None:
-            live.write_bytes(b"dear diary")
+            with closing(sqlite3.connect(live)) as diary:
+                diary.execute("CREATE TABLE diary (day TEXT)")
 
     report = await ended(refused, Writes())
-    assert read(live) == b"dear diary"
+    assert tables(f"sqlite:///{live}") == {"diary"}
     assert report.notes == (
         "the database that this start created stays; nothing was migrated in it",
     )
