@@ -160,6 +160,10 @@ class EnvError(AutomigratorError):
 
     kind = "env"
 
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
+
 
 class RevisionExitError(AutomigratorError):
     """Raised when a revision wants to end the process."""

@@ -40,6 +40,7 @@ class Operations:
 
     targets: tuple[Target, ...]
     ahead: Ahead
+    max_failed_starts: int
     _every: tuple[Target, ...]
     """All targets, also those that the command line leaves out."""
     rehearse: bool | Rehearsal
@@ -56,7 +57,7 @@ class Operations:
 
         ensure_asyncio()
         await self._loaded()
-        return await status(self.targets, self.ahead, models)
+        return await status(self.targets, self.ahead, self.max_failed_starts, models)
 
     async def plan(self, *, sql: bool = False) -> Plans:
         """The pending revisions of every target, with their SQL on request; changes nothing.
@@ -79,7 +80,7 @@ class Operations:
         from automigrator.runner.operations.doctor import checkup
 
         ensure_asyncio()
-        return await checkup(self.targets, self.ahead, repair=repair)
+        return await checkup(self.targets, self.ahead, self.max_failed_starts, repair=repair)
 
     async def rehearse_on(
         self,

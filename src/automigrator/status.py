@@ -34,6 +34,12 @@ class TargetStatus(Frozen):
     unfinished: bool = False
     """Whether an earlier run did not end what it began; the next one does, and until then neither
     the heads nor the data may be what they seem."""
+    failed_starts: int = 0
+    """How many starts in a row have failed, or died, at the revisions that are pending."""
+    failing_since: str | None = None
+    """When the first of them was, in UTC; None where none has failed."""
+    tries_again_at: str | None = None
+    """When a start tries again, in UTC, as too many have failed; None where the next one tries."""
     notes: tuple[str, ...] = ()
     """What else was noticed, one sentence each."""
     drift: tuple[str, ...] | None = None
@@ -46,11 +52,26 @@ class TargetStatus(Frozen):
 
     def __str__(self) -> str:
         first, *rest = self._standing()
-        lines = [f"{self.name}: {first}", *rest, *(f"  note: {note}" for note in self.notes)]
+        lines = [f"{self.name}: {first}", *rest, *self._failing()]
+        lines += [f"  note: {note}" for note in self.notes]
         if self.drift is not None:
             lines.append(f"  models: {'agree' if not self.drift else 'differ'}")
             lines += [f"    {each}" for each in self.drift]
         return joined(lines)
+
+    def _failing(self) -> list[str]:
+        if not self.failed_starts:
+            return []
+        many = self.failed_starts
+        starts = "1 start has" if many == 1 else f"{many} starts in a row have"
+        lines = [f"  {starts} failed at these revisions since {self.failing_since}"]
+        if self.tries_again_at is not None:
+            lines.append(
+                f"  no start tries anything before {self.tries_again_at}: deploy a repair of the "
+                "revisions, of env.py or of what they import, or call `await migrator.clear()` "
+                "once the cause is gone"
+            )
+        return lines
 
     def _standing(self) -> list[str]:
         heads, wanted = heads_text(self.heads), heads_text(self.wanted)

@@ -11,7 +11,7 @@ import pytest
 from support import alembic_projects as projects
 from support.asgi_calls import Application, Server, served
 
-from automigrator import ConfigurationError, Migrator, Target
+from automigrator import ConfigurationError, Decision, Failure, Migrator, Run, Target, hookimpl
 from automigrator.asgi import Gate
 
 MakeTarget = Callable[..., Target]
@@ -21,6 +21,12 @@ BROKEN = "op.execute('INSERT INTO absent VALUES (1)')"
 
 def broken(folder: Path) -> None:
     projects.revision(folder, "r1", None, upgrade=BROKEN)
+
+
+class Continuing:
+    @hookimpl
+    def on_failure(self, run: Run, failure: Failure) -> Decision:
+        return Decision.CONTINUE
 
 
 GateOf = Callable[..., Gate]
@@ -37,9 +43,11 @@ class TestWhileItMigrates:
             page = await server.get("/anything", {"accept": "application/json"})
             assert (alive.status, alive.json) == (200, {"alive": True})
             assert (ready.status, ready.json["ready"]) == (503, False)
+            assert ready.json["outcome"] is None
             assert page.status == 503
             assert app.calls == []
             await server.ready()
+            assert (await server.get("/readyz")).json["outcome"] == "migrated"
 
     async def test_a_program_gets_a_problem_and_a_browser_a_page(self, gate_of: GateOf) -> None:
         async with served(gate_of(Application())) as server:
@@ -288,6 +296,25 @@ class TestFailure:
         async with served(gate_of(app, broken, on_failure="serve")) as server:
             await server.ready()
             assert (await server.get("/users")).status == 200
+
+    @pytest.mark.parametrize(
+        ("options", "outcome"),
+        [
+            ({"more": {"plugins": [Continuing()]}}, "degraded"),
+            ({"on_failure": "serve"}, "failed"),
+        ],
+    )
+    async def test_everybody_is_told_that_it_serves_on_the_old_schema(
+        self, gate_of: GateOf, options: Any, outcome: str
+    ) -> None:
+        gate = gate_of(Application(), broken, details=False, **options)
+        async with served(gate) as server:
+            await server.ready()
+            ready = (await server.get("/readyz")).json
+            state = (await server.get("/.automigrator/state")).json
+        behind = "The application is ready, but a database is not at the revision that it expects."
+        assert ready == {"ready": True, "outcome": outcome, "reason": behind}
+        assert (state["phase"], state["outcome"], state["details"]) == ("ready", outcome, False)
 
     async def test_serve_stays_where_a_database_is_half_migrated(self, gate_of: GateOf) -> None:
         def half(folder: Path) -> None:

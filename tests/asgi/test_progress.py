@@ -292,7 +292,7 @@ class TestThePublicPart:
         notes.deploy(GOOD, BROKEN)
         found = Followed(Migrator(notes.target(name="sEcret"), mode="migrate"), details=False)
         end = await found.run()
-        keys = ["phase", "elapsed_s", "done", "total", "waiting", "statement"]
+        keys = ["phase", "outcome", "elapsed_s", "done", "total", "waiting", "statement"]
         keys += ["retry_in_s", "failed", "details"]
         for _, told in found.told:
             assert list(told) == keys

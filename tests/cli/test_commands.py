@@ -90,6 +90,28 @@ def test_a_failure_is_one_screen_that_says_what_to_do(application) -> None:
 
 
 @on_each
+def test_status_tells_failed_starts_and_what_ends_them(application) -> None:
+    application.configure("max_failed_starts=1")
+    application.deploy_broken()
+    application.automigrator("run")
+    told = application.automigrator("status").out
+    assert "1 start has failed at these revisions since " in told
+    assert "no start tries anything before " in told and "`automigrator clear`" in told
+    (target,) = application.automigrator("status", "--json").document["result"]["targets"]
+    assert target["failed_starts"] == 1 and target["failing_since"] < target["tries_again_at"]
+
+    assert application.automigrator("clear", "--yes").code == 0
+    assert "failed at these revisions" not in application.automigrator("status").out
+
+
+@pytest.mark.parametrize(("kind", "counts"), [("revision", True), ("unreachable", False)])
+def test_explain_says_whether_such_a_start_counts(on_sqlite, kind: str, counts: bool) -> None:
+    told = on_sqlite.automigrator("explain", kind).out
+    assert ("`automigrator clear`" in told, "is not counted" in told) == (counts, not counts)
+    assert on_sqlite.automigrator("explain", kind, "--json").document["result"]["counts"] is counts
+
+
+@on_each
 def test_check_compares_models_with_the_database(application) -> None:
     (application.folder / "models.py").write_text(
         "import sqlalchemy as sa\nmetadata = sa.MetaData()\n"

@@ -77,6 +77,7 @@ def test_what_a_reader_leaves_unread_stops_no_migration(on_sqlite) -> None:
 
 
 def test_what_x_gives_to_env_py_is_shown_nowhere(on_sqlite) -> None:
+    (on_sqlite.folder / "app.db").touch()  # of an absent database env.py is not asked
     env = on_sqlite.folder / "migrations" / "env.py"
     env.write_text(
         "from alembic import context as c\n"

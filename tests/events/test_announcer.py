@@ -145,6 +145,9 @@ def test_waiting_says_for_whom(script: Script, tmp_path: Path) -> None:
             go.touch()
     waits = [line for line in script.err.read_text().splitlines() if "waiting for" in line]
     assert re.search(r"app: waiting for the migration lock, held by process \d+ on", waits[0])
+    (end,) = [line for line in script.err.read_text().splitlines() if "waited" in line]
+    assert re.search(r"app: waited \d+\.\d s for the migration lock, held by process \d+ on", end)
+    assert end.endswith(": nothing is left to do")
     # ever fewer lines: after 1, 2, 5 and 10 seconds, as soon as the machine comes to it
     assert re.search(r", \d+ s so far$", waits[0]) and len(waits) <= 4
 

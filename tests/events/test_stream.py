@@ -26,9 +26,9 @@ from automigrator import (
     Target,
     hookimpl,
 )
-from automigrator.backends.lock_wait import progress_of
 from automigrator.events import event as event_module
 from automigrator.events.catalogue import CATALOGUE
+from automigrator.events.lock_wait import progress_of
 from automigrator.events.notifier import Notifier
 from automigrator.events.stream import Subscription
 from automigrator.hooks.registry import Hooks

@@ -120,7 +120,9 @@ def test_flask_migrates_env_py_is_run_in_the_applications_context(
     assert "0001 (head)" in typed("flask db current")
     assert "notes: current at 0001" in typed("automigrator --app wiring:migrator status")
     typed("flask db downgrade")
-    assert "outside of application context" in typed("RUN_MIGRATIONS=1 python outside.py", 1)
+    told = typed("RUN_MIGRATIONS=1 python outside.py", 1)
+    assert "outside of application context" in told
+    assert "what to do: run the Migrator within the application's context" in told
     typed("RUN_MIGRATIONS=1 python main.py")
     assert "0001 (head)" in typed("flask db current")
     typed("flask db upgrade")  # back: nothing is left to do

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from support.notes_application import BROKEN, GOOD, HALF_WAY, UNIQUE, Applicatio
 from automigrator import (
     ConfigurationError,
     Event,
+    FollowTimeoutError,
     MigrationError,
     Migrator,
     PendingError,
     Report,
     Target,
+    Timeouts,
     hookimpl,
 )
 from automigrator.events.catalogue import CATALOGUE
@@ -207,7 +210,44 @@ class TestWaits:
         assert seen[0] is not None and seen[0] > 0
         assert scraped.value("waiting_seconds", on="lock") == 0
         assert (scraped.value("wait_duration_seconds_sum", on="lock") or 0) >= seen[0]
+        assert scraped.value("wait_duration_seconds_count", on="lock") == 1
+        assert scraped.value("waits_total", on="lock", found="current") == 1
         assert scraped.outcome() == ["current"]
+
+    async def test_a_lock_that_is_not_to_be_had_is_a_wait_that_is_over(
+        self, notes: Application, scraped: Scraped
+    ) -> None:
+        notes.deploy(GOOD)
+        async with leading(notes.target()):
+            with pytest.raises(MigrationError):
+                await start(notes, scraped.metrics, timeouts=Timeouts(lock=0.5))
+        assert scraped.value("waits_total", on="lock", found="timeout") == 1
+        assert scraped.value("wait_duration_seconds_count", on="lock") == 1
+
+    @pytest.mark.parametrize("found", ["current", "timeout"])
+    async def test_one_that_only_waits_says_how_long_and_how_it_ended(
+        self, notes: Application, scraped: Scraped, found: str
+    ) -> None:
+        begun = asyncio.Event()
+
+        class Looking:
+            @hookimpl
+            def on_event(self, event: Event) -> None:
+                if event.name == "waiting":
+                    begun.set()
+
+        notes.deploy(GOOD)
+        limits = Timeouts(lock=60 if found == "current" else 0.5)
+        plugins = [scraped.metrics, Looking()]
+        waits = Migrator(notes.target(), mode="wait", plugins=plugins, timeouts=limits)
+        waiting = asyncio.create_task(waits.run())
+        await begun.wait()
+        if found == "current":
+            await start(notes)
+        with nullcontext() if found == "current" else pytest.raises(FollowTimeoutError):
+            await waiting
+        assert scraped.value("waits_total", on="leader", found=found) == 1
+        assert scraped.value("wait_duration_seconds_count", on="leader") == 1
 
 
 class TestRecoveries:
@@ -388,7 +428,7 @@ class TestTheAnswer:
         body = scraped.metrics.answer()[0].decode()
         assert not [each for each in ("canary", "r2", "absent", str(notes.root)) if each in body]
         names = {name for each in INSTRUMENTS for name in each.labels}
-        assert names == {"target", "outcome", "kind", "on", "recovery", "result"}
+        assert names == {"target", "outcome", "kind", "on", "found", "recovery", "result"}
 
 
 def story() -> Iterator[Event]:
@@ -410,6 +450,7 @@ def story() -> Iterator[Event]:
         "1",
         *(waiting("server"), ("reached", {}), waiting("lock"), ("locked", {})),
         *(waiting("server"), ("failed", {"kind": "unreachable"})),
+        *(waiting("leader"), ("waited", {"on": "leader", "found": "current"})),
         *(("repaired", {}), ("snapshot-taken", {})),
         *(("rehearsal-started", {"pending": 2}), ("revision-done", {}), ("rehearsed", {})),
         *(("attempt-started", {"pending": 3}), ("revision-started", {"index": 2, "total": 4})),

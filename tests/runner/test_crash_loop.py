@@ -378,6 +378,49 @@ async def test_a_success_forgets_the_failures_before_it(device: Raced) -> None:
     assert (await boot(device)).failed_starts == 1
 
 
+async def test_a_look_tells_how_many_have_failed_and_when_one_tries_again(
+    device: Raced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = Migrator(device.target(), max_failed_starts=2)
+    device.traced(BROKEN)
+    assert (await looks.check())["app"].failed_starts == 0
+    await boot(device)
+    status = (await looks.check())["app"]
+    assert (status.failed_starts, status.tries_again_at) == (1, None)
+    assert str(status).splitlines()[1:] == [
+        f"  1 start has failed at these revisions since {status.failing_since}"
+    ]
+    await boot(device)
+    status = (await looks.check())["app"]
+    assert (status.failed_starts, str(status).count("2 starts in a row have failed")) == (2, 1)
+    assert f"no start tries anything before {status.tries_again_at}: " in str(status)
+    assert "`await migrator.clear()`" in str(status)
+    assert str(status) in str(await looks.doctor())
+    monkeypatch.setattr(crash_loop, "REST_S", 0.0)
+    assert (await looks.check())["app"].tries_again_at is None
+    monkeypatch.undo()
+    await looks.clear()
+    assert (await looks.check())["app"].failed_starts == 0
+
+
+async def test_a_look_counts_no_start_that_is_under_way_and_none_of_other_revisions(
+    device: Raced,
+) -> None:
+    seen: list[int] = []
+
+    class Looks:
+        @hookimpl
+        async def before_migrate(self, run: Run) -> None:
+            seen.append((await Migrator(device.target()).check())["app"].failed_starts)
+
+    device.traced(BROKEN)
+    await boot(device, plugins=[Looks()])
+    await boot(device, plugins=[Looks()])
+    assert seen == [0, 1]
+    device.traced(GOOD)
+    assert (await Migrator(device.target()).check())["app"].failed_starts == 0
+
+
 async def test_a_start_long_after_the_last_tries_once_more(
     device: Raced, monkeypatch: pytest.MonkeyPatch
 ) -> None:

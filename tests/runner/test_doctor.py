@@ -160,7 +160,7 @@ async def test_how_the_last_start_ended_is_told(
     found = await doctor(target)
 
     assert found.record is not None and found.record.starts.count == 1
-    assert "failed starts in a row at these revisions: 1" in str(found)
+    assert "1 start has failed at these revisions since " in str(found)
     assert "the cause" in str(found)
     assert found.to_dict()["failed_starts"] == 1
 

@@ -19,8 +19,10 @@ from automigrator import (
     Migrator,
     Run,
     TargetReport,
+    Timeouts,
     hookimpl,
 )
+from automigrator.runner.session import opened
 
 pytestmark = [pytest.mark.plugins, pytest.mark.long("postgresql")]
 
@@ -46,12 +48,15 @@ class Waiting:
     def __init__(self) -> None:
         self.begun = asyncio.Event()
         self.texts: list[str] = []
+        self.found: list[tuple[str, str]] = []
 
     @hookimpl
     def on_event(self, event: Any) -> None:
         if event.name == "waiting":
             self.texts.append(str(event.data))
             self.begun.set()
+        if event.name == "waited":
+            self.found.append((event.data["on"], event.data["found"]))
 
 
 class Asked:
@@ -105,10 +110,11 @@ async def followed(
     *recovery: Any,
     mode: Any = "migrate",
     leader_allows: bool = False,
+    waiting: Waiting | None = None,
     **options: Any,
 ) -> tuple[TargetReport, TargetReport]:
     """The reports of a leader and of a process that waited for it."""
-    waiting = Waiting()
+    waiting = waiting or Waiting()
     follower = Migrator(notes.target(), mode=mode, recovery=recovery, plugins=[waiting], **options)
     async with leading(notes, *leaders, allow_partial=leader_allows) as reports:
         task = asyncio.create_task(ended(follower))
@@ -176,6 +182,47 @@ class TestAFollower:
         else:
             assert "has failed at the same" in asked.refusals[0]
             assert any("asked for another attempt after" in note for note in follower.notes)
+
+
+class TestTheEndOfAWait:
+    """It is told once, with what it found."""
+
+    @pytest.mark.parametrize(
+        ("deployed", "leaders", "mode", "found"),
+        [
+            (GOOD, [], "migrate", ("lock", "current")),
+            (BROKEN, [], "migrate", ("lock", "failed")),
+            (BROKEN, ["log-and-continue"], "migrate", ("lock", "degraded")),
+            (GOOD, [], "wait", ("leader", "current")),
+            (BROKEN, [], "wait", ("leader", "failed")),
+        ],
+    )
+    async def test_says_what_the_leader_has_left(
+        self, notes: Application, deployed: str, leaders: list[str], mode: str, found: Any
+    ) -> None:
+        notes.deploy(deployed)
+        waiting = Waiting()
+        await followed(notes, leaders, mode=mode, waiting=waiting)
+        assert waiting.found == [found]
+
+    async def test_says_that_this_process_does_the_rest(self, notes: Application) -> None:
+        notes.deploy(GOOD)
+        waiting = Waiting()
+        follower = Migrator(notes.target(), mode="migrate", plugins=[waiting])
+        async with opened(notes.target()) as session, session.lock(lambda *_: None):
+            task = asyncio.create_task(ended(follower))
+            await waiting.begun.wait()
+        assert (await task).outcome == "migrated"
+        assert waiting.found == [("lock", "pending")]
+
+    @pytest.mark.parametrize("mode", ["migrate", "wait"])
+    async def test_says_that_the_leader_took_too_long(self, notes: Application, mode: Any) -> None:
+        notes.deploy(GOOD)
+        waiting, limit = Waiting(), Timeouts(lock=0.5)
+        async with leading(notes):
+            with pytest.raises((MigrationError, FollowTimeoutError)):
+                await Migrator(notes.target(), mode=mode, plugins=[waiting], timeouts=limit).run()
+        assert waiting.found == [("lock" if mode == "migrate" else "leader", "timeout")]
 
 
 class TestOneThatOnlyWaits:

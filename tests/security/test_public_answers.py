@@ -17,6 +17,7 @@ from automigrator.asgi import Gate
 
 PUBLIC = {
     "phase",
+    "outcome",
     "elapsed_s",
     "done",
     "total",

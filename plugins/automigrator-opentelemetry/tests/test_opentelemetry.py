@@ -200,6 +200,8 @@ async def test_waiting_for_the_lock_is_a_span(notes: Application, telemetry: Tel
     assert wait.attributes["automigrator.on"] == "lock"
     (point,) = telemetry.points("wait.duration")
     assert point[0]["automigrator.on"] == "lock"
+    ((attributes, waits),) = telemetry.points("waits")
+    assert (attributes["automigrator.found"], waits) == ("current", 1)
 
 
 async def test_a_rollback_is_a_trace_of_its_own(notes: Application, telemetry: Telemetry) -> None:

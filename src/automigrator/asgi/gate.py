@@ -205,7 +205,8 @@ class Gate:
 
     async def _readyz(self, scope: Scope, receive: Receive, send: Send) -> None:
         status = HTTPStatus.OK if self._open else HTTPStatus.SERVICE_UNAVAILABLE
-        told = {"ready": self._open, "reason": self._sentence}
+        state = self._progress.recent(details=False).state
+        told = {"ready": self._open, "outcome": state["outcome"], "reason": sentence(state)}
         more = {} if self._open else {"retry-after": self._retry_after}
         await _as_json(scope, send, status, told, **more)
 

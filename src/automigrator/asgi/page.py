@@ -38,6 +38,8 @@ _SENTENCES = {
     "stopped": "The application has been stopped.",
 }
 
+_BEHIND = "The application is ready, but a database is not at the revision that it expects."
+
 _WAITING = "Another process is bringing the application up to date."
 
 _UNSAFE = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
@@ -112,6 +114,8 @@ def sentence(told: Mapping[str, Any]) -> str:
         if told["total"]:
             parts.append(f"Step {min(told['done'] + 1, told['total'])} of {told['total']}.")
         parts.append(f"{told['elapsed_s']:.0f} s.")
+    elif phase == "ready" and told["outcome"] in ("degraded", "failed", "not-run"):
+        parts = [_BEHIND]
     elif told["retry_in_s"] is not None:
         parts.append(f"It is tried again in {told['retry_in_s']:.0f} s.")
     return " ".join(parts)

@@ -14,7 +14,7 @@ from automigrator.support.redaction import said
 
 if TYPE_CHECKING:
     from automigrator.events.event import Event
-    from automigrator.report import Report
+    from automigrator.report import Outcome, Report
     from automigrator.status import PendingRevision
 
 Phase = Literal["starting", "migrating", "application", "ready", "failed", "pending", "stopped"]
@@ -51,6 +51,7 @@ class Progress:
         self._names, self._clock = tuple(targets), clock
         self._phase: Phase = "starting"
         self._reason = ""
+        self._outcome: Outcome | None = None
         self._retry_at: float | None = None
         self._began, self._ended = clock(), 0.0
         self._targets = self._fresh()
@@ -69,7 +70,7 @@ class Progress:
         """
         now, was = self._clock(), self._phase
         if phase in UNDER_WAY and was not in UNDER_WAY:
-            self._began, self._reason = now, ""
+            self._began, self._reason, self._outcome = now, "", None
             if was != "pending":
                 self._targets = self._fresh()
         if phase not in UNDER_WAY and was in UNDER_WAY:
@@ -103,6 +104,7 @@ class Progress:
     def end(self, report: Report | None, error: BaseException | None) -> None:
         """Note how a run ended: its report, and what it raised, as far as there are any."""
         report = report or getattr(error, "report", None)
+        self._outcome = "failed" if report is None else report.outcome
         for each in report.targets if report is not None else ():
             if each.name in self._targets:
                 self._targets[each.name].end(each)
@@ -122,6 +124,7 @@ class Progress:
         shares = (each.statement for each in targets)
         told = {
             "phase": self._phase,
+            "outcome": self._outcome,
             "elapsed_s": (now if self._phase in UNDER_WAY else self._ended) - self._began,
             "done": done if total else None,
             "total": total or None,

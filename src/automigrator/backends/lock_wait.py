@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import socket
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -23,12 +22,6 @@ def this_process() -> str:
     """Name this process for those that wait: process, host and since when, in UTC."""
     now = datetime.now(UTC).strftime("%H:%M:%S")
     return f"process {os.getpid()} on {socket.gethostname()} since {now} UTC"
-
-
-def progress_of(leader: str) -> str:
-    """Return how far a holder says that it is, as in "3/7 r3"; empty where it does not say."""
-    found = re.search(r"(?<![^\s(])\d{1,6}/\d{1,6} [^\s,)]+", leader)
-    return found[0] if found is not None else ""
 
 
 async def poll(

@@ -155,7 +155,8 @@ def _status_table(status: Status, cell: Callable[[object], Text]) -> Table:
     grid = Table.grid()
     grid.add_row(table)
     for each in status.targets:
-        if each.problem is not None or each.notes or each.drift or each.unfinished:
+        besides = each.notes, each.drift, each.unfinished, each.failed_starts
+        if each.problem is not None or any(besides):
             grid.add_row(Text(""))
             grid.add_row(cell(each))
     return grid

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from automigrator.cli.output import Answer
 from automigrator.errors import AutomigratorError
+from automigrator.runner.crash_loop import EXCUSED
 
 PAGE = "failures.md"
 
@@ -21,6 +22,14 @@ MEANING = re.compile(r"^### `([\w-]+)`\n\n(.+)$", re.MULTILINE)
 
 SITUATIONS = "| what happened | database |"
 """How the table begins."""
+
+
+_COUNTED = (
+    "A start that fails so is counted. After Migrator(max_failed_starts=) of them in a row at the "
+    "same revisions, 5 by default, a start tries nothing. `automigrator status` shows how many "
+    "there are; another deployment ends it, and so does `automigrator clear`."
+)
+_EXCUSED = "A start that fails only so is not counted as failed: the next one tries again."
 
 
 def explained(kind: str | None) -> Answer:
@@ -42,7 +51,9 @@ def explained(kind: str | None) -> Answer:
             f"strategies that may act: {each['may act']}",
             f"  what to do: {each['what to do']}",
         ]
-    value = {"kind": kind, "meaning": meanings[kind], "situations": situations}
+    counts = kind not in EXCUSED
+    told += ["", _COUNTED if counts else _EXCUSED]
+    value = {"kind": kind, "meaning": meanings[kind], "situations": situations, "counts": counts}
     return _wrapped(value, told)
 
 

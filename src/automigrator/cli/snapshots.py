@@ -209,7 +209,10 @@ def prune(context: click.Context, /, folder: Path | None, **limits: Any) -> int:
 
     async def work(call: Call) -> Answer:
         if not given:
-            raise click.UsageError("say how many stay, or how old they may be: --keep, --max-age")
+            raise click.UsageError(
+                "say how many stay, or how old they may be: --keep, --max-age, --keep-replaced or "
+                "--keep-purged"
+            )
         kept = {name: copies for name, copies in (await _of_all(call, folder)).items() if copies}
         if kept:
             said = ", ".join(

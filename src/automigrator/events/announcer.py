@@ -34,10 +34,10 @@ _UNWRITTEN_LIMIT = 1000
 
 LINES = frozenset(
     """
-    skipped waiting reached created repaired repair-failed bootstrapped stamped followed rehearsed
-    attempt-started revision-done retrying failed crash-loop decided hook-left snapshot-taken
-    restored restore-failed recreated recreate-failed cancelled newer-database no-revisions
-    rollback-started rollback-finished
+    skipped waiting reached waited created repaired repair-failed bootstrapped stamped followed
+    rehearsed attempt-started revision-done retrying failed crash-loop decided hook-left
+    snapshot-taken restored restore-failed recreated recreate-failed cancelled newer-database
+    no-revisions rollback-started rollback-finished
     """.split()  # noqa: SIM905 - a list of words, a word each
 )
 """The events that a person is told with a line of their own."""

@@ -77,6 +77,9 @@ _DECLARED = (
         info("waiting", "on what seconds progress", "waiting for {what}, {seconds:.0f} s so far"),
         info("reached", "waited_s", "the database server answers after {waited_s:.1f} s"),
         info("locked", "waited_s", "migration lock held"),
+        info(
+            "waited", "on what seconds found result", "waited {seconds:.1f} s for {what}: {result}"
+        ),
     ),
     *step(
         info("create-started", "", "creating the database"),

@@ -23,8 +23,9 @@ from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.checksums import checksum, whole
 from automigrator.backends.contract.schema_file import SchemaFile
 from automigrator.backends.contract.values import VersionTable
-from automigrator.errors import ConfigurationError, JudgedError, LockLostError
+from automigrator.errors import ConfigurationError, HistoryError, JudgedError, LockLostError
 from automigrator.migrations.attachment import adopt
+from automigrator.migrations.causes import not_found
 from automigrator.migrations.execution import Configured, Execution, Migration
 from automigrator.migrations.history import History
 from automigrator.migrations.watchdog import Watch
@@ -52,9 +53,10 @@ async def bootstrap(migration: Migration, context: Configured) -> Bootstrapped:
 
     Both or neither: one transaction. None means the heads where all tables of the models were seen
     to be created (see `Created`). Else the version table is made then and left empty, so that a
-    later start knows whose tables they are. Raises JudgedError for what the callable raises, and
-    ConfigurationError when it returns no revision of this history, or is the `create_all` of models
-    without a table. A schema file is used where it fits.
+    later start knows whose tables they are. Raises JudgedError for what the callable raises,
+    HistoryError when it returns no revision of this history, and ConfigurationError when that is
+    no revision at all, or it is the `create_all` of models without a table. A schema file is used
+    where it fits.
     """
     call, history, table = migration.target.bootstrap, migration.history, context.table
     if not callable(call):
@@ -282,9 +284,8 @@ def _stamp(
     try:
         context.stamp(history.script, revision)
     except CommandError as error:
-        raise ConfigurationError(
-            f"{source} names {revision!r}, which is no revision of this history: {error}"
-        ) from error
+        wrong = not_found(history.script, revision, error)
+        raise HistoryError(f"{source}: {wrong}", wrong.advice) from error
 
 
 _MAKE_ANEW = (

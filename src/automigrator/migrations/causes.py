@@ -1,25 +1,64 @@
-"""The causes of errors and silences that Alembic itself does not name."""
+"""The causes of errors that Alembic itself does not name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import traceback
+from difflib import get_close_matches
 
+from alembic.script import ScriptDirectory
+from alembic.script.revision import MultipleHeads, ResolutionError
+from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
-from automigrator.errors import JudgedError
-from automigrator.migrations.execution import Configured
+from automigrator.errors import HistoryError, JudgedError
 from automigrator.support.redaction import first_line
 
-_LEFT_OPEN = (
-    "; env.py had begun a transaction before it called context.configure, and Alembic leaves the "
-    "commit of such a one to env.py: commit what comes before, or commit at the end"
+
+def outside_context(error: BaseException) -> str:
+    """What to do where env.py used a proxy of Flask's outside the application's context."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    module = frames[-1][0].f_globals.get("__name__") if frames else ""
+    return _CONTEXT if type(error) is RuntimeError and module == "werkzeug.local" else ""
+
+
+_CONTEXT = (
+    "run the Migrator within the application's context: `with app.app_context(): "
+    "migrator.run_sync()`. For the command line, let --app name a function that calls "
+    "`app.app_context().push()` and returns the Migrator"
 )
 
 
-def left_open(contexts: Iterable[Configured]) -> str:
-    """What to add where env.py returned without an error and nothing was committed."""
-    return _LEFT_OPEN if any(each.open_before for each in contexts) else ""
+def not_found(script: ScriptDirectory, revision: str, error: CommandError) -> HistoryError:
+    """What to say where Alembic does not find the `revision` that is asked for.
 
+    The revisions of `script` are read, and make a sound history.
+    """
+    cause = error.__cause__
+    if isinstance(cause, MultipleHeads):
+        return HistoryError(
+            f"revision={revision!r} asks for one head, and the history has "
+            f"{', '.join(sorted(cause.heads))}; ask for 'heads', "
+            "for '<branch>@head', or merge them",
+            "if they are to be one history, write the revision that joins them: "
+            "alembic merge heads; if both are wanted, leave revision= out",
+        )
+    if not isinstance(cause, ResolutionError):
+        return HistoryError(str(error), _ASKED)
+    asked = cause.argument
+    known = [str(each) for each in script.revision_map._revision_map if each]
+    begin = sorted(each for each in known if len(each) > len(asked) >= 2 and each.startswith(asked))
+    near = (begin or get_close_matches(asked, known))[:_NEAREST]
+    heads = ", ".join(script.get_heads()) or "base"
+    there = f"similar: {', '.join(near)}" if near else f"its newest revision is {heads}"
+    return HistoryError(f"this history has no revision {asked!r}; {there}", _ASKED)
+
+
+_NEAREST = 3
+
+_ASKED = (
+    "correct the revision that was asked for; if it is right, look whether the deployment has "
+    "every revision file"
+)
 
 _ROOM = 32
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -164,3 +164,14 @@ class Execution:
     def met_a_revision(self) -> bool:
         """Whether env.py came as far as a revision; with revisions done, as far as their commit."""
         return bool(self.current or self.error or self.done)
+
+
+_LEFT_OPEN = (
+    "; env.py had begun a transaction before it called context.configure, and Alembic leaves the "
+    "commit of such a one to env.py: commit what comes before, or commit at the end"
+)
+
+
+def left_open(contexts: Iterable[Configured]) -> str:
+    """What to add where env.py returned without an error and nothing was committed."""
+    return _LEFT_OPEN if any(each.open_before for each in contexts) else ""

@@ -15,12 +15,13 @@ from typing import Any
 
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
-from alembic.script.revision import CycleDetected, MultipleHeads, RangeNotAncestorError, RevisionMap
+from alembic.script.revision import CycleDetected, RangeNotAncestorError, RevisionMap
 from alembic.util import CommandError, pyc_file_from_path, to_tuple
 from sqlalchemy.exc import InvalidRequestError
 
 from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
 from automigrator.migrations import alembic_private
+from automigrator.migrations.causes import not_found
 from automigrator.migrations.commit_calls import may_commit
 from automigrator.migrations.static.heads import files, heads_of
 from automigrator.migrations.static.imports import imported
@@ -125,19 +126,10 @@ class History:
         try:
             return alembic_private.steps(self.script, revision, heads, down=down)
         except CommandError as error:
-            cause = error.__cause__
-            if isinstance(cause, RangeNotAncestorError):
-                if self.reached(self.asked_for(revision), heads):
-                    return []
-            elif isinstance(cause, MultipleHeads):
-                raise HistoryError(
-                    f"revision={revision!r} asks for one head, and the history has "
-                    f"{', '.join(sorted(cause.heads))}; ask for 'heads', "
-                    "for '<branch>@head', or merge them",
-                    "if they are to be one history, write the revision that joins them: "
-                    "alembic merge heads; if both are wanted, leave revision= out",
-                ) from error
-            raise HistoryError(str(error)) from error
+            beyond = isinstance(error.__cause__, RangeNotAncestorError)
+            if beyond and self.reached(self.asked_for(revision), heads):
+                return []
+            raise not_found(self.script, revision, error) from error
 
     def ids(self, steps: Iterable[Any]) -> tuple[str, ...]:
         """The revision ids that `steps` run, in order."""

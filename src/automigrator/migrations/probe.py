@@ -12,6 +12,7 @@ from automigrator.errors import (
     RevisionImportError,
     UnknownRevisionError,
 )
+from automigrator.migrations.causes import outside_context
 from automigrator.migrations.config import url_named
 from automigrator.migrations.drive import drive
 from automigrator.migrations.execution import Command, Execution, Migration
@@ -62,7 +63,8 @@ async def probe(migration: Migration) -> tuple[Way, Execution]:
     if packages := sorted({each for _, error in tried for each in missing(error)}):
         what += f"; to install what is missing: pip install {' '.join(packages)}"
     raise EnvError(
-        f"env.py cannot be driven to the target's database: {what} (tried {detail})"
+        f"env.py cannot be driven to the target's database: {what} (tried {detail})",
+        outside_context(first),
     ) from first
 
 

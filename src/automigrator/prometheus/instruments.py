@@ -50,7 +50,7 @@ counter, gauge, histogram = (
 )
 
 _ENDS = "run-finished rollback-finished"
-_WAITS = f"waiting reached locked failed target-finished {_ENDS}"
+_WAITS = f"waiting reached locked waited failed target-finished {_ENDS}"
 _STEPS = f"attempt-started rehearsal-started revision-started {_ENDS}"
 
 INSTRUMENTS = (
@@ -92,10 +92,11 @@ INSTRUMENTS = (
     ),
     histogram(
         "wait_duration_seconds",
-        "Waiting for the server or for the migration lock",
+        "Waiting for the server, the migration lock, or the leader in mode wait",
         "on",
-        "reached locked",
+        "reached locked waited",
     ),
+    counter("waits_total", "Waits for another process, by what they found", "on found", "waited"),
     histogram("snapshot_duration_seconds", "Taking and verifying a snapshot", "", "snapshot-taken"),
     histogram(
         "rehearsal_duration_seconds",

@@ -121,6 +121,11 @@ class Recorder:
             case "locked" | "reached":
                 on = "lock" if event.name == "locked" else "server"
                 add.observe("automigrator_wait_duration_seconds", data["waited_s"], on)
+            case "waited":
+                on, found = data["on"], data["found"]
+                add.count("automigrator_waits_total", on, found)
+                if on != "lock" or found == "timeout":  # else `locked` has been told
+                    add.observe("automigrator_wait_duration_seconds", data["seconds"], on)
             case "snapshot-taken":
                 add.observe("automigrator_snapshot_duration_seconds", data["seconds"])
             case "rehearsed" | "rehearsal-failed":

@@ -9,11 +9,11 @@ from functools import partial
 from automigrator.errors import EnvError, JudgedError, LockLostError, UnknownRevisionError
 from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
-from automigrator.migrations.causes import left_open
-from automigrator.migrations.execution import Execution, WayDiffersError
+from automigrator.migrations.execution import Execution, WayDiffersError, left_open
 from automigrator.report import Applied, Outcome, heads_text
 from automigrator.runner import edits, version_skew
 from automigrator.runner.crash_loop import count, ensure_whole
+from automigrator.runner.creation import create
 from automigrator.runner.failures import read_after
 from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
 from automigrator.runner.interruption import repair
@@ -57,6 +57,7 @@ async def attempt(state: RunState) -> Outcome:
     except UnknownRevisionError as error:
         served = await version_skew.judged(session, state.ahead, error)
         version_skew.serve(state, served)
+        state.wait.ended("current")
         return "current"
     except Exception as error:
         if state.start.stage == "not counted" and state.backend.classify(error).kind == "corrupt":
@@ -70,10 +71,12 @@ async def attempt(state: RunState) -> Outcome:
         run.before = finding.heads  # of a fresh one they would tell nothing of the old one
     state.after = finding.heads
     if not finding.pending and not finding.unversioned:
+        state.wait.ended("current")
         await version_skew.declare(state, finding)
         return _reached(state)
     if not prepared and state.plan != told and (outcome := await inherited(state)) is not None:
         return outcome
+    state.wait.ended("pending")
     state.enter("writing down that this start began")
     await count(state)
     if not prepared:
@@ -112,6 +115,9 @@ async def _found(state: RunState) -> Finding:
     """Look and judge, and note what the hooks are shown of it."""
     history = await state.session.history()
     finding = await _inspected(state)
+    if not finding.sight.exists:  # the leader that this process waited for has removed its own
+        await create(state)
+        finding = await _inspected(state)
     if finding.unversioned:
         await ensure_whole(state)
     elif not finding.heads and not finding.sight.has_tables:

@@ -65,13 +65,12 @@ async def count(state: RunState) -> None:
         earlier = earlier_starts(state)
         start.first = state.run.empty or (found is not None and found.first)
         if found is not None and limit and earlier.count >= limit:
-            # also a clock that was set back by as much: else it would have to come round again
-            if abs(hold.since - earlier.last) < tries_again_at(earlier, limit) - earlier.last:
+            if not may_try(earlier, limit, hold.since):
                 start.starts = earlier
                 raise CrashLoopError(found)
             state.run.note(
                 f"{_said(earlier)}; it is tried once more, as the last try was at "
-                f"{_time(earlier.last)}"
+                f"{time_text(earlier.last)}"
             )
         if limit:
             start.starts = FailedStarts(earlier.count + 1, earlier.since or hold.since, hold.since)
@@ -111,8 +110,8 @@ def repairs_counted(state: RunState) -> Counting:
             raise RefusedError(
                 f"{known.count} starts in a row were killed while {place} was being put back, so "
                 f"this one did not begin with it; the database was not touched. {by_hand}. A start "
-                f"after {_time(again)} tries once more by itself, and so does the next one after "
-                "`await migrator.clear()`"
+                f"after {time_text(again)} tries once more by itself, and so does the next one "
+                "after `await migrator.clear()`"
             )
         return Repairs(known.count + 1, since, code)
 
@@ -158,14 +157,22 @@ async def last_resort(state: RunState, record: Record) -> Outcome:
     starts = state.start.starts
     facts = {
         "failed_starts": starts.count,
-        "since": _time(starts.since),
-        "tries_again_at": _time(tries_again_at(starts, state.max_failed_starts)),
+        "since": time_text(starts.since),
+        "tries_again_at": time_text(tries_again_at(starts, state.max_failed_starts)),
         "outcome": outcome,
         "failure": failure.to_dict(),
     }
     state.tell("crash-loop", told=f"{failure.headline}; {then}", **facts)
     await read_after(state)
     return outcome
+
+
+def may_try(starts: FailedStarts, limit: int, now: float) -> bool:
+    """Whether a start at `now` may try, after these have failed; `limit` 0: always."""
+    if not limit or starts.count < limit:
+        return True
+    # also a clock that was set back by as much: else it would have to come round again
+    return abs(now - starts.last) >= _rest(starts.count - limit)
 
 
 def tries_again_at(starts: FailedStarts, limit: int) -> float:
@@ -249,7 +256,7 @@ def _failure(state: RunState, record: Record) -> Failure:
         why += f". The last failure before that: {last}" if last else ""
     else:
         why = f"the last failure: {last}"
-    again = _time(tries_again_at(starts, state.max_failed_starts))
+    again = time_text(tries_again_at(starts, state.max_failed_starts))
     advice = "deploy a repair of the revisions, of env.py or of what they import, or call `await "
     advice += "migrator.clear()` once the cause is gone"
     if known.kind == "corrupt":
@@ -270,8 +277,9 @@ def _failure(state: RunState, record: Record) -> Failure:
 
 def _said(starts: FailedStarts) -> str:
     many = "1 start has" if starts.count == 1 else f"{starts.count} starts in a row have"
-    return f"{many} failed at these revisions since {_time(starts.since)}"
+    return f"{many} failed at these revisions since {time_text(starts.since)}"
 
 
-def _time(at: float) -> str:
+def time_text(at: float) -> str:
+    """Return a time of a record for a person, in UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -47,6 +47,7 @@ async def inherited(state: RunState) -> Outcome | None:
     state.leads = False
     from automigrator.runner.rehearsals.deferral import inherited_deferral  # local: for failures
 
+    state.wait.ended(record.outcome)
     if inherited_deferral(state, record, failures[-1]):
         state.run.notes.append(f"{record.leader} has {failures[-1].message}")
         state.tell("followed", leader=record.leader, outcome=record.outcome)

@@ -59,6 +59,12 @@ logger = logger_of("automigrator")
 
 POLL_S, TELL_S = 0.5, 1.0
 
+_FOUND = {
+    "current": "every database is at the revision that the code expects",
+    "failed": "it has failed, or cannot succeed",
+    "timeout": "nobody has migrated",
+}
+
 SKIP_S = 2.0
 """Seconds for the look of a run that was not asked for."""
 
@@ -105,19 +111,31 @@ async def followed(check: Check, targets: Sequence[Target], tell: Notifier, limi
     Raises FollowTimeoutError after `limit` seconds.
     """
     # local: no other mode needs them
-    from automigrator.backends.lock_wait import progress_of
+    from automigrator.events.lock_wait import progress_of
     from automigrator.runner.leaders import Leaders
 
     leaders = Leaders(targets)
     began = told = time.monotonic()
+    what = ""
+
+    def ended(found: Literal["current", "failed", "timeout"]) -> float:
+        """Tell the end of the wait, if there was one; returns its seconds."""
+        seconds = time.monotonic() - began
+        if what:
+            data = {"what": what, "seconds": seconds, "found": found}
+            tell("waited", on="leader", **data, result=_FOUND[found])
+        return seconds
+
     while True:
         status = await check()
         if status.current:
-            return _current(status, partial(leaders.reported, waited_s=time.monotonic() - began))
+            return _current(status, partial(leaders.reported, waited_s=ended("current")))
         if (failed := await leaders.failed(status)) is not None:
+            ended("failed")
             return failed
         now = time.monotonic()
         if now - began > limit:
+            ended("timeout")
             raise FollowTimeoutError(
                 f"no other process has migrated within {limit:.3g} s, and in the mode "
                 f"'wait' this one must not; nothing was changed\n{status}{leaders.said()}",

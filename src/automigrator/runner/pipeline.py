@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import AsyncExitStack
 from functools import partial
 
-from automigrator.errors import JudgedError, PluginError
+from automigrator.errors import LockTimeoutError, PluginError
 from automigrator.hooks.decisions import Decisions
 from automigrator.report import Outcome
 from automigrator.runner import edits, version_skew
 from automigrator.runner.crash_loop import CrashLoopError, last_resort
+from automigrator.runner.creation import create, undo_creation
 from automigrator.runner.failures import answered, failed, look_again
-from automigrator.runner.inspection import judge
+from automigrator.runner.inspection import Finding, judge
 from automigrator.runner.interruption import cut_short, ran_out
 from automigrator.runner.leader_record import leave
 from automigrator.runner.retry import patiently, reach
@@ -43,6 +43,8 @@ async def bring_to_head(state: RunState) -> Outcome:
             raise
         except Exception as error:  # noqa: BLE001 - any error is a failure of the target
             run.attempt = 1
+            if isinstance(error, LockTimeoutError):
+                state.wait.ended("timeout")
             await load_plugins(state)
             return await answered(state, error) or "failed"
         try:
@@ -58,6 +60,8 @@ async def bring_to_head(state: RunState) -> Outcome:
             state.enter("writing down how it ended")
             if state.leads:
                 await leave(state, outcome)
+            if outcome == "failed":
+                await undo_creation(state)
         if outcome in ("migrated", "recovered"):
             await edits.keep(state)
             report = state.report(outcome)
@@ -113,7 +117,7 @@ async def _at_head(state: RunState) -> bool:
         return False
     seen = sight if sight.exists else None
     if seen is None:
-        await _create(state)
+        await create(state)
     state.enter("reading the revisions, and how the database stands")
     try:
         finding = await version_skew.inspected(session, state.ahead, seen)
@@ -135,22 +139,25 @@ async def _at_head(state: RunState) -> bool:
     if finding.pending and not finding.sight.writable:
         state.finding = None
         await reach(state, to_write=True)  # the lock refuses what is a standby even then
-    return not finding.pending and not finding.unversioned
+    if finding.pending or finding.unversioned:
+        return False
+    await _advise(state, finding)
+    return True
 
 
-async def _create(state: RunState) -> None:
-    if not state.target.create:
-        raise JudgedError(
-            "unreachable",
-            f"the database {state.target.url} does not exist, and Target(create=False) says not to "
-            "create it; nothing was changed",
-            "create the database, or leave create=False out",
-        )
-    began = time.monotonic()
-    state.enter("creating the database")
-    state.tell("create-started")
-    ours = await state.owner.create_database(state.run)
-    state.tell("created", ours=ours, seconds=time.monotonic() - began)
+async def _advise(state: RunState, finding: Finding) -> None:
+    """Say how a start with nothing to do is spared env.py, where it had to be asked."""
+    table, proof = finding.tables[0], (await state.session.history()).proof
+    if finding.way is None or proof.table or not proof.folders or len(finding.tables) > 1:
+        return
+    schema = "" if table.schema is None else f", version_table_schema={table.schema!r}"
+    logger.info(
+        "%s: nothing is to do; env.py was run to learn that, as its syntax does not prove one "
+        "version table. Target(version_table=%r%s) spares every such start that",
+        state.run.name,
+        table.name,
+        schema,
+    )
 
 
 async def _attempts(state: RunState) -> Outcome:

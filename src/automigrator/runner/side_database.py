@@ -12,10 +12,9 @@ from automigrator.backends.contract.sides import Known, Side, Sides
 from automigrator.backends.contract.values import Place, VersionTable
 from automigrator.errors import AutomigratorError, EnvError, RefusedError
 from automigrator.migrations.baseline import bootstrap
-from automigrator.migrations.causes import left_open
 from automigrator.migrations.created_tables import creations
 from automigrator.migrations.drive import drive
-from automigrator.migrations.execution import Command, Execution, Migration
+from automigrator.migrations.execution import Command, Execution, Migration, left_open
 from automigrator.migrations.probe import probe
 from automigrator.migrations.statement_meter import StatementMeter
 from automigrator.migrations.ways import Way

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
+from automigrator.events.lock_wait import LockWait
 from automigrator.hooks.calls import GRACE_S
 from automigrator.hooks.context import Rebuild, Run
 from automigrator.printable import escaped
@@ -134,8 +135,9 @@ class RunState:
         self.rehearse = chosen(target.rehearse, owner.rehearse)
         self.began = time.monotonic()
         self.phase = _LOOKING
-        self.waited_s = 0.0
-        """Seconds waited for the lock."""
+        self.created = False
+        """Whether this run has created the database."""
+        self.wait = LockWait(self.enter, self.tell)
         self.finding: Finding | None = None
         self.plan = ""
         """A digest of the pending revisions; empty while they are not known."""
@@ -214,9 +216,9 @@ class RunState:
     async def locked(self) -> AsyncIterator[Hold]:
         """Context manager: hold the migration lock, and tell."""
         looked_s = time.monotonic() - self.began
-        async with self.session.lock(self.waiting) as hold:
+        async with self.session.lock(self.wait.goes_on) as hold:
             self.hold = self.run.hold = hold
-            self.waited_s = hold.waited_s
+            self.wait.seconds = hold.waited_s
             hold.since -= looked_s  # a leader that failed while this run only looked binds it, too
             self.tell("locked", waited_s=hold.waited_s)
             for note in hold.notes:
@@ -234,14 +236,6 @@ class RunState:
         """Context manager: a plugin is asked, and that is told."""
         self.enter(f"in {hook} of {plugin}")
         return self.progress.hook(self.target, hook, plugin, GRACE_S)
-
-    def waiting(self, seconds: float, leader: str) -> None:
-        """Tell that another process holds the lock."""
-        from automigrator.backends.lock_wait import progress_of  # local: only a follower needs it
-
-        what = f"the migration lock, held by {leader}"
-        self.enter(f"waiting for {what}")
-        self.tell("waiting", on="lock", what=what, seconds=seconds, progress=progress_of(leader))
 
     def planned(self) -> None:
         """Tell which revisions are pending, where somebody listens."""
@@ -340,7 +334,7 @@ class RunState:
             failures=tuple(self.failures),
             drive=self.drive,
             leader=bool(self.applied) or run.rebuilt,
-            waited_s=self.waited_s,
+            waited_s=self.wait.seconds,
             elapsed_s=time.monotonic() - self.began,
             notes=tuple(run.notes),
             failed_starts=0 if reached else self.start.starts.count,

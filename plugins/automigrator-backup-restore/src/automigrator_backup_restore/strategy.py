@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, get_args
@@ -44,6 +45,8 @@ class BackupRestore:
         copy: `"template"` or `"dump"` (PostgreSQL); `"auto"` dumps where no template copy can be
             made.
         binaries: the folder of pg_dump, pg_restore and psql; None: search for them.
+        repeatable: ids of revisions that need no snapshot, as each can run again after it has
+            failed half way; none is taken where nothing else is pending. Default: none of them.
 
     Raises ValueError for an option that it cannot use.
     """
@@ -62,6 +65,7 @@ class BackupRestore:
         disconnect_others: bool = False,
         copy: Copy = "auto",
         binaries: str | Path | None = None,
+        repeatable: Collection[str] = (),
     ) -> None:
         if snapshot not in ("auto", "always"):
             raise ValueError(f"snapshot must be 'auto' or 'always', not {snapshot!r}")
@@ -77,6 +81,9 @@ class BackupRestore:
             raise ValueError(f"binaries must be a path or None, not {binaries!r}")
         if not isinstance(disconnect_others, bool):
             raise ValueError(f"disconnect_others must be True or False, not {disconnect_others!r}")
+        if isinstance(repeatable, str) or not all(isinstance(each, str) for each in repeatable):
+            raise ValueError(f"repeatable must be a list of revision ids, not {repeatable!r}")
+        self._repeatable = frozenset(repeatable)
         self._always = snapshot == "always"
         self._then = _DECISIONS[then]
         self._limits, self._replaced = Limits(keep, max_age), Limits(keep_replaced)
@@ -91,6 +98,10 @@ class BackupRestore:
     async def before_migrate(self, run: Run) -> None:
         """Take the snapshot; without one nothing is migrated. Raises what prevents it."""
         if not run.pending or (run.transactional and (run.empty or not self._always)):
+            return
+        pending = {each.revision for each in run.pending}
+        if pending <= self._repeatable and not run.rollback:  # a downgrade is other code
+            run.note("no snapshot was taken: what is pending is repeatable")
             return
         await run.snapshot(
             folder=self.folder,

@@ -40,6 +40,11 @@ class Instruments:
         self._failures = meter.create_counter(
             "automigrator.failures", unit="{failure}", description="Failed attempts, by their kind"
         )
+        self._waits = meter.create_counter(
+            "automigrator.waits",
+            unit="{wait}",
+            description="Waits for another process, by what they found",
+        )
         self._pending = meter.create_gauge(
             "automigrator.pending",
             unit="{revision}",
@@ -47,7 +52,7 @@ class Instruments:
         )
         self._run = seconds("run", "A run over all its targets")
         self._revision = seconds("revision", "One revision that ran")
-        self._wait = seconds("wait", "Waiting for the server or for the migration lock")
+        self._wait = seconds("wait", "Waiting for the server, the migration lock, or the leader")
         self._snapshot = seconds("snapshot", "Taking and verifying a snapshot")
         self._rehearsal = seconds("rehearsal", "Applying what is pending to a copy of the database")
         self._recovery = seconds("recovery", "Restoring, rebuilding or repairing a database")
@@ -80,6 +85,12 @@ class Instruments:
             case "locked" | "reached":
                 on = "lock" if event.name == "locked" else "server"
                 self._wait.record(data["waited_s"], {**database, "automigrator.on": on})
+            case "waited":
+                on, found = data["on"], data["found"]
+                said = {**database, "automigrator.on": on}
+                self._waits.add(1, {**said, "automigrator.found": found})
+                if on != "lock" or found == "timeout":  # else `locked` has been told
+                    self._wait.record(data["seconds"], said)
             case "snapshot-taken":
                 self._snapshot.record(data["seconds"], database)
             case "rehearsed" | "rehearsal-failed":

@@ -109,6 +109,13 @@ class Hold(ABC):
         """Finish or undo what a killed leader began; return what was done, None for nothing."""
         return None
 
+    async def undo_creation(self) -> bool:
+        """Remove the database that this process has created, and what goes with it.
+
+        Returns whether it is gone: one that is not proved to be empty, and this process's, stays.
+        """
+        return False
+
     async def forget_repairs(self) -> None:
         """Count the repairs of an open journal anew."""
 

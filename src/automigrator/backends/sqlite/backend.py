@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from automigrator.backends.contract.values import Place
     from automigrator.backends.sqlite.copying.templates import FileTemplates
     from automigrator.backends.sqlite.doctor import FileExaminer
+    from automigrator.backends.sqlite.files import Created
     from automigrator.backends.sqlite.hold import SQLiteHold
     from automigrator.failure import FailureKind
 
@@ -58,6 +59,7 @@ class SQLite(Backend):
         self.in_place = self.file is None
         self.sessions = FileSessions()
         self._settled = False
+        self._created: Created | None = None
         if self.in_place and access.given_engine is None:
             raise ConfigurationError(
                 "a SQLite database in memory exists in the application's own connection only; "
@@ -103,7 +105,8 @@ class SQLite(Backend):
     async def create(self) -> bool:
         if self.file is None:
             return False
-        return await in_thread(partial(_create, self.file))
+        self._created = await in_thread(partial(_create, self.file))
+        return self._created is not None
 
     def engine(self) -> AsyncEngine:
         file = self.file
@@ -138,7 +141,7 @@ class SQLite(Backend):
         hold: FileHold | MemoryHold = (
             MemoryHold(self.look, self.engine().sync_engine)
             if self.file is None
-            else FileHold(self.look, self.access, self.file)
+            else FileHold(self.look, self.access, self.file, lambda: self._created)
         )
         async with hold.acquired(timeout_s, waiting):
             yield hold
@@ -202,7 +205,7 @@ def _load() -> None:
     from automigrator.backends.sqlite import doctor, errors, foreign, hold  # noqa: F401
 
 
-def _create(file: Path) -> bool:
+def _create(file: Path) -> Created | None:
     """Create the file, but none beside copies of it: one of them may hold what is missing.
 
     Nor beside a log: SQLite would delete it, or play it into the new file.
@@ -222,7 +225,7 @@ def _create(file: Path) -> bool:
             "put the newest sound copy back: `automigrator snapshots restore newest`",
             "move these copies to another folder first",
         )
-    return files.create(file)
+    return files.Created.at(file)
 
 
 def _look(file: Path, tables: Sequence[VersionTable]) -> Sight:

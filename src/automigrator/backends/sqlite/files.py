@@ -7,9 +7,11 @@ import hashlib
 import math
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from automigrator.backends.sqlite.companions import SIDECARS, beside, sidecars
 from automigrator.support.owned_files import NOT_THERE_FOR, Owners, ensure_same
@@ -48,6 +50,42 @@ def create(path: Path) -> bool:
         path.resolve().touch(0o644, exist_ok=False)
         return True
     return False
+
+
+class Created(NamedTuple):
+    """A database file that this process has made: its device and inode."""
+
+    device: int
+    inode: int
+
+    @classmethod
+    def at(cls, path: Path) -> Created | None:
+        """Make the file; None where it existed already."""
+        if not create(path):
+            return None
+        status = path.stat()
+        return cls(status.st_dev, status.st_ino)
+
+    def undo(self, path: Path, *beside: Path) -> bool:
+        """Remove the file, with others `beside` it; False where it is another, or not empty.
+
+        Nobody writes to it meanwhile; to whoever has it open SQLite says that it has gone. The
+        folder stays: others may wait for a lock in it.
+        """
+        path = path.resolve()
+        try:
+            if any(map(os.path.lexists, sidecars(path))):
+                return False
+            with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", 0, uri=True)) as own:
+                own.execute("BEGIN EXCLUSIVE")
+                status = path.stat()
+                if status.st_size or (status.st_dev, status.st_ino) != self:
+                    return False
+                for each in (path, *beside):
+                    each.unlink(missing_ok=True)
+        except (OSError, sqlite3.Error):
+            return not path.exists()
+        return True
 
 
 def ensure_absent(path: Path) -> None:

@@ -81,8 +81,15 @@ class FileHold(SQLiteHold):
     while that file and the lock's own file stand there.
     """
 
-    def __init__(self, look: Look, access: Access, file: Path) -> None:
+    def __init__(
+        self,
+        look: Look,
+        access: Access,
+        file: Path,
+        created: Callable[[], files.Created | None] = lambda: None,
+    ) -> None:
         super().__init__(look)
+        self._created = created
         self._file, self._progress = file, ""
         self._several_links = access.allow_links
         self._lock = lock_files.LockFile(file)
@@ -162,6 +169,13 @@ class FileHold(SQLiteHold):
 
     async def last(self) -> Record | None:
         return await in_thread(lambda: lock_files.record_of(self._file))
+
+    async def undo_creation(self) -> bool:
+        if (created := self._created()) is None:
+            return False
+        with self._noted.replacing():
+            undo = partial(created.undo, self._file, self._lock.place)
+            return await shielded(in_thread(undo))
 
     async def leave(self, record: Record | None) -> None:
         text = _dated(record).dumped() if record else None

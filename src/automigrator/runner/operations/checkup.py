@@ -77,7 +77,6 @@ class TargetCheckup(Frozen):
             **self.status.to_dict(),
             **fields,
             "healthy": self.healthy,
-            "failed_starts": record.starts.count if record else 0,
             "last_outcome": record.outcome if record else None,
             "last_failures": [dict(each) for each in record.failures] if record else [],
         }
@@ -113,8 +112,6 @@ def _said(record: Record) -> list[str]:
     else:
         ended = f"ended {record.outcome}, leaving the database {record.state}"
     lines = [f"the last leader, {record.leader}, {ended}"]
-    if record.starts.count:
-        lines.append(f"failed starts in a row at these revisions: {record.starts.count}")
     for each in record.failures[-1:]:
         lines.append(f"its last failure: {each.get('kind')}: {each.get('message')}")
     return lines

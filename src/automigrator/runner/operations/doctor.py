@@ -11,6 +11,7 @@ from automigrator.migrations.created_tables import there_already
 from automigrator.runner.operations.checkup import Checkup, TargetCheckup
 from automigrator.runner.operations.status import standing
 from automigrator.runner.session import Session, opened
+from automigrator.status import TargetStatus
 from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
 from automigrator.target import Ahead, Target
@@ -20,18 +21,21 @@ logger = logger_of(__name__)
 T = TypeVar("T")
 
 
-async def checkup(targets: Sequence[Target], ahead: Ahead, *, repair: bool) -> Checkup:
+async def checkup(
+    targets: Sequence[Target], ahead: Ahead, max_failed_starts: int, *, repair: bool
+) -> Checkup:
     """Look at every target; nothing is changed unless `repair` says so."""
     found = []
     for target in targets:
         async with opened(target) as session:
-            seen = await _examined(session, target.ahead or ahead)
+            status = await standing(target, target.ahead or ahead, max_failed_starts)
+            seen = await _examined(session, status)
             found.append(await _repaired(session, seen) if repair else seen)
     return Checkup(tuple(found))
 
 
-async def _examined(session: Session, ahead: Ahead) -> TargetCheckup:
-    status, backend = await standing(session.target, ahead), session.backend
+async def _examined(session: Session, status: TargetStatus) -> TargetCheckup:
+    backend = session.backend
     unknown: list[str] = []
 
     async def known(what: str, asked: Awaitable[T], otherwise: T) -> T:

@@ -9,9 +9,8 @@ from automigrator.backends.contract.lock import Hold
 from automigrator.errors import AutomigratorError, RefusedError
 from automigrator.failure import Failure, FailureKind
 from automigrator.migrations.baseline import stamp
-from automigrator.migrations.causes import left_open
 from automigrator.migrations.drive import drive
-from automigrator.migrations.execution import Command, Execution
+from automigrator.migrations.execution import Command, Execution, left_open
 from automigrator.rehearsal import Rehearsal
 from automigrator.rehearsed import Rehearsed
 from automigrator.report import Applied

@@ -11,10 +11,12 @@ from automigrator.failure import Failure
 from automigrator.runner.diagnosis import diagnose
 from automigrator.runner.edits import noticed
 from automigrator.runner.inspection import Finding, judge
+from automigrator.runner.operations.past_starts import PastStarts, past_starts
 from automigrator.runner.session import Session, opened
 from automigrator.runner.state import Left
 from automigrator.runner.version_skew import Served, inspected
 from automigrator.status import Plan, Status, TargetStatus
+from automigrator.support.redaction import first_line
 from automigrator.target import Ahead, Target
 
 NOT_COMPARED = "the models were not compared: the database is not at the heads of this code"
@@ -25,10 +27,13 @@ Metadata = MetaData | Sequence[MetaData]
 Models = Metadata | Mapping[str, Metadata]
 
 
-async def status(targets: Sequence[Target], ahead: Ahead, models: Models | None = None) -> Status:
+async def status(
+    targets: Sequence[Target], ahead: Ahead, max_failed_starts: int, models: Models | None = None
+) -> Status:
     """How every target stands. Raises ConfigurationError where it is not clear whose models."""
     of = _by_target([target.name for target in targets], models)
-    found = [await standing(each, each.ahead or ahead, of.get(each.name)) for each in targets]
+    most = max_failed_starts
+    found = [await standing(each, each.ahead or ahead, most, of.get(each.name)) for each in targets]
     return Status(tuple(found))
 
 
@@ -48,10 +53,16 @@ def _by_target(names: Sequence[str], models: Models | None) -> Mapping[str, Meta
     return models
 
 
-async def standing(target: Target, ahead: Ahead, models: Metadata | None = None) -> TargetStatus:
+async def standing(
+    target: Target,
+    ahead: Ahead,
+    max_failed_starts: int | None = None,
+    models: Metadata | None = None,
+) -> TargetStatus:
     """Compare a database with its history; what is wrong with either is the `problem`.
 
-    With `models`, they are compared with a database that is at its heads.
+    With `models`, they are compared with a database that is at its heads. `max_failed_starts`:
+    the Migrator's; default None: failed starts are not asked for.
     """
     not_compared = (NOT_COMPARED,) if models is not None else ()
     async with opened(target) as session:
@@ -78,6 +89,15 @@ async def standing(target: Target, ahead: Ahead, models: Metadata | None = None)
             drift = await _drift(session, found, models)
         except Exception as error:  # noqa: BLE001 - as above
             wrong = _problem(session, error)
+        starts = PastStarts()
+        notes = [*found.notes, *found.sight.notes, *filter(None, [edited])]
+        if max_failed_starts is not None and found.sight.exists and found.pending:
+            try:
+                starts = await past_starts(session, found.pending, max_failed_starts)
+            except Exception as error:  # noqa: BLE001 - the rest is known all the same
+                notes.append(f"how many starts have failed is not known ({first_line(error)})")
+        if drift is None:
+            notes += not_compared
         return TargetStatus(
             target.name,
             exists=found.sight.exists,
@@ -86,12 +106,10 @@ async def standing(target: Target, ahead: Ahead, models: Metadata | None = None)
             pending=found.pending,
             problem=wrong,
             unfinished=found.sight.unfinished,
-            notes=(
-                *found.notes,
-                *found.sight.notes,
-                *filter(None, [edited]),
-                *(not_compared if drift is None else ()),
-            ),
+            failed_starts=starts.many,
+            failing_since=starts.since,
+            tries_again_at=starts.tries_again_at,
+            notes=tuple(notes),
             drift=drift,
         )
 
