@@ -21,8 +21,11 @@ VARIABLE = "AUTOMIGRATOR_TEST_KILLS"
 
 SOURCE = "fleet_kills.application:fleet"
 
-LEASE_S = 3.0
-"""Of a tenant's lock on PostgreSQL, and of a replica's claims; the default would take minutes."""
+LEASE_S = 8.0
+"""Of a tenant's lock on PostgreSQL; the default would take minutes."""
+
+CLAIMED_S = 4.0
+"""The lease of a replica's claims."""
 
 
 class Mixed(Fleet):
@@ -83,9 +86,9 @@ def run(folder: Path, executor: Any, out: Path) -> None:
 def executor_of(name: str, index: int, server: str, cluster: str) -> Any:
     """What the replica of that index gives its fleet as `executor`."""
     options: dict[str, Callable[[], dict[str, Any]]] = {
-        "processes": lambda: {"workers": 2, "tasks": 2, "silent_s": 3.0, "stop_s": 5.0},
+        "processes": lambda: {"workers": 2, "tasks": 2, "silent_s": 4.0, "stop_s": 5.0},
         "shards": lambda: {"index": index, "count": 3, "tasks": 3},
-        "claims": lambda: {"control": server, "lease_s": LEASE_S, "poll_s": 0.5, "tasks": 2},
+        "claims": lambda: {"control": server, "lease_s": CLAIMED_S, "poll_s": 0.5, "tasks": 2},
         "dask": lambda: {"cluster": cluster, "stop_s": 5.0, "wait_s": 30.0},
     }
     return None if name == "local" else (name, options[name]())

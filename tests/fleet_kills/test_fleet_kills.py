@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from fleet_kills import judge
@@ -107,8 +107,11 @@ class TestTheJudge:
 
     SOUND, FAILING = Tenant("tenant00", "r1", "", "none"), Tenant("tenant01", "r1", "row", "none")
     WHAT = Round(0, "local", "schemas", (SOUND, FAILING), False, False, False, 1, False, (), ())
-    TOLD = {"tenant00": {"outcome": "migrated"}, "tenant01": {"outcome": "quarantined"}}
-    DUMPS = {"tenant00": "at head", "tenant01": "laid"}
+    TOLD: ClassVar[dict[str, Any]] = {
+        "tenant00": {"outcome": "migrated"},
+        "tenant01": {"outcome": "quarantined"},
+    }
+    DUMPS: ClassVar[dict[str, str]] = {"tenant00": "at head", "tenant01": "laid"}
 
     def judged(self, told: dict[str, Any], dumps: dict[str, str]) -> list[str]:
         known = {("r1", ""): "at head", ("r1", "row"): "at r2", ("base", ""): "empty, at head"}
