@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,10 @@ VARIABLE = "AUTOMIGRATOR_TEST_KILLS"
 
 SOURCE = "fleet_kills.application:fleet"
 
-LEASE_S = 8.0
+LEASE_S = 15.0
 """Of a tenant's lock on PostgreSQL; the default would take minutes."""
 
-CLAIMED_S = 4.0
+CLAIMED_S = 6.0
 """The lease of a replica's claims."""
 
 
@@ -86,9 +87,15 @@ def run(folder: Path, executor: Any, out: Path) -> None:
 def executor_of(name: str, index: int, server: str, cluster: str) -> Any:
     """What the replica of that index gives its fleet as `executor`."""
     options: dict[str, Callable[[], dict[str, Any]]] = {
-        "processes": lambda: {"workers": 2, "tasks": 2, "silent_s": 4.0, "stop_s": 5.0},
+        "processes": lambda: {"workers": 2, "tasks": 2, "silent_s": 10.0, "stop_s": 5.0},
         "shards": lambda: {"index": index, "count": 3, "tasks": 3},
         "claims": lambda: {"control": server, "lease_s": CLAIMED_S, "poll_s": 0.5, "tasks": 2},
-        "dask": lambda: {"cluster": cluster, "stop_s": 5.0, "wait_s": 30.0},
+        "dask": lambda: {"cluster": cluster, "stop_s": 5.0, "wait_s": 120.0},
     }
     return None if name == "local" else (name, options[name]())
+
+
+def main() -> None:
+    """A coordinator by itself, as its input says: for where a fork cannot be, another host say."""
+    told = json.load(sys.stdin)
+    run(Path(told["folder"]), tuple(told["executor"]), Path(told["out"]))

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +21,13 @@ from support.dask_cluster import Cluster
 from support.postgres_server import Server
 from support.starters import FORKSERVER
 
-LIMIT_S = 120.0
-"""Nothing here takes so long."""
+LIMIT_S = 600.0
+"""Nothing here takes so long, on a busy machine either."""
 
 STARTS = 3
 """That end by themselves, at most: a failure that passes is left to the next one."""
 
-TTL_S = 5
+TTL_S = 15
 """Seconds after which Dask takes a silent worker for lost."""
 
 AFTER_LEASE_S = max(application.LEASE_S, TTL_S) + 1.0
@@ -74,6 +74,9 @@ class Arena:
         self._begun = 0
         self._frozen: list[tuple[float, int]] = []
         """When to let whom go on."""
+        self.gate = folder / "gate"
+        self._laid: dict[str, str] = {}
+        self._twins: dict[tuple[str, str], str] = {}
         self.ini = history(folder, drawn)
         self.control = server.url("control") if drawn.ledger_on_server else ""
         self.control = self.control or f"sqlite+aiosqlite:///{folder / 'control.sqlite'}"
@@ -137,7 +140,7 @@ class Arena:
         if what.act.startswith("kill"):
             self._kill(victim)
             if self.cluster is not None and what.act == "kill worker":
-                self.cluster.add(**self._environment)
+                self.add_worker()
             for each in running:
                 if each.pid == victim and self.drawn.executor == "shards":  # as an orchestrator
                     running.append(self.begin(each.index))
@@ -174,20 +177,42 @@ class Arena:
                 raise TimeoutError(f"a process did not {what} within {LIMIT_S:g} s")
             time.sleep(0.02)
 
+    def add_worker(self) -> None:
+        """Start one more worker of the cluster."""
+        assert self.cluster is not None
+        self.cluster.add(**self.environment)
+
     @property
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What a process by itself needs to find the fleet."""
         here = str(Path(__file__).parents[1])
         path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
         return {application.VARIABLE: str(self.folder), "PYTHONPATH": path}
 
+    def lay(self) -> None:
+        """Make the tenants, and twins of them that plain Alembic migrates."""
+        for each in self.drawn.tenants:
+            self.place.lay(each.name, each.start, each.trouble)
+        self._laid = {each.name: self.place.dumped(each.name) for each in self.drawn.failing}
+        self.gate.touch()
+        self._twins = twins(self.place, self.ini, self.drawn.tenants)
+        self.gate.unlink()
+
+    def wrong(self, reports: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What is wrong after the last start, whose reports these are."""
+        told = judge.merged(reports)
+        return [
+            *judge.untold(self.drawn, reports),
+            *judge.tenants(self.drawn, self.place, self._laid, self._twins, told),
+            *judge.ledger(self.drawn, self.control, told),
+            *judge.left(self.folder, self.server, self.place, self.drawn),
+        ]
+
     def play(self) -> Found:
         """All of the round, and the verdict."""
         began = time.monotonic()
-        for each in self.drawn.tenants:
-            self.place.lay(each.name, each.start, each.trouble)
-        laid = {each.name: self.place.dumped(each.name) for each in self.drawn.failing}
-        known = twins(self.place, self.ini, self.drawn.tenants)
-        with self._with_cluster():
+        self.lay()
+        with self.with_cluster():
             for disturbances, ended in zip(self.drawn.disturbed, self.drawn.ended, strict=True):
                 self.disturbed(disturbances, ended)
             for _ in range(STARTS):
@@ -197,18 +222,16 @@ class Arena:
                 if not judge.passing(reports):
                     break
                 self.found.again += 1
-        self.found.wrong += judge.untold(self.drawn, reports)
-        told = judge.merged(reports)
-        self.found.wrong += judge.tenants(self.drawn, self.place, laid, known, told)
-        self.found.wrong += judge.ledger(self.drawn, self.control, told)
-        self.found.wrong += judge.left(self.folder, self.server, self.place, self.drawn)
-        for each in told.values():
-            self.found.outcomes[each["outcome"]] = self.found.outcomes.get(each["outcome"], 0) + 1
+        self.found.wrong += self.wrong(reports)
+        for part in judge.merged(reports).values():
+            outcome = part["outcome"]
+            self.found.outcomes[outcome] = self.found.outcomes.get(outcome, 0) + 1
         self.found.seconds = time.monotonic() - began
         return self.found
 
     @contextmanager
-    def _with_cluster(self) -> Iterator[None]:
+    def with_cluster(self) -> Iterator[None]:
+        """Context manager: a cluster of two workers where the executor is Dask."""
         if self.drawn.executor != "dask":
             yield
             return
@@ -219,7 +242,7 @@ class Arena:
             ttl = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": f"{TTL_S}s"}
             asyncio.run(self.cluster.start(**ttl))
             for _ in range(2):
-                self.cluster.add(**self._environment)
+                self.add_worker()
             asyncio.run(self.cluster.workers(2))
             yield
         finally:
@@ -229,8 +252,9 @@ class Arena:
                 each.wait()
 
 
-def played(folder: Path, drawn: Round, server: Server) -> Found:
-    """Play a round in a folder, which is removed where nothing was wrong."""
+@contextmanager
+def arena(folder: Path, drawn: Round, server: Server) -> Iterator[Arena]:
+    """Context manager: an arena in a folder that is new; nothing stays at the server."""
     folder.mkdir(parents=True)
     for name in ("control", "claims"):
         server.create(name)
@@ -240,13 +264,19 @@ def played(folder: Path, drawn: Round, server: Server) -> Found:
             place = Files(folder)
         else:
             place = Schemas(server) if drawn.kind == "schemas" else Databases(server)
-        found = Arena(folder, drawn, server, place).play()
-        if not found.wrong:
-            shutil.rmtree(folder)
-        return found
+        yield Arena(folder, drawn, server, place)
     finally:
         for name in ("control", "claims", "shop", "tenant", "twin"):
             server.drop_all(name)
+
+
+def played(folder: Path, drawn: Round, server: Server) -> Found:
+    """Play a round in a folder, which is removed where nothing was wrong."""
+    with arena(folder, drawn, server) as made:
+        found = made.play()
+    if not found.wrong:
+        shutil.rmtree(folder)
+    return found
 
 
 def children(pid: int) -> list[int]:

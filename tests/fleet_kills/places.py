@@ -46,6 +46,10 @@ with op.get_context().autocommit_block():
     op.execute("update users set visits = visits + 1 where id < 10")
     op.execute("update users set visits = visits + 1 where id >= 10")
 """
+_GATED = """
+while not __import__("os").path.exists({gate!r}):
+    time.sleep(0.02)
+"""
 _THIRD = """
 op.create_table("invoices", sa.Column("id", sa.Integer, primary_key=True))
 op.create_index("one_email", "users", ["email"], unique=True)
@@ -72,8 +76,10 @@ def history(folder: Path, drawn: Round) -> Path:
             _FOURTH,
         ]
         for number, step in enumerate(steps, 1):
+            if drawn.gated and number == 3:
+                step = _GATED.format(gate=str(folder / "gate")) + step
             body, down = f"{sleep}\n{step}\n{sleep}", f"r{number - 1}" if number > 1 else None
-            imports = "import time" if drawn.kind == "files" else ""
+            imports = "import time" if drawn.kind == "files" or drawn.gated else ""
             revision(versions, f"r{number}", down, upgrade=body, imports=imports)
 
     ini = fleets.history(folder, revisions=revisions)

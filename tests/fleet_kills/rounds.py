@@ -72,6 +72,8 @@ class Round:
     ledger_on_server: bool
     disturbed: tuple[tuple[Disturbance, ...], ...]
     ended: tuple[bool, ...]
+    gated: bool = False
+    """Whether each third revision waits for a file, `gate`, in the round's folder."""
 
     @property
     def failing(self) -> list[Tenant]:
@@ -84,8 +86,8 @@ def drawn(seed: str, number: int) -> Round:
     executor = EXECUTORS[number % len(EXECUTORS)]
     kind = KINDS[number // len(EXECUTORS) % len(KINDS)]
     halves = kind != "schemas" and chance.random() < 0.4
-    most = {"schemas": 40, "databases": 14, "files": 40}[kind]
-    count = min(chance.randint(10, most), chance.randint(10, most))
+    most = 14 if kind == "databases" else chance.choice((14, 14, 14, 40))
+    count = chance.randint(10, most)
     failing = max(1, round(count * 0.05), 2 * (chance.random() < 0.5))
     known: tuple[str, ...] = NO_COPY if kind == "schemas" else tuple(STRATEGIES)
     strategies = COPY if halves else known
@@ -98,7 +100,7 @@ def drawn(seed: str, number: int) -> Round:
             start = chance.choice(("r1", "r2"))
             trouble = chance.choice(("row", "statement", *(["damage"] * (kind == "files"))))  # type: ignore[arg-type]
         tenants.append(Tenant(f"tenant{index:02}", start, trouble, chance.choice(strategies)))
-    starts = chance.randint(2, 4)
+    starts = chance.randint(3, 4)
     disturbed = [tuple(_disturbances(chance, executor)) for _ in range(starts)]
     return Round(
         number,
@@ -111,19 +113,15 @@ def drawn(seed: str, number: int) -> Round:
         replicas=replicas_of(executor, chance),
         ledger_on_server=chance.random() < 0.5,
         disturbed=tuple(disturbed),
-        ended=tuple(chance.random() < 0.7 for _ in range(starts)),
+        ended=tuple(chance.random() < 0.8 for _ in range(starts)),
     )
 
 
 def replicas_of(executor: str, chance: random.Random) -> int:
     """How many processes run the fleet at once."""
-    return (
-        3
-        if executor in ("shards", "claims")
-        else 1
-        if executor == "dask"
-        else chance.choice((1, 2))
-    )
+    if executor == "dask":
+        return 1
+    return 3 if executor in ("shards", "claims") else chance.choice((1, 2, 2))
 
 
 def _disturbances(chance: random.Random, executor: str) -> list[Disturbance]:
