@@ -33,6 +33,9 @@ TENANTS = (
 )
 """Ten sound ones, and two that fail."""
 
+NOTICED_SOON = {f"tcp_keepalives_{name}": "1" for name in ("idle", "interval", "count")}
+"""Else a server keeps the idle sessions of a host that is gone for two hours."""
+
 
 def gated(executor: str, kind: Kind = "schemas") -> Round:
     """A round whose tenants wait in their third revision."""
@@ -123,7 +126,7 @@ def test_hosts_finish_what_one_that_is_cut_off_has_begun(tmp_path: Path) -> None
         postgres_server.initialise(place)
         with (place.data / "pg_hba.conf").open("a") as rules:
             rules.write(f"host all all {network} trust\n")
-        listening = {"listen_addresses": f"127.0.0.1,{address}"}
+        listening = {"listen_addresses": f"127.0.0.1,{address}", **NOTICED_SOON}
         local, _ = stack.enter_context(postgres_server.serving(place, **listening))
         server = Server(local.admin.set(host=address))
         stack.callback(server.close)
