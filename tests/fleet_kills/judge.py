@@ -123,15 +123,22 @@ async def _rows(control: str) -> Sequence[Sequence[Any]]:
 def left(folder: Path, server: Server, place: Place, drawn: Round) -> list[str]:
     """Processes, sessions, locks and claims that are there although nobody is at work."""
     deadline = time.monotonic() + FREE_S
-    while found := [*_processes(folder), *_sessions(server)]:
-        if time.monotonic() > deadline:
-            break
+    while True:
+        found = [*_processes(folder), *_sessions(server)]
+        found += _claims(server) if drawn.executor == "claims" else []
+        if not found or time.monotonic() > deadline:
+            return found
         time.sleep(0.1)
-    if drawn.executor == "claims":
-        for table in ("fleet_replicas", "fleet_claims"):
-            rows = server.execute(f"select * from automigrator.{table}", database="claims")
-            found += [f"{table} has {tuple(row)}" for row in rows]
-    return found
+
+
+def _claims(server: Server) -> list[str]:
+    """Those that hold; rows of a replica that was killed go with the next start after its lease."""
+    sql = (
+        "select c.tenant, r.until from automigrator.fleet_claims c"
+        " full join automigrator.fleet_replicas r using (round)"
+        " where r.round is null or r.until > clock_timestamp()"
+    )
+    return [f"a claim stays: {tuple(each)}" for each in server.execute(sql, database="claims")]
 
 
 def _processes(folder: Path) -> list[str]:
