@@ -125,11 +125,11 @@ def skip_without(session: nox.Session, *tools: str, package: str) -> None:
         session.skip(f"{names} not installed; Debian has what is needed: apt install {package}")
 
 
-def resumed(session: nox.Session, name: str) -> None:
+def resumed(session: nox.Session, name: str, count: int = 3000) -> None:
     """A campaign that appends each result to a file in the cache, and goes on from there."""
     install_editable(session, *group("test"))
     variable, file = f"AUTOMIGRATOR_{name.upper()}", Path(session.cache_dir) / f"{name}.jsonl"
-    session.env[variable] = os.environ.get(variable, "3000")
+    session.env[variable] = os.environ.get(variable, str(count))
     session.env.setdefault(f"{variable}_RESULTS", str(file.absolute()))
     pytest(session, f"tests/{name}", "--long", "-rP", "--timeout=0")
 
@@ -322,6 +322,15 @@ def browser(session: nox.Session) -> None:
 def faithful(session: nox.Session) -> None:
     """Pairs of plain Alembic and ours, AUTOMIGRATOR_FAITHFUL of them: 3,000 unless set."""
     resumed(session, "faithful")
+
+
+@nox.session(name="fleet-kills")
+def fleet_kills(session: nox.Session) -> None:
+    """Fleets whose processes are killed and frozen, AUTOMIGRATOR_FLEET_KILLS rounds: 45 unless set.
+
+    `-- --write-table` writes the table.
+    """
+    resumed(session, "fleet_kills", 45)
 
 
 @nox.session

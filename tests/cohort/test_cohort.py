@@ -19,6 +19,7 @@ from automigrator.cohort import Cohort
 from automigrator.runner.fast_path import wanted_rows
 
 HEADS, TABLES = {"r3"}, {"users", "posts"}
+HELD = "select count(*) from pg_locks where locktype = 'advisory' and mode = 'ExclusiveLock'"
 BROKEN = 'op.execute("select * from absent")'
 
 
@@ -96,17 +97,24 @@ class TestShared:
         assert opened == [4, 2, 2]
 
     @pytest.mark.long
-    async def test_each_server_has_its_own(
-        self, tmp_path: Path, postgres_url: str, cohort: Cohort
-    ) -> None:
-        tenants = Tenants(tmp_path, postgres_url)
-        with postgres_server.stoppable() as (server, _):
-            server.create("tenant")
+    async def test_each_server_has_its_own(self, tmp_path: Path, cohort: Cohort) -> None:
+        with postgres_server.stoppable() as (one, _), postgres_server.stoppable() as (other, _):
+            servers, locks = (one, other), []
+
+            class Locked:
+                @hookimpl
+                def before_migrate(self, run: Run) -> None:
+                    locks.append([each.execute(HELD)[0][0] for each in servers])
+
+            tenants = Tenants(tmp_path, one.url("tenant"))
             async with cohort:
-                for url in (postgres_url, server.url("tenant")):
-                    report = await brought(cohort, tenants.database(url))
+                for server in servers:
+                    server.create("tenant")
+                    target = tenants.database(server.url("tenant"))
+                    report = await brought(cohort, target, plugins=[Locked()])
                     assert report.outcome == "migrated"
-                    assert alembic_projects.heads(url) == HEADS
+                    assert alembic_projects.heads(server.url("tenant")) == HEADS
+            assert locks == [[1, 0], [0, 1]]
 
     @pytest.mark.parametrize("listens", [False, True])
     async def test_reports_and_events_are_those_of_a_run_by_itself(

@@ -21,13 +21,15 @@ class Results:
 
     def __init__(self, variable: str, seed: str) -> None:
         self._path = Path(os.environ.get(variable, os.devnull))
-        self._seed, self._commit = seed, _commit()
+        self._seed, self._commit = seed, commit()
         self.verdicts: dict[int, str] = {}
+        self.rows: dict[int, dict[str, Any]] = {}
+        """All that was noted, by the number."""
         if self._path.is_file():
             for line in self._path.read_text().splitlines():
                 row = json.loads(line)
                 if (row["seed"], row["commit"]) == (seed, self._commit):
-                    self.verdicts[row["number"]] = row["verdict"]
+                    self._keep(row)
 
     def left(self, count: int) -> list[int]:
         """The numbers below `count` that have no verdict yet."""
@@ -35,10 +37,14 @@ class Results:
 
     def note(self, number: int, verdict: str, **what: Any) -> None:
         """Append a result; safe to call from several threads."""
-        self.verdicts[number] = verdict
         row = {"commit": self._commit, "seed": self._seed, "number": number, "verdict": verdict}
+        self._keep({**row, **what})
         with self._path.open("a") as file:
-            file.write(json.dumps({**row, **what}, default=str) + "\n")
+            file.write(json.dumps(self.rows[number], default=str) + "\n")
+
+    def _keep(self, row: dict[str, Any]) -> None:
+        self.verdicts[row["number"]] = row["verdict"]
+        self.rows[row["number"]] = row
 
 
 def spread(
@@ -55,7 +61,8 @@ def spread(
         list(pool.map(part, range(len(workers))))
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of the code that runs, for people."""
     asked = ["git", "rev-parse", "--short", "HEAD"]
     done = subprocess.run(asked, cwd=Path(__file__).parent, capture_output=True, text=True)
     return done.stdout.strip() or "no repository"

@@ -36,6 +36,10 @@ class Cluster:
         local = ["--local-directory", str(self.folder / "workers")]
         return self._begin("worker", self.address, *here, *local, *options, **environment)
 
+    def workers_alive(self) -> list[subprocess.Popen[bytes]]:
+        """Those that have not ended."""
+        return [each for each in self.processes[1:] if each.poll() is None]
+
     async def workers(self, number: int) -> None:
         """Wait for workers."""
         async with Client(self.address, asynchronous=True, set_as_default=False) as client:

@@ -148,6 +148,32 @@ class TestClusters(OnACluster):
             reports = await self.ran(executor, Fed("tenant0", "tenant1", "tenant2"))
         assert {report.outcome for report in reports.values()} == {"migrated"}
 
+    async def test_a_worker_that_is_lost_while_it_is_asked_gets_no_tenant(self) -> None:
+        async with cluster(self.folder / "dask", 2) as made:
+            lost = made.processes[-1]
+            lost.send_signal(signal.SIGSTOP)
+            executor = DaskExecutor(made.address, wait_s=60)
+            run = asyncio.ensure_future(self.ran(executor, Fed("tenant0", "tenant1")))
+            await asyncio.sleep(1)
+            assert not run.done()
+            lost.kill()
+            reports = await run
+        assert {report.outcome for report in reports.values()} == {"migrated"}
+
+    async def test_a_run_whose_only_worker_is_lost_goes_on_with_the_next_one(self) -> None:
+        async with cluster(self.folder / "dask", 1) as made:
+            run = asyncio.ensure_future(
+                self.ran(DaskExecutor(made.address), Fed("slow0", "tenant0"))
+            )
+            os.kill(await self.tenants.noted("begin", "slow0"), signal.SIGKILL)
+            await asyncio.sleep(3)
+            assert not run.done()
+            self.tenants.open_gate()
+            made.add()
+            reports = await run
+        assert {report.outcome for report in reports.values()} <= {"migrated", "current"}
+        await self.are_at_head("slow0", "tenant0")
+
     async def test_a_scheduler_that_is_not_there_is_said(self) -> None:
         with pytest.raises(ExecutorError, match="does not answer"):
             await self.ran(DaskExecutor("tcp://127.0.0.1:9", wait_s=1), Fed("tenant0"))

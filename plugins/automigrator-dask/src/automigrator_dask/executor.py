@@ -152,17 +152,14 @@ class _Rollout:
 
     async def _agree(self) -> None:
         """Ask every worker whether it has the same fleet. Raises ConfigurationError."""
-        try:
-            await self.client.wait_for_workers(1, timeout=self.options.wait_s)
-        except TimeoutError as error:
-            raise self._nobody() from error
-        await self._look()
-        await asyncio.gather(*(self._ask(address) for address in list(self._threads)))
-        if not self._threads:
-            raise self._nobody()
+        while not self._threads:
+            await self._look()  # which raises after a while
+            await asyncio.gather(*(self._ask(address) for address in list(self._threads)))
+            if not self._threads:
+                await asyncio.sleep(_LOOK_S)
 
     async def _ask(self, address: str) -> None:
-        """Ask one worker; one that says nothing is left out. Raises ConfigurationError."""
+        """Ask one worker; one that is silent or lost is left out. Raises ConfigurationError."""
         asking = self.client.run(verified, self.work, workers=[address], on_error="return")
         try:
             async with asyncio.timeout(self.options.wait_s):
@@ -171,6 +168,10 @@ class _Rollout:
             silent = f"the worker {address} does not answer within {self.options.wait_s:g} s"
             logger.warning("%s; it gets no tenant", silent)
             self._refused[address] = silent
+            self._threads.pop(address, None)
+            return
+        if isinstance(answer, OSError) or answer is None:
+            logger.warning("the worker %s is lost", address)
             self._threads.pop(address, None)
             return
         if isinstance(answer, BaseException):
@@ -197,7 +198,8 @@ class _Rollout:
             self._alone_since = None
             return
         self._alone_since = self._alone_since or now
-        if now - self._alone_since >= self.options.wait_s or self._refused.keys() >= threads.keys():
+        all_refuse = bool(threads) and self._refused.keys() >= threads.keys()
+        if all_refuse or now - self._alone_since >= self.options.wait_s:
             raise self._nobody()
 
     def _nobody(self) -> ExecutorError:
