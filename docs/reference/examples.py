@@ -68,6 +68,7 @@ Target(
     load=load_app,
     bootstrap=metadata.create_all,
     baseline="3f2a",
+    edited="refuse",
     recovery=["purge", "log-and-continue"],
     migrate_with="postgresql+asyncpg://ddl@db.example/shop",
     maintenance_database="defaultdb",

@@ -46,14 +46,17 @@ RESULTS: dict[str, Any] = {
     "rehearse": Rehearsed,
     "rollback": Report,
     "clear": {"cleared": [str]},
+    "accept": {"accepted": dict[str, list[str]]},
     "doctor": Checkup,
     "snapshots list": {"targets": [{"name": str, "snapshots": [Snapshot]}]},
     "snapshots take": {"targets": [{"name": str, "snapshot": Snapshot}]},
     "snapshots restore": Restored,
     "snapshots prune": {"targets": [{"name": str, "deleted": [str]}]},
+    "schema dump": {"file": str},
+    "schema check": {"differences": [str]},
     "plugins": {"plugins": [Plugin]},
     "explain": (
-        {"kind": FailureKind, "meaning": str, "situations": [dict[str, str]]},
+        {"kind": FailureKind, "meaning": str, "situations": [dict[str, str]], "counts": bool},
         {"kinds": dict[str, str]},
     ),
     "fleet run": FleetReport,
@@ -137,7 +140,7 @@ def schema() -> dict[str, Any]:
         "required": ["version", "command", "exit_code", "outcome", "result", "error"],
         "properties": {
             "version": {"const": VERSION},
-            "command": {"enum": ["", "fleet", "snapshots", *RESULTS]},
+            "command": {"enum": ["", "fleet", "snapshots", "schema", *RESULTS]},
             "exit_code": {"enum": sorted(map(int, Exit))},
             "outcome": {"enum": sorted({each.outcome for each in Exit})},
             "result": {},
@@ -170,6 +173,8 @@ def _of(kind: Any, types: dict[str, Any]) -> dict[str, Any]:
         return {"enum": list(given)}
     if origin in (Union, UnionType):
         return _of(given, types)
+    if origin is list:
+        return _of([given[0]], types)
     if origin is tuple:
         return _of([given[0]], types)
     if origin in (dict, Mapping):
