@@ -162,7 +162,7 @@ class Operations:
 
         Every target's, without `target`. Raises what taking the lock raises.
         """
-        from automigrator.runner.leader_record import forget
+        from automigrator.runner.records.leader_record import forget
 
         ensure_asyncio()
         for each in self.targets if target is None else (named(self.targets, target),):
@@ -175,7 +175,7 @@ class Operations:
         Every target's, without `target`. Returns the edited revisions of each, by its name. Raises
         what taking the lock raises.
         """
-        from automigrator.runner.edits import accept
+        from automigrator.runner.records.edits import accept
 
         ensure_asyncio()
         edited = {}

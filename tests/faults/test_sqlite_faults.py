@@ -434,7 +434,7 @@ async def test_a_journal_of_another_release_is_refused_and_nothing_touched(
 async def test_a_restore_waits_for_a_writer_with_a_limit_and_the_next_start_finishes(
     notes: Application, live: Path, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("automigrator.backends.sqlite.overwrite.WAIT_S", 0.3)
+    monkeypatch.setattr("automigrator.backends.sqlite.copying.overwrite.WAIT_S", 0.3)
     notes.execute(f"PRAGMA journal_mode={mode}")
     before = checksums(live)
     notes.deploy(HALF_WAY)

@@ -36,7 +36,7 @@ from automigrator import (
     hookimpl,
 )
 from automigrator.backends.contract.record import Record
-from automigrator.runner import crash_loop
+from automigrator.runner.records import crash_loop
 
 pytestmark = [
     pytest.mark.plugins,

@@ -347,7 +347,7 @@ class TestRefused:
         import sqlite3
 
         snapshot = await gone_on(app)
-        monkeypatch.setattr("automigrator.backends.sqlite.overwrite.WAIT_S", 0.2)
+        monkeypatch.setattr("automigrator.backends.sqlite.copying.overwrite.WAIT_S", 0.2)
         writer = sqlite3.connect(str(make_url(app.url).database), isolation_level=None)
         writer.execute("BEGIN IMMEDIATE")
         with pytest.raises(TimeoutError, match="was not changed"):

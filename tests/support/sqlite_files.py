@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from automigrator.backends.sqlite import backup, overwrite, reader
+from automigrator.backends.sqlite import backup, reader
+from automigrator.backends.sqlite.copying import overwrite
 
 MODES = ("wal", "delete")
 NOW = datetime(2026, 11, 24, 5, 15, tzinfo=UTC)

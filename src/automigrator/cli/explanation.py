@@ -8,7 +8,7 @@ from pathlib import Path
 
 from automigrator.cli.output import Answer
 from automigrator.errors import AutomigratorError
-from automigrator.runner.crash_loop import EXCUSED
+from automigrator.runner.records.crash_loop import EXCUSED
 
 PAGE = "failures.md"
 

@@ -11,14 +11,15 @@ from automigrator.failure import FailureKind
 from automigrator.migrations.baseline import bootstrap, stamp
 from automigrator.migrations.execution import Execution, WayDiffersError, left_open
 from automigrator.report import Applied, Outcome, heads_text
-from automigrator.runner import edits, version_skew
-from automigrator.runner.crash_loop import count, ensure_whole
+from automigrator.runner import version_skew
 from automigrator.runner.creation import create
 from automigrator.runner.failures import read_after
 from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
 from automigrator.runner.interruption import repair
-from automigrator.runner.leader_record import inherited
 from automigrator.runner.read_back import read_back
+from automigrator.runner.records import edits
+from automigrator.runner.records.crash_loop import count, ensure_whole
+from automigrator.runner.records.leader_record import inherited
 from automigrator.runner.state import RunState
 from automigrator.support.concurrency import in_thread
 from automigrator.support.loggers import logger_of

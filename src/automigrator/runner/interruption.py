@@ -6,9 +6,9 @@ import time
 from contextlib import nullcontext
 
 from automigrator.backends.contract.journal import Replaced
-from automigrator.runner.crash_loop import repairs_counted, take_back
 from automigrator.runner.failures import failed, read_after
-from automigrator.runner.leader_record import leave
+from automigrator.runner.records.crash_loop import repairs_counted, take_back
+from automigrator.runner.records.leader_record import leave
 from automigrator.runner.state import Left, RunState
 from automigrator.runner.targets import time_is_up
 from automigrator.support.redaction import first_line

@@ -9,13 +9,14 @@ from functools import partial
 from automigrator.errors import LockTimeoutError, PluginError
 from automigrator.hooks.decisions import Decisions
 from automigrator.report import Outcome
-from automigrator.runner import edits, version_skew
-from automigrator.runner.crash_loop import CrashLoopError, last_resort
+from automigrator.runner import version_skew
 from automigrator.runner.creation import create, undo_creation
 from automigrator.runner.failures import answered, failed, look_again
 from automigrator.runner.inspection import Finding, judge
 from automigrator.runner.interruption import cut_short, ran_out
-from automigrator.runner.leader_record import leave
+from automigrator.runner.records import edits
+from automigrator.runner.records.crash_loop import CrashLoopError, last_resort
+from automigrator.runner.records.leader_record import leave
 from automigrator.runner.retry import patiently, reach
 from automigrator.runner.state import RunState
 from automigrator.support.concurrency import shielded

@@ -23,10 +23,11 @@ from automigrator.backends.access import Access
 from automigrator.backends.contract.journal import Replaced
 from automigrator.backends.contract.snapshots import SnapshotOptions
 from automigrator.backends.contract.values import VersionTable
-from automigrator.backends.sqlite import journal, overwrite, recover
+from automigrator.backends.sqlite import journal, recover
 from automigrator.backends.sqlite import side as sides
 from automigrator.backends.sqlite.backend import SQLite
 from automigrator.backends.sqlite.connections import file_of
+from automigrator.backends.sqlite.copying import overwrite
 from automigrator.errors import ConfigurationError, RefusedError
 from automigrator.retention import Limits
 from automigrator.runner.diagnosis import diagnose

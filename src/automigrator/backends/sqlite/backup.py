@@ -16,7 +16,7 @@ from pathlib import Path
 from automigrator.backends.sqlite import codes, companions, files, reader
 from automigrator.backends.sqlite.copying import clones
 from automigrator.backends.sqlite.copying.copies import Kind
-from automigrator.backends.sqlite.overwrite import PAGES_A_STEP, Keep, UnfitError, overwrite
+from automigrator.backends.sqlite.copying.overwrite import PAGES_A_STEP, Keep, UnfitError, overwrite
 from automigrator.backends.sqlite.reader import Wait
 from automigrator.support.owned_files import Owners
 

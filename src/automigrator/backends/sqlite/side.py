@@ -37,7 +37,7 @@ from automigrator.backends.sqlite import (
 )
 from automigrator.backends.sqlite.connections import named_like
 from automigrator.backends.sqlite.copying import copies
-from automigrator.backends.sqlite.overwrite import Keep
+from automigrator.backends.sqlite.copying.overwrite import Keep
 from automigrator.backends.sqlite.snapshot import FileSnapshots, ensure_alone, ensure_kept
 from automigrator.errors import RefusedError
 from automigrator.retention import Limits

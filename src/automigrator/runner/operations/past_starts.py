@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from automigrator.runner.crash_loop import may_try, time_text, tries_again_at
+from automigrator.runner.records.crash_loop import may_try, time_text, tries_again_at
 from automigrator.runner.session import Session
 from automigrator.support.concurrency import in_thread
 

@@ -9,9 +9,9 @@ from sqlalchemy import MetaData
 from automigrator.errors import ConfigurationError
 from automigrator.failure import Failure
 from automigrator.runner.diagnosis import diagnose
-from automigrator.runner.edits import noticed
 from automigrator.runner.inspection import Finding, judge
 from automigrator.runner.operations.past_starts import PastStarts, past_starts
+from automigrator.runner.records.edits import noticed
 from automigrator.runner.session import Session, opened
 from automigrator.runner.state import Left
 from automigrator.runner.version_skew import Served, inspected

@@ -11,8 +11,8 @@ from automigrator.backends.contract.record import Record
 from automigrator.errors import RefusedError
 from automigrator.failure import Failure
 from automigrator.migrations.history import History
-from automigrator.runner.crash_loop import earlier_starts
 from automigrator.runner.inspection import Finding
+from automigrator.runner.records.crash_loop import earlier_starts
 from automigrator.runner.rehearsals.findings import Over
 from automigrator.runner.state import RunState
 from automigrator.support.concurrency import in_thread

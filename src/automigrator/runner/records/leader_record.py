@@ -11,7 +11,7 @@ from functools import partial
 from automigrator.backends.contract.record import Record
 from automigrator.failure import Decision, Failure, State
 from automigrator.report import Outcome
-from automigrator.runner.crash_loop import counts, earlier_starts, take_back
+from automigrator.runner.records.crash_loop import counts, earlier_starts, take_back
 from automigrator.runner.session import Session
 from automigrator.runner.state import Left, RunState
 from automigrator.support.concurrency import in_thread

@@ -1,0 +1,1 @@
+"""What earlier starts have left: their record, failed starts in a row, checksums of revisions."""
