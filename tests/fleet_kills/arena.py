@@ -230,7 +230,7 @@ class Arena:
         return self.found
 
     @contextmanager
-    def with_cluster(self) -> Iterator[None]:
+    def with_cluster(self, ttl_s: int = TTL_S) -> Iterator[None]:
         """Context manager: a cluster of two workers where the executor is Dask."""
         if self.drawn.executor != "dask":
             yield
@@ -239,7 +239,7 @@ class Arena:
         folder.mkdir()
         self.cluster = Cluster(folder)
         try:
-            ttl = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": f"{TTL_S}s"}
+            ttl = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": f"{ttl_s}s"}
             asyncio.run(self.cluster.start(**ttl))
             for _ in range(2):
                 self.add_worker()
