@@ -118,7 +118,8 @@ class Arena:
         else:
             self._sleep_until(time.monotonic() + 0.3)
             for each in running:
-                self._kill(each.pid)
+                if each.process.is_alive():  # the number of one that ended may be another's
+                    self._kill(each.pid)
         self._thaw(for_all=True)
         self.end(running)
 
