@@ -118,7 +118,8 @@ class Arena:
         else:
             self._sleep_until(time.monotonic() + 0.3)
             for each in running:
-                self._kill(each.pid)
+                if each.process.is_alive():  # the number of one that ended may be another's
+                    self._kill(each.pid)
         self._thaw(for_all=True)
         self.end(running)
 
@@ -230,7 +231,7 @@ class Arena:
         return self.found
 
     @contextmanager
-    def with_cluster(self) -> Iterator[None]:
+    def with_cluster(self, ttl_s: int = TTL_S) -> Iterator[None]:
         """Context manager: a cluster of two workers where the executor is Dask."""
         if self.drawn.executor != "dask":
             yield
@@ -239,7 +240,7 @@ class Arena:
         folder.mkdir()
         self.cluster = Cluster(folder)
         try:
-            ttl = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": f"{TTL_S}s"}
+            ttl = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": f"{ttl_s}s"}
             asyncio.run(self.cluster.start(**ttl))
             for _ in range(2):
                 self.add_worker()

@@ -109,7 +109,9 @@ def diagnose(
     if kind == "timeout" and not advice and target.statement_timeout:
         message += f" (the target's Timeouts(statement={target.statement_timeout:g}), or less)"
     if backend is not None and kind not in _NOT_THE_DATABASES and not refused:
-        advice = advice or backend.classify(error).advice or backend.advice.get(kind, "")
+        # what the driver said of the statements that were stopped is no cause
+        own = "" if _lost_lock(error) else backend.classify(error).advice
+        advice = advice or own or backend.advice.get(kind, "")
     if kind == "unreachable" and left.revision is not None:
         advice = advice or CUT
     return Failure(
@@ -161,12 +163,16 @@ _OF_ENVIRON = type(os.environ).__getitem__.__code__
 _OUTSIDE = (AutomigratorError, JudgedError, DBAPIError, OSError, MemoryError, ImportError)
 
 
+def _lost_lock(error: BaseException) -> bool:
+    return any(isinstance(each, LockLostError) for each in chain(error))
+
+
 def _kind(error: BaseException, backend: Backend | None, otherwise: FailureKind) -> FailureKind:
     if isinstance(error, AutomigratorError | JudgedError) and error.kind is not None:
         return error.kind
     if isinstance(error, RefusedError):
         return otherwise
-    if any(isinstance(each, LockLostError) for each in chain(error)):
+    if _lost_lock(error):
         return "lock-timeout"
     kind = backend.classify(error).kind if backend is not None else None
     if kind == "auth" and otherwise == "revision":
