@@ -165,15 +165,9 @@ class Target(Frozen):
                 f"baseline={self.baseline!r} is not a revision such as 'head' or '3f2a', 'base' to "
                 "run every revision, or None to refuse tables without a version row"
             )
-        for part in ("load", "bootstrap"):
-            value = getattr(self, part)
-            if part == "bootstrap" and isinstance(value, str | os.PathLike):
-                continue
-            if value is not None and not callable(value):
-                more = "; pass its create_all" if isinstance(value, MetaData) else ""
-                raise ConfigurationError(
-                    f"{part} must be callable, not a {type(value).__name__}{more}"
-                )
+        if not isinstance(self.bootstrap, str | os.PathLike):
+            _ensure_callable("bootstrap", self.bootstrap, " or the path of a schema file")
+        _ensure_callable("load", self.load)
         if self.version is not None and not isinstance(self.version, str):
             raise ConfigurationError(f"version={self.version!r} is not a string")
         if isinstance(self.config, str | os.PathLike):
@@ -257,6 +251,13 @@ def check_policy(
 
         if not isinstance(rehearse, Rehearsal):
             raise ConfigurationError(f"rehearse={rehearse!r} is not True, False or a Rehearsal")
+
+
+def _ensure_callable(option: str, value: object, other: str = "") -> None:
+    if value is not None and not callable(value):
+        more = "; pass its create_all" if isinstance(value, MetaData) else ""
+        kind = type(value).__name__
+        raise ConfigurationError(f"{option} must be callable{other}, not a {kind}{more}")
 
 
 def _check_config(path: Path) -> None:

@@ -214,7 +214,7 @@ class TestCreateAll:
         ({"baseline": " "}, "baseline=' ' is not a revision"),
         ({"baseline": 3}, "baseline=3 is not a revision"),
         ({"baseline": True}, "baseline=True is not a revision"),
-        ({"bootstrap": "head"}, "bootstrap must be callable, not a str"),
+        ({"bootstrap": 3}, "bootstrap must be callable or the path of a schema file, not a int"),
         ({"bootstrap": MetaData()}, "not a MetaData; pass its create_all"),
         ({"load": 3}, "load must be callable, not a int"),
     ],
