@@ -261,6 +261,7 @@ BackupRestore(
     disconnect_others=True,
     copy="dump",
     binaries="/usr/lib/postgresql/18/bin",
+    repeatable=["3f2a"],
 )
 Purge(
     set_aside=False,
@@ -269,6 +270,7 @@ Purge(
     disconnect_others=True,
     python_errors=True,
     also=["apscheduler_jobs"],
+    when="damaged",
 )
 LogAndContinue(
     ahead=True,

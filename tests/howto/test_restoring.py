@@ -177,6 +177,7 @@ def test_a_sqlite_copy_is_put_back_with_a_shell(section: Section, killed: Applic
     killed.type(put)
     assert sorted(path.name for path in killed.folder.glob("app.db*")) == [
         "app.db",
+        "app.db.automigrator-checksums.json",
         "app.db.automigrator-lock",
         *sorted(path.name for path in killed.folder.glob("app.db.snapshot-*")),
     ]

@@ -107,6 +107,6 @@ def played(
 def compared(text: str) -> list[str]:
     """Its lines without how long something took, and each only once where it is told again."""
     text = re.sub(r"\b\d+(\.\d+)? (s|KB|bytes)\b", r"N \2", text)
-    text = re.sub(r"\d{4}-\d\d-\d\d", "DATE", text)
+    text = re.sub(r"\d{4}-\d\d-\d\d( \d\d:\d\d:\d\d)?", "DATE", text)
     again = re.compile(r"(?!.*waiting for).*, N s so far$")  # a heartbeat
     return [line for line, _ in groupby(text.splitlines()) if not again.match(line)]
