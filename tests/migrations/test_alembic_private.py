@@ -17,7 +17,7 @@ from alembic.operations import MigrateOperation, Operations
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from alembic.util.langhelpers import ModuleClsProxy
-from sqlalchemy import Column, Connection, Integer, column, create_engine, table
+from sqlalchemy import Column, Connection, Integer, column, create_engine, inspect, table
 
 from automigrator.migrations import alembic_private
 from automigrator.migrations.history import revision_id
@@ -49,6 +49,22 @@ def test_the_steps_are_alembics_own_in_their_order(script: ScriptDirectory) -> N
 def test_the_revisions_are_loaded_from_the_version_locations(script: ScriptDirectory) -> None:
     assert {each.revision for each in alembic_private.load_revisions(script)} == {"r1", "r2"}
     assert [Path(each).name for each in alembic_private.version_locations(script)] == ["versions"]
+
+
+def test_the_version_table_is_made_as_before_the_first_revision() -> None:
+    with create_engine("sqlite://").connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": "heads"})
+        for _ in range(2):  # it may be there
+            alembic_private.ensure_version_table(context)
+        assert inspect(connection).get_table_names() == ["heads"]
+
+
+@pytest.mark.parametrize("mutates", [True, False])
+def test_only_then_unless_alembic_is_told_to_wait(mutates: bool) -> None:
+    with create_engine("sqlite://").connect() as connection:
+        options = {"dont_mutate": not mutates, "fn": lambda heads, context: ()}
+        MigrationContext.configure(connection, opts=options).run_migrations()
+        assert inspect(connection).has_table("alembic_version") is mutates
 
 
 def test_the_operations_of_a_failed_revision_are_removed() -> None:

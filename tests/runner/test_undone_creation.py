@@ -71,6 +71,23 @@ async def test_neither_the_file_nor_its_lock_stays(refused: Target, live: Path) 
     assert beside(live) == [] and not report.notes
 
 
+async def test_nor_does_what_is_declared_of_it(
+    make_target: Make, refused: Target, live: Path
+) -> None:
+    report = await ended(Target(refused.database, refused.config, name="data", version="2.0"))
+    assert [each.kind for each in report.failures] == ["env"]
+    assert beside(live) == [] and not report.notes
+
+
+async def test_nor_do_they_where_its_steps_are_not_alembics(refused: Target, live: Path) -> None:
+    env = Path(str(refused.config)).parent / "migrations" / "env.py"
+    text = ELSEWHERE.replace("=connection)", "=connection, fn=lambda heads, context: ())")
+    env.write_text(text.replace('"sqlite://"', f'"sqlite:///{live}"'), "utf-8")
+    report = await ended(refused)
+    assert [each.kind for each in report.failures] == ["env"]
+    assert beside(live) == [] and not report.notes
+
+
 async def test_nor_do_they_after_a_mistyped_revision(make_target: Make, live: Path) -> None:
     report = await ended(make_target(database=f"sqlite+aiosqlite:///{live}", revision="r33"))
     assert [each.kind for each in report.failures] == ["history"]

@@ -166,7 +166,8 @@ def classes() -> Iterator[type]:
 
 
 INTERNAL = {
-    "Cancelled",  # caught where it is raised, each of these
+    "AskError",  # caught where it is raised, each of these
+    "Cancelled",
     "CrashLoopError",
     "LostError",
     "NeedsToBeAlone",

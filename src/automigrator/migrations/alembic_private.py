@@ -63,6 +63,11 @@ def remove_operations_proxy() -> None:
         proxy._remove_proxy()
 
 
+def ensure_version_table(context: MigrationContext) -> None:
+    """Create the version table, as Alembic does before the first revision."""
+    context._ensure_version_table()
+
+
 def load_revisions(script: ScriptDirectory) -> Any:
     """The generator behind a revision map."""
     return script._load_revisions()

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from automigrator.backends.contract.backend import Backend
 from automigrator.backends.contract.values import VersionTable
 from automigrator.errors import EnvError, RevisionExitError, UnknownRevisionError
+from automigrator.migrations import alembic_private
 from automigrator.migrations.attachment import adopted, attach, leads, untouched
 from automigrator.migrations.causes import too_long
 from automigrator.migrations.engines import engines_apart
@@ -80,7 +81,7 @@ def _environment(request: Request, execution: Execution) -> EnvironmentContext:
         fn=lambda heads, context: _steps(request, execution, heads, context, script),
         as_sql=False,
         destination_rev=request.command.revision,
-        dont_mutate=not request.command.apply,
+        dont_mutate=True,  # before it is known that anything is to be applied
     )
     original = environment.configure
 
@@ -93,6 +94,8 @@ def _environment(request: Request, execution: Execution) -> EnvironmentContext:
             return
         open_before = bool(getattr(connection, "in_transaction", bool)())
         chosen = adopted(request, execution, connection)
+        if request.command.expected is not None:
+            _ensure("fn" not in options)
         if request.command.apply:
             # once the session can be found: a process that takes over must be able to end it
             request.confirm("")
@@ -150,10 +153,12 @@ def _steps(
     configured.pending = history.ids(steps)
     configured.wanted = history.wanted(heads, steps) if not command.down else ()
     if command.expected is not None:
-        alike = [_compared(each) for each in (*execution.contexts, command.expected)]
-        _ensure(len(alike) == 2 and alike[0] == alike[1])
+        _ensure(len(execution.contexts) == 1 and _as_expected(configured, command.expected))
+        request.tell(command.agreed, configured)
     configured.ran = True
     if command.apply:
+        if not heads:
+            alembic_private.ensure_version_table(context)
         return _applied(request, execution, steps, context.connection)
     if command.compare is not None:
         command.compare(context)
@@ -166,10 +171,11 @@ def _ensure(same: bool) -> None:
         raise WayDiffersError
 
 
-def _compared(context: Configured) -> tuple[object, ...]:
-    """What is known of a context before env.py was asked."""
-    how = context.driver, context.one_transaction, context.open_before
-    return context.table, context.pending, context.wanted, how
+def _as_expected(found: Configured, expected: Configured) -> bool:
+    names = ["table", "pending", "wanted"]
+    if expected.driver:
+        names += ["driver", "one_transaction", "open_before"]
+    return all(getattr(found, name) == getattr(expected, name) for name in names)
 
 
 def _applied(

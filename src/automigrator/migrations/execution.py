@@ -31,7 +31,7 @@ class Stopped(BaseException):
 
 
 class WayDiffersError(BaseException):
-    """Raised where env.py does not what another target's did, before anything was applied.
+    """Raised where env.py does not what it was expected to do, before anything was changed.
 
     env.py must not swallow it.
     """
@@ -89,7 +89,12 @@ class Command(NamedTuple):
     compare: Callable[[MigrationContext], None] | None = None
     """Called for each context that env.py configures, when nothing is applied."""
     expected: Configured | None = None
-    """What it must configure, and nothing else; None where that was asked for before."""
+    """What it must configure, and nothing else; None where that was asked for before.
+
+    Without a driver nothing is expected of its driver and transactions: they are observed.
+    """
+    agreed: Callable[[Configured], None] = _nothing
+    """Called on the event loop with what it configured, where that is what was expected."""
     deferred: Collection[str] = ()
     """Revisions that are not run, and neither is what comes after the first of them."""
 

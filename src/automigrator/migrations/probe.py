@@ -28,11 +28,10 @@ async def probe(migration: Migration) -> tuple[Way, Execution]:
     Raises EnvError with the error of each way, chained to the most telling one; errors of the
     history, and of the database once it was reached, are raised as they are.
     """
-    target, backend, history, place, _ = migration
+    target, backend, history, _, _ = migration
     tried: list[tuple[Way, BaseException]] = []
 
-    named = url_named(target, backend.name)
-    for way in ways(target, backend, place, history.environment, named):
+    for way in _open_to(migration):
         try:
             if way.refusal is not None:
                 raise way.refusal
@@ -66,6 +65,18 @@ async def probe(migration: Migration) -> tuple[Way, Execution]:
         f"env.py cannot be driven to the target's database: {what} (tried {detail})",
         outside_context(first),
     ) from first
+
+
+def usual(migration: Migration) -> Way | None:
+    """The way that is tried first, where that is env.py's own connection; it is not tried here."""
+    first = next(iter(_open_to(migration)), None)
+    return None if first is None or first.ours or first.refusal is not None else first
+
+
+def _open_to(migration: Migration) -> list[Way]:
+    target, backend, history, place, _ = migration
+    named = url_named(target, backend.name)
+    return ways(target, backend, place, history.environment, named)
 
 
 def _line_in(error: BaseException, env: str) -> str:

@@ -6,28 +6,21 @@ import time
 from contextlib import suppress
 from functools import partial
 
-from automigrator.errors import EnvError, JudgedError, LockLostError, UnknownRevisionError
-from automigrator.failure import FailureKind
+from automigrator.errors import UnknownRevisionError
 from automigrator.migrations.baseline import bootstrap, stamp
-from automigrator.migrations.execution import Execution, WayDiffersError, left_open
-from automigrator.report import Applied, Outcome, heads_text
+from automigrator.migrations.execution import Execution
+from automigrator.report import Outcome
 from automigrator.runner import version_skew
 from automigrator.runner.creation import create
 from automigrator.runner.failures import read_after
 from automigrator.runner.inspection import Finding, baseline_of, inspect, judge
 from automigrator.runner.interruption import repair
-from automigrator.runner.read_back import read_back
+from automigrator.runner.migration import AskError, along, rolls_back
 from automigrator.runner.records import edits
-from automigrator.runner.records.crash_loop import count, ensure_whole
+from automigrator.runner.records.crash_loop import count, count_later, ensure_whole
 from automigrator.runner.records.leader_record import inherited
 from automigrator.runner.state import RunState
 from automigrator.support.concurrency import in_thread
-from automigrator.support.loggers import logger_of
-from automigrator.support.redaction import first_line
-
-logger = logger_of(__name__)
-
-RUNNING = "running env.py"
 
 
 async def attempt(state: RunState) -> Outcome:
@@ -51,16 +44,33 @@ async def attempt(state: RunState) -> Outcome:
         if (outcome := await inherited(state)) is not None:
             await read_after(state)
             return outcome
+    with suppress(AskError):
+        return await _looked(state, prepared)
+    state.asks_env = True
+    return await _looked(state, prepared, again=True)
+
+
+async def _looked(state: RunState, prepared: bool, *, again: bool = False) -> Outcome:
+    """Look how the database stands, and bring it to the wanted heads; `again` env.py is asked.
+
+    Raises AskError where env.py was not asked, and must be.
+    """
+    session, run = state.session, state.run
+    history = await session.history()
     told, state.plan, state.finding, state.rehearsals.deferred = state.plan, "", None, ()
     state.enter("asking env.py how the database stands", "env")
     try:
-        finding = await _found(state)
+        finding = await _found(state, run.pending if again else None)
     except UnknownRevisionError as error:
+        if again:
+            await _unwritten(state)
         served = await version_skew.judged(session, state.ahead, error)
         version_skew.serve(state, served)
         state.wait.ended("current")
         return "current"
     except Exception as error:
+        if again:
+            await _unwritten(state)
         if state.start.stage == "not counted" and state.backend.classify(error).kind == "corrupt":
             # what is pending cannot be read, and a strategy may act on that all the same
             everything = history.steps(state.target.revision, ())
@@ -68,8 +78,10 @@ async def attempt(state: RunState) -> Outcome:
             await count(state)
         raise
     await edits.tell(state, finding)
-    if not prepared and not (run.rebuilt and run.before):
-        run.before = finding.heads  # of a fresh one they would tell nothing of the old one
+    # of a fresh one the heads would tell nothing of the old one
+    known = run.before if run.rebuilt else again and (state.applied or run.acts.done("stamp"))
+    if not prepared and not known:
+        run.before = finding.heads
     state.after = finding.heads
     if not finding.pending and not finding.unversioned:
         state.wait.ended("current")
@@ -99,7 +111,7 @@ async def attempt(state: RunState) -> Outcome:
 
             finding = cut(finding, state.rehearsals.deferred, await session.history())
         await version_skew.declare(state, finding)
-    await _along(state, finding)
+    await along(state, finding)
     return _reached(state)
 
 
@@ -112,8 +124,15 @@ def _reached(state: RunState) -> Outcome:
     return "migrated" if changed else "current"
 
 
-async def _found(state: RunState) -> Finding:
-    """Look and judge, and note what the hooks are shown of it."""
+async def _unwritten(state: RunState) -> None:
+    """Take back what was written before env.py was asked, if nothing has been run since."""
+    if not state.failures and not state.applied:
+        await version_skew.withdraw(state)
+        await count_later(state)
+
+
+async def _found(state: RunState, told: object = None) -> Finding:
+    """Look and judge, and note what the hooks are shown of it; `told` need not be told again."""
     history = await state.session.history()
     finding = await _inspected(state)
     if not finding.sight.exists:  # the leader that this process waited for has removed its own
@@ -127,7 +146,8 @@ async def _found(state: RunState) -> Finding:
     # it reads every pending file, and what those import
     state.plan = await in_thread(partial(history.digest, finding.pending))
     await show(state, finding)
-    state.planned()
+    if state.run.pending != told:
+        state.planned()
     return finding
 
 
@@ -136,7 +156,8 @@ async def _inspected(state: RunState) -> Finding:
     replay, session, hold = state.owner.replay, state.session, state.run.hold
     asked = partial(inspect, session, hold, needs_way=True, ask=state.asks_env)
     if replay is None:
-        return await asked(assume=_may_assume(state))
+        may = _may_assume(state)
+        return await asked(assume=may, prove=may)
     finding = await inspect(session, hold, ask=state.asks_env)
     if finding.way is not None or not finding.pending:
         return finding
@@ -152,12 +173,7 @@ async def show(state: RunState, finding: Finding) -> None:
     run.pending = history.describe(finding.pending)
     state.may_commit = await in_thread(partial(history.may_commit, finding.pending))
     run.empty = not finding.heads and not finding.sight.has_tables
-    run.transactional = (
-        state.backend.transactional_ddl
-        and finding.one_transaction
-        and sum(bool(context.pending) for context in finding.contexts) <= 1
-        and not state.may_commit
-    )
+    run.transactional = rolls_back(state, finding)
 
 
 async def _stamped(state: RunState, finding: Finding) -> bool:
@@ -187,142 +203,7 @@ async def _stamped(state: RunState, finding: Finding) -> bool:
 
 
 def _may_assume(state: RunState) -> bool:
-    """Whether env.py may be taken to do what another target's did, until it does it.
-
-    A hook that acts before it is told what env.py was seen to do: it chooses by that.
-    """
+    """Whether env.py may be expected to do what is likely, until it does it."""
+    # a hook that acts before chooses by what env.py was seen to do
     told = state.rehearse or state.target.bootstrap or any(state.hooks.impls("before_migrate"))
     return not (state.asks_env or told)
-
-
-async def _along(state: RunState, finding: Finding) -> None:
-    """Bring the database along the way that was found; where it was assumed, and is not, ask."""
-    if not finding.assumed:
-        return await bring(state, finding)
-    first = len(state.applied)
-    try:
-        return await bring(state, finding)
-    except LockLostError:
-        raise
-    except (Exception, WayDiffersError) as error:
-        execution = state.execution
-        assert execution is not None
-        told = execution.met_a_revision or any(context.ran for context in execution.contexts)
-        if told and isinstance(error, Exception):
-            raise
-        logger.debug("%s: env.py is asked after all: %s", state.run.name, first_line(error))
-    # nothing was applied but what the plan says, by a first context of several
-    done = [Applied(each, execution.done.get(each, 0.0)) for each in execution.observed.committed]
-    state.asks_env, state.drive, state.execution = True, None, Execution()
-    again = await _found(state)
-    if not done and not state.run.acts.done("stamp"):
-        state.run.before = state.after = again.heads
-    state.applied[first:] = done
-    await bring(state, again)
-
-
-async def bring(state: RunState, finding: Finding) -> None:
-    """Run what is pending, and read the heads anew: they decide, whatever env.py raised."""
-    first, raised = len(state.applied), None
-    if finding.pending:
-        state.enter("looking for what lies about already")
-        state.debris = await state.backend.debris()
-        try:
-            await _apply(state, finding)
-        except Exception as error:
-            raised = error
-            if not await _ended(state, finding):
-                raise
-    execution = state.execution
-    assert execution is not None
-    kind: FailureKind = "env" if execution.error is None else "revision"
-    state.enter("reading the heads that the database has now", kind)
-    try:
-        sight = await read_back(state)
-    except Exception as error:
-        raise _not_read_back(state, execution, error) from error
-    state.after = sight.all_heads()
-    if not finding.reached(await state.session.history(), sight):
-        del state.applied[first:]  # until the database itself says which stay
-        raise execution.error or EnvError(
-            f"env.py returned as if all were well, and the database is at "
-            f"{heads_text(state.after)}, not at {heads_text(finding.wanted)}"
-            f"{left_open(execution.contexts)}"
-        )
-    if raised is not None:
-        state.applied += [Applied(r, execution.done.get(r, 0.0)) for r in finding.pending]
-        state.run.note(
-            f"the migration has ended, and the database is at {heads_text(state.after)}; after "
-            f"its last commit env.py raised {first_line(raised)}"
-        )
-    apart = [context.led_apart() for context in execution.contexts if context.led_apart]
-    for each in filter(None, dict.fromkeys(apart)):
-        state.run.note(each)
-    if state.debris or execution.observed.torn:  # in one transaction nothing can be left
-        lying: tuple[str, ...] = ()
-        with suppress(Exception):  # what is migrated is all right
-            lying = await state.backend.debris()
-        for each in lying:
-            state.run.note(f"{each}; no revision has mended that, doctor(repair=True) may")
-
-
-async def _ended(state: RunState, finding: Finding) -> bool:
-    """Whether all is committed although env.py raised: the answer to a COMMIT was lost, say."""
-    execution = state.execution
-    if execution is None or not execution.observed.committed_all(finding.pending):
-        return False
-    try:
-        await state.hold.confirm()  # else another process may have committed it
-        sight = await read_back(state)
-    except Exception:  # noqa: BLE001 - what env.py raised is the one to report
-        return False
-    return finding.reached(await state.session.history(), sight)
-
-
-def _not_read_back(state: RunState, execution: Execution, error: Exception) -> Exception:
-    """What is known where env.py's connection has rights that the target's own has not."""
-    committed = execution.observed.committed
-    if not committed or state.backend.classify(error).kind != "auth":
-        return error
-    return JudgedError(
-        "auth",
-        f"env.py ran and committed {', '.join(committed)}, and the target's own role cannot read "
-        f"that back: {first_line(error)}",
-        "give the role of the target's URL the right to read the version table (GRANT SELECT), "
-        "then start again",
-    )
-
-
-async def _apply(state: RunState, finding: Finding) -> None:
-    """Run the pending revisions, along the way that was found. Raises what env.py raised."""
-    replay, execution, first = state.owner.replay, state.execution, len(state.applied)
-    play = None
-    if replay is not None and finding.down_to is None:
-        play = await replay.prepared(state, finding)
-        if play is None and finding.way is None:
-            finding = await inspect(state.session, state.run.hold, needs_way=True)
-    way = finding.way
-    assert (way is not None or play is not None) and execution is not None
-    if finding.down_to is None:
-        state.attempt_started(len(finding.pending))
-    told = "" if way is None else way.told(context.driver for context in finding.contexts)
-    state.drive = told if play is None else "replay"
-    state.enter(RUNNING, "revision", revisions=True)
-    try:
-        if play is not None:
-            await play(execution)
-            return
-        assert way is not None
-        await state.run_revisions(
-            await state.migration(),
-            way,
-            execution,
-            state.done,
-            finding.down_to,
-            finding.contexts[0] if finding.assumed else None,
-        )
-    except BaseException:
-        if not execution.met_a_revision:
-            state.enter(RUNNING, "env", revisions=True)
-        del state.applied[first:]  # until the database itself says which stay
-        raise

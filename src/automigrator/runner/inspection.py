@@ -11,7 +11,7 @@ from automigrator.errors import EnvError, JudgedError, UnknownRevisionError
 from automigrator.migrations import folders
 from automigrator.migrations.execution import Configured
 from automigrator.migrations.history import History
-from automigrator.migrations.probe import probe
+from automigrator.migrations.probe import probe, usual
 from automigrator.migrations.ways import Way
 from automigrator.runner.session import Session
 from automigrator.target import Target
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
     down_to: str | None = None
     """Where a rollback is to lead: what is `pending` is to be undone then."""
     assumed: bool = False
-    """Whether the way is another target's, and env.py was not asked yet."""
+    """Whether env.py was not asked yet: it is expected to take this way, and to configure this."""
 
     @property
     def tables(self) -> tuple[VersionTable, ...]:
@@ -52,8 +52,9 @@ class Finding(NamedTuple):
 
     @property
     def one_transaction(self) -> bool:
-        """Whether each version table's revisions run in one transaction."""
-        return all(context.one_transaction for context in self.contexts)
+        """Whether all that is pending runs in one transaction."""
+        pending = sum(bool(context.pending) for context in self.contexts)
+        return pending <= 1 and all(context.one_transaction for context in self.contexts)
 
     @property
     def unversioned(self) -> bool:
@@ -87,13 +88,16 @@ async def inspect(
     sight: Sight | None = None,
     needs_way: bool = False,
     assume: bool = False,
+    prove: bool = False,
     ask: bool = False,
 ) -> Finding:
     """Compare heads with history, under the lock where it is held; env.py is asked if it must be.
 
     `sight`: what a look just now has found; there is another look without it.
     `needs_way`: how env.py reaches the database is to be found, where something is pending.
-    `assume`: take the way that another target's env.py took, where there is one.
+    `assume`: take the way that another target's env.py took, where there is one. `prove`: else
+    the usual way, where its syntax proves that env.py configures one version table; how it does
+    that is not known then. Neither where tables are to be stamped first.
     `ask`: ask env.py, whatever is known.
     Raises what looking raises, UnknownRevisionError, HistoryError and EnvError.
     """
@@ -111,7 +115,8 @@ async def inspect(
         _all_known((context,))
         if not (ask or (needs_way and context.pending)):
             return Finding(sight, (context,), begun=_begun(target, sight), notes=_notes(history))
-        if assume and session.common is not None:
+        stamped_first = sight.has_tables and not context.heads
+        if assume and not stamped_first and session.common is not None:
             known = session.common.way(target, session.backend, session.place)
             if known is not None:
                 way, like = known
@@ -120,6 +125,14 @@ async def inspect(
                     context = _compared(target, history, like.table, sight.heads[like.table] or ())
                     _all_known((context,))
                 return Finding(sight, (like.of(context),), way, assumed=True)
+        # else it lies where its connections find it, and not where the target says
+        named = not proof.table or table.schema is None
+        if prove and not stamped_first and proof.once and named:
+            expected = usual(await session.migration(hold))
+            if expected is not None:
+                # nothing is said of its transactions until they are seen
+                context.one_transaction = False
+                return Finding(sight, (context,), expected, assumed=True)
     way, execution = await probe(await session.migration(hold))
     folders.check(history.script)
     contexts = tuple(execution.contexts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
@@ -19,6 +19,7 @@ from automigrator.support.concurrency import in_thread
 from automigrator.target import chosen
 
 if TYPE_CHECKING:  # a start with nothing to do needs none of it
+    from automigrator.backends.contract.declarations import Declaration
     from automigrator.backends.contract.lock import Hold
     from automigrator.backends.contract.values import Place, Sight, StatementProgress, VersionTable
     from automigrator.events.notifier import Notifier
@@ -135,6 +136,8 @@ class RunState:
         self.rehearse = chosen(target.rehearse, owner.rehearse)
         self.began = time.monotonic()
         self.phase = _LOOKING
+        self.declared: Sequence[Declaration] | None = None
+        """What the database declared before this run let it declare something else."""
         self.created = False
         """Whether this run has created the database."""
         self.wait = LockWait(self.enter, self.tell)
@@ -172,7 +175,7 @@ class RunState:
         """How far a run came that was cancelled."""
         self.drive: str | None = None
         self.asks_env = False
-        """Whether env.py is asked how it reaches the database, whatever other targets' did."""
+        """Whether env.py is asked how it reaches the database, whatever is expected of it."""
         self._attempt_began: float | None = None
 
     @cached_property
@@ -291,20 +294,20 @@ class RunState:
         done: Callable[[str, float], None],
         down_to: str | None = None,
         expected: Configured | None = None,
+        agreed: Callable[[Configured], None] = lambda _: None,
     ) -> None:
         """Run env.py up to what the target asks for, or `down_to` a revision, as long as locked.
 
-        `expected` is what it must configure; `execution` is filled in; `done` is called for each
-        revision. Raises what env.py raises, and LockLostError.
+        The rest as in `Command`; `execution` is filled in. Raises what env.py and the lock raise.
         """
         # local: they import Alembic
         from automigrator.migrations.drive import drive
         from automigrator.migrations.execution import Command
 
         down, revision = down_to is not None, down_to or self.target.revision
-        told = self.started, done, self.server_says, None, expected
-        deferred = self.rehearsals.deferred if execution is self.execution else ()
-        await drive(migration, way, Command(revision, True, down, *told, deferred), execution)
+        told = self.started, done, self.server_says, None, expected, agreed
+        left = self.rehearsals.deferred if execution is self.execution else ()
+        await drive(migration, way, Command(revision, True, down, *told, left), execution)
 
     def undone(self, act: Kind) -> None:
         """Forget what attempts left: the database is as it was before them, or a fresh one."""

@@ -118,6 +118,7 @@ async def declare(state: RunState, finding: Finding) -> None:
         present = declarations.of(there, finding.heads)
         kept = (present,) if present is not None and present.heads != new.heads else ()
         if there != (*kept, new):
+            state.declared = there
             await state.hold.declare((*kept, new))
     except LockLostError:
         raise
@@ -126,6 +127,18 @@ async def declare(state: RunState, finding: Finding) -> None:
             f"it could not be noted which code works with the database ({first_line(error)}): "
             "older code will not start on it"
         )
+
+
+async def withdraw(state: RunState) -> None:
+    """Let the database declare again what it did before `declare`. Raises LockLostError."""
+    if state.declared is None:
+        return
+    try:
+        await state.hold.declare(state.declared)
+    except LockLostError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what stays is true of no database
+        logger.debug("%s: a declaration stays: %s", state.run.name, first_line(error))
 
 
 async def _declared(session: Session, heads: tuple[str, ...]) -> Declaration | None:

@@ -45,7 +45,7 @@ def test_unchanged_files_are_recalled(layout: Layout, reads: list[object]) -> No
         frozenset({"a1"}),
         whole({"a1": checksum(TEXT.format(id="a1", down=None).encode())}),
     )
-    history = (Heads(ids, ids, ids, all_files), Proof(True, True))
+    history = (Heads(ids, ids, ids, all_files), Proof(True, True, True))
     assert looked(layout) == looked(layout) == history
     assert len(reads) == 1
 
@@ -73,7 +73,7 @@ def test_any_change_of_a_file_is_noticed(layout: Layout, reads: list[object], ch
             (folder / "a1.py").unlink()
         case "env.py":
             layout.environment.write_text(ENV.format("version_table='own'"))
-    assert looked(layout)[1] == Proof(table=change != "env.py", folders=True)
+    assert looked(layout)[1] == Proof(change != "env.py", True, True)
     assert len(reads) == 2
 
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.environments import ENVIRONMENTS
 
+from automigrator.migrations.static.layout import Proof
 from automigrator.migrations.static.proof import proof_of
 
 TEMPLATES = Path(alembic.__file__).parent / "templates"
@@ -78,8 +79,17 @@ with engine.connect() as connection:
 
 def table(online: str, more: str = "") -> bool:
     """Whether one version table is proved of an env.py with this online mode."""
+    return proof(online, more).table
+
+
+def once(online: str, more: str = "") -> bool:
+    """Whether one migration is proved of it, with whichever version table."""
+    return proof(online, more).once
+
+
+def proof(online: str, more: str) -> Proof:
     body = indent(dedent(online).strip(), "    ")
-    return proof_of(STOCK.format(online=body, more=dedent(more)).encode()).table
+    return proof_of(STOCK.format(online=body, more=dedent(more)).encode())
 
 
 @pytest.mark.parametrize(
@@ -362,6 +372,7 @@ HELPERS = {
 @pytest.mark.parametrize("shape", HELPERS)
 def test_what_a_helper_may_do_otherwise_is_not(shape: str) -> None:
     assert not table("each()", HELPERS[shape])
+    assert not once("each()", HELPERS[shape])
 
 
 @pytest.mark.parametrize(
@@ -377,6 +388,13 @@ def test_what_a_helper_may_do_otherwise_is_not(shape: str) -> None:
 def test_a_version_table_that_only_env_py_knows_is_not(options: str) -> None:
     online = f"context.configure(engine.connect(), {options})\ncontext.run_migrations()"
     assert not table(online)
+    assert once(online)
+
+
+def test_one_that_only_the_session_knows_is_not() -> None:
+    online = "engine.execute('set search_path = other')\nmigrate(engine.connect())"
+    assert not table(online)
+    assert once(online)
 
 
 def test_several_databases_offline_are_not() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from automigrator.migrations.static.heads import Heads, Signature, files, heads_of
 from automigrator.migrations.static.layout import Layout, Proof
 
-FORMAT = 5
+FORMAT = 6
 
 History = tuple[Heads | None, Proof]
 

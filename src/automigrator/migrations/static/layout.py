@@ -22,6 +22,8 @@ class Proof(Frozen):
     """It migrates once, with Alembic's default version table."""
     folders: bool = False
     """It leaves the folders of the revisions where the options say."""
+    once: bool = False
+    """It migrates once, with whichever version table."""
 
 
 class Layout(Frozen):

@@ -60,19 +60,22 @@ def proof_of(text: bytes) -> Proof:
         tree = ast.parse(text)
         found = {each for node in ast.walk(tree) for each in texts(node)}
         folders = not any(map(_FOLDERS.search, found))
-        hidden = any(map(_WHERE.search, found)) or any(map(_HIDDEN.fullmatch, found))
-        return Proof(folders and not hidden and _migrates_once(tree), folders)
+        elsewhere = any(map(_WHERE.search, found))
+        once, usual = _migrates_once(tree)
+        once = once and not any(map(_HIDDEN.fullmatch, found))
+        return Proof(folders and once and usual and not elsewhere, folders, once)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Proof()
 
 
-def _migrates_once(tree: ast.Module) -> bool:
+def _migrates_once(tree: ast.Module) -> tuple[bool, bool]:
+    """Whether it migrates once, and with Alembic's default version table."""
     try:
         walk = _Walk(tree)
         online, offline = (walk.paths(offline=mode) for mode in (False, True))
     except _UnclearError:
-        return False
-    return online == {"cr"} and offline <= {"cr", ""}
+        return False, False
+    return online == {"cr"} and offline <= {"cr", ""}, walk.usual
 
 
 class _Walk:
@@ -80,6 +83,8 @@ class _Walk:
 
     def __init__(self, tree: ast.Module) -> None:
         self._tree, self._offline = tree, False
+        self.usual = True
+        """Whether each `configure` leaves the version table at Alembic's default."""
         nodes = list(ast.walk(tree))
         bound = Counter(name for node in nodes for name in bound_by(node))
         arguments = Counter(node.arg for node in nodes if isinstance(node, ast.arg))
@@ -247,7 +252,7 @@ class _Walk:
                 return self._within(self._functions[name], ast.FunctionDef, paths)
             case ast.Call(func=ast.Attribute(attr=step) as func) if self._is_way(func):
                 if step == "configure":
-                    _check_options(value)
+                    self.usual = self.usual and _keeps_defaults(value)
                 _must(not any(step[0] in path for path in paths))
                 return frozenset(path + step[0] for path in paths)
         raise _UnclearError
@@ -271,9 +276,11 @@ def _any(kind: Any, tree: ast.AST) -> bool:
     return any(isinstance(node, kind) for node in ast.walk(tree))
 
 
-def _check_options(call: ast.Call) -> None:
+def _keeps_defaults(call: ast.Call) -> bool:
     """Only Alembic's default version table is known without asking env.py."""
-    _must(len(call.args) <= 1 and not any(isinstance(each, ast.Starred) for each in call.args))
-    for keyword in call.keywords:
-        default = _DEFAULTS.get(keyword.arg or "**")
-        _must(keyword.arg is not None and default in (None, ast.unparse(keyword.value)))
+    if len(call.args) > 1 or any(isinstance(each, ast.Starred) for each in call.args):
+        return False
+    return all(
+        each.arg is not None and _DEFAULTS.get(each.arg) in (None, ast.unparse(each.value))
+        for each in call.keywords
+    )

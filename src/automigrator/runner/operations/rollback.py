@@ -7,10 +7,11 @@ import time
 
 from automigrator.migrations.execution import Execution
 from automigrator.report import Outcome, TargetReport
-from automigrator.runner.attempt import bring, show
+from automigrator.runner.attempt import show
 from automigrator.runner.failures import described, read_after, told
 from automigrator.runner.inspection import inspect_down
 from automigrator.runner.interruption import cut_short, repair
+from automigrator.runner.migration import bring
 from automigrator.runner.pipeline import closed, load_plugins
 from automigrator.runner.records.edits import keep
 from automigrator.runner.state import Left, RunState

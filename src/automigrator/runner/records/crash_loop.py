@@ -96,6 +96,13 @@ async def take_back(state: RunState) -> None:
         state.start.stage, state.start.starts = "begun", earlier_starts(state)
 
 
+async def count_later(state: RunState) -> None:
+    """Forget that this start began until it is counted again: nothing has been run yet."""
+    await take_back(state)
+    if state.start.stage == "begun":
+        state.start.stage = "not counted"
+
+
 def repairs_counted(state: RunState) -> Counting:
     """Return what counts the repairs that this deployment begins, and refuses one too many."""
 
