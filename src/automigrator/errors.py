@@ -123,11 +123,21 @@ _FILES = "repair the revision files; the database is not the cause"
 class HistoryError(AutomigratorError):
     """Raised when the revision files do not make one sound history."""
 
-    kind = "history"
+    kind: FailureKind | None = "history"
 
     def __init__(self, message: str, advice: str = _FILES) -> None:
         super().__init__(message)
         self.advice = advice
+
+
+class MissingFunctionError(HistoryError):
+    """Raised when a revision that is to run has no `upgrade()`, or no `downgrade()`."""
+
+    kind = "revision"
+
+    def __init__(self, message: str, advice: str = _FILES, revision: str | None = None) -> None:
+        super().__init__(message, advice)
+        self.revision = revision
 
 
 class RevisionImportError(AutomigratorError):

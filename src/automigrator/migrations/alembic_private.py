@@ -17,6 +17,7 @@ from alembic.util.langhelpers import ModuleClsProxy, _ModuleClsMeta
 from sqlalchemy import text
 from sqlalchemy.schema import ExecutableDDLElement
 
+from automigrator.errors import MissingFunctionError
 from automigrator.migrations.runs.inside import Patches, inside_env, replaced
 
 if TYPE_CHECKING:
@@ -29,9 +30,28 @@ _ABSENT = object()
 def steps(
     script: ScriptDirectory, revision: str, heads: tuple[str, ...], *, down: bool = False
 ) -> list[Any]:
-    """What `alembic upgrade`, or `alembic downgrade`, would run, in order."""
+    """What `alembic upgrade`, or `alembic downgrade`, would run, in order.
+
+    Raises MissingFunctionError where the file of one has not the function for that.
+    """
     steps_to = script._downgrade_revs if down else script._upgrade_revs
-    return list(steps_to(revision, heads))  # type: ignore[arg-type]  # takes a tuple
+    try:
+        return list(steps_to(revision, heads))  # type: ignore[arg-type]  # takes a tuple
+    except AttributeError as error:
+        module, name = error.obj, "downgrade" if down else "upgrade"
+        if not isinstance(module, ModuleType) or error.name != name:
+            raise
+        raise MissingFunctionError(
+            f"{module.__file__} has no {name}(), and no revision was run",
+            _NO_WAY_DOWN if down else "write upgrade() into the file; `pass` is enough for it",
+            str(module.revision),
+        ) from None
+
+
+_NO_WAY_DOWN = (
+    "write downgrade() into the file, and run the command again; or put back a copy that was made "
+    "before that revision (`automigrator snapshots list` shows those that are kept)"
+)
 
 
 def parents(script: Script) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from automigrator.errors import (
     HookError,
     JudgedError,
     LockLostError,
+    MissingFunctionError,
     RefusedError,
 )
 from automigrator.failure import Blames, Failure, FailureKind
@@ -118,7 +119,7 @@ def diagnose(
         kind,
         message,
         state=left.state,
-        revision=left.revision,
+        revision=error.revision if isinstance(error, MissingFunctionError) else left.revision,
         statement=statement_of(error, secrets),
         applied=left.applied,
         debris=left.debris,

@@ -7,10 +7,12 @@ import itertools
 import json
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from queue import LifoQueue
 from typing import Any
 
 from sqlalchemy import URL, make_url
@@ -33,14 +35,20 @@ where name = 'file_copy_method' and source = 'default' and 'clone' = any(enumval
 """Lets copies share blocks, from PostgreSQL 18 on; a file system that cannot copies."""
 _DAY_S = 86400
 
+_AHEAD = 2
+"""Clones of a template that are made before they are asked for."""
+
+_BESIDE = _AHEAD + 1
+"""Threads that make and drop clones: one drops the last test's meanwhile."""
+
 
 class PostgreSQL:
     """Templates and clones on one server.
 
     Only databases of this role count as ours, whatever their names. A template is made under an
     advisory lock and another name, and then renamed. A session holds a lock of its own: clones
-    whose session's lock is free were left by a killed one. The next clone is made while a test
-    runs, from the second on.
+    whose session's lock is free were left by a killed one. From the second test on, the next clones
+    are made while a test runs, beside each other: most of it is work on files, which uses one CPU.
     """
 
     kind = "postgresql"
@@ -51,9 +59,11 @@ class PostgreSQL:
         self._admin = urls.settled(admin).set(drivername="postgresql")
         try:
             self._connection = self._connected(reconnects=False)
-            method = self._connection.fetch(_CLONES)
-            self._second = self._connected(reconnects=True, **dict(method))
-            self._ahead = ThreadPoolExecutor(1)
+            method = dict(self._connection.fetch(_CLONES))
+            self._free: LifoQueue[ServerConnection] = LifoQueue()
+            for _ in range(_BESIDE + 1):  # and one of the tests'; each is opened when it is used
+                self._free.put(self._connected(reconnects=True, **method))
+            self._ahead = ThreadPoolExecutor(_BESIDE)
             self._stack.callback(self._ahead.shutdown)
             (version,) = self._connection.fetch("select current_setting('server_version_num')::int")
             # far cheaper than the default where it can be chosen
@@ -64,8 +74,7 @@ class PostgreSQL:
             self._stack.close()
             raise
         self._numbers = itertools.count()
-        self._next: dict[str, Future[str]] = {}
-        self._asked: set[str] = set()
+        self._next: dict[str, deque[Future[str]]] = {}
         self._live: set[str] = set()
         self._swept = False
 
@@ -117,30 +126,40 @@ class PostgreSQL:
 
     def clone(self, template: str, folder: Path) -> URL:
         """A database made of a template."""
-        ready = self._next.pop(template, None)
-        name = ready.result() if ready is not None else self._create(self._connection, template)
-        if template in self._asked:
-            self._next[template] = self._ahead.submit(self._create, self._second, template)
-        self._asked.add(template)
+        ahead = self._next.get(template)
+        if ahead is None:  # most templates are wanted once
+            self._next[template] = deque()
+            return self._url(self._create(template))
+        name = ahead.popleft().result() if ahead else self._create(template)
+        while len(ahead) < _AHEAD:
+            ahead.append(self._ahead.submit(self._create, template))
         return self._url(name)
 
-    def _create(self, connection: ServerConnection, template: str) -> str:
+    def _fetch_beside(self, sql: str) -> None:
+        """Run a statement on a free connection; every thread finds one."""
+        connection = self._free.get()
+        try:
+            connection.fetch(sql)
+        finally:
+            self._free.put(connection)
+
+    def _create(self, template: str) -> str:
         digest = template.removeprefix(PREFIX)[:12].strip("_")
         name = f"{PREFIX}{digest}_{self._session}_{next(self._numbers)}"
         self._live.add(name)
-        connection.fetch(f'create database "{name}" template "{template}"{self._fast}')
+        self._fetch_beside(f'create database "{name}" template "{template}"{self._fast}')
         return name
 
     def copy(self, url: URL, folder: Path) -> URL:
         """A copy of a database that nobody is connected to."""
-        return self._url(self._create(self._connection, str(url.database)))
+        return self._url(self._create(str(url.database)))
 
     def drop(self, url: URL) -> None:
         """Drop a clone, whoever is connected; meanwhile the test's session goes on."""
         self._ahead.submit(self._dropped, str(url.database))
 
     def _dropped(self, name: str) -> None:
-        self._second.fetch(f'drop database if exists "{name}" with (force)')
+        self._fetch_beside(f'drop database if exists "{name}" with (force)')
         self._live.discard(name)
 
     def _drop(self, name: str) -> None:
@@ -167,12 +186,12 @@ class PostgreSQL:
     def close(self) -> None:
         """Drop every clone of this session, and leave the server."""
         try:
-            for each in self._next.values():
+            for each in itertools.chain.from_iterable(self._next.values()):
                 each.exception()
             self._next.clear()
             self._ahead.shutdown()
             for name in sorted(self._live):
-                self._second.fetch(f'drop database if exists "{name}" with (force)')
+                self._fetch_beside(f'drop database if exists "{name}" with (force)')
         finally:
             self._stack.close()
 

@@ -87,6 +87,7 @@ async def _rolled_back(state: RunState, revision: str) -> Outcome:
         done = await repair(state)
     if done is not None:
         run.notes.append(done)
+    state.enter("asking env.py how the database stands", "env")
     finding = await inspect_down(session, state.hold, revision)
     run.before = state.after = finding.heads
     await show(state, finding)
