@@ -234,9 +234,7 @@ class Access:
     async def _connected(
         self, shared: SharedConnection, isolation: str | None, *, acting: bool
     ) -> AsyncIterator[AsyncConnection]:
-        engine = shared.engine
-        if isolation is not None:
-            engine = engine.execution_options(isolation_level=isolation)
+        engine = shared.isolated(isolation)
         async with AsyncExitStack() as stack:
             async with self._turn():
                 making = connected(engine, self.connect_timeout)

@@ -28,11 +28,19 @@ class SharedConnection:
 
     def __init__(self, engine: AsyncEngine, *, beside: bool = False, most: int = 1) -> None:
         self.engine = _beside(engine, most) if beside else engine
+        self._isolated: dict[str | None, AsyncEngine] = {None: self.engine}
         self._used_at: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
         self._proved_at = 0.0
         pool = self.engine.sync_engine.pool
         event.listen(pool, "connect", self._connected)
         event.listen(pool, "checkin", self._used)
+
+    def isolated(self, isolation: str | None) -> AsyncEngine:
+        """Return the engine with an isolation level; None for the usual one."""
+        if isolation not in self._isolated:
+            made = self.engine.execution_options(isolation_level=isolation)
+            self._isolated[isolation] = made
+        return self._isolated[isolation]
 
     def prove(self, age_s: float) -> None:
         """Note that a connection opened `age_s` seconds ago led to the same server as this one."""

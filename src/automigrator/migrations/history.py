@@ -51,6 +51,7 @@ class History:
         self._digests: dict[tuple[str, ...], str] = {}
         self._described: dict[tuple[str, ...], tuple[PendingRevision, ...]] = {}
         self._may_commit: dict[tuple[str, ...], bool] = {}
+        self._outlooks: dict[tuple[str, tuple[str, ...]], tuple[tuple[str, ...], ...]] = {}
 
     def copy(self) -> History:
         """The same history for another target: it knows what this one learns of the files.
@@ -130,6 +131,13 @@ class History:
             if beyond and self.reached(self.asked_for(revision), heads):
                 return []
             raise not_found(self.script, revision, error) from error
+
+    def outlook(self, revision: str, heads: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+        """Return the ids of the steps from `heads` to `revision`, and the heads after them."""
+        if (revision, heads) not in self._outlooks:
+            steps = self.steps(revision, heads)
+            self._outlooks[revision, heads] = self.ids(steps), self.wanted(heads, steps)
+        return self._outlooks[revision, heads]
 
     def ids(self, steps: Iterable[Any]) -> tuple[str, ...]:
         """The revision ids that `steps` run, in order."""

@@ -103,8 +103,16 @@ async def inspect(
     """
     target, table, history = session.target, session.table, await session.history()
     look = (hold or session.backend).look
+    known = None
+    if assume and session.common is not None:
+        known = session.common.way(target, session.backend, session.place)
     if sight is None:
-        sight = await look([table])
+        both = [table] if known is None else list(dict.fromkeys((table, known[1].table)))
+        sight = await look(both)
+        if len(both) > 1 and sight.has_tables and not all(sight.heads.values()):
+            sight = await look([table])  # one at both does not say where other tables are
+    heads = sight.heads
+    sight = sight._replace(heads={table: heads.get(table)})
     proof = history.proof
     if proof.folders:
         folders.check(history.script)  # else env.py may name others
@@ -116,15 +124,16 @@ async def inspect(
         if not (ask or (needs_way and context.pending)):
             return Finding(sight, (context,), begun=_begun(target, sight), notes=_notes(history))
         stamped_first = sight.has_tables and not context.heads
-        if assume and not stamped_first and session.common is not None:
-            known = session.common.way(target, session.backend, session.place)
-            if known is not None:
-                way, like = known
-                if like.table != table:
+        if known is not None and not stamped_first:
+            way, like = known
+            if like.table != table:
+                if like.table in heads:
+                    sight = sight._replace(heads={like.table: heads[like.table]})
+                else:
                     sight = await look([like.table])
-                    context = _compared(target, history, like.table, sight.heads[like.table] or ())
-                    _all_known((context,))
-                return Finding(sight, (like.of(context),), way, assumed=True)
+                context = _compared(target, history, like.table, sight.heads[like.table] or ())
+                _all_known((context,))
+            return Finding(sight, (like.of(context),), way, assumed=True)
         # else it lies where its connections find it, and not where the target says
         named = not proof.table or table.schema is None
         if prove and not stamped_first and proof.once and named:
@@ -218,15 +227,10 @@ def _compared(
     target: Target, history: History, table: VersionTable, heads: tuple[str, ...]
 ) -> Configured:
     try:
-        steps = history.steps(target.revision, heads)
+        pending, wanted = history.outlook(target.revision, heads)
     except UnknownRevisionError as error:
         return Configured(table, heads=heads, ahead=error)
-    return Configured(
-        table,
-        heads=heads,
-        pending=history.ids(steps),
-        wanted=history.wanted(heads, steps),
-    )
+    return Configured(table, heads=heads, pending=pending, wanted=wanted)
 
 
 def _union(heads: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

@@ -68,15 +68,15 @@ class Session:
         if self._history is None:
             if self.target.load is not None:
                 await self._call(self.target.load)
-            # Alembic comes with it
-            await in_thread(partial(import_module, "automigrator.migrations.history_loader"))
-            from automigrator.migrations.history_loader import load_history
-
             if self.commons is not None:
                 self.common = await self.commons.history(self.target, self.backend)
             if self.common is not None:
                 self._history = self.common.history.copy()
                 return self._history
+            # Alembic comes with it
+            await in_thread(partial(import_module, "automigrator.migrations.history_loader"))
+            from automigrator.migrations.history_loader import load_history
+
             self._history = await load_history(
                 self.target, self.backend, lambda: self.place, self.table
             )

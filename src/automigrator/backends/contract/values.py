@@ -38,7 +38,10 @@ class Sight(Frozen):
     notes: tuple[str, ...] = ()
     """What a person should know of what was left open, one sentence each."""
     checksum: str | None = None
-    """The one checksum of all that are kept of applied revisions; None where none are."""
+    """The one checksum of all that are kept of applied revisions; None where none are.
+
+    They are those of the first version table that was looked at.
+    """
 
     def all_heads(self) -> tuple[str, ...]:
         """The heads of all version tables, sorted."""

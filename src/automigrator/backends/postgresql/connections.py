@@ -62,8 +62,8 @@ def tagged(
 
 _NAME = text(f"""
     select {SERVER}, (select extract(epoch from pg_catalog.clock_timestamp()
-         operator(pg_catalog.-) backend_start)::pg_catalog.float8 from pg_catalog.pg_stat_activity
-                      where pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()),
+         operator(pg_catalog.-) backend_start)::pg_catalog.float8  -- pg_stat_activity joins more
+                      from pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid())),
            pg_catalog.current_setting('application_name'),
            pg_catalog.set_config('application_name', :name, false)
 """)

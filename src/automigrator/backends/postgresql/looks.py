@@ -85,7 +85,7 @@ _FILLED = """,
                    where a.attrelid = c.oid and a.attnum = 1 and a.attname = 'version_num'
                ) as is_history
         from (select schemas[1] from ours union select schema from own) as looked (schema)
-        join pg_namespace n on n.nspname = looked.schema
+        cross join lateral (select * from pg_namespace where nspname = looked.schema offset 0) as n
         -- by an index, which pg_class has not: a database may have many more schemas
         cross join lateral (
             select r.oid, r.relnatts from pg_depend d join pg_class r on r.oid = d.objid
@@ -162,12 +162,12 @@ async def look(
     places = {each: place for each, place in zip(tables, found or (), strict=True) if place}
     heads: dict[VersionTable, tuple[str, ...] | None] = dict.fromkeys(tables)
     kept: str | None = None
-    for table, schema in () if unread else places.items():
-        asked = f"{heads_in(schema, table.name)}, {_checksums_of(name, table)}"
-        ((found, kept),) = await rows_of(connection, f"select {asked}")
-        heads[table] = tuple(sorted(found))
-    whole = begun(kept) if len(tables) == 1 else None
-    sight = Sight(True, heads, filled, writable=not standby, checksum=whole)
+    if places and not unread:
+        asked = [heads_in(schema, table.name) for table, schema in places.items()]
+        asked.append(_checksums_of(name, tables[0]))
+        ((*rows, kept),) = await rows_of(connection, f"select {', '.join(asked)}")
+        heads.update(zip(places, (tuple(sorted(each)) for each in rows), strict=True))
+    sight = Sight(True, heads, filled, writable=not standby, checksum=begun(kept))
     return View(sight, where, opened, places, server, dump_open, name, oid)
 
 

@@ -39,14 +39,15 @@ OPEN = tuple(f'{{"{KEY}": {{"state": "{state}"%' for state in ("migrating", "res
 """What the comment of an open journal is LIKE."""
 
 IS_OPEN = f"""
-    exists (select from pg_catalog.pg_description s
-            join pg_catalog.pg_type t on t.oid operator(pg_catalog.=) s.objoid
+    exists (select from pg_catalog.pg_type t
             join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) t.typnamespace
+            join pg_catalog.pg_description s on s.objoid operator(pg_catalog.=) t.oid
             where (s.classoid operator(pg_catalog.=) 'pg_catalog.pg_type'::pg_catalog.regclass)
               and (n.nspname operator(pg_catalog.=) '{SCHEMA_OF_OURS}')
-              -- checksums are the longest text by far, and no journal
-              and case when t.typname operator(pg_catalog.~~) 'checksums%' then false else
-              s.description operator(pg_catalog.~~) any (cast(:open as pg_catalog.text[])) end)
+              -- what begins with dump_, by an index: there are two types for each table
+              and (t.typname operator(pg_catalog.>=) 'dump_')
+              and (t.typname operator(pg_catalog.<) 'dump`')
+              and s.description operator(pg_catalog.~~) any (cast(:open as pg_catalog.text[])))
 """
 
 """Whether a dump's journal is open in the current database; `:open` is `OPEN`.

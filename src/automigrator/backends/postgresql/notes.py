@@ -16,6 +16,7 @@ from automigrator.backends.access import Access
 from automigrator.backends.postgresql.names import OURS_HERE, SCHEMA_OF_OURS
 from automigrator.backends.postgresql.sql import (
     SERVER,
+    handed_on,
     literal,
     quoted_name,
     rows_of,
@@ -70,7 +71,9 @@ _WRITER = f"""
            pg_has_role(t.typowner, 'USAGE'), current_user::text,
            case when pg_has_role(d.datdba, '{{right}}') then pg_get_userbyid(d.datdba)::text
            when pg_has_role(n.nspowner, '{{right}}') then pg_get_userbyid(n.nspowner)::text
-           else current_user::text end
+           else current_user::text end,
+           exists (select from pg_language where lanname = 'plpgsql'
+                   and has_language_privilege(oid, 'USAGE'))
     from pg_database d left join pg_namespace n on n.nspname = '{SCHEMA_OF_OURS}'
     left join pg_type t on t.typnamespace = n.oid and n.nspname || '.' || t.typname = :name
     where d.datname = current_database()
@@ -94,13 +97,17 @@ async def write_note(
     """
     right = "SET" if server_version(connection) >= (16,) else "MEMBER"
     query = _WRITER.format(right=right)
-    ((server, before, _, *found),) = await rows_of(
+    ((server, before, _, *found, has_blocks),) = await rows_of(
         connection, query, name=note_name(kind, key), session=session
     )
     name_back = named_again(before)
     try:
         await ready(server)
         if statements := _writing(kind, key, text, *found):
+            # psycopg forgets each statement that it has prepared when the server answers DROP;
+            # behind a pooler it had better
+            if statements[0].startswith("DROP") and has_blocks and not handed_on(connection):
+                statements = [f"DO LANGUAGE plpgsql {literal(f'BEGIN {statements[0]}; END')}"]
             await run_together(connection, [*statements, name_back])
             return
     except BaseException:

@@ -9,6 +9,7 @@ BETWEEN or NULLIF, whose operators cannot be named.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -164,7 +165,10 @@ async def run(connection: AsyncConnection, sql: str) -> None:
 
 
 async def rows_of(connection: AsyncConnection, sql: str, **parameters: Any) -> Sequence[Any]:
-    return (await connection.execute(text(sql), parameters)).all()
+    return (await connection.execute(_read(sql), parameters)).all()
+
+
+_read = functools.lru_cache(64)(text)  # it searches the SQL for its parameters
 
 
 async def run_together(connection: AsyncConnection, statements: Sequence[str]) -> None:

@@ -61,7 +61,7 @@ async def _edited(session: Session, finding: Finding) -> tuple[str, ...]:
         or len(finding.contexts) != 1
     ):
         return ()
-    kept = await session.backend.checksums(finding.tables)
+    kept = await session.backend.checksums([session.table])  # by which they were kept
     if kept is None:
         return ()
     files = await _files(session, finding.heads)
