@@ -83,6 +83,9 @@ async def test_whole_revisions_that_were_committed_one_by_one_are_undone(
     report = await failed(notes, "backup-restore")
     assert report.failures[0].state == "partial-at-boundary"
     assert (notes.notes(), notes.heads) == (ROWS, {"r1"})
+    assert report.now == "clean, at r1 (what the failure left was undone)"
+    assert report.to_dict()["failures"][0]["applied"] == []
+    assert not any("applied and kept" in text for text in (str(report), report.screen()))
 
 
 async def test_no_copy_is_made_where_the_database_rolls_back_by_itself(
