@@ -78,7 +78,8 @@ class Failure(Frozen):
     statement: str | None = None
     """The SQL that failed, without its parameters; None where it was no statement."""
     applied: tuple[str, ...] = ()
-    """The ids of the revisions that stay applied, in order."""
+    """The ids of the revisions that stay applied, in order; empty in a report where a restore has
+    undone them since."""
     debris: tuple[str, ...] = ()
     """What half of a revision left behind, as far as it was found: tables, indexes."""
     advice: str = ""

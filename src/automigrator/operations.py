@@ -267,11 +267,12 @@ class Operations:
     ) -> Restored:
         """Put a copy of one target back, under the lock, and keep what it replaces.
 
-        `place`: as `snapshots` lists it. `target`: a target's name, needed when there are several.
-        `folder`: where copies may be. `disconnect_others`: end sessions in the way (PostgreSQL);
-        default False. `any_heads`: whether the copy may be at revisions that this code does not
-        know; default False. `binaries`: the folder of psql and pg_restore; default: a strategy's,
-        else the PATH. Raises RefusedError, the database as it was, and what taking the lock raises.
+        `place`: as `snapshots` lists it, or "newest": the newest whole snapshot. `target`: a
+        target's name, needed when there are several. `folder`: where copies may be.
+        `disconnect_others`: end sessions in the way (PostgreSQL); default False. `any_heads`:
+        whether the copy may be at revisions that this code does not know; default False.
+        `binaries`: the folder of psql and pg_restore; default: a strategy's, else the PATH. Raises
+        RefusedError, the database as it was, and what taking the lock raises.
         """
         from automigrator.runner.operations.snapshots import RestoreOptions, path_of, restore
 

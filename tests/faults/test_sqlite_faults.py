@@ -191,8 +191,8 @@ async def test_too_little_room_for_a_snapshot_stops_the_migration_and_says_how_m
     disk.fill(but=15_000_000)
     report = await failed(notes, ("backup-restore", {"snapshot": "always"}))
     (failure,) = report.failures
-    assert (failure.kind, failure.state, report.failed_starts) == ("hook", "clean", 0)
-    assert "bytes free, there are" in said(report)
+    assert (failure.kind, failure.state, report.failed_starts) == ("disk-full", "clean", 0)
+    assert said(report).count("bytes free, there are") == 1 and ".py:" not in said(report)
     assert failure.advice == "free disk space, then start again"
     assert checksums(disk.root / "app.db") == before and files(disk.root) == set()
 
@@ -207,7 +207,7 @@ async def test_a_disk_that_fills_up_during_a_snapshot_stops_the_migration(
     # as if somebody took the room after it was looked at
     monkeypatch.setattr(backup.files, "ensure_space", lambda *_: None)
     report = await failed(notes, ("backup-restore", {"snapshot": "always"}))
-    assert [failure.kind for failure in report.failures] == ["hook"]
+    assert [failure.kind for failure in report.failures] == ["disk-full"]
     assert "full" in said(report)
     assert checksums(disk.root / "app.db") == before and files(disk.root) == set()
     disk.empty()
@@ -243,6 +243,9 @@ async def test_a_restore_that_a_full_disk_stops_is_finished_by_the_next_start(
     )
     assert "on_failure of backup-restore raised" in said(report) and "full" in said(report)
     assert journal.read(disk.root / "app.db") is not None
+    report = await failed(notes, "backup-restore")
+    assert report.failures[-1].kind == "disk-full" and "bytes free, there are" in said(report)
+    assert "nothing to restore" not in said(report)
     disk.empty()
     report = await failed(notes)  # HALF_WAY is still deployed
     assert "put back" in said(report)

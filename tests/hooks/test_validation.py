@@ -95,6 +95,14 @@ def test_what_comes_with_a_distribution_of_ours_is_said_to(name: str) -> None:
 
 
 @pytest.mark.usefixtures("nothing_installed")
+def test_a_frozen_program_is_told_what_to_build_it_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(PluginError, match="without the metadata of automigrator-purge") as info:
+        strategies.load(["purge"])
+    assert "pip install" not in str(info.value)
+
+
+@pytest.mark.usefixtures("nothing_installed")
 @pytest.mark.parametrize("name", ["s3-backup", "evil\nname", "", "automigrator"])
 def test_nobody_is_told_to_install_what_anybody_may_have_published(name: str) -> None:
     with pytest.raises(PluginError) as info:

@@ -29,7 +29,7 @@ async def test_the_application_is_updated_and_looked_at(section: Section, folder
     names: dict[str, Any] = {}
     for source in section.all("python"):
         await run_python(source, names)
-    assert names["known"] == []  # there were no rows to copy before the first migration
+    assert "each" not in names  # there were no rows to copy before the first migration
     await names["engine"].dispose()
 
 

@@ -51,6 +51,17 @@ pytestmark = [
 
 DIES = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 DIES_HALF_WAY = HALF_WAY.replace(BROKEN, f"    {GOOD}\n{DIES}")
+FILLED = (
+    "CREATE TABLE lines (text VARCHAR(200), other INTEGER)",
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300) "
+    "INSERT INTO lines SELECT hex(randomblob(90)), i FROM n",
+)
+WRONG_INDEX = (
+    "CREATE INDEX wrong ON lines (text)",
+    "PRAGMA writable_schema = ON",
+    "UPDATE sqlite_master SET sql = 'CREATE INDEX wrong ON lines (other)' WHERE name = 'wrong'",
+)
+"""Damage that `PRAGMA quick_check` does not see, and a DELETE does."""
 NO_DUPLICATES = "DELETE FROM notes WHERE id = 2"
 
 
@@ -618,6 +629,39 @@ def test_a_purge_of_a_damaged_file_that_fails_at_every_boot_is_counted_too(
     report = asyncio.run(boot(device, "purge", then))
     assert (report.outcome, tried(report), len(device.trace)) == ("degraded", False, 2)
     assert file.read_bytes() == b"no database at all " * 300
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_sound_copy_in_the_place_of_a_damaged_file_ends_the_count(device: Raced) -> None:
+    device.execute(*FILLED)
+    device.traced(GOOD)
+    always = ("backup-restore", {"snapshot": "always"})
+    file = Path(str(make_url(device.url).database))
+    sound = file.read_bytes()
+    file.write_bytes(sound[:16384] + b"\x5a" * (len(sound) - 16384))
+    for number in (1, 2):
+        report = asyncio.run(boot(device, always, limit=2))
+        assert (report.failures[-1].kind, report.failed_starts) == ("corrupt", number)
+    stopped = asyncio.run(boot(device, always, limit=2))
+    assert not tried(stopped)
+    assert "The next start looks at the file" in stopped.failures[-1].advice
+    status = asyncio.run(Migrator(device.target(), max_failed_starts=2).check()).targets[0]
+    assert status.tries_again_at is not None
+    file.write_bytes(sound)  # as `cp` does: the same inode
+    status = asyncio.run(Migrator(device.target(), max_failed_starts=2).check()).targets[0]
+    assert status.tries_again_at is None
+    report = asyncio.run(boot(device, always, limit=2))
+    assert report.outcome == "migrated", report
+    assert any("the damage is gone" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_damage_that_no_look_finds_does_not_end_the_count(device: Raced) -> None:
+    """Else a device would try at every boot: the file always seems sound."""
+    device.execute(*FILLED, *WRONG_INDEX)
+    device.traced("op.execute(\"DELETE FROM lines WHERE text > 'A'\")")
+    assert (await boot(device, limit=1)).failures[-1].kind == "corrupt"
+    assert not tried(await boot(device, limit=1))
 
 
 @pytest.mark.long

@@ -160,11 +160,14 @@ class TestAFollower:
     async def test_is_told_the_state_after_its_leader_has_restored(
         self, notes: Application
     ) -> None:
-        notes.deploy(HALF_WAY)
+        notes.deploy(GOOD, HALF_WAY)
         asked = Asked(Decision.CONTINUE)
         leader, follower = await followed(notes, [BACKUP], asked)
         assert (leader.outcome, follower.outcome) == ("failed", "degraded")
         assert [each.state for each in asked.failures] == ["clean"]
+        for report in (leader, follower):
+            assert report.after == ("r1",)
+            assert "applied and kept" not in report.screen() + str(report)
         assert notes.notes() == ROWS
 
     @pytest.mark.long("sqlite-none", "sqlite-reverting")

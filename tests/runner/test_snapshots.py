@@ -108,6 +108,15 @@ class TestList:
             await migrator(app).restore_snapshot(snapshot.place)
         assert await contents(app) == [*ROWS, LATE]
 
+    @on_sqlite
+    async def test_the_newest_that_is_whole_has_a_name_of_its_own(self, app: Deployed) -> None:
+        snapshot = await taken(app)
+        app.write_late()
+        newest = await taken(app)
+        Path(newest.place).write_bytes(b"this is no database at all" * 100)
+        assert (await migrator(app).restore_snapshot("newest")).place == snapshot.place
+        assert await contents(app) == ROWS
+
 
 @pytest.mark.long("template", "dump")
 class TestTake:

@@ -36,6 +36,12 @@ pytestmark = pytest.mark.long(
     "rows_of_others",
 )
 
+MUCH = f"""
+with op.get_context().autocommit_block():
+    op.execute("UPDATE much SET bytes = randomblob(1500)")
+{BROKEN}
+"""
+
 
 class Next:
     """A strategy that remembers whether it was asked."""
@@ -83,6 +89,9 @@ async def test_whole_revisions_that_were_committed_one_by_one_are_undone(
     report = await failed(notes, "backup-restore")
     assert report.failures[0].state == "partial-at-boundary"
     assert (notes.notes(), notes.heads) == (ROWS, {"r1"})
+    assert report.now == "clean, at r1 (what the failure left was undone)"
+    assert report.to_dict()["failures"][0]["applied"] == []
+    assert not any("applied and kept" in text for text in (str(report), report.screen()))
 
 
 async def test_no_copy_is_made_where_the_database_rolls_back_by_itself(
@@ -228,6 +237,31 @@ async def test_others_are_disconnected_for_a_copy_only_when_that_was_asked_for(
     assert (result.outcome, notes.notes(notes.seen.snapshot)) == ("migrated", ROWS)
     with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError)):
         await other.fetchval("SELECT 1")
+
+
+@pytest.mark.parametrize("others", [False, True])
+async def test_what_a_restore_replaces_in_wal_mode_is_kept_only_where_others_wrote(
+    file_notes: Application, others: bool
+) -> None:
+    """Where its log is in the file already, SQLite begins it anew with what comes next."""
+
+    class Other:
+        @hookimpl
+        def on_failure(self) -> None:
+            if others:
+                file_notes.execute("INSERT INTO notes VALUES (10, 'of somebody else')")
+
+    file_notes.execute(
+        "PRAGMA journal_mode = WAL",
+        "CREATE TABLE much AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
+        "WHERE i < 5000) SELECT randomblob(1500) AS bytes FROM n",
+    )
+    file_notes.deploy(MUCH)
+    report = await failed(file_notes, "backup-restore", plugins=[Other()])
+    assert file_notes.notes() == ROWS
+    kept = [path.name for path in file_notes.root.glob("*.replaced-*")]
+    told = [note for note in report.notes if "what others wrote meanwhile" in note]
+    assert (len(kept), len(told)) == ((1, 1) if others else (0, 0))
 
 
 @pytest.mark.parametrize("disconnect_others", [False, True])

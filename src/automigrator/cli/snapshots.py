@@ -16,9 +16,9 @@ from automigrator.backends.contract.snapshots import Copying, Snapshot
 from automigrator.cli.invocation import Call, answered
 from automigrator.cli.options import Group, common
 from automigrator.cli.output import Answer, json_of
-from automigrator.errors import RefusedError
 from automigrator.printable import escaped, joined
 from automigrator.retention import Limits
+from automigrator.runner.operations.snapshots import newest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -179,11 +179,7 @@ def restore(
 
 
 async def _newest(call: Call, name: str, folder: Path | None) -> str:
-    """Return the place of the newest whole snapshot; what a restore or purge has kept is none."""
-    for each in await call.migrator.snapshots(target=name, folder=folder):
-        if each.whole and each.kind in ("copy", "template", "dump"):
-            return each.place
-    raise RefusedError(f"no whole snapshot of {name} is kept; nothing was changed")
+    return newest(await call.migrator.snapshots(target=name, folder=folder), name).place
 
 
 @snapshots.command()

@@ -93,7 +93,7 @@ def diagnose(
     advice = ""
     if isinstance(error, HookError) and backend is not None:
         found, cause = backend.classify(error), error.__cause__
-        if error.of_act and found.kind == "corrupt" and cause is not None:
+        if error.of_act and found.kind in ("corrupt", "disk-full") and cause is not None:
             error = cause  # the plugin is not at fault
         elif isinstance(cause, RefusedError):
             advice = REFUSED

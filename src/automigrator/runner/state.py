@@ -315,6 +315,7 @@ class RunState:
         if act == "restore":
             self.lasting = self.earlier
             self.applied.clear()
+            self.failures[:] = [each._replace(applied=()) for each in self.failures]
 
     def failed(self, failure: Failure, told: object) -> None:
         """Note a failure, and tell; `told` is the text for the log."""

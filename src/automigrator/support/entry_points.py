@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -17,6 +18,14 @@ from automigrator.support.secrets import scrubbed
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
+
+
+_COMES = "It comes with: pip install automigrator-{}"
+
+_BUILT = (
+    "This program was built without it, or without the metadata of automigrator-{0}, which names "
+    "it: build with both (PyInstaller: --collect-all, --copy-metadata automigrator-{0})"
+)
 
 
 class Installed(Frozen):
@@ -78,9 +87,9 @@ class Installed(Frozen):
             )
         names = sorted({*self.built_in, *(entry.name for entry in self._entries)})
         meant = _closest(normalised(name), {*names, *self.ours})
-        more = f"Installed: {', '.join(names)}. " if names else "None is installed. "
+        more = f"Installed: {', '.join(names)}. " if names else "none is. "
         if meant in self.ours and meant not in names:
-            more += f"It comes with: pip install automigrator-{meant}"
+            more += _BUILT.format(meant) if _is_frozen() else _COMES.format(meant)
         question = f"did you mean {meant}? " if meant not in (None, normalised(name)) else ""
         raise PluginError(
             f"no {self.what} {name!r} is installed; {question}{more}{self.hint}".rstrip()
@@ -128,6 +137,11 @@ def blamed(what: str) -> Iterator[None]:
         raise
     except BaseException as error:
         raise PluginError(f"{what}: {described(error)}; nothing was changed") from error
+
+
+def _is_frozen() -> bool:
+    """Whether this is a program of PyInstaller or the like, which has only what it was built of."""
+    return bool(getattr(sys, "frozen", False))
 
 
 def normalised(name: str) -> str:

@@ -172,6 +172,44 @@ async def test_one_that_may_not_even_be_read_is_told_with_its_owner(
     assert made_by_root.heads == {"r2"}
 
 
+@pytest.mark.parametrize("blocked", ["", "app.db", "app.db-shm"])
+async def test_what_is_in_the_way_of_writing_is_named(
+    made_by_root: Application, blocked: str
+) -> None:
+    """A start on a read-only file in WAL mode leaves its companions as read-only as it is."""
+    made_by_root.execute("PRAGMA journal_mode = WAL")
+    folder = made_by_root.root
+    if blocked.endswith("-shm"):
+        (folder / "app.db-wal").touch()
+        (folder / "app.db-shm").touch()
+    open_to_all(folder)
+    (folder / blocked).chmod(0o555)
+    with being_nobody(), pytest.raises(MigrationError) as caught:
+        await made_by_root.start()
+    (failure,) = caught.value.report.targets[0].failures
+    place = str(folder / blocked) if blocked else f"the folder {folder}"
+    assert failure.kind == "read-only"
+    assert failure.advice.startswith(f"make {place} ")
+
+
+async def test_starts_on_a_file_that_nobody_may_write_to_are_not_counted(
+    made_by_root: Application,
+) -> None:
+    database = made_by_root.root / "app.db"
+    database.chmod(0o444)
+    migrator = Migrator(made_by_root.target(), mode="migrate", max_failed_starts=1)
+    with being_nobody():
+        for _ in range(3):
+            with pytest.raises(MigrationError) as caught:
+                await migrator.run()
+            (report,) = caught.value.report
+            assert [each.kind for each in report.failures] == ["read-only"]
+            assert (report.attempts, report.failed_starts) == (1, 0)
+    database.chmod(0o666)
+    with being_nobody():
+        assert (await migrator.run()).outcome == "migrated"
+
+
 @pytest.mark.long
 async def test_a_lock_that_is_only_read_is_held_all_the_same(made_by_root: Application) -> None:
     lock = lock_of(made_by_root, 0o644)

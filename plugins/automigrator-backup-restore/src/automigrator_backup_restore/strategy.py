@@ -114,6 +114,8 @@ class BackupRestore:
     async def on_failure(self, run: Run, failure: Failure) -> Decision | None:
         """Restore this run's snapshot, where the attempt left something; then answer `then`."""
         if failure.state != "clean":
+            if run.taken is None and run.acts.open("recover"):
+                return None  # the next start puts back what a run before this one has taken
             if run.taken is None:
                 run.note("nothing to restore: no snapshot was taken in this run")
                 return None

@@ -34,7 +34,8 @@ def taken_over(places: object) -> Replaced:
 def undone(place: object, kept: object) -> str:
     """Say that a migration was undone that had not ended; `kept`: where the data is."""
     done = f"an earlier migration had not ended: the database was put back from {place}"
-    return f"{done}; what it held until now is in {kept}" if kept else done
+    own = "a backup that somebody has put in its place since is kept as well"
+    return f"{done}; {own}: what it held until now is in {kept}" if kept else done
 
 
 class Repairs(Frozen):

@@ -154,7 +154,7 @@ class SQLite(Backend):
     def classify(self, error: BaseException) -> Verdict:
         from automigrator.backends.sqlite import errors
 
-        return errors.classify(error)
+        return errors.classify(error, self.file)
 
     async def checksums(self, tables: Sequence[VersionTable]) -> Checksums | None:
         file = self.file

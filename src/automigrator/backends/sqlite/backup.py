@@ -16,7 +16,13 @@ from pathlib import Path
 from automigrator.backends.sqlite import codes, companions, files, reader
 from automigrator.backends.sqlite.copying import clones
 from automigrator.backends.sqlite.copying.copies import Kind
-from automigrator.backends.sqlite.copying.overwrite import PAGES_A_STEP, Keep, UnfitError, overwrite
+from automigrator.backends.sqlite.copying.overwrite import (
+    PAGES_A_STEP,
+    Claim,
+    Keep,
+    UnfitError,
+    overwrite,
+)
 from automigrator.backends.sqlite.reader import Wait
 from automigrator.support.owned_files import Owners
 
@@ -86,12 +92,18 @@ def _leave_wal_mode(new: sqlite3.Connection, place: Path) -> None:
 
 
 def restore(
-    snapshot: Path, live: Path, *, keep: Keep = nothing, through: sqlite3.Connection | None = None
+    snapshot: Path,
+    live: Path,
+    *,
+    keep: Keep = nothing,
+    through: sqlite3.Connection | None = None,
+    claim: Claim | None = None,
 ) -> Path | None:
     """Put a snapshot's contents back into the live file, in place and in one transaction.
 
     `keep` is called once nobody can commit to the live file any more, and what it returns is
-    returned; `through` is a connection to the live file that may be used, and is closed. Open
+    returned; `through` is a connection to the live file that may be used, and is closed; `claim`
+    tells what watches the file of commits of ours. Open
     connections see the restored data, and the file keeps its journal mode. A live file that is
     missing or damaged is replaced instead. Safe to repeat after a kill. Raises TimeoutError when
     another connection's transaction is in the way for 30 seconds, and sqlite3.DatabaseError when
@@ -105,7 +117,7 @@ def restore(
         with reader.looking_at(snapshot, seconds=reader.SNAPSHOT_S) as source:
             if live.exists() and not _lost_its_contents(live):
                 with suppress(UnfitError):
-                    return overwrite(source, live, keep, through)
+                    return overwrite(source, live, keep, through, claim)
     kept = keep(None) if live.exists() else None
     replace(snapshot, live)
     return kept

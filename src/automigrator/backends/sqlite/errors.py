@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
+from pathlib import Path
 
 from automigrator.backends import advice
 from automigrator.backends.contract.values import Verdict
-from automigrator.backends.sqlite import codes
+from automigrator.backends.sqlite import codes, companions
 from automigrator.backends.sqlite.codes import BusyError, DamagedError
 from automigrator.errors import RefusedError
 from automigrator.support.error_chain import chain
@@ -108,8 +110,31 @@ _BY_WORDS = (
 )
 
 
-def classify(error: BaseException) -> Verdict:
-    """Judge by the first error in the chain that carries a result code, an errno or a kind."""
+def classify(error: BaseException, file: Path | None = None) -> Verdict:
+    """Judge by the first error in the chain that carries a result code, an errno or a kind.
+
+    Where nothing can be written, the advice names which of `file`, its folder and what SQLite
+    keeps beside it this process's user may not write to.
+    """
+    verdict = _classified(error)
+    if verdict != _READ_ONLY or file is None or not (blocked := _blocked(file)):
+        return verdict
+    return Verdict("read-only", f"make {' and '.join(blocked)} writable for this process's user")
+
+
+def _blocked(file: Path) -> list[str]:
+    live, effective = file.resolve(), os.access in os.supports_effective_ids
+    if not live.parent.exists() or os.statvfs(live.parent).f_flag & os.ST_RDONLY:
+        return []
+    found = [live.parent, live, *companions.sidecars(live)]
+    return [
+        f"{'the folder ' * each.is_dir()}{each}"
+        for each in found
+        if each.exists() and not os.access(each, os.W_OK, effective_ids=effective)
+    ]
+
+
+def _classified(error: BaseException) -> Verdict:
     for each in chain(error):
         if isinstance(each, RefusedError) and each.kind is not None:
             return Verdict(each.kind, of_data=isinstance(each, DamagedError))

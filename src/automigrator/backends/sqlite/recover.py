@@ -18,7 +18,7 @@ from automigrator.backends.contract.values import Sight, VersionTable
 from automigrator.backends.sqlite import backup, codes, files, journal, reader
 from automigrator.backends.sqlite.companions import journal_path
 from automigrator.backends.sqlite.copying import copies
-from automigrator.errors import RefusedError
+from automigrator.errors import JudgedError, RefusedError
 from automigrator.support.concurrency import in_thread
 from automigrator.support.owned_files import NotOursError, Owners
 
@@ -134,9 +134,11 @@ def _put_back(file: Path, entry: journal.Entry, digest: str) -> str:
         copies.drop_twin(before[-1], before, owners)
     needed = files.size_with_log(file) + files.size_of(place)
     if file.exists() and (short := files.shortage(needed, file.resolve().parent)):
-        raise RefusedError(
+        raise JudgedError(
+            "disk-full",
             f"an earlier migration of {file} has to be undone, and to put {place} back {short}; "
-            "the database was not touched. Free the room, then start again"
+            "the database was not touched",
+            "free the room, then start again",
         )
 
     def keep(through: sqlite3.Connection | None) -> Path:

@@ -189,9 +189,9 @@ class FileSnapshots(Snapshots):
             return backup.set_aside(self.file, "replaced", through)
 
         journal.write(self.file, entry._replace(state="restoring"))
-        through = watch.connection if watch is not None else None
+        through, claim = (watch.connection, watch.join) if watch is not None else (None, None)
         with self.replacing():
-            kept = backup.restore(place, self.file, keep=keep, through=through)
+            kept = backup.restore(place, self.file, keep=keep, through=through, claim=claim)
         self.replaced.update(filter(None, [kept]))
         if (progress := self._progress) is not None:
             inodes = self.file.stat().st_ino, place.stat().st_ino

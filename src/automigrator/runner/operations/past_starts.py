@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from automigrator.runner.records.crash_loop import may_try, time_text, tries_again_at
+from automigrator.runner.records.crash_loop import (
+    is_sound_again,
+    may_try,
+    time_text,
+    tries_again_at,
+)
 from automigrator.runner.session import Session
 from automigrator.support.concurrency import in_thread
 
@@ -38,6 +43,6 @@ async def past_starts(session: Session, pending: Sequence[str], limit: int) -> P
     if not starts.count:
         return PastStarts()
     limit = limit if own is None else own
-    tries = may_try(starts, limit, time.time())
+    tries = may_try(starts, limit, time.time()) or await is_sound_again(record, examiner)
     again = None if tries else time_text(tries_again_at(starts, limit))
     return PastStarts(starts.count, time_text(starts.since), again)

@@ -84,6 +84,17 @@ async def listed(session: Session, hooks: Hooks, folder: str | Path | None) -> t
     return await session.backend.snapshots(tables, _folders(hooks, path_of(folder)))
 
 
+def newest(kept: Sequence[Snapshot], name: str) -> Snapshot:
+    """Return the newest whole snapshot; what a restore or purge has kept is none.
+
+    Raises RefusedError where there is none.
+    """
+    for each in kept:
+        if each.whole and each.kind in ("copy", "template", "dump"):
+            return each
+    raise RefusedError(f"no whole snapshot of {name} is kept; nothing was changed")
+
+
 async def take(state: RunState, options: SnapshotOptions) -> Snapshot:
     """Take a snapshot that belongs to no migration."""
     run, session = state.run, state.session
@@ -199,6 +210,8 @@ async def _found(
         place = str(_absolute(place))
         folders.append(_absolute(place).parent)
     kept = await state.backend.snapshots(tables, tuple(dict.fromkeys(folders)))
+    if place == "newest":
+        return newest(kept, state.run.name)
     for each in kept:
         if place in (each.place, each.place.rpartition("/")[2]):
             return each

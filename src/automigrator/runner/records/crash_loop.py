@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import partial
 
+from automigrator.backends.contract.examiner import Damage, Examiner
 from automigrator.backends.contract.journal import Counting, Repairs
 from automigrator.backends.contract.lock import Hold
 from automigrator.backends.contract.record import FailedStarts, Record
@@ -31,15 +32,31 @@ DOUBLINGS = 5
 EXCUSED: frozenset[FailureKind] = frozenset({"unreachable", "auth", "lock-timeout", "rehearsal"})
 """Kinds that say nothing about the revisions: a start that met no other is not counted."""
 
+HARMLESS: frozenset[FailureKind] = frozenset({"hook", "read-only", "disk-full"})
+"""Kinds that do not count either, where nothing was changed and no copy was kept."""
+
+_CAUSES: dict[FailureKind, str] = {
+    "corrupt": "stop the application before it writes more to a damaged file, and put a copy back: "
+    "`automigrator snapshots restore newest`, or a backup of your own. The next start looks at the "
+    "file, and tries again when it is sound; `await migrator.clear()` has it try in any case",
+    "disk-full": "make room on the disk, then call `await migrator.clear()`",
+    "read-only": "make the database writable for the user that the application runs as, then call "
+    "`await migrator.clear()`",
+}
+_REVISIONS = (
+    "deploy a repair of the revisions, of env.py or of what they import, or call `await "
+    "migrator.clear()` once the cause is gone"
+)
+
 
 def counts(state: RunState) -> bool:
     """Whether this start counts as one that failed.
 
-    One whose `before_migrate` was refused has changed and kept nothing: it may try for ever.
+    One that has changed and kept nothing may try for ever, if the surroundings were in the way.
     """
     acts = state.run.acts
     untouched = not (acts.done("snapshot") or acts.began("stamp"))
-    excused = EXCUSED | {"hook"} if untouched else EXCUSED
+    excused = EXCUSED | HARMLESS if untouched else EXCUSED
     return any(failure.kind not in excused for failure in state.failures)
 
 
@@ -65,13 +82,18 @@ async def count(state: RunState) -> None:
         earlier = earlier_starts(state)
         start.first = state.run.empty or (found is not None and found.first)
         if found is not None and limit and earlier.count >= limit:
-            if not may_try(earlier, limit, hold.since):
+            if await is_sound_again(found, state.session.examiner()):
+                state.run.note(f"{_said(earlier)}; it is tried again, as the damage is gone")
+                start.found = found._replace(starts=FailedStarts(), damaged=False)
+                earlier = earlier_starts(state)
+            elif not may_try(earlier, limit, hold.since):
                 start.starts = earlier
                 raise CrashLoopError(found)
-            state.run.note(
-                f"{_said(earlier)}; it is tried once more, as the last try was at "
-                f"{time_text(earlier.last)}"
-            )
+            else:
+                state.run.note(
+                    f"{_said(earlier)}; it is tried once more, as the last try was at "
+                    f"{time_text(earlier.last)}"
+                )
         if limit:
             start.starts = FailedStarts(earlier.count + 1, earlier.since or hold.since, hold.since)
         _warn_of_a_half(state)
@@ -85,6 +107,25 @@ async def count(state: RunState) -> None:
         )
     else:
         start.stage = "counted"
+
+
+async def is_sound_again(record: Record, examiner: Examiner | None) -> bool:
+    """Whether the damage is gone that stopped the last start: another file was put in its place."""
+    if not record.damaged or examiner is None:
+        return False
+    return await examiner.damage() == Damage()
+
+
+async def is_damaged(state: RunState) -> bool:
+    """Whether a failure told of damage, and a look finds it: then its end will be seen as well."""
+    examiner = state.session.examiner()
+    if state.failures[-1].kind != "corrupt" or examiner is None:
+        return False
+    try:
+        return bool((await examiner.damage()).found)
+    except Exception as error:  # noqa: BLE001 - the start has failed, and counts all the same
+        logger.debug("%s: looking for damage: %s", state.run.name, first_line(error))
+        return False
 
 
 async def take_back(state: RunState) -> None:
@@ -209,7 +250,9 @@ async def _begun(state: RunState, hold: Hold, earlier: FailedStarts) -> Record:
     if state.finding is not None and state.may_commit:
         left = "partial-within-revision"
     failures = found.failures if found is not None else ()
-    return Record(state.plan, "begun", hold.leader, failures, left, start.starts, first=start.first)
+    damaged = found is not None and found.damaged
+    begun = Record(state.plan, "begun", hold.leader, failures, left, start.starts)
+    return begun._replace(first=start.first, damaged=damaged)
 
 
 def _warn_of_a_half(state: RunState) -> None:
@@ -264,11 +307,7 @@ def _failure(state: RunState, record: Record) -> Failure:
     else:
         why = f"the last failure: {last}"
     again = time_text(tries_again_at(starts, state.max_failed_starts))
-    advice = "deploy a repair of the revisions, of env.py or of what they import, or call `await "
-    advice += "migrator.clear()` once the cause is gone"
-    if known.kind == "corrupt":
-        advice = "stop the application before it writes more to a damaged file, and put a copy "
-        advice += "back: `automigrator snapshots restore newest`, or a backup of your own"
+    advice = _CAUSES.get(known.kind, _REVISIONS)
     return Failure(
         known.kind,
         f"{_said(starts)}, so this one tried nothing: no snapshot, no migration, no purge and no "

@@ -11,7 +11,12 @@ from functools import partial
 from automigrator.backends.contract.record import Record
 from automigrator.failure import Decision, Failure, State
 from automigrator.report import Outcome
-from automigrator.runner.records.crash_loop import counts, earlier_starts, take_back
+from automigrator.runner.records.crash_loop import (
+    counts,
+    earlier_starts,
+    is_damaged,
+    take_back,
+)
 from automigrator.runner.session import Session
 from automigrator.runner.state import Left, RunState
 from automigrator.support.concurrency import in_thread
@@ -89,10 +94,9 @@ async def leave(state: RunState, outcome: Outcome) -> None:
             elif plan:
                 said = tuple(failure.to_dict() for failure in state.failures)
                 left, starts = state.lasting.state, state.start.starts
-                first = state.start.first
-                await hold.leave(
-                    Record(plan, outcome, hold.leader, said, left, starts, first=first)
-                )
+                record = Record(plan, outcome, hold.leader, said, left, starts)
+                damaged = await is_damaged(state)
+                await hold.leave(record._replace(first=state.start.first, damaged=damaged))
         elif state.start.stage == "counted" or await hold.last() is not None:
             await hold.leave(None)
     except Exception as error:  # noqa: BLE001 - a record only saves others work

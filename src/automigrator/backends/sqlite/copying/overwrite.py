@@ -30,17 +30,26 @@ A connection is the only one that can read it at that moment; without one, any c
 """
 
 
+Claim = Callable[[Callable[[], object]], Callable[[], None]]
+"""Is given how to ask for a connection's `data_version`: its commits are ours until the call."""
+
+
 class UnfitError(Exception):
     """Raised when a live file cannot be overwritten in place; nobody can commit to it either."""
 
 
 def overwrite(
-    source: sqlite3.Connection, live: Path, keep: Keep, through: sqlite3.Connection | None
+    source: sqlite3.Connection,
+    live: Path,
+    keep: Keep,
+    through: sqlite3.Connection | None,
+    claim: Claim | None = None,
 ) -> Path | None:
     """Make the pages of `source`, which is in a read transaction, those of the live file.
 
     A kill leaves it done or undone. `through` is an open connection to the live file that may be
-    used; it may hold an exclusive lock until it is closed. Returns what `keep` does. Raises
+    used; it may hold an exclusive lock until it is closed. `claim`: what watches the file is told
+    of commits of ours. Returns what `keep` does. Raises
     UnfitError, and TimeoutError when another connection is in the way; the live file is untouched
     then, and what was kept is gone.
     """
@@ -53,6 +62,8 @@ def overwrite(
         alike = _value(source, "page_size") == _value(own, "page_size")
         own.execute("ROLLBACK")
         if mode == "wal" and alike:
+            if claim is not None:
+                _begin_log(own, claim, wait)
             # never `through`: SQLite forbids a backup's destination to be asked anything meanwhile
             return _with_write_lock(source, own, keep, wait)
         target = own if through is None else through
@@ -121,6 +132,20 @@ def _with_write_lock(
     pages = min(PAGES_A_STEP, _value(source, "page_count") - 1)
     # backup() itself waits on the plain codes only, not on the extended ones
     return wait.until_free(write)
+
+
+def _begin_log(own: sqlite3.Connection, claim: Claim, wait: Wait) -> None:
+    """Commit what changes nothing, so that the log has something that is not in the file yet.
+
+    Else the backup begins the log anew, and that looks like a commit of others.
+    """
+    leave = claim(lambda: _value(own, "data_version"))
+    try:
+        _begin(own, "BEGIN IMMEDIATE", wait)
+        own.execute(f"PRAGMA user_version = {_value(own, 'user_version')}")
+        own.execute("COMMIT")
+    finally:
+        leave()
 
 
 def _begin(target: sqlite3.Connection, statement: str, wait: Wait) -> None:
