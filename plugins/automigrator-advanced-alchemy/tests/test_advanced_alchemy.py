@@ -22,10 +22,11 @@ from advanced_alchemy.config import EngineConfig, SQLAlchemyAsyncConfig, SQLAlch
 from automigrator_advanced_alchemy import target_of
 from histories import alchemy
 from histories.schema import described, rows
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from support.alembic_projects import heads, linear, project, revision, with_sync_driver
 
 from automigrator import ConfigurationError, MigrationError, Migrator, Target
+from automigrator.backends.model_engine import engine_beside
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found")  # in its alembic.ini
 
@@ -134,6 +135,58 @@ def test_a_project_of_the_command_line_is_migrated_as_it_stands(
     assert shown(database_url) == shown(another_url)
     assert "note" in shown(database_url)[0]
     assert called(database_url, "ours.py").split() == ["current"]
+
+
+@pytest.mark.long("postgresql")
+@pytest.mark.parametrize("way", ["async", "sync"])
+class TestOnAnotherDatabase:
+    """env.py takes its engine from its Config, and is led to the copy that is meant."""
+
+    @pytest.fixture
+    async def target(self, way: str, database_url: str, tmp_path: Path) -> AsyncIterator[Target]:
+        with_driver = alchemy.with_async_driver if way == "async" else with_sync_driver
+        made = await asyncio.to_thread(alchemy.commands, with_driver(database_url), tmp_path)
+        yield target_of(made.sqlalchemy_config)
+        if way == "async":
+            await made.sqlalchemy_config.get_engine().dispose()
+
+    async def test_a_schema_file_is_made_and_checked(self, target: Target, tmp_path: Path) -> None:
+        migrator, file = Migrator(target), tmp_path / "schema.sql"
+        await migrator.dump_schema(file)
+        assert await migrator.check_schema(file) == ()
+        assert "authors" not in shown(target.application_url.render_as_string(False))[0]
+
+    async def test_a_copy_is_rehearsed_on(self, target: Target) -> None:
+        await Migrator(target._replace(revision="0001"), mode="migrate").run()
+        report = await Migrator(target, mode="migrate", rehearse=True).run()
+        assert (report.outcome, len(report.targets[0].applied)) == ("migrated", 2)
+        assert report.targets[0].rehearsed_s is not None
+
+
+async def test_what_the_engine_writes_on_a_copy_is_what_it_writes_itself(tmp_path: Path) -> None:
+    """Its listeners, its arguments, its way to write JSON: a sqlite database."""
+    seen = list[str]()
+    given = create_async_engine(
+        f"sqlite+aiosqlite:///{tmp_path / 'app.db'}",
+        json_serializer=lambda value: "written by the application",
+        connect_args={"cached_statements": 7},
+        execution_options={"note": 1},
+    )
+
+    def connected(connection: Any, record: Any) -> None:
+        connection.create_function("twice", 1, lambda value: value * 2)
+
+    sa.event.listen(given.sync_engine, "connect", connected)
+    sa.event.listen(
+        given.sync_engine, "before_cursor_execute", lambda *called: seen.append(called[2])
+    )
+    made = engine_beside(given, str(tmp_path / "copy.db"))
+    assert isinstance(made, AsyncEngine)
+    async with made.connect() as connection:
+        statement = sa.select(sa.func.twice(4), sa.literal({}, sa.JSON).cast(sa.Text))
+        assert (await connection.execute(statement)).one() == (8, "written by the application")
+    assert len(seen) == 1 and (tmp_path / "copy.db").exists()
+    assert not (tmp_path / "app.db").exists()
 
 
 class TestWhatATargetIsMadeOf:
