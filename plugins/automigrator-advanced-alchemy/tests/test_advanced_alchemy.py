@@ -236,14 +236,16 @@ def broken(folder: Path) -> None:
 class Application:
     """A Litestar application that notes what of it starts, and where the database is then."""
 
-    def __init__(self, folder: Path, url: str, revisions: Callable[[Path], object]) -> None:
+    def __init__(
+        self, folder: Path, url: str, revisions: Callable[[Path], object], **options: Any
+    ) -> None:
         from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyPlugin
         from automigrator_advanced_alchemy.litestar import AutomigratorPlugin
         from litestar import Litestar
 
         self.url, self.began = url, dict[str, set[str]]()
         config = project(folder, "async", url, revisions=revisions).config
-        self.plugin = AutomigratorPlugin(Migrator(Target(url, config), mode="migrate"))
+        self.plugin = AutomigratorPlugin(Migrator(Target(url, config), mode="migrate", **options))
         alchemy = SQLAlchemyAsyncConfig(connection_string=url)
         self.app = Litestar(
             plugins=[SQLAlchemyPlugin(config=alchemy), self.plugin],
@@ -259,6 +261,12 @@ class Application:
 
     def on_startup(self, app: Any) -> None:
         self.began["on_startup"] = heads(self.url)
+
+
+async def started_anew(application: Application) -> None:
+    """A later start, of another server."""
+    async with application.app.lifespan():
+        pass
 
 
 @pytest.mark.skipif(find_spec("litestar") is None, reason="litestar is not installed")
@@ -287,6 +295,31 @@ class TestLitestar:
         with application.plugin.server_lifespan(application.app):
             assert heads(database_url) == {"r3"}
         assert not application.began
+
+    def test_a_worker_does_not_repeat_what_has_failed_in_the_parent(
+        self, tmp_path: Path, database_url: str
+    ) -> None:
+        def noted(folder: Path) -> None:
+            linear(folder, 2)
+            noting = f"with open({str(tmp_path / 'tried')!r}, 'a') as file: file.write('.')"
+            revision(folder, "r3", "r2", upgrade=f"{noting}\nraise LookupError")
+
+        application = Application(tmp_path, database_url, noted, recovery=["log-and-continue"])
+        migrator = application.plugin.migrator
+
+        async def started() -> None:
+            async with application.app.lifespan():
+                (found,) = (await migrator.check()).targets
+                assert found.failed_starts == 1
+
+        with application.plugin.server_lifespan(application.app):
+            asyncio.run(started())
+        assert (tmp_path / "tried").read_text() == "."
+        assert application.began == {"lifespan": set(), "on_startup": set()}
+        assert migrator.report is not None and migrator.report.outcome == "degraded"
+        assert "tried the same at this start" in str(migrator.report.targets[0].notes)
+        asyncio.run(started_anew(application))
+        assert (tmp_path / "tried").read_text() == ".."
 
     def test_the_parent_starts_no_worker_when_the_migration_fails(
         self, tmp_path: Path, database_url: str

@@ -35,6 +35,7 @@ class Record(Frozen):
     `plan` is what it tried, `at` seconds since the epoch on the clock of whatever keeps the
     record, `failures` are as in a report's `to_dict`, `state` is what it left behind. `first`:
     the database was empty when the first of these leaders began; False where nobody noted it.
+    `start` names the start that the leader belonged to, where it had a name.
     """
 
     plan: str
@@ -45,6 +46,7 @@ class Record(Frozen):
     starts: FailedStarts = FailedStarts()
     at: float = 0.0
     first: bool = False
+    start: str = ""
 
     def dumped(self) -> str:
         return json_object.dumped(self)
@@ -64,6 +66,6 @@ def loaded(text: str | None) -> Record | None:
             Failure.from_dict(failure)
     except ValueError:
         return None
-    known, starts = Record.fields().keys() - {"first"}, FailedStarts.fields().keys()
+    known, starts = Record.fields().keys() - {"first", "start"}, FailedStarts.fields().keys()
     whole = known <= data.keys() and starts <= data["starts"].keys()
     return record if whole else None
