@@ -27,6 +27,7 @@ from support.alembic_projects import heads, linear, project, revision, with_sync
 
 from automigrator import ConfigurationError, MigrationError, Migrator, Target
 from automigrator.backends.model_engine import engine_beside
+from automigrator.fleet import Fleet
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found")  # in its alembic.ini
 
@@ -187,6 +188,23 @@ async def test_what_the_engine_writes_on_a_copy_is_what_it_writes_itself(tmp_pat
         assert (await connection.execute(statement)).one() == (8, "written by the application")
     assert len(seen) == 1 and (tmp_path / "copy.db").exists()
     assert not (tmp_path / "app.db").exists()
+
+
+async def test_the_tenants_of_a_fleet_have_a_configuration_each(tmp_path: Path) -> None:
+    """Files of sqlite; with the version table named, as the page does."""
+    made = await asyncio.to_thread(alchemy.commands, "sqlite+aiosqlite:///unused.db", tmp_path)
+    history = made.sqlalchemy_config.alembic_config
+
+    def tenant(name: str) -> Target:
+        url = f"sqlite+aiosqlite:///{tmp_path / name}.db"
+        config = SQLAlchemyAsyncConfig(connection_string=url, alembic_config=history)
+        return target_of(config, name=name, version_table=history.version_table_name)
+
+    fleet = Fleet([tenant(name) for name in ("acme", "beta")], mode="migrate")
+    assert (await fleet.run()).counts == {"migrated": 2}
+    assert (await fleet.run()).counts == {"current": 2}
+    for name in ("acme", "beta"):
+        assert "authors" in shown(f"sqlite:///{tmp_path / name}.db")[0]
 
 
 class TestWhatATargetIsMadeOf:
