@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,40 @@ async def test_what_the_engine_writes_on_a_copy_is_what_it_writes_itself(tmp_pat
         assert (await connection.execute(statement)).one() == (8, "written by the application")
     assert len(seen) == 1 and (tmp_path / "copy.db").exists()
     assert not (tmp_path / "app.db").exists()
+
+
+async def test_half_a_revision_of_the_template_is_told_and_found(tmp_path: Path) -> None:
+    """On sqlite: its tables stand in a function that upgrade() calls."""
+    url = f"sqlite+aiosqlite:///{tmp_path / 'app.db'}"
+    made = await asyncio.to_thread(alchemy.commands, url, tmp_path)
+    await asyncio.to_thread(add_one_that_fails_in_its_middle, made)
+    migrator = Migrator(target_of(made.sqlalchemy_config), mode="migrate")
+    with pytest.raises(MigrationError, match="what to do: undo by hand what stayed") as caught:
+        await migrator.run()
+
+    failure = caught.value.report.targets[0].failures[-1]
+    assert (failure.state, failure.revision) == ("partial-within-revision", "0004")
+    (hint,) = failure.hints
+    assert hint == "table papers exists, and 0004, which has failed in its middle, creates it"
+    (hint,) = (await migrator.doctor()).targets[0].hints
+    assert "table papers exists already, and 0004 creates it" in hint
+
+    restoring = Migrator(*migrator.targets, mode="migrate", recovery=["backup-restore"])
+    with closing(sqlite3.connect(tmp_path / "app.db")) as connection:
+        connection.execute("DROP TABLE papers")
+    await migrator.clear()
+    with pytest.raises(MigrationError) as caught:
+        await restoring.run()
+    assert "undo by hand" not in f"{caught.value} {caught.value.report}"
+
+
+def add_one_that_fails_in_its_middle(made: Any) -> None:
+    script = made.revision(message="papers", rev_id="0004")
+    body = 'op.create_table("papers", sa.Column("id", sa.Integer))\n    op.execute("absent")'
+    where = '    """schema upgrade migrations go here."""\n'
+    text = Path(script.path).read_text("utf-8")
+    assert where in text
+    Path(script.path).write_text(text.replace(where, f"{where}    {body}\n"), "utf-8")
 
 
 async def test_the_tenants_of_a_fleet_have_a_configuration_each(tmp_path: Path) -> None:
