@@ -164,6 +164,20 @@ class TestOnAnotherDatabase:
         assert (report.outcome, len(report.targets[0].applied)) == ("migrated", 2)
         assert report.targets[0].rehearsed_s is not None
 
+    async def test_a_fresh_database_takes_the_place_of_one_with_rows_that_do_not_fit(
+        self, target: Target
+    ) -> None:
+        await Migrator(target._replace(revision="0001"), mode="migrate").run()
+        url = target.application_url.render_as_string(hide_password=False)
+        engine = sa.create_engine(with_sync_driver(url), poolclass=sa.NullPool)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO authors (id, name, created_at) "
+                f"SELECT '{8:032x}', name, created_at FROM authors"
+            )
+        report = await Migrator(target, mode="migrate", recovery=["purge"]).run()
+        assert (report.outcome, report.targets[0].after) == ("recovered", ("0003",))
+
 
 async def test_what_the_engine_writes_on_a_copy_is_what_it_writes_itself(tmp_path: Path) -> None:
     """Its listeners, its arguments, its way to write JSON: a sqlite database."""
