@@ -113,10 +113,11 @@ class Failure(Frozen):
     def __str__(self) -> str:
         return self.screen()
 
-    def screen(self, now: str = "", besides: Sequence[str] = ()) -> str:
+    def screen(self, now: str = "", besides: Sequence[str] = (), *, undone: bool = False) -> str:
         """What a person needs of it: what happened, the state, what to do.
 
-        `now`: the state, where it is another one since; `besides`: further lines.
+        `now`: the state, where it is another one since; `besides`: further lines; `undone`: whether
+        a half that the failure left is gone since, which `now` says, too.
         """
         lines = [self.headline]
         if self.database:
@@ -129,9 +130,16 @@ class Failure(Frozen):
             kept = "undone" if self.rollback else "applied and kept"
             lines.append(f"{kept}: {', '.join(self.applied)}")
         lines += besides
-        if self.advice:
-            lines.append(f"what to do: {self.advice}")
+        if advice := self.advised(undone or bool(now)):
+            lines.append(f"what to do: {advice}")
         return joined(lines)
+
+    def advised(self, undone: bool = False) -> str:
+        """What to do; first with the half of a revision, unless that is `undone` by now."""
+        if undone or self.in_rehearsal or self.state != "partial-within-revision":
+            return self.advice
+        half = "downgrade" if self.rollback else "revision"
+        return f"undo by hand what stayed of that {half}, or put a copy back. Then: {self.advice}"
 
     @property
     def left(self) -> str:

@@ -108,7 +108,7 @@ class TargetReport(Frozen):
         for index, failure in enumerate(self.failures):
             if index:
                 failure = failure._replace(database="")  # the first one has named it
-            first, *rest = str(failure).splitlines()
+            first, *rest = failure.screen(undone=self.state != failure.state).splitlines()
             head = f"attempt {failure.attempt} failed" if failure.attempt else "not tried"
             lines.append(f"  {head}: {first}")
             lines += [f"    {line}" for line in rest]

@@ -93,6 +93,46 @@ async def test_a_commit_in_the_middle_of_a_revision_is_seen(
     assert (failure.state, failure.revision) == ("partial-within-revision", "r2")
 
 
+STATEMENTS = {
+    "nothing": ([], "partial-at-boundary"),
+    "a look": (["SELECT * FROM a", "PRAGMA table_info(a)"], "partial-at-boundary"),
+    "a row": (["INSERT INTO a VALUES (1)"], "partial-within-revision"),
+    "a table": (["CREATE TABLE half (id INTEGER)"], "partial-within-revision"),
+    "a number in the header": (["PRAGMA user_version = 3"], "partial-within-revision"),
+}
+"""Before a statement that fails, each of them committed by itself."""
+
+
+@pytest.mark.parametrize("kind", ["generic", "async"])
+@pytest.mark.parametrize(("statements", "state"), STATEMENTS.values(), ids=STATEMENTS)
+async def test_a_revision_that_commits_each_statement_is_torn_by_what_it_has_written(
+    statements: list[str], state: str, kind: str, make_target: Make, sqlite_url: str
+) -> None:
+    target = make_target(each_committed(*statements), kind=kind, database=sqlite_url)
+    assert (await failure_of(target)).state == state
+
+
+async def test_rows_that_a_statement_keeps_although_it_fails_tear_its_revision(
+    make_target: Make, sqlite_url: str
+) -> None:
+    keeps = each_committed("INSERT OR FAIL INTO a VALUES (2), (NULL)", fails="SELECT 1")
+    assert (
+        await failure_of(make_target(keeps, database=sqlite_url))
+    ).state == "partial-within-revision"
+
+
+def each_committed(*statements: str, fails: str = "SELECT * FROM absent") -> Callable[[Path], None]:
+    sent = "\n".join(f"    op.execute({each!r})" for each in (*statements, fails))
+
+    def revisions(folder: Path) -> None:
+        made = 'op.create_table("a", sa.Column("id", sa.Integer, nullable=False))'
+        revision(folder, "r1", None, upgrade=made)
+        block = f"with op.get_context().autocommit_block():\n{sent}"
+        revision(folder, "r2", "r1", upgrade=block)
+
+    return revisions
+
+
 @pytest.mark.long("a string", "savepoint-async")
 @pytest.mark.parametrize("kind", ["generic", "async", "per_migration"])
 @pytest.mark.parametrize("body", COMMITS_NOTHING.values(), ids=COMMITS_NOTHING)

@@ -30,7 +30,7 @@ async def test_the_log_names_the_table_to_give(
     (line,) = await said(target, caplog)
     assert line.startswith(f"{target.name}: nothing is to do; env.py was run")
     schema = ", version_table_schema='meta'" if database_url.startswith("postgresql") else ""
-    assert f"Target(version_table='my_versions'{schema}) spares" in line
+    assert f"Target(version_table='my_versions'{schema}) spares" in line and "target_of()" in line
 
 
 async def test_nothing_is_said_where_it_is_given(

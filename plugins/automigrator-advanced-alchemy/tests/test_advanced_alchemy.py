@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ from advanced_alchemy.config import EngineConfig, SQLAlchemyAsyncConfig, SQLAlch
 from automigrator_advanced_alchemy import target_of
 from histories import alchemy
 from histories.schema import described, rows
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from support.alembic_projects import heads, linear, project, revision, with_sync_driver
 
 from automigrator import ConfigurationError, MigrationError, Migrator, Target
+from automigrator.backends.model_engine import engine_beside
+from automigrator.fleet import Fleet
 
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found")  # in its alembic.ini
 
@@ -136,6 +139,123 @@ def test_a_project_of_the_command_line_is_migrated_as_it_stands(
     assert called(database_url, "ours.py").split() == ["current"]
 
 
+@pytest.mark.long("postgresql")
+@pytest.mark.parametrize("way", ["async", "sync"])
+class TestOnAnotherDatabase:
+    """env.py takes its engine from its Config, and is led to the copy that is meant."""
+
+    @pytest.fixture
+    async def target(self, way: str, database_url: str, tmp_path: Path) -> AsyncIterator[Target]:
+        with_driver = alchemy.with_async_driver if way == "async" else with_sync_driver
+        made = await asyncio.to_thread(alchemy.commands, with_driver(database_url), tmp_path)
+        yield target_of(made.sqlalchemy_config)
+        if way == "async":
+            await made.sqlalchemy_config.get_engine().dispose()
+
+    async def test_a_schema_file_is_made_and_checked(self, target: Target, tmp_path: Path) -> None:
+        migrator, file = Migrator(target), tmp_path / "schema.sql"
+        await migrator.dump_schema(file)
+        assert await migrator.check_schema(file) == ()
+        assert "authors" not in shown(target.application_url.render_as_string(False))[0]
+
+    async def test_a_copy_is_rehearsed_on(self, target: Target) -> None:
+        await Migrator(target._replace(revision="0001"), mode="migrate").run()
+        report = await Migrator(target, mode="migrate", rehearse=True).run()
+        assert (report.outcome, len(report.targets[0].applied)) == ("migrated", 2)
+        assert report.targets[0].rehearsed_s is not None
+
+    async def test_a_fresh_database_takes_the_place_of_one_with_rows_that_do_not_fit(
+        self, target: Target
+    ) -> None:
+        await Migrator(target._replace(revision="0001"), mode="migrate").run()
+        url = target.application_url.render_as_string(hide_password=False)
+        engine = sa.create_engine(with_sync_driver(url), poolclass=sa.NullPool)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "INSERT INTO authors (id, name, created_at) "
+                f"SELECT '{8:032x}', name, created_at FROM authors"
+            )
+        report = await Migrator(target, mode="migrate", recovery=["purge"]).run()
+        assert (report.outcome, report.targets[0].after) == ("recovered", ("0003",))
+
+
+async def test_what_the_engine_writes_on_a_copy_is_what_it_writes_itself(tmp_path: Path) -> None:
+    """Its listeners, its arguments, its way to write JSON: a sqlite database."""
+    seen = list[str]()
+    given = create_async_engine(
+        f"sqlite+aiosqlite:///{tmp_path / 'app.db'}",
+        json_serializer=lambda value: "written by the application",
+        connect_args={"cached_statements": 7},
+        execution_options={"note": 1},
+    )
+
+    def connected(connection: Any, record: Any) -> None:
+        connection.create_function("twice", 1, lambda value: value * 2)
+
+    sa.event.listen(given.sync_engine, "connect", connected)
+    sa.event.listen(
+        given.sync_engine, "before_cursor_execute", lambda *called: seen.append(called[2])
+    )
+    made = engine_beside(given, str(tmp_path / "copy.db"))
+    assert isinstance(made, AsyncEngine)
+    async with made.connect() as connection:
+        statement = sa.select(sa.func.twice(4), sa.literal({}, sa.JSON).cast(sa.Text))
+        assert (await connection.execute(statement)).one() == (8, "written by the application")
+    assert len(seen) == 1 and (tmp_path / "copy.db").exists()
+    assert not (tmp_path / "app.db").exists()
+
+
+async def test_half_a_revision_of_the_template_is_told_and_found(tmp_path: Path) -> None:
+    """On sqlite: its tables stand in a function that upgrade() calls."""
+    url = f"sqlite+aiosqlite:///{tmp_path / 'app.db'}"
+    made = await asyncio.to_thread(alchemy.commands, url, tmp_path)
+    await asyncio.to_thread(add_one_that_fails_in_its_middle, made)
+    migrator = Migrator(target_of(made.sqlalchemy_config), mode="migrate")
+    with pytest.raises(MigrationError, match="what to do: undo by hand what stayed") as caught:
+        await migrator.run()
+
+    failure = caught.value.report.targets[0].failures[-1]
+    assert (failure.state, failure.revision) == ("partial-within-revision", "0004")
+    (hint,) = failure.hints
+    assert hint == "table papers exists, and 0004, which has failed in its middle, creates it"
+    (hint,) = (await migrator.doctor()).targets[0].hints
+    assert "table papers exists already, and 0004 creates it" in hint
+
+    restoring = Migrator(*migrator.targets, mode="migrate", recovery=["backup-restore"])
+    with closing(sqlite3.connect(tmp_path / "app.db")) as connection:
+        connection.execute("DROP TABLE papers")
+    await migrator.clear()
+    with pytest.raises(MigrationError) as caught:
+        await restoring.run()
+    assert "undo by hand" not in f"{caught.value} {caught.value.report}"
+
+
+def add_one_that_fails_in_its_middle(made: Any) -> None:
+    script = made.revision(message="papers", rev_id="0004")
+    body = 'op.create_table("papers", sa.Column("id", sa.Integer))\n    op.execute("absent")'
+    where = '    """schema upgrade migrations go here."""\n'
+    text = Path(script.path).read_text("utf-8")
+    assert where in text
+    Path(script.path).write_text(text.replace(where, f"{where}    {body}\n"), "utf-8")
+
+
+async def test_the_tenants_of_a_fleet_have_a_configuration_each(tmp_path: Path) -> None:
+    """Files of sqlite; with the version table named, as the page does."""
+    made = await asyncio.to_thread(alchemy.commands, "sqlite+aiosqlite:///unused.db", tmp_path)
+    history = made.sqlalchemy_config.alembic_config
+
+    def tenant(name: str) -> Target:
+        url = f"sqlite+aiosqlite:///{tmp_path / name}.db"
+        config = SQLAlchemyAsyncConfig(connection_string=url, alembic_config=history)
+        return target_of(config, name=name, version_table=history.version_table_name)
+
+    fleet = Fleet([tenant(name) for name in ("acme", "beta")], mode="migrate")
+    assert (await fleet.run()).counts == {"migrated": 2}
+    assert (await fleet.run()).counts == {"current": 2}
+    for name in ("acme", "beta"):
+        assert "authors" in shown(f"sqlite:///{tmp_path / name}.db")[0]
+
+
 class TestWhatATargetIsMadeOf:
     @pytest.fixture
     def make(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
@@ -183,14 +303,16 @@ def broken(folder: Path) -> None:
 class Application:
     """A Litestar application that notes what of it starts, and where the database is then."""
 
-    def __init__(self, folder: Path, url: str, revisions: Callable[[Path], object]) -> None:
+    def __init__(
+        self, folder: Path, url: str, revisions: Callable[[Path], object], **options: Any
+    ) -> None:
         from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyPlugin
         from automigrator_advanced_alchemy.litestar import AutomigratorPlugin
         from litestar import Litestar
 
         self.url, self.began = url, dict[str, set[str]]()
         config = project(folder, "async", url, revisions=revisions).config
-        self.plugin = AutomigratorPlugin(Migrator(Target(url, config), mode="migrate"))
+        self.plugin = AutomigratorPlugin(Migrator(Target(url, config), mode="migrate", **options))
         alchemy = SQLAlchemyAsyncConfig(connection_string=url)
         self.app = Litestar(
             plugins=[SQLAlchemyPlugin(config=alchemy), self.plugin],
@@ -206,6 +328,12 @@ class Application:
 
     def on_startup(self, app: Any) -> None:
         self.began["on_startup"] = heads(self.url)
+
+
+async def started_anew(application: Application) -> None:
+    """A later start, of another server."""
+    async with application.app.lifespan():
+        pass
 
 
 @pytest.mark.skipif(find_spec("litestar") is None, reason="litestar is not installed")
@@ -234,6 +362,31 @@ class TestLitestar:
         with application.plugin.server_lifespan(application.app):
             assert heads(database_url) == {"r3"}
         assert not application.began
+
+    def test_a_worker_does_not_repeat_what_has_failed_in_the_parent(
+        self, tmp_path: Path, database_url: str
+    ) -> None:
+        def noted(folder: Path) -> None:
+            linear(folder, 2)
+            noting = f"with open({str(tmp_path / 'tried')!r}, 'a') as file: file.write('.')"
+            revision(folder, "r3", "r2", upgrade=f"{noting}\nraise LookupError")
+
+        application = Application(tmp_path, database_url, noted, recovery=["log-and-continue"])
+        migrator = application.plugin.migrator
+
+        async def started() -> None:
+            async with application.app.lifespan():
+                (found,) = (await migrator.check()).targets
+                assert found.failed_starts == 1
+
+        with application.plugin.server_lifespan(application.app):
+            asyncio.run(started())
+        assert (tmp_path / "tried").read_text() == "."
+        assert application.began == {"lifespan": set(), "on_startup": set()}
+        assert migrator.report is not None and migrator.report.outcome == "degraded"
+        assert "tried the same at this start" in str(migrator.report.targets[0].notes)
+        asyncio.run(started_anew(application))
+        assert (tmp_path / "tried").read_text() == ".."
 
     def test_the_parent_starts_no_worker_when_the_migration_fails(
         self, tmp_path: Path, database_url: str

@@ -215,7 +215,7 @@ class TargetProgress:
             "revision": None if failure.revision is None else escaped(failure.revision),
             "state": failure.state,
             "left": escaped(failure.left),
-            "advice": escaped(failure.advice),
+            "advice": escaped(failure.advised()),
         }
         self._stays(applied)
         if failure.revision in self._revisions:  # another process may have met it

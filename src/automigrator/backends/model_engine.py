@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import URL, Engine, NullPool, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from automigrator.errors import RefusedError
@@ -30,13 +32,89 @@ def engine_like(given: AsyncEngine) -> AsyncEngine:
     made = create_async_engine(
         given.url, pool=source.pool.recreate(), hide_parameters=source.hide_parameters
     )
-    made.sync_engine.dispatch._update(source.dispatch, only_propagate=False)
-    made.sync_engine.update_execution_options(**source.get_execution_options())
+    _take_after(made.sync_engine, source)
     return made
 
 
+def engine_beside(given: AsyncEngine | Engine, database: str) -> AsyncEngine | Engine:
+    """An engine like another one that leads to another database of its server.
+
+    It has the arguments, options and listeners of `given`, and keeps no connection. `database`: as
+    a URL names it. Connecting raises RefusedError where a creator makes the connections of `given`.
+    """
+    url = given.url.set(database=database)
+    made = (
+        create_async_engine(url, poolclass=NullPool)
+        if isinstance(given, AsyncEngine)
+        else create_engine(url, poolclass=NullPool)
+    )
+    source, led = _sync(given), _sync(made)
+    options = {name: each for name, each in vars(source.dialect).items() if name != "dispatch"}
+    vars(led.dialect).update(options)  # how JSON is written, say
+    event.listen(led, "do_connect", partial(connect_as_given, given))
+    event.listen(led, "connect", lambda *connected: source.pool.dispatch.connect(*connected))
+    led.hide_parameters = source.hide_parameters
+    _take_after(led, source)
+    return made
+
+
+def _take_after(made: Engine, source: Engine) -> None:
+    """Give an engine the listeners and the execution options of another one."""
+    made.dispatch._update(source.dispatch, only_propagate=False)
+    made._has_events = source._has_events  # else a connection asks no listener
+    made.update_execution_options(**source.get_execution_options())
+
+
+def config_beside(config: Any, own: URL, database: str) -> Any:
+    """A copy of a configuration whose engines to `own` lead to another database of its server."""
+
+    def led(engine: AsyncEngine | Engine) -> AsyncEngine | Engine:
+        return engine_beside(engine, database) if _where(engine.url) == _where(own) else engine
+
+    return with_engines(config, led)
+
+
+def with_engines(config: Any, make: Callable[[AsyncEngine | Engine], AsyncEngine | Engine]) -> Any:
+    """A copy of a configuration with other engines, and with their URLs where it has those as text.
+
+    An env.py as advanced-alchemy's takes its engine from its Config, whatever URL that has.
+    `config`: as `Target` takes it; what carries no engine is returned as it is.
+    `make`: what is to be there instead of an engine.
+    """
+    carried = {
+        name: each
+        for name, each in getattr(config, "__dict__", {}).items()
+        if isinstance(each, Engine | AsyncEngine)
+    }
+    if not carried:
+        return config
+    changed = copy.copy(config)
+    for name, engine in carried.items():
+        made = vars(changed)[name] = make(engine)
+        for other, text in vars(config).items():
+            if isinstance(text, str) and text in _texts(engine):
+                vars(changed)[other] = made.url.render_as_string(hide_password=False)
+    return changed
+
+
+def _where(url: URL) -> tuple[object, ...]:
+    return url.get_backend_name(), url.host, url.port, url.database
+
+
+def _texts(engine: AsyncEngine | Engine) -> set[str]:
+    return {engine.url.render_as_string(hide_password=hidden) for hidden in (True, False)}
+
+
+def _sync(engine: AsyncEngine | Engine) -> Engine:
+    return engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+
+
 def connect_as_given(
-    given: AsyncEngine, dialect: Any, record: Any, cargs: list[Any], cparams: dict[str, Any]
+    given: AsyncEngine | Engine,
+    dialect: Any,
+    record: Any,
+    cargs: list[Any],
+    cparams: dict[str, Any],
 ) -> None:
     """Connect to another database with what the application's engine would use now.
 
@@ -78,7 +156,7 @@ def recipe_of(engine: AsyncEngine | Engine) -> tuple[list[Any], dict[str, Any]] 
         if threading.get_ident() == thread:  # others may connect meanwhile
             raise _Recipe(list(cargs), dict(cparams))
 
-    source = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    source = _sync(engine)
     pool = source.pool.recreate()
     event.listen(source, "do_connect", capture)
     try:

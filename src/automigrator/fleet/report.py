@@ -68,7 +68,7 @@ class TenantReport(Frozen):
                 "message": failed.message,
                 "revision": failed.revision,
                 "state": report.state,
-                "advice": failed.advice,
+                "advice": failed.advised(report.state != failed.state),
             }
         outcome = report.outcome if report.outcome in SEVERITY else "not-run"
         return cls(

@@ -54,9 +54,12 @@ def adopted(request: Request, execution: Execution, theirs: Any) -> Connection:
     with untouched(theirs):
         same = leads(request, theirs)
     if not same:
+        place = request.migration.place
+        apart = place.url.database != backend.access.url.database
+        meant = f"the copy that is meant ({place.url.database})" if apart else "the target's"
         raise EnvError(
             f"env.py connected to another database ({urls.rendered(theirs.engine.url)}) than "
-            "the target's; let it read its URL from config.get_main_option('sqlalchemy.url') or "
+            f"{meant}; let it read its URL from config.get_main_option('sqlalchemy.url') or "
             "take config.attributes['connection']"
         )
     attach(request, execution, theirs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import weakref
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -108,6 +108,7 @@ class Observation:
         listeners: list[tuple[Any, str, Callable[..., Any]]] = [
             (connection, "rollback", seen.rollback),
             (connection, "before_cursor_execute", seen.before),
+            (connection, "after_cursor_execute", seen.after),
             (connection.dialect, "handle_error", seen.failed),
         ]
         for place, name, listener in listeners:
@@ -238,8 +239,8 @@ class _Seen:
 
     def __init__(self, record: Observation, backend: Backend, connection: Connection) -> None:
         self.record, self.backend, self.connection = record, backend, connection
-        self.dirty = False
-        """Whether the open transaction has something of the current revision."""
+        self.dirty: str | None = None
+        """The last revision of which the open transaction has something."""
         self.number = 0
         """Of the last transaction begun."""
         self.known = {0}
@@ -248,9 +249,11 @@ class _Seen:
         """The error that was being handled when the statement was sent that runs."""
         self.ended = False
         """Whether the database ended the transaction before the statement that runs."""
+        self.untouched: tuple[str, Hashable] | None = None
+        """The revision of which nothing stays unless the statement writes; and what was written."""
 
     def begin(self) -> None:
-        self.dirty = False
+        self.dirty = None
         if not in_autocommit(self.connection):
             self.number += 1
             with suppress(Exception):  # the next statement fails as well, and is told
@@ -262,10 +265,28 @@ class _Seen:
         self.ended = not in_autocommit(self.connection) and sessions.ended(self.connection)
         if record.current is None:
             return
-        if in_autocommit(self.connection) or self.ended:
+        if not in_autocommit(self.connection) and not self.ended:
+            self.dirty = record.current
+        elif record.current not in record.torn:
+            self.untouched = None
+            with suppress(Exception):
+                if (written := sessions.written(self.connection)) is not None:
+                    self.untouched = record.current, written
             record.torn.add(record.current)
-        else:
-            self.dirty = True
+
+    def after(self, _: Any, cursor: Any, *__: Any) -> None:
+        if cursor.description is None:
+            self.untouched = None  # it may have changed what is not asked about
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask whether the statement has written, where it would be the first of its revision."""
+        if self.untouched is None:
+            return
+        (revision, before), self.untouched = self.untouched, None
+        with suppress(Exception):  # then it counts as written
+            if self.backend.sessions.written(self.connection) == before:
+                self.record.torn.discard(revision)
 
     def commit(self, send: Callable[..., None], *arguments: Any) -> None:
         """Commit, and note what that makes whole, and what it tears."""
@@ -278,25 +299,26 @@ class _Seen:
                 # SQLAlchemy takes the transaction for ended where a listener refuses its COMMIT
                 with suppress(Exception):
                     self.connection.connection.rollback()
-                self.dirty = False
+                self.dirty = None
             raise
         self._committed()
 
     def _committed(self) -> None:
         record = self.record
         self.known.add(self.number)
-        if self.dirty and record.current is not None:
+        if record.current is not None and self.dirty == record.current:
             record.torn.add(record.current)
         record.committed += [each for each in record.whole if each not in record.committed]
         record.whole.clear()
-        self.dirty = False
+        self.dirty = None
 
     def rollback(self, _: Connection) -> None:
-        self.dirty = False
+        self.dirty = None
 
     def failed(self, context: Any) -> None:
         if context.connection is not self.connection:
             return
+        self._ask()
         record, original = self.record, context.original_exception
         error = context.sqlalchemy_exception or original
         verdict = self.backend.classify(original)

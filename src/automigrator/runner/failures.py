@@ -118,7 +118,8 @@ async def _hints(state: RunState, failure: Failure) -> tuple[str, ...]:
     if len(finding.contexts) == 1:
         try:
             if (examiner := state.session.examiner()) is not None:
-                found = await there_already(examiner, await state.session.history(), pending)
+                history, torn = await state.session.history(), state.execution.observed.torn
+                found = await there_already(examiner, history, pending, torn)
         except Exception as error:  # noqa: BLE001 - the error that brought us here matters
             logger.debug("%s: looking for debris: %s", state.run.name, type(error).__name__)
     return (*state.debris, *found)

@@ -154,7 +154,8 @@ async def _advise(state: RunState, finding: Finding) -> None:
     schema = "" if table.schema is None else f", version_table_schema={table.schema!r}"
     logger.info(
         "%s: nothing is to do; env.py was run to learn that, as its syntax does not prove one "
-        "version table. Target(version_table=%r%s) spares every such start that",
+        "version table. Target(version_table=%r%s) spares every such start that; target_of() takes "
+        "the same",
         state.run.name,
         table.name,
         schema,

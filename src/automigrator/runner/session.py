@@ -86,8 +86,14 @@ class Session:
         """What env.py is to be run for: the target's own database, or one at another `place`."""
         from automigrator.migrations.execution import Migration
 
-        history = await self.history()
-        return Migration(self.target, self.backend, history, place or self.place, hold)
+        history, target = await self.history(), self.target
+        if place is not None:
+            # local: only what is done on a copy needs it
+            from automigrator.backends.model_engine import config_beside
+
+            own, database = target.application_url, place.engine.url.database or ""
+            target = target._replace(config=config_beside(target.config, own, database))
+        return Migration(target, self.backend, history, place or self.place, hold)
 
     async def _call(self, load: Callable[[], Any]) -> None:
         from automigrator.migrations.baseline import blamed

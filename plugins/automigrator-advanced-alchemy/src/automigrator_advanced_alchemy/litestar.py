@@ -10,13 +10,15 @@ from litestar.config.app import AppConfig
 from litestar.plugins import CLIPlugin, InitPluginProtocol
 
 from automigrator import Migrator
+from automigrator.runner.records.one_start import one_start
 
 
 class AutomigratorPlugin(InitPluginProtocol, CLIPlugin):
     """Plugin: migrate before anything of the application starts.
 
     `litestar run` migrates once, before it starts a worker. Under every server the migration comes
-    first in the application's lifespan, where a worker mostly finds nothing to do.
+    first in the application's lifespan, where a worker mostly finds nothing to do. What has failed
+    before `litestar run` started its workers, they do not try again.
     `migrator`: what runs.
     """
 
@@ -31,5 +33,6 @@ class AutomigratorPlugin(InitPluginProtocol, CLIPlugin):
     @contextmanager
     def server_lifespan(self, app: Litestar) -> Iterator[None]:
         """Context manager: migrate before `litestar run` starts its server."""
-        self.migrator.run_sync()
-        yield
+        with one_start():
+            self.migrator.run_sync()
+            yield

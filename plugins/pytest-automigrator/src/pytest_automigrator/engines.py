@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from sqlalchemy import URL, Engine, NullPool, create_engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from automigrator.backends.model_engine import with_engines
 from pytest_automigrator import drivers
 
 
 def led_to(url: URL, config: Any) -> Any:
     """A copy of a configuration whose engines, and their URLs as text, are those of `url`.
 
-    An env.py as advanced-alchemy's takes its engine from its Config, whatever URL that has.
     `config`: as `Target` takes it; what carries no engine is returned as it is.
     """
-    carried = {
-        name: each
-        for name, each in getattr(config, "__dict__", {}).items()
-        if isinstance(each, Engine | AsyncEngine)
-    }
-    if not carried:
-        return config
-    led = copy.copy(config)
-    for name, engine in carried.items():
-        made = _like(engine, url)
-        vars(led)[name] = made
-        for other, text in vars(config).items():
-            if isinstance(text, str) and text in _texts(engine):
-                vars(led)[other] = made.url.render_as_string(hide_password=False)
-    return led
-
-
-def _texts(engine: Engine | AsyncEngine) -> set[str]:
-    return {engine.url.render_as_string(hide_password=hidden) for hidden in (True, False)}
+    return with_engines(config, lambda engine: _like(engine, url))
 
 
 def _like(engine: Engine | AsyncEngine, url: URL) -> Engine | AsyncEngine:

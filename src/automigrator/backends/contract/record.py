@@ -36,6 +36,7 @@ class Record(Frozen):
     record, `failures` are as in a report's `to_dict`, `state` is what it left behind. `first`:
     the database was empty when the first of these leaders began; False where nobody noted it.
     `damaged`: a look at the database after the failure found damage; False likewise.
+    `start` names the start that the leader belonged to, where it had a name.
     """
 
     plan: str
@@ -47,6 +48,7 @@ class Record(Frozen):
     at: float = 0.0
     first: bool = False
     damaged: bool = False
+    start: str = ""
 
     def dumped(self) -> str:
         return json_object.dumped(self)
@@ -66,6 +68,7 @@ def loaded(text: str | None) -> Record | None:
             Failure.from_dict(failure)
     except ValueError:
         return None
-    known, starts = Record.fields().keys() - {"first", "damaged"}, FailedStarts.fields().keys()
+    known = Record.fields().keys() - {"first", "damaged", "start"}
+    starts = FailedStarts.fields().keys()
     whole = known <= data.keys() and starts <= data["starts"].keys()
     return record if whole else None

@@ -124,6 +124,13 @@ class Sessions(ABC):
         """
         return False
 
+    def written(self, connection: Connection) -> Hashable | None:
+        """Return what is another value once this connection has written; None where none can tell.
+
+        Outside SQLAlchemy's own calls, as `mark`.
+        """
+        return None
+
     def configure_options(self, connection: Connection | None = None) -> dict[str, Any]:
         """Return options of `context.configure` for an env.py that does not set them.
 

@@ -43,6 +43,14 @@ _OPTIONS = frozenset(("timeout", "isolation_level", "detect_types", "cached_stat
 """What both drivers take in a URL beside the place."""
 
 
+_WRITTEN = """
+select total_changes(), (select schema_version from pragma_schema_version),
+  (select user_version from pragma_user_version),
+  (select application_id from pragma_application_id)
+"""
+"""What a connection has changed; rows of a statement that failed and kept them count as well."""
+
+
 class SQLite(Backend):
     """See `Backend`; everything that blocks runs in a thread."""
 
@@ -294,6 +302,12 @@ class FileSessions(Sessions):
 
     def ended(self, connection: Connection) -> bool:
         return getattr(connection.connection.driver_connection, "in_transaction", True) is False
+
+    def written(self, connection: Connection) -> Hashable | None:
+        """See `Sessions`; rows, tables, and what else an application keeps in the header."""
+        dbapi = connection.connection.dbapi_connection
+        ((rows, *header),) = connections.rows_of(dbapi, _WRITTEN)
+        return rows, *header
 
     def configure_options(self, connection: Connection | None = None) -> dict[str, Any]:
         if connection is not None and in_autocommit(connection):

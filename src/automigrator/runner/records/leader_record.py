@@ -17,6 +17,7 @@ from automigrator.runner.records.crash_loop import (
     is_damaged,
     take_back,
 )
+from automigrator.runner.records.one_start import this_start
 from automigrator.runner.session import Session
 from automigrator.runner.state import Left, RunState
 from automigrator.support.concurrency import in_thread
@@ -30,10 +31,10 @@ SLACK_S = 60.0
 
 
 async def inherited(state: RunState) -> Outcome | None:
-    """Take over the failure of the leader that this process waited for, if it tried the very same.
+    """Take over the failure of a leader that tried the very same while this process waited for it.
 
-    Returns what this process's own plugins make of it, and none of them may touch anything. None:
-    try it. A start that did not wait for the leader tries again, and so does another deployment.
+    One of the same start counts as waited for. Returns what this process's own plugins make of it,
+    and none of them may touch anything. None: try it, as a later start and another deployment do.
     """
     hold = state.hold
     record = await hold.last() if state.plan else None
@@ -41,9 +42,10 @@ async def inherited(state: RunState) -> Outcome | None:
         return None
     if record.outcome != "begun" and record.state in HALVES and not state.run.acts.done("recover"):
         state.earlier = state.lasting = Left(record.state)
-    if record.at < hold.since:
+    ours = bool(record.start) and record.start == this_start()
+    if record.at < hold.since and not ours:
         return None
-    put_forward = record.at > hold.since + time.monotonic() - state.began + SLACK_S
+    put_forward = not ours and record.at > hold.since + time.monotonic() - state.began + SLACK_S
     if record.outcome == "begun" or put_forward:
         return None  # it died, or the clock was set back after the record was written
     failures = [Failure.from_dict(failure) for failure in record.failures]
@@ -60,8 +62,8 @@ async def inherited(state: RunState) -> Outcome | None:
     state.failures += failures
     state.start.starts, state.lasting = record.starts, Left(record.state)
     state.run.notes.append(
-        f"{record.leader} tried the same while this process waited, and ended {record.outcome}; it "
-        "was not repeated"
+        f"{record.leader} tried the same {'at this start' if ours else 'while this process waited'}"
+        f", and ended {record.outcome}; it was not repeated"
     )
     state.tell("followed", leader=record.leader, outcome=record.outcome)
     state.enter("asking the plugins about a leader's failure")
@@ -94,7 +96,7 @@ async def leave(state: RunState, outcome: Outcome) -> None:
             elif plan:
                 said = tuple(failure.to_dict() for failure in state.failures)
                 left, starts = state.lasting.state, state.start.starts
-                record = Record(plan, outcome, hold.leader, said, left, starts)
+                record = Record(plan, outcome, hold.leader, said, left, starts, start=this_start())
                 damaged = await is_damaged(state)
                 await hold.leave(record._replace(first=state.start.first, damaged=damaged))
         elif state.start.stage == "counted" or await hold.last() is not None:

@@ -13,6 +13,7 @@ from automigrator.failure import Failure
 from automigrator.migrations.history import History
 from automigrator.runner.inspection import Finding
 from automigrator.runner.records.crash_loop import earlier_starts
+from automigrator.runner.records.one_start import this_start
 from automigrator.runner.rehearsals.findings import Over
 from automigrator.runner.state import RunState
 from automigrator.support.concurrency import in_thread
@@ -68,8 +69,9 @@ async def leave_deferral(state: RunState) -> None:
         in_rehearsal=True,
     )
     starts = state.start.starts
-    said = (failure.to_dict(),)
-    await state.hold.leave(Record(plan, "degraded", state.hold.leader, said, starts=starts))
+    said, leader = (failure.to_dict(),), state.hold.leader
+    record = Record(plan, "degraded", leader, said, starts=starts, start=this_start())
+    await state.hold.leave(record)
 
 
 def inherited_deferral(state: RunState, record: Record, failure: Failure) -> bool:
