@@ -27,7 +27,8 @@ def test_2_for_wrong_usage_and_for_a_wrong_configuration(on_sqlite) -> None:
 
     answer = on_sqlite.automigrator("rollback", "base")
     assert answer.code == 2
-    assert answer.err.endswith("no terminal to ask on; nothing was done. Add --yes to do it\n")
+    told = "error: there is no terminal to ask on; nothing was done. Add --yes to do this: Rolling"
+    assert answer.err.splitlines()[-1].startswith(told)
 
 
 def test_3_for_pending_revisions_and_for_a_leader_that_did_not_come(on_sqlite) -> None:
