@@ -112,6 +112,7 @@ def test_status_tells_failed_starts_and_what_ends_them(application) -> None:
 @pytest.mark.parametrize(("kind", "counts"), [("revision", True), ("unreachable", False)])
 def test_explain_says_whether_such_a_start_counts(on_sqlite, kind: str, counts: bool) -> None:
     told = on_sqlite.automigrator("explain", kind).out
+    assert ("if it had begun to migrate, and not if it was refused" in told) == counts
     assert ("`automigrator clear`" in told, "is not counted" in told) == (counts, not counts)
     assert on_sqlite.automigrator("explain", kind, "--json").document["result"]["counts"] is counts
 
