@@ -99,7 +99,7 @@ class Migrator(Operations):
         self.allow_partial = allow_partial
         self.max_failed_starts, self.last_resort = max_failed_starts, last_resort
         self.ahead: Ahead = ahead
-        self.timeouts, self.run_timeout = limits, limits.run
+        self.timeouts, self.run_timeout, self._run_limit = limits, limits.run, ""
         self.rehearse = rehearse
         self.stop_on_signals = stop_on_signals
         self.announce = announce
@@ -303,7 +303,7 @@ class Migrator(Operations):
 
         async def work(tell: Notifier) -> Report:
             if mode == "migrate":
-                limit = RunLimit(self.run_timeout)
+                limit = RunLimit(self.run_timeout, self._run_limit)
                 state = partial(self._state, run_id=tell.run, limit=limit)
                 await targets_told(self.targets[len(reports) :], looked, state, reports)
                 return succeeded(Report(tuple(reports), time.monotonic() - began))
@@ -312,7 +312,8 @@ class Migrator(Operations):
             else:
                 limit_s = max(target.lock_timeout for target in self.targets)
                 looking = modes.followed(self.check, self.targets, tell, limit_s)
-            return succeeded(await looked_within(self.run_timeout, self.targets, looking))
+            limits = self.run_timeout, self.targets, looking, self._run_limit
+            return succeeded(await looked_within(*limits))
 
         return await run_told(self._notifier(), mode, self.targets, work)
 

@@ -156,18 +156,19 @@ class Operations:
         ensure_asyncio()
         return await looked(last, self.targets, self.check, limit)
 
-    async def clear(self, *, target: str | None = None) -> None:
-        """Forget how leaders failed and how many starts did, so that the next one tries again,
-        and which older code works with the database, until the next migration.
+    async def clear(self, *, target: str | None = None, declarations: bool = False) -> None:
+        """Forget how leaders failed and how many starts did, so that the next one tries again.
 
-        Every target's, without `target`. Raises what taking the lock raises.
+        `target`: a target's name; default: every target. `declarations`: forget as well which older
+        code works with the database, so that such code is refused until the next migration; default
+        False. Raises what taking the lock raises.
         """
         from automigrator.runner.records.leader_record import forget
 
         ensure_asyncio()
         for each in self.targets if target is None else (named(self.targets, target),):
             async with opened(each) as session:
-                await forget(session)
+                await forget(session, declarations=declarations)
 
     async def accept(self, *, target: str | None = None) -> dict[str, tuple[str, ...]]:
         """Take the files of applied revisions as they are now, edited or not.

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class TestTheLog:
             await gate._migrator.run()
         screen = str(raised.value).splitlines()
         first, *lines = told.splitlines()
-        assert first == f"the application does not serve: {screen[0]}"
+        assert first == f"automigrator: the application does not serve: {screen[0]}"
         assert lines[:3] == screen[1:4]
         assert "Traceback" not in told
 
@@ -93,7 +94,7 @@ class TestTheLog:
         reason = "the application did not start: RuntimeError: no cache at redis://:***@cache/0"
         assert state["reason"] == reason
         first, *traceback = told.splitlines()
-        assert first == f"the application does not serve: {reason}"
+        assert first == f"automigrator: the application does not serve: {reason}"
         assert traceback[0] == "Traceback (most recent call last):"
         assert PASSWORD not in told
 
@@ -201,5 +202,57 @@ class TestAnotherTry:
             assert (await server.state_is("failed"))["failed"] == "ahead"
             with closing(sqlite3.connect(tmp_path / "app.db")) as database, database:
                 database.execute("UPDATE alembic_version SET version_num = 'r1'")
+            await server.ready()
+        assert app.calls == ["started", "ended"]
+
+    @pytest.mark.parametrize("left", ["r2", "r1"], ids=["all-that-it-expects", "less"])
+    async def test_older_code_serves_when_the_database_was_rolled_back(
+        self, gate_of: GateOf, tmp_path: Path, left: str
+    ) -> None:
+        app = Application()
+        gate = gate_of(app, partial(projects.linear, n=2), retry_every=0.05)
+        await Migrator(*gate._migrator.targets, mode="migrate", announce=False).run()
+
+        def set_to(revision: str) -> None:
+            with closing(sqlite3.connect(tmp_path / "app.db")) as database, database:
+                database.execute("UPDATE alembic_version SET version_num = ?", [revision])
+
+        await gate._migrator.rollback(left)
+        set_to("newer")
+        async with served(gate) as server:
+            state = await server.state_is("failed")
+            assert (state["failed"], state["retry_in_s"]) == ("ahead", None)
+            set_to(left)
+            await server.ready()
+        assert app.calls == ["started", "ended"]
+
+    @pytest.mark.parametrize("how", ["migrated", "cleared"])
+    async def test_a_failed_migration_is_repeated_only_when_somebody_has_repaired_it(
+        self, gate_of: GateOf, tmp_path: Path, how: str
+    ) -> None:
+        def second_broken(folder: Path) -> None:
+            projects.linear(folder, 1)
+            into = "op.execute('INSERT INTO absent VALUES (1)')"
+            projects.revision(folder, "r2", "r1", upgrade=into)
+
+        app = Application()
+        gate = gate_of(app, second_broken, retry_every=0.05)
+        first = gate._migrator.targets[0]._replace(revision="r1")
+        await Migrator(first, mode="migrate", announce=False).run()
+
+        def repair(statement: str) -> None:
+            with closing(sqlite3.connect(tmp_path / "app.db")) as database, database:
+                database.execute(statement)
+
+        async with served(gate) as server:
+            await server.state_is("failed")
+            repair("CREATE TABLE absent (id INTEGER)")
+            await asyncio.sleep(0.3)
+            (status,) = await gate._migrator.check()
+            assert status.failed_starts == 1  # nothing was tried meanwhile
+            if how == "cleared":
+                await gate._migrator.clear()
+            else:
+                repair("UPDATE alembic_version SET version_num = 'r2'")
             await server.ready()
         assert app.calls == ["started", "ended"]

@@ -100,6 +100,11 @@ def test_status_tells_failed_starts_and_what_ends_them(application) -> None:
     (target,) = application.automigrator("status", "--json").document["result"]["targets"]
     assert target["failed_starts"] == 1 and target["failing_since"] < target["tries_again_at"]
 
+    refused = application.automigrator("clear", "--declarations")
+    assert refused.code == 2 and refused.err.splitlines()[-1].endswith(
+        "nothing was done. Add --yes to do this: The recorded failures and the count of failed "
+        "starts, and which older code works with the database, of app are forgotten"
+    )
     assert application.automigrator("clear", "--yes").code == 0
     assert "failed at these revisions" not in application.automigrator("status").out
 
@@ -107,6 +112,7 @@ def test_status_tells_failed_starts_and_what_ends_them(application) -> None:
 @pytest.mark.parametrize(("kind", "counts"), [("revision", True), ("unreachable", False)])
 def test_explain_says_whether_such_a_start_counts(on_sqlite, kind: str, counts: bool) -> None:
     told = on_sqlite.automigrator("explain", kind).out
+    assert ("if it had begun to migrate, and not if it was refused" in told) == counts
     assert ("`automigrator clear`" in told, "is not counted" in told) == (counts, not counts)
     assert on_sqlite.automigrator("explain", kind, "--json").document["result"]["counts"] is counts
 

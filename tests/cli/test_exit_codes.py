@@ -27,7 +27,8 @@ def test_2_for_wrong_usage_and_for_a_wrong_configuration(on_sqlite) -> None:
 
     answer = on_sqlite.automigrator("rollback", "base")
     assert answer.code == 2
-    assert answer.err.endswith("no terminal to ask on; nothing was done. Add --yes to do it\n")
+    told = "error: there is no terminal to ask on; nothing was done. Add --yes to do this: Rolling"
+    assert answer.err.splitlines()[-1].startswith(told)
 
 
 def test_3_for_pending_revisions_and_for_a_leader_that_did_not_come(on_sqlite) -> None:
@@ -59,7 +60,16 @@ def test_5_for_a_run_that_takes_too_long(on_sqlite) -> None:
     on_sqlite.deploy_slow()
     answer = on_sqlite.automigrator("run", "--timeout", "1")
     assert answer.code == Exit.FAILED == 5
-    assert "timeout" in answer.err and heads(on_sqlite.url) == {"r3"}
+    assert "the run took longer than --timeout 1;" in answer.err and heads(on_sqlite.url) == {"r3"}
+
+
+def test_5_for_a_server_that_is_away_for_as_long_as_the_command_has(on_sqlite) -> None:
+    away = "postgresql+asyncpg://nobody@127.0.0.1:1/absent"
+    config = str(on_sqlite.project.config)
+    answer = on_sqlite.automigrator("run", "--url", away, "--config", config, "--timeout", "2")
+    assert answer.code == 5
+    assert "longer than --timeout 2; when its time was over it was waiting for" in answer.err
+    assert "ConnectionRefusedError" in answer.err and "explain unreachable" in answer.err
 
 
 def test_5_for_a_command_that_takes_too_long(on_sqlite) -> None:

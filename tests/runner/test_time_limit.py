@@ -186,7 +186,9 @@ async def test_a_server_that_is_away_is_what_a_run_waits_for(
 
     failure = (await overdue(clock, target)).report.targets[0].failures[-1]
 
-    assert failure.kind == "timeout" and "waiting for the database server" in failure.message
+    assert failure.kind == "unreachable" and "host, port" in failure.advice
+    said = "it was waiting for the database server; the last error: ConnectionRefusedError"
+    assert said in failure.message
 
 
 @pytest.mark.long

@@ -399,12 +399,15 @@ async def test_a_database_that_was_rebuilt_declares_anew(
     assert (await start(old())).outcome == "current"
 
 
-@pytest.mark.long
-async def test_clearing_forgets_the_declaration(old: Make, newer: Callable[..., Any]) -> None:
+async def test_clearing_keeps_the_declaration_unless_it_is_named(
+    old: Make, newer: Callable[..., Any]
+) -> None:
     new = await newer(chain(5, {4: "r3", 5: "r3"}))
 
     await Migrator(new).clear()
+    assert (await start(old())).outcome == "current"
 
+    await Migrator(new).clear(declarations=True)
     await refused(old())
 
 

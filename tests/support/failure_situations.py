@@ -360,6 +360,13 @@ with op.batch_alter_table("notes") as notes:
 """)
 
 
+@situation("existing rows that exclude each other", "revision", POSTGRES)
+def excluding(scene: Scene) -> Target:
+    return scene.target(
+        'op.execute("ALTER TABLE notes ADD EXCLUDE USING btree (text WITH operator(pg_catalog.=))")'
+    )
+
+
 @situation("existing rows that refer to nothing", "revision", STATEMENTS)
 def orphans(scene: Scene) -> Target:
     return scene.target("""

@@ -58,7 +58,8 @@ class Gate:
     the command line's exit code; `"serve"` starts the application on databases that were seen and
     of which none is half migrated, and stays where one is not so.
     `retry_every`: seconds after which who stays tries again where a database could not be reached
-    or locked, or where the mode only looks; default 30, None: never.
+    or locked, or where the mode only looks, and after any other failure looks whether somebody has
+    repaired a database; default 30, None: never.
     `details`: who sees names, revisions and errors: True everybody, False nobody (default), or a
     callable that is given the ASGI scope, sync or async.
     `page`: the file of a template for the page; default: ours.

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from automigrator.events.stream import Subscription
     from automigrator.failure import Failure
     from automigrator.migrator import Migrator
+    from automigrator.status import Status
     from automigrator.support.asgi import Application
 
 OnFailure = Literal["stay", "exit", "serve"]
@@ -165,13 +166,40 @@ class Startup:
                 self._progress.end(self._migrator.report, error)
                 if self._on_failure == "serve" and await self._serves(error):
                     return self._log("the application starts nevertheless", error)
-                pause = self._retry_every
-                if self._on_failure == "exit" or not self._passes(error):
-                    pause = None
-                self._fail(error, retry_in_s=pause)
-                if self._on_failure == "exit":
+                exits = self._on_failure == "exit"
+                again = not exits and self._passes(error)
+                # before it is told: what somebody repairs then is a change
+                before = None if again or exits else await self._seen()
+                self._fail(error, retry_in_s=self._retry_every if again else None)
+                if exits:
                     _exit(of_error(error))
-            await self._stoppable(_pause(pause), "after it had failed")
+            if again or exits:
+                pause = _pause(self._retry_every if again else None)
+            else:
+                pause = self._repaired(before)
+            await self._stoppable(pause, "after it had failed")
+
+    async def _repaired(self, before: Status | None) -> None:
+        """Look, now and then, until the databases lack nothing, or somebody has repaired one.
+
+        It is at other heads than `before` then, or its failed starts were forgotten. Nothing is
+        tried meanwhile.
+        """
+        while True:
+            await _pause(self._retry_every)
+            if (seen := await self._seen()) is None:
+                continue
+            if seen.current or (before is not None and _was_changed(before, seen)):
+                return
+            before = seen
+
+    async def _seen(self) -> Status | None:
+        """How the databases stand; None where that cannot be seen."""
+        with suppress(Exception):
+            status = await self._migrator.check()
+            if all(each.problem is None or each.problem.kind not in _PASSING for each in status):
+                return status
+        return None
 
     async def _run(self) -> None:
         migrator = self._migrator
@@ -231,11 +259,8 @@ class Startup:
                 return False
         elif not isinstance(error, PendingError | FollowTimeoutError):
             return False
-        with suppress(Exception):
-            status = await self._migrator.check()
-            seen = all(each.problem is None or each.problem.kind not in _PASSING for each in status)
-            return seen and not any(each.unfinished for each in status)
-        return False
+        status = await self._seen()
+        return status is not None and not any(each.unfinished for each in status)
 
     async def _follow(self, subscription: Subscription) -> None:
         async for event in subscription:
@@ -278,7 +303,7 @@ class Startup:
                 behind = None
             case _:
                 text, behind = said(error, ()), error
-        logger.critical("%s: %s", what, text, exc_info=behind)
+        logger.critical("automigrator: %s: %s", what, text, exc_info=behind)
         if behind is None:
             logger.debug("the error behind it", exc_info=error)
 
@@ -286,6 +311,14 @@ class Startup:
 def _last(error: MigrationError) -> list[Failure]:
     """The last failure of each target that has failed."""
     return [each.failures[-1] for each in error.report.targets if each.outcome == "failed"]
+
+
+def _was_changed(before: Status, after: Status) -> bool:
+    """Whether somebody has migrated or downgraded a database, or cleared its failed starts."""
+    return any(
+        new.heads != old.heads or (new.failed_starts < old.failed_starts and not new.problem)
+        for old, new in zip(before, after, strict=True)
+    )
 
 
 async def _pause(seconds: float | None) -> None:

@@ -8,8 +8,8 @@ from automigrator.errors import JudgedError
 
 DUPLICATES = (
     "rows that are there already are not unique as the revision wants them: find them with GROUP "
-    "BY and HAVING count(*) > 1, merge or delete them in this revision or one before it, "
-    "and start again"
+    "BY and HAVING count(*) > 1, merge or delete them in this revision, before the constraint, or "
+    "by hand, and start again"
 )
 
 NO_VALUE = (
@@ -18,18 +18,24 @@ NO_VALUE = (
 )
 
 ORPHANS = (
-    "rows refer to rows that are not there: repair or delete them in a revision before this one, "
-    "then start again"
+    "rows refer to rows that are not there: find them with WHERE NOT EXISTS, repair or delete them "
+    "in this revision, before the constraint, or by hand, and start again"
 )
 
 VIOLATES = (
-    "rows that are there already violate the constraint: correct them in a revision before this "
-    "one, then start again"
+    "rows that are there already violate the constraint: find them with WHERE NOT (its condition), "
+    "correct them in this revision, before the constraint, or by hand, and start again"
+)
+
+EXCLUDE_EACH_OTHER = (
+    "rows that are there already exclude each other: find them by joining the table to itself on "
+    "the constraint's operators, correct them in this revision, before the constraint, or by hand, "
+    "and start again"
 )
 
 NOT_FITTING = (
-    "values that are there already do not fit what the revision makes of them: correct them in a "
-    "revision before this one, or let the revision convert them"
+    "values that are there already do not fit what the revision makes of them: correct them in "
+    "this revision, before the change, or by hand, or let it convert them"
 )
 
 THERE_ALREADY = (

@@ -253,22 +253,28 @@ def rollback(context: click.Context, revision: str) -> int:
 
 
 @automigrator.command()
+@click.option(
+    "--declarations",
+    is_flag=True,
+    help="Forget which older code works with the database, too: it is refused then.",
+)
 @common
 @click.pass_context
-def clear(context: click.Context) -> int:
+def clear(context: click.Context, declarations: bool) -> int:
     """Forget recorded failures and failed starts.
 
-    The next start tries again. The note which older code works with the database goes as well.
+    The next start tries again. Which older code works with the database (compatible_with) stays
+    known, unless --declarations says so.
     """
 
     async def work(call: Call) -> Answer:
         listed = ", ".join(map(escaped, call.names))
-        await call.confirm(
-            f"The recorded failures of {listed} are forgotten, the count of failed starts, and "
-            "which older code works with the database"
-        )
+        what = "recorded failures and the count of failed starts"
+        if declarations:
+            what += ", and which older code works with the database,"
+        await call.confirm(f"The {what} of {listed} are forgotten")
         for name in call.names:
-            await call.migrator.clear(target=name)
+            await call.migrator.clear(target=name, declarations=declarations)
         lines = [f"{escaped(name)}: cleared; the next start tries again" for name in call.names]
         return Answer({"cleared": list(call.names)}, "\n".join(lines))
 

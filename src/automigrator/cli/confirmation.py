@@ -26,7 +26,7 @@ async def confirm(
         return
     if not output.asks:
         raise click.UsageError(
-            f"{what}, and there is no terminal to ask on; nothing was done. Add --yes to do it"
+            f"there is no terminal to ask on; nothing was done. Add --yes to do this: {what}"
         )
     output.note("\n".join(filter(None, (shown, f"{what}."))))
     with output.question():

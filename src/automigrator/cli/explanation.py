@@ -25,8 +25,9 @@ SITUATIONS = "| what happened | database |"
 
 
 _COUNTED = (
-    "A start that fails so is counted. After Migrator(max_failed_starts=) of them in a row at the "
-    "same revisions, 5 by default, a start tries nothing. `automigrator status` shows how many "
+    "A start that fails so is counted if it had begun to migrate, and not if it was refused before "
+    "that. After Migrator(max_failed_starts=) of them in a row at the same revisions, 5 by "
+    "default, a start tries nothing. `automigrator status` shows how many "
     "there are; another deployment ends it, and so does `automigrator clear`."
 )
 _EXCUSED = "A start that fails only so is not counted as failed: the next one tries again."

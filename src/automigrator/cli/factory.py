@@ -135,9 +135,10 @@ def narrowed(migrator: Migrator, names: Sequence[str], x: Sequence[str]) -> None
     )
 
 
-def prepared(migrator: Migrator, mode: Any, seconds: float | None) -> None:
-    """Let a run do what the command asks for, whatever the gate says.
+def prepared(migrator: Migrator, mode: Any, seconds: float | None, given: str) -> None:
+    """Let a run do what the command asks for, whatever the gate says, within its limit.
 
+    `seconds`: what is left of the limit, None for none; `given`: how a person has set it.
     The command shows what happens by itself, so the core's own announcements stay off; it listens
     for signals itself as well.
     """
@@ -146,8 +147,9 @@ def prepared(migrator: Migrator, mode: Any, seconds: float | None) -> None:
     if mode == "wait" and seconds is not None:
         migrator.targets = tuple(each._replace(lock_timeout=seconds) for each in migrator.targets)
         seconds += LAST_LOOK_S
-    limits = [each for each in (migrator.run_timeout, seconds) if each is not None]
-    migrator.run_timeout = min(limits, default=None)
+    own = migrator.run_timeout
+    if seconds is not None and (own is None or seconds < own):
+        migrator.run_timeout, migrator._run_limit = seconds, given
 
 
 async def close(targets: Sequence[Target]) -> None:

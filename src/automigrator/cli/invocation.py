@@ -201,7 +201,8 @@ class _OfMigrator(Subject):
                 limit.reschedule(None)
             else:
                 run_s = None
-            factory.prepared(migrator, self._mode, run_s)
+            given = f"--timeout {options.timeout:g}" if run_s is not None else ""
+            factory.prepared(migrator, self._mode, run_s, given)
             return await self._work(Call(migrator, options, self.output, source.folder))
         finally:
             await factory.close(migrator.targets)

@@ -98,11 +98,13 @@ async def reach(state: RunState, *, to_write: bool = False) -> Sight:
             raise  # an argument that the driver refuses does not become right
         except Exception as error:
             last = error if error is not silent else last
+            state.unreached = last
             if pause > deadline.left() or state.backend.classify(error).kind != "unreachable":
                 if last is error:
                     raise
                 raise last from last.__cause__
         else:
+            state.unreached = None
             enough = sight.writable or not to_write
             if enough and waited_s:
                 state.tell("reached", waited_s=waited_s)

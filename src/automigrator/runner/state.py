@@ -134,6 +134,8 @@ class RunState:
         self.last_resort = target.last_resort or owner.last_resort
         self.ahead = target.ahead or owner.ahead
         self.rehearse = chosen(target.rehearse, owner.rehearse)
+        self.unreached: Exception | None = None
+        """Why the last look failed, while the server is waited for."""
         self.began = time.monotonic()
         self.phase = _LOOKING
         self.declared: Sequence[Declaration] | None = None

@@ -14,9 +14,10 @@ from automigrator.printable import escaped
 from automigrator.report import Report, TargetReport
 from automigrator.runner.session import Session, opened
 from automigrator.runner.state import Left, RunState
-from automigrator.runner.time_limit import TimeIsUpError
+from automigrator.runner.time_limit import TimeIsUpError, limit_text
 from automigrator.support.concurrency import shielded
 from automigrator.support.redaction import said
+from automigrator.target import passwords_of
 
 if TYPE_CHECKING:
     from automigrator.events.notifier import Notifier
@@ -161,12 +162,15 @@ def ended_by(error: BaseException) -> Literal["cancelled", "failed"]:
 
 def time_is_up(state: RunState) -> TimeIsUpError:
     """The error of a run whose time is over: what it waited for, or did."""
-    seconds, execution = state.limit.seconds, state.execution
-    assert seconds is not None
+    limit, execution = limit_text(state.limit.seconds, state.limit.given), state.execution
+    if (last := state.unreached) is not None:
+        found, target = state.backend.classify(last), state.target
+        what = f"{state.phase.what}; the last error: {said(last, passwords_of(target))}"
+        return TimeIsUpError(limit, what, kind=found.kind or "unreachable", advice=found.advice)
     if state.phase.revisions and execution is not None and execution.current is not None:
         what = f"running revision {execution.current}, which was stopped"
-        return TimeIsUpError(seconds, what, execution.statement)
-    return TimeIsUpError(seconds, state.phase.what)
+        return TimeIsUpError(limit, what, execution.statement)
+    return TimeIsUpError(limit, state.phase.what)
 
 
 async def _within_limit(state: RunState) -> TargetReport:
@@ -188,7 +192,7 @@ async def _within_limit(state: RunState) -> TargetReport:
 
 
 async def looked_within(
-    seconds: float | None, targets: Sequence[Target], work: Awaitable[Report]
+    seconds: float | None, targets: Sequence[Target], work: Awaitable[Report], given: str = ""
 ) -> Report:
     """Await a run that changes nothing; a report of failure when it takes longer."""
     try:
@@ -200,7 +204,7 @@ async def looked_within(
     from automigrator.runner.diagnosis import diagnose  # local: only a failure needs it
 
     first, *others = targets
-    error = TimeIsUpError(seconds, "still looking, and nothing was changed")
+    error = TimeIsUpError(limit_text(seconds, given), "still looking, and nothing was changed")
     failure = diagnose(error, first, None, Left(), attempt=0, otherwise="timeout")
     failed = TargetReport(first.name, "failed", failures=(failure,))
     return Report((failed, *(TargetReport(each.name, "not-run") for each in others)), seconds)

@@ -5,30 +5,47 @@ from __future__ import annotations
 import asyncio
 
 from automigrator.errors import JudgedError
+from automigrator.failure import FailureKind
 
 _ADVICE = (
-    "start again: it goes on from where the database is now. If that is no help, raise "
-    "Timeouts(run=), or find out what it waited for"
+    "start again: it goes on from where the database is now. If that is no help, raise the limit, "
+    "or find out what it waited for"
 )
 
 
 class TimeIsUpError(JudgedError):
-    """Raised when a run took longer than its `Timeouts(run=)`."""
+    """Raised when a run took longer than its `limit`, `Timeouts(run=60)`, say."""
 
-    def __init__(self, seconds: float, what: str, statement: str | None = None) -> None:
+    def __init__(
+        self,
+        limit: str,
+        what: str,
+        statement: str | None = None,
+        *,
+        kind: FailureKind = "timeout",
+        advice: str = _ADVICE,
+    ) -> None:
         super().__init__(
-            "timeout",
-            f"the run took longer than Timeouts(run={seconds:g}); when its time was over it was "
-            f"{what}",
-            _ADVICE,
+            kind,
+            f"the run took longer than {limit}; when its time was over it was {what}",
+            advice,
             statement,
         )
 
 
-class RunLimit:
-    """What is left of a run's time, None for no limit; made when the run begins."""
+def limit_text(seconds: float | None, given: str = "") -> str:
+    """How a person has set a run's limit: `given`, or the option of the migrator."""
+    return given or f"Timeouts(run={seconds:g})"
 
-    def __init__(self, seconds: float | None) -> None:
+
+class RunLimit:
+    """What is left of a run's time, None for no limit; made when the run begins.
+
+    `given`: how a person has set it, where that is not the migrator's option.
+    """
+
+    def __init__(self, seconds: float | None, given: str = "") -> None:
+        self.given = given
         self.seconds = seconds
         self._ends = None if seconds is None else asyncio.get_running_loop().time() + seconds
         self._timeout: asyncio.Timeout | None = None

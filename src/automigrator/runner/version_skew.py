@@ -86,7 +86,8 @@ async def judged(session: Session, ahead: Ahead, error: UnknownRevisionError) ->
         "ahead",
         f"{newer}, which {code} does not know; {own}{why_not}; nothing was changed",
         "deploy the code that knows this revision, or roll the database back with it; "
-        "Target(ahead='serve') starts on it as it is",
+        "Target(ahead='serve') starts on it as it is, and compatible_with in a newer revision lets "
+        "older code that works with it start",
     ) from error
 
 

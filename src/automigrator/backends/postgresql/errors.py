@@ -122,7 +122,8 @@ _VERDICTS: dict[str, Verdict] = {
     "23505": Verdict(None, advice.DUPLICATES),
     "23502": Verdict(None, advice.NO_VALUE),
     "23503": Verdict(None, advice.ORPHANS),
-    **dict.fromkeys(("23514", "23P01"), Verdict(None, advice.VIOLATES)),
+    "23514": Verdict(None, advice.VIOLATES),
+    "23P01": Verdict(None, advice.EXCLUDE_EACH_OTHER),
     **dict.fromkeys(
         ("42P07", "42701", "42710", "42P06", "42723"), Verdict(None, advice.THERE_ALREADY)
     ),

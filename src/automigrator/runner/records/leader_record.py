@@ -108,14 +108,15 @@ async def leave(state: RunState, outcome: Outcome) -> None:
         )
 
 
-async def forget(session: Session) -> None:
-    """Remove what leaders left and what the database declares, under its lock."""
+async def forget(session: Session, *, declarations: bool) -> None:
+    """Remove what leaders left, under the lock, and what the database declares on request."""
     if not (await session.backend.look([session.table])).exists:
         return
     async with session.lock(lambda *_: None) as hold:
         await hold.leave(None)
-        await hold.declare(())
         await hold.forget_repairs()
+        if declarations:
+            await hold.declare(())
 
 
 async def _left_to_do(state: RunState) -> str:
