@@ -164,6 +164,7 @@ class TestOnAnotherDatabase:
         assert (report.outcome, len(report.targets[0].applied)) == ("migrated", 2)
         assert report.targets[0].rehearsed_s is not None
 
+    @pytest.mark.plugins
     async def test_a_fresh_database_takes_the_place_of_one_with_rows_that_do_not_fit(
         self, target: Target
     ) -> None:
@@ -205,6 +206,7 @@ async def test_what_the_engine_writes_on_a_copy_is_what_it_writes_itself(tmp_pat
     assert not (tmp_path / "app.db").exists()
 
 
+@pytest.mark.plugins
 async def test_half_a_revision_of_the_template_is_told_and_found(tmp_path: Path) -> None:
     """On sqlite: its tables stand in a function that upgrade() calls."""
     url = f"sqlite+aiosqlite:///{tmp_path / 'app.db'}"
@@ -363,6 +365,7 @@ class TestLitestar:
             assert heads(database_url) == {"r3"}
         assert not application.began
 
+    @pytest.mark.plugins
     def test_a_worker_does_not_repeat_what_has_failed_in_the_parent(
         self, tmp_path: Path, database_url: str
     ) -> None:
