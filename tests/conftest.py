@@ -63,7 +63,8 @@ do $$ declare name text; begin
     grant usage on schema public to public;
     if exists (select from pg_foreign_data_wrapper) or exists (select from pg_publication)
         or exists (select from pg_largeobject_metadata) or exists (select from pg_event_trigger)
-        or exists (select from pg_extension where extname <> 'plpgsql') then
+        or exists (select from pg_extension where extname <> 'plpgsql')
+        or exists (select from pg_default_acl) then
         raise 'not empty';
     end if;
 end $$

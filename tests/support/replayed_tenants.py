@@ -119,10 +119,10 @@ def dump(url: str, *options: str) -> str:
         capture_output=True,
         text=True,
     ).stdout
-    # whether the database was ever emptied shows in the comment on `public` and in its rights
-    of_public = r"COMMENT ON SCHEMA public .*|(GRANT|REVOKE) \w+ ON SCHEMA public .*"
-    ignored = rf"^(\\(un)?restrict .*|--.*|{of_public}|)\n"
-    return re.sub(ignored, "", said, flags=re.MULTILINE)
+    # the comment on `public` is there only where the database was never emptied
+    return re.sub(
+        r"^(\\(un)?restrict .*|--.*|COMMENT ON SCHEMA public .*|)\n", "", said, flags=re.MULTILINE
+    )
 
 
 def lending_files(folder: Path) -> Callable[[], AbstractContextManager[str]]:
