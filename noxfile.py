@@ -196,8 +196,7 @@ def alone(session: nox.Session) -> None:
             with installed(session, plugin) as module:
                 if "test" in project.get("dependency-groups", {}):
                     session.install(*nox.project.dependency_groups(project, "test"))
-                name = module.removeprefix("automigrator_")
-                pytest(session, f"{plugin}/tests/test_{name}.py", *ALONE)
+                pytest(session, f"{plugin}/tests", *ALONE)
 
 
 @nox.session(requires=["wheels"])

@@ -19,7 +19,6 @@ from automigrator import (
     Decision,
     Failure,
     MigrationError,
-    Migrator,
     PluginError,
     Run,
     TargetReport,
@@ -110,31 +109,6 @@ async def test_a_copy_is_always_made_when_that_was_asked_for(notes: Application)
     assert report.outcome == "migrated"
     assert notes.seen.snapshot is not None
     assert notes.notes(notes.seen.snapshot) == ROWS
-
-
-ALWAYS = {"snapshot": "always", "repeatable": ["r2"]}
-
-
-async def test_no_copy_is_made_where_all_that_is_pending_is_repeatable(notes: Application) -> None:
-    notes.deploy(HALF_WAY)
-    report = await failed(notes, ("backup-restore", ALWAYS))
-    assert notes.seen.snapshot is None
-    assert report.failures[0].state == "partial-within-revision"
-    assert "no snapshot was taken: what is pending is repeatable" in report.notes
-
-
-async def test_a_copy_is_made_where_anything_else_is_pending(notes: Application) -> None:
-    notes.deploy(GOOD, "pass")
-    assert (await notes.start(("backup-restore", ALWAYS))).outcome == "migrated"
-    assert notes.seen.snapshot is not None
-
-
-@pytest.mark.long
-async def test_a_rollback_of_a_repeatable_revision_is_copied(file_notes: Application) -> None:
-    file_notes.deploy(GOOD)
-    await file_notes.start()
-    migrator = Migrator(file_notes.target(), recovery=[("backup-restore", ALWAYS)])
-    assert (await migrator.rollback("r1"))["app"].snapshot is not None
 
 
 async def test_a_database_with_nothing_to_lose_is_not_copied(

@@ -42,10 +42,9 @@ At = Callable[[str], DatabaseAt]
 Note = Callable[[str, object], None]
 
 _ALONE = Path(__file__).with_name("alone.py")
-# NotImplementedError is the word of the user's downgrade: it says that there is no way back
 _NO_WAY_BACK = (
     "name a revision in automigrator_lossy where its downgrade cannot bring the data back, or let "
-    "it raise NotImplementedError where there is no way back"
+    "it raise NotImplementedError where there is no way back"  # the user's own word for that
 )
 
 

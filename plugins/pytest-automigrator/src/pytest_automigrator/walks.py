@@ -143,8 +143,8 @@ def _is_declared(error: MigrationError) -> bool:
     """Whether the downgrade itself says that there is none."""
     failures = error.report.targets[0].failures
     cause: BaseException | None = failures[-1].error if failures else None
-    # what a downgrade of the user's raises on purpose, wherever it is in the chain
-    while cause is not None and not isinstance(cause, NotImplementedError):
+    # wherever it is in the chain
+    while cause is not None and not isinstance(cause, NotImplementedError):  # a user's, on purpose
         cause = cause.__cause__ or cause.__context__
     return cause is not None
 

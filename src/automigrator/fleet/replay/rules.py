@@ -119,7 +119,8 @@ BUILTINS = frozenset(
         ),
         *("classmethod", "property", "Exception", "ValueError", "TypeError", "KeyError"),
         # names that a user's revision may use: what it raises stops the rendering
-        *("RuntimeError", "NotImplementedError", "AssertionError", "NotImplemented", "__name__"),
+        *("NotImplementedError", "NotImplemented"),  # a downgrade without a way back
+        *("RuntimeError", "AssertionError", "__name__"),
         *(
             "__doc__",
             "StopIteration",
