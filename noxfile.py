@@ -177,7 +177,7 @@ def wheels(session: nox.Session) -> None:
 def alone(session: nox.Session) -> None:
     """The core's wheel without any plugin, then with one at a time, on SQLite.
 
-    What a wheel may lack is seen by the file of tests that has the plugin's name.
+    What a wheel may lack is seen by the tests of the plugin.
     """
     with installed(session, ".") as core:
         prove_enough(session, core)
@@ -193,7 +193,7 @@ def alone(session: nox.Session) -> None:
         pytest(session, "tests/hooks/test_calls.py", *ALONE)
         for plugin in PLUGINS:
             project = nox.project.load_toml(f"{plugin}/pyproject.toml")
-            with installed(session, plugin) as module:
+            with installed(session, plugin):
                 if "test" in project.get("dependency-groups", {}):
                     session.install(*nox.project.dependency_groups(project, "test"))
                 pytest(session, f"{plugin}/tests", *ALONE)
