@@ -189,3 +189,20 @@ async def test_what_is_no_edit(make_target: Make, versions: Path, what: str) -> 
         edit(versions)
     report = await start(target)
     assert (report.outcome, report.targets[0].notes) == ("current", ())
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_an_edit_is_told_where_env_alone_names_the_version_tables_schema(
+    make_target: Make, versions: Path, database_url: str
+) -> None:
+    query(with_sync_driver(database_url), "create schema elsewhere")
+    target = make_target()
+    env = versions.parent / "env.py"
+    configured = 'context.configure(version_table_schema="elsewhere", '
+    env.write_text(env.read_text("utf-8").replace("context.configure(", configured), "utf-8")
+    assert (await start(target)).outcome == "migrated"
+    edit(versions)
+    revision(versions, "r4", "r3", upgrade="pass")
+    for _ in range(2):  # one that migrates, and one with nothing to do
+        (note,) = (await start(target))[target.name].notes
+        assert note.startswith("revision r2 was edited after being applied")

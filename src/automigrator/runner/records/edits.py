@@ -55,11 +55,10 @@ def _listed(revisions: tuple[str, ...]) -> str:
 
 
 async def _edited(session: Session, finding: Finding) -> tuple[str, ...]:
-    if (
-        session.target.edited == "ignore"
-        or finding.sight.checksum is None
-        or len(finding.contexts) != 1
-    ):
+    if session.target.edited == "ignore" or len(finding.contexts) != 1:
+        return ()
+    # a look at another table than the target's own does not say what is kept
+    if finding.sight.checksum is None and list(finding.tables) == [session.table]:
         return ()
     kept = await session.backend.checksums([session.table])  # by which they were kept
     if kept is None:
@@ -85,7 +84,7 @@ async def keep(state: RunState) -> None:
     if session.target.edited == "ignore":
         return
     try:
-        kept = await state.backend.checksums(state.tables) if run.before else None
+        kept = await state.backend.checksums([session.table]) if run.before else None
         known: Mapping[str, str] = {} if kept is None or run.rebuilt else kept.of
         files = await _files(session, state.after)
         applied = {each.revision for each in state.applied}
