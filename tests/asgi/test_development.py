@@ -246,6 +246,19 @@ async def test_afterwards_the_application_is_reached_by_any_name(
     assert answer.body == b"the application"
 
 
+async def test_a_page_that_came_before_anything_was_known_shows_the_button_later(
+    make_target: MakeTarget, app: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RUN_MIGRATIONS", raising=False)
+    migrator = Migrator(make_target(), announce=False)
+    server = Server(Gate(app, migrator, development=True, head_start=0))
+    await server.start()
+    page = await server.get("/", {"accept": "text/html", "host": HOST})
+    assert b'"phase": "pending"' not in page.body and f'"run": "{RUN}"'.encode() in page.body
+    await server.state_is("pending")
+    await server.stop()
+
+
 async def test_nothing_pending_needs_no_button(
     make_target: MakeTarget, app: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:

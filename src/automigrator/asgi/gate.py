@@ -226,12 +226,12 @@ class Gate:
         headers = {"retry-after": self._retry_after, "vary": "accept"}
         if prefers_html(header(scope, b"accept")):
             root = scope.get("root_path", "")
-            pending = self._button is not None and told["phase"] == "pending"
             body, nonce = self._page.rendered(
                 told,
                 root=root,
                 prefix=self._prefix,
-                run_path=f"{root}{self._prefix}/run" if pending else None,
+                # in whatever phase: the page learns of the next ones by itself
+                run_path=f"{root}{self._prefix}/run" if self._button is not None else None,
             )
             headers["content-type"] = "text/html; charset=utf-8"
             headers["content-security-policy"] = policy(nonce)
