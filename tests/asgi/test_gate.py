@@ -20,7 +20,7 @@ BROKEN = "op.execute('INSERT INTO absent VALUES (1)')"
 
 
 def broken(folder: Path) -> None:
-    projects.revision(folder, "r1", None, upgrade=BROKEN)
+    projects.revision(folder, "broken_one", None, upgrade=BROKEN)
 
 
 class Continuing:
@@ -267,7 +267,7 @@ class TestFailure:
                 for accept in ("application/json", "text/html"):
                     answer = await server.get(path, {"accept": accept})
                     assert b"absent" not in answer.body
-                    assert b"r1" not in answer.body
+                    assert b"broken_one" not in answer.body
 
     @pytest.mark.parametrize("kind", ["sync", "async", "raising", "careless"])
     async def test_a_callable_says_who_sees_them(self, gate_of: GateOf, kind: str) -> None:
