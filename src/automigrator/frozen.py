@@ -39,18 +39,21 @@ class Frozen:
     """The fields that need not be given by name."""
     _fields: ClassVar[dict[str, Any]]
     """Every field, and its default."""
+    _needed: ClassVar[frozenset[str]]
+    """The fields without one."""
     __signature__ = _Signature()
 
     def __init_subclass__(cls) -> None:
         cls._hints = {**cls._hints, **cls.__annotations__}
         cls._first = tuple(takewhile("_".__ne__, cls._hints))
         cls._fields = {name: getattr(cls, name, _NEEDED) for name in cls._hints if name != "_"}
+        cls._needed = frozenset(e for e, default in cls._fields.items() if default is _NEEDED)
 
     def __init__(self, *args: Any, **named: Any) -> None:
         given = {**dict(zip(self._first, args, strict=False)), **named}
         fields = {**self._fields, **given}
         wrong = len(given) < len(args) + len(named) or len(fields) > len(self._fields)
-        if wrong or any(each is _NEEDED for each in fields.values()):
+        if wrong or not self._needed <= given.keys():
             try:
                 self.__signature__.bind(*args, **named)
             except TypeError as error:  # it says which
@@ -68,7 +71,7 @@ class Frozen:
     @classmethod
     def fields(cls) -> dict[str, bool]:
         """The names of the fields, in order, and whether each must be given."""
-        return {name: default is _NEEDED for name, default in cls._fields.items()}
+        return {name: name in cls._needed for name in cls._fields}
 
     def _compared(self) -> dict[str, Any]:
         """What two values are compared by, and shown with."""

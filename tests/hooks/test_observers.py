@@ -231,7 +231,7 @@ class Interfering:
 
     async def _interfere(self, run: Run, report: TargetReport) -> object:
         vars(report).update(outcome="failed", failures=(), after=("other",))
-        run.pending, run.failure = (), None
+        run.describe, run.failure = tuple, None
         for act in (run.snapshot, run.restore, run.recreate_database):
             with contextlib.suppress(Exception):
                 if not run.locked:

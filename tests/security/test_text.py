@@ -40,7 +40,7 @@ from automigrator.backends.postgresql import errors
 from automigrator.backends.sqlite import lock_files, transactions
 from automigrator.errors import Shown
 from automigrator.frozen import Frozen
-from automigrator.migrations import commit_calls
+from automigrator.migrations.static import commit_calls
 from automigrator.printable import escaped, escaped_lines, joined
 from automigrator.support import redaction
 from automigrator.support.secrets import cut

@@ -56,7 +56,8 @@ class Run:
         undone: Callable[[Kind], None],
     ) -> None:
         self.target = target
-        self.pending: tuple[PendingRevision, ...] = ()
+        self.describe: Callable[[], tuple[PendingRevision, ...]] = tuple
+        """Makes `pending`, which is read from every file, for those who ask for it."""
         self.before: tuple[str, ...] = ()
         self.wanted: tuple[str, ...] = ()
         self.empty = False
@@ -79,6 +80,11 @@ class Run:
         self._undone = undone
         self._effect: Effect = "none"
         self._python_errors = False
+
+    @property
+    def pending(self) -> tuple[PendingRevision, ...]:
+        """See the class."""
+        return self.describe()
 
     @property
     def name(self) -> str:

@@ -54,6 +54,11 @@ _NO_WAY_DOWN = (
 )
 
 
+def script_of(script: ScriptDirectory, revision: str) -> Script:
+    """The revision of an id, of which it is known that a file has it."""
+    return script.revision_map._revision_map[revision]  # type: ignore[return-value]
+
+
 def parents(script: Script) -> tuple[str, ...]:
     """What a revision comes after: its down revisions and resolved dependencies."""
     return tuple(script._all_down_revisions)
@@ -61,19 +66,41 @@ def parents(script: Script) -> tuple[str, ...]:
 
 def ancestors(script: ScriptDirectory, revisions: Iterable[str]) -> set[str]:
     """These revisions, and all that they come after."""
-    found = [script.get_revision(each) for each in revisions]
-    return {each.revision for each in script.revision_map._get_ancestor_nodes(found)}
+    return _reached(script, revisions, parents)
 
 
 def descendants(script: ScriptDirectory, revisions: Iterable[str]) -> set[str]:
     """These revisions, and all that come after them."""
-    found = [script.get_revision(each) for each in revisions]
-    return {each.revision for each in script.revision_map._get_descendant_nodes(found)}
+    return _reached(script, revisions, lambda each: each._all_nextrev)
+
+
+def _reached(
+    script: ScriptDirectory, revisions: Iterable[str], step: Callable[[Script], Iterable[str]]
+) -> set[str]:
+    found: set[str] = set()
+    todo = [*revisions]
+    while todo:
+        revision = script_of(script, todo.pop())  # a label leads to its revision
+        if revision.revision not in found:
+            found.add(revision.revision)
+            todo += step(revision)
+    return found
 
 
 def version_locations(script: ScriptDirectory) -> tuple[Any, ...]:
     """The folders that revisions are read from; an env.py may replace them while it runs."""
     return tuple(script._version_locations)
+
+
+def is_read(script: ScriptDirectory) -> bool:
+    """Whether its revisions were read already."""
+    return "_revision_map" in vars(script.revision_map)
+
+
+def revisions(script: ScriptDirectory) -> list[Script]:
+    """All its revisions, each once."""
+    found: Any = script.revision_map._revision_map.values()
+    return list({id(each): each for each in found if each is not None}.values())
 
 
 def remove_operations_proxy() -> None:

@@ -30,8 +30,9 @@ from automigrator.migrations.execution import (
     Stopped,
     WayDiffersError,
 )
-from automigrator.migrations.history import directory, revision_id
+from automigrator.migrations.history import revision_id
 from automigrator.migrations.isolation import running_env
+from automigrator.migrations.reading import directory
 
 TELL_S = 0.25
 """Seconds between two words to the lock on how far a migration is."""
@@ -181,7 +182,7 @@ def _as_expected(found: Configured, expected: Configured) -> bool:
 def _applied(
     request: Request, execution: Execution, steps: list[Any], connection: Connection
 ) -> Iterator[Any]:
-    told = 0.0
+    told, recorded = 0.0, _Recorded(execution, request.migration.backend)
     for index, step in enumerate(steps, 1):
         if request.stop():
             raise Stopped
@@ -189,8 +190,7 @@ def _applied(
         execution.current, execution.statement = revision, None
         execution.began = time.monotonic()
         execution.observed.begins(revision)
-        function = _measured(step, execution)
-        step.migration_fn = _recorded(function, execution, request.migration.backend)
+        recorded.function, step.migration_fn = _measured(step, execution), recorded
         execution.position = f"{index}/{len(steps)} {revision}"
         if execution.began - told > TELL_S:  # what is left out here, the watch tells
             told = execution.began
@@ -228,17 +228,22 @@ def _measured(step: Any, execution: Execution) -> Callable[..., Any]:
     return run
 
 
-def _recorded(
-    function: Callable[..., Any], execution: Execution, backend: Backend
-) -> Callable[..., Any]:
-    """Keep a revision's error, should env.py swallow it."""
+class _Recorded:
+    """Calls a revision's function for Alembic, and keeps its error, should env.py swallow it."""
 
-    @functools.wraps(function)  # Alembic logs its name
-    def run(**arguments: Any) -> None:
+    def __init__(self, execution: Execution, backend: Backend) -> None:
+        self.function: Callable[..., Any] = lambda: None
+        self._execution, self._backend = execution, backend
+
+    @property
+    def __name__(self) -> str:
+        """What Alembic logs."""
+        return self.function.__name__
+
+    def __call__(self, **arguments: Any) -> None:
         try:
-            function(**arguments)
+            self.function(**arguments)
         except BaseException as error:
-            execution.error = execution.observed.told(error, backend)
+            execution = self._execution
+            execution.error = execution.observed.told(error, self._backend)
             raise
-
-    return run

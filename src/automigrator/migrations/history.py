@@ -7,28 +7,28 @@ import functools
 import hashlib
 import os
 import re
-import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import decode_source
 from pathlib import Path
 from typing import Any
 
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
-from alembic.script.revision import CycleDetected, RangeNotAncestorError, RevisionMap
-from alembic.util import CommandError, pyc_file_from_path, to_tuple
+from alembic.script.revision import RangeNotAncestorError
+from alembic.util import CommandError, pyc_file_from_path
 from sqlalchemy.exc import InvalidRequestError
 
-from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
+from automigrator.backends.contract.checksums import checksum
+from automigrator.errors import RevisionImportError, UnknownRevisionError
 from automigrator.migrations import alembic_private
 from automigrator.migrations.causes import not_found
-from automigrator.migrations.commit_calls import may_commit
+from automigrator.migrations.reading import Reading, directory, down_revisions
+from automigrator.migrations.static.commit_calls import may_commit
 from automigrator.migrations.static.heads import files, heads_of
 from automigrator.migrations.static.imports import imported
 from automigrator.migrations.static.layout import Proof
 from automigrator.migrations.static.proof import proof_of
 from automigrator.status import PendingRevision
-from automigrator.support.redaction import first_line
 
 
 class History:
@@ -41,11 +41,17 @@ class History:
         self.script = directory(config)
         self._roots = [os.path.abspath(each) for each in config.get_prepend_sys_paths_list() or ()]
         self.heads: tuple[str, ...] = ()
+        self._reading: Reading | None = None
         self._forget()
         self.imported: dict[Path, Stamp] = {}
         """The application's modules that a digest has read, as they were by then."""
         if read:
-            self.heads = _heads(self.script)
+            self._read(self.script)
+
+    def _read(self, script: ScriptDirectory) -> None:
+        reading = Reading(script)
+        self.script, self.heads, self._reading = script, reading.heads, reading
+        self._forget()
 
     def _forget(self) -> None:
         self._digests: dict[tuple[str, ...], str] = {}
@@ -65,9 +71,11 @@ class History:
 
         A revision may depend on what env.py has set up; so does where they are.
         """
+        if self._reading is not None and self._reading.give(script):
+            self.script = script
+            return
         try:
-            self.script, self.heads = script, _heads(script)
-            self._forget()
+            self._read(script)
         except RevisionImportError as error:
             # one that adds a table to the application's metadata can be read once in a process
             if not (self.heads and isinstance(error.__cause__, InvalidRequestError)):
@@ -184,7 +192,11 @@ class History:
     def sources(self, revisions: Iterable[str]) -> dict[str, bytes]:
         """The files of these revisions, after that of env.py, by their paths."""
         paths = [str(self._environment), *(self._script(each).path for each in revisions)]
-        return {path: _content(path) for path in paths}
+        return {path: self._content(path) for path in paths}
+
+    def checksums(self, revisions: Iterable[str]) -> dict[str, str]:
+        """The checksum of each of these revisions' files."""
+        return {each: checksum(self._content(self._script(each).path)) for each in revisions}
 
     def imports(self, files: Mapping[str, bytes]) -> dict[str, bytes]:
         """The application's modules that files import, by their names; see `imported`."""
@@ -194,7 +206,7 @@ class History:
         ids = tuple(revisions)
         if ids not in self._described:
             self._described[ids] = tuple(
-                PendingRevision(each.revision, _down(each), each.doc, each.path)
+                PendingRevision(each.revision, down_revisions(each), each.doc, each.path)
                 for each in map(self._script, ids)
             )
         return self._described[ids]
@@ -206,7 +218,7 @@ class History:
             paths = [self._script(each).path for each in ids]
             try:
                 self._may_commit[ids] = any(
-                    not path.endswith(".py") or may_commit(_content(path)) for path in paths
+                    not path.endswith(".py") or may_commit(self._content(path)) for path in paths
                 )
             except OSError:
                 return True
@@ -220,7 +232,7 @@ class History:
     def text(self, revision: str) -> str:
         """The text of a revision's file; empty where it cannot be read."""
         try:
-            return decode_source(_content(self._script(revision).path))
+            return decode_source(self._content(self._script(revision).path))
         except (OSError, UnicodeDecodeError, SyntaxError):
             return ""
 
@@ -255,7 +267,13 @@ class History:
         return tuple(sorted(given - self._closure(parents)))
 
     def _script(self, revision: str) -> Script:
-        return self.script.get_revision(revision)
+        return alembic_private.script_of(self.script, revision)
+
+    def _content(self, path: str) -> bytes:
+        """What is in one of the files that the revisions were read from, or in env.py."""
+        if self._reading is None:
+            return Path(path).read_bytes()
+        return self._reading.content(path)
 
     def _closure(self, revisions: Iterable[str]) -> set[str]:
         self.check_known(revisions := tuple(revisions))
@@ -275,76 +293,6 @@ def stamp(path: Path) -> Stamp:
     return status.st_mtime_ns, status.st_size
 
 
-def _content(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
-
-
 def revision_id(step: Any) -> str:
     """The id of the revision a step runs."""
     return str(step.revision.revision)
-
-
-def directory(config: Config) -> ScriptDirectory:
-    """The script directory, of which nothing is read yet. Raises HistoryError."""
-    try:
-        script = ScriptDirectory.from_config(config)
-    except CommandError as error:
-        raise HistoryError(str(error)) from error
-    script.revision_map = RevisionMap(functools.partial(_checked, script))
-    return script
-
-
-def _heads(script: ScriptDirectory) -> tuple[str, ...]:
-    """Read the revisions, and return the last ones."""
-    try:
-        return tuple(script.get_heads())
-    except CycleDetected as error:
-        raise HistoryError(
-            f"the revisions form a loop: {error}",
-            "change the down_revision of one of them, so that one comes first",
-        ) from error
-    except CommandError as error:
-        raise HistoryError(str(error)) from error
-
-
-def _checked(script: ScriptDirectory) -> Iterator[Script]:
-    """The revisions, refused where Alembic would only warn."""
-    seen: dict[str, Script] = {}
-    try:
-        for revision in alembic_private.load_revisions(script):
-            twin = seen.get(revision.revision)
-            if twin is not None:
-                raise HistoryError(
-                    f"revision {revision.revision} is in two files: {twin.path} "
-                    f"and {revision.path}",
-                    "delete one of the files, or give one another id and down_revision; two "
-                    "branches that were merged may both have brought it",
-                )
-            seen[revision.revision] = revision
-    except (HistoryError, CommandError, CycleDetected):
-        raise
-    except (Exception, SystemExit) as error:
-        folders = set(alembic_private.version_locations(script))
-        frames = traceback.walk_tb(error.__traceback__)
-        files = (frame.f_code.co_filename for frame, _ in frames)
-        name = next(
-            (file for file in files if not folders.isdisjoint(Path(file).parents)),
-            str(getattr(error, "filename", None) or "a revision file"),
-        )
-        raise RevisionImportError(f"{name} cannot be imported: {first_line(error)}") from error
-    for revision in seen.values():
-        for parent in _down(revision):
-            if parent not in seen:
-                raise HistoryError(
-                    f"revision {revision.revision} ({revision.path}) comes after {parent}, "
-                    "which is in no file",
-                    f"bring the file of {parent} back, or correct that down_revision; look "
-                    "whether the deployment has every file",
-                )
-    yield from seen.values()
-
-
-def _down(script: Script) -> tuple[str, ...]:
-    """The revisions that a revision's own file says it comes after."""
-    return to_tuple(script.down_revision, default=())

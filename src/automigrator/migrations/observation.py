@@ -96,8 +96,7 @@ class Observation:
         return any(each is error for each in (*self.of_data, *self.others))
 
     def blames_data(self, error: BaseException) -> bool:
-        """Whether `error` is the database's own word on data or schema, and no error before it was
-        about anything else: that one may be the cause, however it was dealt with."""
+        """Whether `error` is the database's word on data or schema, and none before it was not."""
         return not self.others and any(each is error for each in self.of_data)
 
     def follow(self, backend: Backend, connection: Connection) -> Callable[[], None]:
@@ -262,10 +261,11 @@ class _Seen:
     def before(self, *_: Any) -> None:
         record, sessions = self.record, self.backend.sessions
         self.handling = sys.exc_info()[1]
-        self.ended = not in_autocommit(self.connection) and sessions.ended(self.connection)
+        begun = not in_autocommit(self.connection)
+        self.ended = begun and sessions.ended(self.connection)
         if record.current is None:
             return
-        if not in_autocommit(self.connection) and not self.ended:
+        if begun and not self.ended:
             self.dirty = record.current
         elif record.current not in record.torn:
             self.untouched = None

@@ -170,7 +170,7 @@ async def show(state: RunState, finding: Finding) -> None:
     run, history = state.run, await state.session.history()
     state.finding = finding
     run.wanted, run.tables = finding.wanted, finding.tables
-    run.pending = history.describe(finding.pending)
+    run.describe = partial(history.copy().describe, finding.pending)
     state.may_commit = await in_thread(partial(history.may_commit, finding.pending))
     run.empty = not finding.heads and not finding.sight.has_tables
     run.transactional = rolls_back(state, finding)

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 _IMPORT = re.compile(
-    rb"^[ \t]*(?:import[ \t]+(?P<modules>[^\n#;]+)"
-    rb"|from[ \t]+(?P<origin>[.\w]+)[ \t]+import[ \t]*"
-    rb"(?:\((?P<several>[^)]*)\)|(?P<names>[^\n#;]+)))",
+    rb"^[ \t]*(?:import[ \t]+([^\n#;]+)"
+    rb"|from[ \t]+([.\w]+)[ \t]+import[ \t]*"
+    rb"(?:\(([^)]*)\)|([^\n#;]+)))",
     re.MULTILINE,
 )
 """An import; what looks like one in a text finds at most a file more."""
+
+_Line = tuple[bytes, bytes, bytes, bytes]
+"""What the groups of an import hold, in their order."""
 
 _INSTALLED = ("site-packages", "dist-packages")
 
@@ -65,10 +68,18 @@ class _Search:
         self._path = tuple(Path(each) for each in dict.fromkeys(folders))
         self._own = _installed_as(first.resolve())
         self._found = functools.cache(self._find)
+        self._imported = functools.cache(self._import)
 
-    def imports_of(self, text: bytes, package: str) -> Iterator[tuple[str, Path]]:
-        """Yield the application's modules that a text of this package imports."""
-        for name in _names(text, package):
+    def imports_of(self, text: bytes, package: str) -> tuple[tuple[str, Path], ...]:
+        """Return the application's modules that a text of this package imports."""
+        # revisions have the same few lines, nearly all
+        return self._imported(tuple(_IMPORT.findall(text.replace(b"\\\n", b" "))), package)
+
+    def _import(self, lines: tuple[_Line, ...], package: str) -> tuple[tuple[str, Path], ...]:
+        return tuple(self._places(lines, package))
+
+    def _places(self, lines: tuple[_Line, ...], package: str) -> Iterator[tuple[str, Path]]:
+        for name in _names(lines, package):
             parts = name.split(".")
             for length in range(1, len(parts) + 1):  # importing one imports its parents
                 dotted = ".".join(parts[:length])
@@ -113,13 +124,13 @@ def _installed_as(path: Path) -> Path | None:
     return None
 
 
-def _names(text: bytes, package: str) -> Iterator[str]:
-    """Yield the dotted names that a file imports, with those that may be modules or not."""
-    for match in _IMPORT.finditer(text.replace(b"\\\n", b" ")):
-        if match["modules"] is not None:
-            yield from _listed(match["modules"])
+def _names(lines: tuple[_Line, ...], package: str) -> Iterator[str]:
+    """Yield the dotted names that lines import, with those that may be modules or not."""
+    for modules, encoded, several, names in lines:
+        if modules:
+            yield from _listed(modules)
             continue
-        origin = match["origin"].decode()
+        origin = encoded.decode()
         bare = origin.lstrip(".")
         if level := len(origin) - len(bare):
             parts = package.split(".")
@@ -127,7 +138,7 @@ def _names(text: bytes, package: str) -> Iterator[str]:
                 continue
             bare = ".".join([*parts[: len(parts) - level + 1], *([bare] if bare else [])])
         yield bare
-        for name in _listed(match["several"] or match["names"] or b""):
+        for name in _listed(several or names):
             yield f"{bare}.{name}"
 
 

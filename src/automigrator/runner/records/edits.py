@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from automigrator.backends.contract.checksums import Checksums, checksum
+from automigrator.backends.contract.checksums import Checksums
 from automigrator.errors import JudgedError
 from automigrator.runner.inspection import Finding, inspect
 from automigrator.runner.session import Session
@@ -14,6 +13,9 @@ from automigrator.runner.state import RunState
 from automigrator.support.concurrency import in_thread
 from automigrator.support.loggers import logger_of
 from automigrator.support.redaction import first_line
+
+if TYPE_CHECKING:
+    from automigrator.migrations.history import History
 
 logger = logger_of(__name__)
 
@@ -63,10 +65,10 @@ async def _edited(session: Session, finding: Finding) -> tuple[str, ...]:
     kept = await session.backend.checksums([session.table])  # by which they were kept
     if kept is None:
         return ()
-    files = await _files(session, finding.heads)
-    now = await in_thread(partial(_read, files))
-    if kept.of.keys() - files.keys():  # some were squashed: into one that nothing precedes
-        history = await session.history()
+    history = await session.history()
+    there = _with_text(history, finding.heads)
+    now = await in_thread(lambda: history.checksums(there))
+    if kept.of.keys() - now.keys():  # some were squashed: into one that nothing precedes
         now = {e.revision: now[e.revision] for e in history.describe(now) if e.down_revision}
     return tuple(each for each, was in kept.of.items() if now.get(each, was) != was)
 
@@ -86,11 +88,11 @@ async def keep(state: RunState) -> None:
     try:
         kept = await state.backend.checksums([session.table]) if run.before else None
         known: Mapping[str, str] = {} if kept is None or run.rebuilt else kept.of
-        files = await _files(session, state.after)
-        applied = {each.revision for each in state.applied}
-        unknown = {each: files[each] for each in files if each in applied or each not in known}
-        read = await in_thread(partial(_read, unknown))
-        found = {each: read.get(each) or known.get(each, "") for each in files}
+        history, applied = await session.history(), {each.revision for each in state.applied}
+        there = _with_text(history, state.after)
+        unknown = [each for each in there if each in applied or each not in known]
+        read = await in_thread(lambda: history.checksums(unknown))
+        found = {each: read.get(each) or known.get(each, "") for each in there}
         if kept is None or found != kept.of:
             await state.hold.keep_checksums(Checksums(found))
     except Exception as error:  # noqa: BLE001 - the migration is all right
@@ -105,18 +107,14 @@ async def accept(session: Session) -> tuple[str, ...]:
     async with session.lock(lambda *_: None) as hold:
         finding = await inspect(session, hold)
         edited = await _edited(session, finding)
-        found = await in_thread(partial(_read, await _files(session, finding.heads)))
+        history = await session.history()
+        there = _with_text(history, finding.heads)
+        found = await in_thread(lambda: history.checksums(there))
         if finding.heads:
             await hold.keep_checksums(Checksums(found))
     return edited
 
 
-async def _files(session: Session, heads: Iterable[str]) -> dict[str, str]:
-    """The files of the revisions that a database at `heads` has, by their ids."""
-    history = await session.history()
-    files = {str(each.revision): str(each.path) for each in history.ancestry(heads)}
-    return {each: path for each, path in files.items() if path.endswith(".py")}
-
-
-def _read(files: Mapping[str, str]) -> dict[str, str]:
-    return {each: checksum(Path(path).read_bytes()) for each, path in files.items()}
+def _with_text(history: History, heads: Iterable[str]) -> tuple[str, ...]:
+    """The revisions that a database at `heads` has, and whose files are no compiled ones."""
+    return tuple(e.revision for e in history.ancestry(heads) if e.path.endswith(".py"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import get_args
 
 from automigrator.errors import HookError
@@ -83,7 +84,7 @@ class _Asking(Migrator):
             history = await state.session.history()
             steps = history.steps(target.revision, ("r1",))
             run.before, run.wanted, run.tables = ("r1",), ("r2",), (TABLE,)
-            run.pending = history.describe(history.ids(steps))
+            run.describe = partial(history.describe, history.ids(steps))
             run.attempt, run.transactional = 1, True
             if not locked:
                 yield run

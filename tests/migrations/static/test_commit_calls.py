@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from automigrator.migrations.commit_calls import may_commit
+from automigrator.migrations.static.commit_calls import may_commit
 
 
 @pytest.mark.parametrize(
