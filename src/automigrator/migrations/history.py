@@ -58,6 +58,9 @@ class History:
         self._described: dict[tuple[str, ...], tuple[PendingRevision, ...]] = {}
         self._may_commit: dict[tuple[str, ...], bool] = {}
         self._outlooks: dict[tuple[str, tuple[str, ...]], tuple[tuple[str, ...], ...]] = {}
+        self._unused: dict[tuple[str, tuple[str, ...]], list[Any]] = {}
+        """The steps of an outlook, for the first who runs them."""
+        self._wanted: dict[tuple[tuple[str, ...], ...], tuple[str, ...]] = {}
 
     def copy(self) -> History:
         """The same history for another target: it knows what this one learns of the files.
@@ -132,6 +135,8 @@ class History:
     def steps(self, revision: str, heads: tuple[str, ...], *, down: bool = False) -> list[Any]:
         """Alembic's own steps from `heads` to `revision`; none when the database is beyond it."""
         self.check_known(heads)
+        if not down and (revision, heads) in self._unused:
+            return self._unused.pop((revision, heads))
         try:
             return alembic_private.steps(self.script, revision, heads, down=down)
         except CommandError as error:
@@ -145,6 +150,7 @@ class History:
         if (revision, heads) not in self._outlooks:
             steps = self.steps(revision, heads)
             self._outlooks[revision, heads] = self.ids(steps), self.wanted(heads, steps)
+            self._unused[revision, heads] = steps
         return self._outlooks[revision, heads]
 
     def ids(self, steps: Iterable[Any]) -> tuple[str, ...]:
@@ -153,7 +159,10 @@ class History:
 
     def wanted(self, heads: tuple[str, ...], steps: Iterable[Any]) -> tuple[str, ...]:
         """The heads a database has once `steps` are applied on top of `heads`."""
-        return self.maximal((*heads, *self.ids(steps)))
+        ids = self.ids(steps)
+        if (heads, ids) not in self._wanted:
+            self._wanted[heads, ids] = self.maximal((*heads, *ids))
+        return self._wanted[heads, ids]
 
     def remaining(self, heads: tuple[str, ...], steps: Iterable[Any]) -> tuple[str, ...]:
         """The heads a database at `heads` has once downgrade `steps` have run."""

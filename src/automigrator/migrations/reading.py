@@ -14,7 +14,6 @@ from alembic.util import CommandError, to_tuple
 
 from automigrator.errors import HistoryError, RevisionImportError
 from automigrator.migrations import alembic_private
-from automigrator.migrations.static.fixed import is_fixed
 from automigrator.migrations.static.heads import Signature, files
 from automigrator.support.redaction import first_line
 
@@ -56,6 +55,8 @@ class Reading:
             return False
         if _files(script) != self._files:
             return False
+        from automigrator.migrations.static.fixed import is_fixed  # local: few starts have as many
+
         if not all(is_fixed(self.content(each.path), each.module) for each in scripts):
             return False
         script.revision_map = read.revision_map

@@ -7,7 +7,6 @@ from contextlib import suppress
 from functools import partial
 
 from automigrator.errors import UnknownRevisionError
-from automigrator.migrations.baseline import bootstrap, stamp
 from automigrator.migrations.execution import Execution
 from automigrator.report import Outcome
 from automigrator.runner import version_skew
@@ -181,6 +180,8 @@ async def _stamped(state: RunState, finding: Finding) -> bool:
     run, target, table = state.run, state.target, finding.tables[0]
     migration = await state.migration()
     if target.bootstrap is not None and run.empty:
+        from automigrator.migrations.baseline import bootstrap  # local: few databases begin so
+
         began = time.monotonic()
         state.enter("running bootstrap")
         state.tell("bootstrap-started")
@@ -196,6 +197,8 @@ async def _stamped(state: RunState, finding: Finding) -> bool:
         return done.made
     baseline = baseline_of(target, finding)
     if baseline is not None:
+        from automigrator.migrations.baseline import stamp  # local: as above
+
         with run.acts.act("stamp"):
             await stamp(migration, table, baseline)
         state.tell("stamped", revision=baseline)

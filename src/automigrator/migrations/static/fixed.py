@@ -31,18 +31,18 @@ _HINT = rb"[\w., |\[\]]+"
 _NAMES = rb"import (?:([\w., ]+)|\(([\w, \t\n]+)\))"
 
 _LINES = (
-    rb"[ \t]*+(?:#[^\n]*+)?+\n",
-    rb"(?:from [\w.]+ )?" + _NAMES + _END,
-    rb"\w+(?::" + _HINT + rb")? *= *" + _LITERAL + _END,
-    _STRING + _END,
-    rb"def \w+\([\w:, ]*\)(?: *->" + _HINT + rb")?:" + _END,
     # a line of a function, with the texts that begin in it and go on
     rb"[ \t]++(?:[ \t.,:;=()\[\]{}<>!|&^%*/+\-@~]++|\w++(?![\"'])|"
-    + _FORMATTED
-    + rb"|"
     + _STRING
+    + rb"|"
+    + _FORMATTED
     + rb")*+"
     + _END,
+    rb"(?:#[^\n]*+)?+\n",
+    rb"(?:from [\w.]+ )?" + _NAMES + _END,
+    rb"def \w+\([\w:, ]*\)(?: *->" + _HINT + rb")?:" + _END,
+    rb"\w+(?::" + _HINT + rb")? *= *" + _LITERAL + _END,
+    _STRING + _END,
 )
 """What a file may hold at its top level, and in its functions."""
 
@@ -54,7 +54,7 @@ _OTHER_CODING = re.compile(rb"coding[:=][ \t]*(?!utf-?8)", re.IGNORECASE)
 def is_fixed(text: bytes, module: ModuleType) -> bool:
     """Whether to run a revision's file now would give what `module` is, that was made by it."""
     text = text.replace(b"\r\n", b"\n")
-    if _OTHER_CODING.search(text, 0, 400) or _FIXED.match(text) is None:
+    if (b"coding" in text[:400] and _OTHER_CODING.search(text, 0, 400)) or not _FIXED.match(text):
         return False
     names = vars(module)
     for origin, line, lines in _FROM.findall(text):
