@@ -1,34 +1,30 @@
-"""Revisions are run once in a start where their files prove that env.py cannot change them."""
+"""Revisions are run again inside env.py; their graph is made anew where it may differ."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.config import Config
-from support.alembic_projects import Project, project, query, revision
+from alembic.script import Script, ScriptDirectory
+from alembic.script.revision import RevisionMap
+from support.alembic_projects import Project, linear, project, query, revision
 
 from automigrator import Migrator, Target
+from automigrator.errors import RevisionImportError
 from automigrator.migrations import alembic_private
 from automigrator.migrations.history import History
 from automigrator.migrations.reading import directory
 
-MANY = 60
-
-BODY = 'op.create_table("t{0}", sa.Column("id", sa.Integer))'
-
-
-def many(folder: Path) -> None:
-    for number in range(MANY):
-        down = f"r{number - 1}" if number else None
-        revision(folder, f"r{number}", down, upgrade=BODY.format(number))
+NAME = "AUTOMIGRATOR_TEST_NAME"
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> Project:
-    return project(tmp_path, "generic", f"sqlite:///{tmp_path}/app.db", revisions=many)
+    return project(tmp_path, "generic", f"sqlite:///{tmp_path}/app.db", revisions=linear)
 
 
 @pytest.fixture
@@ -36,29 +32,50 @@ def config(made: Project) -> Config:
     return Config(str(made.config))
 
 
-def module_of(history: History) -> object:
-    return alembic_private.script_of(history.script, "r7").module
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that Alembic itself has loaded, in order."""
+    files: list[str] = []
+    load = Script.__dict__["_from_path"].__func__
+
+    def from_path(cls: type[Script], script: ScriptDirectory, path: Any) -> Any:
+        files.append(Path(path).name)
+        return load(cls, script, path)
+
+    monkeypatch.setattr(Script, "_from_path", classmethod(from_path))
+    return files
 
 
-def adopted(history: History, config: Config) -> bool:
-    """Whether env.py's directory takes the modules that were read before."""
-    before, script = module_of(history), directory(config)
-    history.adopt(script)
-    assert history.script is script
-    return module_of(history) is before
+def module_of(history: History, revision: str) -> Any:
+    return alembic_private.script_of(history.script, revision).module
 
 
-def test_what_was_read_before_env_py_is_run_once(config: Config) -> None:
+def test_the_graph_stays_and_the_modules_are_new_each_time(
+    config: Config, loaded: list[str]
+) -> None:
     history = History(config)
-    assert adopted(history, config)
-    assert not adopted(history, config), "another run may find what the first has left in them"
+    loaded.clear()
+    modules = [module_of(history, "r2")]
+    for _ in range(3):
+        script = directory(config)
+        history.adopt(script)
+        assert history.script is script
+        assert alembic_private.ancestors(script, history.heads) == {"r1", "r2", "r3"}
+        modules.append(module_of(history, "r2"))
+    assert loaded == []
+    assert len({id(each) for each in modules}) == 4
+    assert len({id(each.upgrade.__globals__) for each in modules}) == 4
+    (_, step, *_) = history.steps("heads", ())
+    assert step.migration_fn is modules[-1].upgrade
 
 
-def test_a_copy_for_another_target_shares_that_once(config: Config) -> None:
+def test_a_copy_for_another_target_has_modules_of_its_own(config: Config) -> None:
     history = History(config)
-    copy = history.copy()
-    assert adopted(copy, config)
-    assert not adopted(history, config)
+    copies = [history.copy(), history.copy()]
+    for each in copies:
+        each.adopt(directory(config))
+    modules = {id(module_of(each, "r1")) for each in (history, *copies)}
+    assert len(modules) == 3
 
 
 def append(path: Path) -> None:
@@ -67,51 +84,116 @@ def append(path: Path) -> None:
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "a file that was edited": lambda folder: append(folder / "r3_.py"),
-    "a file that came": lambda folder: revision(folder, "late", "r59"),
-    "a file that went": lambda folder: (folder / "r59_.py").unlink(),
-    "a file of the same size and a later time": lambda folder: os.utime(folder / "r3_.py", (9, 9)),
+    "a file that came": lambda folder: revision(folder, "late", "r3"),
+    "a file that went": lambda folder: (folder / "r3_.py").unlink(),
+    "a file of another time": lambda folder: os.utime(folder / "r3_.py", (9, 9)),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_files_that_are_not_as_they_were_are_read_again(
-    made: Project, config: Config, change: Callable[[Path], object]
+def test_files_that_are_not_as_they_were_are_read_anew(
+    made: Project, config: Config, loaded: list[str], change: Callable[[Path], object]
 ) -> None:
     history = History(config)
+    digest = history.digest(["r1", "r2"])
     change(made.versions)
-    assert not adopted(history, config)
+    loaded.clear()
+    history.adopt(directory(config))
+    there = {each.name for each in made.versions.glob("*.py")}
+    assert set(loaded) == there
+    assert {each.revision + "_.py" for each in history.ancestry(history.heads)} == there
+    assert history.digest(["r1", "r2"]) == digest
 
 
-def test_a_file_whose_top_level_may_depend_on_env_py_is_run_again(
-    made: Project, config: Config
+PLACES = {
+    "its parent": ("down_revision = os.environ.get('{}', 'r3')", "down_revision"),
+    "its labels": ("branch_labels = (os.environ.get('{}', 'r3') + 'x',)", "branch_labels"),
+    "what it depends on": ("depends_on = os.environ.get('{}')", "depends_on"),
+    "something by a function": (
+        "def __getattr__(name):\n"
+        "    if name != 'depends_on': raise AttributeError(name)\n"
+        "    return os.environ.get('{}')\n"
+        "del depends_on",
+        "depends_on",
+    ),
+    "a list that changes": (
+        "import sys\nlabels = vars(sys).setdefault('_labels_of_a_test', [])\n"
+        "labels[:] = [os.environ.get('{}', 'r3') + 'x']\nbranch_labels = labels",
+        "branch_labels",
+    ),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_file_that_says_something_else_than_before_is_believed(
+    made: Project, config: Config, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
-    revision(made.versions, "r60", "r59", header="import os\nNAME = os.environ.get('NAME')")
-    assert not adopted(History(config), config)
-
-
-def test_another_folder_of_env_py_is_read(made: Project, config: Config, tmp_path: Path) -> None:
+    header = "import os\n" + PLACES[place][0].format(NAME)
+    revision(made.versions, "r4", "r3", header=header)
     history = History(config)
-    many(tmp_path / "others")
-    config.set_main_option("version_locations", str(tmp_path / "others"))
-    assert not adopted(history, config)
+    monkeypatch.setenv(NAME, "r2")
+    history.adopt(directory(config))
+    plain = ScriptDirectory.from_config(config)
+    for script in (history.script, plain):
+        script.get_heads()
+    ours, theirs = (each.get_revision("r4") for each in (history.script, plain))
+    for each in ("down_revision", "branch_labels", "dependencies"):
+        assert getattr(ours, each) == getattr(theirs, each)
+    assert set(history.heads) == set(plain.get_heads())
 
 
-@pytest.mark.parametrize("depends", [False, True], ids=["fixed", "depends on env.py"])
-async def test_a_long_history_writes_what_env_py_says(tmp_path: Path, depends: bool) -> None:
+def test_a_file_that_no_longer_can_be_run_is_named(
+    made: Project, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision(made.versions, "r4", "r3", header=f"import os\nassert {NAME!r} not in os.environ")
+    history = History(config)
+    monkeypatch.setenv(NAME, "1")
+    with pytest.raises(RevisionImportError, match=r"r4_\.py cannot be imported: AssertionError"):
+        history.adopt(directory(config))
+
+
+def test_another_folder_of_env_py_is_read(
+    config: Config, tmp_path: Path, loaded: list[str]
+) -> None:
+    history = History(config)
+    revision(tmp_path / "others", "o1", None)
+    script = directory(config)
+    script.version_locations = [str(tmp_path / "others")]
+    history.adopt(script)
+    assert (history.heads, loaded[-1]) == (("o1",), "o1_.py")
+
+
+def without_the_last(script: ScriptDirectory) -> Iterator[Script]:
+    found = alembic_private.load_revisions(ScriptDirectory(script.dir))
+    return (each for each in found if each.revision != "r3")
+
+
+def test_what_env_py_puts_in_the_place_of_the_graph_counts(config: Config) -> None:
+    for by in ("map", "loader"):
+        history, script = History(config), directory(config)
+        if by == "map":
+            script.revision_map = RevisionMap(lambda script=script: without_the_last(script))
+        else:
+            vars(script)["_load_revisions"] = lambda script=script: without_the_last(script)
+        history.adopt(script)
+        assert history.heads == ("r2",)
+
+
+async def test_a_revision_writes_what_env_py_says_each_time(tmp_path: Path) -> None:
+    """Its module has what it had when it was run, as in a command of its own."""
+
     def revisions(folder: Path) -> None:
-        many(folder)
-        header = "import os\nNAME = os.environ.get('AUTOMIGRATOR_TEST_NAME', 'nobody')"
-        name = "NAME" if depends else '__import__("os").environ["AUTOMIGRATOR_TEST_NAME"]'
-        upgrade = f"op.execute(f'CREATE TABLE {{{name}}} (id INTEGER)')"
-        revision(folder, "r60", "r59", header=header if depends else "", upgrade=upgrade)
+        header = f"import os\nNAME = os.environ.get({NAME!r}, 'nobody')\nran = []"
+        upgrade = "ran.append(1)\nop.execute(f'CREATE TABLE {NAME}_{len(ran)} (id INTEGER)')"
+        revision(folder, "r1", None, header=header, upgrade=upgrade)
 
-    url = f"sqlite+aiosqlite:///{tmp_path}/app.db"
-    it = project(tmp_path, "generic", url, revisions=revisions, other_url=url)
-    environment = it.versions.parent / "env.py"
-    text = "import os\nos.environ['AUTOMIGRATOR_TEST_NAME'] = 'made_by_env'\n"
-    environment.write_text(text + environment.read_text("utf-8"), "utf-8")
-
-    report = await Migrator(Target(url, it.config), mode="migrate").run()
-
-    assert report.outcome == "migrated"
-    assert query(url, "select count(*) from sqlite_master where name = 'made_by_env'") == [(1,)]
+    for name in ("one", "two"):
+        url = f"sqlite+aiosqlite:///{tmp_path}/{name}.db"
+        it = project(tmp_path / name, "generic", url, revisions=revisions, other_url=url)
+        environment = it.versions.parent / "env.py"
+        text = f"import os\nos.environ[{NAME!r}] = {name!r}\n"
+        environment.write_text(text + environment.read_text("utf-8"), "utf-8")
+        report = await Migrator(Target(url, it.config), mode="migrate").run()
+        assert report.outcome == "migrated"
+        found = "select name from sqlite_master where sql like '%(id INTEGER)%'"
+        assert query(url, found) == [(f"{name}_1",)]

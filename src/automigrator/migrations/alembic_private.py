@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import alembic.op
+from alembic.script.revision import Revision, RevisionMap
 from alembic.util.langhelpers import ModuleClsProxy, _ModuleClsMeta
 from sqlalchemy import text
 from sqlalchemy.schema import ExecutableDDLElement
@@ -92,9 +94,40 @@ def version_locations(script: ScriptDirectory) -> tuple[Any, ...]:
     return tuple(script._version_locations)
 
 
-def is_read(script: ScriptDirectory) -> bool:
-    """Whether its revisions were read already."""
-    return "_revision_map" in vars(script.revision_map)
+class _Map(RevisionMap):
+    """One of `read_by`."""
+
+
+def read_by(script: ScriptDirectory, generator: Callable[[], Iterator[Revision]]) -> None:
+    """Have a script directory take its revisions from `generator`."""
+    script.revision_map = _Map(generator)
+
+
+def is_unread(script: ScriptDirectory) -> bool:
+    """Whether nothing has read it since `read_by`, nor put another reading in the place of that."""
+    map_ = script.revision_map
+    unchanged = type(map_) is _Map and "_load_revisions" not in vars(script)
+    return unchanged and "_revision_map" not in vars(map_)
+
+
+def twin(script: Script, module: ModuleType) -> Script | None:
+    """The same place in the graph, with another module; None where that names another place."""
+    if not hasattr(module, "revision"):
+        return None  # its file's name may say it
+    found = type(script)(module, module.revision, script.path)
+    said = ("revision", "down_revision", "dependencies", "_orig_branch_labels")
+    if any(getattr(found, each) != getattr(script, each) for each in said):
+        return None
+    vars(found).update({**vars(script), "module": module})
+    return found
+
+
+def map_of(map_: RevisionMap, twins: Mapping[str, Script]) -> RevisionMap:
+    """The same graph, of other revisions."""
+    found = copy.copy(map_)
+    known = map_._revision_map.items()
+    vars(found)["_revision_map"] = {key: each and twins[each.revision] for key, each in known}
+    return found
 
 
 def revisions(script: ScriptDirectory) -> list[Script]:

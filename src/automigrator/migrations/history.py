@@ -58,8 +58,6 @@ class History:
         self._described: dict[tuple[str, ...], tuple[PendingRevision, ...]] = {}
         self._may_commit: dict[tuple[str, ...], bool] = {}
         self._outlooks: dict[tuple[str, tuple[str, ...]], tuple[tuple[str, ...], ...]] = {}
-        self._unused: dict[tuple[str, tuple[str, ...]], list[Any]] = {}
-        """The steps of an outlook, for the first who runs them."""
         self._wanted: dict[tuple[tuple[str, ...], ...], tuple[str, ...]] = {}
 
     def copy(self) -> History:
@@ -74,11 +72,11 @@ class History:
 
         A revision may depend on what env.py has set up; so does where they are.
         """
-        if self._reading is not None and self._reading.give(script):
-            self.script = script
-            return
         try:
-            self._read(script)
+            if self._reading is not None and self._reading.run_again(script):
+                self.script = script
+            else:
+                self._read(script)
         except RevisionImportError as error:
             # one that adds a table to the application's metadata can be read once in a process
             if not (self.heads and isinstance(error.__cause__, InvalidRequestError)):
@@ -135,8 +133,6 @@ class History:
     def steps(self, revision: str, heads: tuple[str, ...], *, down: bool = False) -> list[Any]:
         """Alembic's own steps from `heads` to `revision`; none when the database is beyond it."""
         self.check_known(heads)
-        if not down and (revision, heads) in self._unused:
-            return self._unused.pop((revision, heads))
         try:
             return alembic_private.steps(self.script, revision, heads, down=down)
         except CommandError as error:
@@ -150,7 +146,6 @@ class History:
         if (revision, heads) not in self._outlooks:
             steps = self.steps(revision, heads)
             self._outlooks[revision, heads] = self.ids(steps), self.wanted(heads, steps)
-            self._unused[revision, heads] = steps
         return self._outlooks[revision, heads]
 
     def ids(self, steps: Iterable[Any]) -> tuple[str, ...]:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import functools
 import traceback
 from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import module_from_spec
 from pathlib import Path
+from types import ModuleType
 
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
-from alembic.script.revision import CycleDetected, RevisionMap
+from alembic.script.revision import CycleDetected
 from alembic.util import CommandError, to_tuple
 
 from automigrator.errors import HistoryError, RevisionImportError
 from automigrator.migrations import alembic_private
 from automigrator.migrations.static.heads import Signature, files
 from automigrator.support.redaction import first_line
-
-_FEW = 50
-"""Revisions that are read again before the question whether they have to be is answered."""
 
 
 class Reading:
@@ -30,8 +30,8 @@ class Reading:
     def __init__(self, script: ScriptDirectory) -> None:
         self._files = _files(script)
         self.heads = _heads(script)
-        self._script: ScriptDirectory | None = script
-        """None once its modules were given to somebody who runs them."""
+        self._scripts = alembic_private.revisions(script)
+        self._map = script.revision_map
         self._contents: dict[str, bytes] = {}
 
     def content(self, path: str) -> bytes:
@@ -41,26 +41,36 @@ class Reading:
                 self._contents[path] = file.read()
         return self._contents[path]
 
-    def give(self, script: ScriptDirectory) -> bool:
-        """Have `script` run the revisions as they were read here, once.
+    def run_again(self, script: ScriptDirectory) -> bool:
+        """Run the code of every file again for `script`, and keep the graph, which costs more.
 
-        It is not done, and returns False, unless `script` would read the same, for all that
-        env.py may have done since.
+        False, and `script` as it was, where it may read other files, or a file says something else
+        about the graph than before. Raises RevisionImportError.
         """
-        read, self._script = self._script, None
-        if read is None or not self._files or alembic_private.is_read(script):
+        if not alembic_private.is_unread(script) or script.sourceless:
             return False
-        scripts = alembic_private.revisions(read)
-        if len(scripts) <= _FEW or script.sourceless != read.sourceless:
+        if not self._files or _files(script) != self._files:
             return False
-        if _files(script) != self._files:
-            return False
-        from automigrator.migrations.static.fixed import is_fixed  # local: few starts have as many
-
-        if not all(is_fixed(self.content(each.path), each.module) for each in scripts):
-            return False
-        script.revision_map = read.revision_map
+        twins: dict[str, Script] = {}
+        with _import_errors(script):
+            for each in self._scripts:
+                module = _run_again(each.module)
+                twin = alembic_private.twin(each, module) if module is not None else None
+                if twin is None:
+                    return False
+                twins[each.revision] = twin
+        script.revision_map = alembic_private.map_of(self._map, twins)
         return True
+
+
+def _run_again(module: ModuleType) -> ModuleType | None:
+    """A new module of the same file; None where it does not say how it was made."""
+    spec = module.__spec__
+    if spec is None or spec.loader is None:
+        return None
+    again = module_from_spec(spec)
+    spec.loader.exec_module(again)
+    return again
 
 
 def _files(script: ScriptDirectory) -> Signature:
@@ -78,7 +88,7 @@ def directory(config: Config) -> ScriptDirectory:
         script = ScriptDirectory.from_config(config)
     except CommandError as error:
         raise HistoryError(str(error)) from error
-    script.revision_map = RevisionMap(functools.partial(_checked, script))
+    alembic_private.read_by(script, functools.partial(_checked, script))
     return script
 
 
@@ -95,20 +105,11 @@ def _heads(script: ScriptDirectory) -> tuple[str, ...]:
         raise HistoryError(str(error)) from error
 
 
-def _checked(script: ScriptDirectory) -> Iterator[Script]:
-    """The revisions, refused where Alembic would only warn."""
-    seen: dict[str, Script] = {}
+@contextmanager
+def _import_errors(script: ScriptDirectory) -> Iterator[None]:
+    """Context manager: say in which file the code of a revision has failed."""
     try:
-        for revision in alembic_private.load_revisions(script):
-            twin = seen.get(revision.revision)
-            if twin is not None:
-                raise HistoryError(
-                    f"revision {revision.revision} is in two files: {twin.path} "
-                    f"and {revision.path}",
-                    "delete one of the files, or give one another id and down_revision; two "
-                    "branches that were merged may both have brought it",
-                )
-            seen[revision.revision] = revision
+        yield
     except (HistoryError, CommandError, CycleDetected):
         raise
     except (Exception, SystemExit) as error:
@@ -120,6 +121,22 @@ def _checked(script: ScriptDirectory) -> Iterator[Script]:
             str(getattr(error, "filename", None) or "a revision file"),
         )
         raise RevisionImportError(f"{name} cannot be imported: {first_line(error)}") from error
+
+
+def _checked(script: ScriptDirectory) -> Iterator[Script]:
+    """The revisions, refused where Alembic would only warn."""
+    seen: dict[str, Script] = {}
+    with _import_errors(script):
+        for revision in alembic_private.load_revisions(script):
+            twin = seen.get(revision.revision)
+            if twin is not None:
+                raise HistoryError(
+                    f"revision {revision.revision} is in two files: {twin.path} "
+                    f"and {revision.path}",
+                    "delete one of the files, or give one another id and down_revision; two "
+                    "branches that were merged may both have brought it",
+                )
+            seen[revision.revision] = revision
     for revision in seen.values():
         for parent in down_revisions(revision):
             if parent not in seen:
