@@ -114,9 +114,10 @@ class File:
         found: list[tuple[Kind, str]] = []
         for path in sorted(self.path.parent.iterdir()):
             tail = path.name.removeprefix(self.path.name)
-            ours = ("", "-wal", "-shm", ".automigrator-lock", ".automigrator-record.json")
             # a progress without its journal counts for nothing: the next holder removes it
-            if tail in (*ours, ".automigrator-progress.json") or path == self.copies:
+            own = ("lock", "record.json", "checksums.json", "progress.json")
+            ours = ("", "-wal", "-shm", *(f".automigrator-{each}" for each in own))
+            if tail in ours or path == self.copies:
                 continue
             whole = "." not in tail[1:] and not tail.endswith(("-wal", "-shm", "-journal"))
             if whole and tail.startswith(".snapshot-"):

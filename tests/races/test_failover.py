@@ -18,6 +18,7 @@ from support.raced_application import COUNTED, Raced, outcomes
 from support.starters import Start
 
 from automigrator import MigrationError, Migrator, Run, hookimpl
+from automigrator.backends.shared_connection import FRESH_S
 
 pytestmark = pytest.mark.long
 
@@ -152,6 +153,7 @@ def test_two_servers_are_two_databases_and_the_run_on_each_is_whole(scene: Scene
         servers.promote()
         scene.move()
         new = raced.together(raced.start_of(), 3)
+        time.sleep(FRESH_S)  # a move is noticed once it is older than this
         scene.go()
         (ended,) = old.ended()
     assert outcomes(new) == {"current": 2, "migrated": 1}

@@ -146,6 +146,7 @@ async def _or_lock_lost(state: RunState, error: Exception) -> Exception:
         return error
     run.hold = None
     try:
+        await backend.access.let_go()  # what went with the lock's session does not answer, either
         await backend.look([state.session.table])
     except Exception as gone:  # noqa: BLE001 - it only tells why the lock was lost
         if backend.classify(gone).kind == "unreachable":
