@@ -76,6 +76,7 @@ class Operations:
         """A close look at every target; changes nothing, unless `repair` says so.
 
         Then what is provably debris is removed, under the lock, and what is not is left and told.
+        Nothing is removed while another process holds the lock.
         """
         from automigrator.runner.operations.doctor import checkup
 

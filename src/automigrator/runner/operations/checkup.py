@@ -12,6 +12,12 @@ from automigrator.frozen import Frozen
 from automigrator.printable import joined
 from automigrator.status import TargetStatus
 
+_HELD = (
+    "wait for that process (`automigrator wait` returns when the database is migrated), or stop "
+    "it: SIGTERM undoes the step that is under way. What is said here needs no lock; run, "
+    "rollback, clear, doctor --repair and most of snapshots do"
+)
+
 
 class TargetCheckup(Frozen):
     """The findings about one target."""
@@ -56,8 +62,9 @@ class TargetCheckup(Frozen):
             lines.append(f"  several heads: {', '.join(self.status.heads)}")
         if self.holder:
             lines.append(f"  migration lock: held by {self.holder}")
+            lines.append(f"  what to do: {_HELD}")
         if self.record:
-            lines += [f"  {line}" for line in _said(self.record)]
+            lines += [f"  {line}" for line in _said(self.record, self.holder)]
         if self.damage.found:
             lines.append(f"  damaged: {self.damage.found}")
         if self.damage.unchecked:
@@ -106,8 +113,10 @@ class Checkup(Frozen):
         return {"healthy": self.healthy, "targets": [each.to_dict() for each in self.targets]}
 
 
-def _said(record: Record) -> list[str]:
-    if record.outcome == "begun":
+def _said(record: Record, holder: str | None) -> list[str]:
+    if record.outcome == "begun" and holder and record.leader in holder:
+        ended = "is still migrating"
+    elif record.outcome == "begun":
         ended = "died, or is still migrating"
     else:
         ended = f"ended {record.outcome}, leaving the database {record.state}"
