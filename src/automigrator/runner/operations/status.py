@@ -110,6 +110,7 @@ async def standing(
             failed_starts=starts.many,
             failing_since=starts.since,
             tries_again_at=starts.tries_again_at,
+            last_failure=starts.last_failure,
             notes=tuple(notes),
             drift=drift,
         )

@@ -302,8 +302,7 @@ def earlier_starts(state: RunState) -> FailedStarts:
 
 def _failure(state: RunState, record: Record) -> Failure:
     starts = state.start.starts
-    nothing = Failure("revision", "")
-    known = Failure.from_dict(record.failures[-1]) if record.failures else nothing
+    known = record.last_failure or Failure("revision", "")
     where = f"revision {known.revision}: " if known.revision else ""
     last = f"{where}{known.message}"
     if record.outcome == "begun":
