@@ -11,7 +11,7 @@ from automigrator.report import Outcome, TargetReport
 from automigrator.runner.attempt import show
 from automigrator.runner.failures import described, read_after, told
 from automigrator.runner.inspection import inspect_down
-from automigrator.runner.interruption import cut_short, repair
+from automigrator.runner.interruption import cut_short, repair, whole
 from automigrator.runner.migration import bring
 from automigrator.runner.pipeline import closed, load_plugins
 from automigrator.runner.records.edits import keep
@@ -59,6 +59,7 @@ async def _outcome(state: RunState, revision: str) -> Outcome:
                 await shielded(cut_short(state))
                 raise
             if outcome == "reverted":
+                state.how_far = whole(state)
                 await keep(state)
                 report = state.report(outcome)
                 run.notes += await state.hooks.after_migrate(run, report, state.hook_told)
