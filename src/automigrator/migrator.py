@@ -19,7 +19,7 @@ from automigrator.report import Report, TargetReport
 from automigrator.runner import modes
 from automigrator.runner.fast_path import current, nothing_to_do
 from automigrator.runner.session import validated
-from automigrator.runner.signals import until_signalled
+from automigrator.runner.signals import not_begun, until_signalled
 from automigrator.support.concurrency import ensure_asyncio, in_thread, running_loop
 from automigrator.target import Target, check_policy
 from automigrator.timeouts import of_a_run
@@ -334,7 +334,8 @@ class Migrator(Operations):
         try:
             yield state
         except asyncio.CancelledError:
-            self._how_far = f"{state.run.name}: {state.how_far}"
+            how_far = state.how_far or not_begun(state.phase.what, rollback=state.run.rollback)
+            self._how_far = f"{state.run.name}: {how_far}"
             raise
         finally:
             del self._states[state.run]

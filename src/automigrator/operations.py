@@ -76,6 +76,7 @@ class Operations:
         """A close look at every target; changes nothing, unless `repair` says so.
 
         Then what is provably debris is removed, under the lock, and what is not is left and told.
+        Nothing is removed while another process holds the lock.
         """
         from automigrator.runner.operations.doctor import checkup
 
@@ -294,9 +295,10 @@ class Operations:
 
         `keep`: how many of the newest snapshots stay. `max_age`: how old they may be, in days or
         as a timedelta. `keep_replaced`, `keep_purged`: how many stay of what restores, or purges,
-        have kept; default: all. `folder`: where copies may be. `target`: a target's name, needed
-        when there are several. None sets no limit. The newest stays, and so does what an open
-        journal needs. Raises ConfigurationError without a limit, and ValueError for a wrong one.
+        have kept; default: all. Damaged files that were set aside go by `keep_purged`. `folder`:
+        where copies may be. `target`: a target's name, needed when there are several. None sets no
+        limit. The newest stays, and so does what an open journal needs. Raises ConfigurationError
+        without a limit, and ValueError for a wrong one.
         """
         from automigrator.retention import Limits
         from automigrator.runner.operations.snapshots import prune

@@ -16,6 +16,16 @@ _UNFINISHED = (
 )
 
 
+def recorded(failure: Failure) -> list[str]:
+    """The lines about a failure that an earlier start has recorded."""
+    lines = [f"the last failure: {failure.headline}"]
+    if failure.statement:
+        lines.append(f"  statement: {in_a_line(failure.statement)}")
+    if advice := failure.advised():
+        lines.append(f"  what to do: {advice}")
+    return lines
+
+
 class TargetStatus(Frozen):
     """How one database stands against its history; nothing was changed to find out."""
 
@@ -40,6 +50,9 @@ class TargetStatus(Frozen):
     """When the first of them was, in UTC; None where none has failed."""
     tries_again_at: str | None = None
     """When a start tries again, in UTC, as too many have failed; None where the next one tries."""
+    last_failure: Failure | None = None
+    """The last failure of those starts, as it was recorded; None where none has failed, or each
+    that did has died."""
     notes: tuple[str, ...] = ()
     """What else was noticed, one sentence each."""
     drift: tuple[str, ...] | None = None
@@ -65,6 +78,8 @@ class TargetStatus(Frozen):
         many = self.failed_starts
         starts = "1 start has" if many == 1 else f"{many} starts in a row have"
         lines = [f"  {starts} failed at these revisions since {self.failing_since}"]
+        if self.last_failure is not None:
+            lines += [f"  {line}" for line in recorded(self.last_failure)]
         if self.tries_again_at is not None:
             lines.append(
                 f"  no start tries anything before {self.tries_again_at}: deploy a repair of the "

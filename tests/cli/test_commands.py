@@ -109,7 +109,10 @@ def test_status_tells_failed_starts_and_what_ends_them(application) -> None:
     assert "failed at these revisions" not in application.automigrator("status").out
 
 
-@pytest.mark.parametrize(("kind", "counts"), [("revision", True), ("unreachable", False)])
+@pytest.mark.parametrize(
+    ("kind", "counts"),
+    [("revision", True), ("unreachable", False), ("ahead", False), ("unversioned", False)],
+)
 def test_explain_says_whether_such_a_start_counts(on_sqlite, kind: str, counts: bool) -> None:
     told = on_sqlite.automigrator("explain", kind).out
     assert ("if it had begun to migrate, and not if it was refused" in told) == counts

@@ -9,6 +9,8 @@ from support.alembic_projects import heads
 
 from automigrator.exits import Exit
 
+SLOW = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
+
 
 def test_2_for_wrong_usage_and_for_a_wrong_configuration(on_sqlite) -> None:
     answer = on_sqlite.automigrator("run", "--no-such-option")
@@ -118,18 +120,57 @@ def test_130_and_143_for_a_signal_which_undoes_the_current_step(
     answer = running.ended()
     assert (answer.code, answer.document["outcome"]) == (code, "interrupted")
     name = signal.Signals(code - 128).name
-    assert f"run: stopped by {name}; app: " in answer.document["error"]["message"]
+    assert answer.document["error"]["message"] == (
+        f"run: stopped by {name}; app: revision r4 was under way and was undone; no revision was "
+        "kept; the database is at r3; the next start begins with r4"
+    )
     assert heads(application.url) == {"r3"}
+
+
+def test_a_signal_while_it_waits_says_for_whom_and_that_nothing_was_done(on_sqlite) -> None:
+    on_sqlite.automigrator("run")
+    on_sqlite.deploy_slow()
+    leader = on_sqlite.automigrator.begun("run")
+    leader.wait_for("revision 1 of 1, r4")
+    follower = on_sqlite.automigrator.begun("run")
+    follower.wait_for("waiting for the migration lock")
+    follower.signal(signal.SIGTERM)
+    told = follower.ended().err.splitlines()[-1]
+    leader.signal(signal.SIGTERM)
+    leader.ended()
+    assert told.startswith(
+        "error: run: stopped by SIGTERM; app: interrupted while waiting for the migration lock, "
+        "held by process "
+    )
+    assert told.endswith("; nothing was migrated, and the next start begins anew")
+
+
+def test_half_of_a_revision_that_may_have_stayed_is_not_called_undone(on_sqlite) -> None:
+    on_sqlite.automigrator("run")
+    on_sqlite.deploy(
+        "with op.get_context().autocommit_block():\n"
+        "    op.execute('CREATE TABLE half (id INTEGER)')\n"
+        "print('half is there', flush=True)\n"
+        f"op.execute('{SLOW}')"
+    )
+    running = on_sqlite.automigrator.begun("run")
+    running.wait_for("half is there")
+    running.signal(signal.SIGTERM)
+    told = running.ended().err.splitlines()[-1]
+    assert told.endswith(
+        "revision r4 was under way and half of it may have stayed; no revision was kept; the "
+        "database is at r3; the next start begins with r4, from its beginning: undo by hand "
+        "first what stayed of it"
+    )
 
 
 def test_a_signal_ends_a_rollback_as_well(on_sqlite) -> None:
     on_sqlite.deploy("pass")
     path = on_sqlite.project.versions / "r4_.py"
     on_sqlite.automigrator("run")
-    slow = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c"
     text = path.read_text().replace(
         "def downgrade() -> None:\n    pass",
-        f"def downgrade() -> None:\n    op.execute('{slow}')",
+        f"def downgrade() -> None:\n    op.execute('{SLOW}')",
     )
     path.write_text(text)
     running = on_sqlite.automigrator.begun("rollback", "-1", "--yes")
@@ -137,4 +178,5 @@ def test_a_signal_ends_a_rollback_as_well(on_sqlite) -> None:
     running.signal(signal.SIGTERM)
     answer = running.ended()
     assert (answer.code, heads(on_sqlite.url)) == (143, {"r4"})
-    assert "error: rollback: stopped by SIGTERM; app: " in answer.err
+    assert "error: rollback: stopped by SIGTERM; app: the downgrade of revision r4 " in answer.err
+    assert "; the database is at r4; another rollback to -1 begins with r4" in answer.err

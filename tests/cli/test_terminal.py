@@ -6,12 +6,16 @@ import io
 import re
 import signal
 from html import unescape
+from types import SimpleNamespace
 
 import pytest
 from rich.console import CONSOLE_SVG_FORMAT, Console
 from rich.text import Text
 from support.alembic_projects import heads, revision
 from support.pages import DOCS
+
+from automigrator import Event
+from automigrator.cli import display
 
 RECORDING = DOCS / "images" / "command-line.svg"
 PAGE = DOCS / "command-line.md"
@@ -48,6 +52,18 @@ def test_waiting_is_shown(on_sqlite) -> None:
     terminal = on_sqlite.automigrator.terminal("wait")
     terminal.wait_for("waiting for another process to migrate")
     assert terminal.ended() == 3
+
+
+def test_a_line_about_a_wait_that_goes_on_has_its_seconds_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    lines = display.Lines(SimpleNamespace(note=told.append))  # type: ignore[arg-type]  # a double
+    waiting = {"on": "leader", "what": "web-1 to migrate", "seconds": 4.0, "progress": ""}
+    lines.tell(Event("waiting", None, waiting))
+    monkeypatch.setattr(display, "HEARTBEAT_S", 0.0)
+    lines.tick()
+    assert told == ["waiting for web-1 to migrate, 4 s so far"] * 2
 
 
 def test_the_report_stays_on_the_screen(on_sqlite) -> None:

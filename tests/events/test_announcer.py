@@ -20,6 +20,7 @@ from support.starters import LIMIT_S
 
 from automigrator import ConfigurationError, Migrator
 from automigrator.events import announcer
+from automigrator.events.activity import Activity
 from automigrator.events.announcer import LINES, Announcer
 from automigrator.events.catalogue import CATALOGUE
 from automigrator.events.notifier import Patience
@@ -152,6 +153,15 @@ def test_waiting_says_for_whom(script: Script, tmp_path: Path) -> None:
     assert re.search(r", \d+ s so far$", waits[0]) and len(waits) <= 4
 
 
+def test_a_wait_that_goes_on_is_told_in_the_words_of_the_first_line() -> None:
+    activity, waiting = Activity(), CATALOGUE["waiting"]
+    held = "the migration lock, held by process 7 on web-1"
+    data = {"on": "lock", "what": held, "seconds": 11.0, "progress": ""}
+    activity.enter("app", "taking the migration lock")
+    activity.follow(waiting, "app", data)
+    assert activity.so_far == waiting.said("app", data, None)
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + LIMIT_S
     while not condition():
@@ -176,7 +186,7 @@ def test_how_often_a_wait_is_told(told: list[float], due: list[float]) -> None:
 def test_long_work_says_now_and_then_that_it_is_alive(script: Script) -> None:
     script.deploy(SLOW.format(seconds=1.2))
     lines, _ = script.start(before="announcer.HEARTBEAT_S = 0.5")
-    beats = [line for line in lines if re.search(r"revision 2 of 2, \d+ s: r2$", line)]
+    beats = [line for line in lines if re.search(r"revision 2 of 2, r2, \d+ s so far$", line)]
     assert len(beats) == 2, lines
 
 

@@ -95,5 +95,9 @@ def test_the_line_shows_it_until_it_is_old(monkeypatch: pytest.MonkeyPatch) -> N
     activity.follow(CATALOGUE["progress"], "app", said)
     line = "app: revision 3 of 7, 0 s: r3, CREATE INDEX: building index, 45 %"
     assert str(activity) == line
+    assert (
+        activity.so_far
+        == "app: revision 3 of 7, r3, CREATE INDEX: building index, 45 %, 0 s so far"
+    )
     monkeypatch.setattr("automigrator.events.activity.PROGRESS_S", 0.0)
     assert str(activity) == "app: revision 3 of 7, 0 s: r3"

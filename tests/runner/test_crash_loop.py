@@ -398,15 +398,20 @@ async def test_a_look_tells_how_many_have_failed_and_when_one_tries_again(
     await boot(device)
     status = (await looks.check())["app"]
     assert (status.failed_starts, status.tries_again_at) == (1, None)
-    assert str(status).splitlines()[1:] == [
-        f"  1 start has failed at these revisions since {status.failing_since}"
-    ]
+    first, last, statement, advice = str(status).splitlines()[1:]
+    assert first == f"  1 start has failed at these revisions since {status.failing_since}"
+    assert last.startswith("  the last failure: revision in revision r2: ")
+    assert statement == "    statement: SELECT * FROM absent"
+    assert advice.startswith("    what to do: ") and status.last_failure is not None
+    assert advice.endswith(status.last_failure.advice)
     await boot(device)
     status = (await looks.check())["app"]
     assert (status.failed_starts, str(status).count("2 starts in a row have failed")) == (2, 1)
     assert f"no start tries anything before {status.tries_again_at}: " in str(status)
     assert "`await migrator.clear()`" in str(status)
-    assert str(status) in str(await looks.doctor())
+    examined = str(await looks.doctor())
+    assert str(status) in examined and examined.count("the last failure: ") == 1
+    assert status.to_dict()["last_failure"]["statement"] == "SELECT * FROM absent"
     monkeypatch.setattr(crash_loop, "REST_S", 0.0)
     assert (await looks.check())["app"].tries_again_at is None
     monkeypatch.undo()

@@ -355,26 +355,6 @@ async def test_nothing_is_removed_while_a_journal_is_open(
     assert "_alembic_tmp_users" in tables(sqlite_url)
 
 
-@pytest.mark.long
-async def test_nothing_is_removed_while_somebody_else_migrates(
-    make_target: Make, file: Target, sqlite_url: str, versions: Path
-) -> None:
-    do(sqlite_url, f"{COPY})")
-    revision(versions, "r4", "r3")
-    impatient = Target(sqlite_url, file.config, name=file.name, lock_timeout=0.1)
-    found: list[TargetCheckup] = []
-
-    class Repairs:
-        @hookimpl
-        async def before_migrate(self, run: Any) -> None:
-            found.append(await doctor(impatient, repair=True))
-
-    await Migrator(file, mode="migrate", plugins=[Repairs()]).run()
-
-    assert "nothing more was removed: LockTimeoutError" in found[0].repairs[0]
-    assert "_alembic_tmp_users" in tables(sqlite_url)
-
-
 async def test_an_invalid_index_is_removed_on_request(server: Target, postgres_url: str) -> None:
     await fail_to_index(postgres_url)
 

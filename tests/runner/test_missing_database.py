@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from sqlalchemy import make_url
 from support.notes_application import GOOD, HALF_WAY, ROWS, Application
 from support.postgres_server import Server
 
-from automigrator import MigrationError, Migrator
+from automigrator import MigrationError, Migrator, Run, Target
 
 
 def file_of(url: str) -> Path:
@@ -181,6 +182,30 @@ def leave_log(live: Path, mode: str) -> None:
         "os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, str(live), mode], check=True)
+
+
+class BesideAFasterOne(Migrator):
+    """Another process creates the database just before this one does."""
+
+    async def create_database(self, run: Run) -> bool:
+        assert await super().create_database(run)
+        return await super().create_database(run)
+
+
+async def test_only_the_process_that_has_created_the_database_says_so(
+    make_target: Callable[..., Target],
+    database_url: str,
+    postgres_server: Server,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if (url := make_url(database_url)).drivername.startswith("postgresql"):
+        postgres_server.drop_all(str(url.database))
+    target = make_target(database=database_url)
+    with caplog.at_level("INFO", "automigrator"):
+        report = await BesideAFasterOne(target, mode="migrate").run()
+    assert report.outcome == "migrated"
+    assert f"{target.name}: another process has created the database" in caplog.messages
+    assert "database created" not in caplog.text
 
 
 @pytest.mark.long

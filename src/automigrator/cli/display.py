@@ -116,6 +116,9 @@ class Lines:
             self._failed = None
         self._step, self._began = name + text, time.monotonic()
         self._say(self._step)
+        if event.name == "waiting":  # it says itself for how long
+            self._step = f"{name}waiting for {escaped(event.data['what'])}"
+            self._began -= event.data["seconds"]
 
     def tick(self) -> None:
         now = time.monotonic()

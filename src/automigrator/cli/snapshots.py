@@ -191,7 +191,10 @@ async def _newest(call: Call, name: str, folder: Path | None) -> str:
     "--keep-replaced", type=_NUMBER, metavar="N", help="How many stay of what restores have kept."
 )
 @click.option(
-    "--keep-purged", type=_NUMBER, metavar="N", help="How many stay of what purges have kept."
+    "--keep-purged",
+    type=_NUMBER,
+    metavar="N",
+    help="How many stay of what purges have kept, and of damaged files.",
 )
 @folder_option
 @common
@@ -199,7 +202,8 @@ async def _newest(call: Call, name: str, folder: Path | None) -> str:
 def prune(context: click.Context, /, folder: Path | None, **limits: Any) -> int:
     """Delete copies beyond the limits.
 
-    The newest of each kind stays, and so does what an open journal needs.
+    The newest of each kind stays, and so does what an open journal needs. Damaged files that were
+    set aside (….corrupt-…) go with --keep-purged.
     """
     given = {name: value for name, value in limits.items() if value is not None}
 

@@ -87,8 +87,16 @@ class Activity:
         revision = self._revision if "revision-started" in self._steps else ""
         return Now(revision, escaped(what), now - step.since, share)
 
+    @property
+    def so_far(self) -> str:
+        """The line, in the words of an event that is told while something is waited for."""
+        now = self.now
+        what = ", ".join(filter(None, [now.revision, now.what]))
+        line = f"{what}, {now.seconds:.0f} s so far"
+        return f"{escaped(self._target)}: {line}" if self._target else line
+
     def __str__(self) -> str:
-        """The line: what a narrow terminal cuts off is at its end."""
+        """The line of a terminal: what a narrow one cuts off is at its end."""
         now = self.now
         where = [now.revision, f"{now.seconds:.0f} s"]
         line = f"{', '.join(filter(None, where))}: {now.what}"

@@ -150,11 +150,12 @@ class _Writer(threading.Thread):
                 lines, over = list(self._lines), self._over
                 self._lines.clear()
                 now = "" if over else str(self.activity)
+                so_far = self.activity.so_far
             if lines:
                 beat = time.monotonic() + HEARTBEAT_S
             elif not live and not over and time.monotonic() >= beat:
                 beat = time.monotonic() + HEARTBEAT_S
-                lines = [f"automigrator: {now}"]
+                lines = [f"automigrator: {so_far}"]
             self._output.show(lines, now)
             if over:
                 return

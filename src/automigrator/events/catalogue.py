@@ -83,7 +83,7 @@ _DECLARED = (
     ),
     *step(
         info("create-started", "", "creating the database"),
-        info("created", "ours seconds", "database created in {seconds:.2f} s"),
+        info("created", "ours seconds result", "{result}"),
     ),
     *step(
         info("repair-started", "", "finishing or undoing what was begun"),

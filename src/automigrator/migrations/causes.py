@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import traceback
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 from alembic.script import ScriptDirectory
-from alembic.script.revision import MultipleHeads, ResolutionError
+from alembic.script.revision import MultipleHeads, RangeNotAncestorError, ResolutionError
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
@@ -52,6 +54,37 @@ def not_found(script: ScriptDirectory, revision: str, error: CommandError) -> Hi
     there = f"similar: {', '.join(near)}" if near else f"its newest revision is {heads}"
     return HistoryError(f"this history has no revision {asked!r}; {there}", _ASKED)
 
+
+def no_way_back(
+    revision: str, heads: Sequence[str], applied: int, error: CommandError
+) -> HistoryError | None:
+    """What to say where a database at `heads` cannot be rolled back to a revision; None elsewhere.
+
+    `applied`: how many revisions such a database has.
+    """
+    at = ", ".join(heads) or "base"
+    if (many := steps_back(revision)) > applied:
+        has = f"only {applied}" if applied else "none"
+        return HistoryError(
+            f"{revision} goes back {many} revisions, and a database at {at} has {has}", _BACK
+        )
+    if isinstance(error.__cause__, RangeNotAncestorError):
+        return HistoryError(
+            f"a rollback only goes back, and {revision} is not among what a database at {at} has",
+            _BACK,
+        )
+    return None
+
+
+def steps_back(revision: str) -> int:
+    """How many revisions a relative one such as -2 goes back; 0 for any other."""
+    return int(revision[1:]) if re.fullmatch(r"-[0-9]{1,9}", revision) else 0
+
+
+_BACK = (
+    "ask for a revision that the database has, for base to undo every one, or for a smaller number "
+    "of revisions; `alembic history` lists them"
+)
 
 _NEAREST = 3
 

@@ -14,14 +14,14 @@ from typing import Any
 
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
-from alembic.script.revision import RangeNotAncestorError
+from alembic.script.revision import RangeNotAncestorError, ResolutionError
 from alembic.util import CommandError, pyc_file_from_path
 from sqlalchemy.exc import InvalidRequestError
 
 from automigrator.backends.contract.checksums import checksum
-from automigrator.errors import RevisionImportError, UnknownRevisionError
+from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
 from automigrator.migrations import alembic_private
-from automigrator.migrations.causes import not_found
+from automigrator.migrations.causes import no_way_back, not_found, steps_back
 from automigrator.migrations.reading import Reading, directory, down_revisions
 from automigrator.migrations.static.commit_calls import may_commit
 from automigrator.migrations.static.heads import files, heads_of
@@ -139,7 +139,18 @@ class History:
             beyond = isinstance(error.__cause__, RangeNotAncestorError)
             if beyond and self.reached(self.asked_for(revision), heads):
                 return []
-            raise not_found(self.script, revision, error) from error
+            wrong = no_way_back(revision, heads, len(self._closure(heads)), error) if down else None
+            raise wrong or not_found(self.script, revision, error) from error
+
+    def ensure_way_back(self, revision: str) -> None:
+        """Raise HistoryError where no database of this history can be rolled back to `revision`."""
+        try:
+            self.steps(revision, self.heads, down=True)
+        except HistoryError as error:
+            reason = error.__cause__.__cause__ if error.__cause__ is not None else None
+            too_far = steps_back(revision) > len(self._closure(self.heads))
+            if too_far or isinstance(reason, ResolutionError):
+                raise
 
     def outlook(self, revision: str, heads: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
         """Return the ids of the steps from `heads` to `revision`, and the heads after them."""

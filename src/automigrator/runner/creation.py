@@ -22,7 +22,10 @@ async def create(state: RunState) -> None:
     state.enter("creating the database")
     state.tell("create-started")
     state.created = await state.owner.create_database(state.run)
-    state.tell("created", ours=state.created, seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    made = f"database created in {seconds:.2f} s"
+    result = made if state.created else "another process has created the database"
+    state.tell("created", ours=state.created, seconds=seconds, result=result)
 
 
 async def undo_creation(state: RunState) -> None:

@@ -9,6 +9,7 @@ from automigrator.backends.contract.journal import Replaced
 from automigrator.runner.failures import failed, read_after
 from automigrator.runner.records.crash_loop import repairs_counted, take_back
 from automigrator.runner.records.leader_record import leave
+from automigrator.runner.signals import not_begun
 from automigrator.runner.state import Left, RunState
 from automigrator.runner.targets import time_is_up
 from automigrator.support.redaction import first_line
@@ -21,17 +22,16 @@ async def cut_short(state: RunState) -> None:
     """Forget that the start began, undo or finish what a journal is open for, and tell."""
     state.hold.hurry()
     await take_back(state)
-    done: str | None = None
+    done = left_open = ""
     acts = state.run.acts
     if acts.began("snapshot") or acts.began("recreate"):
         # the application may go on and write: a later undo would lose that
         try:
-            done = await repair(state)
+            done = await repair(state) or ""
         except Exception as error:  # noqa: BLE001 - it is told, and the cancellation is raised
-            done = f"the next start has to finish ({first_line(error)})"
-    state.how_far = await _how_far(state)
-    if done:
-        state.how_far += f"; {done}"
+            left_open = f"the next start has to finish ({first_line(error)})"
+    happened, then = await _how_far(state, repaired=bool(done))
+    state.how_far = "; ".join(filter(None, (happened, done, left_open or then)))
     state.tell("cancelled", what=state.how_far, heads=list(state.after))
 
 
@@ -63,25 +63,42 @@ async def ran_out(state: RunState) -> None:
     await read_after(state, LOOK_S)
 
 
-async def _how_far(state: RunState) -> str:
-    execution, finding = state.execution, state.finding
+async def _how_far(state: RunState, *, repaired: bool) -> tuple[str, str]:
+    """What was interrupted with what is in the database now, and what the next start does."""
+    execution, finding, run = state.execution, state.finding, state.run
     if finding is None or execution is None or not (execution.done or execution.current):
-        return "nothing was migrated"
-    under_way = f"revision {execution.current} was under way" if execution.current else ""
+        return not_begun(state.phase.what, rollback=run.rollback), ""
+    current = execution.current
+    under_way = f"revision {current} was under way" if current else ""
     if not await read_after(state, LOOK_S):
-        return f"{under_way or 'a migration was under way'}, and what was not committed rolls back"
+        happened = f"{under_way or 'a migration was under way'}, and what was not committed"
+        return f"{happened} rolls back", "the next start looks how far it came, and goes on there"
     heads, history = state.after, await state.session.history()
     kept = finding.ended(history, finding.pending, heads) if history.knows(heads) else ()
+    left = [each for each in finding.pending if each not in kept]
     stays, gone, none = "kept", "undone", "no revision was kept"
+    then = f"the next start begins with {left[0]}" if left else "nothing is left to run"
     if finding.down_to is not None:
         stays, gone, none = "undone", "kept", "no revision was undone"
         under_way = under_way and f"the downgrade of {under_way}"
+        then = f"another rollback to {finding.down_to} begins with {left[0]}" if left else ""
+    became = f"was {stays if current in kept else gone}"
+    if current in execution.observed.torn and current not in kept and not repaired:
+        became = "half of it may have stayed"
+        then += ", from its beginning: undo by hand first what stayed of it"
     parts = [
-        under_way and f"{under_way} and was {stays if execution.current in kept else gone}",
+        under_way and f"{under_way} and {became}",
         f"{'applied and ' * (stays == 'kept')}{stays}: {', '.join(kept)}" if kept else none,
         f"the database is at {', '.join(heads) or 'base'}",
     ]
-    return "; ".join(part for part in parts if part)
+    return "; ".join(part for part in parts if part), then
+
+
+def whole(state: RunState) -> str:
+    """How far a run came that is stopped after its last revision."""
+    did = "undone" if state.run.rollback else "applied"
+    heads = ", ".join(state.after) or "base"
+    return f"every revision was {did}, and the database is at {heads}; nothing is left to run"
 
 
 async def repair(state: RunState) -> str | None:

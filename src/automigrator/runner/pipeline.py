@@ -13,7 +13,7 @@ from automigrator.runner import version_skew
 from automigrator.runner.creation import create, undo_creation
 from automigrator.runner.failures import answered, failed, look_again
 from automigrator.runner.inspection import Finding, judge
-from automigrator.runner.interruption import cut_short, ran_out
+from automigrator.runner.interruption import cut_short, ran_out, whole
 from automigrator.runner.records import edits
 from automigrator.runner.records.crash_loop import CrashLoopError, last_resort
 from automigrator.runner.records.leader_record import leave
@@ -64,6 +64,7 @@ async def bring_to_head(state: RunState) -> Outcome:
             if outcome == "failed":
                 await undo_creation(state)
         if outcome in ("migrated", "recovered"):
+            state.how_far = whole(state)
             await edits.keep(state)
             report = state.report(outcome)
             run.notes += await state.hooks.after_migrate(run, report, state.hook_told)

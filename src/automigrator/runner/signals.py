@@ -79,6 +79,13 @@ async def until_signalled(work: Coroutine[Any, Any, T], how_far: Callable[[], st
     raise StoppedError(f"stopped by {name} while migrating; {how_far()}", run.stopped_by)
 
 
+def not_begun(what: str, *, rollback: bool) -> str:
+    """How far a run came that was stopped before a revision ran; `what`: what it was at."""
+    if rollback:
+        return f"interrupted while {what}; no revision was undone"
+    return f"interrupted while {what}; nothing was migrated, and the next start begins anew"
+
+
 @contextmanager
 def _listening(task: asyncio.Task[Any]) -> Iterator[_Run | None]:
     if threading.current_thread() is not threading.main_thread():

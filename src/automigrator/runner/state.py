@@ -173,8 +173,8 @@ class RunState:
         """What earlier attempts left, which makes a later one no cleaner."""
         self.unseen: tuple[Execution, Left] | None = None
         """What env.py did where nobody could look afterwards, and what had been left before."""
-        self.how_far = "nothing was migrated"
-        """How far a run came that was cancelled."""
+        self.how_far = ""
+        """How far a run came that was cancelled; empty where it had begun nothing."""
         self.drive: str | None = None
         self.asks_env = False
         """Whether env.py is asked how it reaches the database, whatever is expected of it."""

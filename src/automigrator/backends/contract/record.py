@@ -50,6 +50,13 @@ class Record(Frozen):
     damaged: bool = False
     start: str = ""
 
+    @property
+    def last_failure(self) -> Failure | None:
+        """The last of the failures, in the state that the leader left; None without any."""
+        if not self.failures:
+            return None
+        return Failure.from_dict(self.failures[-1])._replace(state=self.state)
+
     def dumped(self) -> str:
         return json_object.dumped(self)
 

@@ -146,3 +146,10 @@ class Sides(ABC):
     @abstractmethod
     async def prune_set_aside(self, limits: Limits) -> tuple[str, ...]:
         """Delete old data that `take_over` set aside beyond the limits, and return it."""
+
+    async def prune_damaged(self, limits: Limits) -> tuple[str, ...]:
+        """Delete what was set aside as damaged beyond the limits, and return it.
+
+        Only where a person asks for it: no copy of these is sound, and the newest stays.
+        """
+        return ()

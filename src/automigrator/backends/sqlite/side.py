@@ -214,6 +214,11 @@ class FileSides(Sides):
         prune = partial(copies.prune, self._file, ("purged", "corrupt"), limits, spared=own)
         return await shielded(in_thread(prune))
 
+    async def prune_damaged(self, limits: Limits) -> tuple[str, ...]:
+        # it waits for no sound one of its kind, as there is none
+        prune = partial(copies.prune, self._file, ("corrupt",), limits, good=self._file)
+        return await shielded(in_thread(prune))
+
 
 def _checked(file: Path, tables: tuple[str, ...], known: Known | None, keep: Keep) -> Keep:
     """Look for somebody else's tables once nobody can add one, and then keep what there is."""

@@ -10,7 +10,13 @@ from automigrator.backends.contract.record import Record
 from automigrator.failure import json_fields
 from automigrator.frozen import Frozen
 from automigrator.printable import joined
-from automigrator.status import TargetStatus
+from automigrator.status import TargetStatus, recorded
+
+_HELD = (
+    "wait for that process (`automigrator wait` returns when the database is migrated), or stop "
+    "it: SIGTERM undoes the step that is under way. What is said here needs no lock; run, "
+    "rollback, clear, doctor --repair and most of snapshots do"
+)
 
 
 class TargetCheckup(Frozen):
@@ -56,8 +62,9 @@ class TargetCheckup(Frozen):
             lines.append(f"  several heads: {', '.join(self.status.heads)}")
         if self.holder:
             lines.append(f"  migration lock: held by {self.holder}")
+            lines.append(f"  what to do: {_HELD}")
         if self.record:
-            lines += [f"  {line}" for line in _said(self.record)]
+            lines += [f"  {line}" for line in self._said(self.record)]
         if self.damage.found:
             lines.append(f"  damaged: {self.damage.found}")
         if self.damage.unchecked:
@@ -68,6 +75,19 @@ class TargetCheckup(Frozen):
         lines += [f"  {repair}" for repair in self.repairs]
         lines += [f"  not known: {each}" for each in self.unknown]
         return joined(lines)
+
+    def _said(self, record: Record) -> list[str]:
+        if record.outcome == "begun" and self.holder and record.leader in self.holder:
+            ended = "is still migrating"
+        elif record.outcome == "begun":
+            ended = "died, or is still migrating"
+        else:
+            ended = f"ended {record.outcome}, leaving the database {record.state}"
+        lines = [f"the last leader, {record.leader}, {ended}"]
+        failure = record.last_failure
+        if failure is not None and self.status.last_failure is None:  # else it is told above
+            lines += recorded(failure)
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
         record = self.record
@@ -104,14 +124,3 @@ class Checkup(Frozen):
 
     def to_dict(self) -> dict[str, Any]:
         return {"healthy": self.healthy, "targets": [each.to_dict() for each in self.targets]}
-
-
-def _said(record: Record) -> list[str]:
-    if record.outcome == "begun":
-        ended = "died, or is still migrating"
-    else:
-        ended = f"ended {record.outcome}, leaving the database {record.state}"
-    lines = [f"the last leader, {record.leader}, {ended}"]
-    for each in record.failures[-1:]:
-        lines.append(f"its last failure: {each.get('kind')}: {each.get('message')}")
-    return lines

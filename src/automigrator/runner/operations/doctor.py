@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 from automigrator.backends.contract.examiner import Damage, Examiner
+from automigrator.backends.contract.values import Verdict
+from automigrator.failure import Failure
 from automigrator.migrations.created_tables import there_already
 from automigrator.runner.operations.checkup import Checkup, TargetCheckup
 from automigrator.runner.operations.status import standing
@@ -46,29 +48,47 @@ async def _examined(session: Session, status: TargetStatus) -> TargetCheckup:
             unknown.append(f"{what} ({first_line(error)})")
             return otherwise
 
-    try:
-        async with asyncio.timeout(session.target.connect_timeout):
-            sight = await backend.look([session.table])
-    except Exception as error:  # noqa: BLE001 - what is wrong is what is asked for
-        damaged = backend.classify(error).kind == "corrupt"
-        return TargetCheckup(status, reachable=damaged)
+    sight = None
+    if not _locked(status.problem):  # else a look has just waited in vain
+        try:
+            async with asyncio.timeout(session.target.connect_timeout):
+                sight = await backend.look([session.table])
+        except Exception as error:  # noqa: BLE001 - what is wrong is what is asked for
+            found = backend.classify(error)
+            if not _locked(found):
+                return TargetCheckup(status, reachable=found.kind == "corrupt")
     examiner = session.examiner()
     if examiner is None:
         what = f"anything else: the backend of {backend.name} offers no close look"
         return TargetCheckup(status, unknown=(what,))
     copies = await known("what is kept beside it", examiner.copies(), ())
-    if not sight.exists:
+    if sight is not None and not sight.exists:
         return TargetCheckup(status, copies=copies, unknown=tuple(unknown))
+    holder = await known("who holds the lock", examiner.holder(), None)
+    record = await known("how the last start ended", examiner.record(), None)
+    if sight is None:
+        unknown.append(
+            "whether it is damaged, and what was left behind: the database is locked, and is not "
+            "read until whoever has locked it is done"
+        )
+        return TargetCheckup(
+            status, holder=holder, record=record, copies=copies, unknown=tuple(unknown)
+        )
     return TargetCheckup(
         status,
-        holder=await known("who holds the lock", examiner.holder(), None),
-        record=await known("how the last start ended", examiner.record(), None),
+        holder=holder,
+        record=record,
         copies=copies,
         damage=await known("whether it is damaged", examiner.damage(), Damage()),
         debris=await known("what was left behind", examiner.debris(), ()),
         hints=await known("what exists already", _hints(session, examiner, status.pending), ()),
         unknown=tuple(unknown),
     )
+
+
+def _locked(found: Failure | Verdict | None) -> bool:
+    """Whether the database answers, and cannot be read for another's lock."""
+    return found is not None and found.kind == "lock-timeout"
 
 
 async def _hints(session: Session, examiner: Examiner, pending: Sequence[str]) -> tuple[str, ...]:
@@ -80,6 +100,14 @@ async def _repaired(session: Session, seen: TargetCheckup) -> TargetCheckup:
     left = [f"kept: {each.what}: {each.why}" for each in seen.debris if not each.provable]
     provable = [each for each in seen.debris if each.provable]
     if not provable:
+        return seen._replace(repairs=tuple(left))
+    if seen.holder:
+        # what it leaves is not known before it ends, and nobody is to wait for that unasked
+        left.insert(
+            0,
+            f"nothing was removed: the migration lock is held by {seen.holder}; try again when "
+            "that process is done",
+        )
         return seen._replace(repairs=tuple(left))
 
     def waiting(seconds: float, leader: str) -> None:

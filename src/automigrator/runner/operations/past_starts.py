@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
+from automigrator.failure import Failure
 from automigrator.runner.records.crash_loop import (
     is_sound_again,
     may_try,
@@ -23,6 +24,7 @@ class PastStarts(NamedTuple):
     many: int = 0
     since: str | None = None
     tries_again_at: str | None = None
+    last_failure: Failure | None = None
 
 
 async def past_starts(session: Session, pending: Sequence[str], limit: int) -> PastStarts:
@@ -45,4 +47,4 @@ async def past_starts(session: Session, pending: Sequence[str], limit: int) -> P
     limit = limit if own is None else own
     tries = may_try(starts, limit, time.time()) or await is_sound_again(record, examiner)
     again = None if tries else time_text(tries_again_at(starts, limit))
-    return PastStarts(starts.count, time_text(starts.since), again)
+    return PastStarts(starts.count, time_text(starts.since), again, record.last_failure)

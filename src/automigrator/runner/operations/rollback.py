@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 
+from automigrator.errors import HistoryError
 from automigrator.migrations.execution import Execution
 from automigrator.report import Outcome, TargetReport
 from automigrator.runner.attempt import show
 from automigrator.runner.failures import described, read_after, told
 from automigrator.runner.inspection import inspect_down
-from automigrator.runner.interruption import cut_short, repair
+from automigrator.runner.interruption import cut_short, repair, whole
 from automigrator.runner.migration import bring
 from automigrator.runner.pipeline import closed, load_plugins
 from automigrator.runner.records.edits import keep
 from automigrator.runner.state import Left, RunState
 from automigrator.runner.targets import followed_up
 from automigrator.support.concurrency import shielded
+from automigrator.support.loggers import logger_of
+from automigrator.support.redaction import first_line
+
+logger = logger_of(__name__)
 
 
 async def roll_back(state: RunState, revision: str) -> TargetReport:
@@ -45,6 +50,8 @@ async def _outcome(state: RunState, revision: str) -> Outcome:
     run = state.run
     await load_plugins(state)
     try:
+        await _ensure_asked(state, revision)
+        state.enter("taking the migration lock", "lock-timeout")
         async with state.locked():
             try:
                 outcome = await closed(state, await _answered(state, revision))
@@ -52,6 +59,7 @@ async def _outcome(state: RunState, revision: str) -> Outcome:
                 await shielded(cut_short(state))
                 raise
             if outcome == "reverted":
+                state.how_far = whole(state)
                 await keep(state)
                 report = state.report(outcome)
                 run.notes += await state.hooks.after_migrate(run, report, state.hook_told)
@@ -61,6 +69,24 @@ async def _outcome(state: RunState, revision: str) -> Outcome:
         await _failed(state, error)
         return "failed"
     return outcome
+
+
+async def _ensure_asked(state: RunState, revision: str) -> None:
+    """Raise HistoryError for a revision that is mistyped: nobody is to wait for the lock for it."""
+    state.enter("reading the revisions", "history")
+    try:
+        history = await state.session.history()
+    except Exception as error:  # noqa: BLE001 - env.py may be needed to read them
+        logger.debug("%s: reading the revisions: %s", state.run.name, first_line(error))
+        return
+    if not history.proof.folders:
+        return  # env.py may name other ones
+    try:
+        history.ensure_way_back(revision)
+    except HistoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - it is met again, and told, under the lock
+        logger.debug("%s: looking for %s: %s", state.run.name, revision, first_line(error))
 
 
 async def _answered(state: RunState, revision: str) -> Outcome:

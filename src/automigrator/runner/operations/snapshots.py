@@ -174,6 +174,7 @@ async def prune(
         if purged:
             sides = run.offered(hold.sides, "databases on the side")
             deleted += await sides.prune_set_aside(purged)
+            deleted += await sides.prune_damaged(purged)
     return tuple(dict.fromkeys(deleted))
 
 

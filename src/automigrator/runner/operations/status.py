@@ -78,7 +78,8 @@ async def standing(
                     notes=(found.note, *sight.notes, *not_compared),
                 )
         except Exception as error:  # noqa: BLE001 - any error is what is wrong with the target
-            problem, unfinished = _problem(session, error), await _unfinished(session)
+            problem = _problem(session, error)
+            unfinished = await _unfinished(session, problem)
             return TargetStatus(target.name, exists=False, problem=problem, unfinished=unfinished)
         wrong: Failure | None = None
         drift: tuple[str, ...] | None = None
@@ -109,6 +110,7 @@ async def standing(
             failed_starts=starts.many,
             failing_since=starts.since,
             tries_again_at=starts.tries_again_at,
+            last_failure=starts.last_failure,
             notes=tuple(notes),
             drift=drift,
         )
@@ -147,10 +149,12 @@ async def _drift(
     return await drift(await session.migration(), models)
 
 
-async def _unfinished(session: Session) -> bool:
+async def _unfinished(session: Session, problem: Failure) -> bool:
     """Whether a journal is open, where looking at the database or the history failed."""
-    try:
-        return (await session.backend.look([session.table])).unfinished
-    except Exception:  # noqa: BLE001 - it was met before, and is told
-        examiner = session.examiner()
-        return examiner is not None and await examiner.unfinished()
+    if problem.kind != "lock-timeout":  # else another look would wait in vain, too
+        try:
+            return (await session.backend.look([session.table])).unfinished
+        except Exception:  # noqa: BLE001 - it was met before, and is told
+            pass
+    examiner = session.examiner()
+    return examiner is not None and await examiner.unfinished()

@@ -29,8 +29,13 @@ REST_S = 24 * 60 * 60.0
 DOUBLINGS = 5
 """A rest is 32 days at most, whatever a record counts: somebody may have written it."""
 
-EXCUSED: frozenset[FailureKind] = frozenset({"unreachable", "auth", "lock-timeout", "rehearsal"})
-"""Kinds that say nothing about the revisions: a start that met no other is not counted."""
+EXCUSED: frozenset[FailureKind] = frozenset(
+    {"unreachable", "auth", "lock-timeout", "rehearsal", "ahead", "unversioned"}
+)
+"""Kinds that say nothing about the revisions: a start that met no other is not counted.
+
+`ahead` and `unversioned` are found before a revision is run, and the next start finds them again.
+"""
 
 HARMLESS: frozenset[FailureKind] = frozenset({"hook", "read-only", "disk-full"})
 """Kinds that do not count either, where nothing was changed and no copy was kept."""
@@ -297,8 +302,7 @@ def earlier_starts(state: RunState) -> FailedStarts:
 
 def _failure(state: RunState, record: Record) -> Failure:
     starts = state.start.starts
-    nothing = Failure("revision", "")
-    known = Failure.from_dict(record.failures[-1]) if record.failures else nothing
+    known = record.last_failure or Failure("revision", "")
     where = f"revision {known.revision}: " if known.revision else ""
     last = f"{where}{known.message}"
     if record.outcome == "begun":

@@ -105,7 +105,9 @@ def prune(
     by_stamp = {stamp_of(path): path for path in copies}
     old = [by_stamp[stamp] for stamp in limits.outdated(list(by_stamp), datetime.now(UTC))]
     if old and good is None:
-        good = next((p for p in reversed(copies) if _is_sound(p, owners)), None)
+        # one kept as damaged is not even opened: SQLite may delete the log beside it
+        whole = [p for p in copies if not p.name.rpartition(".")[2].startswith("corrupt-")]
+        good = next((p for p in reversed(whole) if _is_sound(p, owners)), None)
         if good is None:
             return ()  # any of them may be the one that can still be used
     old = [path for path in old if path != good and path not in spared]
