@@ -114,8 +114,9 @@ class File:
         found: list[tuple[Kind, str]] = []
         for path in sorted(self.path.parent.iterdir()):
             tail = path.name.removeprefix(self.path.name)
-            # a progress without its journal counts for nothing: the next holder removes it
-            own = ("lock", "record.json", "checksums.json", "progress.json")
+            own = ("lock", "record.json", "checksums.json")
+            # half written, and a progress without its journal: the next holder removes them
+            own = (*own, "checksums.json.tmp", "progress.json")
             ours = ("", "-wal", "-shm", *(f".automigrator-{each}" for each in own))
             if tail in ours or path == self.copies:
                 continue

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import alembic.script.base
 import pytest
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
@@ -14,7 +17,7 @@ from alembic.script.revision import RevisionMap
 from support.alembic_projects import Project, linear, project, query, revision
 
 from automigrator import Migrator, Target
-from automigrator.errors import RevisionImportError
+from automigrator.errors import HistoryError, RevisionImportError
 from automigrator.migrations import alembic_private
 from automigrator.migrations.history import History
 from automigrator.migrations.reading import directory
@@ -168,15 +171,113 @@ def without_the_last(script: ScriptDirectory) -> Iterator[Script]:
     return (each for each in found if each.revision != "r3")
 
 
-def test_what_env_py_puts_in_the_place_of_the_graph_counts(config: Config) -> None:
-    for by in ("map", "loader"):
-        history, script = History(config), directory(config)
-        if by == "map":
-            script.revision_map = RevisionMap(lambda script=script: without_the_last(script))
-        else:
-            vars(script)["_load_revisions"] = lambda script=script: without_the_last(script)
+def loader(script: ScriptDirectory, patch: pytest.MonkeyPatch) -> None:
+    vars(script)["_load_revisions"] = lambda: without_the_last(script)
+
+
+def generator(script: ScriptDirectory, patch: pytest.MonkeyPatch) -> None:
+    script.revision_map._generator = lambda: without_the_last(script)
+
+
+def graph(script: ScriptDirectory, patch: pytest.MonkeyPatch) -> None:
+    script.revision_map = RevisionMap(lambda: without_the_last(script))
+
+
+def kind(script: ScriptDirectory, patch: pytest.MonkeyPatch) -> None:
+    class Filtering(ScriptDirectory):
+        _load_revisions = without_the_last
+
+    script.__class__ = Filtering
+
+
+def rule(script: ScriptDirectory, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(alembic.script.base, "_only_source_rev_file", re.compile(r"(r[12]_\.py)$"))
+
+
+@pytest.mark.parametrize("put", [loader, generator, graph, kind, rule])
+def test_what_env_py_puts_in_the_place_of_the_graph_counts_for_that_run(
+    config: Config, monkeypatch: pytest.MonkeyPatch, put: Any
+) -> None:
+    history, script = History(config), directory(config)
+    with monkeypatch.context() as patch:
+        put(script, patch)
         history.adopt(script)
         assert history.heads == ("r2",)
+    history.adopt(directory(config))
+    assert history.heads == ("r3",)
+
+
+def test_a_module_that_does_not_say_how_it_was_made_is_loaded(
+    made: Project, config: Config
+) -> None:
+    template = revision(made.versions, "r4", "r3", upgrade="template")
+    text = f"import importlib.util as u\ns = u.spec_from_file_location('t', {str(template)!r})\n"
+    text += "t = u.module_from_spec(s)\ns.loader.exec_module(t)\nglobals().update(vars(t))\n"
+    own = "revision, down_revision = 'r5', 'r4'\ndef upgrade():\n    'own'\n"
+    (made.versions / "r5_.py").write_text(text + own, "utf-8")
+    (made.versions / "r6_.py").write_text("del __spec__\nrevision, down_revision = 'r6', 'r5'\n")
+    history = History(config)
+    history.adopt(directory(config))
+    assert module_of(history, "r5").upgrade.__doc__ == "own"
+    assert history.heads == ("r6",)
+
+
+def test_a_file_is_run_no_third_time(
+    made: Project, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = "import sys\nvars(sys).setdefault('_ran_in_a_test', []).append(revision)\n"
+    monkeypatch.setattr(sys, "_ran_in_a_test", [], raising=False)
+    header = f"import os\n{ran}depends_on = os.environ.get({NAME!r})"
+    revision(made.versions, "r4", "r3", header=header)
+    history = History(config)
+    monkeypatch.setenv(NAME, "r2")
+    history.adopt(directory(config))
+    assert vars(sys)["_ran_in_a_test"] == ["r4", "r4"]
+    assert history.script.get_revision("r4").dependencies == "r2"
+
+
+def test_an_error_of_the_graph_is_one_of_the_history(
+    made: Project, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = f"import os\ndown_revision = os.environ.get({NAME!r}, 'r3')"
+    revision(made.versions, "r4", "r3", header=header)
+    history = History(config)
+    monkeypatch.setenv(NAME, "r4")
+    with pytest.raises(HistoryError, match="loop"):
+        history.adopt(directory(config))
+
+
+def test_what_is_said_of_a_revision_is_what_it_says_now(
+    made: Project, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = f"import os\n__doc__ = os.environ.get({NAME!r}, 'early')"
+    revision(made.versions, "r4", "r3", header=header, branch_labels="b")
+    history = History(config)
+    other = history.copy()
+    assert [each.doc for each in history.describe(["r4"])] == ["early"]
+    monkeypatch.setenv(NAME, "late")
+    other.adopt(directory(config))
+    assert [each.doc for each in other.describe(["r4"])] == ["late"]
+    assert [each.doc for each in history.describe(["r4"])] == ["early"]
+    labels = [each.script.get_revision("r4").branch_labels for each in (history, other)]
+    assert labels[0] == labels[1] == {"b"}
+    assert labels[0] is not labels[1]
+
+
+def test_a_link_that_leads_elsewhere_is_followed(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        path = revision(tmp_path / name, "r1", None, header=f"NAME = {name!r}")
+        os.utime(path, (9, 9))
+    link = tmp_path / "link"
+    link.symlink_to("one")
+    project(tmp_path, "generic", f"sqlite:///{tmp_path}/app.db", revisions=lambda _: None)
+    config = Config(str(tmp_path / "alembic.ini"))
+    config.set_main_option("version_locations", str(link))
+    history = History(config)
+    link.unlink()
+    link.symlink_to("two")
+    history.adopt(directory(config))
+    assert module_of(history, "r1").NAME == "two"
 
 
 async def test_a_revision_writes_what_env_py_says_each_time(tmp_path: Path) -> None:

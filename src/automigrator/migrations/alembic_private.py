@@ -14,7 +14,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import alembic.op
+from alembic import util
+from alembic.script import Script, ScriptDirectory, base
 from alembic.script.revision import Revision, RevisionMap
+from alembic.util import pyfiles
 from alembic.util.langhelpers import ModuleClsProxy, _ModuleClsMeta
 from sqlalchemy import text
 from sqlalchemy.schema import ExecutableDDLElement
@@ -24,7 +27,6 @@ from automigrator.migrations.runs.inside import Patches, inside_env, replaced
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
-    from alembic.script import Script, ScriptDirectory
 
 _ABSENT = object()
 
@@ -97,6 +99,10 @@ def version_locations(script: ScriptDirectory) -> tuple[Any, ...]:
 class _Map(RevisionMap):
     """One of `read_by`."""
 
+    def __init__(self, generator: Callable[[], Iterator[Revision]]) -> None:
+        super().__init__(generator)
+        self._given = generator
+
 
 def read_by(script: ScriptDirectory, generator: Callable[[], Iterator[Revision]]) -> None:
     """Have a script directory take its revisions from `generator`."""
@@ -106,19 +112,28 @@ def read_by(script: ScriptDirectory, generator: Callable[[], Iterator[Revision]]
 def is_unread(script: ScriptDirectory) -> bool:
     """Whether nothing has read it since `read_by`, nor put another reading in the place of that."""
     map_ = script.revision_map
-    unchanged = type(map_) is _Map and "_load_revisions" not in vars(script)
-    return unchanged and "_revision_map" not in vars(map_)
+    if type(map_) is not _Map or vars(map_).keys() != {"_generator", "_given"}:
+        return False
+    unchanged = type(script) is ScriptDirectory and "_load_revisions" not in vars(script)
+    return unchanged and map_._generator is map_._given
 
 
-def twin(script: Script, module: ModuleType) -> Script | None:
-    """The same place in the graph, with another module; None where that names another place."""
-    if not hasattr(module, "revision"):
-        return None  # its file's name may say it
-    found = type(script)(module, module.revision, script.path)
+def code_of_reading() -> list[dict[str, Any]]:
+    """All that makes a graph of files; an env.py may put something else in its place."""
+    of = (ScriptDirectory, Script, Revision, RevisionMap, base, pyfiles, util)
+    return [dict(vars(each)) for each in of]
+
+
+def same_place(script: Script, other: Script) -> bool:
+    """Whether two files say the same about their place in the graph."""
     said = ("revision", "down_revision", "dependencies", "_orig_branch_labels")
-    if any(getattr(found, each) != getattr(script, each) for each in said):
-        return None
-    vars(found).update({**vars(script), "module": module})
+    return all(getattr(script, each) == getattr(other, each) for each in said)
+
+
+def placed(script: Script, found: Script) -> Script:
+    """Give `found` the place in the graph that `script` has."""
+    module, labels = found.module, set(script.branch_labels)
+    vars(found).update({**vars(script), "module": module, "branch_labels": labels})
     return found
 
 

@@ -75,6 +75,7 @@ class History:
         try:
             if self._reading is not None and self._reading.run_again(script):
                 self.script = script
+                self._described = {}  # a docstring may be another
             else:
                 self._read(script)
         except RevisionImportError as error:

@@ -6,6 +6,7 @@ import functools
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
@@ -29,8 +30,12 @@ class Reading:
 
     def __init__(self, script: ScriptDirectory) -> None:
         self._files = _files(script)
+        unread, self._code = alembic_private.is_unread(script), alembic_private.code_of_reading()
         self.heads = _heads(script)
         self._scripts = alembic_private.revisions(script)
+        paths = {path for path, _, _ in self._files}
+        self._plain = unread and paths == {each.path for each in self._scripts}
+        """Whether these are the files, and the graph is what Alembic itself makes of them."""
         self._map = script.revision_map
         self._contents: dict[str, bytes] = {}
 
@@ -44,30 +49,47 @@ class Reading:
     def run_again(self, script: ScriptDirectory) -> bool:
         """Run the code of every file again for `script`, and keep the graph, which costs more.
 
-        False, and `script` as it was, where it may read other files, or a file says something else
-        about the graph than before. Raises RevisionImportError.
+        False where it may read other files, or a file says something else about the graph than
+        before; then `script` makes a graph of what was run. Raises as reading does.
         """
-        if not alembic_private.is_unread(script) or script.sourceless:
+        if not (self._plain and alembic_private.is_unread(script)) or script.sourceless:
+            return False
+        if alembic_private.code_of_reading() != self._code:
             return False
         if not self._files or _files(script) != self._files:
             return False
-        twins: dict[str, Script] = {}
-        with _import_errors(script):
+        if not all(map(_is_as_loaded, self._scripts)):
+            return False
+        found: list[Script] = []
+        with _history_errors(), _import_errors(script):
             for each in self._scripts:
                 module = _run_again(each.module)
-                twin = alembic_private.twin(each, module) if module is not None else None
-                if twin is None:
-                    return False
-                twins[each.revision] = twin
+                if not hasattr(module, "revision"):
+                    return False  # its file's name may say it
+                found.append(Script(module, module.revision, each.path))
+        if not all(map(alembic_private.same_place, self._scripts, found)):
+            # not run a third time: that may fail, or find something else
+            alembic_private.read_by(script, functools.partial(_checked, script, found))
+            return False
+        twins = {each.revision: each for each in map(alembic_private.placed, self._scripts, found)}
         script.revision_map = alembic_private.map_of(self._map, twins)
         return True
 
 
-def _run_again(module: ModuleType) -> ModuleType | None:
-    """A new module of the same file; None where it does not say how it was made."""
+def _is_as_loaded(script: Script) -> bool:
+    """Whether the module still says how Alembic has loaded it, from this file."""
+    spec = vars(script.module).get("__spec__")
+    if type(spec) is not ModuleSpec or type(spec.loader) is not SourceFileLoader:
+        return False
+    same = spec.origin == spec.loader.path == script.path
+    return same and spec.name == spec.loader.name and hasattr(script.module, "revision")
+
+
+def _run_again(module: ModuleType) -> ModuleType:
+    """A new module of the same file."""
     spec = module.__spec__
-    if spec is None or spec.loader is None:
-        return None
+    assert spec is not None
+    assert spec.loader is not None
     again = module_from_spec(spec)
     spec.loader.exec_module(again)
     return again
@@ -76,7 +98,8 @@ def _run_again(module: ModuleType) -> ModuleType | None:
 def _files(script: ScriptDirectory) -> Signature:
     """The state of the files; of none where they cannot be listed."""
     try:
-        folders = map(Path, alembic_private.version_locations(script))
+        # as Alembic names them: a link to a folder may be changed
+        folders = [Path(each).resolve() for each in alembic_private.version_locations(script)]
         return files(folders, recursive=script.recursive_version_locations)
     except OSError:
         return ()
@@ -94,8 +117,15 @@ def directory(config: Config) -> ScriptDirectory:
 
 def _heads(script: ScriptDirectory) -> tuple[str, ...]:
     """Read the revisions, and return the last ones."""
-    try:
+    with _history_errors():
         return tuple(script.get_heads())
+
+
+@contextmanager
+def _history_errors() -> Iterator[None]:
+    """Context manager: Alembic's own errors are those of the history."""
+    try:
+        yield
     except CycleDetected as error:
         raise HistoryError(
             f"the revisions form a loop: {error}",
@@ -123,11 +153,11 @@ def _import_errors(script: ScriptDirectory) -> Iterator[None]:
         raise RevisionImportError(f"{name} cannot be imported: {first_line(error)}") from error
 
 
-def _checked(script: ScriptDirectory) -> Iterator[Script]:
-    """The revisions, refused where Alembic would only warn."""
+def _checked(script: ScriptDirectory, run: list[Script] | None = None) -> Iterator[Script]:
+    """The revisions, or those that were `run`, refused where Alembic would only warn."""
     seen: dict[str, Script] = {}
     with _import_errors(script):
-        for revision in alembic_private.load_revisions(script):
+        for revision in alembic_private.load_revisions(script) if run is None else run:
             twin = seen.get(revision.revision)
             if twin is not None:
                 raise HistoryError(

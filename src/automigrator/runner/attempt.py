@@ -145,7 +145,7 @@ async def _found(state: RunState, told: object = None) -> Finding:
     # it reads every pending file, and what those import
     state.plan = await in_thread(partial(history.digest, finding.pending))
     await show(state, finding)
-    if state.run.pending != told:
+    if told is None or state.run.pending != told:
         state.planned()
     return finding
 
