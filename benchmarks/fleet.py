@@ -6,8 +6,9 @@
 Every side migrates tenants of its own that are alike, on one server: plain Alembic in a subprocess
 for each tenant (a sample of them is enough), plain Alembic in a loop of one process, one
 `Migrator.run()` after the other, a `Cohort` one after the other, and a `Cohort` in each of two
-processes, four runs at a time. Then as many schemas as `--idle` with nothing pending. The heads and
-tables of every tenant are compared with those that plain Alembic made.
+processes, four runs at a time. Then as many schemas as `--idle` with nothing pending, and databases
+that are made at sign-up. The heads and tables of every tenant are compared with those that plain
+Alembic made.
 """
 
 from __future__ import annotations
@@ -216,6 +217,19 @@ def idle(fleet: Fleet, count: int) -> str:
     )
 
 
+def signed_up(fleet: Fleet) -> str:
+    """What it takes to make a new tenant's database."""
+    names = fleet.names("new", 11)
+    spent = fleet.side("add", names)
+    fleet.check(names)
+    fleet.drop(names)
+    fleet.server.drop_all("fleet__automigrator_template")
+    return (
+        f"`fleet.add` of a database: {1000 * spent['each']:.0f} ms (median of {len(names) - 1}); "
+        f"the first, which makes the template: {1000 * spent['template']:.0f} ms."
+    )
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser()
     for name, default in (("schemas", 200), ("databases", 100), ("revisions", 20)):
@@ -250,6 +264,7 @@ def main() -> None:
         if options.idle:
             fleet = Fleet("schemas", options.idle, server, options.revisions, project)
             found += ["", idle(fleet, options.idle)]
+        found += ["", signed_up(Fleet("databases", 11, server, options.revisions, project))]
         found += ["", made.circumstances(1)]
     print("\n".join(found))
     if options.write_docs:

@@ -1,6 +1,6 @@
 """One side of the fleets' benchmark, in a fresh process; prints what it cost as JSON.
 
-    python benchmarks/fleet_side.py loop|migrator|cohort|together|idle KIND INI URLS
+    python benchmarks/fleet_side.py loop|migrator|cohort|together|idle|add KIND INI URLS
 
 `URLS` is a JSON file: each tenant's name and URL.
 
@@ -13,6 +13,7 @@ import asyncio
 import json
 import logging
 import resource
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from sqlalchemy import Pool, event
 
 from automigrator import Migrator, Target
 from automigrator.cohort import Cohort
+from automigrator.fleet import Fleet
 from automigrator.runner import pipeline  # noqa: F401 - what the first run imports
 
 AT_ONCE = 4
@@ -58,10 +60,23 @@ async def together(targets: list[Target], cohort: Cohort) -> None:
     await asyncio.gather(*(work() for _ in range(AT_ONCE)))
 
 
+async def added(targets: list[Target]) -> dict[str, float]:
+    """Sign up one tenant after the other; the first makes the template."""
+    fleet, seconds = Fleet([]), []
+    for each in targets:
+        began = time.perf_counter()
+        report = await fleet.add(each)
+        seconds.append(time.perf_counter() - began)
+        assert report.at_head, report
+    return {"template": seconds[0], "each": statistics.median(seconds[1:])}
+
+
 async def main(side: str, kind: str, ini: str, tenants: dict[str, str]) -> dict[str, float]:
     opened: list[object] = []
     event.listen(Pool, "connect", lambda *_: opened.append(1))
     targets = [target(kind, ini, name, url) for name, url in tenants.items()]
+    if side == "add":
+        return await added(targets)
     began, cpu = time.perf_counter(), time.process_time()
     if side == "loop":
         await asyncio.to_thread(loop, ini, tenants)
