@@ -268,9 +268,9 @@ async def test_a_dump_that_does_not_come_out_whole_stops_the_migration(
     folder.mkdir()
     for name in ("pg_dump", "pg_restore", "psql"):
         real = shutil.which(name)
-        cut = 'for last; do :; done; [ "$1" = -Fc ] && truncate -s -100 "$7"; exit 0'
-        line = f'{real} "$@"; {cut}' if name == "pg_dump" else f'exec {real} "$@"'
-        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        cut = f'[ "$1" = -Fc ] && {{ {real} "$@" | head -c -100; exit 0; }}\n'
+        text = f'#!/bin/sh\n{cut if name == "pg_dump" else ""}exec {real} "$@"\n'
+        (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     report = await failed(notes, strategy(notes, "dump", binaries=folder))
     assert "pg_restore failed" in report.failures[0].message
