@@ -167,7 +167,7 @@ async def test_a_revision_that_takes_too_long_is_stopped_and_undone(
 async def test_a_revision_busy_in_python_ends_by_itself_and_is_not_committed_after_its_limit(
     drive: Any, make_target: Make, database_url: str
 ) -> None:
-    failure = await failed(make_target(third("time.sleep(1)"), drive=drive, revision_timeout=0.3))
+    failure = await failed(make_target(third("time.sleep(1.6)"), drive=drive, revision_timeout=0.8))
 
     assert (failure.kind, failure.revision, failure.state) == ("timeout", "r3", "clean")
     assert tables(database_url) <= {"alembic_version"}
