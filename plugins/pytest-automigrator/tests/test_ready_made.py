@@ -117,14 +117,14 @@ def test_a_sabotage_is_found_by_the_test_that_is_for_it(project: Any, sabotage: 
     assert "Traceback" not in result.stdout.str()
 
 
-@pytest.mark.parametrize("how", ["automigrator_lossy", "NotImplementedError"])  # a user's two ways
+@pytest.mark.parametrize("how", ["automigrator_lossy", "NotImplementedError"])  # what users write
 def test_a_way_down_that_cannot_bring_rows_back_may_be_declared(project: Any, how: str) -> None:
     declared = how == "automigrator_lossy"
     back = 'op.add_column("notes", sa.Column("text", sa.Text))'
     lay(
         project,
         'op.drop_column("notes", "text")',
-        back if declared else "raise NotImplementedError",  # the user's revision, not ours
+        back if declared else "raise NotImplementedError",  # in a user's revision: no gap
     )
     (project.folder / "conftest.py").write_text(ROWS)
     test = "from pytest_automigrator.tests import test_round_trip"

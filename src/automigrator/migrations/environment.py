@@ -32,7 +32,7 @@ from automigrator.migrations.execution import (
 )
 from automigrator.migrations.history import revision_id
 from automigrator.migrations.isolation import running_env
-from automigrator.migrations.reading import directory
+from automigrator.migrations.revision_graph import directory
 
 TELL_S = 0.25
 """Seconds between two words to the lock on how far a migration is."""

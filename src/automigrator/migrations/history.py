@@ -22,7 +22,7 @@ from automigrator.backends.contract.checksums import checksum
 from automigrator.errors import HistoryError, RevisionImportError, UnknownRevisionError
 from automigrator.migrations import alembic_private
 from automigrator.migrations.causes import no_way_back, not_found, steps_back
-from automigrator.migrations.reading import Reading, directory, down_revisions
+from automigrator.migrations.revision_graph import RevisionGraph, directory, down_revisions
 from automigrator.migrations.static.commit_calls import may_commit
 from automigrator.migrations.static.heads import files, heads_of
 from automigrator.migrations.static.imports import imported
@@ -41,7 +41,7 @@ class History:
         self.script = directory(config)
         self._roots = [os.path.abspath(each) for each in config.get_prepend_sys_paths_list() or ()]
         self.heads: tuple[str, ...] = ()
-        self._reading: Reading | None = None
+        self._graph: RevisionGraph | None = None
         self._forget()
         self.imported: dict[Path, Stamp] = {}
         """The application's modules that a digest has read, as they were by then."""
@@ -49,8 +49,8 @@ class History:
             self._read(self.script)
 
     def _read(self, script: ScriptDirectory) -> None:
-        reading = Reading(script)
-        self.script, self.heads, self._reading = script, reading.heads, reading
+        graph = RevisionGraph(script)
+        self.script, self.heads, self._graph = script, graph.heads, graph
         self._forget()
 
     def _forget(self) -> None:
@@ -73,7 +73,7 @@ class History:
         A revision may depend on what env.py has set up; so does where they are.
         """
         try:
-            if self._reading is not None and self._reading.run_again(script):
+            if self._graph is not None and self._graph.run_again(script):
                 self.script = script
                 self._described = {}  # a docstring may be another
             else:
@@ -287,9 +287,9 @@ class History:
 
     def _content(self, path: str) -> bytes:
         """What is in one of the files that the revisions were read from, or in env.py."""
-        if self._reading is None:
+        if self._graph is None:
             return Path(path).read_bytes()
-        return self._reading.content(path)
+        return self._graph.content(path)
 
     def _closure(self, revisions: Iterable[str]) -> set[str]:
         self.check_known(revisions := tuple(revisions))

@@ -27,7 +27,7 @@ from automigrator.migrations import alembic_private
 from automigrator.migrations.config import alembic_config
 from automigrator.migrations.execution import Migration
 from automigrator.migrations.isolation import alone_in_thread, running_env
-from automigrator.migrations.reading import directory
+from automigrator.migrations.revision_graph import directory
 from automigrator.migrations.runs.inside import replaced
 from automigrator.support.redaction import first_line
 

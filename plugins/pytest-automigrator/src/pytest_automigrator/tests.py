@@ -44,7 +44,7 @@ Note = Callable[[str, object], None]
 _ALONE = Path(__file__).with_name("alone.py")
 _NO_WAY_BACK = (
     "name a revision in automigrator_lossy where its downgrade cannot bring the data back, or let "
-    "it raise NotImplementedError where there is no way back"  # the user's own word for that
+    "it raise NotImplementedError where there is no way back"  # advice for users: no gap of ours
 )
 
 

@@ -143,8 +143,8 @@ def _is_declared(error: MigrationError) -> bool:
     """Whether the downgrade itself says that there is none."""
     failures = error.report.targets[0].failures
     cause: BaseException | None = failures[-1].error if failures else None
-    # wherever it is in the chain
-    while cause is not None and not isinstance(cause, NotImplementedError):  # a user's, on purpose
+    # wherever it is in the chain; a user's downgrade raises it on purpose, it is no gap of ours
+    while cause is not None and not isinstance(cause, NotImplementedError):  # see above
         cause = cause.__cause__ or cause.__context__
     return cause is not None
 

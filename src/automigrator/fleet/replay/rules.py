@@ -119,7 +119,7 @@ BUILTINS = frozenset(
         ),
         *("classmethod", "property", "Exception", "ValueError", "TypeError", "KeyError"),
         # names that a user's revision may use: what it raises stops the rendering
-        *("NotImplementedError", "NotImplemented"),  # a downgrade without a way back
+        *("NotImplementedError", "NotImplemented"),  # users' downgrades: no gap of ours
         *("RuntimeError", "AssertionError", "__name__"),
         *(
             "__doc__",

@@ -20,7 +20,7 @@ from automigrator import Migrator, Target
 from automigrator.errors import HistoryError, RevisionImportError
 from automigrator.migrations import alembic_private
 from automigrator.migrations.history import History
-from automigrator.migrations.reading import directory
+from automigrator.migrations.revision_graph import directory
 
 NAME = "AUTOMIGRATOR_TEST_NAME"
 

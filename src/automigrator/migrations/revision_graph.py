@@ -1,4 +1,4 @@
-"""One reading of the revision files: in order, or refused where Alembic would only warn."""
+"""The graph of the revision files: whole, or refused where Alembic would only warn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from automigrator.migrations.static.heads import Signature, files
 from automigrator.support.redaction import first_line
 
 
-class Reading:
+class RevisionGraph:
     """The revisions of a script directory, read now.
 
     Raises HistoryError or RevisionImportError where they are broken.
